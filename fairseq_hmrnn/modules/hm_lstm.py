@@ -1,0 +1,182 @@
+"""HM-LSTM as a torch module."""
+
+from __future__ import annotations
+
+import math
+from typing import List, Optional, Sequence, Tuple
+
+import torch
+from torch import Tensor, nn
+
+from ..ops import BACKENDS, BOUNDARY_MODES, HMLSTMOutput, HMLSTMState, LayerParameters, RecurrenceOptions, hm_lstm
+from ..ops.parameters import gate_rows, num_rows
+
+
+class HMLSTM(nn.Module):
+    """Hierarchical Multiscale LSTM (arXiv 1609.01704) over sequences, in the manner of torch.nn.LSTM.
+
+    input_size: size of the input at every step.
+    hidden_sizes: sizes of the layers, bottom to top.
+    layer_norm: normalise each of the three products of a cell over its 4H+1 rows, with a gain of its own.
+    boundary: "step" (z~ > 0.5), "bernoulli" (sampled in training; the step in evaluation, so that scores are
+        repeatable) or "soft" (z = z~).
+    nested_boundaries: a layer may close a segment only where the layer below closes one. Off: the paper's equations.
+    top_boundary: give the top layer a detector too; the paper's has none.
+    detector_grad_scale: factor on the gradient that a detector sends back through what it reads (ops/README.md,
+        "Why the plain gradient explodes"); 1 is the exact straight-through gradient.
+    forget_bias, detector_bias: initial biases of the forget gate and of the detector.
+    recurrent_dropout: probability of variational dropout on the recurrent product's input: one mask for all steps.
+    backend: who computes it, see ops.dispatch.
+
+    Parameters, for layer l: weight_recurrent.l (4H+1, H), weight_bottom_up.l (4H+1, H_below), weight_top_down.l
+    (4H+1, H_above) for all but the top layer, bias.l (4H+1); with layer_norm a gain (4H+1) for each weight. Rows:
+    f, i, o, g, z.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_sizes: Sequence[int],
+        layer_norm: bool = False,
+        boundary: str = "step",
+        nested_boundaries: bool = False,
+        top_boundary: bool = False,
+        detector_grad_scale: float = 0.0,
+        forget_bias: float = 1.0,
+        detector_bias: float = 0.0,
+        recurrent_dropout: float = 0.0,
+        backend: str = "auto",
+    ):
+        super().__init__()
+        self.input_size = input_size
+        self.hidden_sizes = tuple(hidden_sizes)
+        self._check(boundary, backend, detector_grad_scale, recurrent_dropout)
+        self.boundary = boundary
+        self.nested_boundaries = nested_boundaries
+        self.top_boundary = top_boundary
+        self.detector_grad_scale = detector_grad_scale
+        self.forget_bias = forget_bias
+        self.detector_bias = detector_bias
+        self.recurrent_dropout = recurrent_dropout
+        self.backend = backend
+
+        rows = [num_rows(size) for size in self.hidden_sizes]
+        below = (input_size, *self.hidden_sizes[:-1])
+        self.weight_recurrent = _weights(rows, self.hidden_sizes)
+        self.weight_bottom_up = _weights(rows, below)
+        self.weight_top_down = _weights(rows, self.hidden_sizes[1:])
+        self.bias = _vectors(rows)
+        self.gain_recurrent = _vectors(rows) if layer_norm else None
+        self.gain_bottom_up = _vectors(rows) if layer_norm else None
+        self.gain_top_down = _vectors(rows[:-1]) if layer_norm else None
+        self.reset_parameters()
+
+    def _check(self, boundary, backend, detector_grad_scale, recurrent_dropout) -> None:
+        if self.input_size < 1 or not self.hidden_sizes or min(self.hidden_sizes) < 1:
+            raise ValueError(
+                "input_size and at least one hidden size must be positive, "
+                f"got {self.input_size} and {list(self.hidden_sizes)}"
+            )
+        for name, value, choices in (("boundary mode", boundary, BOUNDARY_MODES), ("backend", backend, BACKENDS)):
+            if value not in choices:
+                raise ValueError(f"unknown {name} {value!r}: choose from {', '.join(choices)}")
+        if not 0 <= detector_grad_scale <= 1:
+            raise ValueError(f"detector_grad_scale must lie in [0, 1], got {detector_grad_scale}")
+        if not 0 <= recurrent_dropout < 1:
+            raise ValueError(f"recurrent_dropout must lie in [0, 1), got {recurrent_dropout}")
+
+    @property
+    def num_layers(self) -> int:
+        return len(self.hidden_sizes)
+
+    @property
+    def num_detectors(self) -> int:
+        """Layers, from the bottom, that have a boundary detector."""
+        return self.num_layers if self.top_boundary else self.num_layers - 1
+
+    def reset_parameters(self) -> None:
+        """U(+-1/sqrt(H)) for weights, as torch.nn.LSTM; gains 1; biases 0 but for forget gate and detector."""
+        for index, size in enumerate(self.hidden_sizes):
+            layer = self._layer(index)
+            bound = 1 / math.sqrt(size)
+            for weight in (layer.weight_recurrent, layer.weight_bottom_up, layer.weight_top_down):
+                if weight is not None:
+                    nn.init.uniform_(weight, -bound, bound)
+            for gain in (layer.gain_recurrent, layer.gain_bottom_up, layer.gain_top_down):
+                if gain is not None:
+                    nn.init.ones_(gain)
+            nn.init.zeros_(layer.bias)
+            with torch.no_grad():
+                layer.bias[gate_rows("f", size)] = self.forget_bias
+                layer.bias[gate_rows("z", size)] = self.detector_bias
+
+    def _layer(self, index: int) -> LayerParameters:
+        def pick(parameters: Optional[nn.ParameterList]) -> Optional[nn.Parameter]:
+            return parameters[index] if parameters is not None and index < len(parameters) else None
+
+        return LayerParameters(
+            *map(pick, (self.weight_recurrent, self.weight_bottom_up, self.weight_top_down, self.bias)),
+            *map(pick, (self.gain_recurrent, self.gain_bottom_up, self.gain_top_down)),
+        )
+
+    def layers(self) -> List[LayerParameters]:
+        """The weights of every layer, bottom to top."""
+        return [self._layer(index) for index in range(self.num_layers)]
+
+    def zero_state(self, batch_size: int) -> HMLSTMState:
+        """The state before the first symbol."""
+        return HMLSTMState.zeros(batch_size, self.hidden_sizes, self.bias[0].dtype, self.bias[0].device)
+
+    def forward(
+        self,
+        x: Tensor,
+        state: Optional[HMLSTMState] = None,
+        valid: Optional[Tensor] = None,
+        slope: float = 1.0,
+        noise: Optional[Tensor] = None,
+    ) -> HMLSTMOutput:
+        """Run over a sequence.
+
+        x: (T, B, input_size). state: before the first step, zeros if None. valid: (T, B) bool, False keeps the
+        state of that sample bit for bit. slope: of the hard sigmoid. noise: (T, B, L) for boundary="bernoulli" in
+        training, drawn here if None. Raises ValueError where shapes, dtypes or devices do not fit.
+        """
+        if state is None:
+            state = self.zero_state(x.size(1))
+        boundary = "step" if self.boundary == "bernoulli" and not self.training and noise is None else self.boundary
+        if boundary == "bernoulli" and noise is None:
+            noise = torch.rand(*x.shape[:2], self.num_layers, dtype=x.dtype, device=x.device)
+        options = RecurrenceOptions(
+            slope, boundary, self.nested_boundaries, self.top_boundary, float(self.detector_grad_scale)
+        )
+        return hm_lstm(x, self.layers(), state, options, valid, noise, self._recurrent_masks(x), self.backend)
+
+    def step(
+        self, x: Tensor, state: HMLSTMState, valid: Optional[Tensor] = None, slope: float = 1.0
+    ) -> HMLSTMOutput:
+        """One step: x (B, input_size), valid (B,); the output's tensors have no time dimension."""
+        output = self(x.unsqueeze(0), state, None if valid is None else valid.unsqueeze(0), slope)
+        hidden = tuple(h.squeeze(0) for h in output.hidden)
+        return HMLSTMOutput(hidden, output.boundaries.squeeze(0), output.boundary_probs.squeeze(0), output.state)
+
+    def _recurrent_masks(self, x: Tensor) -> Optional[Tuple[Tensor, ...]]:
+        if not self.training or self.recurrent_dropout == 0:
+            return None
+        keep = 1 - self.recurrent_dropout
+        return tuple(x.new_full((x.size(1), size), keep).bernoulli_() / keep for size in self.hidden_sizes)
+
+    def extra_repr(self) -> str:
+        return (
+            f"{self.input_size}, {list(self.hidden_sizes)}, layer_norm={self.gain_recurrent is not None}, "
+            f"boundary={self.boundary!r}, nested_boundaries={self.nested_boundaries}, "
+            f"top_boundary={self.top_boundary}, detector_grad_scale={self.detector_grad_scale}, "
+            f"backend={self.backend!r}"
+        )
+
+
+def _weights(rows: Sequence[int], columns: Sequence[int]) -> nn.ParameterList:
+    return nn.ParameterList([nn.Parameter(torch.empty(r, c)) for r, c in zip(rows, columns)])
+
+
+def _vectors(rows: Sequence[int]) -> nn.ParameterList:
+    return nn.ParameterList([nn.Parameter(torch.empty(r)) for r in rows])

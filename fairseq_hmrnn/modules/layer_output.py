@@ -1,0 +1,26 @@
+"""The gated output module of the paper's language model."""
+
+from __future__ import annotations
+
+from typing import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class LayerOutput(nn.Module):
+    """h_e = ReLU(sum_l gate_l W_e[l] h[l]), gate_l = sigmoid(w_l . [h[1]; ...; h[L]]), eq. (7) and (8).
+
+    hidden_sizes: sizes of the layers. output_size: size of h_e.
+    """
+
+    def __init__(self, hidden_sizes: Sequence[int], output_size: int):
+        super().__init__()
+        self.gates = nn.Linear(sum(hidden_sizes), len(hidden_sizes), bias=False)
+        self.projections = nn.ModuleList([nn.Linear(size, output_size, bias=False) for size in hidden_sizes])
+
+    def forward(self, hidden: Sequence[Tensor]) -> Tensor:
+        """hidden: one tensor (..., H_l) for each layer. Returns (..., output_size)."""
+        gates = self.gates(torch.cat(list(hidden), dim=-1)).sigmoid().unbind(-1)
+        terms = [gate.unsqueeze(-1) * project(h) for gate, project, h in zip(gates, self.projections, hidden)]
+        return torch.stack(terms).sum(0).relu()

@@ -1,0 +1,9 @@
+"""The recurrence itself: torch only, time-major, no modules. Start reading at `reference.py`."""
+
+from .boundary import BOUNDARY_MODES
+from .dispatch import BACKENDS, hm_lstm
+from .parameters import LayerParameters
+from .recurrence import HMLSTMOutput, RecurrenceOptions
+from .state import HMLSTMState
+
+__all__ = ["BACKENDS", "BOUNDARY_MODES", "HMLSTMOutput", "HMLSTMState", "LayerParameters", "RecurrenceOptions", "hm_lstm"]

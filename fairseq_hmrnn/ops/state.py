@@ -1,0 +1,54 @@
+"""The recurrent state of all layers as one value."""
+
+from __future__ import annotations
+
+from typing import Callable, NamedTuple, Sequence, Tuple
+
+import torch
+from torch import Tensor
+
+
+class HMLSTMState(NamedTuple):
+    """State of an L-layer HM-LSTM between two steps.
+
+    h: tuple over layers of (B, H_l), the hidden states.
+    c: tuple over layers of (B, H_l), the cell states.
+    z: (B, L), the boundaries of the last step; the column of a layer without detector is 0.
+    """
+
+    h: Tuple[Tensor, ...]
+    c: Tuple[Tensor, ...]
+    z: Tensor
+
+    @classmethod
+    def zeros(cls, batch_size: int, hidden_sizes: Sequence[int], dtype=None, device=None) -> HMLSTMState:
+        """The state before the first symbol: everything 0, so that every layer starts with UPDATE or COPY."""
+
+        def new(size):
+            return torch.zeros(batch_size, size, dtype=dtype, device=device)
+
+        return cls(tuple(map(new, hidden_sizes)), tuple(map(new, hidden_sizes)), new(len(hidden_sizes)))
+
+    @property
+    def batch_size(self) -> int:
+        return self.z.size(0)
+
+    @property
+    def hidden_sizes(self) -> Tuple[int, ...]:
+        return tuple(h.size(1) for h in self.h)
+
+    def apply(self, function: Callable[[Tensor], Tensor]) -> HMLSTMState:
+        """The state with `function` applied to each of its tensors."""
+        return HMLSTMState(tuple(map(function, self.h)), tuple(map(function, self.c)), function(self.z))
+
+    def detach(self) -> HMLSTMState:
+        """Cut the graph: the one place where truncated back-propagation truncates."""
+        return self.apply(Tensor.detach)
+
+    def reorder(self, order: Tensor) -> HMLSTMState:
+        """Select rows of the batch, as beam search does. order: (B',) of row indices."""
+        return self.apply(lambda tensor: tensor.index_select(0, order))
+
+    def to(self, *args, **kwargs) -> HMLSTMState:
+        """`Tensor.to` of every tensor."""
+        return self.apply(lambda tensor: tensor.to(*args, **kwargs))

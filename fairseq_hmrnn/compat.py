@@ -14,6 +14,7 @@ import functools
 import io
 import itertools
 import pickle
+import re
 import sys
 import typing
 import zipfile
@@ -25,8 +26,10 @@ from fairseq import checkpoint_utils
 from fairseq.distributed.utils import _TensorPlaceholder
 
 # What checkpoints of fairseq, of any model, are made of beside tensors and plain values.
-ALLOWED_MODULES = {"torch", "torch.storage", "torch._tensor", "torch._utils", "torch.nn.parameter", "torch.serialization"}
 ALLOWED_GLOBALS = {
+    *(("torch._utils", name) for name in ("_rebuild_tensor_v2", "_rebuild_parameter")),
+    *(("builtins", name) for name in ("dict", "list", "set", "int", "float", "str")),
+    *(("__builtin__", name) for name in ("dict", "list", "set", "int", "float", "str")),
     ("collections", "OrderedDict"),
     ("collections", "defaultdict"),
     ("argparse", "Namespace"),
@@ -38,7 +41,10 @@ ALLOWED_GLOBALS = {
     ("omegaconf.base", "Metadata"),
     ("omegaconf.nodes", "AnyNode"),
     ("fairseq.distributed.utils", "_TensorPlaceholder"),
-} | {(module, name) for module in ("builtins", "__builtin__") for name in ("dict", "list", "set", "int", "float", "str")}
+}
+
+
+_TENSOR_TYPE = re.compile(r"torch\.(\w+Storage|Size|device|dtype|(b?float|int|uint)\d+|bool|storage\.\w+Storage)")
 
 
 class UnsafeCheckpointError(RuntimeError):
@@ -101,7 +107,7 @@ def check_checkpoint(path: str) -> None:
         for member in archive.namelist():
             if member.endswith("data.pkl"):
                 for module, name in pickled_globals(archive.read(member)):
-                    if (module, name) not in ALLOWED_GLOBALS and module not in ALLOWED_MODULES:
+                    if (module, name) not in ALLOWED_GLOBALS and not _TENSOR_TYPE.fullmatch(f"{module}.{name}"):
                         unknown.add(f"{module}.{name}")
     if unknown:
         raise UnsafeCheckpointError(

@@ -23,6 +23,10 @@ class HMLSTMLanguageModel(FairseqLanguageModel):
     def build_model(cls, cfg, task):
         return cls(HMLSTMDecoder(cfg, task.source_dictionary, task.target_dictionary))
 
+    def set_epoch(self, epoch: int) -> None:
+        """Told by the task; official fairseq has no such hook of its own."""
+        self.decoder.slope_progress.set_epoch(epoch)
+
 
 def _register(name: str, settings: dict) -> None:
     @register_model_architecture("hmlstm_lm", name)

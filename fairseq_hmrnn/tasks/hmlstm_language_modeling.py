@@ -4,7 +4,6 @@ import os
 from dataclasses import dataclass, field
 
 from fairseq import utils
-from fairseq.data import Dictionary
 from fairseq.dataclass import ChoiceEnum
 from fairseq.tasks import register_task
 from fairseq.tasks.language_modeling import LanguageModelingConfig, LanguageModelingTask
@@ -41,7 +40,7 @@ class HMLSTMLanguageModelingTask(LanguageModelingTask):
         if args.data:
             path = os.path.join(utils.split_paths(args.data)[0], "dict.txt")
             if not os.path.exists(path):
-                raise FileNotFoundError(f"{path} not found: prepare a text with scripts/prepare_text.py TEXT --dest DIR")
+                raise FileNotFoundError(f"no {path}: prepare a text with scripts/prepare_text.py TEXT --dest DIR")
         dictionary, output_dictionary = super().setup_dictionary(args, **kwargs)
         if dictionary is None or not is_character_dictionary(dictionary):
             return dictionary, output_dictionary
@@ -69,7 +68,8 @@ class HMLSTMLanguageModelingTask(LanguageModelingTask):
 
     def begin_epoch(self, epoch, model):
         super().begin_epoch(epoch, model)
-        model.set_epoch(epoch)
+        if hasattr(model, "set_epoch"):  # not every model of official fairseq has it
+            model.set_epoch(epoch)
 
     def build_bpe(self, args):
         """The codec that was asked for with --bpe, else that of characters if the dictionary is one of characters."""

@@ -1,0 +1,365 @@
+"""From text files to the binarised data that fairseq's language modelling tasks read, without losing a character.
+
+One item per line, one token per character, `</s>` for the newline: fairseq's base-2 loss over these tokens is bits per
+character of the very file. The work is done on arrays of code points, chunk by chunk; no text is held as a whole.
+Run it as `scripts/prepare_text.py`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import codecs
+import io
+import os
+import shlex
+import shutil
+import sys
+import tempfile
+from typing import BinaryIO, Callable, Dict, Iterator, List, NamedTuple, Optional
+
+import numpy as np
+from fairseq.data.indexed_dataset import MMapIndexedDataset, best_fitting_int_dtype
+from tqdm import tqdm
+
+from .characters import SPACE_SYMBOL, CharacterDictionary, decode, encode, is_character_dictionary
+
+SPLITS = ("train", "valid", "test")
+CHUNK_BYTES = 1 << 22
+_NUM_CODE_POINTS = 0x110000
+_NEWLINE = ord("\n")
+
+NEXT_COMMAND = (
+    "fairseq-train {data} --user-dir fairseq_hmrnn --task hmlstm_language_modeling --arch hmlstm_lm "
+    "--criterion boundary_regularized_cross_entropy --optimizer adam --lr 0.002 --clip-norm 1 "
+    "--batch-size 32 --tokens-per-sample 100 --max-epoch 10 --save-dir {save_dir}"
+)
+
+
+class InputError(Exception):
+    """What the user gave cannot be used; the message is one line that says what to do."""
+
+
+class TextSource:
+    """A UTF-8 text that is read in chunks, as often as needed.
+
+    Args:
+        name: how messages call it.
+        open_bytes: returns a new binary stream at the text's start.
+        num_bytes: its length.
+    """
+
+    def __init__(self, name: str, open_bytes: Callable[[], BinaryIO], num_bytes: int):
+        self.name = name
+        self.open_bytes = open_bytes
+        self.num_bytes = num_bytes
+
+    @classmethod
+    def from_file(cls, path: str) -> TextSource:
+        try:
+            with open(path, "rb") as stream:
+                num_bytes = os.fstat(stream.fileno()).st_size
+        except OSError as error:
+            raise InputError(f"cannot read {path} ({error.strerror}): give the path of a text file") from error
+        if not os.path.isfile(path):  # a pipe can be read only once
+            raise InputError(f"{path} is not a regular file: save the text in a file first")
+        return cls(path, lambda: open(path, "rb"), num_bytes)
+
+    @classmethod
+    def from_text(cls, name: str, text: str) -> TextSource:
+        data = text.encode("utf-8")
+        return cls(name, lambda: io.BytesIO(data), len(data))
+
+    def code_points(self, progress: Optional[tqdm] = None) -> Iterator[np.ndarray]:
+        """Yields uint32 arrays: the text's characters in order. Newlines are not translated."""
+        decoder = codecs.getincrementaldecoder("utf-8")("strict")
+        position = 0
+        with self.open_bytes() as stream:
+            while True:
+                data = stream.read(CHUNK_BYTES)
+                pending = len(decoder.getstate()[0])
+                try:
+                    text = decoder.decode(data, final=not data)
+                except UnicodeDecodeError as error:
+                    raise InputError(
+                        f"{self.name} is not UTF-8 (byte {position - pending + error.start}): convert it first, "
+                        "for instance with `iconv -f LATIN1 -t UTF-8`"
+                    ) from error
+                if not data:
+                    return
+                position += len(data)
+                if text:
+                    yield np.frombuffer(text.encode("utf-32-le"), dtype="<u4")
+                if progress is not None:
+                    progress.update(len(data))
+
+    def survey(self, progress: Optional[tqdm] = None) -> Survey:
+        """Read it once: checks the encoding and finds the lines."""
+        start, ends = 0, [np.zeros(0, dtype=np.int64)]
+        for points in self.code_points(progress):
+            ends.append(np.flatnonzero(points == _NEWLINE) + (start + 1))
+            start += len(points)
+        if start == 0:
+            raise InputError(f"{self.name} is empty: give a file with text")
+        return Survey(start, np.concatenate(ends))
+
+
+class Survey(NamedTuple):
+    """num_characters of a text, and for each of its newlines the number of characters up to and with it."""
+
+    num_characters: int
+    line_ends: np.ndarray
+
+
+class Split(NamedTuple):
+    """Characters [start, stop) of a source; sizes: how many each of its lines has, newline included."""
+
+    source: TextSource
+    start: int
+    stop: int
+    sizes: np.ndarray
+
+    @classmethod
+    def cut(cls, source: TextSource, survey: Survey, start: int, stop: int) -> Split:
+        ends = survey.line_ends
+        inner = ends[(ends > start) & (ends < stop)]
+        return cls(source, start, stop, np.diff(np.concatenate([[start], inner, [stop]])))
+
+    def code_points(self, progress: Optional[tqdm] = None) -> Iterator[np.ndarray]:
+        position = 0
+        for points in self.source.code_points(progress):
+            part = points[max(self.start - position, 0) : max(self.stop - position, 0)]
+            position += len(points)
+            if len(part):
+                yield part
+
+
+def plan_splits(
+    sources: Dict[str, TextSource], fractions: Dict[str, float], progress: Optional[tqdm] = None
+) -> Dict[str, Split]:
+    """Survey `sources` ("train", perhaps "valid" and "test") and cut the missing splits from the end of the training
+    text, at the line borders nearest to `fractions` of its characters."""
+    surveys = {name: source.survey(progress) for name, source in sources.items()}
+    whole = surveys["train"]
+    splits, stop = {}, whole.num_characters
+    for name in reversed(SPLITS[1:]):
+        if name in sources:
+            splits[name] = Split.cut(sources[name], surveys[name], 0, surveys[name].num_characters)
+            continue
+        start = _nearest_border(whole, stop - fractions[name] * whole.num_characters, stop)
+        splits[name] = Split.cut(sources["train"], whole, start, stop)
+        stop = start
+    splits["train"] = Split.cut(sources["train"], whole, 0, stop)
+    return {name: splits[name] for name in SPLITS}
+
+
+def _nearest_border(survey: Survey, wanted: float, stop: int) -> int:
+    """The line border inside (0, stop) that is nearest to the character `wanted`."""
+    borders = survey.line_ends[survey.line_ends < stop]
+    if not len(borders):
+        raise InputError(
+            "the training text has too few lines to cut the missing splits from it: give VALID and TEST files"
+        )
+    return int(borders[np.argmin(np.abs(borders - wanted))])
+
+
+def count_characters(split: Split, progress: Optional[tqdm] = None) -> np.ndarray:
+    """(0x110000,) int64: how often each code point occurs."""
+    counts = np.zeros(_NUM_CODE_POINTS, dtype=np.int64)
+    for points in split.code_points(progress):
+        counts += np.bincount(points, minlength=_NUM_CODE_POINTS)
+    return counts
+
+
+def build_dictionary(counts: np.ndarray) -> CharacterDictionary:
+    """The dictionary of the characters that occur, the most frequent first, without padding entries."""
+    dictionary = CharacterDictionary()
+    for point in np.flatnonzero(counts):
+        if point != _NEWLINE:  # eos, which every dictionary has
+            dictionary.add_symbol(encode(chr(point))[0], n=int(counts[point]))
+    dictionary.finalize(padding_factor=1)
+    return dictionary
+
+
+def load_dictionary(path: str) -> CharacterDictionary:
+    """Read a dict.txt of this codec."""
+    try:
+        with open(path, encoding="utf-8") as stream:
+            dictionary = CharacterDictionary.load(stream)
+    except OSError as error:
+        raise InputError(f"cannot read {path} ({error.strerror}): give the dict.txt of prepared data") from error
+    except (ValueError, RuntimeError) as error:
+        raise InputError(f"{path} is not a fairseq dictionary ({error}): give the dict.txt of prepared data") from error
+    if not is_character_dictionary(dictionary):
+        raise InputError(
+            f"{path} has entries that are not single characters: give a dict.txt that prepare_text wrote "
+            f"(a space is {SPACE_SYMBOL} there)"
+        )
+    return dictionary
+
+
+def index_table(dictionary: CharacterDictionary) -> np.ndarray:
+    """(0x110000,) code point -> index in `dictionary`, in the smallest type that fairseq stores them in."""
+    table = np.full(_NUM_CODE_POINTS, dictionary.unk(), dtype=best_fitting_int_dtype(len(dictionary)))
+    for index in range(dictionary.nspecial, len(dictionary)):
+        table[ord(decode([dictionary[index]]))] = index
+    table[_NEWLINE] = dictionary.eos()
+    return table
+
+
+def write_split(split: Split, prefix: str, table: np.ndarray, unk: int, progress: Optional[tqdm] = None) -> np.ndarray:
+    """Write `prefix`.bin and `prefix`.idx as fairseq's memory-mapped dataset.
+
+    The .bin file is the bare indices one after the other, so it is written chunk by chunk (fairseq's builder wants a
+    tensor per line); the index comes from fairseq's own writer. Returns (0x110000,) counts of what became `<unk>`.
+    """
+    unknown = np.zeros(_NUM_CODE_POINTS, dtype=np.int64)
+    with open(prefix + ".bin", "wb") as stream:
+        for points in split.code_points(progress):
+            indices = table[points]
+            stream.write(indices.tobytes())
+            lost = points[indices == unk]
+            if len(lost):
+                unknown += np.bincount(lost, minlength=_NUM_CODE_POINTS)
+    with MMapIndexedDataset.Index.writer(prefix + ".idx", table.dtype.type) as index:
+        index.write(split.sizes.tolist())
+    return unknown
+
+
+def _describe_unknown(unknown: Dict[str, np.ndarray]) -> str:
+    """One line about the characters that the dictionary does not have; empty if there are none."""
+    counts = {name: int(values.sum()) for name, values in unknown.items() if values.any()}
+    if not counts:
+        return ""
+    points = np.flatnonzero(sum(unknown.values()))
+    examples = " ".join(ascii(chr(point)) for point in points[:5])
+    where = ", ".join(f"{count:,} of {name}" for name, count in counts.items())
+    return (
+        f"warning: characters that are not in the dictionary become <unk>: {where} "
+        f"({len(points)} distinct: {examples}{' ...' if len(points) > 5 else ''})"
+    )
+
+
+def check_destination(dest: str, overwrite: bool) -> None:
+    """Refuse a `dest` that is a file, or a folder with something in it unless `overwrite`."""
+    if os.path.exists(dest) and not os.path.isdir(dest):
+        raise InputError(f"{dest} is a file: give another folder as --dest")
+    if os.path.isdir(dest) and os.listdir(dest) and not overwrite:
+        raise InputError(f"{dest} has other data in it: give another --dest, or --overwrite to replace the data there")
+
+
+def prepare(
+    sources: Dict[str, TextSource], dest: str, fractions: Dict[str, float], dict_path: Optional[str] = None
+) -> List[str]:
+    """Binarise `sources` into the folder `dest` (see the module's text).
+
+    Args:
+        sources: "train" and, if they exist, "valid" and "test".
+        fractions: for each missing split its share of the training text's characters.
+        dict_path: a dictionary to use instead of one made from the training split.
+    Returns:
+        Lines that say what was written.
+    Raises:
+        InputError: the input cannot be used; nothing in `dest` has changed.
+    """
+    dictionary = load_dictionary(dict_path) if dict_path else None
+    total = sum(source.num_bytes for source in sources.values())
+    with tqdm(total=total, desc="reading", unit="B", unit_scale=True) as progress:
+        splits = plan_splits(sources, fractions, progress)
+    if dictionary is None:
+        with tqdm(total=sources["train"].num_bytes, desc="counting", unit="B", unit_scale=True) as progress:
+            dictionary = build_dictionary(count_characters(splits["train"], progress))
+
+    os.makedirs(dest, exist_ok=True)
+    # Everything is written beside and moved at the end: an interrupted run leaves the folder as it was.
+    scratch = tempfile.mkdtemp(prefix=".prepare-", dir=dest)
+    try:
+        unknown = _write_all(splits, scratch, dictionary)
+        for name in os.listdir(scratch):
+            os.replace(os.path.join(scratch, name), os.path.join(dest, name))
+    finally:
+        shutil.rmtree(scratch)
+
+    lines = [f"{name:5} {split.stop - split.start:>13,} characters {len(split.sizes):>11,} lines"
+             for name, split in splits.items()]
+    lines.append(f"dictionary: {len(dictionary)} symbols ({dictionary.nspecial} of them special)")
+    warning = _describe_unknown(unknown)
+    return lines + [warning] if warning else lines
+
+
+def _write_all(splits: Dict[str, Split], folder: str, dictionary: CharacterDictionary) -> Dict[str, np.ndarray]:
+    table = index_table(dictionary)
+    total = sum(split.source.num_bytes for split in splits.values())
+    with tqdm(total=total, desc="writing", unit="B", unit_scale=True) as progress:
+        unknown = {
+            name: write_split(split, os.path.join(folder, name), table, dictionary.unk(), progress)
+            for name, split in splits.items()
+        }
+    dictionary.save(os.path.join(folder, "dict.txt"))
+    return unknown
+
+
+def embedded_text() -> str:
+    """CPython's own documentation topics in alphabetical order: English that every Python brings along."""
+    from pydoc_data.topics import topics
+
+    return "\n".join(topics[name] for name in sorted(topics))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="prepare_text.py",
+        description="Binarise plain text for character-level language models: every character is one token. Missing "
+        "splits are cut from the end of the training text at line borders.",
+    )
+    parser.add_argument("train", nargs="?", metavar="TRAIN", help="training text, UTF-8")
+    parser.add_argument("valid", nargs="?", metavar="VALID", help="validation text")
+    parser.add_argument("test", nargs="?", metavar="TEST", help="test text")
+    parser.add_argument("--embedded", action="store_true",
+                        help="use CPython's own documentation topics instead of TRAIN")
+    parser.add_argument("--dest", required=True, metavar="DIR", help="where the data is written")
+    parser.add_argument("--dict", metavar="FILE", help="use this dict.txt instead of one from the training split")
+    parser.add_argument("--valid-fraction", type=float, default=0.05, metavar="F",
+                        help="share of TRAIN cut off for validation if there is no VALID (default %(default)s)")
+    parser.add_argument("--test-fraction", type=float, default=0.05, metavar="F",
+                        help="share of TRAIN cut off for testing if there is no TEST (default %(default)s)")
+    parser.add_argument("--overwrite", action="store_true", help="replace data that is in DIR already")
+    return parser
+
+
+def _sources(args: argparse.Namespace) -> Dict[str, TextSource]:
+    """The texts that the command line names."""
+    if args.embedded:
+        if args.train is not None:
+            raise InputError("--embedded brings its own text: leave TRAIN, VALID and TEST out")
+        return {"train": TextSource.from_text("the embedded text", embedded_text())}
+    if args.train is None:
+        raise InputError("no text: give a TRAIN file, or --embedded")
+    paths = {"train": args.train, "valid": args.valid, "test": args.test}
+    return {name: TextSource.from_file(path) for name, path in paths.items() if path is not None}
+
+
+def _fractions(args: argparse.Namespace) -> Dict[str, float]:
+    fractions = {"valid": args.valid_fraction, "test": args.test_fraction}
+    for name, fraction in fractions.items():
+        if not 0 < fraction < 1:
+            raise InputError(f"--{name}-fraction {fraction} is out of range: give a number between 0 and 1")
+    if sum(fractions.values()) >= 1:
+        raise InputError("--valid-fraction and --test-fraction leave nothing to train on: give smaller numbers")
+    return fractions
+
+
+def main(argv: Optional[List[str]] = None) -> int:
+    """The command; returns the exit status."""
+    args = _parser().parse_args(argv)
+    try:
+        fractions = _fractions(args)
+        check_destination(args.dest, args.overwrite)
+        report = prepare(_sources(args), args.dest, fractions, args.dict)
+    except (InputError, OSError) as error:
+        print(f"prepare_text.py: error: {error}", file=sys.stderr)
+        return 1
+    print("\n".join(report))
+    save_dir = os.path.join("checkpoints", os.path.basename(os.path.abspath(args.dest)))
+    print(f"written to {args.dest}. To train on it:")
+    print(NEXT_COMMAND.format(data=shlex.quote(args.dest), save_dir=shlex.quote(save_dir)))
+    return 0

@@ -1,0 +1,12 @@
+#!/usr/bin/env python3
+"""prepare_text.py TRAIN [VALID [TEST]] --dest DIR: binarise text for character-level language models (see --help)."""
+
+import os
+import sys
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), os.pardir))  # runs from a clone, uninstalled
+
+from fairseq_hmrnn.data.binarize import main  # noqa: E402
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -44,9 +44,9 @@ setup(
     package_data={"fairseq_hmrnn": ["configs/*.yaml", "configs/**/*.yaml", "ops/README.md", "ops/csrc/*"]},
     install_requires=FAIRSEQ + ["sentencepiece", "tqdm"],
     extras_require={
-        "plot": ["matplotlib>=3.5"],
+        "plot": ["matplotlib>=3.6"],
         "gpu": ['triton; platform_system == "Linux"'],
-        "dev": ["pytest>=7", "hypothesis", "ruff", "matplotlib>=3.5", "tensorboardX", "ninja"],
+        "dev": ["pytest>=7", "hypothesis", "ruff", "matplotlib>=3.6", "tensorboardX", "ninja"],
     },
     zip_safe=False,
 )

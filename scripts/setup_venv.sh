@@ -2,6 +2,7 @@
 # pinned dependencies and this package, and puts the environment first on PATH. A second run only compares a stamp.
 #   VENV=DIR     another folder        PYTHON=EXE     another interpreter (3.8 to 3.12)
 #   TORCH=SPEC   another build of torch than the CPU one, for instance TORCH=torch==2.13.0 for pip's default
+set -euo pipefail
 
 hmrnn_root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 hmrnn_venv=${VENV:-$hmrnn_root/.venv}
@@ -72,7 +73,7 @@ hmrnn_setup() {
   unset PYTHONHOME
   stamp=$(cd "$hmrnn_root" && echo "${TORCH:-cpu}" | cat - constraints*.txt setup*.py scripts/setup_venv.sh | cksum)
   if [ "$(cat "$hmrnn_venv/.fairseq_hmrnn" 2>/dev/null)" != "$stamp" ]; then
-    hmrnn_install || hmrnn_fail "the installation failed; the message above says why"
+    hmrnn_install
     echo "$stamp" > "$hmrnn_venv/.fairseq_hmrnn"
   fi
 }

@@ -4,7 +4,7 @@
 import os
 import sys
 
-sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), os.pardir))  # runs from a clone, uninstalled
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), os.pardir))  # runs uninstalled too
 
 from fairseq_hmrnn.data.binarize import main  # noqa: E402
 

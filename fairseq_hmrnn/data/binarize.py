@@ -60,6 +60,8 @@ class TextSource:
                 num_bytes = os.fstat(stream.fileno()).st_size
         except OSError as error:
             raise InputError(f"cannot read {path} ({error.strerror}): give the path of a text file") from error
+        if not os.path.isfile(path):  # a pipe can be read only once
+            raise InputError(f"{path} is not a regular file: save the text in a file first")
         return cls(path, lambda: open(path, "rb"), num_bytes)
 
     @classmethod
@@ -354,7 +356,8 @@ def main(argv: Optional[List[str]] = None) -> int:
         check_destination(args.dest, args.overwrite)
         report = prepare(_sources(args), args.dest, fractions, args.dict)
     except (InputError, OSError) as error:
-        print(f"prepare_text.py: error: {error}", file=sys.stderr)
+        message = " ".join(str(error).split())  # what fairseq and the system say may run over several lines
+        print(f"prepare_text.py: error: {message}", file=sys.stderr)
         return 1
     print("\n".join(report))
     save_dir = os.path.join("checkpoints", os.path.basename(os.path.abspath(args.dest)))

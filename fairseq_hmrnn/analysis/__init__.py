@@ -1,0 +1,3 @@
+from .plots import plot_boundaries
+
+__all__ = ["plot_boundaries"]

@@ -1,0 +1,150 @@
+"""Pictures. Arrays in, figures out; matplotlib is imported only when a picture is drawn."""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from typing import List, Optional, Sequence, Tuple
+
+import numpy as np
+
+# Okabe and Ito's palette, distinguishable under every common form of colour blindness; layer 1 first.
+LAYER_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+EMPTY_COLOR = "#EEF0F2"
+TEXT_COLOR = "#1A1A1A"
+FAINT_COLOR = "#A0A6AD"  # stand-ins for what is invisible, less prominent than text
+SUFFIXES = (".png", ".svg", ".pdf")
+
+_STAND_INS = {" ": "\u00b7", "\n": "\u21b5", "\t": "\u21e5", "\r": "\u2190", "\u00a0": "\u237d"}
+
+_CELL_INCHES = 0.108  # width of one character
+_CHARACTER_HEIGHT = 2.0  # in cells: the line of text,
+_LAYER_HEIGHT = 1.0  # one layer's row under it,
+_BLOCK_GAP = 1.1  # and the space before the next line of text
+_GAP = 0.12  # between neighbouring cells of a row
+
+
+def wrap(text: str, width: int) -> List[Tuple[int, int]]:
+    """Lines [start, stop) of at most `width` characters that cover `text`: they end at a newline, else after the last
+    space that leaves a line at least two thirds full, else anywhere."""
+    lines, start = [], 0
+    while start < len(text):
+        newline = text.find("\n", start, start + width)
+        stop = min(start + width, len(text))
+        if newline >= 0:
+            stop = newline + 1
+        elif stop < len(text):
+            space = text.rfind(" ", start + (2 * width) // 3, stop)
+            stop = space + 1 if space >= 0 else stop
+        lines.append((start, stop))
+        start = stop
+    return lines
+
+
+def glyph(character: str) -> str:
+    """What is drawn for a character: itself, or a visible stand-in for what is invisible."""
+    if character in _STAND_INS:
+        return _STAND_INS[character]
+    invisible = character.isspace() or unicodedata.category(character) in ("Cc", "Cf", "Cs", "Mn")
+    return "\u25a1" if invisible else character
+
+
+def plot_boundaries(
+    text: str,
+    boundaries,
+    path: Optional[str] = None,
+    layer_names: Optional[Sequence[str]] = None,
+    width: int = 80,
+    title: Optional[str] = None,
+    dpi: int = 160,
+):
+    """The paper's figure: under each character of a text one row per layer, a filled cell where a segment ends.
+
+    Args:
+        text: T characters. A space is drawn as a middle dot, a newline as a return sign (and it ends the line).
+        boundaries: (T, L) array or nested list, z in [0, 1]; a value between (a soft boundary, a probability) is drawn
+            paler. Column 0 is the lowest layer and is drawn nearest to the text.
+        path: where to save, .png, .svg or .pdf; None: do not save.
+        layer_names: L labels; default "layer 1" ...
+        width: the most characters in a line.
+        title: a heading, left-aligned.
+        dpi: resolution of a PNG.
+    Returns:
+        The matplotlib `Figure`.
+    Raises:
+        ValueError: sizes or values that do not fit, another suffix.
+        ImportError: matplotlib is missing.
+    """
+    values = _checked(text, boundaries, path, width)
+    num_layers = values.shape[1]
+    names = [f"layer {layer + 1}" for layer in range(num_layers)] if layer_names is None else list(layer_names)
+    if len(names) != num_layers:
+        raise ValueError(f"boundaries have {num_layers} layers, but {len(names)} layer_names were given")
+
+    lines = wrap(text, width)
+    block = _CHARACTER_HEIGHT + num_layers * _LAYER_HEIGHT + _BLOCK_GAP
+    columns = max([stop - start for start, stop in lines] + [len(title or "")])  # a title's letters need a cell each
+    figure, axes = _canvas(columns, len(lines) * block - _BLOCK_GAP, max(map(len, names)), title)
+    for row, (start, stop) in enumerate(lines):
+        _draw_line(axes, text[start:stop], values[start:stop], names, top=row * block)
+    if path is not None:
+        figure.savefig(path, dpi=dpi, facecolor="white")
+    return figure
+
+
+def _checked(text: str, boundaries, path: Optional[str], width: int) -> np.ndarray:
+    """`boundaries` as a (T, L) float array; raises ValueError if anything cannot be drawn."""
+    values = np.asarray(boundaries, dtype=float)
+    if not text or width < 1:
+        raise ValueError("nothing to draw: text must not be empty and width must be at least 1")
+    if values.ndim != 2 or values.shape[0] != len(text) or values.shape[1] < 1:
+        raise ValueError(f"boundaries must be ({len(text)}, layers) for this text, not {values.shape}")
+    if not ((values >= 0) & (values <= 1)).all():
+        raise ValueError("boundaries must lie in [0, 1]")
+    if path is not None and os.path.splitext(path)[1].lower() not in SUFFIXES:
+        raise ValueError(f"cannot save a picture as {path!r}: the suffix must be one of {', '.join(SUFFIXES)}")
+    return values
+
+
+def _canvas(columns: int, height: float, label_length: int, title: Optional[str]):
+    """A figure whose axes count in cells, y downwards, with room for the labels at the left and the title."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError("drawing needs matplotlib: pip install fairseq-hmrnn[plot]") from error
+
+    left, right, bottom, top = 0.6 * label_length + 1.8, 1.2, 1.0, 3.4 if title else 0.6
+    total_width, total_height = left + columns + right, top + height + bottom
+    figure = Figure(figsize=(total_width * _CELL_INCHES, total_height * _CELL_INCHES))
+    axes = figure.add_axes([0, 0, 1, 1])
+    axes.set_xlim(-left, columns + right)
+    axes.set_ylim(height + bottom, -top)
+    axes.axis("off")
+    if title:
+        axes.text(0, -1.5, title, ha="left", va="center", color=TEXT_COLOR, fontsize=10.5, fontweight="bold")
+    return figure, axes
+
+
+def _draw_line(axes, text: str, values: np.ndarray, names: Sequence[str], top: float) -> None:
+    """One line of text with its layers' rows; `values` is (len(text), L)."""
+    from matplotlib.collections import PatchCollection
+    from matplotlib.colors import to_rgb
+    from matplotlib.patches import Rectangle
+
+    for column, character in enumerate(text):
+        symbol = glyph(character)
+        axes.text(
+            column + 0.5, top + _CHARACTER_HEIGHT / 2, symbol, ha="center", va="center_baseline", fontsize=10,
+            family="monospace", color=TEXT_COLOR if symbol == character else FAINT_COLOR, parse_math=False,
+        )
+    for layer, name in enumerate(names):
+        color = LAYER_COLORS[layer % len(LAYER_COLORS)]
+        y = top + _CHARACTER_HEIGHT + layer * _LAYER_HEIGHT
+        cells = [Rectangle((column + _GAP / 2, y), 1 - _GAP, _LAYER_HEIGHT - _GAP) for column in range(len(text))]
+        full, empty = np.array(to_rgb(color)), np.array(to_rgb(EMPTY_COLOR))
+        # Mixed with the empty colour rather than transparent: the same in every format.
+        faces = empty + values[:, layer : layer + 1] * (full - empty)
+        axes.add_collection(PatchCollection(cells, facecolors=faces, edgecolors="none"))
+        axes.text(
+            -0.7, y + (_LAYER_HEIGHT - _GAP) / 2, name, ha="right", va="center_baseline", fontsize=6.8, color=color
+        )

@@ -1,0 +1,81 @@
+# Source this from a bash script: makes the virtual environment $VENV (default .venv in the repository), installs the
+# pinned dependencies and this package, and puts the environment first on PATH. A second run only compares a stamp.
+#   VENV=DIR     another folder        PYTHON=EXE     another interpreter (3.8 to 3.12)
+#   TORCH=SPEC   another build of torch than the CPU one, for instance TORCH=torch==2.13.0 for pip's default
+set -euo pipefail
+
+hmrnn_root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+hmrnn_venv=${VENV:-$hmrnn_root/.venv}
+
+hmrnn_fail() { echo "setup: error: $*" >&2; exit 1; }
+
+hmrnn_supported() { "$1" -c 'import sys; sys.exit(not (3, 8) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null; }
+
+# The interpreter to make the environment with: $PYTHON, else python3.11, else python3.
+hmrnn_find_python() {
+  local candidate
+  for candidate in ${PYTHON:-python3.11 python3}; do
+    if hmrnn_supported "$candidate"; then echo "$candidate"; return; fi
+  done
+  candidate=${PYTHON:-python3}
+  "$candidate" --version >/dev/null 2>&1 || hmrnn_fail "$candidate does not run: install Python 3.11, or set PYTHON"
+  hmrnn_fail "$("$candidate" --version 2>&1) is not supported: install Python 3.11 (3.8 to 3.12 work), or set PYTHON to one"
+}
+
+# torch first, because building the package needs it, and as the CPU build wherever there is one: the default build
+# for Linux brings several GB of CUDA libraries.
+hmrnn_install_torch() {  # constraints file
+  local pin
+  pin=$(sed -n 's/^\(torch==[0-9.]*\).*/\1/p' "$1")
+  if [ -n "${TORCH:-}" ]; then
+    python -m pip install -q -c "$1" "$TORCH"
+  elif [ "$(uname -s)" != Linux ]; then
+    python -m pip install -q -c "$1" "$pin"
+  elif python -m pip install -q "$pin+cpu" 2>/dev/null; then
+    :
+  elif [ "$2" = legacy ]; then
+    python -m pip install -q -c "$1" "$pin"  # one wheel without further CUDA packages
+  else
+    hmrnn_fail "pip finds no CPU build of $pin. Either set PIP_EXTRA_INDEX_URL to PyTorch's index of CPU wheels" \
+      "(pytorch.org, Get Started, CPU), or take the CUDA build of several GB with TORCH=$pin"
+  fi
+}
+
+hmrnn_install() {
+  echo "setup: installing into $hmrnn_venv (some minutes)"
+  if python -c 'import sys; sys.exit(sys.version_info >= (3, 11))'; then
+    local pins=$hmrnn_root/constraints-py310.txt
+    python -m pip install -q 'pip<24.1' 'setuptools<70' wheel
+    hmrnn_install_torch "$pins" legacy
+    python -m pip install -q -c "$pins" numpy cython omegaconf hydra-core cffi regex sacrebleu tqdm bitarray \
+      scikit-learn sentencepiece pytest hypothesis ruff matplotlib tensorboardX ninja
+    # Without its dependencies: it asks for torchaudio, which it does not need for text.
+    python -m pip install -q --no-build-isolation --no-deps fairseq==0.12.2
+    python -m pip install -q --no-build-isolation --no-deps -e "$hmrnn_root"
+  else
+    local pins=$hmrnn_root/constraints.txt
+    python -m pip install -q -U pip setuptools wheel
+    hmrnn_install_torch "$pins" current
+    python -m pip install -q -c "$pins" ve-fairseq sentencepiece pytest hypothesis ruff matplotlib tensorboardX ninja
+    python -m pip install -q -c "$pins" --no-build-isolation -e "$hmrnn_root"
+  fi
+}
+
+hmrnn_setup() {
+  local base stamp
+  if [ ! -x "$hmrnn_venv/bin/python" ]; then
+    base=$(hmrnn_find_python) || exit 1
+    echo "setup: making $hmrnn_venv with $("$base" --version)"
+    "$base" -m venv "$hmrnn_venv" || hmrnn_fail "$base cannot make a virtual environment: install its venv module"
+  fi
+  hmrnn_supported "$hmrnn_venv/bin/python" || hmrnn_fail "$hmrnn_venv is broken or not Python 3.8 to 3.12: remove it"
+  export VIRTUAL_ENV=$hmrnn_venv PATH=$hmrnn_venv/bin:$PATH
+  unset PYTHONHOME
+  stamp=$(cd "$hmrnn_root" && echo "${TORCH:-cpu}" | cat - constraints*.txt setup*.py scripts/setup_venv.sh | cksum)
+  if [ "$(cat "$hmrnn_venv/.fairseq_hmrnn" 2>/dev/null)" != "$stamp" ]; then
+    hmrnn_install
+    echo "$stamp" > "$hmrnn_venv/.fairseq_hmrnn"
+  fi
+}
+
+hmrnn_setup

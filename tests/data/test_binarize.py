@@ -1,0 +1,220 @@
+"""Files in, fairseq's data out: every character is one token, and bad input stops at once."""
+
+import filecmp
+import os
+import subprocess
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from fairseq.data.indexed_dataset import MMapIndexedDataset, MMapIndexedDatasetBuilder, infer_dataset_impl
+from fairseq.tasks.language_modeling import LanguageModelingConfig, LanguageModelingTask
+
+from fairseq_hmrnn.data import binarize
+from fairseq_hmrnn.data.characters import CharacterDictionary, decode, encode
+
+ROOT = Path(__file__).resolve().parents[2]
+LINES = "The \u2581 cat\tsat \r\n\n  on\u00a0\u3000the \U0001f63a mat.\x00\u2028 \n"
+
+
+def run(*arguments):
+    """The command in this process: its exit status."""
+    return binarize.main([str(argument) for argument in arguments])
+
+
+def write(path, text):
+    path.write_bytes(text.encode("utf-8"))
+    return path
+
+
+def read_back(folder, split):
+    """The text of a split, as fairseq reads it."""
+    dictionary = CharacterDictionary.load(str(folder / "dict.txt"))
+    items = MMapIndexedDataset(str(folder / split))
+    return decode(dictionary[index] for item in items for index in item)
+
+
+@pytest.fixture
+def text_file(tmp_path):
+    return write(tmp_path / "text.txt", LINES * 50)
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 1 << 22])
+def test_three_files_come_back_byte_for_byte(tmp_path, monkeypatch, chunk):
+    monkeypatch.setattr(binarize, "CHUNK_BYTES", chunk)  # borders inside characters and lines
+    texts = {"train": LINES * 3, "valid": "\n\n the", "test": "cat\n"}
+    files = [write(tmp_path / f"{name}.txt", text) for name, text in texts.items()]
+    assert run(*files, "--dest", tmp_path / "data") == 0
+    assert {name: read_back(tmp_path / "data", name) for name in texts} == texts
+    assert sorted(os.listdir(tmp_path / "data")) == sorted(
+        ["dict.txt"] + [f"{name}.{suffix}" for name in texts for suffix in ("bin", "idx")]
+    )
+
+
+def test_one_item_per_line_and_the_same_files_as_fairseqs_builder(tmp_path):
+    text = "ab\n\nb c"
+    assert run(*[write(tmp_path / "text", text)] * 3, "--dest", tmp_path / "data") == 0
+    items = MMapIndexedDataset(str(tmp_path / "data" / "train"))
+    assert items.sizes.tolist() == [3, 1, 3]
+    assert infer_dataset_impl(str(tmp_path / "data" / "train")) == "mmap"
+
+    dictionary = CharacterDictionary.load(str(tmp_path / "data" / "dict.txt"))
+    builder = MMapIndexedDatasetBuilder(str(tmp_path / "theirs.bin"), dtype=np.uint16)
+    for line in text.splitlines(keepends=True):
+        builder.add_item(torch.tensor([dictionary.index(symbol) for symbol in encode(line)]))
+    builder.finalize(str(tmp_path / "theirs.idx"))
+    for suffix in ("bin", "idx"):
+        assert filecmp.cmp(str(tmp_path / f"theirs.{suffix}"), str(tmp_path / "data" / f"train.{suffix}"), False)
+
+
+def test_missing_splits_are_cut_from_the_end_at_line_borders(tmp_path, text_file, capsys):
+    data = tmp_path / "data"
+    assert run(text_file, "--dest", data, "--valid-fraction", ".2", "--test-fraction", ".1") == 0
+    parts = {name: read_back(data, name) for name in binarize.SPLITS}
+    whole = LINES * 50
+    assert "".join(parts.values()) == whole
+    assert all(part.endswith("\n") for part in parts.values())
+    assert len(parts["valid"]) == pytest.approx(0.2 * len(whole), abs=max(map(len, LINES.split("\n"))))
+    assert len(parts["test"]) == pytest.approx(0.1 * len(whole), abs=max(map(len, LINES.split("\n"))))
+    printed = capsys.readouterr().out
+    for part in parts.values():
+        assert f"{len(part):,} characters" in printed
+    assert f"fairseq-train {data} --user-dir fairseq_hmrnn --task hmlstm_language_modeling" in printed
+
+
+def test_only_the_missing_split_is_cut(tmp_path, text_file):
+    valid = write(tmp_path / "valid.txt", "mat")
+    assert run(text_file, valid, "--dest", tmp_path / "data") == 0
+    assert read_back(tmp_path / "data", "valid") == "mat"
+    assert read_back(tmp_path / "data", "train") + read_back(tmp_path / "data", "test") == LINES * 50
+
+
+def test_dictionary_has_the_training_characters_by_frequency_and_no_padding(tmp_path):
+    train, other = write(tmp_path / "train", "bb a\tb a\n\n"), write(tmp_path / "other", "z\n")
+    assert run(train, other, other, "--dest", tmp_path / "data") == 0
+    assert (tmp_path / "data" / "dict.txt").read_text(encoding="utf-8") == "b 3\na 2\n\u2581 2\n<U+0009> 1\n"
+
+
+def test_unknown_characters_become_unk_with_one_warning(tmp_path, capsys):
+    files = [write(tmp_path / name, text) for name, text in [("t", "abc\n"), ("v", "axyx\n"), ("s", "x\n")]]
+    assert run(*files, "--dest", tmp_path / "data") == 0
+    assert read_back(tmp_path / "data", "valid") == "a\ufffd\ufffd\ufffd\n"
+    warnings = [line for line in capsys.readouterr().out.splitlines() if "warning" in line]
+    assert len(warnings) == 1
+    assert "3 of valid, 1 of test" in warnings[0] and "2 distinct: 'x' 'y'" in warnings[0]
+
+
+def test_an_existing_dictionary_is_used_as_it_is(tmp_path, text_file):
+    dictionary = write(tmp_path / "dict.txt", "e 7\n\u2581 3\n")
+    assert run(text_file, "--dest", tmp_path / "data", "--dict", dictionary) == 0
+    assert filecmp.cmp(str(dictionary), str(tmp_path / "data" / "dict.txt"), False)
+    assert set(read_back(tmp_path / "data", "train")) == set("e \n\ufffd")
+
+
+def test_overwrite_replaces_the_data_and_nothing_else(tmp_path, text_file):
+    data = tmp_path / "data"
+    assert run(text_file, "--dest", data) == 0
+    write(data / "notes.txt", "mine")
+    assert run(write(tmp_path / "new", "x\n\nx\n"), "--dest", data, "--overwrite") == 0
+    assert "".join(read_back(data, name) for name in binarize.SPLITS) == "x\n\nx\n"
+    assert (data / "notes.txt").read_text() == "mine"
+
+
+def test_fairseqs_language_modeling_task_reads_it(tmp_path, text_file):
+    assert run(text_file, "--dest", tmp_path / "data") == 0
+    config = Namespace(**{**vars(LanguageModelingConfig()), "data": str(tmp_path / "data"), "tokens_per_sample": 32,
+                          "dataset_impl": None, "seed": 1, "use_plasma_view": False, "batch_size": 4})
+    task = LanguageModelingTask.setup_task(config)
+    task.load_dataset("train")
+    dataset = task.dataset("train")
+    targets = torch.cat([dataset[index]["target"] for index in range(len(dataset))])
+    assert decode(task.dictionary[index] for index in targets) == read_back(tmp_path / "data", "train")
+
+
+def test_embedded_text(tmp_path):
+    assert run("--embedded", "--dest", tmp_path / "data") == 0
+    text = "".join(read_back(tmp_path / "data", name) for name in binarize.SPLITS)
+    assert text == binarize.embedded_text()
+    assert len(text) > 400_000
+
+
+class TestBadInput:
+    """(what is wrong, arguments, what the message says); {good} is a usable text, {dir} an empty folder."""
+
+    CASES = {
+        "not UTF-8": (["{latin}"], "latin is not UTF-8 (byte 3)"),
+        "not UTF-8 in VALID": (["{good}", "{latin}"], "latin is not UTF-8"),
+        "truncated UTF-8": (["{truncated}"], "not UTF-8 (byte 4)"),
+        "empty": (["{empty}"], "empty is empty"),
+        "missing": (["{dir}/none"], "No such file"),
+        "a folder": (["{dir}"], "Is a directory"),
+        "one line": (["{line}"], "too few lines"),
+        "no text": ([], "give a TRAIN file"),
+        "two texts": (["{good}", "--embedded"], "leave TRAIN"),
+        "fraction 0": (["{good}", "--valid-fraction", "0"], "--valid-fraction 0.0 is out of range"),
+        "fraction 1": (["{good}", "--test-fraction", "1"], "--test-fraction 1.0 is out of range"),
+        "fraction nan": (["{good}", "--test-fraction", "nan"], "out of range"),
+        "fractions together": (["{good}", "--valid-fraction", ".5", "--test-fraction", ".5"], "nothing to train on"),
+        "no dictionary": (["{good}", "--dict", "{dir}/none"], "No such file"),
+        "word dictionary": (["{good}", "--dict", "{words}"], "not single characters"),
+        "broken dictionary": (["{good}", "--dict", "{good}"], "not a fairseq dictionary"),
+        "dest is a file": (["{good}", "--dest", "{good}"], "is a file"),
+        "dest has data": (["{good}", "--dest", "{full}"], "--overwrite"),
+    }
+
+    @pytest.fixture
+    def places(self, tmp_path):
+        files = {"good": b"ab\ncd\nef\n", "latin": b"a\nb\xe9\n", "truncated": b"abc\n\xe2\x96", "empty": b"",
+                 "line": b"no newline", "words": b"the 3\ncat 2\n"}
+        for name, data in files.items():
+            (tmp_path / name).write_bytes(data)
+        for name in ("dir", "full"):
+            (tmp_path / name).mkdir()
+        (tmp_path / "full" / "something").write_bytes(b"")
+        return {name: str(tmp_path / name) for name in [*files, "dir", "full"]}
+
+    @pytest.mark.parametrize("case", CASES)
+    def test_stops_with_one_line(self, case, places, tmp_path, capsys):
+        arguments, message = self.CASES[case]
+        arguments = [argument.format(**places) for argument in arguments]
+        if "--dest" not in arguments:
+            arguments += ["--dest", str(tmp_path / "data")]
+        assert run(*arguments) == 1
+        last = capsys.readouterr().err.splitlines()[-1]
+        assert last.startswith("prepare_text.py: error: ") and message in last
+        assert not (tmp_path / "data").exists()
+
+    def test_a_failure_while_writing_leaves_the_old_data(self, tmp_path, monkeypatch):
+        data = tmp_path / "data"
+        assert run(write(tmp_path / "old", "a\nb\nc\n"), "--dest", data) == 0
+        before = {path.name: path.read_bytes() for path in data.iterdir()}
+
+        def fail(*_):
+            raise OSError("No space left on device")
+
+        monkeypatch.setattr(binarize, "write_split", fail)
+        assert run(write(tmp_path / "new", "x\ny\nz\n"), "--dest", data, "--overwrite") == 1
+        assert {path.name: path.read_bytes() for path in data.iterdir()} == before
+
+
+class TestCommand:
+    def command(self, *arguments, cwd):
+        script = str(ROOT / "scripts" / "prepare_text.py")
+        return subprocess.run(
+            [sys.executable, script, *map(str, arguments)], cwd=cwd, capture_output=True, encoding="utf-8",
+            env={**os.environ, "PYTHONIOENCODING": "utf-8"},
+        )
+
+    def test_runs_from_anywhere_with_a_progress_bar(self, tmp_path, text_file):
+        result = self.command(text_file.name, "--dest", "data", cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+        assert "writing: 100%" in result.stderr and "fairseq-train data --user-dir" in result.stdout
+        assert read_back(tmp_path / "data", "train").startswith(LINES)
+
+    def test_bad_input_has_no_traceback(self, tmp_path):
+        result = self.command("none.txt", "--dest", "data", cwd=tmp_path)
+        assert result.returncode == 1 and result.stdout == ""
+        assert "Traceback" not in result.stderr and "cannot read none.txt" in result.stderr

@@ -172,7 +172,7 @@ class HMLSTM(nn.Module):
         if not self.training or self.recurrent_dropout == 0:
             return None
         keep = 1 - self.recurrent_dropout
-        return tuple(x.new_full((x.size(1), size), keep).bernoulli_() / keep for size in self.hidden_sizes)
+        return tuple(x.new_empty(x.size(1), size).bernoulli_(keep) / keep for size in self.hidden_sizes)
 
     def extra_repr(self) -> str:
         return (

@@ -1,0 +1,230 @@
+"""The real fairseq commands, in processes of their own, on a small text."""
+
+import os
+import re
+import socket
+import subprocess
+
+import pytest
+import torch
+from conftest import BIN, ROOT, TASK, TRAIN, run
+
+
+def values(text, key):
+    """All numbers logged as key=value or key value."""
+    return [float(value) for value in re.findall(rf"\b{key}[= ]([-0-9.e]+)", text)]
+
+
+def lines_of(text, kind):
+    """What generate or interactive printed as `kind-N<tab>...`: a list of the parts behind the number."""
+    return re.findall(rf"^{kind}-\d+\t(.*)$", text, re.MULTILINE)
+
+
+def base2_loss(text):
+    return float(re.search(r"Loss \(base 2\): ([0-9.]+)", text).group(1))
+
+
+def weights(folder, name="checkpoint_last.pt"):
+    import fairseq_hmrnn  # noqa: F401  (allows what checkpoints hold)
+
+    return torch.load(folder / name, map_location="cpu")["model"]
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_training_learns_and_logs_boundaries(trained):
+    log = (trained / "log.txt").read_text(encoding="utf-8")
+    bpc = values(log, "bpc")
+    assert min(bpc[-3:]) < bpc[0] - 1
+    for layer in (1, 2):
+        assert 0 < values(log, f"z{layer}")[-1] < 1
+    for layer in (1, 2, 3):
+        shares = [values(log, f"{name}{layer}")[-1] for name in ("update", "copy", "flush")]
+        assert sum(shares) == pytest.approx(1, abs=0.003)
+    assert values(log, "copy1")[-1] == 0 and values(log, "flush3")[-1] == 0
+
+
+def test_validate_and_eval_lm_count_every_character_and_agree(data, trained):
+    checkpoint = trained / "checkpoint_last.pt"
+    options = ["--path", checkpoint, "--batch-size", 7, "--cpu"]
+    validated = run("fairseq-validate", data, *TASK, *options, "--valid-subset", "valid").stdout
+    evaluated = run(
+        "fairseq-eval-lm", data, *TASK, *options, "--gen-subset", "valid", "--tokens-per-sample", 30
+    ).stdout
+    characters = len((data.parent / "valid.txt").read_bytes().decode())
+    assert int(re.search(r"Evaluated ([0-9,]+) tokens", evaluated).group(1).replace(",", "")) == characters
+    assert base2_loss(evaluated) == pytest.approx(values(validated, "bpc")[-1], abs=2e-3)
+    trained_loss = values((trained / "log.txt").read_text(encoding="utf-8"), "bpc")
+    assert any(base2_loss(evaluated) == pytest.approx(loss, abs=2e-3) for loss in trained_loss)
+
+
+def test_generate_continues_the_test_text(data, trained):
+    options = ["--path", trained / "checkpoint_last.pt", "--gen-subset", "test", "--tokens-per-sample", 30]
+    options += ["--batch-size", 5, "--prefix-size", 10, "--max-len-b", 25, "--sampling", "--beam", 1, "--cpu"]
+    first = run("fairseq-generate", data, *TASK, *options, "--seed", 3).stdout
+    again = run("fairseq-generate", data, *TASK, *options, "--seed", 3).stdout
+    assert lines_of(first, "H") == lines_of(again, "H")
+    text = (data.parent / "test.txt").read_bytes().decode()
+    hypotheses = [line.split("\t")[1].split() for line in lines_of(first, "H")]
+    assert len(hypotheses) == -(-len(text) // 30)  # no batch was dropped
+    sources = {int(n): s for n, s in re.findall(r"^H-(\d+)\t\S+\t(.*)$", first, re.MULTILINE)}
+    assert sources[0].split()[:10] == [{" ": "▁", "\n": "</s>"}.get(c, c) for c in text[:10]]
+    full = [symbols for symbols in hypotheses if len(symbols) == 35]
+    assert len(full) >= len(hypotheses) - 1  # 10 of the text and 25 new ones; only the last block is shorter
+    assert any("</s>" in symbols[10:] for symbols in full)  # samples run over line ends
+    assert all("<s>" not in symbols and "<pad>" not in symbols for symbols in hypotheses)
+
+
+def test_interactive_takes_raw_prompts_and_prints_raw_text(data, trained):
+    prompts = [" ka  lu", "tiri", "", "\tka"]
+    options = ["--path", trained / "checkpoint_last.pt", "--max-len-b", 12, "--beam", 1, "--cpu"]
+    stdin = "".join(prompt + "\n" for prompt in prompts)
+    together = run("fairseq-interactive", data, *TASK, *options, "--buffer-size", 4, "--batch-size", 4, stdin=stdin)
+    alone = run("fairseq-interactive", data, *TASK, *options, stdin=stdin)
+    texts = dict(re.findall(r"^D-(\d+)\t\S+\t((?:.|\n)*?)\nP-", together.stdout, re.MULTILINE))
+    for number, prompt in enumerate(prompts):
+        assert texts[str(number)].startswith(prompt)
+        assert len(texts[str(number)]) == len(prompt) + 12
+    assert lines_of(together.stdout, "H") == lines_of(alone.stdout, "H")  # a batch is what each would be alone
+
+
+def test_beam_search_finds_better_text_than_greedy(data, trained):
+    scores = {}
+    for beam in (1, 4):
+        options = ["--path", trained / "checkpoint_last.pt", "--max-len-b", 15, "--beam", beam, "--cpu"]
+        output = run("fairseq-interactive", data, *TASK, *options, "--nbest", beam, stdin="ka lu\n").stdout
+        found = [float(line.split("\t")[0]) for line in lines_of(output, "H")]
+        assert len(found) == beam and found == sorted(found, reverse=True)
+        scores[beam] = found[0]
+    assert scores[4] >= scores[1]
+
+
+def test_resuming_continues_bit_for_bit(data, tmp_path):
+    run("fairseq-train", data, *TASK, *TRAIN, "--max-update", 9, "--save-dir", tmp_path / "whole")
+    for updates in (4, 9):
+        run("fairseq-train", data, *TASK, *TRAIN, "--max-update", updates, "--save-dir", tmp_path / "parts")
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
+
+
+@pytest.mark.parametrize("where", ["user_dir", "elsewhere"])
+def test_other_ways_to_name_the_plugin(data, tmp_path, where):
+    if where == "elsewhere":
+        printed = run("-m", "fairseq_hmrnn", cwd=tmp_path).stdout.strip().splitlines()
+        assert printed == [str(ROOT / "fairseq_hmrnn")]
+        user_dir, cwd = printed[0], tmp_path
+    else:
+        user_dir, cwd = "user_dir", ROOT
+    options = ["--user-dir", user_dir, *TASK[2:], *TRAIN, "--max-update", 2, "--save-dir", tmp_path / "out"]
+    run("fairseq-train", data, *options, "--disable-validation", cwd=cwd)
+    assert weights(tmp_path / "out")["decoder.slope_progress.progress"].tolist() == [0, 1]  # set before the second update
+
+
+def test_hydra(data, tmp_path):
+    config = ["--config-dir", ROOT / "fairseq_hmrnn" / "configs", "--config-name", "character_lm"]
+    overrides = [f"common.user_dir={ROOT / 'fairseq_hmrnn'}", f"task.data={data}", f"checkpoint.save_dir={tmp_path}"]
+    overrides += ["model.embed_dim=8", "model.hidden_sizes='12,12,12'", "model.output_dim=8", "common.cpu=true"]
+    overrides += ["optimization.max_update=3", "dataset.batch_size=4", "model.slope_per_epoch=0.04"]
+    run("fairseq-hydra-train", *config, *overrides, f"hydra.run.dir={tmp_path}", cwd=tmp_path)
+    assert weights(tmp_path)["decoder.hm_lstm.bias.2"].numel() == 49
+    evaluated = run(
+        "fairseq-eval-lm", data, *TASK, "--path", tmp_path / "checkpoint_last.pt", "--gen-subset", "test", "--cpu"
+    )
+    assert base2_loss(evaluated.stdout) > 0
+
+
+RANK_WEIGHTS = """
+import os, torch, fairseq_hmrnn
+from fairseq.trainer import Trainer
+consolidate = Trainer.consolidate_optimizer
+def save_weights(self):  # called on every rank, just before the first one saves
+    torch.save({"model": self.get_model().state_dict()}, os.environ["RANK_WEIGHTS"])
+    return consolidate(self)
+Trainer.consolidate_optimizer = save_weights
+"""
+
+
+def test_two_processes_end_with_equal_weights(data, tmp_path):
+    (tmp_path / "rank_weights").mkdir()
+    (tmp_path / "rank_weights" / "__init__.py").write_text(RANK_WEIGHTS)
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    options = ["--user-dir", tmp_path / "rank_weights", *TASK[2:], *TRAIN, "--max-update", 4, "--save-dir", tmp_path]
+    options += ["--distributed-world-size", 2, "--distributed-no-spawn", "--distributed-backend", "gloo"]
+    options += ["--distributed-init-method", f"tcp://127.0.0.1:{port}", "--ddp-backend", "legacy_ddp"]
+    processes = []
+    for rank in range(2):
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "RANK_WEIGHTS": str(tmp_path / f"rank{rank}.pt")}
+        environment["OMP_NUM_THREADS"] = "1"
+        command = [BIN / "fairseq-train", data, *options, "--distributed-rank", rank]
+        with open(tmp_path / f"log{rank}", "w") as log:
+            processes.append(
+                subprocess.Popen(list(map(str, command)), cwd=ROOT, env=environment, stdout=log, stderr=log)
+            )
+    assert [process.wait(timeout=200) for process in processes] == [0, 0], (tmp_path / "log0").read_text()[-4000:]
+    ranks = [weights(tmp_path, f"rank{rank}.pt") for rank in range(2)]
+    assert same(*ranks)
+    single = tmp_path / "single"
+    run("fairseq-train", data, *TASK, *TRAIN, "--max-update", 4, "--save-dir", single)
+    assert not same(ranks[0], weights(single))  # both ranks' batches counted
+
+
+def first_error(command, *arguments):
+    """What a command that must fail says last."""
+    result = run(command, *arguments, check=False)
+    assert result.returncode != 0, result.stdout[-2000:]
+    assert "train_inner" not in result.stdout
+    return result.stdout
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--boundary", "hard"], "invalid choice"),
+        (["--boundary-rates", "0.2,1.5"], "boundary-rates must be numbers between 0 and 1"),
+        (["--boundary-rates", "0.2"], "give one for each"),
+        (["--hidden-sizes", "16,x"], "hidden-sizes must be positive integers"),
+        (["--slope", "9"], "at most slope-max"),
+    ],
+)
+def test_bad_options_stop_at_once_and_say_what_to_do(data, tmp_path, options, message):
+    output = first_error("fairseq-train", data, *TASK, *TRAIN, "--max-update", 1, "--save-dir", tmp_path, *options)
+    assert message in output
+    assert not list(tmp_path.glob("checkpoint*.pt"))
+
+
+def test_missing_data_is_named(data, trained, tmp_path):
+    assert "prepare_text.py" in first_error("fairseq-train", tmp_path, *TASK, *TRAIN)
+    options = ["--path", trained / "checkpoint_last.pt", "--gen-subset", "tset", "--cpu"]
+    output = first_error("fairseq-eval-lm", data, *TASK, *options)
+    assert "no tset.idx" in output and "test, train, valid" in output
+
+
+def test_a_dictionary_that_does_not_fit_the_checkpoint(data, trained, tmp_path):
+    text = (data.parent / "train.txt").read_text(encoding="utf-8").replace("k", "z")
+    (tmp_path / "other.txt").write_text(text, encoding="utf-8", newline="\n")
+    run("scripts/prepare_text.py", tmp_path / "other.txt", "--dest", tmp_path / "bin")
+    options = ["--path", trained / "checkpoint_last.pt", "--gen-subset", "test", "--cpu"]
+    assert "trained with another dictionary" in first_error("fairseq-eval-lm", tmp_path / "bin", *TASK, *options)
+
+
+class Bomb:
+    """Pickles to a call of os.mkdir."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+def test_a_checkpoint_that_would_run_code_is_refused(data, trained, tmp_path):
+    state = torch.load(trained / "checkpoint_last.pt", map_location="cpu")
+    state["extra_state"]["note"] = Bomb(str(tmp_path / "bombed"))
+    torch.save(state, tmp_path / "bomb.pt")
+    options = ["--path", tmp_path / "bomb.pt", "--gen-subset", "test", "--cpu"]
+    output = first_error("fairseq-eval-lm", data, *TASK, *options)
+    assert "posix.mkdir" in output and "was not loaded" in output
+    assert not (tmp_path / "bombed").exists()

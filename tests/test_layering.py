@@ -19,7 +19,8 @@ ALLOWED = {
     "models": {"ops", "modules", "annealing", "compat"},
     "criterions": {"compat"},
     "data": {"compat"},
-    "tasks": {"ops", "modules", "models", "annealing", "data", "compat"},
+    "generation": {"compat"},
+    "tasks": {"generation", "ops", "modules", "models", "annealing", "data", "compat"},
     "__init__": {"compat", "criterions", "data", "models", "tasks"},
     "__main__": set(),
 }

@@ -12,6 +12,11 @@ from ..ops import BACKENDS, BOUNDARY_MODES, HMLSTMOutput, HMLSTMState, LayerPara
 from ..ops.parameters import gate_rows, num_rows
 
 
+# Layer normalisation makes the recurrent and the top-down product as large as their gain however small the states
+# are, and with it the gradient's growth from step to step: at 1 it grows exponentially over time, see ops/README.md.
+LOOP_GAIN = 0.3
+
+
 class HMLSTM(nn.Module):
     """Hierarchical Multiscale LSTM (arXiv 1609.01704) over sequences, in the manner of torch.nn.LSTM.
 
@@ -95,7 +100,8 @@ class HMLSTM(nn.Module):
         return self.num_layers if self.top_boundary else self.num_layers - 1
 
     def reset_parameters(self) -> None:
-        """U(+-1/sqrt(H)) for weights, as torch.nn.LSTM; gains 1; biases 0 but for forget gate and detector."""
+        """U(+-1/sqrt(H)) for weights, as torch.nn.LSTM; biases 0 but for forget gate and detector; gains 1, but
+        LOOP_GAIN for the gates in the two products that close a loop over time."""
         for index, size in enumerate(self.hidden_sizes):
             layer = self._layer(index)
             bound = 1 / math.sqrt(size)
@@ -105,6 +111,9 @@ class HMLSTM(nn.Module):
             for gain in (layer.gain_recurrent, layer.gain_bottom_up, layer.gain_top_down):
                 if gain is not None:
                     nn.init.ones_(gain)
+            for gain in (layer.gain_recurrent, layer.gain_top_down):
+                if gain is not None:
+                    nn.init.constant_(gain.detach()[: 4 * size], LOOP_GAIN)
             nn.init.zeros_(layer.bias)
             with torch.no_grad():
                 layer.bias[gate_rows("f", size)] = self.forget_bias
@@ -163,7 +172,7 @@ class HMLSTM(nn.Module):
         if not self.training or self.recurrent_dropout == 0:
             return None
         keep = 1 - self.recurrent_dropout
-        return tuple(x.new_full((x.size(1), size), keep).bernoulli_() / keep for size in self.hidden_sizes)
+        return tuple(x.new_empty(x.size(1), size).bernoulli_(keep) / keep for size in self.hidden_sizes)
 
     def extra_repr(self) -> str:
         return (

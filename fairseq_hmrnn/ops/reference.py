@@ -30,7 +30,7 @@ def product(x: Tensor, weight: Tensor, gain: Optional[Tensor], grad_scale: float
     if gain is None:
         return p
     mean = p.mean(1, keepdim=True)
-    rstd = (p.var(1, unbiased=False, keepdim=True) + LAYER_NORM_EPS).rsqrt()
+    rstd = ((p - mean).pow(2).mean(1, keepdim=True) + LAYER_NORM_EPS).rsqrt()
     gate_rows = (p[:, :-1] - mean) * rstd
     detector_row = (p[:, -1:] - scale_gradient(mean, grad_scale)) * scale_gradient(rstd, grad_scale)
     return torch.cat([gate_rows, detector_row], dim=1) * gain

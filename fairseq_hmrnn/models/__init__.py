@@ -1,0 +1,3 @@
+from .hmlstm_lm import HMLSTMLanguageModel
+
+__all__ = ["HMLSTMLanguageModel"]

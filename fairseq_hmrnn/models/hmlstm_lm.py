@@ -1,0 +1,39 @@
+"""The language model `hmlstm_lm` and its architectures."""
+
+from __future__ import annotations
+
+from fairseq.models import FairseqLanguageModel, register_model, register_model_architecture
+
+from .config import HMLSTMLanguageModelConfig
+from .hmlstm_decoder import HMLSTMDecoder
+
+# Sizes and slopes of the published experiments (arXiv 1609.01704, section 4).
+PUBLISHED = {
+    "hmlstm_lm_ptb": {"hidden_sizes": "512,512,512", "output_dim": 512, "slope_per_epoch": 0.04, "slope_max": 5.0},
+    "hmlstm_lm_text8": {"hidden_sizes": "1024,1024,1024", "output_dim": 2048},
+    "hmlstm_lm_enwik8": {"hidden_sizes": "1024,1024,1024", "output_dim": 2048},
+}
+
+
+@register_model("hmlstm_lm", dataclass=HMLSTMLanguageModelConfig)
+class HMLSTMLanguageModel(FairseqLanguageModel):
+    """Language model of "Hierarchical Multiscale Recurrent Neural Networks" (arXiv 1609.01704)."""
+
+    @classmethod
+    def build_model(cls, cfg, task):
+        return cls(HMLSTMDecoder(cfg, task.source_dictionary, task.target_dictionary))
+
+    def set_epoch(self, epoch: int) -> None:
+        """Told by the task; official fairseq has no such hook of its own."""
+        self.decoder.slope_progress.set_epoch(epoch)
+
+
+def _register(name: str, settings: dict) -> None:
+    @register_model_architecture("hmlstm_lm", name)
+    def architecture(args):
+        for option, value in settings.items():
+            setattr(args, option, getattr(args, option, value))
+
+
+for _name, _settings in PUBLISHED.items():
+    _register(_name, _settings)

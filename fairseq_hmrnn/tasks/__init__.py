@@ -1,0 +1,3 @@
+from .hmlstm_language_modeling import HMLSTMLanguageModelingTask
+
+__all__ = ["HMLSTMLanguageModelingTask"]

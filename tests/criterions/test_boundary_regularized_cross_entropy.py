@@ -1,0 +1,135 @@
+"""The criterion against direct computation."""
+
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+from fairseq.criterions.cross_entropy import CrossEntropyCriterion
+from fairseq.data import Dictionary
+from fairseq.logging import metrics
+
+from fairseq_hmrnn.criterions.boundary_regularized_cross_entropy import (
+    BoundaryRegularizedCrossEntropy,
+    boundary_counts,
+    parse_rates,
+)
+from fairseq_hmrnn.models.config import HMLSTMLanguageModelConfig
+from fairseq_hmrnn.models.hmlstm_decoder import HMLSTMDecoder
+from fairseq_hmrnn.models.hmlstm_lm import HMLSTMLanguageModel
+
+
+@pytest.fixture
+def dictionary():
+    dictionary = Dictionary()
+    for symbol in "abcd":
+        dictionary.add_symbol(symbol)
+    return dictionary
+
+
+@pytest.fixture
+def model(dictionary):
+    torch.manual_seed(2)
+    cfg = HMLSTMLanguageModelConfig(embed_dim=4, hidden_sizes="6,5,4", output_dim=5)
+    return HMLSTMLanguageModel(HMLSTMDecoder(cfg, dictionary)).train()
+
+
+@pytest.fixture
+def sample(dictionary):
+    source = torch.randint(4, 8, (3, 9), generator=torch.Generator().manual_seed(0))
+    target = source.roll(-1, 1)
+    source[1, 6:] = target[1, 6:] = dictionary.pad()
+    return {"net_input": {"src_tokens": source}, "target": target, "ntokens": int(target.ne(dictionary.pad()).sum())}
+
+
+def criterion_for(dictionary, rates="", weight=1.0):
+    return BoundaryRegularizedCrossEntropy(SimpleNamespace(target_dictionary=dictionary), False, rates, weight)
+
+
+@pytest.mark.parametrize("rates, weight", [("", 1.0), (".2,.05", 0.0)])
+def test_without_penalty_it_is_fairseqs_cross_entropy_to_the_last_digit(dictionary, model, sample, rates, weight):
+    theirs = CrossEntropyCriterion(SimpleNamespace(target_dictionary=dictionary), False)
+    ours = criterion_for(dictionary, rates, weight)
+    loss, size, _ = ours(model, sample)
+    expected, expected_size, _ = theirs(model, sample)
+    assert torch.equal(loss, expected) and size == expected_size
+    loss.backward()
+    grads = [p.grad.clone() for p in model.parameters()]
+    model.zero_grad()
+    expected.backward()
+    assert all(torch.equal(a, p.grad) for a, p in zip(grads, model.parameters()))
+
+
+def test_penalty_equals_its_formula_and_leaves_padding_out(dictionary, model, sample):
+    loss, size, log = criterion_for(dictionary, ".2,.05", 3.0)(model, sample)
+    _, extra = model(**sample["net_input"])
+    valid = sample["target"].ne(dictionary.pad())
+    rates = [extra["boundaries"][..., layer][valid].mean().item() for layer in range(2)]
+    expected = (rates[0] - 0.2) ** 2 + (rates[1] - 0.05) ** 2
+    assert (loss - log["nll"]).item() == pytest.approx(3 * size * expected, rel=1e-4)
+    plain, _, _ = criterion_for(dictionary)(model, sample)
+    plain.backward()
+    before = model.decoder.hm_lstm.bias[1].grad[-1].clone()
+    model.zero_grad()
+    loss.backward()
+    assert not torch.equal(before, model.decoder.hm_lstm.bias[1].grad[-1])
+
+
+def test_penalty_pulls_the_rate_towards_its_target(dictionary):
+    criterion = criterion_for(dictionary, ".3", 1.0)
+    for mean, sign in ((0.0, -1), (1.0, 1)):
+        boundaries = torch.full((2, 5, 2), mean, requires_grad=True)
+        criterion.penalty(boundaries, torch.ones(2, 5, dtype=torch.bool)).backward()
+        assert (boundaries.grad[..., 0] * sign > 0).all() and not boundaries.grad[..., 1].any()
+
+
+def test_validation_loss_is_the_plain_cross_entropy(dictionary, model, sample):
+    loss, _, log = criterion_for(dictionary, ".2,.05")(model.eval(), sample)
+    assert torch.equal(loss, log["nll"])
+
+
+def test_counts_equal_counting_by_hand():
+    z = torch.tensor([[[1, 0], [0, 0], [1, 1], [0, 0]], [[0, 0], [1, 1], [0, 0], [0, 0]]], dtype=torch.float)
+    z = torch.cat([z, torch.zeros(2, 4, 1)], dim=2)
+    valid = torch.tensor([[1, 1, 1, 1], [0, 1, 1, 0]]).bool()
+    counts = {key: float(value) for key, value in boundary_counts(z, valid, 2).items()}
+    assert counts["steps"] == 6 and counts["pairs"] == 4
+    assert counts["z1:steps"] == 3 and counts["z2:steps"] == 2 and "z3:steps" not in counts
+    # Layer 1 at the second step of each pair: z_prev = 1, 0, 1, 1 (its z_below is always 1).
+    assert [counts[f"{name}1:pairs"] for name in ("update", "copy", "flush")] == [1, 0, 3]
+    # Layer 2: z_prev = 0, 0, 1, 1 and z_below = 0, 1, 0, 0.
+    assert [counts[f"{name}2:pairs"] for name in ("update", "copy", "flush")] == [1, 1, 2]
+    # Layer 3 never FLUSHes; z_below = 0, 1, 0, 0.
+    assert [counts[f"{name}3:pairs"] for name in ("update", "copy", "flush")] == [1, 3, 0]
+
+
+def test_metrics_of_two_ranks_are_those_of_one(dictionary, model, sample):
+    criterion = criterion_for(dictionary, ".2,.05")
+    halves = []
+    for rows in (slice(0, 1), slice(1, 3)):
+        target = sample["target"][rows]
+        part = {"net_input": {"src_tokens": sample["net_input"]["src_tokens"][rows]}, "target": target}
+        halves.append({**part, "ntokens": int(target.ne(dictionary.pad()).sum())})
+    model.eval()
+    results = []
+    for samples in ([sample], halves):
+        logs = [criterion(model, part)[2] for part in samples]
+        with metrics.aggregate("test") as aggregator:
+            criterion.reduce_metrics(logs)
+        results.append(aggregator.get_smoothed_values())
+    assert set(results[0]) == set(results[1])
+    assert {"loss", "nll_loss", "bpc", "z1", "z2", "update3", "copy2", "flush1"} <= set(results[0])
+    for key, value in results[0].items():
+        assert results[1][key] == pytest.approx(value, abs=2e-3), key
+    assert results[0]["bpc"] == pytest.approx(criterion(model, sample)[0].item() / 24 / math.log(2), abs=1e-3)
+
+
+@pytest.mark.parametrize("rates", ["0", "1", ".2,1.5", "-.1", "a,b", ".2,,.1", "nan"])
+def test_rates_outside_the_open_interval_are_refused(rates):
+    with pytest.raises(ValueError, match="boundary-rates must be numbers between 0 and 1"):
+        parse_rates(rates)
+
+
+def test_a_wrong_number_of_rates_is_refused(dictionary, model, sample):
+    with pytest.raises(ValueError, match="has 1 rates, the model has 2 boundary"):
+        criterion_for(dictionary, ".2")(model, sample)

@@ -1,0 +1,130 @@
+"""The language model as fairseq sees it, without its commands."""
+
+import pytest
+import torch
+from fairseq.data import Dictionary
+
+from fairseq_hmrnn.models.config import HMLSTMLanguageModelConfig
+from fairseq_hmrnn.models.hmlstm_decoder import HMLSTMDecoder
+from fairseq_hmrnn.models.hmlstm_lm import HMLSTMLanguageModel
+
+
+def dictionary_of(symbols):
+    dictionary = Dictionary()
+    for symbol in symbols:
+        dictionary.add_symbol(symbol)
+    return dictionary
+
+
+DICTIONARY = dictionary_of("abcdefg")
+PAD = DICTIONARY.pad()
+
+
+def make(dictionary=DICTIONARY, **options):
+    torch.manual_seed(3)
+    options = {"embed_dim": 6, "hidden_sizes": "8,5,7", "output_dim": 9, **options}
+    model = HMLSTMLanguageModel(HMLSTMDecoder(HMLSTMLanguageModelConfig(**options), dictionary)).double()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.3)
+    return model.eval()
+
+
+def tokens(batch, length):
+    return torch.randint(4, len(DICTIONARY), (batch, length), generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("boundary", ["step", "bernoulli", "soft"])
+def test_incremental_decoding_equals_teacher_forcing(boundary):
+    model, x = make(boundary=boundary, slope=1.5), tokens(3, 10)
+    logits, _ = model(x)
+    incremental_state = {}
+    for t in range(10):
+        step, _ = model.decoder(x[:, : t + 1], incremental_state=incremental_state)
+        torch.testing.assert_close(step[:, 0], logits[:, t], rtol=0, atol=1e-12)
+
+
+def test_reordering_lets_each_row_go_on_from_the_chosen_one():
+    model, x = make(), tokens(4, 8)
+    order = torch.tensor([2, 0, 0, 3])
+    incremental_state = {}
+    for t in range(5):
+        model.decoder(x[:, : t + 1], incremental_state=incremental_state)
+    model.decoder.reorder_incremental_state_scripting(incremental_state, order)
+    joined = torch.cat([x[order, :5], x[:, 5:6]], dim=1)
+    step, _ = model.decoder(joined, incremental_state=incremental_state)
+    torch.testing.assert_close(step[:, 0], model(joined)[0][:, 5], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("left", [0, 3])
+@pytest.mark.parametrize("right", [0, 2])
+def test_pad_symbols_change_nothing(left, right):
+    model, x = make(), tokens(2, 6)
+    padded = torch.nn.functional.pad(x, (left, right), value=PAD)
+    padded = torch.cat([padded, tokens(1, padded.size(1))])  # beside a sample without padding
+    (plain, plain_extra), (logits, extra) = model(x), model(padded)
+    rows = slice(left, left + 6)
+    torch.testing.assert_close(logits[:2, rows], plain, rtol=0, atol=1e-12)
+    assert torch.equal(extra["boundaries"][:2, rows], plain_extra["boundaries"])
+    assert torch.equal(extra["valid"], padded.ne(PAD))
+
+
+def test_empty_batch():
+    logits, extra = make()(torch.zeros(0, 5, dtype=torch.long))
+    assert logits.shape == (0, 5, len(DICTIONARY)) and extra["boundaries"].shape == (0, 5, 3)
+
+
+def test_state_can_be_carried():
+    model, x = make(), tokens(2, 9)
+    logits, _ = model(x)
+    _, extra = model(x[:, :4])
+    rest, _ = model(x[:, 4:], state=extra["state"])
+    torch.testing.assert_close(rest, logits[:, 4:], rtol=0, atol=1e-12)
+
+
+def test_slope_is_in_the_checkpoint_and_survives_half():
+    options = dict(boundary="soft", slope_per_epoch=0.04, slope_per_update=0.001)
+    model = make(**options)
+    model.set_epoch(11)
+    model.set_num_updates(2049)  # half precision would make 2048 of it
+    assert model.decoder.slope_progress.slope == pytest.approx(1 + 10 * 0.04 + 2.049)
+    saved = {name: value.clone() for name, value in model.half().state_dict().items()}
+    other = make(**options)
+    other.load_state_dict(saved)
+    assert other.decoder.slope_progress.slope == model.decoder.slope_progress.slope
+    x = tokens(1, 4)
+    assert not torch.equal(other(x)[0], make(**options)(x)[0])
+
+
+def test_a_checkpoint_of_another_dictionary_is_refused():
+    model = make()
+    with pytest.raises(ValueError, match="another dictionary"):
+        make(dictionary_of("abcdefh")).load_state_dict(model.state_dict())
+    with pytest.raises(ValueError, match="another dictionary"):
+        make(dictionary_of("abcdefgh")).load_state_dict(model.state_dict())
+    make(dictionary_of("abcdefg")).load_state_dict(model.state_dict())
+
+
+def test_tied_softmax():
+    model = make(tie_embeddings=True, embed_dim=9)
+    assert model.decoder.output_projection.weight is model.decoder.embed_tokens.weight
+    with pytest.raises(ValueError, match="output-dim equal to embed-dim"):
+        make(tie_embeddings=True)
+
+
+def test_dropout_acts_in_training_only():
+    for name in ("dropout_input", "dropout_output", "dropout_recurrent"):
+        model, x = make(**{name: 0.5}), tokens(2, 6)
+        assert torch.equal(model(x)[0], model(x)[0])
+        model.train()
+        assert not torch.equal(model(x)[0], model(x)[0])
+
+
+@pytest.mark.parametrize("sizes", ["", "8,a", "8,,5", "0,4"])
+def test_bad_sizes_are_named(sizes):
+    with pytest.raises(ValueError, match="hidden-sizes must be positive integers"):
+        make(hidden_sizes=sizes)
+
+
+def test_a_recurrent_network_has_no_longest_input():
+    assert make().max_positions() > 10**9

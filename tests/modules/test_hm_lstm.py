@@ -1,0 +1,157 @@
+"""HMLSTM as a module: carrying state, padding, odd sizes, initialisation, dropout."""
+
+import pytest
+import torch
+
+from fairseq_hmrnn.modules import HMLSTM, LayerOutput
+from fairseq_hmrnn.ops import HMLSTMState
+
+SIZES = [5, 3, 4]
+
+
+def make(**options):
+    torch.manual_seed(0)
+    module = HMLSTM(3, SIZES, **options).double()
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.3)
+    return module
+
+
+def same_state(a, b):
+    return all(map(torch.equal, (*a.h, *a.c, a.z), (*b.h, *b.c, b.z)))
+
+
+@pytest.mark.parametrize("layer_norm", [False, True])
+def test_a_sequence_in_parts_equals_one_pass(layer_norm):
+    module = make(layer_norm=layer_norm)
+    x = torch.randn(12, 4, 3, dtype=torch.float64)
+    whole = module(x)
+    first = module(x[:5])
+    second = module(x[5:], first.state.detach())
+    for a, b, c in zip(whole.hidden, first.hidden, second.hidden):
+        torch.testing.assert_close(a, torch.cat([b, c]), rtol=0, atol=1e-12)
+    assert torch.equal(whole.boundaries, torch.cat([first.boundaries, second.boundaries]))
+    torch.testing.assert_close(whole.state.c[2], second.state.c[2], rtol=0, atol=1e-12)
+
+
+def test_steps_equal_the_sequence():
+    module = make()
+    x = torch.randn(9, 4, 3, dtype=torch.float64)
+    whole, state = module(x, slope=2.0), module.zero_state(4)
+    for t in range(9):
+        output = module.step(x[t], state, slope=2.0)
+        state = output.state
+        torch.testing.assert_close(output.hidden[2], whole.hidden[2][t], rtol=0, atol=1e-12)
+        assert torch.equal(output.boundaries, whole.boundaries[t])
+
+
+@pytest.mark.parametrize("side", ["left", "right", "middle"])
+def test_padding_changes_nothing(side):
+    module = make(layer_norm=True)
+    x = torch.randn(6, 2, 3, dtype=torch.float64)
+    gap = {"left": 0, "middle": 3, "right": 6}[side]
+    junk = torch.full((4, 2, 3), 1e3, dtype=torch.float64)
+    padded = torch.cat([x[:gap], junk, x[gap:]])
+    valid = torch.cat([torch.ones(gap, 2), torch.zeros(4, 2), torch.ones(6 - gap, 2)]).bool()
+    plain, frozen = module(x), module(padded, valid=valid)
+    assert same_state(plain.state, frozen.state)
+    for a, b in zip(plain.hidden, frozen.hidden):
+        assert torch.equal(a, b[valid[:, 0]])
+    assert torch.equal(plain.boundaries, frozen.boundaries[valid[:, 0]])
+    assert not frozen.boundaries[~valid].any() and not frozen.boundary_probs[~valid].any()
+
+
+def test_a_frozen_sample_keeps_its_state_bit_for_bit_and_gets_no_gradient_from_padding():
+    module = make()
+    state = module(torch.randn(3, 2, 3, dtype=torch.float64)).state.detach()
+    x = torch.randn(4, 2, 3, dtype=torch.float64, requires_grad=True)
+    valid = torch.tensor([[True, False]] * 4)
+    output = module(x, state, valid)
+    for before, after in zip((*state.h, *state.c, state.z), (*output.state.h, *output.state.c, output.state.z)):
+        assert torch.equal(before[1], after[1])
+    sum(h.sum() for h in output.hidden).backward()
+    assert not x.grad[:, 1].any() and x.grad[:, 0].any()
+
+
+@pytest.mark.parametrize("steps, batch", [(1, 1), (1, 3), (4, 1), (0, 2), (3, 0)])
+def test_small_and_empty_inputs(steps, batch):
+    module = make(layer_norm=True)
+    output = module(torch.randn(steps, batch, 3, dtype=torch.float64))
+    assert [tuple(h.shape) for h in output.hidden] == [(steps, batch, size) for size in SIZES]
+    assert output.boundaries.shape == output.boundary_probs.shape == (steps, batch, 3)
+    assert output.state.z.shape == (batch, 3)
+
+
+def test_the_top_layer_has_a_detector_only_if_asked():
+    x = torch.randn(50, 4, 3, dtype=torch.float64)
+    for top_boundary in (False, True):
+        module = make(top_boundary=top_boundary, detector_bias=5.0)
+        assert module(x).boundaries[..., 2].any() == top_boundary and module.num_detectors == 2 + top_boundary
+
+
+def test_every_parameter_gets_a_gradient_in_every_mode():
+    for options in ({}, {"layer_norm": True}, {"boundary": "bernoulli"}, {"nested_boundaries": True}):
+        module = make(**options)
+        output = module(torch.randn(3, 2, 3, dtype=torch.float64))
+        output.hidden[2].sum().backward()
+        assert all(parameter.grad is not None for parameter in module.parameters())
+
+
+def test_initialisation():
+    module = HMLSTM(7, [100, 50], layer_norm=True, forget_bias=1.5, detector_bias=-0.5)
+    for layer, size in zip(module.layers(), (100, 50)):
+        assert 0.9 / size**0.5 < layer.weight_recurrent.abs().max() <= 1 / size**0.5
+        assert (layer.bias[:size] == 1.5).all() and not layer.bias[size : 4 * size].any() and layer.bias[-1] == -0.5
+        assert (layer.gain_bottom_up == 1).all()
+        assert layer.gain_recurrent[-1] == 1 and (layer.gain_recurrent[:-1] < 0.5).all()
+
+
+def test_variational_dropout_uses_one_mask_and_only_in_training():
+    torch.manual_seed(1)
+    module = HMLSTM(3, [400], recurrent_dropout=0.25)
+    masks = module._recurrent_masks(torch.zeros(9, 2, 3))
+    values = masks[0].unique().tolist()
+    assert values == pytest.approx([0, 1 / 0.75]) and masks[0].shape == (2, 400)
+    assert 0.15 < (masks[0] == 0).float().mean() < 0.35
+    x = torch.randn(5, 2, 3)
+    assert not torch.equal(module(x).hidden[0], module(x).hidden[0])
+    module.eval()
+    assert torch.equal(module(x).hidden[0], module(x).hidden[0])
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (dict(hidden_sizes=[]), "at least one hidden size"),
+        (dict(hidden_sizes=[4, 0]), "positive"),
+        (dict(boundary="hard"), "unknown boundary mode 'hard': choose from step, bernoulli, soft"),
+        (dict(backend="tpu"), "unknown backend 'tpu'"),
+        (dict(detector_grad_scale=2.0), "detector_grad_scale must lie in"),
+        (dict(recurrent_dropout=1.0), "recurrent_dropout must lie in"),
+    ],
+)
+def test_bad_options_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        HMLSTM(3, **{"hidden_sizes": [4], **options})
+
+
+def test_state_reorders_detaches_and_converts():
+    state = make()(torch.randn(3, 4, 3, dtype=torch.float64)).state
+    order = torch.tensor([2, 2, 0])
+    reordered = state.reorder(order)
+    assert torch.equal(reordered.h[1], state.h[1][order]) and torch.equal(reordered.z, state.z[order])
+    assert state.h[0].requires_grad and not state.detach().h[0].requires_grad
+    assert state.to(torch.float32).c[2].dtype == torch.float32
+    assert HMLSTMState.zeros(2, [3, 4]).hidden_sizes == (3, 4)
+
+
+def test_layer_output_equals_its_equation():
+    torch.manual_seed(0)
+    module = LayerOutput([3, 5], 4)
+    h = [torch.randn(2, 3), torch.randn(2, 5)]
+    gates = torch.sigmoid(torch.cat(h, 1) @ module.gates.weight.t())
+    expected = gates[:, :1] * (h[0] @ module.projections[0].weight.t())
+    expected = torch.relu(expected + gates[:, 1:] * (h[1] @ module.projections[1].weight.t()))
+    torch.testing.assert_close(module(h), expected)
+    assert (expected == 0).any() and (expected > 0).any()

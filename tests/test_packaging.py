@@ -35,7 +35,7 @@ def test_main_prints_the_folder_and_nothing_else(tmp_path):
 
 @pytest.mark.parametrize(
     "user_dir, from_root",
-    [("fairseq_hmrnn", True), ("user_dir", True), (str(ROOT / "user_dir"), False), (str(ROOT / "fairseq_hmrnn"), False)],
+    [("fairseq_hmrnn", True), ("user_dir", True), (f"{ROOT}/user_dir", False), (f"{ROOT}/fairseq_hmrnn", False)],
     ids=["package", "user_dir", "user_dir-from-elsewhere", "package-from-elsewhere"],
 )
 def test_fairseq_finds_the_plugin(tmp_path, user_dir, from_root):

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Optional, Sequence
+import functools
+import logging
+from typing import Callable, Optional, Sequence
 
 import torch
 from torch import Tensor
 
+from . import cpu
 from .boundary import BOUNDARY_MODES
 from .parameters import LayerParameters, num_rows
 from .recurrence import HMLSTMOutput, RecurrenceOptions
 from .reference import hm_lstm_reference
 from .state import HMLSTMState
 
-BACKENDS = ("auto", "reference")
+logger = logging.getLogger(__name__)
+
+BACKENDS = ("auto", "reference", "cpu")
 
 
 def hm_lstm(
@@ -35,7 +40,8 @@ def hm_lstm(
     noise: (T, B, L) uniform in [0, 1), wanted by boundary="bernoulli" alone.
     recurrent_masks: tuple over layers of (B, H_l), multiplied into h before the recurrent product at every step
         (variational dropout, scaling included); COPY keeps h itself.
-    backend: one of BACKENDS.
+    backend: one of BACKENDS. reference: the equations under plain autograd, anywhere. cpu: the hand-written kernel,
+        for float32 and float64 on CPU, compiled if it was built. auto: cpu where it can run, else reference.
     Raises ValueError where shapes, dtypes, devices or options do not fit.
     """
     check_options(options, backend)
@@ -43,7 +49,25 @@ def hm_lstm(
     check_tensors(x, layers, state, valid, noise, recurrent_masks)
     if (noise is None) == (options.boundary == "bernoulli"):
         raise ValueError('noise is wanted with boundary="bernoulli", and only then')
-    return hm_lstm_reference(x, layers, state, options, valid, noise, recurrent_masks)
+    run = choose(backend, x.device.type, x.dtype)
+    return run(x, layers, state, options, valid, noise, recurrent_masks)
+
+
+@functools.lru_cache(maxsize=None)
+def choose(backend: str, device_type: str, dtype: torch.dtype) -> Callable[..., HMLSTMOutput]:
+    """Who computes on this device and dtype. Says so once, for the answer is cached."""
+    fits_cpu = device_type == "cpu" and dtype in cpu.DTYPES
+    if backend == "cpu" and not fits_cpu:
+        raise ValueError(f'backend="cpu" runs float32 and float64 on CPU, not {dtype} on {device_type}')
+    if backend == "reference":
+        logger.info("HM-LSTM runs the reference, as asked for")
+    elif not fits_cpu:
+        logger.info("HM-LSTM runs the reference: no kernel for %s on %s", dtype, device_type)
+    elif cpu.compiled is None:
+        logger.info("HM-LSTM runs the Python path of the CPU kernel: the compiled one is missing (%s)", cpu.MISSING)
+    else:
+        logger.info("HM-LSTM runs the compiled CPU kernel")
+    return hm_lstm_reference if backend == "reference" or not fits_cpu else cpu.hm_lstm_cpu
 
 
 def check_options(options: RecurrenceOptions, backend: str) -> None:

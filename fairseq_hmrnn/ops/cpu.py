@@ -1,0 +1,183 @@
+"""The recurrence on CPU with a backward pass written by hand, COPY skipped: compiled where it was built, else Python.
+
+ops/README.md derives the backward pass and says why skipping is exact. The compiled kernel is csrc/hm_lstm.cpp, the
+Python path cpu_python.py; both take and return the same, and `_Recurrence` puts either under autograd.
+"""
+
+from __future__ import annotations
+
+from typing import List, Optional, Sequence
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from .boundary import BOUNDARY_MODES
+from .parameters import LayerParameters
+from .recurrence import HMLSTMOutput, RecurrenceOptions
+from .state import HMLSTMState
+
+try:
+    from . import _hm_lstm_cpu as compiled
+except ImportError as error:
+    compiled, MISSING = None, str(error)
+else:
+    MISSING = ""
+
+DTYPES = (torch.float32, torch.float64)
+
+
+def hm_lstm_cpu(
+    x: Tensor,
+    layers: Sequence[LayerParameters],
+    state: HMLSTMState,
+    options: RecurrenceOptions,
+    valid: Optional[Tensor] = None,
+    noise: Optional[Tensor] = None,
+    recurrent_masks: Optional[Sequence[Tensor]] = None,
+    skip: bool = True,
+) -> HMLSTMOutput:
+    """Arguments, shapes and result: see `ops.dispatch.hm_lstm`; float32 or float64.
+
+    skip: False computes COPY steps and closed terms too, to the same bits; for tests and benchmarks.
+    """
+    if x.size(0) == 0:
+        return HMLSTMOutput.empty(x, state)
+    call = _Call(len(layers), options, skip)
+    given = [x, state.z, *state.h, *state.c, *(tensor for layer in layers for tensor in layer)]
+    constants = [valid, noise, *(recurrent_masks or [None] * len(layers))]
+    given = [None if t is None else t.contiguous() for t in given]
+    constants = [None if t is None else t.detach().contiguous() for t in constants]
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in given):
+        return call.output(_Recurrence.apply(call, *constants, *given))
+    return call.output(call.forward([*constants, *given], training=False)[0])
+
+
+class PackedLayers:
+    """The layers' weights in the order the compiled kernel reads them, for many calls with unchanging weights.
+
+    A step of generation is then `packed(x.unsqueeze(0), state, options)`. Needs the compiled kernel, keeps no graph,
+    and does not notice when a weight changes: pack anew.
+    """
+
+    def __init__(self, layers: Sequence[LayerParameters]):
+        if compiled is None:
+            raise RuntimeError(f"packing needs the compiled kernel, which is not there: {MISSING}")
+        self.layers = [LayerParameters(*(None if t is None else t.detach().contiguous() for t in p)) for p in layers]
+        self._weights = [list(layer) for layer in self.layers]
+        self._panels = compiled.pack(self._weights)
+
+    def project(self, x: Tensor) -> Tensor:
+        """Layer 1's bottom-up product of x (..., input_size): (..., 4H+1). Of an embedding matrix: a table of rows."""
+        return torch.nn.functional.linear(x.detach(), self.layers[0].weight_bottom_up)
+
+    def __call__(
+        self,
+        x: Tensor,
+        state: HMLSTMState,
+        options: RecurrenceOptions,
+        valid: Optional[Tensor] = None,
+        noise: Optional[Tensor] = None,
+        projected: bool = False,
+    ) -> HMLSTMOutput:
+        """x: (T, B, input_size), or with `projected` (T, B, 4H+1) as `project` returns it. Otherwise as `hm_lstm`."""
+        size = self.layers[0].weight_bottom_up.size(0 if projected else 1)
+        if x.dim() != 3 or x.size(2) != size or x.dtype != self.layers[0].bias.dtype:
+            raise ValueError(f"x must be (T, B, {size}) of {self.layers[0].bias.dtype}, got {x.dtype} {tuple(x.shape)}")
+        if state.batch_size != x.size(1) or state.hidden_sizes != tuple(p.hidden_size for p in self.layers):
+            raise ValueError(f"a state of batch {state.batch_size}, sizes {state.hidden_sizes} does not fit {x.shape}")
+        if x.size(0) == 0:
+            return HMLSTMOutput.empty(x, state)
+        x = x.detach().contiguous()
+        state = HMLSTMState(
+            tuple([h.detach().contiguous() for h in state.h]),
+            tuple([c.detach().contiguous() for c in state.c]),
+            state.z.detach().contiguous(),
+        )
+        inputs = _inputs(x, self._weights, state, valid, noise, None, options, True)
+        hidden, boundaries, probs, h, c, z, _ = compiled.forward(inputs, False, x if projected else None, self._panels)
+        return HMLSTMOutput(tuple(hidden), boundaries, probs, HMLSTMState(tuple(h), tuple(c), z))
+
+
+def _inputs(x, weights, state, valid, noise, masks, options, skip):
+    return compiled.Inputs(
+        x,
+        weights,
+        list(state.h),
+        list(state.c),
+        state.z,
+        valid,
+        noise,
+        masks,
+        float(options.slope),
+        BOUNDARY_MODES.index(options.boundary),
+        bool(options.nested_boundaries),
+        bool(options.top_boundary),
+        float(options.detector_grad_scale),
+        bool(skip),
+    )
+
+
+class _Call:
+    """What is constant in one call, and the order of its flat lists of tensors.
+
+    Arguments: valid, noise, masks of every layer; x, z, h and c of every layer, 7 weights for every layer.
+    Results: hidden, h and c of every layer, boundaries, boundary_probs, z.
+    """
+
+    FIELDS = len(LayerParameters._fields)
+
+    def __init__(self, num_layers: int, options: RecurrenceOptions, skip: bool):
+        self.num_layers, self.options, self.skip = num_layers, options, skip
+
+    def arguments(self, tensors: Sequence[Optional[Tensor]]):
+        """The flat arguments as compiled.Inputs."""
+        n = self.num_layers
+        valid, noise, *rest = tensors
+        masks, (x, z), rest = rest[:n], rest[n : n + 2], rest[n + 2 :]
+        weights = [list(rest[i : i + self.FIELDS]) for i in range(2 * n, len(rest), self.FIELDS)]
+        state = HMLSTMState(tuple(rest[:n]), tuple(rest[n : 2 * n]), z)
+        masks = None if masks[0] is None else list(masks)
+        return _inputs(x, weights, state, valid, noise, masks, self.options, self.skip)
+
+    def forward(self, tensors, training: bool):
+        """The flat results, and what the backward pass needs."""
+        hidden, boundaries, probs, h, c, z, saved = compiled.forward(self.arguments(tensors), training, None, None)
+        return (*hidden, *h, *c, boundaries, probs, z), saved
+
+    def backward(self, tensors, saved, hidden, grads, want_x: bool, want_weights: bool) -> List[Optional[Tensor]]:
+        """Gradients of x, z, h, c and the weights, flat."""
+        n = self.num_layers
+        grads = [None if g is None else g.contiguous() for g in grads]
+        boundaries, probs, z = grads[3 * n :]
+        dx, dweights, dh, dc, dz = compiled.backward(
+            self.arguments(tensors), saved, list(hidden), grads[:n], boundaries, probs, grads[n : 2 * n],
+            grads[2 * n : 3 * n], z, want_x, want_weights,
+        )  # fmt: skip
+        return [dx, dz, *dh, *dc, *(grad for layer in dweights for grad in layer)]
+
+    def output(self, results: Sequence[Tensor]) -> HMLSTMOutput:
+        n = self.num_layers
+        hidden, h, c, (boundaries, probs, z) = results[:n], results[n : 2 * n], results[2 * n : 3 * n], results[3 * n :]
+        return HMLSTMOutput(tuple(hidden), boundaries, probs, HMLSTMState(tuple(h), tuple(c), z))
+
+
+class _Recurrence(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, call: _Call, *tensors: Optional[Tensor]):
+        results, ctx.kept = call.forward(tensors, training=True)
+        ctx.call, ctx.num_tensors = call, len(tensors)
+        ctx.set_materialize_grads(False)
+        # Tensors go through save_for_backward: it notices when one of them is overwritten, and keeps no cycle alive.
+        ctx.save_for_backward(*tensors, *results[: call.num_layers])
+        return results
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, *grads: Optional[Tensor]):
+        call, count = ctx.call, 2 + ctx.call.num_layers
+        tensors, hidden = ctx.saved_tensors[: ctx.num_tensors], ctx.saved_tensors[ctx.num_tensors :]
+        wanted = ctx.needs_input_grad[1 + count :]
+        want_weights = any(wanted[2 + 2 * call.num_layers :])
+        found = call.backward(tensors, ctx.kept, hidden, grads, wanted[0], want_weights)
+        return (None, *[None] * count, *(grad if want else None for grad, want in zip(found, wanted)))

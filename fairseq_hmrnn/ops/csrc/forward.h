@@ -1,0 +1,455 @@
+// The forward pass: every thread walks through all cells, owns some hidden units of every layer, and decides the
+// boundaries for itself (the detector's row is cheap), so that one barrier per cell is enough.
+#pragma once
+
+#include <cmath>
+
+#include "problem.h"
+#include "team.h"
+
+namespace hmrnn {
+
+constexpr double LAYER_NORM_EPS = 1e-5;
+
+template <class T>
+struct ForwardCall {
+  Problem<T> problem;
+  Saved* saved = nullptr;            // training if not null
+  const T* projected = nullptr;      // (T, B, 4H+1): layer 1's bottom-up product, normalised if layer_norm; or null
+  const T* projected_rstd = nullptr; // (T, B) with layer_norm
+  std::vector<T*> hidden;            // (T, B, H) per layer
+  T *boundaries = nullptr, *boundary_probs = nullptr;  // (T, B, L), filled with 0
+  std::vector<T*> h, c;              // (B, H) per layer: final state; without `saved` c holds the start state
+  T* z = nullptr;                    // (B, L)
+  std::vector<T*> to_pack;           // per layer and product: room for the panels of a weight without, or null
+  std::vector<T*> masked;            // per layer (2, B, H), room for mask * h; or null
+  T* statistics = nullptr;           // with layer_norm: (PRODUCTS, B, most panels, 2)
+  int64_t most_panels = 0;
+};
+
+template <class T>
+class ForwardWorker {
+  static constexpr int W = LANES<T>;
+  static constexpr int64_t P = PANEL<T>;
+  enum Kind { FROZEN_STEP, KEPT_COPY, FRESH_COPY, ACTIVE };
+
+ public:
+  ForwardWorker(const ForwardCall<T>& call, int thread, int threads, Barrier& barrier)
+      : call_(call), p_(call.problem), B_(p_.B), L_(p_.L), training_(call.saved), thread_(thread), threads_(threads),
+        barrier_(barrier) {
+    const int64_t n = L_ * B_;
+    z_.resize(n);
+    h_.resize(n);
+    h_read_.resize(n);
+    run_.assign(n, -1);
+    u_.assign(n, 0);
+    slot_.assign(n, -1);
+    parity_.assign(n, 0);
+    kind_.resize(B_);
+    zp_.resize(B_);
+    zb_.resize(B_);
+    new_slot_.resize(B_);
+    slots_.assign(L_, 0);
+    copies_.assign(L_, 0);
+    for (int product = 0; product < PRODUCTS; ++product) {
+      mean_[product].resize(B_);
+      rstd_[product].resize(B_);
+      nu_[product].resize(B_);
+    }
+    int64_t most = 1;
+    for (const auto& layer : p_.layers) most = std::max(most, share(layer).size());
+    scratch_ = buffer_of<T>(B_ * P * (p_.layer_norm ? most * PRODUCTS : 1));
+  }
+
+  void run() {
+    pack();
+    start();
+    for (int64_t t = 0; t < p_.T_; ++t)
+      for (int64_t l = 0; l < L_; ++l) cell(t, l);
+    finish();
+  }
+
+ private:
+  Share share(const LayerWeights<T>& layer) const { return Share(layer.panels(), thread_, threads_); }
+  int64_t own_first(const LayerWeights<T>& layer) const { return std::min(share(layer).first * W, layer.size); }
+  int64_t own_last(const LayerWeights<T>& layer) const { return std::min(share(layer).last * W, layer.size); }
+
+  void pack() {
+    packed_.resize(L_ * PRODUCTS);
+    for (int64_t l = 0; l < L_; ++l) {
+      const auto& layer = p_.layers[l];
+      const Share own = share(layer);
+      for (int product = 0; product < PRODUCTS; ++product) {
+        T* room = call_.to_pack[l * PRODUCTS + product];
+        packed_[l * PRODUCTS + product] = room ? room : layer.packed[product];
+        if (!room) continue;
+        for (int64_t panel = own.first; panel < own.last; ++panel)
+          pack_gates(layer.weight[product], layer.size, layer.columns[product], panel, room);
+      }
+    }
+  }
+
+  void start() {
+    for (int64_t l = 0; l < L_; ++l)
+      for (int64_t b = 0; b < B_; ++b) {
+        const int64_t H = p_.layers[l].size;
+        z_[l * B_ + b] = p_.z0[b * L_ + l];
+        h_[l * B_ + b] = h_read_[l * B_ + b] = p_.h0[l] + b * H;
+        if (T* masked = call_.masked[l]) {
+          h_read_[l * B_ + b] = masked + b * H;
+          for (int64_t j = own_first(p_.layers[l]); j < own_last(p_.layers[l]); ++j)
+            masked[b * H + j] = p_.mask[l][b * H + j] * p_.h0[l][b * H + j];
+        }
+      }
+    if (training_ && thread_ == 0) std::copy(z_.begin(), z_.end(), call_.saved->z.template as<T>());
+    barrier_.wait();
+  }
+
+  void cell(int64_t t, int64_t l) {
+    classify(t, l);
+    const bool any = !rows_[RECURRENT].empty();
+    if (p_.layer_norm && any) {
+      multiply_and_measure(l);
+      barrier_.wait();
+      combine_statistics(t, l);
+    }
+    detect(t, l);
+    const auto& layer = p_.layers[l];
+    const Share own = share(layer);
+    for (int64_t panel = own.first; panel < own.last; ++panel) {
+      if (!p_.layer_norm && any) multiply_all(l, panel);
+      for (int64_t b = 0; b < B_; ++b) update(t, l, b, panel, panel - own.first);
+    }
+    const int64_t first = own_first(layer), count = own_last(layer) - first, H = layer.size;
+    for (int64_t b = 0; b < B_; ++b) {
+      T* row = call_.hidden[l] + (t * B_ + b) * H;
+      const int64_t i = l * B_ + b;
+      if (kind_[b] != ACTIVE) {
+        if (count > 0) std::memcpy(row + first, h_[i] + first, count * sizeof(T));
+        continue;
+      }
+      h_[i] = h_read_[i] = row;
+      slot_[i] = new_slot_[b];
+      if (T* masked = call_.masked[l]) {
+        parity_[i] ^= 1;
+        h_read_[i] = masked + (parity_[i] * B_ + b) * H;
+      }
+    }
+    if (any) barrier_.wait();
+  }
+
+  // What each sample does in this cell, and which rows each product needs for it.
+  void classify(int64_t t, int64_t l) {
+    const auto& layer = p_.layers[l];
+    const bool dense = !p_.options.skip, nested = p_.options.nested;
+    // Without the backward pass a COPY step needs its detector only, and that needs no gates without layer norm.
+    const bool copy_products = training_ || (p_.layer_norm && p_.has_detector(l) && !nested) || dense;
+    const bool all_products = dense || (training_ && p_.layer_norm);  // closed terms too
+    for (auto& rows : rows_) rows.clear();
+    for (int64_t b = 0; b < B_; ++b) {
+      const int64_t i = l * B_ + b;
+      const T zp = zp_[b] = z_[i], zb = zb_[b] = l ? z_[i - B_] : T(1);
+      new_slot_[b] = FROZEN;
+      kind_[b] = FROZEN_STEP;
+      if (!p_.is_valid(t, b)) continue;
+      const bool copy = zp == 0 && zb == 0 && !(training_ && p_.copy_has_gate_gradients());
+      if (!copy) {
+        kind_[b] = ACTIVE;
+        run_[i] = -1;
+        new_slot_[b] = slots_[l]++;
+      } else {
+        kind_[b] = run_[i] < 0 || dense ? FRESH_COPY : KEPT_COPY;
+        if (kind_[b] == FRESH_COPY) run_[i] = copies_[l]++;
+        new_slot_[b] = run_[i];
+      }
+      if (kind_[b] == KEPT_COPY || (copy && !copy_products)) continue;
+      const bool all = dense || (all_products && !copy);
+      rows_[RECURRENT].add(h_read_[i], 1, b);
+      if (layer.weight[TOP_DOWN] && (zp != 0 || all)) rows_[TOP_DOWN].add(h_[i + B_], p_.layer_norm ? 1 : zp, b);
+      if (l > 0 && (zb != 0 || all)) rows_[BOTTOM_UP].add(h_[i - B_], p_.layer_norm ? 1 : zb, b);
+      if (l == 0 && !call_.projected) rows_[BOTTOM_UP].add(p_.x + (t * B_ + b) * layer.columns[BOTTOM_UP], 1, b);
+    }
+    if (training_ && thread_ == 0) remember(t, l);
+  }
+
+  void remember(int64_t t, int64_t l) {
+    SavedLayer& saved = call_.saved->layers[l];
+    saved.copies = copies_[l];
+    for (int64_t b = 0; b < B_; ++b) {
+      saved.slot[t * B_ + b] = new_slot_[b];
+      if (kind_[b] != ACTIVE) continue;
+      saved.step.push_back(int(t));
+      saved.sample.push_back(int(b));
+      saved.previous.push_back(slot_[l * B_ + b]);
+    }
+  }
+
+  // One product of the rows with one panel, into `out` (B, PANEL).
+  void multiply(int64_t l, int product, int64_t panel, bool add, T* out) {
+    const auto& layer = p_.layers[l];
+    const int64_t K = layer.columns[product];
+    if (const T* packed = packed_[l * PRODUCTS + product])
+      multiply_panel<T>(rows_[product], K, packed + panel * K * P, P, add, out);
+    else
+      multiply_gates<T>(rows_[product], K, layer.weight[product], layer.size, panel * W, width(layer, panel), add, out);
+  }
+
+  void multiply_all(int64_t l, int64_t panel) {
+    for (int product = 0; product < PRODUCTS; ++product)
+      if (!rows_[product].empty()) multiply(l, product, panel, product != RECURRENT, scratch_.template as<T>());
+  }
+
+  T* scratch(int64_t own_panel, int product) {
+    return scratch_.template as<T>() + (own_panel * PRODUCTS + product) * B_ * P;
+  }
+
+  T* statistics(int product, int64_t b, int64_t panel) {
+    return call_.statistics + ((product * B_ + b) * call_.most_panels + panel) * 2;
+  }
+
+  // Layer norm, first half: products of the own units, and their mean and squared deviation per panel.
+  void multiply_and_measure(int64_t l) {
+    const auto& layer = p_.layers[l];
+    const Share own = share(layer);
+    for (int64_t panel = own.first; panel < own.last; ++panel)
+      for (int product = 0; product < PRODUCTS; ++product) {
+        if (rows_[product].empty()) continue;
+        T* out = scratch(panel - own.first, product);
+        multiply(l, product, panel, false, out);
+        const int lanes = width(layer, panel);
+        for (const int b : rows_[product].sample) measure(out + b * P, lanes, statistics(product, b, panel));
+      }
+  }
+
+  static void measure(const T* row, int lanes, T* result) {
+    Vec<T> total{}, squares{};
+    for (int q = 0; q < 4; ++q) total += load(row + q * W, lanes);
+    const T mean = sum<T>(total) / (4 * lanes);
+    T ones[W];
+    for (int j = 0; j < W; ++j) ones[j] = j < lanes;
+    for (int q = 0; q < 4; ++q) {
+      const Vec<T> d = (load(row + q * W, lanes) - mean) * load(ones);
+      squares += d * d;
+    }
+    result[0] = mean;
+    result[1] = sum<T>(squares);
+  }
+
+  // Layer norm, second half: mean and deviation over all 4H+1 rows, and the normalised detector row.
+  void combine_statistics(int64_t t, int64_t l) {
+    const auto& layer = p_.layers[l];
+    for (int product = 0; product < PRODUCTS; ++product)
+      for (int i = 0; i < rows_[product].size(); ++i) {
+        const int b = rows_[product].sample[i];
+        const T detector = detector_product(l, product, rows_[product].a[i]);
+        const T* parts = statistics(product, b, 0);
+        double total = detector, squares = 0;
+        for (int64_t panel = 0; panel < layer.panels(); ++panel)
+          total += double(parts[2 * panel]) * (4 * width(layer, panel));
+        const double mean = total / layer.rows();
+        for (int64_t panel = 0; panel < layer.panels(); ++panel) {
+          const double d = parts[2 * panel] - mean;
+          squares += parts[2 * panel + 1] + 4 * width(layer, panel) * d * d;
+        }
+        squares += (detector - mean) * (detector - mean);
+        mean_[product][b] = T(mean);
+        rstd_[product][b] = T(1 / std::sqrt(squares / layer.rows() + LAYER_NORM_EPS));
+        nu_[product][b] = (detector - T(mean)) * rstd_[product][b];
+      }
+    if (l == 0 && call_.projected)
+      for (int64_t b = 0; b < B_; ++b) {
+        rstd_[BOTTOM_UP][b] = call_.projected_rstd[t * B_ + b];
+        nu_[BOTTOM_UP][b] = call_.projected[(t * B_ + b) * layer.rows() + 4 * layer.size];
+      }
+    if (training_ && thread_ == 0) remember_statistics(l);
+  }
+
+  void remember_statistics(int64_t l) {
+    SavedLayer& saved = call_.saved->layers[l];
+    for (int64_t b = 0; b < B_; ++b) {
+      if (kind_[b] == FRESH_COPY) {
+        T* to = saved.copy_statistics.template as<T>() + new_slot_[b] * 2;
+        to[0] = rstd_[RECURRENT][b];
+        to[1] = nu_[RECURRENT][b];
+      }
+      if (kind_[b] != ACTIVE) continue;
+      T* to = saved.statistics.template as<T>() + new_slot_[b] * PRODUCTS * 2;
+      for (int product = 0; product < PRODUCTS; ++product) {
+        to[2 * product] = rstd_[product][b];
+        to[2 * product + 1] = nu_[product][b];
+      }
+    }
+  }
+
+  T detector_product(int64_t l, int product, const T* a) const {
+    const auto& layer = p_.layers[l];
+    const int64_t K = layer.columns[product];
+    return dot(layer.weight[product] + 4 * layer.size * K, a, K);
+  }
+
+  // The detector's term of one product, gate included. Called for open terms only, or for all without `skip`.
+  T detector_term(int64_t t, int64_t l, int64_t b, int product) const {
+    const auto& layer = p_.layers[l];
+    if (p_.layer_norm) return layer.gain[product][4 * layer.size] * nu_[product][b];
+    const int64_t i = l * B_ + b;
+    if (product == RECURRENT) return detector_product(l, product, h_read_[i]);
+    if (product == TOP_DOWN) return detector_product(l, product, h_[i + B_]);
+    if (l > 0) return detector_product(l, product, h_[i - B_]);
+    if (call_.projected) return call_.projected[(t * B_ + b) * layer.rows() + 4 * layer.size];
+    return detector_product(l, product, p_.x + (t * B_ + b) * layer.columns[BOTTOM_UP]);
+  }
+
+  T detector(int64_t t, int64_t l, int64_t b) {
+    const int64_t i = l * B_ + b;
+    if (kind_[b] == KEPT_COPY) return u_[i];
+    const auto& layer = p_.layers[l];
+    T u = detector_term(t, l, b, RECURRENT) + layer.bias[4 * layer.size];
+    if (layer.weight[TOP_DOWN] && zp_[b] != 0) u += zp_[b] * detector_term(t, l, b, TOP_DOWN);
+    if (zb_[b] != 0) u += zb_[b] * detector_term(t, l, b, BOTTOM_UP);
+    return u_[i] = u;
+  }
+
+  // Equations (5) and (6) for all samples of a cell.
+  void detect(int64_t t, int64_t l) {
+    const bool nested = p_.options.nested, any = p_.has_detector(l);
+    for (int64_t b = 0; b < B_; ++b) {
+      if (kind_[b] == FROZEN_STEP) continue;
+      const int64_t i = l * B_ + b, out = (t * B_ + b) * L_ + l;
+      z_[i] = 0;
+      // A nested detector on a COPY step has nothing to say, but its own gradient wants to know what it would say.
+      if (!any || (nested && zb_[b] == 0 && !training_)) continue;
+      const T u = detector(t, l, b);
+      T z_tilde = p_.probability(u), z = p_.decide(z_tilde, t, b, l);
+      if (nested) {
+        z_tilde *= zb_[b];
+        z *= zb_[b];
+      }
+      z_[i] = z;
+      if (thread_ == 0) {
+        call_.boundaries[out] = z;
+        call_.boundary_probs[out] = z_tilde;
+        if (training_) call_.saved->u.template as<T>()[(t * L_ + l) * B_ + b] = u;
+      }
+    }
+    if (training_ && thread_ == 0)
+      std::copy_n(&z_[l * B_], B_, call_.saved->z.template as<T>() + ((t + 1) * L_ + l) * B_);
+  }
+
+  static int width(const LayerWeights<T>& layer, int64_t panel) {
+    return int(std::min<int64_t>(W, layer.size - panel * W));
+  }
+
+  T* saved_gates(int64_t l, int64_t slot, int64_t panel) const {
+    return call_.saved->layers[l].gates.template as<T>() + (slot * p_.layers[l].panels() + panel) * 5 * W;
+  }
+
+  // s of eq. (1) for the units of a panel, from products in scratch_.
+  void pre_activation(int64_t t, int64_t l, int64_t b, int64_t panel, int64_t own_panel, Vec<T> (&s)[4]) {
+    const auto& layer = p_.layers[l];
+    const int64_t H = layer.size, unit = panel * W;
+    const int lanes = width(layer, panel);
+    const T* projected = l == 0 && call_.projected ? call_.projected + (t * B_ + b) * layer.rows() + unit : nullptr;
+    for (int q = 0; q < 4; ++q) s[q] = load(layer.bias + q * H + unit, lanes);
+    if (!p_.layer_norm) {
+      const T* row = scratch_.template as<T>() + b * P;
+      for (int q = 0; q < 4; ++q) s[q] += load(row + q * W);
+      if (projected)
+        for (int q = 0; q < 4; ++q) s[q] += load(projected + q * H, lanes);
+      return;
+    }
+    const T factor[PRODUCTS] = {1, zp_[b], zb_[b]};
+    for (int product = 0; product < PRODUCTS; ++product) {
+      if (!layer.weight[product]) continue;
+      const bool keep = training_ && kind_[b] == ACTIVE;
+      if (factor[product] == 0 && !keep) continue;
+      const bool given = product == BOTTOM_UP && projected;
+      const T* row = scratch(own_panel, product) + b * P;
+      for (int q = 0; q < 4; ++q) {
+        const Vec<T> n = given ? load(projected + q * H, lanes)
+                               : (load(row + q * W) - mean_[product][b]) * rstd_[product][b];
+        s[q] += factor[product] * load(layer.gain[product] + q * H + unit, lanes) * n;
+        if (keep)
+          store(call_.saved->layers[l].normalised[product].template as<T>() +
+                    (new_slot_[b] * layer.panels() + panel) * P + q * W, n);
+      }
+    }
+  }
+
+  // Equations (2) to (4) for the units of a panel of one sample.
+  void update(int64_t t, int64_t l, int64_t b, int64_t panel, int64_t own_panel) {
+    if (kind_[b] == FROZEN_STEP || kind_[b] == KEPT_COPY || (kind_[b] == FRESH_COPY && !training_)) return;
+    const auto& layer = p_.layers[l];
+    const int64_t H = layer.size, unit = panel * W, i = l * B_ + b;
+    const int lanes = width(layer, panel);
+    Vec<T> s[4];
+    pre_activation(t, l, b, panel, own_panel, s);
+    const Vec<T> f = sigmoid<T>(s[0]), in = sigmoid<T>(s[1]), o = sigmoid<T>(s[2]), g = tanh<T>(s[3]);
+    const Vec<T> h_prev = load(h_[i] + unit, lanes), c_prev = previous_c(l, b, panel, lanes);
+
+    if (kind_[b] == FRESH_COPY) {
+      T* to = call_.saved->layers[l].coefficients.template as<T>() + (new_slot_[b] * layer.panels() + panel) * 3 * W;
+      store(to, in * g - c_prev);
+      store(to + W, in * g + (f - T(1)) * c_prev);
+      store(to + 2 * W, h_prev - o * tanh<T>(c_prev));
+      return;
+    }
+    const T zp = zp_[b], zb = zb_[b], open = (1 - zp) * zb, copy = (1 - zp) * (1 - zb);
+    const Vec<T> ig = in * g;
+    const Vec<T> c = open * (f * c_prev + ig) + copy * c_prev + zp * ig;
+    const Vec<T> h = copy * h_prev + (1 - copy) * (o * tanh<T>(c));
+    store(call_.hidden[l] + (t * B_ + b) * H + unit, h, lanes);
+    if (T* masked = call_.masked[l])
+      store(masked + ((parity_[i] ^ 1) * B_ + b) * H + unit, h * load(p_.mask[l] + b * H + unit, lanes), lanes);
+    if (!training_) {
+      store(call_.c[l] + b * H + unit, c, lanes);
+      return;
+    }
+    T* to = saved_gates(l, new_slot_[b], panel);
+    const Vec<T> values[5] = {f, in, o, g, c};
+    for (int q = 0; q < 5; ++q) store(to + q * W, values[q]);
+  }
+
+  Vec<T> previous_c(int64_t l, int64_t b, int64_t panel, int lanes) const {
+    if (!training_) return load(call_.c[l] + b * p_.layers[l].size + panel * W, lanes);
+    const int slot = slot_[l * B_ + b];
+    if (slot < 0) return load(p_.c0[l] + b * p_.layers[l].size + panel * W, lanes);
+    return load(saved_gates(l, slot, panel) + 4 * W);
+  }
+
+  void finish() {
+    for (int64_t l = 0; l < L_; ++l) {
+      const auto& layer = p_.layers[l];
+      const Share own = share(layer);
+      for (int64_t b = 0; b < B_; ++b)
+        for (int64_t panel = own.first; panel < own.last; ++panel) {
+          const int64_t at = b * layer.size + panel * W;
+          const int lanes = width(layer, panel);
+          store(call_.h[l] + at, load(h_[l * B_ + b] + panel * W, lanes), lanes);
+          if (training_) store(call_.c[l] + at, previous_c(l, b, panel, lanes), lanes);
+        }
+    }
+    if (thread_ == 0)
+      for (int64_t l = 0; l < L_; ++l)
+        for (int64_t b = 0; b < B_; ++b) call_.z[b * L_ + l] = z_[l * B_ + b];
+  }
+
+  const ForwardCall<T>& call_;
+  const Problem<T>& p_;
+  const int64_t B_, L_;
+  const bool training_;
+  const int thread_, threads_;
+  Barrier& barrier_;
+
+  std::vector<const T*> packed_;
+  std::vector<T> z_, u_;                  // (L, B): boundaries now; detector of the run of COPY steps
+  std::vector<const T*> h_, h_read_;      // (L, B): rows of h now, and what the recurrent product reads (masked)
+  std::vector<int> run_, slot_, parity_;  // (L, B): copy slot of the run; last active slot; half of `masked` in use
+  std::vector<int> slots_, copies_;       // (L): used so far
+  std::vector<Kind> kind_;                // of each sample in this cell, as all below
+  std::vector<T> zp_, zb_, mean_[PRODUCTS], rstd_[PRODUCTS], nu_[PRODUCTS];
+  std::vector<int> new_slot_;
+  Rows<T> rows_[PRODUCTS];
+  Buffer scratch_;
+};
+
+}  // namespace hmrnn

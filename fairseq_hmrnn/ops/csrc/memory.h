@@ -1,0 +1,125 @@
+// Large buffers that are handed from call to call: touching half a gigabyte anew costs more than the arithmetic.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <cstdlib>
+#include <list>
+#include <mutex>
+#include <new>
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
+namespace hmrnn {
+
+// Buffers not in use. What is kept never exceeds what was in use at the worst moment since the last `clear`.
+class Pool {
+ public:
+  struct Block {
+    void* data;
+    size_t size;
+  };
+
+  static Pool& instance() {
+    static Pool* pool = new Pool;  // never destroyed: a graph may outlive static destructors
+    return *pool;
+  }
+
+  Block take(size_t wanted) {
+    const size_t size = round_up(wanted);
+    std::lock_guard<std::mutex> lock(mutex_);
+    in_use_ += size;
+    most_in_use_ = std::max(most_in_use_, in_use_);
+    for (auto it = free_.begin(); it != free_.end(); ++it) {
+      if (it->size != size) continue;
+      const Block block = *it;
+      free_.erase(it);
+      kept_ -= size;
+      return block;
+    }
+    shrink();
+    return {allocate(size), size};
+  }
+
+  void give(Block block) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    in_use_ -= block.size;
+    kept_ += block.size;
+    free_.push_front(block);
+    shrink();
+  }
+
+  void clear() {
+    std::lock_guard<std::mutex> lock(mutex_);
+    most_in_use_ = 0;
+    shrink();
+    most_in_use_ = in_use_;
+  }
+
+  int64_t bytes_kept() const { return int64_t(kept_); }
+  int64_t bytes_in_use() const { return int64_t(in_use_); }
+
+ private:
+  // Few distinct sizes, so that batches of slightly different length share buffers.
+  static size_t round_up(size_t size) {
+    size_t step = 4096;
+    while (step * 8 < size) step *= 2;
+    return (size + step - 1) / step * step;
+  }
+
+  static void* allocate(size_t size) {
+    const size_t huge_page = size_t(2) << 20;
+    void* data = nullptr;
+    if (posix_memalign(&data, size >= huge_page ? huge_page : 64, size) != 0) throw std::bad_alloc();
+#ifdef __linux__
+    if (size >= 4 * huge_page) madvise(data, size, MADV_HUGEPAGE);
+#endif
+    return data;
+  }
+
+  void shrink() {
+    while (!free_.empty() && in_use_ + kept_ > most_in_use_) {
+      kept_ -= free_.back().size;
+      std::free(free_.back().data);
+      free_.pop_back();
+    }
+  }
+
+  std::mutex mutex_;
+  std::list<Block> free_;
+  size_t in_use_ = 0, kept_ = 0, most_in_use_ = 0;
+};
+
+// Uninitialised memory of the pool, given back at the end of its life.
+class Buffer {
+ public:
+  Buffer() = default;
+  explicit Buffer(size_t size) : block_(size ? Pool::instance().take(size) : Pool::Block{nullptr, 0}) {}
+  Buffer(Buffer&& other) noexcept { swap(other); }
+  Buffer& operator=(Buffer&& other) noexcept {
+    swap(other);
+    return *this;
+  }
+  Buffer(const Buffer&) = delete;
+  Buffer& operator=(const Buffer&) = delete;
+  ~Buffer() {
+    if (block_.data) Pool::instance().give(block_);
+  }
+
+  template <class T>
+  T* as() const {
+    return static_cast<T*>(block_.data);
+  }
+
+ private:
+  void swap(Buffer& other) { std::swap(block_, other.block_); }
+  Pool::Block block_{nullptr, 0};
+};
+
+template <class T>
+Buffer buffer_of(int64_t count) {
+  return Buffer(sizeof(T) * size_t(count));
+}
+
+}  // namespace hmrnn

@@ -1,0 +1,151 @@
+// Products of selected rows with one panel of a weight: 4 vectors of columns, kept in registers for a tile of rows.
+//
+// How rows are grouped into tiles never changes the order in which one row is summed: leaving rows out leaves the bits
+// of the others alone.
+#pragma once
+
+#include <vector>
+
+#include "vector.h"
+
+namespace hmrnn {
+
+template <class T>
+constexpr int PANEL = 4 * LANES<T>;
+
+inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// The rows of one product: `a[i]` is read, `scale[i]` multiplies the result, which belongs to sample `sample[i]`.
+template <class T>
+struct Rows {
+  std::vector<const T*> a;
+  std::vector<T> scale;
+  std::vector<int> sample;
+
+  void clear() {
+    a.clear();
+    scale.clear();
+    sample.clear();
+  }
+  void add(const T* row, T factor, int b) {
+    a.push_back(row);
+    scale.push_back(factor);
+    sample.push_back(b);
+  }
+  int size() const { return int(a.size()); }
+  bool empty() const { return a.empty(); }
+};
+
+// out (+)= scale * acc. One instance for tiles of any size: inlined, the compiler would round some and fuse others.
+template <class T>
+__attribute__((noinline)) void finish_row(T* out, T scale, const Vec<T>* acc, bool add) {
+  constexpr int W = LANES<T>;
+  for (int v = 0; v < 4; ++v) store(out + v * W, add ? load(out + v * W) + scale * acc[v] : scale * acc[v]);
+}
+
+// out[sample] (+)= scale * a w for M rows; a (K), w (K, PANEL) with leading dimension ldw, out (., PANEL).
+template <class T, int M>
+inline void multiply_tile(const Rows<T>& rows, int first, int64_t K, const T* w, int64_t ldw, bool add, T* out) {
+  constexpr int W = LANES<T>;
+  const T* a[M];
+  for (int i = 0; i < M; ++i) a[i] = rows.a[first + i];
+  Vec<T> acc[M][4] = {};
+  for (int64_t k = 0; k < K; ++k, w += ldw) {
+    const Vec<T> w0 = load(w), w1 = load(w + W), w2 = load(w + 2 * W), w3 = load(w + 3 * W);
+#pragma GCC unroll 8
+    for (int i = 0; i < M; ++i) {
+      const T x = a[i][k];
+      acc[i][0] += x * w0;
+      acc[i][1] += x * w1;
+      acc[i][2] += x * w2;
+      acc[i][3] += x * w3;
+    }
+  }
+  for (int i = 0; i < M; ++i)
+    finish_row(out + int64_t(rows.sample[first + i]) * PANEL<T>, rows.scale[first + i], acc[i], add);
+}
+
+template <class T, int M = TILE_ROWS>
+inline void multiply_tile(int rows_in_tile, const Rows<T>& rows, int first, int64_t K, const T* w, int64_t ldw, bool add,
+                          T* out) {
+  if constexpr (M > 0) {
+    if (rows_in_tile == M)
+      multiply_tile<T, M>(rows, first, K, w, ldw, add, out);
+    else
+      multiply_tile<T, M - 1>(rows_in_tile, rows, first, K, w, ldw, add, out);
+  }
+}
+
+template <class T>
+inline void multiply_panel(const Rows<T>& rows, int64_t K, const T* w, int64_t ldw, bool add, T* out) {
+  const int n = rows.size(), tiles = int(ceil_div(n, TILE_ROWS));
+  for (int tile = 0; tile < tiles; ++tile) {
+    const int first = int(int64_t(n) * tile / tiles), last = int(int64_t(n) * (tile + 1) / tiles);
+    multiply_tile<T>(last - first, rows, first, K, w, ldw, add, out);
+  }
+}
+
+// The same for the four gates of `width` units with the weight as it is, (4H+1, K): no packing, for few rows.
+template <class T>
+inline void multiply_gates(const Rows<T>& rows, int64_t K, const T* weight, int64_t H, int64_t unit, int width, bool add,
+                           T* out) {
+  constexpr int W = LANES<T>;
+  for (int i = 0; i < rows.size(); ++i) {
+    T* row = out + int64_t(rows.sample[i]) * PANEL<T>;
+    for (int j = 0; j < width; ++j) {
+      const T* w = weight + (unit + j) * K;
+      const T* a = rows.a[i];
+      Vec<T> acc[4][2] = {};
+      int64_t k = 0;
+      for (; k + 2 * W <= K; k += 2 * W) {
+        const Vec<T> a0 = load(a + k), a1 = load(a + k + W);
+#pragma GCC unroll 4
+        for (int q = 0; q < 4; ++q) {
+          acc[q][0] += a0 * load(w + q * H * K + k);
+          acc[q][1] += a1 * load(w + q * H * K + k + W);
+        }
+      }
+      for (; k < K; k += W) {
+        const int lanes = K - k < W ? int(K - k) : W;
+        const Vec<T> a0 = load(a + k, lanes);
+        for (int q = 0; q < 4; ++q) acc[q][0] += a0 * load(w + q * H * K + k, lanes);
+      }
+      for (int q = 0; q < 4; ++q) {
+        const T value = rows.scale[i] * sum<T>(acc[q][0] + acc[q][1]);
+        row[q * W + j] = add ? row[q * W + j] + value : value;
+      }
+    }
+    for (int j = width; j < W; ++j)
+      for (int q = 0; q < 4; ++q) row[q * W + j] = 0;
+  }
+}
+
+// Panels of the forward product: panel p holds, for every k, the four gates of LANES units. (P, K, 4, LANES)
+template <class T>
+inline void pack_gates(const T* weight, int64_t H, int64_t K, int64_t panel, T* packed) {
+  constexpr int W = LANES<T>;
+  const int64_t unit = panel * W;
+  const int width = int(H - unit < W ? H - unit : W);
+  T* out = packed + panel * K * PANEL<T>;
+  for (int q = 0; q < 4; ++q) {
+    const T* rows = weight + (q * H + unit) * K;
+    for (int64_t k = 0; k < K; ++k) {
+      T* to = out + k * PANEL<T> + q * W;
+      for (int j = 0; j < width; ++j) to[j] = rows[j * K + k];
+      for (int j = width; j < W; ++j) to[j] = 0;
+    }
+  }
+}
+
+// Panels of the backward product: PANEL columns of the weight's 4H gate rows. (P, 4H, PANEL)
+template <class T>
+inline void pack_columns(const T* weight, int64_t H, int64_t K, int64_t panel, T* packed) {
+  const int64_t column = panel * PANEL<T>, width = K - column < PANEL<T> ? K - column : PANEL<T>;
+  for (int64_t r = 0; r < 4 * H; ++r) {
+    T* to = packed + r * PANEL<T>;
+    std::memcpy(to, weight + r * K + column, width * sizeof(T));
+    for (int64_t j = width; j < PANEL<T>; ++j) to[j] = 0;
+  }
+}
+
+}  // namespace hmrnn

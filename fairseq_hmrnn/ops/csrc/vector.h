@@ -1,0 +1,152 @@
+// Vectors of the widest register the compiler was told of, and the nonlinearities of the cell on them.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+namespace hmrnn {
+
+// VECTOR_BYTES: one register. TILE_ROWS: rows of a product held in registers at once, times 4 vectors each.
+#if defined(__AVX512F__)
+constexpr int VECTOR_BYTES = 64, TILE_ROWS = 6;
+#elif defined(__AVX__)
+constexpr int VECTOR_BYTES = 32, TILE_ROWS = 3;
+#elif defined(__aarch64__)
+constexpr int VECTOR_BYTES = 16, TILE_ROWS = 6;
+#else
+constexpr int VECTOR_BYTES = 16, TILE_ROWS = 2;
+#endif
+
+template <class T>
+struct VectorOf;
+template <>
+struct VectorOf<float> {
+  typedef float type __attribute__((vector_size(VECTOR_BYTES)));
+  typedef uint32_t bits __attribute__((vector_size(VECTOR_BYTES)));
+};
+template <>
+struct VectorOf<double> {
+  typedef double type __attribute__((vector_size(VECTOR_BYTES)));
+  typedef uint64_t bits __attribute__((vector_size(VECTOR_BYTES)));
+};
+
+template <class T>
+using Vec = typename VectorOf<T>::type;
+template <class T>
+constexpr int LANES = VECTOR_BYTES / sizeof(T);
+
+template <class T>
+inline Vec<T> splat(T x) {
+  return Vec<T>{} + x;
+}
+
+template <class T>
+inline Vec<T> load(const T* p) {
+  Vec<T> v;
+  std::memcpy(&v, p, sizeof v);
+  return v;
+}
+
+template <class T>
+inline void store(T* p, Vec<T> v) {
+  std::memcpy(p, &v, sizeof v);
+}
+
+// The first n lanes; the others are 0 (load) or left alone (store).
+template <class T>
+inline Vec<T> load(const T* p, int n) {
+  if (n >= LANES<T>) return load(p);
+  Vec<T> v{};
+  std::memcpy(&v, p, n * sizeof(T));
+  return v;
+}
+
+template <class T>
+inline void store(T* p, Vec<T> v, int n) {
+  if (n >= LANES<T>)
+    store(p, v);
+  else
+    std::memcpy(p, &v, n * sizeof(T));
+}
+
+template <class T>
+inline T sum(Vec<T> v) {
+  T lanes[LANES<T>];
+  std::memcpy(lanes, &v, sizeof v);
+  for (int width = LANES<T> / 2; width > 0; width /= 2)
+    for (int i = 0; i < width; ++i) lanes[i] += lanes[i + width];
+  return lanes[0];
+}
+
+template <class T>
+struct ExpConstants;
+template <>
+struct ExpConstants<float> {
+  static constexpr float low = -87.f, high = 88.f, magic = 12582912.f, ln2_high = 0.693359375f,
+                         ln2_low = -2.12194440e-4f;
+  static constexpr int shift = 23, terms = 7;
+};
+template <>
+struct ExpConstants<double> {
+  static constexpr double low = -708., high = 709., magic = 6755399441055744., ln2_high = 6.93145751953125e-1,
+                          ln2_low = 1.42860682030941723212e-6;
+  static constexpr int shift = 52, terms = 13;
+};
+
+// e^x: x = n ln2 + r, a Taylor sum for e^r on |r| < 0.35, and 2^n added to the exponent. NaN stays NaN.
+template <class T>
+inline Vec<T> exp(Vec<T> x) {
+  using C = ExpConstants<T>;
+  using Bits = typename VectorOf<T>::bits;
+  Vec<T> y = x < splat<T>(C::low) ? splat<T>(C::low) : x;
+  y = y > splat<T>(C::high) ? splat<T>(C::high) : y;
+  const Vec<T> shifted = y * T(1.4426950408889634) + T(C::magic);  // n in the low bits
+  const Vec<T> n = shifted - T(C::magic);
+  const Vec<T> r = (y - n * T(C::ln2_high)) - n * T(C::ln2_low);
+  T factorial = 1;
+  for (int k = 2; k <= C::terms; ++k) factorial *= k;
+  Vec<T> p = splat<T>(1 / factorial);
+#pragma GCC unroll 16
+  for (int k = C::terms; k > 0; --k) {
+    factorial /= k;
+    p = p * r + 1 / factorial;
+  }
+  const Vec<T> result = (Vec<T>)((Bits)p + ((Bits)shifted << C::shift));
+  return x == x ? result : x;
+}
+
+template <class T>
+inline Vec<T> sigmoid(Vec<T> x) {
+  return T(1) / (T(1) + exp<T>(-x));
+}
+
+template <class T>
+inline Vec<T> tanh(Vec<T> x) {
+  return T(1) - T(2) / (exp<T>(x + x) + T(1));
+}
+
+template <class T>
+inline T dot(const T* a, const T* b, int64_t n) {
+  constexpr int W = LANES<T>;
+  Vec<T> sums[4] = {};
+  int64_t k = 0;
+  for (; k + 4 * W <= n; k += 4 * W)
+    for (int i = 0; i < 4; ++i) sums[i] += load(a + k + i * W) * load(b + k + i * W);
+  for (; k < n; k += W) {
+    const int width = n - k < W ? int(n - k) : W;
+    sums[0] += load(a + k, width) * load(b + k, width);
+  }
+  return sum<T>((sums[0] + sums[1]) + (sums[2] + sums[3]));
+}
+
+// y += a x
+template <class T>
+inline void add_scaled(T* y, T a, const T* x, int64_t n) {
+  constexpr int W = LANES<T>;
+  for (int64_t k = 0; k < n; k += W) {
+    const int width = n - k < W ? int(n - k) : W;
+    store(y + k, load(y + k, width) + a * load(x + k, width), width);
+  }
+}
+
+}  // namespace hmrnn

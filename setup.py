@@ -7,7 +7,9 @@ import sys
 from setuptools import find_packages, setup
 
 ROOT = os.path.dirname(os.path.abspath(__file__))
-sys.path.insert(0, ROOT)  # build front ends run this file from elsewhere; helpers beside it stay importable
+sys.path.insert(0, ROOT)  # build front ends run this file from elsewhere
+
+from setup_extension import cmdclass, extensions  # noqa: E402
 
 
 def read(*parts):
@@ -48,5 +50,7 @@ setup(
         "gpu": ['triton; platform_system == "Linux"'],
         "dev": ["pytest>=7", "hypothesis", "ruff", "matplotlib>=3.6", "tensorboardX", "ninja"],
     },
+    ext_modules=extensions(),
+    cmdclass=cmdclass(),
     zip_safe=False,
 )

@@ -33,11 +33,10 @@ hmrnn_install_torch() {  # constraints file
     python -m pip install -q -c "$1" "$pin"
   elif python -m pip install -q "$pin+cpu" 2>/dev/null; then
     :
-  elif [ "$2" = legacy ]; then
-    python -m pip install -q -c "$1" "$pin"  # one wheel without further CUDA packages
   else
-    hmrnn_fail "pip finds no CPU build of $pin. Either set PIP_EXTRA_INDEX_URL to PyTorch's index of CPU wheels" \
-      "(pytorch.org, Get Started, CPU), or take the CUDA build of several GB with TORCH=$pin"
+    echo "setup: pip finds no CPU build of $pin and takes the CUDA build, several GB; to avoid that, stop and set" \
+      "PIP_EXTRA_INDEX_URL to PyTorch's index of CPU wheels (pytorch.org, Get Started, CPU)"
+    python -m pip install -q -c "$1" "$pin"
   fi
 }
 
@@ -46,7 +45,7 @@ hmrnn_install() {
   if python -c 'import sys; sys.exit(sys.version_info >= (3, 11))'; then
     local pins=$hmrnn_root/constraints-py310.txt
     python -m pip install -q 'pip<24.1' 'setuptools<70' wheel
-    hmrnn_install_torch "$pins" legacy
+    hmrnn_install_torch "$pins"
     python -m pip install -q -c "$pins" numpy cython omegaconf hydra-core cffi regex sacrebleu tqdm bitarray \
       scikit-learn sentencepiece pytest hypothesis ruff matplotlib tensorboardX ninja
     # Without its dependencies: it asks for torchaudio, which it does not need for text.
@@ -55,7 +54,7 @@ hmrnn_install() {
   else
     local pins=$hmrnn_root/constraints.txt
     python -m pip install -q -U pip setuptools wheel
-    hmrnn_install_torch "$pins" current
+    hmrnn_install_torch "$pins"
     python -m pip install -q -c "$pins" ve-fairseq sentencepiece pytest hypothesis ruff matplotlib tensorboardX ninja
     python -m pip install -q -c "$pins" --no-build-isolation -e "$hmrnn_root"
   fi

@@ -12,14 +12,17 @@ ROOT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
 TASK = ["--user-dir", "fairseq_hmrnn", "--task", "hmlstm_language_modeling"]
 SMALL = ["--arch", "hmlstm_lm", "--embed-dim", "8", "--hidden-sizes", "16,12,8", "--output-dim", "12"]
-TRAIN = [*SMALL, "--criterion", "boundary_regularized_cross_entropy", "--boundary-rates", ".3,.1", "--optimizer", "adam"]
-TRAIN += ["--lr", "0.01", "--clip-norm", "1", "--batch-size", "8", "--tokens-per-sample", "30", "--cpu", "--seed", "1"]
+TRAIN = [*SMALL, "--criterion", "boundary_regularized_cross_entropy", "--boundary-rates", ".3,.1"]
+TRAIN += ["--optimizer", "adam", "--lr", "0.01", "--clip-norm", "1", "--batch-size", "8", "--tokens-per-sample", "30", "--cpu", "--seed", "1"]
 TRAIN += ["--log-format", "simple", "--log-interval", "1", "--num-workers", "0"]
 
 
 def run(command, *arguments, cwd=ROOT, stdin="", check=True, timeout=240):
     """Run a command of this environment; its standard output, errors and log together as `.stdout`."""
-    command = [str(BIN / command)] if command.startswith("fairseq-") else [sys.executable, *([command] if command == "-m" else [str(ROOT / command)])]
+    if command.startswith("fairseq-"):
+        command = [str(BIN / command)]
+    else:
+        command = [sys.executable, command if command == "-m" else str(ROOT / command)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     result = subprocess.run(
         [*command, *map(str, arguments)],

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from ..ops import BACKENDS, BOUNDARY_MODES, HMLSTMOutput, HMLSTMState, LayerParameters, RecurrenceOptions, hm_lstm
 from ..ops.parameters import gate_rows, num_rows
 
-
 # Layer normalisation makes the recurrent and the top-down product as large as their gain however small the states
 # are, and with it the gradient's growth from step to step: at 1 it grows exponentially over time, see ops/README.md.
 LOOP_GAIN = 0.3

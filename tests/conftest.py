@@ -13,7 +13,8 @@ BIN = Path(sys.executable).parent
 TASK = ["--user-dir", "fairseq_hmrnn", "--task", "hmlstm_language_modeling"]
 SMALL = ["--arch", "hmlstm_lm", "--embed-dim", "8", "--hidden-sizes", "16,12,8", "--output-dim", "12"]
 TRAIN = [*SMALL, "--criterion", "boundary_regularized_cross_entropy", "--boundary-rates", ".3,.1"]
-TRAIN += ["--optimizer", "adam", "--lr", "0.01", "--clip-norm", "1", "--batch-size", "8", "--tokens-per-sample", "30", "--cpu", "--seed", "1"]
+TRAIN += ["--optimizer", "adam", "--lr", "0.01", "--clip-norm", "1", "--batch-size", "8"]
+TRAIN += ["--tokens-per-sample", "30", "--cpu", "--seed", "1"]
 TRAIN += ["--log-format", "simple", "--log-interval", "1", "--num-workers", "0"]
 
 

@@ -1,0 +1,120 @@
+#!/usr/bin/env python3
+"""Train HM-LSTM under conditions that make plain straight-through gradients explode, and count what goes wrong.
+
+Every run trains on CPython's documentation topics with state carried between windows, Adam 0.002 and gradient norm
+clipped at 1, while the slope grows from 1 to 5. A row of the CSV is written when its run has ended; run again, the
+script goes on with the runs that have no row yet.
+"""
+
+import argparse
+import csv
+import itertools
+import math
+import time
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from tqdm import tqdm
+
+from fairseq_hmrnn.annealing import SlopeSchedule
+from fairseq_hmrnn.data.binarize import embedded_text
+from fairseq_hmrnn.modules import HMLSTM, LayerOutput
+
+COLUMNS = ["hidden", "layer_norm", "steps", "seed", "detector_grad_scale", "updates", "non_finite", "largest_norm"]
+COLUMNS += ["median_norm", "bpc", "rate1", "rate2", "seconds"]
+TARGET_RATES = (0.2, 0.05)
+
+
+def parse_arguments():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", default="stability.csv", type=Path)
+    parser.add_argument("--hidden", type=int, nargs="+", default=[64, 256, 512])
+    parser.add_argument("--layer-norm", type=int, nargs="+", default=[1, 0])
+    parser.add_argument("--steps", type=int, nargs="+", default=[100, 400], help="lengths of a window")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--detector-grad-scale", type=float, nargs="+", default=[0.0], help="1: exact gradients")
+    parser.add_argument("--updates", type=int, default=2000)
+    parser.add_argument("--batch-size", type=int, default=4)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    return parser.parse_args()
+
+
+class Model(nn.Module):
+    """A character language model of three equal layers."""
+
+    def __init__(self, symbols: int, hidden: int, layer_norm: bool, detector_grad_scale: float):
+        super().__init__()
+        self.embed = nn.Embedding(symbols, 128)
+        self.core = HMLSTM(128, [hidden] * 3, layer_norm, detector_grad_scale=detector_grad_scale)
+        self.mix = LayerOutput([hidden] * 3, hidden)
+        self.out = nn.Linear(hidden, symbols)
+
+    def loss(self, x, y, state, slope):
+        """Cross-entropy plus the penalty of the criterion; bits per character; mean rates; the state reached."""
+        output = self.core(self.embed(x), state, slope=slope)
+        nll = F.cross_entropy(self.out(self.mix(output.hidden)).flatten(0, 1), y.flatten())
+        rates = output.boundaries[..., :2].mean((0, 1))
+        penalty = (rates - rates.new_tensor(TARGET_RATES)).pow(2).sum()
+        return nll + penalty, nll.item() / math.log(2), rates.tolist(), output.state.detach()
+
+
+def streams(batch_size: int):
+    """The text as (T, batch_size) parallel streams of symbol indices, and the number of symbols."""
+    text = embedded_text()
+    index = {character: i for i, character in enumerate(sorted(set(text)))}
+    symbols = torch.tensor([index[character] for character in text])
+    length = len(symbols) // batch_size
+    return symbols[: length * batch_size].view(batch_size, length).t().contiguous(), len(index)
+
+
+def run(data, symbols, hidden, layer_norm, steps, seed, detector_grad_scale, updates):
+    """One row of the table."""
+    torch.manual_seed(seed)
+    model = Model(symbols, hidden, bool(layer_norm), detector_grad_scale)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.002)
+    slope = SlopeSchedule(1, 5, per_update=4 / updates)
+    norms, state, start, bpc, began = [], None, 0, float("nan"), time.time()
+    name = f"H {hidden} {'LN' if layer_norm else '--'} T {steps} seed {seed} scale {detector_grad_scale:g}"
+    for update in tqdm(range(updates), desc=name, mininterval=5):
+        if start + steps + 1 > len(data):
+            start, state = 0, None
+        window = data[start : start + steps + 1]
+        start += steps
+        loss, bits, rates, state = model.loss(window[:-1], window[1:], state, slope(0, update))
+        optimizer.zero_grad()
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0).item()
+        norms.append(norm)
+        bpc = bits if math.isnan(bpc) else 0.98 * bpc + 0.02 * bits
+        if not math.isfinite(norm):
+            break  # the weights would be lost with the next step
+        optimizer.step()
+    finite = torch.tensor([n for n in norms if math.isfinite(n)] or [float("nan")])
+    bad = len(norms) - int(finite.isfinite().sum())
+    row = [hidden, layer_norm, steps, seed, detector_grad_scale, len(norms), bad]
+    row += [f"{finite.max():.3g}", f"{finite.median():.3g}", f"{bpc:.3f}", *(f"{rate:.3f}" for rate in rates)]
+    return [*row, f"{time.time() - began:.0f}"]
+
+
+def main():
+    arguments = parse_arguments()
+    torch.set_num_threads(arguments.threads)
+    done = set()
+    if arguments.out.exists():
+        done = {tuple(row[:5]) for row in csv.reader(arguments.out.open())}
+    else:
+        csv.writer(arguments.out.open("w")).writerow(COLUMNS)
+    data, symbols = streams(arguments.batch_size)
+    axes = (arguments.detector_grad_scale, arguments.seeds, arguments.hidden, arguments.steps, arguments.layer_norm)
+    for scale, seed, hidden, steps, layer_norm in itertools.product(*axes):
+        if tuple(map(str, (hidden, layer_norm, steps, seed, scale))) not in done:
+            row = run(data, symbols, hidden, layer_norm, steps, seed, scale, arguments.updates)
+            with arguments.out.open("a") as file:
+                csv.writer(file).writerow(row)
+    print(arguments.out.read_text())
+
+
+if __name__ == "__main__":
+    main()

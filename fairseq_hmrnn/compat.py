@@ -28,8 +28,8 @@ from fairseq.distributed.utils import _TensorPlaceholder
 # What checkpoints of fairseq, of any model, are made of beside tensors and plain values.
 ALLOWED_GLOBALS = {
     *(("torch._utils", name) for name in ("_rebuild_tensor_v2", "_rebuild_parameter")),
-    *(("builtins", name) for name in ("dict", "list", "set", "int", "float", "str")),
-    *(("__builtin__", name) for name in ("dict", "list", "set", "int", "float", "str")),
+    *(("builtins", name) for name in ("dict", "list", "set", "int", "long", "float", "str")),
+    *(("__builtin__", name) for name in ("dict", "list", "set", "int", "long", "float", "str")),
     ("collections", "OrderedDict"),
     ("collections", "defaultdict"),
     ("argparse", "Namespace"),

@@ -1,0 +1,43 @@
+"""Checkpoints: what is let through and what is not."""
+
+import argparse
+import collections
+import io
+import os
+import pickle
+
+import pytest
+import torch
+
+from fairseq_hmrnn.compat import UnsafeCheckpointError, check_checkpoint, pickled_globals
+
+
+def test_wants_are_found_in_every_pickle_protocol_without_running_anything(tmp_path):
+    class Call:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "made"),)
+
+    for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1):
+        wanted = pickled_globals(pickle.dumps({"a": [Call(), collections.OrderedDict(b=1)]}, protocol))
+        assert (os.mkdir.__module__, "mkdir") in wanted and ("collections", "OrderedDict") in wanted
+    assert not (tmp_path / "made").exists()
+
+
+def test_plain_checkpoints_pass(tmp_path):
+    state = {
+        "model": collections.OrderedDict(weight=torch.nn.Parameter(torch.ones(2)), half=torch.ones(1).half()),
+        "args": argparse.Namespace(lr=[0.1]),
+        "meters": collections.defaultdict(int, a=1),
+        "sizes": torch.Size([2]),
+        "kind": torch.float32,
+        "bits": torch.zeros(2, dtype=torch.bool),
+    }
+    torch.save(state, tmp_path / "plain.pt")
+    check_checkpoint(str(tmp_path / "plain.pt"))
+
+
+@pytest.mark.parametrize("thing", [os.system, eval, torch.load, io.open, torch.nn.Linear(1, 1)])
+def test_anything_else_is_refused_by_name(tmp_path, thing):
+    torch.save({"model": {}, "extra": thing}, tmp_path / "other.pt")
+    with pytest.raises(UnsafeCheckpointError, match="was not loaded: it holds .*[a-z]+[.]"):
+        check_checkpoint(str(tmp_path / "other.pt"))

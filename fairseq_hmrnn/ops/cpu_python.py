@@ -130,7 +130,7 @@ class Forward:
         self.run_count = [0] * len(self.h)
         self.saved = Saved([], [[] for _ in self.h], [[] for _ in self.h])
         self.linear = [[self.pack(index, product) for product in PRODUCTS] for index in range(len(self.h))]
-        x = inputs.x.reshape(steps * batch, -1)
+        x = inputs.x.reshape(steps * batch, inputs.x.size(2))
         self.projected = normalise(F.linear(x, inputs.layers[0].weight_bottom_up), inputs.layer_norm)
 
     def pack(self, index: int, product: int) -> Optional[Product]:
@@ -484,12 +484,12 @@ class Backward:
         steps, batch = self.inputs.x.shape[:2]
         if product == BOTTOM_UP:
             source = self.hidden[index - 1] if index else self.inputs.x
-            return source.reshape(steps * batch, -1)
+            return source.reshape(steps * batch, source.size(2))
         target = index if product == RECURRENT else index + 1
         source = torch.cat([self.inputs.state.h[target].unsqueeze(0), self.hidden[target][:-1]])
         if product == RECURRENT and self.inputs.masks is not None:
             source = source * self.inputs.masks[index]
-        return source.reshape(steps * batch, -1)
+        return source.reshape(steps * batch, source.size(2))
 
     def layer_gradients(self, index: int) -> List[Optional[Tensor]]:
         """In the order of LayerParameters."""

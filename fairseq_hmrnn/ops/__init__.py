@@ -6,4 +6,12 @@ from .parameters import LayerParameters
 from .recurrence import HMLSTMOutput, RecurrenceOptions
 from .state import HMLSTMState
 
-__all__ = ["BACKENDS", "BOUNDARY_MODES", "HMLSTMOutput", "HMLSTMState", "LayerParameters", "RecurrenceOptions", "hm_lstm"]
+__all__ = [
+    "BACKENDS",
+    "BOUNDARY_MODES",
+    "HMLSTMOutput",
+    "HMLSTMState",
+    "LayerParameters",
+    "RecurrenceOptions",
+    "hm_lstm",
+]

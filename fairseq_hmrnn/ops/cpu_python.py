@@ -1,4 +1,4 @@
-"""The CPU recurrence without compiled code: the same hand-written backward pass in torch, packed products, COPY skipped.
+"""The CPU recurrence without compiled code: the same backward pass by hand in torch, packed products, COPY skipped.
 
 Slower than csrc/ by the cost of calling torch some thirty times per cell, and several times faster than autograd.
 Equation numbers and the derivation: ops/README.md. In every cell the samples are of three kinds: `rows`, computed in
@@ -288,7 +288,8 @@ class Backward:
     def __init__(self, inputs: Inputs, saved: Saved, hidden, grads):
         self.inputs, self.saved, self.hidden = inputs, saved, hidden
         n = len(hidden)
-        self.grad_hidden, state, (self.grad_boundaries, self.grad_probs, dz) = grads[:n], grads[n : 3 * n], grads[3 * n :]
+        self.grad_hidden, state = grads[:n], grads[n : 3 * n]
+        self.grad_boundaries, self.grad_probs, dz = grads[3 * n :]
         like = (*inputs.state.h, *inputs.state.c)
         start = [torch.zeros_like(x) if g is None else g.clone() for g, x in zip(state, like)]
         self.dh, self.dc = start[:n], start[n:]

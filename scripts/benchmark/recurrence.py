@@ -25,6 +25,8 @@ from fairseq_hmrnn.modules import HMLSTM
 from fairseq_hmrnn.ops import RecurrenceOptions, cpu
 from fairseq_hmrnn.ops.reference import hm_lstm_reference
 
+COLUMNS = ["rates", "layer_norm", "batch", "task", "candidate", "median_ms", "ratio", "ratio_min", "ratio_max"]
+
 
 def calibrated(args, rates, layer_norm=False) -> HMLSTM:
     """A model whose detector biases make layer l's boundary rate rates[l] on random input."""
@@ -229,8 +231,7 @@ def main():
         rows = table(args, tuple(args.rates), args.batch, args.layer_norm, args.extra)
     if args.csv:
         with open(args.csv, "w", newline="") as file:
-            names = ["rates", "layer_norm", "batch", "task", "candidate", "median_ms", "ratio", "ratio_min", "ratio_max"]
-            csv.writer(file).writerows([names, *rows])
+            csv.writer(file).writerows([COLUMNS, *rows])
     if args.plot and args.sweep:
         plot(rows, args.plot)
 

@@ -82,11 +82,20 @@ def run(function, problem: Problem, seed=0, **keywords):
 
 
 def condition(function, problem: Problem) -> float:
-    """How much a relative change of x comes out multiplied in outputs and gradients, for a float64 problem: layer
-    normalisation of a nearly zero h over few rows multiplies by up to 300 at every step, and no two orders of summation
-    then agree."""
-    noise = torch.randn(problem.x.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    changed = problem._replace(x=(problem.x * (1 + 1e-12 * noise)).detach().requires_grad_())
+    """How much a relative change of weights, input and state comes out multiplied in outputs and gradients, for a
+    float64 problem: layer normalisation of a nearly zero h over few rows multiplies by up to 300 at every step, and
+    no two orders of summation then agree."""
+    random = torch.Generator().manual_seed(0)
+
+    def change(t):
+        noise = torch.randn(t.shape, generator=random, dtype=torch.float64)
+        return (t * (1 + 1e-12 * noise)).detach().requires_grad_()
+
+    changed = problem._replace(
+        x=change(problem.x),
+        layers=tuple(type(p)(*(None if t is None else change(t) for t in p)) for p in problem.layers),
+        state=problem.state.apply(change)._replace(z=problem.state.z),
+    )
     worst = 0.0
     for values, others in zip(run(function, problem), run(function, changed)):
         for a, b in zip(values, others):

@@ -101,13 +101,13 @@ def test_compiled_equals_the_reference_in_float64(problem):
 
 
 @compiled_only
-@examples(60)
+@examples(40)
 @given(problem=problems(dtype=torch.float32))
 def test_compiled_equals_the_reference_in_float32(problem):
     check_float32("compiled", problem)
 
 
-@examples(40)
+@examples(25)
 @given(problem=problems())
 def test_python_equals_the_reference_in_float64(problem):
     check_float64("python", problem)
@@ -220,7 +220,8 @@ def test_bad_numbers_stay_visible(path, value):
     problem = make_problem(7, 10, 4, [9, 5, 6], options())
     x = problem.x.detach().clone()
     x[3, 1] = value
-    reference, found = (f(*problem._replace(x=x)) for f in (hm_lstm_reference, lambda *a: cpu.hm_lstm_cpu(*a, path=path)))
+    reference = hm_lstm_reference(*problem._replace(x=x))
+    found = cpu.hm_lstm_cpu(*problem._replace(x=x), path=path)
     assert not bool(found.hidden[0][3:, 1].isfinite().all()) or bool(reference.hidden[0][3:, 1].isfinite().all())
     if value != value:
         assert bool(found.hidden[0][3:, 1].isnan().all())
@@ -233,7 +234,7 @@ def test_non_contiguous_arguments(path):
     problem = make_problem(8, 6, 4, [9, 5], options(), padded=True)
 
     def strided(t):
-        return t.detach().t().contiguous().t() if t.dim() == 2 else t.detach().transpose(0, 1).contiguous().transpose(0, 1)
+        return t.detach().transpose(0, 1).contiguous().transpose(0, 1)
 
     odd = problem._replace(x=strided(problem.x), state=problem.state.apply(strided), valid=strided(problem.valid))
     assert not odd.x.is_contiguous()

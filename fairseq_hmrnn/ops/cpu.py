@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from . import cpu_python
 from .boundary import BOUNDARY_MODES
 from .parameters import LayerParameters
 from .recurrence import HMLSTMOutput, RecurrenceOptions
@@ -36,14 +37,17 @@ def hm_lstm_cpu(
     noise: Optional[Tensor] = None,
     recurrent_masks: Optional[Sequence[Tensor]] = None,
     skip: bool = True,
+    path: Optional[str] = None,
 ) -> HMLSTMOutput:
     """Arguments, shapes and result: see `ops.dispatch.hm_lstm`; float32 or float64.
 
-    skip: False computes COPY steps and closed terms too, to the same bits; for tests and benchmarks.
+    skip: False computes COPY steps and closed terms too (compiled: to the same bits); for tests and benchmarks.
+    path: "compiled" or "python", None for the better one that is there.
     """
     if x.size(0) == 0:
         return HMLSTMOutput.empty(x, state)
-    call = _Call(len(layers), options, skip)
+    path = path or ("python" if compiled is None else "compiled")
+    call = (_CompiledCall if path == "compiled" else _PythonCall)(len(layers), options, skip)
     given = [x, state.z, *state.h, *state.c, *(tensor for layer in layers for tensor in layer)]
     constants = [valid, noise, *(recurrent_masks or [None] * len(layers))]
     given = [None if t is None else t.contiguous() for t in given]
@@ -130,36 +134,58 @@ class _Call:
     def __init__(self, num_layers: int, options: RecurrenceOptions, skip: bool):
         self.num_layers, self.options, self.skip = num_layers, options, skip
 
-    def arguments(self, tensors: Sequence[Optional[Tensor]]):
-        """The flat arguments as compiled.Inputs."""
+    def split(self, tensors: Sequence[Optional[Tensor]]):
+        """The flat arguments as x, weights per layer, state, valid, noise, masks."""
         n = self.num_layers
         valid, noise, *rest = tensors
         masks, (x, z), rest = rest[:n], rest[n : n + 2], rest[n + 2 :]
         weights = [list(rest[i : i + self.FIELDS]) for i in range(2 * n, len(rest), self.FIELDS)]
         state = HMLSTMState(tuple(rest[:n]), tuple(rest[n : 2 * n]), z)
-        masks = None if masks[0] is None else list(masks)
-        return _inputs(x, weights, state, valid, noise, masks, self.options, self.skip)
+        return x, weights, state, valid, noise, None if masks[0] is None else list(masks)
 
     def forward(self, tensors, training: bool):
         """The flat results, and what the backward pass needs."""
-        hidden, boundaries, probs, h, c, z, saved = compiled.forward(self.arguments(tensors), training, None, None)
-        return (*hidden, *h, *c, boundaries, probs, z), saved
+        raise NotImplementedError
 
     def backward(self, tensors, saved, hidden, grads, want_x: bool, want_weights: bool) -> List[Optional[Tensor]]:
         """Gradients of x, z, h, c and the weights, flat."""
-        n = self.num_layers
-        grads = [None if g is None else g.contiguous() for g in grads]
-        boundaries, probs, z = grads[3 * n :]
-        dx, dweights, dh, dc, dz = compiled.backward(
-            self.arguments(tensors), saved, list(hidden), grads[:n], boundaries, probs, grads[n : 2 * n],
-            grads[2 * n : 3 * n], z, want_x, want_weights,
-        )  # fmt: skip
-        return [dx, dz, *dh, *dc, *(grad for layer in dweights for grad in layer)]
+        raise NotImplementedError
 
     def output(self, results: Sequence[Tensor]) -> HMLSTMOutput:
         n = self.num_layers
         hidden, h, c, (boundaries, probs, z) = results[:n], results[n : 2 * n], results[2 * n : 3 * n], results[3 * n :]
         return HMLSTMOutput(tuple(hidden), boundaries, probs, HMLSTMState(tuple(h), tuple(c), z))
+
+
+class _CompiledCall(_Call):
+    def forward(self, tensors, training):
+        inputs = _inputs(*self.split(tensors), self.options, self.skip)
+        hidden, boundaries, probs, h, c, z, saved = compiled.forward(inputs, training, None, None)
+        return (*hidden, *h, *c, boundaries, probs, z), saved
+
+    def backward(self, tensors, saved, hidden, grads, want_x, want_weights):
+        n = self.num_layers
+        grads = [None if g is None else g.contiguous() for g in grads]
+        boundaries, probs, z = grads[3 * n :]
+        inputs = _inputs(*self.split(tensors), self.options, self.skip)
+        dx, dweights, dh, dc, dz = compiled.backward(
+            inputs, saved, list(hidden), grads[:n], boundaries, probs, grads[n : 2 * n], grads[2 * n : 3 * n], z,
+            want_x, want_weights,
+        )  # fmt: skip
+        return [dx, dz, *dh, *dc, *(grad for layer in dweights for grad in layer)]
+
+
+class _PythonCall(_Call):
+    def inputs(self, tensors):
+        x, weights, *rest = self.split(tensors)
+        return cpu_python.Inputs(x, [LayerParameters(*layer) for layer in weights], *rest, self.options, self.skip)
+
+    def forward(self, tensors, training):
+        with torch.no_grad():
+            return cpu_python.forward(self.inputs(tensors), training)
+
+    def backward(self, tensors, saved, hidden, grads, want_x, want_weights):
+        return cpu_python.backward(self.inputs(tensors), saved, hidden, grads, want_x, want_weights)
 
 
 class _Recurrence(torch.autograd.Function):

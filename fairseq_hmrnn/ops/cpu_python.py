@@ -1,0 +1,531 @@
+"""The CPU recurrence without compiled code: the same backward pass by hand in torch, packed products, COPY skipped.
+
+Slower than csrc/ by the cost of calling torch some thirty times per cell, and several times faster than autograd.
+Equation numbers and the derivation: ops/README.md. In every cell the samples are of three kinds: `rows`, computed in
+full; `idle`, COPY steps whose values were computed at the first of their run; and frozen ones (not valid).
+"""
+
+from __future__ import annotations
+
+from typing import List, NamedTuple, Optional, Tuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .boundary import decide, hard_sigmoid
+from .parameters import LayerParameters, split_gates
+from .recurrence import RecurrenceOptions
+from .reference import LAYER_NORM_EPS
+from .state import HMLSTMState
+
+RECURRENT, TOP_DOWN, BOTTOM_UP = PRODUCTS = range(3)
+# Gathering rows costs more than it saves when nearly all of them are wanted.
+DENSE_SHARE = 0.8
+
+
+class Inputs(NamedTuple):
+    """Contiguous arguments of one call, shapes as in `ops.dispatch.hm_lstm`."""
+
+    x: Tensor
+    layers: Tuple[LayerParameters, ...]
+    state: HMLSTMState
+    valid: Optional[Tensor]
+    noise: Optional[Tensor]
+    masks: Optional[Tuple[Tensor, ...]]
+    options: RecurrenceOptions
+    skip: bool
+
+    def weight(self, index: int, product: int) -> Optional[Tensor]:
+        layer = self.layers[index]
+        return (layer.weight_recurrent, layer.weight_top_down, layer.weight_bottom_up)[product]
+
+    def gain(self, index: int, product: int) -> Optional[Tensor]:
+        layer = self.layers[index]
+        return (layer.gain_recurrent, layer.gain_top_down, layer.gain_bottom_up)[product]
+
+    @property
+    def layer_norm(self) -> bool:
+        return self.layers[0].layer_norm
+
+    @property
+    def copy_has_gate_gradients(self) -> bool:
+        """Layer normalisation mixes the detector's gradient into all rows: then no step is without gate gradients."""
+        return self.layer_norm and self.options.detector_grad_scale != 0
+
+    def has_detector(self, index: int) -> bool:
+        return index + 1 < len(self.layers) or self.options.top_boundary
+
+
+class Product:
+    """x to x weight^T with the weight packed once, by oneDNN where torch has it."""
+
+    def __init__(self, weight: Tensor, rows: int):
+        self.weight, self.packed = weight, None
+        operators = torch.ops.mkldnn
+        if weight.dtype == torch.float32 and rows >= 64 and hasattr(operators, "_linear_pointwise"):
+            self.packed = operators._reorder_linear_weight(weight.contiguous(), None)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if self.packed is None or x.size(0) == 0:
+            return F.linear(x, self.weight)
+        return torch.ops.mkldnn._linear_pointwise(x, self.packed, None, "none", [], "")
+
+
+class Normalised(NamedTuple):
+    """A product of some rows before its gain: n (N, 4H+1), and with layer norm 1 / deviation (N, 1)."""
+
+    n: Tensor
+    rstd: Optional[Tensor]
+
+
+def normalise(p: Tensor, layer_norm: bool) -> Normalised:
+    if not layer_norm:
+        return Normalised(p, None)
+    variance, mean = torch.var_mean(p, dim=1, unbiased=False, keepdim=True)
+    rstd = (variance + LAYER_NORM_EPS).rsqrt()
+    return Normalised((p - mean) * rstd, rstd)
+
+
+class Cell(NamedTuple):
+    """What the backward pass needs of one cell. The last two are None where no sample is idle."""
+
+    rows: Tensor  # (N,) samples computed in full
+    gates: Tuple[Tensor, ...]  # f, i, o, g, each (N, H)
+    c_prev: Tensor  # (N, H), as c
+    c: Tensor
+    products: List[Optional[Normalised]]  # with layer norm
+    zp: Tensor  # (B,) z_prev and z_below
+    zb: Tensor
+    u: Tensor  # (B,)
+    idle: Optional[Tensor]  # (M,) samples of COPY steps not among `rows`
+    runs: Optional[Tensor]  # (M,) where in `Saved.coefficients` their runs stand
+
+
+class Saved(NamedTuple):
+    cells: List[List[Cell]]  # [t][layer]
+    coefficients: List[List[Tensor]]  # [layer]: of runs of COPY steps, pieces of (., 3, H)
+    copy_statistics: List[List[Tensor]]  # [layer]: pieces of (., 2), with layer norm: 1 / deviation, detector row
+
+
+def take(x: Tensor, rows: Tensor) -> Tensor:
+    """Rows in ascending order, without duplicates: all of them is x itself."""
+    return x if rows.numel() == x.size(0) else x.index_select(0, rows)
+
+
+class Forward:
+    """One forward pass, cell after cell."""
+
+    def __init__(self, inputs: Inputs, training: bool):
+        self.inputs, self.training = inputs, training
+        steps, batch = inputs.x.shape[:2]
+        self.h, self.c, self.z = list(inputs.state.h), list(inputs.state.c), list(inputs.state.z.unbind(1))
+        self.h_read = [self.masked(h, index) for index, h in enumerate(self.h)]
+        self.hidden = [inputs.x.new_empty(steps, batch, h.size(1)) for h in self.h]
+        self.boundaries = inputs.x.new_zeros(steps, batch, len(self.h))
+        self.probs = torch.zeros_like(self.boundaries)
+        self.all_rows = torch.arange(batch)
+        self.run = [torch.full((batch,), -1) for _ in self.h]
+        self.run_u = [inputs.x.new_zeros(batch) for _ in self.h]
+        self.run_count = [0] * len(self.h)
+        self.saved = Saved([], [[] for _ in self.h], [[] for _ in self.h])
+        self.linear = [[self.pack(index, product) for product in PRODUCTS] for index in range(len(self.h))]
+        x = inputs.x.reshape(steps * batch, inputs.x.size(2))
+        self.projected = normalise(F.linear(x, inputs.layers[0].weight_bottom_up), inputs.layer_norm)
+
+    def pack(self, index: int, product: int) -> Optional[Product]:
+        weight = self.inputs.weight(index, product)
+        wanted = weight is not None and (index, product) != (0, BOTTOM_UP)
+        return Product(weight, self.inputs.x.size(0) * self.inputs.x.size(1)) if wanted else None
+
+    def masked(self, h: Tensor, index: int) -> Tensor:
+        return h if self.inputs.masks is None else h * self.inputs.masks[index]
+
+    def run_all(self):
+        for t in range(self.inputs.x.size(0)):
+            self.saved.cells.append([])
+            for index in range(len(self.h)):
+                self.cell(t, index)
+        results = (*self.hidden, *self.h, *self.c, self.boundaries, self.probs, torch.stack(self.z, 1))
+        return tuple(r.clone() if r is g else r for r, g in zip(results, (None,) * len(self.h) + (
+            *self.inputs.state.h, *self.inputs.state.c, None, None, None)))  # fmt: skip
+
+    def kinds(self, t: int, index: int, zp: Tensor, zb: Tensor) -> Tuple[Tensor, Optional[Tensor]]:
+        """Samples to compute in full, and samples of COPY steps to skip."""
+        inputs = self.inputs
+        valid = None if inputs.valid is None else inputs.valid[t]
+        if index == 0 or not inputs.skip or (self.training and inputs.copy_has_gate_gradients):
+            return (self.all_rows if valid is None else valid.nonzero().flatten()), None
+        copy = (zp == 0) & (zb == 0)
+        active = ~copy if valid is None else ~copy & valid
+        rows = active.nonzero().flatten()
+        everyone = self.all_rows if valid is None else valid.nonzero().flatten()
+        if rows.numel() > DENSE_SHARE * everyone.numel():
+            return everyone, None
+        return rows, (copy if valid is None else copy & valid).nonzero().flatten()
+
+    def cell(self, t: int, index: int) -> None:
+        inputs, nested = self.inputs, self.inputs.options.nested_boundaries
+        zp, zb = self.z[index], self.z[index - 1] if index else torch.ones_like(self.z[0])
+        rows, idle = self.kinds(t, index, zp, zb)
+        any_detector = inputs.has_detector(index)
+        u = self.run_u[index]
+        if idle is not None and idle.numel():
+            if self.training or (any_detector and not nested):
+                self.start_runs(index, idle)
+            u = self.run_u[index]
+        cell = self.update(t, index, rows, zp, zb, u) if rows.numel() else None
+        if cell is not None:
+            u = cell.u
+        if self.training:
+            cell = cell or Cell(rows, (), zp, zp, [], zp, zb, u, None, None)
+            runs = None if idle is None else self.run[index][idle]
+            self.saved.cells[t].append(cell._replace(idle=idle, runs=runs))
+        self.hidden[index][t] = self.h[index]
+        self.detect(t, index, u, zb, any_detector)
+
+    def detect(self, t: int, index: int, u: Tensor, zb: Tensor, any_detector: bool) -> None:
+        inputs = self.inputs
+        if any_detector:
+            z_tilde = hard_sigmoid(u, inputs.options.slope)  # (5)
+            z = decide(z_tilde, inputs.options.boundary, None if inputs.noise is None else inputs.noise[t, :, index])
+            if inputs.options.nested_boundaries:
+                z_tilde, z = zb * z_tilde, zb * z
+        else:
+            z = z_tilde = torch.zeros_like(u)
+        old = self.z[index]
+        if inputs.valid is not None:
+            valid = inputs.valid[t]
+            self.z[index] = torch.where(valid, z, old)
+            zero = torch.zeros_like(z)
+            z, z_tilde = torch.where(valid, z, zero), torch.where(valid, z_tilde, zero)
+        else:
+            self.z[index] = z
+        self.boundaries[t, :, index] = z
+        self.probs[t, :, index] = z_tilde
+
+    def product(self, index: int, product: int, x: Tensor) -> Normalised:
+        return normalise(self.linear[index][product](x), self.inputs.layer_norm)
+
+    def scaled(self, index: int, product: int, n: Tensor) -> Tensor:
+        gain = self.inputs.gain(index, product)
+        return n if gain is None else n * gain
+
+    def start_runs(self, index: int, idle: Tensor) -> None:
+        """The gates of a run of COPY steps, at its first; in no_grad its detector alone."""
+        fresh = idle[self.run[index][idle] < 0]
+        if not fresh.numel():
+            return
+        layer, h = self.inputs.layers[index], take(self.h_read[index], fresh)
+        self.run[index][fresh] = torch.arange(self.run_count[index], self.run_count[index] + fresh.numel())
+        self.run_count[index] += fresh.numel()
+        self.run_u[index] = self.run_u[index].clone()
+        if not self.training and not self.inputs.layer_norm:
+            self.run_u[index][fresh] = h @ layer.weight_recurrent[-1] + layer.bias[-1]
+            return
+        recurrent = self.product(index, RECURRENT, h)
+        f, i, o, g, u = split_gates(self.scaled(index, RECURRENT, recurrent.n) + layer.bias)
+        self.run_u[index][fresh] = u
+        if not self.training:
+            return
+        f, ig, o = f.sigmoid(), i.sigmoid() * g.tanh(), o.sigmoid()
+        h, c = take(self.h[index], fresh), take(self.c[index], fresh)
+        self.saved.coefficients[index].append(torch.stack([ig - c, ig + (f - 1) * c, h - o * c.tanh()], 1))
+        if recurrent.rstd is not None:
+            self.saved.copy_statistics[index].append(torch.cat([recurrent.rstd, recurrent.n[:, -1:]], 1))
+
+    def update(self, t, index, rows, zp, zb, run_u) -> Cell:
+        """Equations (1) to (4) of some samples."""
+        inputs, layer, batch = self.inputs, self.inputs.layers[index], self.all_rows.numel()
+        products: List[Optional[Normalised]] = [None] * 3
+        products[RECURRENT] = self.product(index, RECURRENT, take(self.h_read[index], rows))
+        s = self.scaled(index, RECURRENT, products[RECURRENT].n) + layer.bias
+        zp_rows, zb_rows = take(zp, rows), take(zb, rows)
+        terms = [] if layer.weight_top_down is None else [(TOP_DOWN, zp_rows, self.h[index + 1])]
+        terms += [(BOTTOM_UP, zb_rows, self.h[index - 1])] if index else []
+        for which, gate, source in terms:
+            everything = not inputs.skip or (inputs.layer_norm and self.training)
+            open_rows = torch.arange(rows.numel()) if everything else gate.nonzero().flatten()
+            if not open_rows.numel():
+                continue
+            samples = rows if open_rows.numel() == rows.numel() else rows[open_rows]
+            products[which] = self.product(index, which, take(source, samples))
+            term = self.scaled(index, which, products[which].n) * take(gate, open_rows).unsqueeze(1)
+            s = s + term if open_rows.numel() == rows.numel() else s.index_add(0, open_rows, term)
+        if index == 0:
+            n, rstd = self.projected
+            own = slice(t * batch, (t + 1) * batch)
+            products[BOTTOM_UP] = Normalised(take(n[own], rows), None if rstd is None else take(rstd[own], rows))
+            s = s + self.scaled(index, BOTTOM_UP, products[BOTTOM_UP].n)
+        f, i, o, g, u = split_gates(s)
+        f, i, o, g = f.sigmoid(), i.sigmoid(), o.sigmoid(), g.tanh()  # (2)
+        c_prev, h_prev = take(self.c[index], rows), take(self.h[index], rows)
+        opened, copy, flush = operations(zp_rows, zb_rows)
+        ig = i * g
+        c = opened * (f * c_prev + ig) + copy * c_prev + flush * ig  # (3)
+        h = copy * h_prev + (1 - copy) * (o * c.tanh())  # (4)
+        if rows.numel() == batch:
+            self.h[index], self.c[index] = h, c
+        else:
+            self.h[index], self.c[index] = self.h[index].index_copy(0, rows, h), self.c[index].index_copy(0, rows, c)
+            u = run_u.index_copy(0, rows, u)
+        self.h_read[index] = self.masked(self.h[index], index)
+        self.run[index][rows] = -1
+        if not self.training:
+            return Cell(rows, (), c_prev, c, [], zp, zb, u, None, None)
+        return Cell(rows, (f, i, o, g), c_prev, c, products if inputs.layer_norm else [], zp, zb, u, None, None)
+
+
+def operations(zp: Tensor, zb: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
+    """(N,), (N,) to the weights (N, 1) of UPDATE, COPY and FLUSH."""
+    flush, zb = zp.unsqueeze(1), zb.unsqueeze(1)
+    return (1 - flush) * zb, (1 - flush) * (1 - zb), flush
+
+
+class Backward:
+    """One backward pass. Gradients of what a step leaves are in dh, dc, dz, and become those of what it found."""
+
+    def __init__(self, inputs: Inputs, saved: Saved, hidden, grads):
+        self.inputs, self.saved, self.hidden = inputs, saved, hidden
+        n = len(hidden)
+        self.grad_hidden, state = grads[:n], grads[n : 3 * n]
+        self.grad_boundaries, self.grad_probs, dz = grads[3 * n :]
+        like = (*inputs.state.h, *inputs.state.c)
+        start = [torch.zeros_like(x) if g is None else g.clone() for g, x in zip(state, like)]
+        self.dh, self.dc = start[:n], start[n:]
+        self.dz = list((torch.zeros_like(inputs.state.z) if dz is None else dz.clone()).unbind(1))
+        self.kappa = inputs.options.detector_grad_scale
+        rows = inputs.x.size(0) * inputs.x.size(1)
+        self.transposed = [[self.pack(index, p, rows) for p in PRODUCTS] for index in range(n)]
+        self.coefficients = [torch.cat(pieces) if pieces else None for pieces in saved.coefficients]
+        self.copy_statistics = [torch.cat(pieces) if pieces else None for pieces in saved.copy_statistics]
+        self.bias = [torch.zeros_like(layer.bias) for layer in inputs.layers]
+        self.gains = [[None if (g := inputs.gain(i, p)) is None else torch.zeros_like(g) for p in PRODUCTS]
+                      for i in range(n)]  # fmt: skip
+        self.detector = inputs.x.new_zeros(n, 3, *inputs.x.shape[:2])  # gradient of each product's detector row
+        self.gathered = [[([], []) for _ in PRODUCTS] for _ in range(n)]  # gradients of gate rows, flat row indices
+
+    def pack(self, index: int, product: int, rows: int) -> Optional[Product]:
+        weight = self.inputs.weight(index, product)
+        if weight is None or (index, product) == (0, BOTTOM_UP):
+            return None
+        scaled = torch.cat([weight[:-1], self.kappa * weight[-1:]])
+        return Product(scaled.t().contiguous(), rows)
+
+    def run_all(self, want_x: bool, want_weights: bool):
+        n = len(self.hidden)
+        for t in range(self.inputs.x.size(0) - 1, -1, -1):
+            from_above = None
+            for index in range(n - 1, -1, -1):
+                from_above = self.cell(t, index, from_above)
+        weights = [self.layer_gradients(index) for index in range(n)] if want_weights else [None] * (7 * n)
+        weights = [g for layer in weights for g in layer] if want_weights else weights
+        dx = self.input_gradient() if want_x else None
+        return [dx, torch.stack(self.dz, 1), *self.dh, *self.dc, *weights]
+
+    def previous(self, t: int, index: int) -> Tensor:
+        return self.hidden[index][t - 1] if t else self.inputs.state.h[index]
+
+    def cell(self, t: int, index: int, from_above: Optional[Tensor]) -> Tensor:
+        """Returns the gradient of z_below, (B,)."""
+        inputs, cell = self.inputs, self.saved.cells[t][index]
+        valid = None if inputs.valid is None else inputs.valid[t]
+        if self.grad_hidden[index] is not None:
+            self.dh[index] = self.dh[index] + self.grad_hidden[index][t]
+        du, dzb = self.detector_gradient(t, index, cell, from_above, valid)
+        dzp = torch.zeros_like(du)
+        if cell.idle is not None and cell.idle.numel():
+            self.idle(t, index, cell, du, dzp, dzb)
+        if cell.rows.numel():
+            self.rows(t, index, cell, du, dzp, dzb)
+        self.dz[index] = dzp if valid is None else torch.where(valid, dzp, self.dz[index])
+        return dzb
+
+    def detector_gradient(self, t, index, cell, from_above, valid):
+        """Straight-through: du, and what a nested detector sends to z_below, both (B,) and 0 where frozen."""
+        options, zero = self.inputs.options, torch.zeros_like(cell.zp)
+        if not self.inputs.has_detector(index):
+            return zero, torch.zeros_like(zero)
+        dz = self.dz[index] if from_above is None else self.dz[index] + from_above
+        if self.grad_boundaries is not None:
+            dz = dz + self.grad_boundaries[t, :, index]
+        dz_tilde = zero if self.grad_probs is None else self.grad_probs[t, :, index]
+        p, dzb = (options.slope * cell.u + 1) / 2, torch.zeros_like(zero)
+        if options.nested_boundaries:
+            z_tilde = p.clamp(0, 1)
+            noise = None if self.inputs.noise is None else self.inputs.noise[t, :, index]
+            dzb = dz * decide(z_tilde, options.boundary, noise) + dz_tilde * z_tilde
+            dz, dz_tilde = dz * cell.zb, dz_tilde * cell.zb
+        du = torch.where((p >= 0) & (p <= 1), options.slope / 2 * (dz + dz_tilde), zero)
+        if valid is not None:
+            du, dzb = torch.where(valid, du, zero), torch.where(valid, dzb, zero)
+        self.bias[index][-1] += du.sum()
+        return du, dzb
+
+    def idle(self, t, index, cell, du, dzp, dzb) -> None:
+        """COPY steps not computed again: the boundaries feel the branches not taken, the detector its own weights."""
+        idle, layer = cell.idle, self.inputs.layers[index]
+        to_flush, to_update, to_new = self.coefficients[index][cell.runs].unbind(1)
+        dh, dc = self.dh[index][idle], self.dc[index][idle]
+        other = dh * to_new
+        dzp[idle] += (dc * to_flush - other).sum(1)
+        dzb[idle] += (dc * to_update - other).sum(1)
+        du_idle = du[idle]
+        if self.inputs.layer_norm:  # and kappa = 0, else no row is idle
+            rstd, n = self.copy_statistics[index][cell.runs].unbind(1)
+            self.gains[index][RECURRENT][-1] += (du_idle * n).sum()
+            self.detector[index, RECURRENT, t, idle] = rstd * layer.gain_recurrent[-1] * du_idle
+            return
+        self.detector[index, RECURRENT, t, idle] = du_idle
+        if self.kappa == 0:
+            return
+        scaled = self.kappa * du_idle
+        sent = torch.outer(scaled, layer.weight_recurrent[-1])
+        self.dh[index] = self.dh[index].index_add(0, idle, self.masked(sent, index, idle))
+        if layer.weight_top_down is not None:
+            dzp[idle] += scaled * (self.previous(t, index + 1)[idle] @ layer.weight_top_down[-1])
+        dzb[idle] += scaled * (self.hidden[index - 1][t][idle] @ layer.weight_bottom_up[-1])
+
+    def masked(self, h: Tensor, index: int, rows: Tensor) -> Tensor:
+        return h if self.inputs.masks is None else h * take(self.inputs.masks[index], rows)
+
+    def rows(self, t, index, cell, du, dzp, dzb) -> None:
+        """Samples computed in full."""
+        rows, (f, i, o, g), c_prev = cell.rows, cell.gates, cell.c_prev
+        zp, zb, du = take(cell.zp, rows), take(cell.zb, rows), take(du, rows)
+        opened, copy, flush = operations(zp, zb)
+        dh, h_prev, tanh_c, ig = take(self.dh[index], rows), take(self.previous(t, index), rows), cell.c.tanh(), i * g
+        dh_new = (1 - copy) * dh
+        dc = take(self.dc[index], rows) + dh_new * o * (1 - tanh_c * tanh_c)
+        dig = (opened + flush) * dc
+        ds = torch.cat([opened * dc * c_prev * f * (1 - f), dig * g * i * (1 - i), dh_new * tanh_c * o * (1 - o),
+                        dig * i * (1 - g * g), du.unsqueeze(1)], 1)  # fmt: skip
+        other, kept = dh * (h_prev - o * tanh_c), dc * f * c_prev
+        to_flush = (1 - zb) * (dc * (ig - c_prev) - other).sum(1) - zb * kept.sum(1)
+        to_update = (1 - zp) * (dc * (ig - c_prev) - other + kept).sum(1)
+        self.bias[index][:-1] += ds[:, :-1].sum(0)
+        products = self.product_gradients(index, cell, ds, zp, zb)
+        self.put(self.dc, index, rows, dc * (opened * f + copy))
+        self.put(self.dh, index, rows, copy * dh)
+        for product, (open_rows, dp, gate_gradient) in products.items():
+            samples = rows if open_rows is None else rows[open_rows]
+            gate = None if product == RECURRENT else zp if product == TOP_DOWN else zb
+            gate = None if gate is None else gate if open_rows is None else gate[open_rows]
+            self.keep(t, index, product, samples, dp, gate)
+            if gate_gradient is not None:
+                target = to_flush if product == TOP_DOWN else to_update
+                target += gate_gradient
+            if (index, product) != (0, BOTTOM_UP):
+                sent = self.send(t, index, product, samples, dp, gate)
+                if sent is not None:
+                    target = to_flush if product == TOP_DOWN else to_update
+                    target += sent
+        dzp.index_add_(0, rows, to_flush)
+        dzb.index_add_(0, rows, to_update)
+
+    def put(self, where: List[Tensor], index: int, rows: Tensor, value: Tensor) -> None:
+        whole = rows.numel() == where[index].size(0)
+        where[index] = value if whole else where[index].index_copy(0, rows, value)
+
+    def product_gradients(self, index, cell, ds, zp, zb):
+        """Per product: which rows (None: all), the gradient of the product (before its gate without layer norm), and
+        what reaches the gate z directly (with layer norm)."""
+        inputs = self.inputs
+        exist = [p for p in PRODUCTS if inputs.weight(index, p) is not None]
+        if not inputs.layer_norm:
+            return {p: (None, ds, None) for p in exist}
+        found = {}
+        weights = torch.ones(ds.size(1), dtype=ds.dtype)
+        weights[-1] = self.kappa
+        for p in exist:
+            n, rstd = cell.products[p]
+            gate = None if p == RECURRENT else (zp if p == TOP_DOWN else zb)
+            through = ds * n * inputs.gain(index, p)
+            gate_gradient = None if gate is None else (through * weights).sum(1)
+            dn = ds if gate is None else ds * gate.unsqueeze(1)
+            self.gains[index][p] += (dn * n).sum(0)
+            gd = dn * inputs.gain(index, p)
+            seen = gd * weights
+            dp = rstd * (gd - seen.mean(1, keepdim=True) - n * (seen * n).mean(1, keepdim=True))
+            found[p] = (None, dp, gate_gradient)
+        return found
+
+    def keep(self, t, index, product, samples, dp, gate) -> None:
+        """For the weight's gradient: gate rows are gathered until the end, the detector's row is kept for all t."""
+        batch, layer_norm = self.inputs.x.size(1), self.inputs.layer_norm
+        du = dp[:, -1] if gate is None or layer_norm else dp[:, -1] * gate
+        self.detector[index, product, t, samples] = du
+        if gate is not None:
+            open_rows = gate.nonzero().flatten()
+            if open_rows.numel() < samples.numel():
+                samples, dp, gate = samples[open_rows], dp[open_rows], gate[open_rows]
+            if not layer_norm and (index, product) != (0, BOTTOM_UP):
+                dp = dp * gate.unsqueeze(1)
+        gradients, flat = self.gathered[index][product]
+        gradients.append(dp[:, :-1])
+        flat.append(samples + t * batch)
+
+    def send(self, t, index, product, samples, dp, gate) -> Optional[Tensor]:
+        """To the input of a product; returns what reaches its gate through it (without layer norm)."""
+        v = self.transposed[index][product](dp)
+        if product == RECURRENT:
+            v, target = self.masked(v, index, samples), index
+            sent = None
+        else:
+            target = index + 1 if product == TOP_DOWN else index - 1
+            source = self.previous(t, target) if product == TOP_DOWN else self.hidden[target][t]
+            sent = None if self.inputs.layer_norm else (v * take(source, samples)).sum(1)
+            v = v if self.inputs.layer_norm else v * gate.unsqueeze(1)
+        whole = samples.numel() == self.dh[target].size(0)
+        self.dh[target] = self.dh[target] + v if whole else self.dh[target].index_add(0, samples, v)
+        return sent
+
+    def read(self, index: int, product: int) -> Tensor:
+        """What a product read at every step, (T B, columns)."""
+        steps, batch = self.inputs.x.shape[:2]
+        if product == BOTTOM_UP:
+            source = self.hidden[index - 1] if index else self.inputs.x
+            return source.reshape(steps * batch, source.size(2))
+        target = index if product == RECURRENT else index + 1
+        source = torch.cat([self.inputs.state.h[target].unsqueeze(0), self.hidden[target][:-1]])
+        if product == RECURRENT and self.inputs.masks is not None:
+            source = source * self.inputs.masks[index]
+        return source.reshape(steps * batch, source.size(2))
+
+    def layer_gradients(self, index: int) -> List[Optional[Tensor]]:
+        """In the order of LayerParameters."""
+        weights: List[Optional[Tensor]] = [None] * 3
+        for product in PRODUCTS:
+            weight = self.inputs.weight(index, product)
+            if weight is None:
+                continue
+            grad, read = torch.zeros_like(weight), self.read(index, product)
+            gradients, flat = self.gathered[index][product]
+            if gradients:
+                grad[:-1] = torch.cat(gradients).t() @ read.index_select(0, torch.cat(flat))
+            grad[-1] = self.detector[index, product].flatten() @ read
+            weights[product] = grad
+        gains = self.gains[index]
+        order = (RECURRENT, BOTTOM_UP, TOP_DOWN)
+        return [*(weights[p] for p in order), self.bias[index], *(gains[p] for p in order)]
+
+    def input_gradient(self) -> Tensor:
+        x, weight = self.inputs.x, self.inputs.layers[0].weight_bottom_up
+        grad = x.new_zeros(x.size(0) * x.size(1), x.size(2))
+        gradients, flat = self.gathered[0][BOTTOM_UP]
+        if gradients:
+            grad.index_copy_(0, torch.cat(flat), torch.cat(gradients) @ weight[:-1])
+        if self.kappa != 0:
+            grad.addr_(self.kappa * self.detector[0, BOTTOM_UP].flatten(), weight[-1])
+        return grad.view_as(x)
+
+
+def forward(inputs: Inputs, training: bool):
+    """The flat results of `ops.cpu._Call`, and what the backward pass needs (None if not training)."""
+    run = Forward(inputs, training)
+    return run.run_all(), run.saved if training else None
+
+
+def backward(inputs: Inputs, saved: Saved, hidden, grads, want_x: bool, want_weights: bool) -> List[Optional[Tensor]]:
+    """Gradients of x, z, h, c and the weights, flat."""
+    return Backward(inputs, saved, hidden, grads).run_all(want_x, want_weights)

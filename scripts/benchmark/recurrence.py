@@ -1,0 +1,240 @@
+#!/usr/bin/env python
+"""Time of the HM-LSTM recurrence on CPU as ratios to torch.nn.LSTM of equal layers and sizes.
+
+    python scripts/benchmark/recurrence.py                       # the table of README.md, all batch sizes
+    python scripts/benchmark/recurrence.py --sweep --plot rate.png
+    python scripts/benchmark/recurrence.py --peer package.module:Class
+
+The candidates take turns within one run, so that a busy machine slows all of them; each ratio is taken within a turn.
+Parity with the reference is checked first, on the very model that is timed. A peer is a class whose instances, made
+with (input_size, hidden_sizes), map x (T, B, input_size) to a tensor.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import importlib
+import statistics
+import sys
+import time
+
+import torch
+
+from fairseq_hmrnn.modules import HMLSTM
+from fairseq_hmrnn.ops import RecurrenceOptions, cpu
+from fairseq_hmrnn.ops.reference import hm_lstm_reference
+
+COLUMNS = ["rates", "layer_norm", "batch", "task", "candidate", "median_ms", "ratio", "ratio_min", "ratio_max"]
+
+
+def calibrated(args, rates, layer_norm=False) -> HMLSTM:
+    """A model whose detector biases make layer l's boundary rate rates[l] on random input."""
+    torch.manual_seed(args.seed)
+    model = HMLSTM(args.hidden, [args.hidden] * args.layers, layer_norm=layer_norm)
+    x = torch.randn(args.steps, 32, args.hidden)
+    with torch.no_grad():
+        for index, rate in enumerate(rates[: args.layers - 1]):
+            low, high = -8.0, 8.0
+            for _ in range(14):
+                bias = 50.0 if rate >= 1 else -50.0 if rate <= 0 else (low + high) / 2
+                model.bias[index][-1] = bias
+                if not 0 < rate < 1:
+                    break
+                found = float(model(x).boundaries[..., index].mean())
+                low, high = (low, bias) if found > rate else (bias, high)
+        found = model(x).boundaries.mean((0, 1))[: args.layers - 1].tolist()
+    print(f"layer_norm={layer_norm}: boundary rates", ", ".join(f"{rate:.3f}" for rate in found))
+    return model
+
+
+def check_parity(model: HMLSTM, args) -> None:
+    """Outputs and every gradient against the reference, in float64; exits where they differ."""
+    torch.manual_seed(args.seed)
+    double = HMLSTM(args.hidden, model.hidden_sizes, layer_norm=model.gain_recurrent is not None).double()
+    double.load_state_dict(model.state_dict())
+    x = torch.randn(12, 4, args.hidden, dtype=torch.float64)
+    results = []
+    for run in (hm_lstm_reference, cpu.hm_lstm_cpu):
+        output = run(x, double.layers(), double.zero_state(4), RecurrenceOptions())
+        loss = output.hidden[-1].pow(2).sum() + output.boundary_probs.sum()
+        results.append([*output.hidden, output.boundaries, *torch.autograd.grad(loss, list(double.parameters()))])
+    worst = max(float((a - b).detach().abs().max() / (1 + b.detach().abs().max())) for a, b in zip(*results))
+    if not worst < 1e-10:
+        sys.exit(f"the kernel and the reference differ by {worst}: no times")
+    print(f"parity with the reference: {worst:.1e}")
+
+
+class Job:
+    """One candidate: train, sequence and steps are functions of nothing, or None where it has none."""
+
+    def __init__(self, name, module, x, run, step=None):
+        self.name, self.module, self.x, self.run, self.step = name, module, x, run, step
+        self.grad = torch.randn_like(run(x))
+
+    def train(self):
+        self.module.zero_grad()
+        torch.autograd.backward(self.run(self.x.detach().requires_grad_()), self.grad)
+
+    @torch.no_grad()
+    def sequence(self):
+        self.run(self.x)
+
+    @torch.no_grad()
+    def steps(self):
+        self.step()
+
+
+def lstm_job(args, x):
+    lstm = torch.nn.LSTM(args.hidden, args.hidden, args.layers)
+
+    def step():
+        state = None
+        for x_t in x.split(1):
+            _, state = lstm(x_t, state)
+
+    return Job("nn.LSTM", lstm, x, lambda x: lstm(x)[0], step)
+
+
+def kernel_job(args, name, model, x, **keywords):
+    state, options, layers = model.zero_state(x.size(1)), RecurrenceOptions(), model.layers()
+
+    def run(x):
+        return cpu.hm_lstm_cpu(x, layers, state, options, **keywords).hidden[-1]
+
+    if keywords.get("path") == "python" or cpu.compiled is None:
+
+        def step():
+            now = state
+            for x_t in x.split(1):
+                now = cpu.hm_lstm_cpu(x_t, layers, now, options, **keywords).state
+
+    else:
+        packed = cpu.PackedLayers(layers)
+        table = packed.project(x)  # as from a table of embeddings times W_bu
+
+        def step():
+            now = state
+            for projected in table.split(1):
+                now = packed(projected, now, options, projected=True).state
+
+    return Job(name, model, x, run, step)
+
+
+def reference_job(args, model, x):
+    state, options, layers = model.zero_state(x.size(1)), RecurrenceOptions(), model.layers()
+
+    def run(x):
+        return hm_lstm_reference(x, layers, state, options).hidden[-1]
+
+    def step():
+        now = state
+        for x_t in x.split(1):
+            now = hm_lstm_reference(x_t, layers, now, options).state
+
+    return Job("reference", model, x, run, step)
+
+
+def measure(jobs, what, repeats):
+    """Per job the milliseconds of every turn."""
+    times = {job.name: [] for job in jobs}
+    for turn in range(repeats + 1):
+        for job in jobs:
+            if what == "steps" and job.step is None:
+                continue
+            start = time.perf_counter()
+            getattr(job, what)()
+            if turn:  # the first one warms up
+                times[job.name].append(1e3 * (time.perf_counter() - start))
+    return times
+
+
+def table(args, rates, batches, layer_norm, extra=()):
+    """Prints and returns rows: rates, batch, task, candidate, median ms, ratio to nn.LSTM (median, min, max)."""
+    model = calibrated(args, rates, layer_norm)
+    check_parity(model, args)
+    rows = []
+    for batch in batches:
+        x = torch.randn(args.steps, batch, args.hidden)
+        jobs = [lstm_job(args, x), kernel_job(args, "kernel", model, x)]
+        if "dense" in extra:
+            jobs.append(kernel_job(args, "kernel, no skip", model, x, skip=False))
+        if "python" in extra:
+            jobs.append(kernel_job(args, "python path", model, x, path="python"))
+        if "reference" in extra:
+            jobs.append(reference_job(args, model, x))
+        if args.peer:
+            module, _, name = args.peer.partition(":")
+            peer = getattr(importlib.import_module(module), name)(args.hidden, [args.hidden] * args.layers)
+            jobs.append(Job(args.peer, peer, x, peer))
+        for what in args.tasks:
+            times = measure(jobs, what, args.repeats)
+            for name, found in times.items():
+                if not found:
+                    continue
+                ratios = [a / b for a, b in zip(found, times["nn.LSTM"])]
+                row = ["/".join(map(str, rates)), layer_norm, batch, what, name, round(statistics.median(found), 2)]
+                row += [round(r, 3) for r in (statistics.median(ratios), min(ratios), max(ratios))]
+                rows.append(row)
+                print("{:>9} ln={!s:5} B {:3} {:9} {:16} {:10} ms  ratio {} ({} - {})".format(*row), flush=True)
+    return rows
+
+
+def sweep(args):
+    """Time of training at one batch size as the boundary rate of layer 1 falls, layer 2's a quarter of it."""
+    rows = []
+    for rate in (1.0, 0.5, 0.35, 0.2, 0.1, 0.05):
+        rows += table(args, (rate, rate if rate == 1 else rate / 4), args.batch[-1:], False)
+    return rows
+
+
+def plot(rows, path):
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    for what in sorted({row[3] for row in rows}):
+        points = [(float(row[0].split("/")[0]), row[6]) for row in rows if row[3] == what and row[4] == "kernel"]
+        pyplot.plot(*zip(*points), marker="o", label=what)
+    pyplot.axhline(1, color="gray", linewidth=0.5)
+    pyplot.xlabel("boundary rate of layer 1")
+    pyplot.ylabel("time / nn.LSTM")
+    pyplot.ylim(bottom=0)
+    pyplot.legend()
+    pyplot.savefig(path, dpi=120)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--layers", type=int, default=3)
+    parser.add_argument("--hidden", type=int, default=512)
+    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 16, 64])
+    parser.add_argument("--rates", type=float, nargs="+", default=[0.2, 0.05], help="boundary rates, bottom to top")
+    parser.add_argument("--tasks", nargs="+", default=["train", "sequence", "steps"])
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--layer-norm", action="store_true")
+    parser.add_argument("--with", dest="extra", nargs="*", default=[], choices=["dense", "python", "reference"])
+    parser.add_argument("--peer", metavar="MODULE:CLASS")
+    parser.add_argument("--sweep", action="store_true", help="time against boundary rate, at the last batch size")
+    parser.add_argument("--csv", metavar="FILE")
+    parser.add_argument("--plot", metavar="FILE", help="with --sweep")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    print(f"torch {torch.__version__}, {args.threads} threads, compiled: {cpu.compiled is not None}")
+    if args.sweep:
+        rows = sweep(args)
+    else:
+        rows = table(args, tuple(args.rates), args.batch, args.layer_norm, args.extra)
+    if args.csv:
+        with open(args.csv, "w", newline="") as file:
+            csv.writer(file).writerows([COLUMNS, *rows])
+    if args.plot and args.sweep:
+        plot(rows, args.plot)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,121 @@
+"""Random problems for the kernels, and the comparison with the reference."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Optional, Tuple
+
+import torch
+from torch import Tensor
+
+from fairseq_hmrnn.ops import HMLSTMState, LayerParameters, RecurrenceOptions
+from fairseq_hmrnn.ops.parameters import num_rows
+
+
+class Problem(NamedTuple):
+    x: Tensor
+    layers: Tuple[LayerParameters, ...]
+    state: HMLSTMState
+    options: RecurrenceOptions
+    valid: Optional[Tensor]
+    noise: Optional[Tensor]
+    masks: Optional[Tuple[Tensor, ...]]
+
+    def __repr__(self):  # hypothesis prints it
+        sizes, layer_norm = [p.hidden_size for p in self.layers], self.layers[0].layer_norm
+        given = {"padded": self.valid is not None, "masked": self.masks is not None, "layer_norm": layer_norm}
+        return f"Problem({tuple(self.x.shape)}, {sizes}, {self.options}, {given}, {self.x.dtype})"
+
+    def leaves(self):
+        weights = [t for layer in self.layers for t in layer if t is not None]
+        return [self.x, *self.state.h, *self.state.c, self.state.z, *weights]
+
+
+def make_problem(
+    seed, steps, batch, sizes, options, input_size=7, layer_norm=False, padded=False, masked=False, bias=0.0,
+    dtype=torch.float64,
+) -> Problem:  # fmt: skip
+    """bias: of the detectors; 6 opens and -6 closes nearly all boundaries."""
+    random = torch.Generator().manual_seed(seed)
+
+    def normal(*shape, scale=1.0, shift=0.0):
+        return (torch.randn(*shape, generator=random, dtype=torch.float64) * scale + shift).to(dtype).requires_grad_()
+
+    def uniform(*shape):
+        return torch.rand(*shape, generator=random, dtype=torch.float64).to(dtype)
+
+    layers = []
+    for index, size in enumerate(sizes):
+        rows, below = num_rows(size), sizes[index - 1] if index else input_size
+        above = sizes[index + 1] if index + 1 < len(sizes) else None
+        weights = [normal(rows, c, scale=c**-0.5) if c else None for c in (size, below, above)]
+        vector = normal(rows, scale=0.3)
+        with torch.no_grad():
+            vector[-1] += bias
+        gains = [normal(rows, scale=0.2, shift=1.0) if layer_norm and w is not None else None for w in weights]
+        layers.append(LayerParameters(*weights, vector, *gains))
+    z = (uniform(batch, len(sizes)) > 0.5).to(dtype).requires_grad_()
+    state = HMLSTMState(tuple(normal(batch, s) for s in sizes), tuple(normal(batch, s) for s in sizes), z)
+    return Problem(
+        x=normal(steps, batch, input_size),
+        layers=tuple(layers),
+        state=state,
+        options=options,
+        valid=uniform(steps, batch) > 0.3 if padded else None,
+        noise=uniform(steps, batch, len(sizes)) if options.boundary == "bernoulli" else None,
+        masks=tuple((uniform(batch, s) > 0.5).to(dtype) * 2 for s in sizes) if masked else None,
+    )
+
+
+def tensors(output):
+    return [*output.hidden, output.boundaries, output.boundary_probs, *output.state.h, *output.state.c, output.state.z]
+
+
+def run(function, problem: Problem, seed=0, **keywords):
+    """All outputs, and the gradients of a random linear function of all of them."""
+    output = tensors(function(*problem, **keywords))
+    random = torch.Generator().manual_seed(seed)
+    weights = [torch.randn(t.shape, generator=random, dtype=torch.float64).to(t.dtype) for t in output]
+    loss = sum((t * w).sum() for t, w in zip(output, weights))
+    leaves = problem.leaves()
+    grads = torch.autograd.grad(loss, leaves, allow_unused=True)
+    return output, [torch.zeros_like(leaf) if g is None else g for g, leaf in zip(grads, leaves)]
+
+
+def condition(function, problem: Problem) -> float:
+    """How much a relative change of weights, input and state comes out multiplied in outputs and gradients, for a
+    float64 problem: layer normalisation of a nearly zero h over few rows multiplies by up to 300 at every step, and
+    no two orders of summation then agree."""
+    random = torch.Generator().manual_seed(0)
+
+    def change(t):
+        noise = torch.randn(t.shape, generator=random, dtype=torch.float64)
+        return (t * (1 + 1e-12 * noise)).detach().requires_grad_()
+
+    changed = problem._replace(
+        x=change(problem.x),
+        layers=tuple(type(p)(*(None if t is None else change(t) for t in p)) for p in problem.layers),
+        state=problem.state.apply(change)._replace(z=problem.state.z),
+    )
+    worst = 0.0
+    for values, others in zip(run(function, problem), run(function, changed)):
+        for a, b in zip(values, others):
+            if a.numel():
+                worst = max(worst, float((a - b).detach().abs().max()) / max(1.0, float(a.detach().abs().max())))
+    return worst / 1e-12
+
+
+def near_threshold(problem: Problem, output, margin: float) -> bool:
+    """Whether some boundary is within `margin` of going the other way: rounding may then decide."""
+    probs = output[len(problem.layers) + 1]
+    if problem.options.boundary == "soft":
+        return False
+    threshold = 0.5 if problem.noise is None else problem.noise
+    return bool(((probs - threshold).abs() < margin).any())
+
+
+def assert_close(found, expected, tolerance):
+    """Every element to `tolerance`, relative to the largest of its tensor."""
+    for index, (a, b) in enumerate(zip(found, expected)):
+        scale = max(1.0, float(b.detach().abs().max())) if b.numel() else 1.0
+        difference = float((a - b).detach().abs().max()) if b.numel() else 0.0
+        assert a.shape == b.shape and difference <= tolerance * scale, f"tensor {index}: {difference} of {scale}"

@@ -1,0 +1,369 @@
+"""The CPU kernels against the reference, and what else they promise: bits, memory, threads, errors."""
+
+from __future__ import annotations
+
+import gc
+import os
+import resource
+import subprocess
+import sys
+import threading
+
+import pytest
+import torch
+from hypothesis import HealthCheck, Phase, assume, given, settings
+from hypothesis import strategies as st
+from problems import assert_close, condition, make_problem, near_threshold, run, tensors
+
+from fairseq_hmrnn.modules import HMLSTM
+from fairseq_hmrnn.ops import HMLSTMState, RecurrenceOptions, cpu, dispatch, hm_lstm
+from fairseq_hmrnn.ops.reference import hm_lstm_reference
+
+PATHS = ["python"] + ([] if cpu.compiled is None else ["compiled"])
+compiled_only = pytest.mark.skipif(cpu.compiled is None, reason="the compiled kernel was not built")
+both_paths = pytest.mark.parametrize("path", PATHS)
+
+
+def options(**changes):
+    return RecurrenceOptions(**{"slope": 0.8, "detector_grad_scale": 1.0, **changes})
+
+
+@st.composite
+def problems(draw, dtype=torch.float64):
+    sizes = draw(st.lists(st.sampled_from([1, 2, 5, 8, 15, 17, 33, 64, 130]), min_size=1, max_size=4))
+    big = sum(sizes) > 120
+    return make_problem(
+        seed=draw(st.integers(0, 10**6)),
+        steps=draw(st.integers(1, 8 if big else 40)),
+        batch=draw(st.integers(1, 9)),
+        sizes=sizes,
+        input_size=draw(st.sampled_from([1, 7, 70])),
+        options=RecurrenceOptions(
+            slope=draw(st.sampled_from([0.3, 1.0, 3.0])),
+            boundary=draw(st.sampled_from(["step", "step", "bernoulli", "soft"])),
+            nested_boundaries=draw(st.booleans()),
+            top_boundary=draw(st.booleans()),
+            detector_grad_scale=draw(st.sampled_from([0.0, 0.3, 1.0])),
+        ),
+        layer_norm=draw(st.booleans()),
+        padded=draw(st.booleans()),
+        masked=draw(st.booleans()),
+        bias=draw(st.sampled_from([-8.0, -1.0, 0.0, 1.0, 8.0])),
+        dtype=dtype,
+    )
+
+
+def examples(count):
+    """No shrinking: a failing problem is already small, and replaying it many times is not cheap."""
+    return settings(
+        max_examples=count,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+        derandomize=True,
+        phases=[Phase.explicit, Phase.generate],
+    )
+
+
+def check_float64(path, problem):
+    assume(condition(hm_lstm_reference, problem) < 1e4)
+    expected, expected_grads = run(hm_lstm_reference, problem)
+    found, grads = run(cpu.hm_lstm_cpu, problem, path=path)
+    assert_close(found, expected, 1e-10)
+    assert_close(grads, expected_grads, 1e-10)
+    with torch.no_grad():
+        assert_close(tensors(cpu.hm_lstm_cpu(*problem, path=path)), expected, 1e-10)
+
+
+def check_float32(path, problem):
+    double = problem._replace(
+        x=problem.x.detach().double().requires_grad_(),
+        layers=tuple(
+            type(p)(*(None if t is None else t.detach().double().requires_grad_() for t in p)) for p in problem.layers
+        ),
+        state=problem.state.apply(lambda t: t.detach().double().requires_grad_()),
+        noise=None if problem.noise is None else problem.noise.double(),
+        masks=None if problem.masks is None else tuple(m.double() for m in problem.masks),
+    )
+    assume(condition(hm_lstm_reference, double) < 100)
+    expected, expected_grads = run(hm_lstm_reference, double)
+    edge = ((expected[len(problem.layers) + 1] % 1) < 1e-5) & (expected[len(problem.layers) + 1] % 1 > 0)
+    assume(not near_threshold(double, expected, 1e-4) and not bool(edge.any()))
+    found, grads = run(cpu.hm_lstm_cpu, problem, path=path)
+    assert_close(found, [e.float() for e in expected], 1e-4)
+    assert_close(grads, [g.float() for g in expected_grads], 1e-4)
+
+
+@compiled_only
+@examples(200)
+@given(problem=problems())
+def test_compiled_equals_the_reference_in_float64(problem):
+    check_float64("compiled", problem)
+
+
+@compiled_only
+@examples(40)
+@given(problem=problems(dtype=torch.float32))
+def test_compiled_equals_the_reference_in_float32(problem):
+    check_float32("compiled", problem)
+
+
+@examples(25)
+@given(problem=problems())
+def test_python_equals_the_reference_in_float64(problem):
+    check_float64("python", problem)
+
+
+@examples(10)
+@given(problem=problems(dtype=torch.float32))
+def test_python_equals_the_reference_in_float32(problem):
+    check_float32("python", problem)
+
+
+@compiled_only
+@examples(60)
+@given(problem=problems(dtype=torch.float32))
+def test_skipping_gives_the_same_bits(problem):
+    skipped = run(cpu.hm_lstm_cpu, problem, skip=True)
+    dense = run(cpu.hm_lstm_cpu, problem, skip=False)
+    for a, b in zip(skipped[0] + skipped[1], dense[0] + dense[1]):
+        assert torch.equal(a, b) or not (bool(a.isfinite().all()) and bool(b.isfinite().all()))
+
+
+@both_paths
+@pytest.mark.parametrize("layer_norm", [False, True], ids=["plain", "layer_norm"])
+def test_sequence_equals_its_windows_and_steps(path, layer_norm):
+    problem = make_problem(3, 30, 6, [33, 20, 9], options(), layer_norm=layer_norm, padded=True)
+    with torch.no_grad():
+        whole = cpu.hm_lstm_cpu(*problem, path=path)
+        state, hidden = problem.state, []
+        for first, last in ((0, 1), (1, 2), (2, 17), (17, 30)):
+            window = problem._replace(x=problem.x[first:last], valid=problem.valid[first:last], state=state)
+            output = cpu.hm_lstm_cpu(*window, path=path)
+            state = output.state
+            hidden.append(output.hidden[2])
+    assert_close([torch.cat(hidden), *state.h, state.z], [whole.hidden[2], *whole.state.h, whole.state.z], 1e-10)
+
+
+@compiled_only
+@pytest.mark.parametrize("layer_norm", [False, True], ids=["plain", "layer_norm"])
+@pytest.mark.parametrize("projected", [False, True], ids=["x", "table"])
+def test_packed_layers_step_like_the_sequence(layer_norm, projected):
+    problem = make_problem(5, 25, 4, [33, 20, 9], options(), layer_norm=layer_norm)
+    packed, state = cpu.PackedLayers(problem.layers), problem.state
+    expected = tensors(hm_lstm_reference(*problem))
+    x = packed.project(problem.x) if projected else problem.x
+    for t in range(25):
+        output = packed(x[t : t + 1], state, problem.options, projected=projected)
+        state = output.state
+        assert_close([output.hidden[1][0], output.boundaries[0]], [expected[1][t], expected[3][t]], 1e-10)
+    assert not state.z.requires_grad
+    with pytest.raises(ValueError, match="does not fit"):
+        packed(x[:1, :2], state, problem.options, projected=projected)
+    with pytest.raises(ValueError, match="x must be"):
+        packed(x[:1, :, :3], state, problem.options, projected=projected)
+
+
+@both_paths
+def test_graphs_do_not_share_memory(path):
+    """Two forward passes before either backward, and backward twice over one graph."""
+    first, second = (make_problem(seed, 12, 5, [20, 17, 9], options()) for seed in (1, 2))
+    expected = [run(cpu.hm_lstm_cpu, p, path=path)[1] for p in (first, second)]
+    outputs = [cpu.hm_lstm_cpu(*p, path=path) for p in (first, second)]
+    for _ in range(2):
+        for problem, output, grads in zip((first, second), outputs, expected):
+            random = torch.Generator().manual_seed(0)
+            loss = sum(
+                (t * torch.randn(t.shape, generator=random, dtype=torch.float64)).sum() for t in tensors(output)
+            )
+            found = torch.autograd.grad(loss, problem.leaves(), retain_graph=True)
+            for a, b in zip(found, grads):
+                assert torch.equal(a, b)
+
+
+@both_paths
+def test_gradients_of_single_outputs(path):
+    """Most gradients are None in training: only the outputs in use count."""
+    problem = make_problem(4, 9, 3, [9, 5, 6], options(), padded=True)
+    for which in range(12):
+        grads = [
+            torch.autograd.grad(tensors(function())[which].pow(2).sum(), problem.leaves(), allow_unused=True)
+            for function in (lambda: hm_lstm_reference(*problem), lambda: cpu.hm_lstm_cpu(*problem, path=path))
+        ]
+        zeros = [torch.zeros_like(leaf) for leaf in problem.leaves()]
+        reference, found = ([z if g is None else g for g, z in zip(gs, zeros)] for gs in grads)
+        assert_close(found, reference, 1e-10)
+
+
+@both_paths
+def test_only_what_needs_a_gradient_gets_one(path):
+    problem = make_problem(4, 9, 3, [9, 5], options())
+    frozen = problem._replace(x=problem.x.detach(), state=problem.state.detach())
+    output = cpu.hm_lstm_cpu(*frozen, path=path)
+    output.hidden[1].sum().backward()
+    assert frozen.x.grad is None and problem.layers[0].bias.grad is not None
+    with torch.no_grad():
+        assert not cpu.hm_lstm_cpu(*problem, path=path).hidden[0].requires_grad
+
+
+@both_paths
+def test_empty_batch_and_empty_sequence(path):
+    for steps, batch in ((0, 3), (4, 0), (0, 0)):
+        problem = make_problem(0, steps, batch, [5, 6], options())
+        output = cpu.hm_lstm_cpu(*problem, path=path)
+        assert output.hidden[1].shape == (steps, batch, 6) and output.boundaries.shape == (steps, batch, 2)
+
+
+@both_paths
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_bad_numbers_stay_visible(path, value):
+    """A NaN closes every boundary above it, and the steps it closes are skipped; it must show all the same."""
+    problem = make_problem(7, 10, 4, [9, 5, 6], options())
+    x = problem.x.detach().clone()
+    x[3, 1] = value
+    reference = hm_lstm_reference(*problem._replace(x=x))
+    found = cpu.hm_lstm_cpu(*problem._replace(x=x), path=path)
+    assert not bool(found.hidden[0][3:, 1].isfinite().all()) or bool(reference.hidden[0][3:, 1].isfinite().all())
+    if value != value:
+        assert bool(found.hidden[0][3:, 1].isnan().all())
+    others = [0, 2, 3]
+    assert_close([found.hidden[2][:, others]], [reference.hidden[2][:, others]], 1e-10)
+
+
+@both_paths
+def test_non_contiguous_arguments(path):
+    problem = make_problem(8, 6, 4, [9, 5], options(), padded=True)
+
+    def strided(t):
+        return t.detach().transpose(0, 1).contiguous().transpose(0, 1)
+
+    odd = problem._replace(x=strided(problem.x), state=problem.state.apply(strided), valid=strided(problem.valid))
+    assert not odd.x.is_contiguous()
+    assert_close(tensors(cpu.hm_lstm_cpu(*odd, path=path)), tensors(cpu.hm_lstm_cpu(*problem, path=path)), 0)
+
+
+@both_paths
+def test_second_derivatives_are_refused(path):
+    problem = make_problem(0, 3, 2, [5], options())
+    (grad,) = torch.autograd.grad(
+        cpu.hm_lstm_cpu(*problem, path=path).hidden[0].pow(2).sum(), [problem.x], create_graph=True
+    )
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        grad.sum().backward()
+
+
+@both_paths
+def test_overwritten_arguments_are_noticed(path):
+    problem = make_problem(0, 3, 2, [5], options())
+    output = cpu.hm_lstm_cpu(*problem, path=path)
+    with torch.no_grad():
+        problem.layers[0].weight_recurrent.mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        output.hidden[0].sum().backward()
+
+
+def test_backend_is_chosen_in_one_place(caplog, monkeypatch):
+    problem = make_problem(0, 3, 2, [5], options())
+    assert hm_lstm(*problem, backend="cpu").hidden[0].grad_fn.name().startswith("_Recurrence")
+    assert not hm_lstm(*problem, backend="reference").hidden[0].grad_fn.name().startswith("_Recurrence")
+    with pytest.raises(ValueError, match="float32 and float64"):
+        dispatch.choose("cpu", "cpu", torch.bfloat16)
+    assert dispatch.choose("auto", "cpu", torch.bfloat16) is hm_lstm_reference
+    with pytest.raises(ValueError, match="unknown backend"):
+        HMLSTM(3, [4], backend="tpu")
+    monkeypatch.setattr(cpu, "compiled", None)
+    monkeypatch.setattr(cpu, "MISSING", "no compiler")
+    dispatch.choose.cache_clear()
+    with caplog.at_level("INFO"):
+        for _ in range(2):
+            hm_lstm(*problem, backend="auto")
+    dispatch.choose.cache_clear()
+    assert [r.getMessage() for r in caplog.records if "no compiler" in r.getMessage()] == [
+        "HM-LSTM runs the Python path of the CPU kernel: the compiled one is missing (no compiler)"
+    ]
+
+
+@compiled_only
+def test_equal_runs_give_equal_bits():
+    problem = make_problem(2, 20, 9, [130, 64], options(), layer_norm=True, dtype=torch.float32)
+    first, second = run(cpu.hm_lstm_cpu, problem), run(cpu.hm_lstm_cpu, problem)
+    assert all(torch.equal(a, b) for a, b in zip(first[0] + first[1], second[0] + second[1]))
+
+
+@compiled_only
+@pytest.mark.parametrize("layer_norm", [False, True], ids=["plain", "layer_norm"])
+def test_any_number_of_threads(layer_norm):
+    """More threads than cores, too: waiting gives the core away."""
+    problem = make_problem(2, 12, 9, [300, 200, 130], options(), layer_norm=layer_norm)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        expected = run(cpu.hm_lstm_cpu, problem)
+        for count in (2, 3, 7):
+            torch.set_num_threads(count)
+            found = run(cpu.hm_lstm_cpu, problem)
+            assert_close(found[0] + found[1], expected[0] + expected[1], 1e-8)
+    finally:
+        torch.set_num_threads(threads)
+
+
+@compiled_only
+def test_threads_of_python_may_call_at_once():
+    problem = make_problem(2, 12, 9, [130, 64], options())
+    expected, failures = run(cpu.hm_lstm_cpu, problem), []
+
+    def work():
+        for _ in range(5):
+            found = run(cpu.hm_lstm_cpu, problem)
+            failures.extend(i for i, (a, b) in enumerate(zip(found[1], expected[1])) if not torch.equal(a, b))
+
+    workers = [threading.Thread(target=work) for _ in range(3)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert not failures
+
+
+@compiled_only
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_no_thread_beyond_omp_num_threads():
+    code = (
+        "import os, torch\nfrom fairseq_hmrnn.modules import HMLSTM\n"
+        "m = HMLSTM(64, [256, 256])\n"
+        "for _ in range(2): m(torch.randn(20, 16, 64)).hidden[1].sum().backward()\n"
+        "print(len(os.listdir('/proc/self/task')), sum('gomp' in l or 'iomp' in l for l in "
+        "set(l.split()[-1] for l in open('/proc/self/maps') if '/' in l)))\n"
+    )
+    counts = {}
+    for threads in ("1", "2"):
+        environment = {**os.environ, "OMP_NUM_THREADS": threads}
+        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+        counts[threads], runtimes = map(int, done.stdout.split())
+        assert runtimes == 1, "two OpenMP runtimes are loaded"
+    assert counts["2"] - counts["1"] <= 3  # one more in each pool: forward, autograd's thread
+
+
+@compiled_only
+def test_no_leak_over_1000_calls():
+    problem = make_problem(2, 5, 3, [17, 9], options())
+    for _ in range(50):
+        run(cpu.hm_lstm_cpu, problem)
+    gc.collect()
+    before, in_use = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, cpu.compiled.buffer_bytes()[0]
+    for _ in range(1000):
+        run(cpu.hm_lstm_cpu, problem)
+    gc.collect()
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 20_000  # KiB
+    assert cpu.compiled.buffer_bytes()[0] == in_use
+    cpu.compiled.clear_buffers()
+    assert cpu.compiled.buffer_bytes()[1] == 0
+
+
+def test_state_of_zeros_and_module(monkeypatch):
+    """The module's default backend is the kernel; its numbers are the reference's."""
+    torch.manual_seed(0)
+    module = HMLSTM(5, [16, 8], layer_norm=True).double()
+    x = torch.randn(9, 3, 5, dtype=torch.float64)
+    kernel = module(x)
+    module.backend = "reference"
+    assert_close(tensors(kernel), tensors(module(x, HMLSTMState.zeros(3, [16, 8], torch.float64))), 1e-10)

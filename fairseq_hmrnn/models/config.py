@@ -56,9 +56,9 @@ class HMLSTMConfig(FairseqDataclass):
         metadata={"help": "growth of the slope by completed epoch (paper: 0.04 for PTB); needs a task that tells it"},
     )
     slope_per_update: float = field(default=0.0, metadata={"help": "growth of the slope by update"})
-    dropout_input: float = field(default=0.0, metadata={"help": "dropout on the embedded input"})
+    dropout_input: float = field(default=0.1, metadata={"help": "dropout on the embedded input"})
     dropout_recurrent: float = field(
-        default=0.0, metadata={"help": "variational dropout on the recurrent product: one mask for all steps"}
+        default=0.1, metadata={"help": "variational dropout on the recurrent product: one mask for all steps"}
     )
     backend: BACKEND_CHOICES = field(
         default="auto", metadata={"help": "who computes the recurrence; auto takes the fastest that runs here"}
@@ -72,7 +72,7 @@ class HMLSTMLanguageModelConfig(HMLSTMConfig):
     output_dim: int = field(
         default=256, metadata={"help": "size of the output module's embedding h_e (paper: 512 for PTB)"}
     )
-    dropout_output: float = field(default=0.0, metadata={"help": "dropout on the output module's embedding"})
+    dropout_output: float = field(default=0.1, metadata={"help": "dropout on the output module's embedding"})
     tie_embeddings: bool = field(
         default=False, metadata={"help": "softmax weights are the input embedding; wants output-dim = embed-dim"}
     )

@@ -7,11 +7,12 @@ from fairseq.models import FairseqLanguageModel, register_model, register_model_
 from .config import HMLSTMLanguageModelConfig
 from .hmlstm_decoder import HMLSTMDecoder
 
-# Sizes and slopes of the published experiments (arXiv 1609.01704, section 4).
+# Sizes and slopes of the published experiments (arXiv 1609.01704, section 4), which state no dropout.
+NO_DROPOUT = {"dropout_input": 0.0, "dropout_recurrent": 0.0, "dropout_output": 0.0}
 PUBLISHED = {
-    "hmlstm_lm_ptb": {"hidden_sizes": "512,512,512", "output_dim": 512, "slope_per_epoch": 0.04, "slope_max": 5.0},
-    "hmlstm_lm_text8": {"hidden_sizes": "1024,1024,1024", "output_dim": 2048},
-    "hmlstm_lm_enwik8": {"hidden_sizes": "1024,1024,1024", "output_dim": 2048},
+    "hmlstm_lm_ptb": {"hidden_sizes": "512,512,512", "output_dim": 512, "slope_per_epoch": 0.04, **NO_DROPOUT},
+    "hmlstm_lm_text8": {"hidden_sizes": "1024,1024,1024", "output_dim": 2048, **NO_DROPOUT},
+    "hmlstm_lm_enwik8": {"hidden_sizes": "1024,1024,1024", "output_dim": 2048, **NO_DROPOUT},
 }
 
 

@@ -22,7 +22,8 @@ PAD = DICTIONARY.pad()
 
 def make(dictionary=DICTIONARY, **options):
     torch.manual_seed(3)
-    options = {"embed_dim": 6, "hidden_sizes": "8,5,7", "output_dim": 9, **options}
+    off = {"dropout_input": 0.0, "dropout_output": 0.0, "dropout_recurrent": 0.0}
+    options = {"embed_dim": 6, "hidden_sizes": "8,5,7", "output_dim": 9, **off, **options}
     model = HMLSTMLanguageModel(HMLSTMDecoder(HMLSTMLanguageModelConfig(**options), dictionary)).double()
     with torch.no_grad():
         for parameter in model.parameters():
@@ -128,3 +129,16 @@ def test_bad_sizes_are_named(sizes):
 
 def test_a_recurrent_network_has_no_longest_input():
     assert make().max_positions() > 10**9
+
+
+def test_published_architectures_have_the_published_sizes():
+    from argparse import Namespace
+
+    from fairseq.models import ARCH_CONFIG_REGISTRY
+
+    sizes = {"ptb": ("512,512,512", 512), "text8": ("1024,1024,1024", 2048), "enwik8": ("1024,1024,1024", 2048)}
+    for name, (hidden_sizes, output_dim) in sizes.items():
+        args = Namespace(dropout_output=0.5)  # what the user gave is kept
+        ARCH_CONFIG_REGISTRY[f"hmlstm_lm_{name}"](args)
+        assert (args.hidden_sizes, args.output_dim, args.dropout_output) == (hidden_sizes, output_dim, 0.5)
+        assert getattr(args, "slope_per_epoch", 0) == (0.04 if name == "ptb" else 0)

@@ -9,7 +9,7 @@ cd "$hmrnn_root"
 data=$folder/data
 checkpoint=$folder/checkpoints/checkpoint_best.pt
 plugin=(--user-dir fairseq_hmrnn --task hmlstm_language_modeling)
-updates=${UPDATES:-1500}
+updates=${UPDATES:-1000}
 
 say() { printf '\n== %s\n' "$*"; }
 

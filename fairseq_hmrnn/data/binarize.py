@@ -30,8 +30,8 @@ _NEWLINE = ord("\n")
 
 NEXT_COMMAND = (
     "fairseq-train {data} --user-dir fairseq_hmrnn --task hmlstm_language_modeling --arch hmlstm_lm "
-    "--criterion boundary_regularized_cross_entropy --optimizer adam --lr 0.002 --clip-norm 1 "
-    "--batch-size 32 --tokens-per-sample 100 --max-epoch 10 --save-dir {save_dir}"
+    "--criterion boundary_regularized_cross_entropy --boundary-rates .2,.05 --optimizer adam --lr 0.002 --clip-norm 1 "
+    "--batch-size 32 --tokens-per-sample 100 --max-epoch 10 --best-checkpoint-metric bpc --save-dir {save_dir}"
 )
 
 

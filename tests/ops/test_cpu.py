@@ -34,7 +34,7 @@ def problems(draw, dtype=torch.float64):
     big = sum(sizes) > 120
     return make_problem(
         seed=draw(st.integers(0, 10**6)),
-        steps=draw(st.integers(1, 8 if big else 40)),
+        steps=draw(st.sampled_from([1, 2, 3, 5, 8] if big else [1, 2, 5, 9, 16, 40])),
         batch=draw(st.integers(1, 9)),
         sizes=sizes,
         input_size=draw(st.sampled_from([1, 7, 70])),
@@ -65,13 +65,17 @@ def examples(count):
 
 
 def check_float64(path, problem):
-    assume(condition(hm_lstm_reference, problem) < 1e4)
     expected, expected_grads = run(hm_lstm_reference, problem)
     found, grads = run(cpu.hm_lstm_cpu, problem, path=path)
-    assert_close(found, expected, 1e-10)
-    assert_close(grads, expected_grads, 1e-10)
-    with torch.no_grad():
-        assert_close(tensors(cpu.hm_lstm_cpu(*problem, path=path)), expected, 1e-10)
+    try:
+        assert_close(found, expected, 1e-10)
+        assert_close(grads, expected_grads, 1e-10)
+        with torch.no_grad():
+            assert_close(tensors(cpu.hm_lstm_cpu(*problem, path=path)), expected, 1e-10)
+    except AssertionError:
+        if condition(hm_lstm_reference, problem) < 1e5:
+            raise
+        assume(False)
 
 
 def check_float32(path, problem):
@@ -84,13 +88,17 @@ def check_float32(path, problem):
         noise=None if problem.noise is None else problem.noise.double(),
         masks=None if problem.masks is None else tuple(m.double() for m in problem.masks),
     )
-    assume(condition(hm_lstm_reference, double) < 100)
     expected, expected_grads = run(hm_lstm_reference, double)
     edge = ((expected[len(problem.layers) + 1] % 1) < 1e-5) & (expected[len(problem.layers) + 1] % 1 > 0)
     assume(not near_threshold(double, expected, 1e-4) and not bool(edge.any()))
     found, grads = run(cpu.hm_lstm_cpu, problem, path=path)
-    assert_close(found, [e.float() for e in expected], 1e-4)
-    assert_close(grads, [g.float() for g in expected_grads], 1e-4)
+    try:
+        assert_close(found, [e.float() for e in expected], 1e-4)
+        assert_close(grads, [g.float() for g in expected_grads], 1e-4)
+    except AssertionError:
+        if condition(hm_lstm_reference, double) < 500:
+            raise
+        assume(False)
 
 
 @compiled_only
@@ -107,7 +115,7 @@ def test_compiled_equals_the_reference_in_float32(problem):
     check_float32("compiled", problem)
 
 
-@examples(25)
+@examples(40)
 @given(problem=problems())
 def test_python_equals_the_reference_in_float64(problem):
     check_float64("python", problem)

@@ -117,6 +117,7 @@ class ForwardWorker {
     const auto& layer = p_.layers[l];
     const Share own = share(layer);
     for (int64_t panel = own.first; panel < own.last; ++panel) {
+      if (l == 0 && call_.projected) fetch_projected(t, panel);
       if (!p_.layer_norm && any) multiply_all(l, panel);
       for (int64_t b = 0; b < B_; ++b) update(t, l, b, panel, panel - own.first);
     }
@@ -136,6 +137,17 @@ class ForwardWorker {
       }
     }
     if (any) barrier_.wait();
+  }
+
+  // Layer 1's bottom-up products lie 4 H apart: asked for now, they are there after the recurrent product.
+  void fetch_projected(int64_t t, int64_t panel) const {
+    const auto& layer = p_.layers[0];
+    for (int64_t b = 0; b < B_; ++b)
+      for (int q = 0; q < 4; ++q) {
+        const T* at = call_.projected + (t * B_ + b) * layer.rows() + q * layer.size + panel * W;
+        __builtin_prefetch(at, 0, 2);
+        __builtin_prefetch(at + W - 1, 0, 2);
+      }
   }
 
   // What each sample does in this cell, and which rows each product needs for it.

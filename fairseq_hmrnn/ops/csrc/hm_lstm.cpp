@@ -169,7 +169,10 @@ Result forward_typed(const Inputs& in, bool training, const MaybeTensor& given, 
   call.z = z.data_ptr<T>();
 
   const bool pack = worth_packing(p) && !packed;
-  if (given || pack || (!packed && rows >= 16)) {
+  TORCH_CHECK(!given || given->is_contiguous(), "projected must be contiguous");
+  if (given && !p.layer_norm) {
+    call.projected = given->data_ptr<T>();
+  } else if (given || pack || (!packed && rows >= 16)) {
     const int64_t R = p.layers[0].rows();
     Tensor target = wrap<T>((buffers.push_back(buffer_of<T>(rows * R)), buffers.back()), {rows, R}, in.x);
     if (given)

@@ -4,6 +4,7 @@
 // of the others alone.
 #pragma once
 
+#include <algorithm>
 #include <vector>
 
 #include "vector.h"
@@ -21,6 +22,8 @@ struct Rows {
   std::vector<const T*> a;
   std::vector<T> scale;
   std::vector<int> sample;
+  std::vector<const T*> at;      // room for multiply_panel
+  std::vector<Vec<T>> partial;
 
   void clear() {
     a.clear();
@@ -43,14 +46,19 @@ __attribute__((noinline)) void finish_row(T* out, T scale, const Vec<T>* acc, bo
   for (int v = 0; v < 4; ++v) store(out + v * W, add ? load(out + v * W) + scale * acc[v] : scale * acc[v]);
 }
 
-// out[sample] (+)= scale * a w for M rows; a (K), w (K, PANEL) with leading dimension ldw, out (., PANEL).
+// partial (M, 4 vectors) += a[k] w[k] for `count` k; the lines `ahead` elements further on are fetched meanwhile.
 template <class T, int M>
-inline void multiply_tile(const Rows<T>& rows, int first, int64_t K, const T* w, int64_t ldw, bool add, T* out) {
+inline void multiply_tile(const T* const* rows, int64_t count, const T* w, int64_t ldw, int64_t ahead, Vec<T>* partial) {
   constexpr int W = LANES<T>;
   const T* a[M];
-  for (int i = 0; i < M; ++i) a[i] = rows.a[first + i];
-  Vec<T> acc[M][4] = {};
-  for (int64_t k = 0; k < K; ++k, w += ldw) {
+  Vec<T> acc[M][4];
+  for (int i = 0; i < M; ++i) {
+    a[i] = rows[i];
+    for (int v = 0; v < 4; ++v) acc[i][v] = partial[4 * i + v];
+  }
+  for (int64_t k = 0; k < count; ++k, w += ldw) {
+    if (ahead)
+      for (int line = 0; line < 4 * VECTOR_BYTES; line += 64) __builtin_prefetch(w + ahead + line / int(sizeof(T)));
     const Vec<T> w0 = load(w), w1 = load(w + W), w2 = load(w + 2 * W), w3 = load(w + 3 * W);
 #pragma GCC unroll 8
     for (int i = 0; i < M; ++i) {
@@ -62,27 +70,39 @@ inline void multiply_tile(const Rows<T>& rows, int first, int64_t K, const T* w,
     }
   }
   for (int i = 0; i < M; ++i)
-    finish_row(out + int64_t(rows.sample[first + i]) * PANEL<T>, rows.scale[first + i], acc[i], add);
+    for (int v = 0; v < 4; ++v) partial[4 * i + v] = acc[i][v];
 }
 
 template <class T, int M = TILE_ROWS>
-inline void multiply_tile(int rows_in_tile, const Rows<T>& rows, int first, int64_t K, const T* w, int64_t ldw, bool add,
-                          T* out) {
+inline void multiply_tile(int rows_in_tile, const T* const* rows, int64_t count, const T* w, int64_t ldw, int64_t ahead,
+                          Vec<T>* partial) {
   if constexpr (M > 0) {
     if (rows_in_tile == M)
-      multiply_tile<T, M>(rows, first, K, w, ldw, add, out);
+      multiply_tile<T, M>(rows, count, w, ldw, ahead, partial);
     else
-      multiply_tile<T, M - 1>(rows_in_tile, rows, first, K, w, ldw, add, out);
+      multiply_tile<T, M - 1>(rows_in_tile, rows, count, w, ldw, ahead, partial);
   }
 }
 
+// out[sample] (+)= scale * a w; a (K), w (K, PANEL) with leading dimension ldw, out (., PANEL). A block of w stays in the
+// first cache while all tiles pass over it, and the next one is on its way.
 template <class T>
-inline void multiply_panel(const Rows<T>& rows, int64_t K, const T* w, int64_t ldw, bool add, T* out) {
+inline void multiply_panel(Rows<T>& rows, int64_t K, const T* w, int64_t ldw, bool add, T* out) {
   const int n = rows.size(), tiles = int(ceil_div(n, TILE_ROWS));
-  for (int tile = 0; tile < tiles; ++tile) {
-    const int first = int(int64_t(n) * tile / tiles), last = int(int64_t(n) * (tile + 1) / tiles);
-    multiply_tile<T>(last - first, rows, first, K, w, ldw, add, out);
+  const int64_t block = 16384 / (PANEL<T> * int64_t(sizeof(T)));
+  rows.partial.assign(4 * n, Vec<T>{});
+  rows.at = rows.a;
+  for (int64_t k = 0; k < K; k += block, w += block * ldw) {
+    const int64_t count = std::min(block, K - k);
+    for (int tile = 0; tile < tiles; ++tile) {
+      const int first = int(int64_t(n) * tile / tiles), last = int(int64_t(n) * (tile + 1) / tiles);
+      const int64_t ahead = tile ? 0 : (tiles > 1 ? block : 16) * ldw;
+      multiply_tile<T>(last - first, &rows.at[first], count, w, ldw, ahead, &rows.partial[4 * first]);
+    }
+    for (auto& row : rows.at) row += block;
   }
+  for (int i = 0; i < n; ++i)
+    finish_row(out + int64_t(rows.sample[i]) * PANEL<T>, rows.scale[i], &rows.partial[4 * i], add);
 }
 
 // The same for the four gates of `width` units with the weight as it is, (4H+1, K): no packing, for few rows.

@@ -18,10 +18,6 @@ def make(**options):
     return module
 
 
-def same_state(a, b):
-    return all(map(torch.equal, (*a.h, *a.c, a.z), (*b.h, *b.c, b.z)))
-
-
 @pytest.mark.parametrize("layer_norm", [False, True])
 def test_a_sequence_in_parts_equals_one_pass(layer_norm):
     module = make(layer_norm=layer_norm)
@@ -55,9 +51,10 @@ def test_padding_changes_nothing(side):
     padded = torch.cat([x[:gap], junk, x[gap:]])
     valid = torch.cat([torch.ones(gap, 2), torch.zeros(4, 2), torch.ones(6 - gap, 2)]).bool()
     plain, frozen = module(x), module(padded, valid=valid)
-    assert same_state(plain.state, frozen.state)
+    for a, b in zip((*plain.state.h, *plain.state.c), (*frozen.state.h, *frozen.state.c)):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
     for a, b in zip(plain.hidden, frozen.hidden):
-        assert torch.equal(a, b[valid[:, 0]])
+        torch.testing.assert_close(a, b[valid[:, 0]], rtol=0, atol=1e-12)
     assert torch.equal(plain.boundaries, frozen.boundaries[valid[:, 0]])
     assert not frozen.boundaries[~valid].any() and not frozen.boundary_probs[~valid].any()
 

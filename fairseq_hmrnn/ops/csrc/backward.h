@@ -27,6 +27,23 @@ struct BackwardCall {
   bool pack_last_only = false;
   T* boundary_parts = nullptr;        // (3, threads, B, 2)
   T* norm_parts = nullptr;            // (threads, B, 2 * PRODUCTS)
+  // Per layer: the top-down product, normalised with layer norm, of every h_above that some closed gate asks for,
+  // (., 4H+1), and which of its rows each step asks for, (T, B), -1 for none.
+  std::vector<const T*> closed;
+  std::vector<std::vector<int>> closed_row;
+
+  bool inside(T u) const {
+    const T p = (T(problem.options.slope) * u + 1) / 2;
+    return p >= 0 && p <= 1;
+  }
+  T u(int64_t t, int64_t l, int64_t b) const {
+    return saved->u.template as<T>()[(t * problem.L + l) * problem.B + b];
+  }
+  // Whether anything depends on the gradient of z at (t, l), t = -1 being the start state.
+  bool wants_boundary_gradient(int64_t t, int64_t l, int64_t b) const {
+    if (t < 0 || !problem.is_valid(t, b)) return true;
+    return problem.has_detector(l) && (problem.options.nested || inside(u(t, l, b)));
+  }
 };
 
 template <class T>
@@ -38,8 +55,7 @@ class BackwardWorker {
  public:
   BackwardWorker(const BackwardCall<T>& call, int thread, int threads, Barrier& barrier)
       : call_(call), p_(call.problem), B_(p_.B), L_(p_.L), kappa_(T(p_.options.detector_grad_scale)),
-        z_(call.saved->z.template as<T>()), u_(call.saved->u.template as<T>()), thread_(thread), threads_(threads),
-        barrier_(barrier), carry_(L_ * B_), from_above_(B_, 0), zp_extra_(B_, 0), zb_extra_(B_, 0), kind_(B_),
+        z_(call.saved->z.template as<T>()), thread_(thread), threads_(threads), barrier_(barrier), carry_(L_ * B_), from_above_(B_, 0), zp_extra_(B_, 0), zb_extra_(B_, 0), kind_(B_),
         slot_(B_), zp_(B_), zb_(B_), du_(B_), scratch_(buffer_of<T>(B_ * P)) {
     for (auto& d : detector_) d.resize(B_);
     int64_t most = 0;
@@ -181,6 +197,7 @@ class BackwardWorker {
     const T zp = zp_[b], zb = zb_[b], open = (1 - zp) * zb, copy = (1 - zp) * (1 - zb);
     const T* h_before = h_prev(t, l, b);
     T* ds_row = product_gradient(l, RECURRENT, slot);
+    const T* closed = closed_term(t, l, b);
     Vec<T> zp_sum{}, zb_sum{};
     norm_sums_ = {};
     for (int64_t j = units.first; j < units.last; j += W) {
@@ -206,6 +223,9 @@ class BackwardWorker {
       for (int q = 0; q < 4; ++q) {
         store(ds_row + q * H + j, ds[q], lanes);
         store(bias + q * H, load(bias + q * H, lanes) + ds[q], lanes);
+        if (!closed) continue;
+        const Vec<T> sent = ds[q] * load(closed + q * H + j, lanes);
+        zp_sum += p_.layer_norm ? sent * load(layer.gain[TOP_DOWN] + q * H + j, lanes) : sent;
       }
       if (p_.layer_norm) gain_gradients(l, b, j, lanes, ds);
     }
@@ -223,7 +243,7 @@ class BackwardWorker {
     const auto& layer = p_.layers[l];
     const T factor[PRODUCTS] = {1, zp_[b], zb_[b]};
     for (int product = 0; product < PRODUCTS; ++product) {
-      if (!layer.weight[product]) continue;
+      if (!layer.weight[product] || (product == TOP_DOWN && zp_[b] == 0)) continue;
       const T* n_at = call_.saved->layers[l].normalised[product].template as<T>() +
                       (int64_t(slot_[b]) * layer.panels() + j / W) * P;
       T* grad = call_.gains[l * PRODUCTS + product] + j;
@@ -252,9 +272,11 @@ class BackwardWorker {
     }
   }
 
-  bool inside(T u) const {
-    const T p = (T(p_.options.slope) * u + 1) / 2;
-    return p >= 0 && p <= 1;
+  // The closed top-down term that the gradient of z_prev asks for, or null.
+  const T* closed_term(int64_t t, int64_t l, int64_t b) const {
+    if (!call_.closed[l]) return nullptr;
+    const int row = call_.closed_row[l][t * B_ + b];
+    return row < 0 ? nullptr : call_.closed[l] + row * p_.layers[l].rows();
   }
 
   // Straight-through: du, and what the detector sends to the boundaries it reads other than through the products.
@@ -269,21 +291,24 @@ class BackwardWorker {
       T dz = carry_[l * B_ + b] + (l + 1 < L_ ? from_above_[b] : T(0));
       if (call_.grad_boundaries) dz += call_.grad_boundaries[at];
       T dz_tilde = call_.grad_probs ? call_.grad_probs[at] : T(0);
-      const T u = u_[(t * L_ + l) * B_ + b];
+      const T u = call_.u(t, l, b);
       if (p_.options.nested) {
         const T z_tilde = p_.probability(u);
         zb_extra_[b] = dz * p_.decide(z_tilde, t, b, l) + dz_tilde * z_tilde;
         dz *= zb_[b];
         dz_tilde *= zb_[b];
       }
-      const T du = du_[b] = inside(u) ? T(p_.options.slope) / 2 * (dz + dz_tilde) : T(0);
+      const T du = du_[b] = call_.inside(u) ? T(p_.options.slope) / 2 * (dz + dz_tilde) : T(0);
       if (thread_ == 0) call_.biases[l][row] += du;
       if (!p_.layer_norm) {
         detector_[RECURRENT][b] = du;
         detector_[TOP_DOWN][b] = zp_[b] * du;
         detector_[BOTTOM_UP][b] = zb_[b] * du;
+        if (const T* closed = closed_term(t, l, b)) zp_extra_[b] += kappa_ * du * closed[row];
       } else if (kind_[b] == ACTIVE) {
-        if (layer.weight[TOP_DOWN])
+        if (const T* closed = closed_term(t, l, b))
+          zp_extra_[b] += kappa_ * du * layer.gain[TOP_DOWN][row] * closed[row];
+        else if (zp_[b] != 0 && layer.weight[TOP_DOWN])
           zp_extra_[b] += kappa_ * du * layer.gain[TOP_DOWN][row] * statistics(l, slot_[b], TOP_DOWN)[1];
         zb_extra_[b] += kappa_ * du * layer.gain[BOTTOM_UP][row] * statistics(l, slot_[b], BOTTOM_UP)[1];
       } else {
@@ -357,12 +382,6 @@ class BackwardWorker {
       for (int64_t b = 0; b < B_; ++b) call_.x_detector[t * B_ + b] = kappa_ * detector_[BOTTOM_UP][b];
   }
 
-  // Whether anything depends on the gradient of z at (t, l), t = -1 being the start state.
-  bool wants_boundary_gradient(int64_t t, int64_t l, int64_t b) const {
-    if (t < 0 || !p_.is_valid(t, b)) return true;
-    return p_.has_detector(l) && (p_.options.nested || inside(u_[(t * L_ + l) * B_ + b]));
-  }
-
   // Second half: what one product sends to its input, for the own columns, and with it to the boundary that gates it.
   void input_gradients(int64_t t, int64_t l, int product) {
     const auto& layer = p_.layers[l];
@@ -380,8 +399,7 @@ class BackwardWorker {
           alone_.push_back(int(b));
         continue;
       }
-      const bool wanted = product == TOP_DOWN ? wants_boundary_gradient(t - 1, l, b)
-                                              : product == BOTTOM_UP && wants_boundary_gradient(t, l - 1, b);
+      const bool wanted = product == BOTTOM_UP && call_.wants_boundary_gradient(t, l - 1, b);
       if (gate != 0 || (!p_.layer_norm && (wanted || dense)))
         rows_.add(product_gradient(l, p_.layer_norm ? product : int(RECURRENT), slot_[b]), 1, int(b));
     }
@@ -424,14 +442,16 @@ class BackwardWorker {
       const Vec<T> sent = mask ? value * load(mask + b * K + k, lanes) : gate * value;
       store(to, load(to, lanes) + sent, lanes);
     }
-    if (product != RECURRENT && !p_.layer_norm) boundary_part(cell_, thread_, b)[product == TOP_DOWN ? 0 : 1] += sum<T>(boundary);
+    if (product == RECURRENT || p_.layer_norm) return;
+    if (product == TOP_DOWN && gate == 0 && kind_[b] == ACTIVE) return;  // closed_term has spoken for it
+    boundary_part(cell_, thread_, b)[product == TOP_DOWN ? 0 : 1] += sum<T>(boundary);
   }
 
   const BackwardCall<T>& call_;
   const Problem<T>& p_;
   const int64_t B_, L_;
   const T kappa_;
-  const T *z_, *u_;
+  const T* z_;
   const int thread_, threads_;
   Barrier& barrier_;
   int64_t cell_ = 0;

@@ -156,7 +156,7 @@ class ForwardWorker {
     const bool dense = !p_.options.skip, nested = p_.options.nested;
     // Without the backward pass a COPY step needs its detector only, and that needs no gates without layer norm.
     const bool copy_products = training_ || (p_.layer_norm && p_.has_detector(l) && !nested) || dense;
-    const bool all_products = dense || (training_ && p_.layer_norm);  // closed terms too
+    const bool all_products = dense || (training_ && p_.layer_norm);  // closed bottom-up terms too
     for (auto& rows : rows_) rows.clear();
     for (int64_t b = 0; b < B_; ++b) {
       const int64_t i = l * B_ + b;
@@ -177,7 +177,7 @@ class ForwardWorker {
       if (kind_[b] == KEPT_COPY || (copy && !copy_products)) continue;
       const bool all = dense || (all_products && !copy);
       rows_[RECURRENT].add(h_read_[i], 1, b);
-      if (layer.weight[TOP_DOWN] && (zp != 0 || all)) rows_[TOP_DOWN].add(h_[i + B_], p_.layer_norm ? 1 : zp, b);
+      if (layer.weight[TOP_DOWN] && (zp != 0 || dense)) rows_[TOP_DOWN].add(h_[i + B_], p_.layer_norm ? 1 : zp, b);
       if (l > 0 && (zb != 0 || all)) rows_[BOTTOM_UP].add(h_[i - B_], p_.layer_norm ? 1 : zb, b);
       if (l == 0 && !call_.projected) rows_[BOTTOM_UP].add(p_.x + (t * B_ + b) * layer.columns[BOTTOM_UP], 1, b);
     }
@@ -372,7 +372,7 @@ class ForwardWorker {
     const T factor[PRODUCTS] = {1, zp_[b], zb_[b]};
     for (int product = 0; product < PRODUCTS; ++product) {
       if (!layer.weight[product]) continue;
-      const bool keep = training_ && kind_[b] == ACTIVE;
+      const bool keep = training_ && kind_[b] == ACTIVE && (product != TOP_DOWN || zp_[b] != 0);
       if (factor[product] == 0 && !keep) continue;
       const bool given = product == BOTTOM_UP && projected;
       const T* row = scratch(own_panel, product) + b * P;

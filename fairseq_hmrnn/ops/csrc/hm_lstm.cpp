@@ -277,6 +277,45 @@ Tensor input_gradient(const BackwardCall<T>& call, const Tensor& x, const Tensor
   return grad.view_as(x);
 }
 
+// The gradient of a closed z_prev wants the top-down product that the forward pass left out. It is a function of h_above
+// alone, which seldom changes: one product for every h_above that is asked for, all at once.
+template <class T>
+Tensor closed_top_down(BackwardCall<T>& call, int64_t l, const Tensor& weight, const Tensor& like) {
+  const Problem<T>& p = call.problem;
+  const SavedLayer &layer = call.saved->layers[l], &above = call.saved->layers[l + 1];
+  const int64_t B = p.B, K = p.layers[l + 1].size;
+  const T* z = call.saved->z.template as<T>();
+  std::vector<int> now(B, 0), row(above.slots() + B, -1);  // which h_above: b at the start, then B + its slot
+  for (int64_t b = 0; b < B; ++b) now[b] = int(b);
+  std::vector<bool> active_above(p.T_ * B, false), active(p.T_ * B, false);
+  for (int64_t s = 0; s < above.slots(); ++s) active_above[above.step[s] * B + above.sample[s]] = true;
+  for (int64_t s = 0; s < layer.slots(); ++s) active[layer.step[s] * B + layer.sample[s]] = true;
+  std::vector<const T*> inputs;
+  std::vector<int>& wanted = call.closed_row[l];
+  wanted.assign(p.T_ * B, -1);
+  for (int64_t t = 0; t < p.T_; ++t)
+    for (int64_t b = 0; b < B; ++b) {
+      const int64_t i = t * B + b;
+      if (active[i] && z[(t * p.L + l) * B + b] == 0 && call.wants_boundary_gradient(t - 1, l, b)) {
+        if (row[now[b]] < 0) {
+          row[now[b]] = int(inputs.size());
+          inputs.push_back(t ? call.hidden[l + 1] + (i - B) * K : p.h0[l + 1] + b * K);
+        }
+        wanted[i] = row[now[b]];
+      }
+      if (active_above[i]) now[b] = int(B) + above.slot[i];
+    }
+  const int64_t n = int64_t(inputs.size()), R = p.layers[l].rows();
+  Buffer gathered = buffer_of<T>(std::max<int64_t>(n, 1) * K);
+  for (int64_t i = 0; i < n; ++i) std::memcpy(gathered.as<T>() + i * K, inputs[i], K * sizeof(T));
+  Tensor result = at::mm(at::from_blob(gathered.as<T>(), {n, K}, like.options()), weight.t());
+  if (p.layer_norm) {
+    Buffer rstd = buffer_of<T>(std::max<int64_t>(n, 1));
+    normalise(result.data_ptr<T>(), rstd.as<T>(), n, R);
+  }
+  return result;
+}
+
 using Gradients = std::tuple<MaybeTensor, std::vector<std::vector<MaybeTensor>>, Tensors, Tensors, Tensor>;
 
 template <class T>
@@ -345,6 +384,13 @@ Gradients backward_typed(const Inputs& in, const Saved& saved, const Tensors& hi
   call.grad_probs = data<T>(grad_probs);
   Tensor x_detector = at::zeros({p.T_ * p.B}, in.x.options());
   call.x_detector = x_detector.data_ptr<T>();
+  Tensors closed;
+  call.closed.assign(p.L, nullptr);
+  call.closed_row.resize(p.L);
+  for (int64_t l = 0; l + 1 < p.L; ++l) {
+    closed.push_back(closed_top_down(call, l, *in.weights[l][2], in.x));
+    call.closed[l] = closed[l].template data_ptr<T>();
+  }
   const int size = team_size(columns, p.products_per_cell());
   call.boundary_parts = room(3 * size * p.B * 2);
   call.norm_parts = room(size * p.B * 2 * PRODUCTS);

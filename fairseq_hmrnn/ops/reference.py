@@ -16,7 +16,8 @@ from .parameters import LayerParameters, split_gates
 from .recurrence import HMLSTMOutput, RecurrenceOptions
 from .state import HMLSTMState
 
-LAYER_NORM_EPS = 1e-5
+# Larger than usual: a state that is still nearly zero must not be blown up, nor the gradient through it (ops/README.md).
+LAYER_NORM_EPS = 1e-2
 
 
 def product(x: Tensor, weight: Tensor, gain: Optional[Tensor], grad_scale: float) -> Tensor:

@@ -11,7 +11,7 @@ def sigmoid(x):
 def normalized(product, gain):
     if gain is None:
         return product
-    return (product - product.mean()) / np.sqrt(product.var() + 1e-5) * gain
+    return (product - product.mean()) / np.sqrt(product.var() + 1e-2) * gain
 
 
 def run_sample(x, layers, h, c, z, slope, nested, top_boundary, valid=None):

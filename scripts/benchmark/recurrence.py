@@ -1,4 +1,3 @@
-#!/usr/bin/env python
 """Time of the HM-LSTM recurrence on CPU as ratios to torch.nn.LSTM of equal layers and sizes.
 
     python scripts/benchmark/recurrence.py                       # the table of README.md, all batch sizes

@@ -98,14 +98,18 @@ def pickled_globals(pickled: bytes) -> Set[Tuple[str, str]]:
 def check_checkpoint(path: str) -> None:
     """Raise UnsafeCheckpointError if the checkpoint would import anything beyond the allow-list.
 
-    Files in torch's format from before 1.6 are left to torch.
+    Files in torch's format from before 1.6, a bare pickle, are refused: older torch would run what is in them.
     """
-    if not zipfile.is_zipfile(path):
-        return
+    with open(path, "rb") as file:
+        if file.read(4) != b"PK\x03\x04":  # as torch tells the formats apart
+            raise UnsafeCheckpointError(
+                f"{path} was not loaded: it is no checkpoint, or one in the format of torch before 1.6. If you trust "
+                "where it comes from, load it with torch yourself and save it again."
+            )
     unknown: Set[str] = set()
     with zipfile.ZipFile(path) as archive:
-        for member in archive.namelist():
-            if member.endswith("data.pkl"):
+        for member in archive.infolist():  # by entry, for two may have one name
+            if member.filename.endswith(".pkl"):
                 for module, name in pickled_globals(archive.read(member)):
                     if (module, name) not in ALLOWED_GLOBALS and not _TENSOR_TYPE.fullmatch(f"{module}.{name}"):
                         unknown.add(f"{module}.{name}")

@@ -5,12 +5,14 @@ import argparse
 import sys
 from pathlib import Path
 
-import torch
-from fairseq import checkpoint_utils
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import fairseq_hmrnn  # noqa: F401  (registers model and task)
-from fairseq_hmrnn.analysis.plots import plot_boundaries
-from fairseq_hmrnn.data.characters import encode
+import torch  # noqa: E402
+from fairseq import checkpoint_utils  # noqa: E402
+
+from fairseq_hmrnn.analysis.plots import plot_boundaries  # noqa: E402
+from fairseq_hmrnn.compat import UnsafeCheckpointError  # noqa: E402
+from fairseq_hmrnn.data.characters import encode  # noqa: E402
 
 
 def parse_arguments():
@@ -43,7 +45,7 @@ def main():
             raise ValueError("the text is empty: there is nothing to draw")
         boundaries = find_boundaries(arguments.checkpoint, arguments.data, text)
         plot_boundaries(text, boundaries, arguments.out, title=arguments.title)
-    except (OSError, UnicodeDecodeError, ValueError) as error:
+    except (OSError, ImportError, ValueError, UnsafeCheckpointError) as error:
         sys.exit(f"plot_boundaries: {error}")
     for layer, rate in enumerate(boundaries.mean(0), 1):
         print(f"layer {layer}: a boundary every {1 / rate:.1f} characters" if rate else f"layer {layer}: no boundary")

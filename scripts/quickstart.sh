@@ -11,6 +11,7 @@ checkpoint=$folder/checkpoints/checkpoint_best.pt
 plugin=(--user-dir fairseq_hmrnn --task hmlstm_language_modeling)
 updates=${UPDATES:-1000}
 
+trap 'echo "quickstart: this step failed; the logs in $folder say why" >&2' ERR
 say() { printf '\n== %s\n' "$*"; }
 
 say "1. Data: one symbol per character, in $data"

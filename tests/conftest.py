@@ -53,7 +53,7 @@ def data(tmp_path_factory):
     """A prepared folder, with the text files beside it."""
     folder = tmp_path_factory.mktemp("data")
     for name, lines, seed in (("train", 150, 0), ("valid", 30, 1), ("test", 20, 2)):
-        (folder / f"{name}.txt").write_text(small_text(lines, seed), encoding="utf-8", newline="\n")
+        (folder / f"{name}.txt").write_bytes(small_text(lines, seed).encode())
     texts = [folder / f"{name}.txt" for name in ("train", "valid", "test")]
     run("scripts/prepare_text.py", *texts, "--dest", folder / "bin")
     return folder / "bin"

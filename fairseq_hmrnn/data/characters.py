@@ -113,11 +113,11 @@ class CharacterDictionary(Dictionary):
     ):
         """Symbols of `tensor` ((T,) or (B, T) indices), joined by `separator`.
 
-        Unlike the parent it always keeps `</s>`, whatever `include_eos` says, and drops padding; `<s>` vanishes as
+        `bpe_symbol` (--remove-bpe) has no meaning for characters. Unlike the parent it always keeps `</s>`, whatever `include_eos` says, and drops padding; `<s>` vanishes as
         before. A caller whose `</s>` is a stop symbol and no newline names it in `extra_symbols_to_ignore`.
         """
         ignored = {self.pad(), *(extra_symbols_to_ignore or ())}
         if getattr(tensor, "ndim", 1) == 2:
             rows = (self.string(row, bpe_symbol, escape_unk, ignored, unk_string, True, separator) for row in tensor)
             return "\n".join(rows)
-        return super().string(tensor, bpe_symbol, escape_unk, ignored, unk_string, True, separator)
+        return super().string(tensor, None, escape_unk, ignored, unk_string, True, separator)

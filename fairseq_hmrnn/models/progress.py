@@ -46,7 +46,7 @@ class DictionaryFingerprint(nn.Module):
     def __init__(self, dictionary):
         super().__init__()
         digest = hashlib.sha256("\n".join(dictionary.symbols).encode()).digest()
-        fingerprint = int.from_bytes(digest[:8], "little", signed=True)
+        fingerprint = int.from_bytes(digest[:6], "little")  # 48 bits: averaging checkpoints sums integers
         self.register_buffer("fingerprint", torch.tensor(fingerprint))
         self.num_symbols = len(dictionary)
 

@@ -14,7 +14,8 @@ class PromptedGenerator(SequenceGenerator):
 
     `max_len_a * prompt length + max_len_b` is the number of *new* symbols, and `min_len` counts new symbols too. If
     `stop` is None, a sample ends by length alone; otherwise also after that symbol. Prompts of different lengths
-    in one batch are searched in groups of equal length, so that each gets what it would get alone.
+    in one batch are searched in groups of equal length, so that each gets what it would get alone. ValueError for a
+    prompt that holds the stop symbol: search would end there.
     """
 
     def __init__(self, models, tgt_dict, stop: Optional[int] = None, **kwargs):
@@ -24,11 +25,11 @@ class PromptedGenerator(SequenceGenerator):
         self.lengths = (self.max_len_a, self.max_len_b, self.min_len)
 
     def _generate(self, sample, prefix_tokens=None, constraints=None, bos_token=None):
-        if constraints is not None:
-            raise ValueError("constrained decoding is not available for language models")
         if prefix_tokens is None:
             tokens = sample["net_input"]["src_tokens"]
             prefix_tokens = tokens.new_empty(tokens.size(0), 0)
+        if prefix_tokens.eq(self.eos).any():
+            raise ValueError("a prompt of several lines cannot end at a line's end: use --end-of-sample length")
         prompt_lengths = prefix_tokens.ne(self.pad).sum(1)
         hypotheses: List[List[Dict[str, Tensor]]] = [[] for _ in range(prompt_lengths.numel())]
         for length in prompt_lengths.unique().tolist():

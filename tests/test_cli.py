@@ -77,6 +77,41 @@ def test_generate_continues_the_test_text(data, trained):
     assert all("<s>" not in symbols and "<pad>" not in symbols for symbols in hypotheses)
 
 
+def test_generate_without_prefix_continues_whole_blocks_whatever_the_batch(data, trained):
+    options = ["--path", trained / "checkpoint_last.pt", "--gen-subset", "test", "--tokens-per-sample", 20]
+    options += ["--beam", 1, "--max-len-b", 3, "--cpu"]
+    outputs = [run("fairseq-generate", data, *TASK, *options, "--batch-size", size).stdout for size in (1, 4)]
+    found = [dict(re.findall(r"^H-(\d+)\t\S+\t(.*)$", output, re.MULTILINE)) for output in outputs]
+    assert found[0] == found[1]
+    text = (data.parent / "test.txt").read_bytes().decode()
+    symbols = [{" ": "▁", "\n": "</s>", "\t": "<U+0009>", "\u3000": "<U+3000>"}.get(c, c) for c in text]
+    for number, hypothesis in found[0].items():
+        block = symbols[20 * int(number) : 20 * int(number) + 20]
+        assert hypothesis.split()[: len(block)] == block
+        assert len(hypothesis.split()) == len(block) + 3
+
+
+def test_score_reference_and_samples_that_end_with_their_line(data, trained):
+    options = ["--path", trained / "checkpoint_last.pt", "--gen-subset", "test", "--tokens-per-sample", 20, "--cpu"]
+    scored = run("fairseq-generate", data, *TASK, *options, "--score-reference").stdout
+    for hypothesis, scores in zip(lines_of(scored, "H"), lines_of(scored, "P")):
+        assert len(hypothesis.split("\t")[1].split()) == len(scores.split())
+    checkpoint = ["--path", trained / "checkpoint_last.pt", "--cpu", "--end-of-sample", "newline", "--beam", 1]
+    ended = run("fairseq-interactive", data, *TASK, *checkpoint, "--max-len-b", 200, stdin="ka lu\n").stdout
+    assert len(lines_of(ended, "H")[0].split("\t")[1].split()) < 205
+    refused = run("fairseq-generate", data, *TASK, *options, "--end-of-sample", "newline", check=False)
+    assert refused.returncode != 0 and "--end-of-sample length" in refused.stdout
+
+
+def test_begin_of_sentence_symbols_and_prefixes(data, tmp_path):
+    options = ["--add-bos-token", "--max-update", 2, "--disable-validation", "--save-dir", tmp_path]
+    run("fairseq-train", data, *TASK, *TRAIN, *options)
+    options = ["--path", tmp_path / "checkpoint_last.pt", "--gen-subset", "test", "--tokens-per-sample", 20, "--cpu"]
+    options += ["--add-bos-token", "--prefix-size", 7, "--max-len-b", 8, "--beam", 2]
+    output = run("fairseq-generate", data, *TASK, *options).stdout
+    assert len(lines_of(output, "H")[0].split("\t")[1].split()) == 6 + 8
+
+
 def test_interactive_takes_raw_prompts_and_prints_raw_text(data, trained):
     prompts = [" ka  lu", "tiri", "", "\tka"]
     options = ["--path", trained / "checkpoint_last.pt", "--max-len-b", 12, "--beam", 1, "--cpu"]

@@ -82,7 +82,8 @@ class BoundaryRegularizedCrossEntropy(CrossEntropyCriterion):
 
     @staticmethod
     def reduce_metrics(logging_outputs) -> None:
-        """loss, nll_loss and bpc (the same to more digits) in bits, ppl; z1, z2, ... boundary rates; update1, copy1, flush1, ... shares of steps."""
+        """loss, nll_loss and bpc (the same to more digits) in bits, ppl; z1, z2, ... boundary rates; update1, copy1,
+        flush1, ... shares of steps."""
         totals: Dict[str, float] = {}
         for log in logging_outputs:
             for key, value in log.items():

@@ -113,8 +113,9 @@ class CharacterDictionary(Dictionary):
     ):
         """Symbols of `tensor` ((T,) or (B, T) indices), joined by `separator`.
 
-        `bpe_symbol` (--remove-bpe) has no meaning for characters. Unlike the parent it always keeps `</s>`, whatever `include_eos` says, and drops padding; `<s>` vanishes as
+        Unlike the parent it always keeps `</s>`, whatever `include_eos` says, and drops padding; `<s>` vanishes as
         before. A caller whose `</s>` is a stop symbol and no newline names it in `extra_symbols_to_ignore`.
+        `bpe_symbol` (--remove-bpe) has no meaning for characters.
         """
         ignored = {self.pad(), *(extra_symbols_to_ignore or ())}
         if getattr(tensor, "ndim", 1) == 2:

@@ -16,7 +16,7 @@ from .parameters import LayerParameters, split_gates
 from .recurrence import HMLSTMOutput, RecurrenceOptions
 from .state import HMLSTMState
 
-# Larger than usual: a state that is still nearly zero must not be blown up, nor the gradient through it (ops/README.md).
+# Larger than usual: states that are still nearly zero must not be blown up, nor gradients through them (ops/README.md)
 LAYER_NORM_EPS = 1e-2
 
 

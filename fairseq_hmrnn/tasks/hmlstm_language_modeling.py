@@ -3,8 +3,11 @@
 import os
 from dataclasses import dataclass, field
 
+import torch
 from fairseq import utils
+from fairseq.data import TruncatedDictionary
 from fairseq.dataclass import ChoiceEnum
+from fairseq.sequence_scorer import SequenceScorer
 from fairseq.tasks import register_task
 from fairseq.tasks.language_modeling import LanguageModelingConfig, LanguageModelingTask
 
@@ -46,7 +49,9 @@ class HMLSTMLanguageModelingTask(LanguageModelingTask):
             return dictionary, output_dictionary
         characters = CharacterDictionary.load(path)
         keep_prompt_spaces()
-        return characters, characters if output_dictionary is dictionary else output_dictionary
+        if output_dictionary is dictionary:
+            return characters, characters
+        return characters, TruncatedDictionary(characters, args.output_dictionary_size)
 
     @property
     def has_characters(self) -> bool:
@@ -54,12 +59,14 @@ class HMLSTMLanguageModelingTask(LanguageModelingTask):
 
     def load_dataset(self, split, epoch=1, combine=False, **kwargs):
         """Load a split; the error for a missing one names the folder."""
-        folders = utils.split_paths(self.args.data)
-        folder = folders[(epoch - 1) % len(folders)]
-        if not os.path.exists(os.path.join(folder, f"{split}.idx")):
+        try:
+            super().load_dataset(split, epoch, combine, **kwargs)
+        except FileNotFoundError as error:
+            folders = utils.split_paths(self.args.data)
+            folder = folders[(epoch - 1) % len(folders)]
             found = sorted(name[:-4] for name in os.listdir(folder) if name.endswith(".idx"))
-            raise FileNotFoundError(f"no {split}.idx in {folder}; it has: {', '.join(found) or 'no prepared text'}")
-        super().load_dataset(split, epoch, combine, **kwargs)
+            found = ", ".join(found) or "no prepared text"
+            raise FileNotFoundError(f"no {split}.idx in {folder}; it has: {found}") from error
 
     def get_batch_iterator(self, *args, **kwargs):
         """fairseq's, keeping batches whose size is no multiple of 8: ve-fairseq would drop them."""
@@ -77,10 +84,32 @@ class HMLSTMLanguageModelingTask(LanguageModelingTask):
         return CharacterCodec() if codec is None and self.has_characters else codec
 
     def build_generator(self, models, args, seq_gen_cls=None, extra_gen_cls_kwargs=None, **kwargs):
+        for option in ("constraints", "match_source_len"):
+            if getattr(args, option, False):
+                raise ValueError(f"--{option.replace('_', '-')} has no meaning for a language model: leave it out")
         end = str(self.args.end_of_sample)
         by_length = end == "length" or (end == "auto" and self.has_characters)
         if seq_gen_cls is None and not getattr(args, "score_reference", False):
             seq_gen_cls = PromptedGenerator
             stop = None if by_length else self.target_dictionary.eos()
             extra_gen_cls_kwargs = {**(extra_gen_cls_kwargs or {}), "stop": stop}
-        return super().build_generator(models, args, seq_gen_cls, extra_gen_cls_kwargs, **kwargs)
+        generator = super().build_generator(models, args, seq_gen_cls, extra_gen_cls_kwargs, **kwargs)
+        if isinstance(generator, SequenceScorer) and self.has_characters:
+            generator.eos = self.dictionary.bos()  # what is stripped from its output: newlines are text
+        return generator
+
+    def inference_step(self, generator, models, sample, prefix_tokens=None, constraints=None):
+        """Continue, or score, a batch. Without prefix_tokens the prompt is the whole block or line."""
+        begin = self.source_dictionary.bos() if self.args.add_bos_token else self.source_dictionary.eos()
+        if isinstance(generator, SequenceScorer) and "target" not in sample:
+            raise ValueError("--score-reference scores a split: use it with fairseq-generate")
+        if prefix_tokens is None:
+            # A block's source is its target, one symbol later; a line's source is the line behind the begin symbol.
+            source = sample["net_input"]["src_tokens"]
+            prefix_tokens = source[:, 1:] if sample.get("target") is None else sample["target"]
+        if self.args.add_bos_token and prefix_tokens.size(1) and prefix_tokens[:, 0].eq(begin).all():
+            prefix_tokens = prefix_tokens[:, 1:]
+        unknown = prefix_tokens.ge(len(self.target_dictionary))
+        prefix_tokens = prefix_tokens.masked_fill(unknown, self.target_dictionary.unk())
+        with torch.no_grad():
+            return generator.generate(models, sample, prefix_tokens=prefix_tokens, bos_token=begin)

@@ -96,7 +96,8 @@ def test_score_reference_and_samples_that_end_with_their_line(data, trained):
     scored = run("fairseq-generate", data, *TASK, *options, "--score-reference").stdout
     for hypothesis, scores in zip(lines_of(scored, "H"), lines_of(scored, "P")):
         assert len(hypothesis.split("\t")[1].split()) == len(scores.split())
-    checkpoint = ["--path", trained / "checkpoint_last.pt", "--cpu", "--end-of-sample", "newline", "--beam", 1]
+    checkpoint = ["--path", trained / "checkpoint_last.pt", "--cpu", "--end-of-sample", "newline"]
+    checkpoint += ["--beam", 1, "--sampling", "--seed", 1]
     ended = run("fairseq-interactive", data, *TASK, *checkpoint, "--max-len-b", 200, stdin="ka lu\n").stdout
     assert len(lines_of(ended, "H")[0].split("\t")[1].split()) < 205
     refused = run("fairseq-generate", data, *TASK, *options, "--end-of-sample", "newline", check=False)

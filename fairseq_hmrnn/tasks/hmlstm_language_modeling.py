@@ -95,7 +95,7 @@ class HMLSTMLanguageModelingTask(LanguageModelingTask):
             extra_gen_cls_kwargs = {**(extra_gen_cls_kwargs or {}), "stop": stop}
         generator = super().build_generator(models, args, seq_gen_cls, extra_gen_cls_kwargs, **kwargs)
         if isinstance(generator, SequenceScorer) and self.has_characters:
-            generator.eos = self.dictionary.bos()  # what is stripped from its output: newlines are text
+            generator.symbols_to_strip_from_output = {self.dictionary.bos()}  # not </s>: newlines are text
         return generator
 
     def inference_step(self, generator, models, sample, prefix_tokens=None, constraints=None):

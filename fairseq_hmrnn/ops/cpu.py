@@ -127,6 +127,8 @@ class _Call:
 
     Arguments: valid, noise, masks of every layer; x, z, h and c of every layer, 7 weights for every layer.
     Results: hidden, h and c of every layer, boundaries, boundary_probs, z.
+    Subclasses have `forward`, the flat results and what the backward pass needs, and `backward`, the gradients of x,
+    z, h, c and the weights, flat.
     """
 
     FIELDS = len(LayerParameters._fields)
@@ -142,14 +144,6 @@ class _Call:
         weights = [list(rest[i : i + self.FIELDS]) for i in range(2 * n, len(rest), self.FIELDS)]
         state = HMLSTMState(tuple(rest[:n]), tuple(rest[n : 2 * n]), z)
         return x, weights, state, valid, noise, None if masks[0] is None else list(masks)
-
-    def forward(self, tensors, training: bool):
-        """The flat results, and what the backward pass needs."""
-        raise NotImplementedError
-
-    def backward(self, tensors, saved, hidden, grads, want_x: bool, want_weights: bool) -> List[Optional[Tensor]]:
-        """Gradients of x, z, h, c and the weights, flat."""
-        raise NotImplementedError
 
     def output(self, results: Sequence[Tensor]) -> HMLSTMOutput:
         n = self.num_layers

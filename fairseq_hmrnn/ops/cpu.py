@@ -6,7 +6,7 @@ Python path cpu_python.py; both take and return the same, and `_Recurrence` puts
 
 from __future__ import annotations
 
-from typing import List, Optional, Sequence
+from typing import Optional, Sequence
 
 import torch
 from torch import Tensor

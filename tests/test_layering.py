@@ -68,8 +68,6 @@ def test_imports_go_one_way(path):
 @pytest.mark.parametrize("part", ["ops", "modules", "annealing"])
 def test_core_imports_without_fairseq(part):
     """With the package's own __init__, which registers everything, left out."""
-    if not (PACKAGE / part).exists() and not (PACKAGE / f"{part}.py").exists():
-        pytest.skip(f"there is no {part} yet")
     code = (
         "import importlib, sys, types\n"
         "for name in ('fairseq', 'omegaconf', 'hydra'): sys.modules[name] = None\n"

@@ -1,7 +1,7 @@
 """The recurrence on CPU with a backward pass written by hand, COPY skipped: compiled where it was built, else Python.
 
 ops/README.md derives the backward pass and says why skipping is exact. The compiled kernel is csrc/hm_lstm.cpp, the
-Python path cpu_python.py; both take and return the same, and `_Recurrence` puts either under autograd.
+Python path cpu_python/; both take and return the same, and `_Recurrence` puts either under autograd.
 """
 
 from __future__ import annotations

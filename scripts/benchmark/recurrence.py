@@ -1,7 +1,8 @@
 """Time of the HM-LSTM recurrence on CPU as ratios to torch.nn.LSTM of equal layers and sizes.
 
     python scripts/benchmark/recurrence.py                       # the table of README.md, all batch sizes
-    python scripts/benchmark/recurrence.py --sweep --plot rate.png
+    python scripts/benchmark/recurrence.py --sweep rate --plot rate.png
+    python scripts/benchmark/recurrence.py --sweep length --plot length.png
     python scripts/benchmark/recurrence.py --peer package.module:Class
 
 The candidates take turns within one run, so that a busy machine slows all of them; each ratio is taken within a turn.
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import csv
 import importlib
+import itertools
 import statistics
 import sys
 import time
@@ -24,7 +26,9 @@ from fairseq_hmrnn.modules import HMLSTM
 from fairseq_hmrnn.ops import RecurrenceOptions, cpu
 from fairseq_hmrnn.ops.reference import hm_lstm_reference
 
-COLUMNS = ["rates", "layer_norm", "batch", "task", "candidate", "median_ms", "ratio", "ratio_min", "ratio_max"]
+COLUMNS = ["rates", "layer_norm", "steps", "batch", "task", "candidate", "median_ms", "ratio", "ratio_min", "ratio_max"]
+SWEPT_RATES = (1.0, 0.5, 0.35, 0.2, 0.1, 0.05)  # of layer 1; layer 2's is a quarter of it
+SWEPT_LENGTHS = (25, 50, 100, 200, 400)
 
 
 def calibrated(args, rates, layer_norm=False) -> HMLSTM:
@@ -47,6 +51,10 @@ def calibrated(args, rates, layer_norm=False) -> HMLSTM:
     return model
 
 
+def options_of(args) -> RecurrenceOptions:
+    return RecurrenceOptions(detector_grad_scale=args.detector_grad_scale)
+
+
 def check_parity(model: HMLSTM, args) -> None:
     """Outputs and every gradient against the reference, in float64; exits where they differ."""
     torch.manual_seed(args.seed)
@@ -55,7 +63,7 @@ def check_parity(model: HMLSTM, args) -> None:
     x = torch.randn(12, 4, args.hidden, dtype=torch.float64)
     results = []
     for run in (hm_lstm_reference, cpu.hm_lstm_cpu):
-        output = run(x, double.layers(), double.zero_state(4), RecurrenceOptions())
+        output = run(x, double.layers(), double.zero_state(4), options_of(args))
         loss = output.hidden[-1].pow(2).sum() + output.boundary_probs.sum()
         results.append([*output.hidden, output.boundaries, *torch.autograd.grad(loss, list(double.parameters()))])
     worst = max(float((a - b).detach().abs().max() / (1 + b.detach().abs().max())) for a, b in zip(*results))
@@ -96,7 +104,7 @@ def lstm_job(args, x):
 
 
 def kernel_job(args, name, model, x, **keywords):
-    state, options, layers = model.zero_state(x.size(1)), RecurrenceOptions(), model.layers()
+    state, options, layers = model.zero_state(x.size(1)), options_of(args), model.layers()
 
     def run(x):
         return cpu.hm_lstm_cpu(x, layers, state, options, **keywords).hidden[-1]
@@ -121,7 +129,7 @@ def kernel_job(args, name, model, x, **keywords):
 
 
 def reference_job(args, model, x):
-    state, options, layers = model.zero_state(x.size(1)), RecurrenceOptions(), model.layers()
+    state, options, layers = model.zero_state(x.size(1)), options_of(args), model.layers()
 
     def run(x):
         return hm_lstm_reference(x, layers, state, options).hidden[-1]
@@ -148,59 +156,68 @@ def measure(jobs, what, repeats):
     return times
 
 
-def table(args, rates, batches, layer_norm, extra=()):
-    """Prints and returns rows: rates, batch, task, candidate, median ms, ratio to nn.LSTM (median, min, max)."""
-    model = calibrated(args, rates, layer_norm)
+def jobs_of(args, model, x):
+    """The candidates that take turns, nn.LSTM first."""
+    jobs = [lstm_job(args, x), kernel_job(args, "kernel", model, x)]
+    if "dense" in args.extra:
+        jobs.append(kernel_job(args, "kernel, no skip", model, x, skip=False))
+    if "python" in args.extra:
+        jobs.append(kernel_job(args, "python path", model, x, path="python"))
+    if "reference" in args.extra:
+        jobs.append(reference_job(args, model, x))
+    if args.peer:
+        module, _, name = args.peer.partition(":")
+        peer = getattr(importlib.import_module(module), name)(args.hidden, [args.hidden] * args.layers)
+        jobs.append(Job(args.peer, peer, x, peer))
+    return jobs
+
+
+def table(args, rates, batches, lengths):
+    """Prints and returns rows as in COLUMNS; ratios are to nn.LSTM."""
+    model = calibrated(args, rates, args.layer_norm)
     check_parity(model, args)
     rows = []
-    for batch in batches:
-        x = torch.randn(args.steps, batch, args.hidden)
-        jobs = [lstm_job(args, x), kernel_job(args, "kernel", model, x)]
-        if "dense" in extra:
-            jobs.append(kernel_job(args, "kernel, no skip", model, x, skip=False))
-        if "python" in extra:
-            jobs.append(kernel_job(args, "python path", model, x, path="python"))
-        if "reference" in extra:
-            jobs.append(reference_job(args, model, x))
-        if args.peer:
-            module, _, name = args.peer.partition(":")
-            peer = getattr(importlib.import_module(module), name)(args.hidden, [args.hidden] * args.layers)
-            jobs.append(Job(args.peer, peer, x, peer))
-        for what in args.tasks:
-            times = measure(jobs, what, args.repeats)
-            for name, found in times.items():
-                if not found:
-                    continue
-                ratios = [a / b for a, b in zip(found, times["nn.LSTM"])]
-                row = ["/".join(map(str, rates)), layer_norm, batch, what, name, round(statistics.median(found), 2)]
-                row += [round(r, 3) for r in (statistics.median(ratios), min(ratios), max(ratios))]
-                rows.append(row)
-                print("{:>9} ln={!s:5} B {:3} {:9} {:16} {:10} ms  ratio {} ({} - {})".format(*row), flush=True)
+    for steps, batch, what in itertools.product(lengths, batches, args.tasks):
+        times = measure(jobs_of(args, model, torch.randn(steps, batch, args.hidden)), what, args.repeats)
+        for name, found in times.items():
+            if not found:
+                continue
+            ratios = [a / b for a, b in zip(found, times["nn.LSTM"])]
+            row = ["/".join(map(str, rates)), args.layer_norm, steps, batch, what, name]
+            row += [round(statistics.median(found), 2)]
+            row += [round(r, 3) for r in (statistics.median(ratios), min(ratios), max(ratios))]
+            rows.append(row)
+            print("{:>9} ln={!s:5} T {:3} B {:2} {:8} {:15} {:9} ms  ratio {} ({} - {})".format(*row), flush=True)
     return rows
 
 
 def sweep(args):
-    """Time of training at one batch size as the boundary rate of layer 1 falls, layer 2's a quarter of it."""
-    rows = []
-    for rate in (1.0, 0.5, 0.35, 0.2, 0.1, 0.05):
-        rows += table(args, (rate, rate if rate == 1 else rate / 4), args.batch[-1:], False)
-    return rows
+    """At the last batch size: over the boundary rate, or over the number of steps."""
+    if args.sweep == "length":
+        return table(args, tuple(args.rates), args.batch[-1:], SWEPT_LENGTHS)
+    rates = [(rate, rate if rate == 1 else rate / 4) for rate in SWEPT_RATES]
+    return [row for pair in rates for row in table(args, pair, args.batch[-1:], [args.steps])]
 
 
-def plot(rows, path):
+def plot(rows, what, path):
+    """Time against rate or length, one panel per task."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    for what in sorted({row[3] for row in rows}):
-        points = [(float(row[0].split("/")[0]), row[6]) for row in rows if row[3] == what and row[4] == "kernel"]
-        pyplot.plot(*zip(*points), marker="o", label=what)
-    pyplot.axhline(1, color="gray", linewidth=0.5)
-    pyplot.xlabel("boundary rate of layer 1")
-    pyplot.ylabel("time / nn.LSTM")
-    pyplot.ylim(bottom=0)
-    pyplot.legend()
+    table = [dict(zip(COLUMNS, row)) for row in rows]
+    tasks = sorted({row["task"] for row in table})
+    _, axes = pyplot.subplots(1, len(tasks), figsize=(4.5 * len(tasks), 3.5), squeeze=False)
+    for axis, task in zip(axes[0], tasks):
+        for name in dict.fromkeys(row["candidate"] for row in table):
+            chosen = [row for row in table if row["task"] == task and row["candidate"] == name]
+            x = [row["steps"] if what == "length" else float(row["rates"].split("/")[0]) for row in chosen]
+            axis.plot(x, [row["median_ms"] for row in chosen], marker="o", label=name)
+        axis.set(title=f"{task}, B {table[0]['batch']}", ylabel="milliseconds", ylim=(0, None), xlim=(0, None))
+        axis.set_xlabel("steps" if what == "length" else "boundary rate of layer 1")
+        axis.legend()
+    pyplot.tight_layout()
     pyplot.savefig(path, dpi=120)
 
 
@@ -218,7 +235,8 @@ def main():
     parser.add_argument("--layer-norm", action="store_true")
     parser.add_argument("--with", dest="extra", nargs="*", default=[], choices=["dense", "python", "reference"])
     parser.add_argument("--peer", metavar="MODULE:CLASS")
-    parser.add_argument("--sweep", action="store_true", help="time against boundary rate, at the last batch size")
+    parser.add_argument("--detector-grad-scale", type=float, default=0.0, help="1: the exact straight-through gradient")
+    parser.add_argument("--sweep", choices=["rate", "length"], help="time against it, at the last batch size")
     parser.add_argument("--csv", metavar="FILE")
     parser.add_argument("--plot", metavar="FILE", help="with --sweep")
     args = parser.parse_args()
@@ -227,12 +245,12 @@ def main():
     if args.sweep:
         rows = sweep(args)
     else:
-        rows = table(args, tuple(args.rates), args.batch, args.layer_norm, args.extra)
+        rows = table(args, tuple(args.rates), args.batch, [args.steps])
     if args.csv:
         with open(args.csv, "w", newline="") as file:
             csv.writer(file).writerows([COLUMNS, *rows])
     if args.plot and args.sweep:
-        plot(rows, args.plot)
+        plot(rows, args.sweep, args.plot)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,9 @@
 // The backward pass, by hand (ops/README.md derives it): every thread owns some units of every layer. A cell has two
 // halves with a barrier between: gradients of the gates, and their products with the weights. What reaches a boundary is
-// summed over the threads one cell later, at a barrier that is there anyway.
+// summed over the threads at the barrier of the sample's next cell.
+//
+// As in the forward pass samples do not wait for each other, but at active cells, which need products: a round takes all
+// samples through their COPY cells, one each, or the samples of one layer through an active one.
 #pragma once
 
 #include "problem.h"
@@ -56,7 +59,7 @@ class BackwardWorker {
   BackwardWorker(const BackwardCall<T>& call, int thread, int threads, Barrier& barrier)
       : call_(call), p_(call.problem), B_(p_.B), L_(p_.L), kappa_(T(p_.options.detector_grad_scale)),
         z_(call.saved->z.template as<T>()), thread_(thread), threads_(threads), barrier_(barrier), carry_(L_ * B_), from_above_(B_, 0), zp_extra_(B_, 0), zb_extra_(B_, 0), kind_(B_),
-        slot_(B_), zp_(B_), zb_(B_), du_(B_), scratch_(buffer_of<T>(B_ * P)) {
+        slot_(B_), zp_(B_), zb_(B_), du_(B_), t_(B_, p_.T_ - 1), layer_(B_, L_ - 1), cells_(B_, 0), scratch_(buffer_of<T>(B_ * P)) {
     for (auto& d : detector_) d.resize(B_);
     int64_t most = 0;
     for (const auto& layer : p_.layers) most = std::max(most, 4 * layer.size);
@@ -67,10 +70,10 @@ class BackwardWorker {
     for (int64_t l = 0; l < L_; ++l)
       for (int64_t b = 0; b < B_; ++b) carry_[l * B_ + b] = call_.dz[b * L_ + l];
     pack();
-    for (int64_t t = p_.T_ - 1; t >= 0; --t)
-      for (int64_t l = L_ - 1; l >= 0; --l, ++cell_) cell(t, l);
+    for (int b = 0; b < B_; ++b) arrive(b);
+    while (gather()) round();
     barrier_.wait();
-    collect_boundary_gradients(0, 0);
+    for (int b = 0; b < B_; ++b) collect_boundary_gradients(b);
     if (thread_ == 0)
       for (int64_t l = 0; l < L_; ++l)
         for (int64_t b = 0; b < B_; ++b) call_.dz[b * L_ + l] = carry_[l * B_ + b];
@@ -103,37 +106,71 @@ class BackwardWorker {
       }
   }
 
-  void cell(int64_t t, int64_t l) {
-    classify(t, l);
-    gate_gradients(t, l);
+  bool finished(int b) const { return t_[b] < 0; }
+
+  // What a sample does in the cell it has come to.
+  void arrive(int b) {
+    const int64_t t = t_[b], l = layer_[b];
+    if (finished(b)) return;
+    zp_[b] = z_[(t * L_ + l) * B_ + b];
+    zb_[b] = l ? z_[((t + 1) * L_ + l - 1) * B_ + b] : T(1);
+    slot_[b] = call_.saved->layers[l].slot[t * B_ + b];
+    const bool copy = zp_[b] == 0 && zb_[b] == 0 && !p_.copy_has_gate_gradients();
+    kind_[b] = !p_.is_valid(t, b) ? FROZEN_STEP : copy ? COPY : ACTIVE;
+  }
+
+  // The members of the next round: samples in any cell that is not active, else those of the layer where most wait, the
+  // highest of several. False when all are done.
+  bool gather() {
+    members_.clear();
+    waiting_.assign(L_, 0);
+    for (int b = 0; b < B_; ++b) {
+      if (finished(b)) continue;
+      ++waiting_[layer_[b]];
+      if (kind_[b] != ACTIVE) members_.push_back(b);
+    }
+    if (!members_.empty()) return true;
+    const int64_t l = L_ - 1 - (std::max_element(waiting_.rbegin(), waiting_.rend()) - waiting_.rbegin());
+    for (int b = 0; b < B_; ++b)
+      if (!finished(b) && layer_[b] == l) members_.push_back(b);
+    return !members_.empty();
+  }
+
+  void round() {
+    const bool active = kind_[members_[0]] == ACTIVE;
+    for (const int b : members_) gate_gradients(b);
     barrier_.wait();
-    if (cell_ > 0) collect_boundary_gradients(l + 1 < L_ ? t : t + 1, l + 1 < L_ ? l + 1 : 0);
-    detector_gradients(t, l);
-    if (p_.layer_norm) {
-      bool any = false;
-      for (int64_t b = 0; b < B_; ++b) any |= kind_[b] == ACTIVE;
-      if (any) {
-        norm_gradients(l);
-        barrier_.wait();
+    for (const int b : members_) {
+      if (cells_[b] > 0) collect_boundary_gradients(b);
+      detector_gradients(b);
+    }
+    if (p_.layer_norm && active) {
+      for (const int b : members_) norm_gradients(b);
+      barrier_.wait();
+    }
+    for (int64_t l = 0; l < L_; ++l) {
+      here_.clear();
+      for (const int b : members_)
+        if (layer_[b] == l) here_.push_back(b);
+      for (int product = 0; product < PRODUCTS; ++product) {
+        if (here_.empty() || !p_.layers[l].weight[product]) continue;
+        detector_row_gradients(l, product);
+        if (product != BOTTOM_UP || l > 0) input_gradients(l, product);
       }
     }
-    detector_row_gradients(t, l);
-    for (int product = 0; product < PRODUCTS; ++product)
-      if (p_.layers[l].weight[product] && (product != BOTTOM_UP || l > 0)) input_gradients(t, l, product);
-  }
-
-  void classify(int64_t t, int64_t l) {
-    for (int64_t b = 0; b < B_; ++b) {
-      zp_[b] = z_[(t * L_ + l) * B_ + b];
-      zb_[b] = l ? z_[((t + 1) * L_ + l - 1) * B_ + b] : T(1);
-      slot_[b] = call_.saved->layers[l].slot[t * B_ + b];
-      const bool copy = zp_[b] == 0 && zb_[b] == 0 && !p_.copy_has_gate_gradients();
-      kind_[b] = !p_.is_valid(t, b) ? FROZEN_STEP : copy ? COPY : ACTIVE;
+    for (const int b : members_) {
+      ++cells_[b];
+      if (layer_[b]-- == 0) {
+        layer_[b] = L_ - 1;
+        --t_[b];
+      }
+      arrive(b);
     }
   }
 
-  T* boundary_part(int64_t cell, int thread, int64_t b) const {
-    return call_.boundary_parts + (((cell % 3) * threads_ + thread) * B_ + b) * 2;
+  // What the sample's cell `ago` cells before this one sends to z_prev and z_below, by thread.
+  T* boundary_part(int ago, int thread, int64_t b) const {
+    return call_.boundary_parts + ((((cells_[b] - ago) % 3) * threads_ + thread) * B_ + b) * 2;
   }
   T* norm_part(int thread, int64_t b) const { return call_.norm_parts + (thread * B_ + b) * 2 * PRODUCTS; }
 
@@ -155,19 +192,17 @@ class BackwardWorker {
     return call_.saved->layers[l].statistics.template as<T>() + (slot * PRODUCTS + product) * 2;
   }
 
-  // First half: for the own units of every sample.
-  void gate_gradients(int64_t t, int64_t l) {
-    const int64_t H = p_.layers[l].size;
+  // First half: for the own units of a sample.
+  void gate_gradients(int64_t b) {
+    const int64_t l = layer_[b], H = p_.layers[l].size;
     const Range units = own(H);
-    for (int64_t b = 0; b < B_; ++b) {
-      T* parts = boundary_part(cell_, thread_, b);
-      parts[0] = parts[1] = 0;
-      T* dh = call_.dh[l] + b * H;
-      if (const T* grad = call_.grad_hidden[l])
-        add_scaled(dh + units.first, T(1), grad + (t * B_ + b) * H + units.first, units.last - units.first);
-      if (kind_[b] == COPY) copy_gradients(l, b, units, parts);
-      if (kind_[b] == ACTIVE) active_gradients(t, l, b, units, parts);
-    }
+    T* parts = boundary_part(0, thread_, b);
+    parts[0] = parts[1] = 0;
+    if (const T* grad = call_.grad_hidden[l])
+      add_scaled(call_.dh[l] + b * H + units.first, T(1), grad + (t_[b] * B_ + b) * H + units.first,
+                 units.last - units.first);
+    if (kind_[b] == COPY) copy_gradients(l, b, units, parts);
+    if (kind_[b] == ACTIVE) active_gradients(t_[b], l, b, units, parts);
   }
 
   // On a COPY step h and c pass, and so do their gradients; the boundaries feel the branches not taken.
@@ -257,19 +292,19 @@ class BackwardWorker {
     }
   }
 
-  // Sums over the threads what cell (t, l), the one before this, sent to z_prev and z_below.
-  void collect_boundary_gradients(int64_t t, int64_t l) {
-    for (int64_t b = 0; b < B_; ++b) {
-      if (!p_.is_valid(t, b)) continue;
-      T zp = zp_extra_[b], zb = zb_extra_[b];
-      for (int thread = 0; thread < threads_; ++thread) {
-        const T* parts = boundary_part(cell_ - 1, thread, b);
-        zp += parts[0];
-        zb += parts[1];
-      }
-      carry_[l * B_ + b] = zp;
-      from_above_[b] = zb;
+  // Sums over the threads what the sample's cell before this one sent to z_prev and z_below.
+  void collect_boundary_gradients(int64_t b) {
+    const bool top = layer_[b] == L_ - 1;
+    const int64_t l = top ? 0 : layer_[b] + 1;
+    if (!p_.is_valid(top ? t_[b] + 1 : t_[b], b)) return;
+    T zp = zp_extra_[b], zb = zb_extra_[b];
+    for (int thread = 0; thread < threads_; ++thread) {
+      const T* parts = boundary_part(1, thread, b);
+      zp += parts[0];
+      zb += parts[1];
     }
+    carry_[l * B_ + b] = zp;
+    from_above_[b] = zb;
   }
 
   // The closed top-down term that the gradient of z_prev asks for, or null.
@@ -280,54 +315,50 @@ class BackwardWorker {
   }
 
   // Straight-through: du, and what the detector sends to the boundaries it reads other than through the products.
-  void detector_gradients(int64_t t, int64_t l) {
+  void detector_gradients(int64_t b) {
+    const int64_t t = t_[b], l = layer_[b];
     const auto& layer = p_.layers[l];
-    const int64_t row = 4 * layer.size;
-    for (int64_t b = 0; b < B_; ++b) {
-      du_[b] = zp_extra_[b] = zb_extra_[b] = 0;
-      for (auto& d : detector_) d[b] = 0;
-      if (kind_[b] == FROZEN_STEP || !p_.has_detector(l)) continue;
-      const int64_t at = (t * B_ + b) * L_ + l;
-      T dz = carry_[l * B_ + b] + (l + 1 < L_ ? from_above_[b] : T(0));
-      if (call_.grad_boundaries) dz += call_.grad_boundaries[at];
-      T dz_tilde = call_.grad_probs ? call_.grad_probs[at] : T(0);
-      const T u = call_.u(t, l, b);
-      if (p_.options.nested) {
-        const T z_tilde = p_.probability(u);
-        zb_extra_[b] = dz * p_.decide(z_tilde, t, b, l) + dz_tilde * z_tilde;
-        dz *= zb_[b];
-        dz_tilde *= zb_[b];
-      }
-      const T du = du_[b] = call_.inside(u) ? T(p_.options.slope) / 2 * (dz + dz_tilde) : T(0);
-      if (thread_ == 0) call_.biases[l][row] += du;
-      if (!p_.layer_norm) {
-        detector_[RECURRENT][b] = du;
-        detector_[TOP_DOWN][b] = zp_[b] * du;
-        detector_[BOTTOM_UP][b] = zb_[b] * du;
-        if (const T* closed = closed_term(t, l, b)) zp_extra_[b] += kappa_ * du * closed[row];
-      } else if (kind_[b] == ACTIVE) {
-        if (const T* closed = closed_term(t, l, b))
-          zp_extra_[b] += kappa_ * du * layer.gain[TOP_DOWN][row] * closed[row];
-        else if (zp_[b] != 0 && layer.weight[TOP_DOWN])
-          zp_extra_[b] += kappa_ * du * layer.gain[TOP_DOWN][row] * statistics(l, slot_[b], TOP_DOWN)[1];
-        zb_extra_[b] += kappa_ * du * layer.gain[BOTTOM_UP][row] * statistics(l, slot_[b], BOTTOM_UP)[1];
-      } else {
-        const T* copy = call_.saved->layers[l].copy_statistics.template as<T>() + 2 * int64_t(slot_[b]);
-        detector_[RECURRENT][b] = copy[0] * layer.gain[RECURRENT][row] * du;
-        if (thread_ == 0) call_.gains[l * PRODUCTS + RECURRENT][row] += du * copy[1];
-      }
+    const int64_t row = 4 * layer.size, at = (t * B_ + b) * L_ + l;
+    du_[b] = zp_extra_[b] = zb_extra_[b] = 0;
+    for (auto& d : detector_) d[b] = 0;
+    if (kind_[b] == FROZEN_STEP || !p_.has_detector(l)) return;
+    T dz = carry_[l * B_ + b] + (l + 1 < L_ ? from_above_[b] : T(0));
+    if (call_.grad_boundaries) dz += call_.grad_boundaries[at];
+    T dz_tilde = call_.grad_probs ? call_.grad_probs[at] : T(0);
+    const T u = call_.u(t, l, b);
+    if (p_.options.nested) {
+      const T z_tilde = p_.probability(u);
+      zb_extra_[b] = dz * p_.decide(z_tilde, t, b, l) + dz_tilde * z_tilde;
+      dz *= zb_[b];
+      dz_tilde *= zb_[b];
+    }
+    const T du = du_[b] = call_.inside(u) ? T(p_.options.slope) / 2 * (dz + dz_tilde) : T(0);
+    if (thread_ == 0) call_.biases[l][row] += du;
+    const T* closed = closed_term(t, l, b);
+    if (!p_.layer_norm) {
+      detector_[RECURRENT][b] = du;
+      detector_[TOP_DOWN][b] = zp_[b] * du;
+      detector_[BOTTOM_UP][b] = zb_[b] * du;
+      if (closed) zp_extra_[b] += kappa_ * du * closed[row];
+    } else if (kind_[b] == ACTIVE) {
+      if (closed)
+        zp_extra_[b] += kappa_ * du * layer.gain[TOP_DOWN][row] * closed[row];
+      else if (zp_[b] != 0 && layer.weight[TOP_DOWN])
+        zp_extra_[b] += kappa_ * du * layer.gain[TOP_DOWN][row] * statistics(l, slot_[b], TOP_DOWN)[1];
+      zb_extra_[b] += kappa_ * du * layer.gain[BOTTOM_UP][row] * statistics(l, slot_[b], BOTTOM_UP)[1];
+    } else {
+      const T* copy = call_.saved->layers[l].copy_statistics.template as<T>() + 2 * int64_t(slot_[b]);
+      detector_[RECURRENT][b] = copy[0] * layer.gain[RECURRENT][row] * du;
+      if (thread_ == 0) call_.gains[l * PRODUCTS + RECURRENT][row] += du * copy[1];
     }
   }
 
   // Layer norm: from the gradient of s to that of each product, own units, in place for the recurrent one.
-  void norm_gradients(int64_t l) {
-    const auto& layer = p_.layers[l];
-    for (int64_t b = 0; b < B_; ++b) {
-      if (kind_[b] != ACTIVE) continue;
-      const T factor[PRODUCTS] = {1, zp_[b], zb_[b]};
-      for (const int product : {TOP_DOWN, BOTTOM_UP, RECURRENT})
-        if (layer.weight[product] && factor[product] != 0) norm_gradient(l, b, product, factor[product]);
-    }
+  void norm_gradients(int64_t b) {
+    const int64_t l = layer_[b];
+    const T factor[PRODUCTS] = {1, zp_[b], zb_[b]};
+    for (const int product : {TOP_DOWN, BOTTOM_UP, RECURRENT})
+      if (p_.layers[l].weight[product] && factor[product] != 0) norm_gradient(l, b, product, factor[product]);
   }
 
   void norm_gradient(int64_t l, int64_t b, int product, T factor) {
@@ -360,48 +391,44 @@ class BackwardWorker {
   }
 
   // The detector's row of the weights gets its whole gradient, at every step.
-  void detector_row_gradients(int64_t t, int64_t l) {
+  void detector_row_gradients(int64_t l, int product) {
     const auto& layer = p_.layers[l];
-    for (int product = 0; product < PRODUCTS; ++product) {
-      if (!layer.weight[product]) continue;
-      const Range columns = own(layer.columns[product]);
-      const int64_t count = columns.last - columns.first;
-      T* row = call_.rows[l * PRODUCTS + product] + columns.first;
-      for (int64_t b = 0; b < B_; ++b) {
-        const T d = detector_[product][b];
-        if (d == 0) continue;
-        const T* a = input(t, l, b, product) + columns.first;
-        const T* mask = product == RECURRENT ? p_.mask[l] : nullptr;
-        if (!mask)
-          add_scaled(row, d, a, count);
-        else
-          for (int64_t k = 0; k < count; ++k) row[k] += d * a[k] * mask[b * layer.size + columns.first + k];
-      }
+    const Range columns = own(layer.columns[product]);
+    const int64_t count = columns.last - columns.first;
+    T* row = call_.rows[l * PRODUCTS + product] + columns.first;
+    for (const int b : here_) {
+      const T d = detector_[product][b];
+      if (l == 0 && product == BOTTOM_UP && thread_ == 0) call_.x_detector[t_[b] * B_ + b] = kappa_ * d;
+      if (d == 0) continue;
+      const T* a = input(t_[b], l, b, product) + columns.first;
+      const T* mask = product == RECURRENT ? p_.mask[l] : nullptr;
+      if (!mask)
+        add_scaled(row, d, a, count);
+      else
+        for (int64_t k = 0; k < count; ++k) row[k] += d * a[k] * mask[b * layer.size + columns.first + k];
     }
-    if (l == 0 && thread_ == 0)
-      for (int64_t b = 0; b < B_; ++b) call_.x_detector[t * B_ + b] = kappa_ * detector_[BOTTOM_UP][b];
   }
 
   // Second half: what one product sends to its input, for the own columns, and with it to the boundary that gates it.
-  void input_gradients(int64_t t, int64_t l, int product) {
+  void input_gradients(int64_t l, int product) {
     const auto& layer = p_.layers[l];
     const bool dense = !p_.options.skip;
     rows_.clear();
     alone_.clear();
-    for (int64_t b = 0; b < B_; ++b) {
+    for (const int b : here_) {
       if (kind_[b] == FROZEN_STEP) continue;
       const T gate = product == TOP_DOWN ? zp_[b] : product == BOTTOM_UP ? zb_[b] : T(1);
       const bool through_detector = kappa_ * du_[b] != 0 && !p_.layer_norm;
       if (kind_[b] == COPY) {
         if (dense)
-          rows_.add(zeros_.data(), 1, int(b));
+          rows_.add(zeros_.data(), 1, b);
         else if (through_detector)
-          alone_.push_back(int(b));
+          alone_.push_back(b);
         continue;
       }
-      const bool wanted = product == BOTTOM_UP && call_.wants_boundary_gradient(t, l - 1, b);
+      const bool wanted = product == BOTTOM_UP && call_.wants_boundary_gradient(t_[b], l - 1, b);
       if (gate != 0 || (!p_.layer_norm && (wanted || dense)))
-        rows_.add(product_gradient(l, p_.layer_norm ? product : int(RECURRENT), slot_[b]), 1, int(b));
+        rows_.add(product_gradient(l, p_.layer_norm ? product : int(RECURRENT), slot_[b]), 1, b);
     }
     if (rows_.empty() && alone_.empty()) return;
     const int64_t K = layer.columns[product], size = 4 * layer.size;
@@ -414,16 +441,16 @@ class BackwardWorker {
         multiply_panel<T>(rows_, size, layer.weight[product] + panel * P, K, false, out);
       else
         multiply_panel<T>(rows_, size, packed + (call_.pack_last_only ? 0 : panel * size * P), P, false, out);
-      for (const int b : rows_.sample) send(t, l, product, b, panel, out + b * P);
+      for (const int b : rows_.sample) send(l, product, b, panel, out + b * P);
       for (const int b : alone_) {
         std::fill_n(out + b * P, P, T(0));
-        send(t, l, product, b, panel, out + b * P);
+        send(l, product, b, panel, out + b * P);
       }
     }
   }
 
   // v: one panel of (weight, gate rows)^T times the product's gradient.
-  void send(int64_t t, int64_t l, int product, int b, int64_t panel, const T* v) {
+  void send(int64_t l, int product, int b, int64_t panel, const T* v) {
     const auto& layer = p_.layers[l];
     const int64_t K = layer.columns[product];
     const T* detector = layer.weight[product] + 4 * layer.size * K;
@@ -432,7 +459,7 @@ class BackwardWorker {
     const T through = kappa_ * (p_.layer_norm ? detector_[product][b] : du_[b]);
     const int64_t target = product == RECURRENT ? l : product == TOP_DOWN ? l + 1 : l - 1;
     const T* mask = product == RECURRENT ? p_.mask[l] : nullptr;
-    const T* a = input(t, l, b, product);
+    const T* a = input(t_[b], l, b, product);
     Vec<T> boundary{};
     for (int64_t k = panel * P, i = 0; i < P && k < K; i += W, k += W) {
       const int lanes = int(std::min<int64_t>(W, K - k));
@@ -444,7 +471,7 @@ class BackwardWorker {
     }
     if (product == RECURRENT || p_.layer_norm) return;
     if (product == TOP_DOWN && gate == 0 && kind_[b] == ACTIVE) return;  // closed_term has spoken for it
-    boundary_part(cell_, thread_, b)[product == TOP_DOWN ? 0 : 1] += sum<T>(boundary);
+    boundary_part(0, thread_, b)[product == TOP_DOWN ? 0 : 1] += sum<T>(boundary);
   }
 
   const BackwardCall<T>& call_;
@@ -454,13 +481,14 @@ class BackwardWorker {
   const T* z_;
   const int thread_, threads_;
   Barrier& barrier_;
-  int64_t cell_ = 0;
 
   std::vector<T> carry_;                           // (L, B): gradient of z of the state
   std::vector<T> from_above_, zp_extra_, zb_extra_;  // (B), as all below: gradients of boundaries
   std::vector<Kind> kind_;
   std::vector<int> slot_;
   std::vector<T> zp_, zb_, du_;
+  std::vector<int64_t> t_, layer_, cells_;  // the cell that each sample has come to, and how many it has been through
+  std::vector<int> members_, here_, waiting_;
   std::vector<T> detector_[PRODUCTS];  // gradient of the detector row of each product
   std::vector<T> zeros_;
   std::vector<int> alone_;

@@ -1,5 +1,9 @@
 // The forward pass: every thread walks through all cells, owns some hidden units of every layer, and decides the
 // boundaries for itself (the detector's row is cheap), so that one barrier per cell is enough.
+//
+// Samples do not wait for each other. Each walks through its own cells in order, (t, 1) to (t, L) and on to t + 1, and
+// stops where one needs products; the layer where most of them wait goes next. So the weights of an upper layer, which
+// few samples want at any one step, are read once for many.
 #pragma once
 
 #include <cmath>
@@ -45,6 +49,8 @@ class ForwardWorker {
     u_.assign(n, 0);
     slot_.assign(n, -1);
     parity_.assign(n, 0);
+    t_.assign(B_, 0);
+    layer_.assign(B_, 0);
     kind_.resize(B_);
     zp_.resize(B_);
     zb_.resize(B_);
@@ -64,8 +70,13 @@ class ForwardWorker {
   void run() {
     pack();
     start();
-    for (int64_t t = 0; t < p_.T_; ++t)
-      for (int64_t l = 0; l < L_; ++l) cell(t, l);
+    for (int b = 0; b < B_; ++b) walk(b);
+    for (int64_t l = most_wanted(); l >= 0; l = most_wanted()) {
+      gather(l);
+      members_ = gathered_;
+      cell(l);
+      for (const int b : gathered_) walk(b);
+    }
     finish();
   }
 
@@ -105,26 +116,71 @@ class ForwardWorker {
     barrier_.wait();
   }
 
-  void cell(int64_t t, int64_t l) {
-    classify(t, l);
+  bool finished(int b) const { return t_[b] == p_.T_; }
+
+  // The layer where most samples wait, the lowest of several; -1 when all are done.
+  int64_t most_wanted() {
+    waiting_.assign(L_, 0);
+    for (int64_t b = 0; b < B_; ++b)
+      if (!finished(b)) ++waiting_[layer_[b]];
+    const auto most = std::max_element(waiting_.begin(), waiting_.end());
+    return *most ? most - waiting_.begin() : -1;
+  }
+
+  void gather(int64_t l) {
+    gathered_.clear();
+    for (int b = 0; b < B_; ++b)
+      if (!finished(b) && layer_[b] == l) gathered_.push_back(b);
+  }
+
+  // One sample through the cells that need no products, to the first that does.
+  void walk(int b) {
+    while (!finished(b) && !arrive(b)) {
+      members_.assign(1, b);
+      cell(layer_[b]);
+    }
+  }
+
+  // What a sample does in the cell it has come to; whether that needs products.
+  bool arrive(int b) {
+    const int64_t l = layer_[b], i = l * B_ + b;
+    zp_[b] = z_[i];
+    zb_[b] = l ? z_[i - B_] : T(1);
+    kind_[b] = FROZEN_STEP;
+    if (!p_.is_valid(t_[b], b)) return false;
+    const bool copy = zp_[b] == 0 && zb_[b] == 0 && !(training_ && p_.copy_has_gate_gradients());
+    kind_[b] = !copy ? ACTIVE : run_[i] < 0 ? FRESH_COPY : KEPT_COPY;
+    return kind_[b] == ACTIVE || (kind_[b] == FRESH_COPY && copy_wants_products(l));
+  }
+
+  // Without the backward pass a COPY step needs its detector only, and that needs no gates without layer norm.
+  bool copy_wants_products(int64_t l) const {
+    return training_ || (p_.layer_norm && p_.has_detector(l) && !p_.options.nested);
+  }
+
+  // One cell of layer l for all members, each at its own step.
+  void cell(int64_t l) {
+    classify(l);
     const bool any = !rows_[RECURRENT].empty();
     if (p_.layer_norm && any) {
       multiply_and_measure(l);
       barrier_.wait();
-      combine_statistics(t, l);
+      combine_statistics(l);
     }
-    detect(t, l);
+    detect(l);
     const auto& layer = p_.layers[l];
     const Share own = share(layer);
-    for (int64_t panel = own.first; panel < own.last; ++panel) {
-      if (l == 0 && call_.projected) fetch_projected(t, panel);
-      if (!p_.layer_norm && any) multiply_all(l, panel);
-      for (int64_t b = 0; b < B_; ++b) update(t, l, b, panel, panel - own.first);
+    for (int64_t panel = own.first; any && panel < own.last; ++panel) {
+      if (l == 0 && call_.projected) fetch_projected(panel);
+      if (!p_.layer_norm) multiply_all(l, panel);
+      for (const int b : members_) update(l, b, panel, panel - own.first);
     }
     const int64_t first = own_first(layer), count = own_last(layer) - first, H = layer.size;
-    for (int64_t b = 0; b < B_; ++b) {
-      T* row = call_.hidden[l] + (t * B_ + b) * H;
+    for (const int b : members_) {
+      T* row = call_.hidden[l] + (t_[b] * B_ + b) * H;
       const int64_t i = l * B_ + b;
+      layer_[b] = l + 1 < L_ ? l + 1 : 0;
+      if (layer_[b] == 0) ++t_[b];
       if (kind_[b] != ACTIVE) {
         if (count > 0) std::memcpy(row + first, h_[i] + first, count * sizeof(T));
         continue;
@@ -140,58 +196,48 @@ class ForwardWorker {
   }
 
   // Layer 1's bottom-up products lie 4 H apart: asked for now, they are there after the recurrent product.
-  void fetch_projected(int64_t t, int64_t panel) const {
+  void fetch_projected(int64_t panel) const {
     const auto& layer = p_.layers[0];
-    for (int64_t b = 0; b < B_; ++b)
+    for (const int b : members_)
       for (int q = 0; q < 4; ++q) {
-        const T* at = call_.projected + (t * B_ + b) * layer.rows() + q * layer.size + panel * W;
+        const T* at = call_.projected + (t_[b] * B_ + b) * layer.rows() + q * layer.size + panel * W;
         __builtin_prefetch(at, 0, 2);
         __builtin_prefetch(at + W - 1, 0, 2);
       }
   }
 
-  // What each sample does in this cell, and which rows each product needs for it.
-  void classify(int64_t t, int64_t l) {
+  // Where each member's gates are kept, and which rows the products need for it.
+  void classify(int64_t l) {
     const auto& layer = p_.layers[l];
-    const bool dense = !p_.options.skip, nested = p_.options.nested;
-    // Without the backward pass a COPY step needs its detector only, and that needs no gates without layer norm.
-    const bool copy_products = training_ || (p_.layer_norm && p_.has_detector(l) && !nested) || dense;
-    const bool all_products = dense || (training_ && p_.layer_norm);  // closed bottom-up terms too
+    const bool dense = !p_.options.skip;
     for (auto& rows : rows_) rows.clear();
-    for (int64_t b = 0; b < B_; ++b) {
+    for (const int b : members_) {
       const int64_t i = l * B_ + b;
-      const T zp = zp_[b] = z_[i], zb = zb_[b] = l ? z_[i - B_] : T(1);
-      new_slot_[b] = FROZEN;
-      kind_[b] = FROZEN_STEP;
-      if (!p_.is_valid(t, b)) continue;
-      const bool copy = zp == 0 && zb == 0 && !(training_ && p_.copy_has_gate_gradients());
-      if (!copy) {
-        kind_[b] = ACTIVE;
-        run_[i] = -1;
-        new_slot_[b] = slots_[l]++;
-      } else {
-        kind_[b] = run_[i] < 0 || dense ? FRESH_COPY : KEPT_COPY;
-        if (kind_[b] == FRESH_COPY) run_[i] = copies_[l]++;
-        new_slot_[b] = run_[i];
-      }
-      if (kind_[b] == KEPT_COPY || (copy && !copy_products)) continue;
-      const bool all = dense || (all_products && !copy);
+      const T zp = zp_[b], zb = zb_[b];
+      if (dense && kind_[b] == KEPT_COPY) kind_[b] = FRESH_COPY;
+      if (kind_[b] == FRESH_COPY) run_[i] = copies_[l]++;
+      if (kind_[b] == ACTIVE) run_[i] = -1;
+      new_slot_[b] = kind_[b] == FROZEN_STEP ? FROZEN : kind_[b] == ACTIVE ? slots_[l]++ : run_[i];
+      const bool products = kind_[b] == ACTIVE || (kind_[b] == FRESH_COPY && (dense || copy_wants_products(l)));
+      if (!products) continue;
+      // With layer norm a closed bottom-up term is wanted by the gradient of its gate.
+      const bool closed_too = dense || (training_ && p_.layer_norm && kind_[b] == ACTIVE);
       rows_[RECURRENT].add(h_read_[i], 1, b);
       if (layer.weight[TOP_DOWN] && (zp != 0 || dense)) rows_[TOP_DOWN].add(h_[i + B_], p_.layer_norm ? 1 : zp, b);
-      if (l > 0 && (zb != 0 || all)) rows_[BOTTOM_UP].add(h_[i - B_], p_.layer_norm ? 1 : zb, b);
-      if (l == 0 && !call_.projected) rows_[BOTTOM_UP].add(p_.x + (t * B_ + b) * layer.columns[BOTTOM_UP], 1, b);
+      if (l > 0 && (zb != 0 || closed_too)) rows_[BOTTOM_UP].add(h_[i - B_], p_.layer_norm ? 1 : zb, b);
+      if (l == 0 && !call_.projected) rows_[BOTTOM_UP].add(p_.x + (t_[b] * B_ + b) * layer.columns[BOTTOM_UP], 1, b);
     }
-    if (training_ && thread_ == 0) remember(t, l);
+    if (training_ && thread_ == 0) remember(l);
   }
 
-  void remember(int64_t t, int64_t l) {
+  void remember(int64_t l) {
     SavedLayer& saved = call_.saved->layers[l];
     saved.copies = copies_[l];
-    for (int64_t b = 0; b < B_; ++b) {
-      saved.slot[t * B_ + b] = new_slot_[b];
+    for (const int b : members_) {
+      saved.slot[t_[b] * B_ + b] = new_slot_[b];
       if (kind_[b] != ACTIVE) continue;
-      saved.step.push_back(int(t));
-      saved.sample.push_back(int(b));
+      saved.step.push_back(int(t_[b]));
+      saved.sample.push_back(b);
       saved.previous.push_back(slot_[l * B_ + b]);
     }
   }
@@ -248,7 +294,7 @@ class ForwardWorker {
   }
 
   // Layer norm, second half: mean and deviation over all 4H+1 rows, and the normalised detector row.
-  void combine_statistics(int64_t t, int64_t l) {
+  void combine_statistics(int64_t l) {
     const auto& layer = p_.layers[l];
     for (int product = 0; product < PRODUCTS; ++product)
       for (int i = 0; i < rows_[product].size(); ++i) {
@@ -269,16 +315,16 @@ class ForwardWorker {
         nu_[product][b] = (detector - T(mean)) * rstd_[product][b];
       }
     if (l == 0 && call_.projected)
-      for (int64_t b = 0; b < B_; ++b) {
-        rstd_[BOTTOM_UP][b] = call_.projected_rstd[t * B_ + b];
-        nu_[BOTTOM_UP][b] = call_.projected[(t * B_ + b) * layer.rows() + 4 * layer.size];
+      for (const int b : members_) {
+        rstd_[BOTTOM_UP][b] = call_.projected_rstd[t_[b] * B_ + b];
+        nu_[BOTTOM_UP][b] = call_.projected[(t_[b] * B_ + b) * layer.rows() + 4 * layer.size];
       }
     if (training_ && thread_ == 0) remember_statistics(l);
   }
 
   void remember_statistics(int64_t l) {
     SavedLayer& saved = call_.saved->layers[l];
-    for (int64_t b = 0; b < B_; ++b) {
+    for (const int b : members_) {
       if (kind_[b] == FRESH_COPY) {
         T* to = saved.copy_statistics.template as<T>() + new_slot_[b] * 2;
         to[0] = rstd_[RECURRENT][b];
@@ -300,51 +346,53 @@ class ForwardWorker {
   }
 
   // The detector's term of one product, gate included. Called for open terms only, or for all without `skip`.
-  T detector_term(int64_t t, int64_t l, int64_t b, int product) const {
+  T detector_term(int64_t l, int64_t b, int product) const {
     const auto& layer = p_.layers[l];
     if (p_.layer_norm) return layer.gain[product][4 * layer.size] * nu_[product][b];
     const int64_t i = l * B_ + b;
     if (product == RECURRENT) return detector_product(l, product, h_read_[i]);
     if (product == TOP_DOWN) return detector_product(l, product, h_[i + B_]);
     if (l > 0) return detector_product(l, product, h_[i - B_]);
-    if (call_.projected) return call_.projected[(t * B_ + b) * layer.rows() + 4 * layer.size];
-    return detector_product(l, product, p_.x + (t * B_ + b) * layer.columns[BOTTOM_UP]);
+    if (call_.projected) return call_.projected[(t_[b] * B_ + b) * layer.rows() + 4 * layer.size];
+    return detector_product(l, product, p_.x + (t_[b] * B_ + b) * layer.columns[BOTTOM_UP]);
   }
 
-  T detector(int64_t t, int64_t l, int64_t b) {
+  T detector(int64_t l, int64_t b) {
     const int64_t i = l * B_ + b;
     if (kind_[b] == KEPT_COPY) return u_[i];
     const auto& layer = p_.layers[l];
-    T u = detector_term(t, l, b, RECURRENT) + layer.bias[4 * layer.size];
-    if (layer.weight[TOP_DOWN] && zp_[b] != 0) u += zp_[b] * detector_term(t, l, b, TOP_DOWN);
-    if (zb_[b] != 0) u += zb_[b] * detector_term(t, l, b, BOTTOM_UP);
+    T u = detector_term(l, b, RECURRENT) + layer.bias[4 * layer.size];
+    if (layer.weight[TOP_DOWN] && zp_[b] != 0) u += zp_[b] * detector_term(l, b, TOP_DOWN);
+    if (zb_[b] != 0) u += zb_[b] * detector_term(l, b, BOTTOM_UP);
     return u_[i] = u;
   }
 
-  // Equations (5) and (6) for all samples of a cell.
-  void detect(int64_t t, int64_t l) {
-    const bool nested = p_.options.nested, any = p_.has_detector(l);
-    for (int64_t b = 0; b < B_; ++b) {
-      if (kind_[b] == FROZEN_STEP) continue;
-      const int64_t i = l * B_ + b, out = (t * B_ + b) * L_ + l;
-      z_[i] = 0;
-      // A nested detector on a COPY step has nothing to say, but its own gradient wants to know what it would say.
-      if (!any || (nested && zb_[b] == 0 && !training_)) continue;
-      const T u = detector(t, l, b);
-      T z_tilde = p_.probability(u), z = p_.decide(z_tilde, t, b, l);
-      if (nested) {
-        z_tilde *= zb_[b];
-        z *= zb_[b];
-      }
-      z_[i] = z;
-      if (thread_ == 0) {
-        call_.boundaries[out] = z;
-        call_.boundary_probs[out] = z_tilde;
-        if (training_) call_.saved->u.template as<T>()[(t * L_ + l) * B_ + b] = u;
-      }
+  // Equations (5) and (6) for all members of a cell.
+  void detect(int64_t l) {
+    for (const int b : members_) {
+      if (kind_[b] != FROZEN_STEP) decide(l, b);
+      if (training_ && thread_ == 0)
+        call_.saved->z.template as<T>()[((t_[b] + 1) * L_ + l) * B_ + b] = z_[l * B_ + b];
     }
-    if (training_ && thread_ == 0)
-      std::copy_n(&z_[l * B_], B_, call_.saved->z.template as<T>() + ((t + 1) * L_ + l) * B_);
+  }
+
+  void decide(int64_t l, int b) {
+    const bool nested = p_.options.nested;
+    const int64_t t = t_[b], i = l * B_ + b, out = (t * B_ + b) * L_ + l;
+    z_[i] = 0;
+    // A nested detector on a COPY step has nothing to say, but its own gradient wants to know what it would say.
+    if (!p_.has_detector(l) || (nested && zb_[b] == 0 && !training_)) return;
+    const T u = detector(l, b);
+    T z_tilde = p_.probability(u), z = p_.decide(z_tilde, t, b, l);
+    if (nested) {
+      z_tilde *= zb_[b];
+      z *= zb_[b];
+    }
+    z_[i] = z;
+    if (thread_ != 0) return;
+    call_.boundaries[out] = z;
+    call_.boundary_probs[out] = z_tilde;
+    if (training_) call_.saved->u.template as<T>()[(t * L_ + l) * B_ + b] = u;
   }
 
   static int width(const LayerWeights<T>& layer, int64_t panel) {
@@ -356,11 +404,11 @@ class ForwardWorker {
   }
 
   // s of eq. (1) for the units of a panel, from products in scratch_.
-  void pre_activation(int64_t t, int64_t l, int64_t b, int64_t panel, int64_t own_panel, Vec<T> (&s)[4]) {
+  void pre_activation(int64_t l, int64_t b, int64_t panel, int64_t own_panel, Vec<T> (&s)[4]) {
     const auto& layer = p_.layers[l];
     const int64_t H = layer.size, unit = panel * W;
     const int lanes = width(layer, panel);
-    const T* projected = l == 0 && call_.projected ? call_.projected + (t * B_ + b) * layer.rows() + unit : nullptr;
+    const T* projected = l == 0 && call_.projected ? call_.projected + (t_[b] * B_ + b) * layer.rows() + unit : nullptr;
     for (int q = 0; q < 4; ++q) s[q] = load(layer.bias + q * H + unit, lanes);
     if (!p_.layer_norm) {
       const T* row = scratch_.template as<T>() + b * P;
@@ -388,13 +436,13 @@ class ForwardWorker {
   }
 
   // Equations (2) to (4) for the units of a panel of one sample.
-  void update(int64_t t, int64_t l, int64_t b, int64_t panel, int64_t own_panel) {
+  void update(int64_t l, int64_t b, int64_t panel, int64_t own_panel) {
     if (kind_[b] == FROZEN_STEP || kind_[b] == KEPT_COPY || (kind_[b] == FRESH_COPY && !training_)) return;
     const auto& layer = p_.layers[l];
     const int64_t H = layer.size, unit = panel * W, i = l * B_ + b;
     const int lanes = width(layer, panel);
     Vec<T> s[4];
-    pre_activation(t, l, b, panel, own_panel, s);
+    pre_activation(l, b, panel, own_panel, s);
     const Vec<T> f = sigmoid<T>(s[0]), in = sigmoid<T>(s[1]), o = sigmoid<T>(s[2]), g = tanh<T>(s[3]);
     const Vec<T> h_prev = load(h_[i] + unit, lanes), c_prev = previous_c(l, b, panel, lanes);
 
@@ -409,7 +457,7 @@ class ForwardWorker {
     const Vec<T> ig = in * g;
     const Vec<T> c = open * (f * c_prev + ig) + copy * c_prev + zp * ig;
     const Vec<T> h = copy * h_prev + (1 - copy) * (o * tanh<T>(c));
-    store(call_.hidden[l] + (t * B_ + b) * H + unit, h, lanes);
+    store(call_.hidden[l] + (t_[b] * B_ + b) * H + unit, h, lanes);
     if (T* masked = call_.masked[l])
       store(masked + ((parity_[i] ^ 1) * B_ + b) * H + unit, h * load(p_.mask[l] + b * H + unit, lanes), lanes);
     if (!training_) {
@@ -457,7 +505,9 @@ class ForwardWorker {
   std::vector<const T*> h_, h_read_;      // (L, B): rows of h now, and what the recurrent product reads (masked)
   std::vector<int> run_, slot_, parity_;  // (L, B): copy slot of the run; last active slot; half of `masked` in use
   std::vector<int> slots_, copies_;       // (L): used so far
-  std::vector<Kind> kind_;                // of each sample in this cell, as all below
+  std::vector<int64_t> t_, layer_;        // (B): the cell that each sample has come to
+  std::vector<int> members_, gathered_, waiting_;
+  std::vector<Kind> kind_;                // (B): in that cell, as all below
   std::vector<T> zp_, zb_, mean_[PRODUCTS], rstd_[PRODUCTS], nu_[PRODUCTS];
   std::vector<int> new_slot_;
   Rows<T> rows_[PRODUCTS];

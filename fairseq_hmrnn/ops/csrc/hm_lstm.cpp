@@ -264,15 +264,10 @@ Tensor input_gradient(const BackwardCall<T>& call, const Tensor& x, const Tensor
   const int64_t H = p.layers[0].size, K = p.layers[0].columns[BOTTOM_UP], rows = p.T_ * p.B, n = saved.slots();
   const Tensor ds = at::from_blob(call.products[p.layer_norm ? BOTTOM_UP : RECURRENT], {n, 4 * H}, x.options());
   const Tensor gate_rows = weight.narrow(0, 0, 4 * H);
-  Tensor grad;
-  if (n == rows) {
-    grad = at::mm(ds, gate_rows);
-  } else {
-    Tensor index = at::empty({n}, x.options().dtype(at::kLong));
-    for (int64_t i = 0; i < n; ++i) index.data_ptr<int64_t>()[i] = saved.step[i] * p.B + saved.sample[i];
-    grad = at::zeros({rows, K}, x.options());
-    if (n > 0) grad.index_copy_(0, index, at::mm(ds, gate_rows));
-  }
+  Tensor index = at::empty({n}, x.options().dtype(at::kLong));
+  for (int64_t i = 0; i < n; ++i) index.data_ptr<int64_t>()[i] = saved.step[i] * p.B + saved.sample[i];
+  Tensor grad = at::zeros({rows, K}, x.options());
+  if (n > 0) grad.index_copy_(0, index, at::mm(ds, gate_rows));
   if (p.options.detector_grad_scale != 0) grad.addr_(detector, weight[4 * H]);
   return grad.view_as(x);
 }

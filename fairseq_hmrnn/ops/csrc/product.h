@@ -46,9 +46,17 @@ __attribute__((noinline)) void finish_row(T* out, T scale, const Vec<T>* acc, bo
   for (int v = 0; v < 4; ++v) store(out + v * W, add ? load(out + v * W) + scale * acc[v] : scale * acc[v]);
 }
 
-// partial (M, 4 vectors) += a[k] w[k] for `count` k; the lines `ahead` elements further on are fetched meanwhile.
+// What a tile fetches into the cache while it computes: for every k `vectors` vectors, `step` elements after the last k's.
+template <class T>
+struct Ahead {
+  const T* at;
+  int64_t step;
+  int vectors;
+};
+
+// partial (M, 4 vectors) += a[k] w[k] for `count` k.
 template <class T, int M>
-inline void multiply_tile(const T* const* rows, int64_t count, const T* w, int64_t ldw, int64_t ahead, Vec<T>* partial) {
+inline void multiply_tile(const T* const* rows, int64_t count, const T* w, int64_t ldw, Ahead<T> ahead, Vec<T>* partial) {
   constexpr int W = LANES<T>;
   const T* a[M];
   Vec<T> acc[M][4];
@@ -57,8 +65,8 @@ inline void multiply_tile(const T* const* rows, int64_t count, const T* w, int64
     for (int v = 0; v < 4; ++v) acc[i][v] = partial[4 * i + v];
   }
   for (int64_t k = 0; k < count; ++k, w += ldw) {
-    if (ahead)
-      for (int line = 0; line < 4 * VECTOR_BYTES; line += 64) __builtin_prefetch(w + ahead + line / int(sizeof(T)));
+    for (int v = 0; v < ahead.vectors; ++v) __builtin_prefetch(ahead.at + v * W);
+    ahead.at += ahead.step;
     const Vec<T> w0 = load(w), w1 = load(w + W), w2 = load(w + 2 * W), w3 = load(w + 3 * W);
 #pragma GCC unroll 8
     for (int i = 0; i < M; ++i) {
@@ -74,14 +82,25 @@ inline void multiply_tile(const T* const* rows, int64_t count, const T* w, int64
 }
 
 template <class T, int M = TILE_ROWS>
-inline void multiply_tile(int rows_in_tile, const T* const* rows, int64_t count, const T* w, int64_t ldw, int64_t ahead,
-                          Vec<T>* partial) {
+inline void multiply_tile(int rows_in_tile, const T* const* rows, int64_t count, const T* w, int64_t ldw,
+                          Ahead<T> ahead, Vec<T>* partial) {
   if constexpr (M > 0) {
     if (rows_in_tile == M)
       multiply_tile<T, M>(rows, count, w, ldw, ahead, partial);
     else
       multiply_tile<T, M - 1>(rows_in_tile, rows, count, w, ldw, ahead, partial);
   }
+}
+
+// The share of a block of `count` rows that tile `tile` fetches ahead: the next block, a piece per tile, or with a single
+// tile what is 16 rows further on.
+template <class T>
+inline Ahead<T> fetch_ahead(const T* w, int64_t ldw, int64_t count, int tile, int tiles) {
+  constexpr int W = LANES<T>;
+  if (tiles == 1) return {w + 16 * ldw, ldw, 4};
+  const int vectors = tiles < 4 ? 2 : 1;
+  if (ldw != PANEL<T> || tile * vectors >= 4) return {w, 0, 0};
+  return {w + count * ldw + tile * count * vectors * W, vectors * W, vectors};
 }
 
 // out[sample] (+)= scale * a w; a (K), w (K, PANEL) with leading dimension ldw, out (., PANEL). A block of w stays in the
@@ -96,8 +115,8 @@ inline void multiply_panel(Rows<T>& rows, int64_t K, const T* w, int64_t ldw, bo
     const int64_t count = std::min(block, K - k);
     for (int tile = 0; tile < tiles; ++tile) {
       const int first = int(int64_t(n) * tile / tiles), last = int(int64_t(n) * (tile + 1) / tiles);
-      const int64_t ahead = tile ? 0 : (tiles > 1 ? block : 16) * ldw;
-      multiply_tile<T>(last - first, &rows.at[first], count, w, ldw, ahead, &rows.partial[4 * first]);
+      multiply_tile<T>(last - first, &rows.at[first], count, w, ldw, fetch_ahead(w, ldw, count, tile, tiles),
+                       &rows.partial[4 * first]);
     }
     for (auto& row : rows.at) row += block;
   }

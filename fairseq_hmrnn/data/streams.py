@@ -8,6 +8,7 @@ is padded in the last window.
 
 from __future__ import annotations
 
+import math
 from typing import Any, Dict, List, NamedTuple, Optional
 
 import numpy as np
@@ -47,8 +48,8 @@ class WindowOptions(NamedTuple):
         if self.jitter == 0:
             inner = np.arange(0, num_steps, self.length)
         else:
-            shortest = max(1, round(self.length * (1 - self.jitter)))
-            longest = round(self.length * (1 + self.jitter))
+            shortest = max(1, math.floor(self.length * (1 - self.jitter)))
+            longest = math.ceil(self.length * (1 + self.jitter))
             random = np.random.RandomState([seed % 2**32, epoch])
             inner = random.randint(shortest, longest + 1, size=num_steps // shortest + 1).cumsum()
             inner = np.concatenate([[0], inner[inner < num_steps]])

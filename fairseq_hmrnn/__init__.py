@@ -1,4 +1,4 @@
-"""Hierarchical Multiscale LSTM (arXiv 1609.01704) for fairseq. Importing registers models, criterion, scheduler and task."""
+"""Hierarchical Multiscale LSTM (arXiv 1609.01704) for fairseq. Importing registers all that the package adds."""
 
 from . import compat
 

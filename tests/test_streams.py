@@ -93,7 +93,7 @@ def test_processes_and_validation_change_nothing(data, tmp_path):
     for name in ("two", "joined"):
         alone, others = (tensors(checkpoint(tmp_path / folder)["model"]) for folder in ("one", name))
         for key in alone:
-            torch.testing.assert_close(others[key], alone[key], rtol=0, atol=1e-6, msg=lambda m: f"{name} {key} {m}")
+            torch.testing.assert_close(others[key], alone[key], rtol=0, atol=1e-6)
 
 
 @pytest.fixture(scope="module")
@@ -113,8 +113,7 @@ def test_eval_lm_is_one_unbroken_pass_whatever_the_window(data, stateful, tmp_pa
         options = [data, *TASK, "--path", stateful / "checkpoint_last.pt", "--gen-subset", "test", "--cpu", *options]
         return [("fairseq-eval-lm", options, tmp_path / "log")]
 
-    windows = [("--tokens-per-sample", 7), ("--tokens-per-sample", 50, "--batch-size", 9), ("--tokens-per-sample", 1000)]
-    jobs = [scored("--stateful", *window) for window in windows]
+    jobs = [scored("--stateful", "--tokens-per-sample", window, "--batch-size", 9) for window in (7, 50, 1000)]
     jobs += [scored("--tokens-per-sample", 100000), scored("--tokens-per-sample", 7)]
     validate = [data, *TASK, "--path", stateful / "checkpoint_last.pt", "--cpu"]  # stateful, as it was trained
     jobs += [[("fairseq-validate", [*validate, "--valid-subset", "test", "--batch-size", 1], tmp_path / "validated")]]

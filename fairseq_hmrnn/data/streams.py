@@ -1,9 +1,9 @@
 """A text as parallel contiguous streams, cut into windows: what truncated back-propagation through time reads.
 
-The text is cut into as many streams of equal length as there are rows in all batches of an update together (batch size
-times processes). A window is the next stretch of every stream. Every symbol of the text is predicted exactly once,
-also across the borders of windows and streams; nothing is dropped. Streams differ in length by at most one symbol, which
-is padded in the last window.
+The text is cut into as many streams of equal length as all processes have rows in a batch together (batch size times
+processes). A window is the next stretch of every stream. Every symbol of the text is predicted exactly once, also
+across the borders of windows and streams; nothing is dropped. Streams differ in length by at most one symbol, which is
+padded in the last window.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, Dict, List, NamedTuple, Optional
 
 import numpy as np
 import torch
-from fairseq.data import ConcatDataset, Dictionary, FairseqDataset
+from fairseq.data import ConcatDataset, FairseqDataset
 from fairseq.data.indexed_dataset import MMapIndexedDataset
 from fairseq.data.iterators import EpochBatchIterator
 from fairseq.utils import move_to_cpu
@@ -72,13 +72,11 @@ def read_tokens(dataset) -> np.ndarray:
 class StreamDataset(FairseqDataset):
     """A split as one sequence of symbols.
 
-    tokens: (N,) indices. name: the split's. dictionary, output_dictionary: of the inputs and of the targets. windows:
-    how it is to be read.
+    tokens: (N,) indices. name: the split's. dictionary, output_dictionary: fairseq's, of inputs and of targets.
+    windows: how it is to be read.
     """
 
-    def __init__(
-        self, tokens: np.ndarray, name: str, dictionary: Dictionary, output_dictionary: Dictionary, windows: WindowOptions
-    ):
+    def __init__(self, tokens: np.ndarray, name: str, dictionary, output_dictionary, windows: WindowOptions):
         self.tokens, self.name, self.windows = tokens, name, windows
         self.dictionary, self.output_dictionary = dictionary, output_dictionary
 
@@ -166,9 +164,9 @@ def _the_batch(items: List[Dict[str, Any]]) -> Dict[str, Any]:
 
 
 class CarriedRows:
-    """The carried state of training on its way between the model and checkpoints. Both are dicts with `stream`, `window`
-    and `rows` (B, F), the state at that window's end: of all processes' streams in `to_save`, of this one's in `loaded`.
-    """
+    """The carried state of training on its way between the model and checkpoints. Both are dicts with `stream`,
+    `window` and `rows` (B, F), the state at that window's end: in `to_save` of all processes' streams, in `loaded` of
+    this one's."""
 
     def __init__(self):
         self.to_save: Optional[Dict[str, Any]] = None
@@ -176,7 +174,7 @@ class CarriedRows:
 
 
 class StreamBatchIterator(EpochBatchIterator):
-    """fairseq's iterator over the windows of streams, in order; it takes the carried state into checkpoints and back."""
+    """fairseq's iterator over the windows of streams, in order; takes the carried state into checkpoints and back."""
 
     def __init__(self, batches: StreamBatches, carried: CarriedRows, **kwargs):
         super().__init__(batches, collate_fn=_the_batch, batch_sampler=[], disable_shuffling=True, **kwargs)

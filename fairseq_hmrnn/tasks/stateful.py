@@ -99,7 +99,7 @@ class StatefulLanguageModelingTask(LanguageModelingTask):
             kwargs.update(batch_size=batch_size, context_window=context_window)
             return super().eval_lm_dataloader(dataset, max_tokens, **kwargs)
         if context_window:
-            raise ValueError("with --stateful every symbol has all text before it as context: leave out --context-window")
+            raise ValueError("leave out --context-window: with --stateful the context is all text before a symbol")
         return self.get_batch_iterator(dataset, max_sentences=1, **kwargs).next_epoch_itr(shuffle=False)
 
     def inference_step(self, generator, models, sample, prefix_tokens=None, constraints=None):

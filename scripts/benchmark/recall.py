@@ -130,7 +130,8 @@ def plot(rows, gaps, path):
         for line in lines:
             axes.plot(gaps, line, color=color, alpha=0.35, linewidth=1)
         if len(lines):
-            axes.plot(gaps, lines.mean(0), color=color, linewidth=2.5, marker="o", label=f"{label}, mean of {len(lines)}")
+            label = f"{label}, mean of {len(lines)}"
+            axes.plot(gaps, lines.mean(0), color=color, linewidth=2.5, marker="o", label=label)
     axes.axhline(1 / VALUES, color="gray", linestyle=":", label="chance")
     axes.set(xscale="log", xlabel="gap between value and query, steps", ylabel="accuracy", ylim=(0, 1.03))
     axes.set_xticks(gaps, [f"{gap:,}" for gap in gaps])

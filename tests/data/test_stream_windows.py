@@ -28,14 +28,14 @@ def text(size, output_dictionary=DICTIONARY, **windows):
 
 
 @settings(max_examples=60, deadline=None)
-@given(length=st.integers(1, 90), streams=st.integers(1, 9), window=st.integers(1, 30), jitter=st.sampled_from([0, 0.5]))
+@given(st.integers(1, 90), st.integers(1, 9), st.integers(1, 30), st.sampled_from([0, 0.5]))
 def test_every_symbol_is_predicted_once_after_the_one_before_it(length, streams, window, jitter):
     if length < streams:
         return
     dataset = text(length, length=window, jitter=jitter)
     batches = StreamBatches(dataset, streams, range(streams), seed=3, epoch=2)
     samples = [batches[index] for index in range(len(batches))]
-    rows = [torch.cat([sample[key][row] for sample in samples]) for key in ("target",) for row in range(streams)]
+    rows = [torch.cat([sample["target"][row] for sample in samples]) for row in range(streams)]
     target = torch.cat([row[row != PAD] for row in rows])
     assert target.tolist() == dataset.tokens.tolist()
     inputs = [torch.cat([sample["net_input"]["src_tokens"][row] for sample in samples]) for row in range(streams)]

@@ -1,15 +1,12 @@
 """`--stateful` through the real commands: exact resume, processes, evaluation, and what stops with an error."""
 
-import os
 import random
 import re
 import shutil
-import signal
-import subprocess
 
 import pytest
 import torch
-from conftest import BIN, ROOT, SMALL, TASK, run, run_forked, two_processes
+from conftest import SMALL, TASK, run, run_forked, two_processes
 
 STATEFUL = [*TASK, "--stateful", "--tokens-per-sample", 30, "--cpu", "--num-workers", 0]
 TRAIN = [*SMALL, "--criterion", "boundary_regularized_cross_entropy", "--boundary-rates", ".3,.1", "--seed", 1]
@@ -154,34 +151,17 @@ def test_what_cannot_be_right_is_refused(data, stateful, tmp_path):
         assert message in log.read_text() and "train_inner" not in log.read_text()
 
 
-def kill_at_random(command, log, choose):
-    """Run a command and kill it at a random update; True if it ended before that."""
-    updates = choose.randint(1, 12)
-    with open(log, "a") as stream, subprocess.Popen(
-        command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8",
-    ) as process:
-        for line in process.stdout:
-            stream.write(line)
-            updates -= "train_inner" in line
-            if updates == 0:
-                process.send_signal(signal.SIGKILL)
-    return process.returncode == 0
-
-
-@pytest.mark.slow
 def test_killed_and_started_again_ends_at_the_same_weights(data, tmp_path, request):
-    """Once here; `pytest tests/test_streams.py -k killed --kills 20` does it twenty times."""
-    kills = request.config.getoption("--kills")
+    """Some kills here; `pytest tests/test_streams.py -k killed --kills 20` does it twenty times."""
     options = [data, *TRAIN, "--batch-size", 8, "--max-update", 30, "--save-interval-updates", 2]
     options += ["--lr-scheduler", "exact_reduce_lr_on_plateau", "--lr-shrink", 0.5]
-    command = [str(BIN / "fairseq-train"), *map(str, options)]
-    run("fairseq-train", *options, "--save-dir", tmp_path / "whole")
-    choose, killed, round_number = random.Random(kills), 0, 0
-    while killed < kills:
-        folder = tmp_path / f"killed{round_number}"
-        round_number += 1
-        while not kill_at_random([*command, "--save-dir", str(folder)], tmp_path / "log", choose):
-            killed += 1
+    choose, wanted = random.Random(5), request.config.getoption("--kills")
+    jobs, kill_at = [[("fairseq-train", [*options, "--save-dir", tmp_path / "whole"], tmp_path / "whole.log")]], [0]
+    folders = [tmp_path / f"killed{number}" for number in range(-(-wanted // 3))]
+    for number, folder in enumerate(folders):
+        kills = min(3, wanted - 3 * number)
+        jobs += [[("fairseq-train", [*options, "--save-dir", folder], tmp_path / "killed.log")]] * (kills + 1)
+        kill_at += [choose.randint(1, 9) for _ in range(kills)] + [0]
+    assert run_forked(jobs, kill_at).split().count("killed") == wanted
+    for folder in folders:
         assert_same(tmp_path / "whole", folder)
-    assert killed >= kills

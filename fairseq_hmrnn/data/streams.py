@@ -86,6 +86,14 @@ class StreamDataset(FairseqDataset):
     def __getitem__(self, position: int) -> int:
         return int(self.tokens[position])
 
+    def check_holds(self, num_streams: int) -> None:
+        """ValueError if it is too short to be cut into num_streams."""
+        if len(self) < num_streams:
+            raise ValueError(
+                f"{self.name} has {len(self)} symbols, too few for {num_streams} streams (batch size times processes): "
+                "give a smaller --batch-size (for validation --batch-size-valid)"
+            )
+
     def slice(self, positions: np.ndarray, inside: np.ndarray) -> Dict[str, Tensor]:
         """source and target at `positions` (B, T) of the text; padding where `inside` (B, T) is False. The source is
         the symbol before the target; before the first comes </s>, as if the text began a new line."""
@@ -103,11 +111,7 @@ class StreamBatches(torch.utils.data.Dataset):
     """Item w is the batch of window w: `rows` of the `num_streams` streams of a text. ValueError if it is too short."""
 
     def __init__(self, text: StreamDataset, num_streams: int, rows: range, seed: int = 1, epoch: int = 1):
-        if len(text) < num_streams:
-            raise ValueError(
-                f"{text.name} has {len(text)} symbols, too few for {num_streams} streams (batch size times processes): "
-                "give a smaller --batch-size (for validation --batch-size-valid)"
-            )
+        text.check_holds(num_streams)
         self.text, self.num_streams, self.rows, self.seed = text, num_streams, rows, seed
         bounds = np.arange(num_streams + 1, dtype=np.int64) * len(text) // num_streams
         self.starts = bounds[rows.start : rows.stop, None]

@@ -110,10 +110,17 @@ class StatefulLanguageModelingTask(LanguageModelingTask):
     def begin_epoch(self, epoch, model):
         super().begin_epoch(epoch, model)
         if self.args.stateful:
+            self._check_valid_splits()
             self._training_state = model.training_state
             if self._carried.loaded is not None:
                 self._training_state.restore(self._carried.loaded)
                 self._carried.loaded = None
+
+    def _check_valid_splits(self) -> None:
+        """Before training: official fairseq makes the batches of validation only when it first validates."""
+        streams = self.args.batch_size_valid or self.args.batch_size or 1
+        for dataset in self.datasets.values():
+            dataset.check_holds(streams * distributed_utils.get_data_parallel_world_size())
 
     def begin_valid_epoch(self, epoch, model):
         super().begin_valid_epoch(epoch, model)

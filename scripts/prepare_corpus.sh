@@ -22,6 +22,9 @@ print(len(seen))')
 
 corpus_binarise() {  # FOLDER WITH train, valid, test    DEST
   [ -n "${VIRTUAL_ENV:-}" ] || source "$corpus_root/scripts/setup_venv.sh"
-  python "$corpus_root/scripts/prepare_text.py" "$1/train" "$1/valid" "$1/test" --dest "$2" | grep -v '^fairseq-train\|To train'
-  echo "written to $2. To train on it: bash scripts/train_recipe.sh NAME $2 SAVE_DIR"
+  python "$corpus_root/scripts/prepare_text.py" "$1/train" "$1/valid" "$1/test" --dest "$2" |
+    grep -v '^fairseq-train\|To train'
+  local name
+  name=$(basename "$0" .sh)
+  echo "written to $2. To train on it: bash scripts/train_recipe.sh ${name#prepare_} $2 SAVE_DIR"
 }

@@ -107,7 +107,7 @@ def run_forked(groups, kill_at=()):
         kill = kill_at[index] if kill_at else 0
         jobs.append([(name[len("fairseq-") :].replace("-", "_"), list(map(str, arguments)), str(log), kill)
                      for name, arguments, log in group])
-    return run("-c", FORKS, stdin=json.dumps(jobs), timeout=900).stdout
+    return run("-c", FORKS, stdin=json.dumps(jobs), timeout=1800).stdout
 
 
 def two_processes():

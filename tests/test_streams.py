@@ -124,25 +124,22 @@ def test_eval_lm_is_one_unbroken_pass_whatever_the_window(data, stateful, tmp_pa
     assert float(validated[-1]) == pytest.approx(unbroken, abs=1e-3)
 
 
-def refused(tmp_path, *arguments, command="fairseq-train"):
-    """What a command that must stop before training says."""
-    result = run(command, *arguments, check=False)
-    assert result.returncode != 0 and "train_inner" not in result.stdout
-    return result.stdout
-
-
 def test_what_cannot_be_right_is_refused(data, stateful, tmp_path):
     train = [data, *TRAIN, "--max-update", 20, "--save-dir", tmp_path]
+    (tmp_path / "other.txt").write_bytes((data.parent / "train.txt").read_bytes().replace(b"k", b"z"))
+    run("scripts/prepare_text.py", tmp_path / "other.txt", "--dest", tmp_path / "other")
+    from_checkpoint = ["--batch-size", 8, "--restore-file", stateful / "checkpoint_last.pt"]
+    unfit = [data, *STATEFUL, "--arch", "lstm_lm", "--batch-size", 8, "--save-dir", tmp_path]
     cases = [
         ([*train, "--batch-size", 4000], "train has 2867 symbols, too few for 4000 streams"),
         ([*train, "--batch-size", 8, "--batch-size-valid", 4000], "too few for 4000 streams"),
         ([*train, "--batch-size", 8, "--add-bos-token"], "--add-bos-token has no meaning with --stateful"),
         ([*train, "--batch-size", 8, "--window-jitter", "1.5"], "window-jitter must lie in [0, 1)"),
         ([*train, "--batch-size", 8, "--valid-subset", "valid,dev"], "no dev.idx"),
-        ([*train, "--batch-size", 16, "--restore-file", stateful / "checkpoint_last.pt"],
-         "batch size times processes 8 (now 16)"),
-        ([*train, "--batch-size", 8, "--tokens-per-sample", 31, "--restore-file", stateful / "checkpoint_last.pt"],
-         "tokens-per-sample 30 (now 31)"),
+        ([*train, *from_checkpoint, "--batch-size", 16], "batch size times processes 8 (now 16)"),
+        ([*train, *from_checkpoint, "--tokens-per-sample", 31], "tokens-per-sample 30 (now 31)"),
+        ([tmp_path / "other", *train[1:], *from_checkpoint], "trained with another dictionary"),
+        (unfit, "--stateful wants a model that carries state"),
     ]
     for number, (arguments, message) in enumerate(cases):
         log = tmp_path / f"log{number}"

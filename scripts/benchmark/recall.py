@@ -4,8 +4,8 @@
 A sequence begins with a segment of key-value pairs, goes on with segments of distractors (words of random letters
 between separators) until the gap is over, and ends with a query: one of the keys, whose value is to be predicted. Gaps
 of training are drawn log-uniformly up to --train-gap; accuracy is measured at every gap of --gaps. Both models have
-three layers of equal size, see the same sequences in the same order, and get the same updates. A row of the CSV is
-written when a run has ended; run again, the script goes on with the runs that have no row yet.
+three layers of equal size and a forget bias of 1, see the same sequences in the same order, and get the same updates. A
+row of the CSV is written when a run has ended; run again, the script goes on with the runs that have no row yet.
 """
 
 import argparse
@@ -74,6 +74,9 @@ class Model(nn.Module):
         self.lstm = nn.LSTM(hidden, hidden, num_layers=3) if kind == "lstm" else None
         self.mix = LayerOutput([hidden] * 3, hidden) if kind == "hm_lstm" else nn.Linear(hidden, hidden)
         self.out = nn.Linear(hidden, VALUES)
+        if self.lstm is not None:  # the forget bias that HMLSTM starts with
+            for layer in range(3):
+                nn.init.constant_(getattr(self.lstm, f"bias_ih_l{layer}").detach()[hidden : 2 * hidden], 1.0)
 
     def forward(self, x):
         """x (T, B). Returns logits (B, VALUES) and the penalty on boundary rates."""

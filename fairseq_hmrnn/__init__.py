@@ -1,10 +1,10 @@
-"""Hierarchical Multiscale LSTM (arXiv 1609.01704) for fairseq. Importing registers models, criterion and task."""
+"""Hierarchical Multiscale LSTM (arXiv 1609.01704) for fairseq. Importing registers all that the package adds."""
 
 from . import compat
 
 compat.install()
 
-from . import criterions, models, tasks  # noqa: E402  (what they load must be checked)
+from . import criterions, lr_scheduler, models, tasks  # noqa: E402  (what they load must be checked)
 
 __version__ = "0.1.0"
-__all__ = ["compat", "criterions", "models", "tasks"]
+__all__ = ["compat", "criterions", "lr_scheduler", "models", "tasks"]

@@ -1,4 +1,4 @@
-"""The only file that knows differences between fairseq and torch versions, and what it takes to load safely.
+"""The only file that knows differences between fairseq and torch versions, and what it takes to load safely and whole.
 
 A checkpoint is a pickle, and a pickle can run any code. Newer torch refuses unknown globals by itself, older torch
 does not. `install` therefore has fairseq look through a checkpoint before torch does, in every version alike, against
@@ -13,16 +13,17 @@ import contextlib
 import functools
 import io
 import itertools
+import os
 import pickle
 import re
 import sys
 import typing
 import zipfile
-from typing import Iterator, List, Set, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Set, Tuple
 
 import omegaconf
 import torch
-from fairseq import checkpoint_utils
+from fairseq import checkpoint_utils, file_io
 from fairseq.distributed.utils import _TensorPlaceholder
 
 # What checkpoints of fairseq, of any model, are made of beside tensors and plain values.
@@ -144,8 +145,34 @@ def _allow_in_torch() -> None:
     )
 
 
+def hand_over_loss(checkpoint: Dict[str, Any]) -> None:
+    """fairseq writes an epoch's last checkpoint before it tells the scheduler that epoch's validation loss, and when it
+    resumes it never does: put the loss into the scheduler's own state, as `missed_loss`, if it is such a checkpoint."""
+    extra = checkpoint.get("extra_state") or {}
+    position = extra.get("train_iterator") or {}
+    if position.get("iterations_in_epoch") == 0 and extra.get("val_loss") is not None:
+        for entry in (checkpoint.get("optimizer_history") or [])[-1:]:
+            if "lr_scheduler_state" in entry:
+                entry["lr_scheduler_state"]["missed_loss"] = extra["val_loss"]
+
+
+def _copy_whole(copy: Callable[..., Any]) -> Callable[..., Any]:
+    """fairseq copies one checkpoint over another, which a process that is killed meanwhile leaves cut off: write the
+    copy beside and rename it."""
+
+    @functools.wraps(copy)
+    def copy_whole(src_path, dst_path, overwrite=False):
+        if not file_io.PathManager.supports_rename(dst_path):
+            return copy(src_path, dst_path, overwrite=overwrite)
+        done = copy(src_path, dst_path + ".tmp", overwrite=True)
+        os.replace(dst_path + ".tmp", dst_path)
+        return done
+
+    return copy_whole
+
+
 def install() -> None:
-    """Check every checkpoint that fairseq loads. Called once, when the package is imported."""
+    """Check every checkpoint that fairseq loads, and have it write whole ones. Called when the package is imported."""
     _allow_in_torch()
     load = checkpoint_utils.load_checkpoint_to_cpu
     if hasattr(load, "checked"):
@@ -154,10 +181,13 @@ def install() -> None:
     @functools.wraps(load)
     def load_checked(path, *args, **kwargs):
         check_checkpoint(path)
-        return load(path, *args, **kwargs)
+        checkpoint = load(path, *args, **kwargs)
+        hand_over_loss(checkpoint)
+        return checkpoint
 
     load_checked.checked = True
     checkpoint_utils.load_checkpoint_to_cpu = load_checked
+    file_io.PathManager.copy = staticmethod(_copy_whole(file_io.PathManager.copy))
 
 
 def read_prompts(source: str, buffer_size: int) -> Iterator[List[str]]:

@@ -1,7 +1,9 @@
-"""A small text, the model that the real commands train on it, and a way to run commands."""
+"""A small text, the model that the real commands train on it, and ways to run commands."""
 
+import json
 import os
 import random
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -23,7 +25,7 @@ def run(command, *arguments, cwd=ROOT, stdin="", check=True, timeout=240):
     if command.startswith("fairseq-"):
         command = [str(BIN / command)]
     else:
-        command = [sys.executable, command if command == "-m" else str(ROOT / command)]
+        command = [sys.executable, command if command in ("-m", "-c") else str(ROOT / command)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     result = subprocess.run(
         [*command, *map(str, arguments)],
@@ -37,6 +39,85 @@ def run(command, *arguments, cwd=ROOT, stdin="", check=True, timeout=240):
     )
     assert not check or result.returncode == 0, result.stdout[-6000:]
     return result
+
+
+def pytest_addoption(parser):
+    parser.addoption("--kills", type=int, default=2, help="how often test_streams kills training (default 2)")
+
+
+FORKS = """
+import importlib, json, os, random, signal, sys, time, traceback
+jobs = json.loads(sys.stdin.read())
+modules = {name: importlib.import_module("fairseq_cli." + name) for group in jobs for name, *_ in group}
+
+def start(name, arguments, log):
+    child = os.fork()
+    if child:
+        return child
+    stream = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(stream, 1), os.dup2(stream, 2)
+    sys.argv = ["fairseq-" + name, *arguments]
+    code = 1
+    try:
+        modules[name].cli_main()
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush(), sys.stderr.flush()
+        os._exit(code)
+
+def updates(log):
+    return open(log).read().count("train_inner") if os.path.exists(log) else 0
+
+def finish(child, log, kill_at):
+    before = updates(log)
+    while kill_at and updates(log) < before + kill_at:
+        time.sleep(0.01)
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return status
+    if kill_at:
+        time.sleep(random.random() * 0.05)
+        os.kill(child, signal.SIGKILL)
+    status = os.waitpid(child, 0)[1]
+    if kill_at and os.WIFSIGNALED(status):
+        print("killed")
+        return 0
+    return status
+
+for group in jobs:
+    children = [(start(*job), log, kill_at) for *job, kill_at in group for log in job[2:]]
+    for child, log, kill_at in children:
+        if finish(child, log, kill_at) != 0:
+            print(open(log).read()[-4000:])
+            sys.exit(1)
+"""
+
+
+def run_forked(groups, kill_at=()):
+    """Run fairseq commands in forks of one process that has imported fairseq, which saves their start-up.
+
+    groups: lists of (command, arguments, log file), run one group after the other, the commands of a group at once.
+    kill_at: for each group the number of updates after which its commands are killed with SIGKILL; 0 or none: never.
+    Returns what the process printed: "killed" for every command that was.
+    """
+    jobs = []
+    for index, group in enumerate(groups):
+        kill = kill_at[index] if kill_at else 0
+        jobs.append([(name[len("fairseq-") :].replace("-", "_"), list(map(str, arguments)), str(log), kill)
+                     for name, arguments, log in group])
+    return run("-c", FORKS, stdin=json.dumps(jobs), timeout=1800).stdout
+
+
+def two_processes():
+    """The options that every process of two takes, and those of each."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    common = ["--distributed-world-size", 2, "--distributed-no-spawn", "--distributed-backend", "gloo"]
+    common += ["--distributed-init-method", f"tcp://127.0.0.1:{port}", "--ddp-backend", "legacy_ddp"]
+    return [[*common, "--distributed-rank", rank] for rank in range(2)]
 
 
 def small_text(lines=150, seed=0):

@@ -2,12 +2,11 @@
 
 import os
 import re
-import socket
 import subprocess
 
 import pytest
 import torch
-from conftest import BIN, ROOT, TASK, TRAIN, run
+from conftest import BIN, ROOT, TASK, TRAIN, run, two_processes
 
 
 def values(text, key):
@@ -182,17 +181,12 @@ Trainer.consolidate_optimizer = save_weights
 def test_two_processes_end_with_equal_weights(data, tmp_path):
     (tmp_path / "rank_weights").mkdir()
     (tmp_path / "rank_weights" / "__init__.py").write_text(RANK_WEIGHTS)
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
     options = ["--user-dir", tmp_path / "rank_weights", *TASK[2:], *TRAIN, "--max-update", 4, "--save-dir", tmp_path]
-    options += ["--distributed-world-size", 2, "--distributed-no-spawn", "--distributed-backend", "gloo"]
-    options += ["--distributed-init-method", f"tcp://127.0.0.1:{port}", "--ddp-backend", "legacy_ddp"]
     processes = []
-    for rank in range(2):
+    for rank, distributed in enumerate(two_processes()):
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "RANK_WEIGHTS": str(tmp_path / f"rank{rank}.pt")}
         environment["OMP_NUM_THREADS"] = "1"
-        command = [BIN / "fairseq-train", data, *options, "--distributed-rank", rank]
+        command = [BIN / "fairseq-train", data, *options, *distributed]
         with open(tmp_path / f"log{rank}", "w") as log:
             processes.append(
                 subprocess.Popen(list(map(str, command)), cwd=ROOT, env=environment, stdout=log, stderr=log)

@@ -57,3 +57,17 @@ def test_anything_else_is_refused_by_name(tmp_path, thing):
     torch.save({"model": {}, "extra": thing}, tmp_path / "other.pt")
     with pytest.raises(UnsafeCheckpointError, match="was not loaded: it holds .*[a-z]+[.]"):
         check_checkpoint(str(tmp_path / "other.pt"))
+
+
+def test_a_copied_checkpoint_is_whole_or_not_there(tmp_path, monkeypatch):
+    from fairseq.file_io import PathManager
+
+    source, target = tmp_path / "new.pt", tmp_path / "last.pt"
+    source.write_bytes(b"new" * 1000), target.write_bytes(b"old")
+    with monkeypatch.context() as patched:
+        patched.setattr("os.replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))  # killed just before the end
+        with pytest.raises(KeyboardInterrupt):
+            PathManager.copy(str(source), str(target), overwrite=True)
+    assert target.read_bytes() == b"old"
+    assert PathManager.copy(str(source), str(target), overwrite=True)
+    assert target.read_bytes() == source.read_bytes() and not list(tmp_path.glob("*.tmp"))

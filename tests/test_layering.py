@@ -20,8 +20,9 @@ ALLOWED = {
     "criterions": {"compat"},
     "data": {"compat"},
     "generation": {"compat"},
+    "lr_scheduler": {"compat"},
     "tasks": {"generation", "ops", "modules", "models", "annealing", "data", "compat"},
-    "__init__": {"compat", "criterions", "data", "models", "tasks"},
+    "__init__": {"compat", "criterions", "data", "lr_scheduler", "models", "tasks"},
     "__main__": set(),
 }
 FORBIDDEN = {

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from fairseq.models import FairseqLanguageModel, register_model, register_model_architecture
+from typing import Optional
 
+from fairseq.models import FairseqLanguageModel, register_model, register_model_architecture
+from torch import Tensor
+
+from .carried_state import CarriedState
 from .config import HMLSTMLanguageModelConfig
 from .hmlstm_decoder import HMLSTMDecoder
 
@@ -18,11 +22,43 @@ PUBLISHED = {
 
 @register_model("hmlstm_lm", dataclass=HMLSTMLanguageModelConfig)
 class HMLSTMLanguageModel(FairseqLanguageModel):
-    """Language model of "Hierarchical Multiscale Recurrent Neural Networks" (arXiv 1609.01704)."""
+    """Language model of "Hierarchical Multiscale Recurrent Neural Networks" (arXiv 1609.01704).
+
+    Its state goes from one window of a stream to the next where a batch names stream and window (`data/streams.py`);
+    training and evaluation each have a state of their own.
+    """
+
+    def __init__(self, decoder: HMLSTMDecoder):
+        super().__init__(decoder)
+        hidden_sizes = decoder.hm_lstm.hidden_sizes
+        self.training_state, self.evaluation_state = CarriedState(hidden_sizes), CarriedState(hidden_sizes)
 
     @classmethod
     def build_model(cls, cfg, task):
         return cls(HMLSTMDecoder(cfg, task.source_dictionary, task.target_dictionary))
+
+    def forward(
+        self,
+        src_tokens: Tensor,
+        stream: Optional[str] = None,
+        window: int = 0,
+        reset: Optional[Tensor] = None,
+        **kwargs,
+    ):
+        """As the decoder. src_tokens: (B, T), which is window number `window` of `stream` if that is given; reset: (B,)
+        bool, the rows whose state starts from zeros (in training; evaluation never forgets)."""
+        if stream is None:
+            return self.decoder(src_tokens, **kwargs)
+        carried = self.training_state if self.training else self.evaluation_state
+        state = carried.start(stream, window, self.decoder.embed_tokens.weight, reset if self.training else None)
+        logits, extra = self.decoder(src_tokens, state=state, **kwargs)
+        carried.reach(stream, window, extra["state"])
+        return logits, extra
+
+    def set_num_updates(self, num_updates: int) -> None:
+        """Told by fairseq before every batch: the number of completed updates."""
+        super().set_num_updates(num_updates)
+        self.training_state.begin_update(num_updates)
 
     def set_epoch(self, epoch: int) -> None:
         """Told by the task; official fairseq has no such hook of its own."""

@@ -49,6 +49,20 @@ class HMLSTMState(NamedTuple):
         """Select rows of the batch, as beam search does. order: (B',) of row indices."""
         return self.apply(lambda tensor: tensor.index_select(0, order))
 
+    def pack(self) -> Tensor:
+        """All of it as one (B, 2 (H_1 + ... + H_L) + L) tensor: h, c and z of a sample side by side."""
+        return torch.cat([*self.h, *self.c, self.z], dim=1)
+
+    @classmethod
+    def unpack(cls, packed: Tensor, hidden_sizes: Sequence[int]) -> HMLSTMState:
+        """The inverse of `pack`. ValueError for a tensor of another width."""
+        sizes = [*hidden_sizes, *hidden_sizes, len(hidden_sizes)]
+        if packed.size(1) != sum(sizes):
+            raise ValueError(f"a state of layers {list(hidden_sizes)} has {sum(sizes)} columns, not {packed.size(1)}")
+        parts = packed.split(sizes, dim=1)
+        layers = len(hidden_sizes)
+        return cls(parts[:layers], parts[layers:-1], parts[-1])
+
     def to(self, *args, **kwargs) -> HMLSTMState:
         """`Tensor.to` of every tensor."""
         return self.apply(lambda tensor: tensor.to(*args, **kwargs))

@@ -9,17 +9,17 @@ from fairseq.data import TruncatedDictionary
 from fairseq.dataclass import ChoiceEnum
 from fairseq.sequence_scorer import SequenceScorer
 from fairseq.tasks import register_task
-from fairseq.tasks.language_modeling import LanguageModelingConfig, LanguageModelingTask
 
 from ..compat import keep_prompt_spaces
 from ..data.characters import CharacterCodec, CharacterDictionary, is_character_dictionary
 from ..generation import PromptedGenerator
+from .stateful import StatefulLanguageModelingConfig, StatefulLanguageModelingTask
 
 END_CHOICES = ChoiceEnum(["auto", "length", "newline"])
 
 
 @dataclass
-class HMLSTMLanguageModelingConfig(LanguageModelingConfig):
+class HMLSTMLanguageModelingConfig(StatefulLanguageModelingConfig):
     end_of_sample: END_CHOICES = field(
         default="auto",
         metadata={
@@ -30,7 +30,7 @@ class HMLSTMLanguageModelingConfig(LanguageModelingConfig):
 
 
 @register_task("hmlstm_language_modeling", dataclass=HMLSTMLanguageModelingConfig)
-class HMLSTMLanguageModelingTask(LanguageModelingTask):
+class HMLSTMLanguageModelingTask(StatefulLanguageModelingTask):
     """fairseq's language modelling task, for prepared folders of `scripts/prepare_text.py` and any other.
 
     A dictionary whose symbols are all single characters is recognised: prompts are then read and samples written as

@@ -1,0 +1,139 @@
+"""Language modelling whose state goes from one window of text to the next (`--stateful`)."""
+
+from dataclasses import dataclass, field
+
+from fairseq import utils
+from fairseq.data import data_utils
+from fairseq.distributed import utils as distributed_utils
+from fairseq.tasks.language_modeling import LanguageModelingConfig, LanguageModelingTask
+
+from ..data.streams import CarriedRows, StreamBatches, StreamBatchIterator, StreamDataset, WindowOptions, read_tokens
+
+
+@dataclass
+class StatefulLanguageModelingConfig(LanguageModelingConfig):
+    stateful: bool = field(
+        default=False,
+        metadata={
+            "help": "read the text as batch-size contiguous streams in windows of --tokens-per-sample and start every "
+            "window with the state that the one before it reached; without it, windows are shuffled and start from "
+            "zeros. eval-lm then reads a split as one stream"
+        },
+    )
+    window_jitter: float = field(
+        default=0.0,
+        metadata={"help": "with --stateful: share by which window lengths vary at random, anew in every epoch"},
+    )
+    state_reset_prob: float = field(
+        default=0.0,
+        metadata={"help": "with --stateful: probability that a stream starts a window of training from zeros"},
+    )
+
+
+class StatefulLanguageModelingTask(LanguageModelingTask):
+    """fairseq's language modelling task with `--stateful`. Training, validation and evaluation each have a state of
+    their own; that of training is in every checkpoint, for all processes."""
+
+    def __init__(self, args, *arguments, **kwargs):
+        super().__init__(args, *arguments, **kwargs)
+        self.windows = WindowOptions(args.tokens_per_sample, args.window_jitter, args.state_reset_prob).check()
+        self._carried, self._training_state = CarriedRows(), None
+        if args.stateful:
+            self._check_options()
+        elif args.window_jitter or args.state_reset_prob:
+            raise ValueError("--window-jitter and --state-reset-prob want --stateful")
+
+    def _check_options(self) -> None:
+        meaningless = {
+            "sample-break-mode": str(self.args.sample_break_mode or "none") != "none",
+            "shorten-method": str(self.args.shorten_method) != "none",
+            "add-bos-token": self.args.add_bos_token,
+            "pad-to-fixed-length": self.args.pad_to_fixed_length,
+            "pad-to-fixed-bsz": self.args.pad_to_fixed_bsz,
+            "self-target and --past-target": self.targets != ["future"],
+        }
+        for option, given in meaningless.items():
+            if given:
+                raise ValueError(f"--{option} has no meaning with --stateful, which reads text as it is: leave it out")
+
+    def build_model(self, cfg, from_checkpoint=False):
+        model = super().build_model(cfg, from_checkpoint)
+        if self.args.stateful and not hasattr(model, "training_state"):
+            raise ValueError("--stateful wants a model that carries state from window to window, such as hmlstm_lm")
+        return model
+
+    def load_dataset(self, split, epoch=1, combine=False, **kwargs):
+        """With --stateful the split becomes one sequence of symbols."""
+        if not self.args.stateful:
+            return super().load_dataset(split, epoch, combine, **kwargs)
+        folders = utils.split_paths(self.args.data)
+        path = f"{folders[(epoch - 1) % len(folders)]}/{split}"
+        indexed = data_utils.load_indexed_dataset(path, self.dictionary, self.args.dataset_impl, combine=combine)
+        if indexed is None:
+            raise FileNotFoundError(f"no {path}.idx")
+        tokens = read_tokens(indexed)
+        self.datasets[split] = StreamDataset(tokens, split, self.dictionary, self.output_dictionary, self.windows)
+
+    def get_batch_iterator(
+        self, dataset, max_tokens=None, max_sentences=None, seed=1, num_shards=1, shard_id=0, epoch=1, **kwargs
+    ):
+        """For streams: max_sentences of them, or as many windows as max_tokens hold, for every one of num_shards."""
+        if not isinstance(dataset, StreamDataset):
+            shard = {"seed": seed, "num_shards": num_shards, "shard_id": shard_id, "epoch": epoch}
+            return super().get_batch_iterator(dataset, max_tokens, max_sentences, **shard, **kwargs)
+        limits = [max_sentences or 0, (max_tokens or 0) // self.windows.length]
+        streams = min(filter(None, limits), default=1)
+        rows = range(shard_id * streams, (shard_id + 1) * streams)
+        return StreamBatchIterator(
+            StreamBatches(dataset, streams * num_shards, rows, seed, epoch),
+            self._carried,
+            epoch=epoch,
+            num_workers=kwargs.get("num_workers", 0),
+            buffer_size=kwargs.get("data_buffer_size", 0),
+            skip_remainder_batch=kwargs.get("skip_remainder_batch", False),
+        )
+
+    def eval_lm_dataloader(self, dataset, max_tokens=None, batch_size=None, context_window=0, **kwargs):
+        """With --stateful one stream, whatever the batch size: every symbol is predicted from all before it."""
+        if not isinstance(dataset, StreamDataset):
+            kwargs.update(batch_size=batch_size, context_window=context_window)
+            return super().eval_lm_dataloader(dataset, max_tokens, **kwargs)
+        if context_window:
+            raise ValueError("leave out --context-window: with --stateful the context is all text before a symbol")
+        return self.get_batch_iterator(dataset, max_sentences=1, **kwargs).next_epoch_itr(shuffle=False)
+
+    def inference_step(self, generator, models, sample, prefix_tokens=None, constraints=None):
+        if "stream" in sample["net_input"]:
+            raise ValueError("--stateful is for training and scoring: leave it out to generate")
+        return super().inference_step(generator, models, sample, prefix_tokens, constraints)
+
+    def begin_epoch(self, epoch, model):
+        super().begin_epoch(epoch, model)
+        if self.args.stateful:
+            self._check_valid_splits()
+            self._training_state = model.training_state
+            if self._carried.loaded is not None:
+                self._training_state.restore(self._carried.loaded)
+                self._carried.loaded = None
+
+    def _check_valid_splits(self) -> None:
+        """Before training: official fairseq makes the batches of validation only when it first validates."""
+        streams = self.args.batch_size_valid or self.args.batch_size or 1
+        for dataset in self.datasets.values():
+            dataset.check_holds(streams * distributed_utils.get_data_parallel_world_size())
+
+    def begin_valid_epoch(self, epoch, model):
+        super().begin_valid_epoch(epoch, model)
+        self._gather_carried()  # an update that overflowed moved on without optimizer_step
+
+    def optimizer_step(self, optimizer, model, update_num):
+        super().optimizer_step(optimizer, model, update_num)
+        self._gather_carried()
+
+    def _gather_carried(self) -> None:
+        """Bring together every process's rows, for a checkpoint may follow, which the first process writes alone."""
+        saved = self._training_state.save() if self._training_state is not None else None
+        if saved is not None and distributed_utils.get_data_parallel_world_size() > 1:
+            group = distributed_utils.get_data_parallel_group()
+            saved["rows"] = distributed_utils.all_gather(saved["rows"], group, return_tensor=True).flatten(0, 1)
+        self._carried.to_save = saved

@@ -1,0 +1,30 @@
+# Source this from prepare_ptb.sh, prepare_text8.sh, prepare_enwik8.sh: checks and binarises a published corpus.
+set -euo pipefail
+corpus_root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+
+corpus_fail() { echo "$(basename "$0"): error: $*" >&2; exit 1; }
+
+corpus_expect_bytes() {  # FILE COUNT WHAT
+  local found
+  found=$(wc -c <"$1")
+  [ "$found" -eq "$2" ] || corpus_fail "$3 has $found symbols, the published one $2: give the unchanged file"
+}
+
+corpus_expect_types() {  # COUNT FILE...: distinct bytes in all files together
+  local found expected=$1
+  shift
+  found=$(cat "$@" | python3 -c 'import sys
+seen = set()
+for block in iter(lambda: sys.stdin.buffer.read(1 << 20), b""): seen.update(block)
+print(len(seen))')
+  [ "$found" -eq "$expected" ] || corpus_fail "there are $found different symbols, in the published corpus $expected"
+}
+
+corpus_binarise() {  # FOLDER WITH train, valid, test    DEST
+  [ -n "${VIRTUAL_ENV:-}" ] || source "$corpus_root/scripts/setup_venv.sh"
+  python "$corpus_root/scripts/prepare_text.py" "$1/train" "$1/valid" "$1/test" --dest "$2" |
+    grep -v '^fairseq-train\|To train'
+  local name
+  name=$(basename "$0" .sh)
+  echo "written to $2. To train on it: bash scripts/train_recipe.sh ${name#prepare_} $2 SAVE_DIR"
+}

@@ -1,0 +1,129 @@
+"""A text cut into streams and windows: what is read, in which order, and what depends on chance."""
+
+import numpy as np
+import pytest
+import torch
+from fairseq.data import Dictionary
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fairseq_hmrnn.data.streams import (
+    CarriedRows,
+    StreamBatches,
+    StreamBatchIterator,
+    StreamDataset,
+    WindowOptions,
+    read_tokens,
+)
+
+DICTIONARY = Dictionary()
+for _symbol in "abcdefgh":
+    DICTIONARY.add_symbol(_symbol)
+PAD, EOS = DICTIONARY.pad(), DICTIONARY.eos()
+
+
+def text(size, output_dictionary=DICTIONARY, **windows):
+    tokens = np.random.RandomState(size).randint(4, len(DICTIONARY), size=size).astype(np.uint8)
+    return StreamDataset(tokens, "train", DICTIONARY, output_dictionary, WindowOptions(**{"length": 5, **windows}))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 90), st.integers(1, 9), st.integers(1, 30), st.sampled_from([0, 0.5]))
+def test_every_symbol_is_predicted_once_after_the_one_before_it(length, streams, window, jitter):
+    if length < streams:
+        return
+    dataset = text(length, length=window, jitter=jitter)
+    batches = StreamBatches(dataset, streams, range(streams), seed=3, epoch=2)
+    samples = [batches[index] for index in range(len(batches))]
+    rows = [torch.cat([sample["target"][row] for sample in samples]) for row in range(streams)]
+    target = torch.cat([row[row != PAD] for row in rows])
+    assert target.tolist() == dataset.tokens.tolist()
+    inputs = [torch.cat([sample["net_input"]["src_tokens"][row] for sample in samples]) for row in range(streams)]
+    assert torch.cat([row[row != PAD] for row in inputs]).tolist() == [EOS, *dataset.tokens.tolist()[:-1]]
+    assert sum(sample["ntokens"] for sample in samples) == length
+    assert all(row.eq(PAD).sum() <= 1 for row in rows)
+    widths = [sample["target"].size(1) for sample in samples[:-1]]
+    assert all(width == window if jitter == 0 else window // 2 <= width <= window * 1.5 + 0.5 for width in widths)
+
+
+def test_processes_share_the_rows_and_chance_is_the_same_for_them():
+    dataset = text(300, jitter=0.4, reset_prob=0.3)
+    whole = StreamBatches(dataset, 6, range(6), seed=5, epoch=3)
+    halves = [StreamBatches(dataset, 6, rows, seed=5, epoch=3) for rows in (range(3), range(3, 6))]
+    assert [len(half) for half in halves] == [len(whole)] * 2
+    for window in range(len(whole)):
+        for read in (lambda sample: sample["target"], lambda sample: sample["net_input"]["reset"]):
+            assert torch.equal(torch.cat([read(half[window]) for half in halves]), read(whole[window]))
+    other_epoch = StreamBatches(dataset, 6, range(6), seed=5, epoch=4)
+    assert other_epoch.borders.tolist() != whole.borders.tolist()
+    other_epoch.set_epoch(3)
+    assert other_epoch.borders.tolist() == whole.borders.tolist()
+    resets = torch.cat([whole[window]["net_input"]["reset"] for window in range(len(whole))]).float()
+    assert 0.1 < resets.mean() < 0.5 and not text(300).windows.resets(6, 1, 1, 1).any()
+
+
+def test_targets_outside_a_smaller_output_dictionary_become_unk():
+    smaller = Dictionary()
+    smaller.add_symbol("a")
+    batch = StreamBatches(text(40, smaller), 2, range(2))[0]
+    assert set(batch["target"].flatten().tolist()) == {DICTIONARY.unk(), 4}
+    assert batch["net_input"]["src_tokens"].max() > 4
+
+
+def iterator(dataset, streams=4, rows=None, epoch=1):
+    rows = rows or range(streams)
+    return StreamBatchIterator(StreamBatches(dataset, streams, rows, 1, epoch), CarriedRows(), epoch=epoch)
+
+
+def test_position_and_rows_go_into_a_checkpoint_and_back_to_the_processes_that_want_them():
+    dataset = text(200, jitter=0.5)
+    first = iterator(dataset)
+    windows = first.next_epoch_itr()
+    for _ in range(3):
+        next(windows)
+    first.carried.to_save = {"stream": "train", "window": 2, "rows": torch.arange(8.0).view(4, 2)}
+    saved = first.state_dict()
+    rest = [batch["target"] for batch in windows]
+    resumed = iterator(dataset, rows=range(2, 4))
+    resumed.load_state_dict(saved)
+    assert resumed.carried.loaded["rows"].tolist() == [[4, 5], [6, 7]] and resumed.carried.loaded["window"] == 2
+    followed = [batch["target"] for batch in resumed.next_epoch_itr()]
+    assert len(followed) == len(rest) and all(torch.equal(a, b[2:]) for a, b in zip(followed, rest))
+    assert "streams" not in first.state_dict()  # the epoch is over: the next one starts from zeros
+    iterator(dataset, streams=5).load_state_dict(first.state_dict())
+
+
+@pytest.mark.parametrize(
+    "other, message",
+    [
+        (lambda: iterator(text(200), streams=5), r"batch size times processes 4 \(now 5\)"),
+        (lambda: iterator(text(210)), r"symbols of the text 200 \(now 210\)"),
+        (lambda: iterator(text(200, length=6)), r"tokens-per-sample 5 \(now 6\)"),
+        (lambda: iterator(text(200, jitter=0.1)), r"window-jitter 0.0 \(now 0.1\), seed None \(now 1\)"),
+    ],
+)
+def test_a_position_in_other_streams_is_refused(other, message):
+    first = iterator(text(200))
+    next(first.next_epoch_itr())
+    with pytest.raises(ValueError, match=message):
+        other().load_state_dict(first.state_dict())
+    with pytest.raises(ValueError, match="without --stateful"):
+        other().load_state_dict({"version": 2, "epoch": 1, "iterations_in_epoch": 3, "shuffle": True})
+
+
+def test_the_dummy_batch_belongs_to_no_stream():
+    assert set(iterator(text(50)).first_batch["net_input"]) == {"src_tokens", "src_lengths"}
+
+
+def test_bad_options_are_named():
+    for options, message in (({"length": 0}, "tokens-per-sample"), ({"jitter": 1}, "window-jitter"),
+                             ({"reset_prob": 2}, "state-reset-prob")):
+        with pytest.raises(ValueError, match=message):
+            WindowOptions(**{"length": 5, **options}).check()
+    with pytest.raises(ValueError, match="train has 3 symbols, too few for 4 streams"):
+        StreamBatches(text(3), 4, range(4))
+
+
+def test_any_kind_of_indexed_dataset_is_read():
+    assert read_tokens([torch.tensor([4, 5]), torch.tensor([6])]).tolist() == [4, 5, 6]
+    assert read_tokens([]).tolist() == []

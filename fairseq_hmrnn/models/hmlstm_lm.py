@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+
 from fairseq.models import FairseqLanguageModel, register_model, register_model_architecture
 
+from . import hub
 from .config import HMLSTMLanguageModelConfig
 from .hmlstm_decoder import HMLSTMDecoder
 
@@ -23,6 +26,17 @@ class HMLSTMLanguageModel(FairseqLanguageModel):
     @classmethod
     def build_model(cls, cfg, task):
         return cls(HMLSTMDecoder(cfg, task.source_dictionary, task.target_dictionary))
+
+    @classmethod
+    def from_pretrained(cls, model_name_or_path, checkpoint_file=None, data_name_or_path=None, **kwargs):
+        """A `hub.LanguageModelHub` of a trained model: sample, score, segment, encode and decode.
+
+        model_name_or_path: a checkpoint, or a folder with checkpoint_best.pt. checkpoint_file: its name there, several
+        with ":" between them for an ensemble. The other arguments: see `hub.load`.
+        """
+        names = [""] if checkpoint_file is None else checkpoint_file.split(os.pathsep)
+        paths = [os.path.join(model_name_or_path, name) if name else model_name_or_path for name in names]
+        return hub.load(paths, data_name_or_path, **kwargs)
 
     def set_epoch(self, epoch: int) -> None:
         """Told by the task; official fairseq has no such hook of its own."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Dict, List, Optional
+from typing import Dict, List, Optional, Tuple
 
 import torch
 from fairseq.sequence_generator import EnsembleModel, SequenceGenerator
@@ -20,8 +20,11 @@ class PromptedGenerator(SequenceGenerator):
     """
 
     def __init__(self, models, tgt_dict, stop: Optional[int] = None, score_new_only: bool = False, **kwargs):
-        # Search wants some symbol that ends a hypothesis and is never in a prompt: <s>. It is removed again.
-        super().__init__(_StopInDisguise(models, stop, tgt_dict.bos()), tgt_dict, eos=tgt_dict.bos(), **kwargs)
+        self.unused = tgt_dict.bos()  # never in text
+        # Search wants some symbol that ends a hypothesis; where none does, it is this one, and is removed again.
+        super().__init__(_Ensemble(models), tgt_dict, eos=self.unused if stop is None else stop, **kwargs)
+        self.model.never = None if stop is None else self.unused
+        self.symbols_to_strip_from_output = {self.unused}
         self.stop, self.score_new_only = stop, score_new_only
         self.lengths = (self.max_len_a, self.max_len_b, self.min_len)
 
@@ -49,12 +52,18 @@ class PromptedGenerator(SequenceGenerator):
         total = length + int(max_len_a * length + max_len_b)
         self.max_len_a, self.max_len_b = 0, total
         self.min_len = total if self.stop is None else min(length + min_len, total)
-        self.model.prompt_length = length
+        if self.stop is not None and prompts.eq(self.stop).any():
+            if self.lm_model is not None:
+                raise ValueError("--lm-path does not go with prompts of several lines: use --end-of-sample length")
+            self.eos = self.unused
+            self.model.exchange(self.stop, self.unused, after=length)
         try:
             prefix = prompts if length else None
             found = super()._generate({"net_input": net_input}, prefix_tokens=prefix, bos_token=bos_token)
         finally:
             self.max_len_a, self.max_len_b, self.min_len = self.lengths
+            self.eos = self.unused if self.stop is None else self.stop
+            self.model.exchanged = None
         return [self._finish(hypos, length) for hypos in found]
 
     def _finish(self, hypos: List[Dict[str, Tensor]], prompt_length: int) -> List[Dict[str, Tensor]]:
@@ -72,20 +81,27 @@ class PromptedGenerator(SequenceGenerator):
         return [hypos[index] for index in order]
 
 
-class _StopInDisguise(EnsembleModel):
-    """An ensemble that calls the stop symbol by another name after the prompt.
+class _Ensemble(EnsembleModel):
+    """An ensemble that never gives one symbol, and can call the stop symbol by another name once the prompt is over.
 
-    Search ends where it sees its end symbol, in a prompt as well. So it looks for `name`, a symbol without any use,
-    whose probability is exchanged with the stop symbol's once the prompt is over. stop: None leaves all as it is.
+    Search ends where it sees its end symbol, in a prompt as well. For a prompt with such a symbol inside it is told to
+    end at an unused symbol instead, whose probability is exchanged with the stop symbol's after the prompt.
     """
 
-    def __init__(self, models, stop: Optional[int], name: int):
-        super().__init__(models)
-        self.stop, self.name, self.prompt_length = stop, name, 0
+    never: Optional[int] = None
+    exchanged: Optional[Tuple[int, int, int]] = None
+
+    def exchange(self, stop: int, unused: int, after: int) -> None:
+        """after: symbols of the prompt."""
+        self.exchanged = (stop, unused, after)
 
     def forward_decoder(self, tokens, *args, **kwargs):
         log_probs, attention = super().forward_decoder(tokens, *args, **kwargs)
-        if self.stop is not None and tokens.size(1) > self.prompt_length:
-            log_probs[:, [self.stop, self.name]] = log_probs[:, [self.name, self.stop]]
-            log_probs[:, self.stop] = -math.inf  # of a symbol that is never in text
+        if self.never is not None:
+            log_probs[:, self.never] = -math.inf
+        if self.exchanged is not None:
+            stop, unused, prompt_length = self.exchanged
+            if tokens.size(1) > prompt_length:
+                log_probs[:, unused] = log_probs[:, stop]
+                log_probs[:, stop] = -math.inf
         return log_probs, attention

@@ -4,7 +4,7 @@
     python scripts/export.py checkpoints/mytext --out model.ts
 
 The file holds a function: (tokens (B,), state (B, S)) to (log-probabilities (B, V), boundaries (B, L), state (B, S)).
-The symbols, the begin symbol and S are written beside it, in OUT.json. What was written is checked against the model.
+The symbols, the begin symbol, those never to sample and S are written beside it, in OUT.json. What was written is checked against the model.
 """
 
 import argparse
@@ -80,7 +80,8 @@ def main():
         if not worst < TOLERANCE:
             raise RuntimeError(f"{args.out} differs from the model by {worst}: do not use it")
         symbols = symbol_texts(model.task, model.bpe)
-        about = {"symbols": symbols, "begin": model.begin, "state_size": function.state_size, "format": args.format}
+        never = [model.tgt_dict.pad(), model.tgt_dict.unk(), model.tgt_dict.bos()]
+        about = {"symbols": symbols, "begin": model.begin, "never": never, "state_size": function.state_size}
         Path(args.out + ".json").write_text(json.dumps(about), encoding="utf-8")
     except (OSError, ValueError, RuntimeError, UnsafeCheckpointError) as error:
         sys.exit(f"export: {error}")

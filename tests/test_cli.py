@@ -102,7 +102,7 @@ def test_score_reference_and_samples_that_end_with_their_line(data, trained):
     assert len(lines_of(ended, "H")[0].split("\t")[1].split()) < 205
     options += ["--end-of-sample", "newline", "--max-len-b", 100, "--beam", 1]
     output = run("fairseq-generate", data, *TASK, *options).stdout  # whole blocks, newlines inside, are prompts here
-    for source, hypothesis in zip(lines_of(output, "S"), lines_of(output, "H")):
+    for hypothesis in lines_of(output, "H"):
         assert "</s>" not in hypothesis.split("\t")[1].split()[20:-1]
 
 

@@ -50,7 +50,8 @@ def export(step: StepFunction, path: str, kind: str) -> None:
 
     RuntimeError where this torch, or a package that the format wants, is not there.
     """
-    tokens, state = torch.zeros(2, dtype=torch.long), torch.zeros(2, step.state_size, dtype=step.decoder.hm_lstm.bias[0].dtype)
+    dtype = step.decoder.hm_lstm.bias[0].dtype
+    tokens, state = torch.zeros(2, dtype=torch.long), torch.zeros(2, step.state_size, dtype=dtype)
     if kind == "torchscript":
         torch.jit.trace(step, (tokens, state), check_trace=False).save(path)
         return

@@ -50,7 +50,7 @@ class HMLSTMState(NamedTuple):
         return self.apply(lambda tensor: tensor.index_select(0, order))
 
     def reorder_(self, order: Tensor) -> HMLSTMState:
-        """`reorder` in place: copies only the rows that change, within the state's own tensors, which the result shares.
+        """`reorder` in place: copies only rows that change, within the state's own tensors, which the result shares.
 
         Most of the time beam search keeps most rows where they are. Not for a state with a graph behind it. On a GPU
         finding the rows would make it wait, so there this is `reorder`.

@@ -64,7 +64,8 @@ def test_second_symbols_follow_the_first():
 
 def test_limits_keep_the_smallest_sets():
     logits = torch.tensor([[0.1, 0.5, 0.15, 0.25]]).log()
-    kept = [limited(logits, k, p).isfinite()[0].tolist() for k, p in ((2, 1.0), (0, 0.5), (0, 0.51), (1, 0.9), (9, 1.0))]
+    limits = (2, 1.0), (0, 0.5), (0, 0.51), (1, 0.9), (9, 1.0)
+    kept = [limited(logits, k, p).isfinite()[0].tolist() for k, p in limits]
     assert kept == [
         [False, True, False, True],
         [False, True, False, False],

@@ -4,7 +4,8 @@
     python scripts/export.py checkpoints/mytext --out model.ts
 
 The file holds a function: (tokens (B,), state (B, S)) to (log-probabilities (B, V), boundaries (B, L), state (B, S)).
-The symbols, the begin symbol, those never to sample and S are written beside it, in OUT.json. What was written is checked against the model.
+The symbols, the begin symbol, those never to sample and S are written beside it, in OUT.json. What was written is
+checked against the model.
 """
 
 import argparse

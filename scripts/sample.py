@@ -58,7 +58,7 @@ def build_parser():
     output = parser.add_argument_group("output")
     output.add_argument("--show-boundaries", action="store_true",
                         help="mark where segments end: | in layer 1, \u2016 in layer 2, ...; in colour on a terminal")
-    output.add_argument("--json", action="store_true", help="a line of JSON for every sample: scores and boundaries too")
+    output.add_argument("--json", action="store_true", help="a line of JSON for each sample: scores and boundaries too")
     output.add_argument("--hide-prompt", action="store_true", help="print the new text only")
     output.add_argument("--timing", action="store_true", help="say on standard error how fast it was")
     parser.add_argument("--threads", type=int, metavar="N", help="of torch (default: as torch chooses)")

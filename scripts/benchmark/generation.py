@@ -40,7 +40,8 @@ from fairseq_hmrnn.models.sampler import SamplingOptions  # noqa: E402
 
 MODELS = ("hmlstm_lm", "lstm_lm")
 PROMPT = 8  # characters
-PLUGIN = ["--user-dir", str(ROOT / "fairseq_hmrnn"), "--task", "hmlstm_language_modeling", "--cpu", "--num-workers", "0"]
+PLUGIN = ["--user-dir", str(ROOT / "fairseq_hmrnn"), "--task", "hmlstm_language_modeling", "--cpu"]
+PLUGIN += ["--num-workers", "0"]
 
 
 @contextlib.contextmanager
@@ -158,7 +159,8 @@ def run_generate(args, folder: Path, name: str, batch: int):
 def run_sample(args, folder: Path, name: str, batch: int):
     """Characters per second of sample.py."""
     script = ROOT / "scripts" / "sample.py"
-    options = [folder / name / "checkpoint_last.pt", "--prompt", "x" * PROMPT, "--length", args.length * 4 // batch + 100]
+    options = [folder / name / "checkpoint_last.pt", "--prompt", "x" * PROMPT]
+    options += ["--length", args.length * 4 // batch + 100]
     options += ["--samples", batch, "--batch-size", batch, "--seed", 1, "--timing"]
     stdout = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
     said = io.StringIO()
@@ -183,7 +185,7 @@ def measure(args, folder: Path):
 
 
 def report(args, results) -> None:
-    print("| B | command | model | characters/s | to lstm_lm in fairseq-generate | model, us a step | fairseq, us a step |")
+    print("| B | command | model | characters/s | ratio to lstm_lm in fairseq-generate | model, us | fairseq, us |")
     print("|---|---|---|---|---|---|---|")
     for (batch, command, name), turns in results.items():
         baseline = results[batch, "fairseq-generate", "lstm_lm"]

@@ -50,9 +50,9 @@ class HMLSTMDecoder(FairseqIncrementalDecoder):
         """Predict the symbol after each of prev_output_tokens (B, T); pad symbols, on either side, change nothing.
 
         incremental_state: fairseq's cache; with it only the last symbol is read, weights are those of the first such
-        call (see incremental.py), and the state returned is reordered in place with the cache. state: of the recurrence before
-        the first symbol, zeros if None. Returns logits (B, T, V) and a dict with the boundaries and their
-        probabilities (B, T, L), `valid` (B, T), the number of detectors, from the bottom, and the state reached.
+        call (see incremental.py), and the state returned is reordered in place with the cache. state: of the
+        recurrence before the first symbol, zeros if None. Returns logits (B, T, V) and a dict with the boundaries and
+        their probabilities (B, T, L), `valid` (B, T), the number of detectors, from the bottom, and the state reached.
         """
         features, extra = self.extract_features(prev_output_tokens, encoder_out, incremental_state, state=state)
         return self.output_layer(features), extra

@@ -141,7 +141,7 @@ class Clock:
 
 def run_generate(args, folder: Path, name: str, batch: int):
     """(characters per second, microseconds of a step in the decoder and outside) of fairseq-generate."""
-    block = PROMPT * max(args.batch) // batch
+    block = len((folder / "test.txt").read_text("utf-8")) // batch
     options = [folder / "data", *PLUGIN, "--path", folder / name / "checkpoint_last.pt", "--gen-subset", "test"]
     options += ["--tokens-per-sample", block, "--batch-size", batch, "--prefix-size", PROMPT, "--sampling", "--beam", 1]
     options += ["--max-len-b", args.length, "--seed", 1, "--no-progress-bar"]

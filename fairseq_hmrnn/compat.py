@@ -204,6 +204,9 @@ def read_prompts(source: str, buffer_size: int) -> Iterator[List[str]]:
 
 def keep_prompt_spaces() -> None:
     """Have fairseq-interactive, if that is what runs, leave the spaces around a prompt alone: here they are text."""
-    interactive = sys.modules.get("fairseq_cli.interactive")
+    main = sys.modules["__main__"]  # run with -m, the module has this name
+    spec = getattr(main, "__spec__", None)
+    run_as_main = spec is not None and spec.name == "fairseq_cli.interactive"
+    interactive = main if run_as_main else sys.modules.get("fairseq_cli.interactive")
     if interactive is not None:
         interactive.buffered_read = read_prompts

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Dict, List, Optional
+import math
+from typing import Dict, List, Optional, Tuple
 
 import torch
-from fairseq.sequence_generator import SequenceGenerator
+from fairseq.sequence_generator import EnsembleModel, SequenceGenerator
 from torch import Tensor
 
 
@@ -13,23 +14,24 @@ class PromptedGenerator(SequenceGenerator):
     """fairseq's SequenceGenerator for language models.
 
     `max_len_a * prompt length + max_len_b` is the number of *new* symbols, and `min_len` counts new symbols too. If
-    `stop` is None, a sample ends by length alone; otherwise also after that symbol. Prompts of different lengths
-    in one batch are searched in groups of equal length, so that each gets what it would get alone. ValueError for a
-    prompt that holds the stop symbol: search would end there.
+    `stop` is None, a sample ends by length alone; otherwise also after that symbol, which a prompt may well hold.
+    Prompts of different lengths in one batch are searched in groups of equal length, so that each gets what it would
+    get alone. `score_new_only`: a hypothesis' score is that of its new symbols, without the prompt's.
     """
 
-    def __init__(self, models, tgt_dict, stop: Optional[int] = None, **kwargs):
-        # Search wants some symbol that ends a hypothesis; <s> is never in text and is removed again.
-        super().__init__(models, tgt_dict, eos=tgt_dict.bos() if stop is None else stop, **kwargs)
-        self.ends_by_length = stop is None
+    def __init__(self, models, tgt_dict, stop: Optional[int] = None, score_new_only: bool = False, **kwargs):
+        self.unused = tgt_dict.bos()  # never in text
+        # Search wants some symbol that ends a hypothesis; where none does, it is this one, and is removed again.
+        super().__init__(_Ensemble(models), tgt_dict, eos=self.unused if stop is None else stop, **kwargs)
+        self.model.never = None if stop is None else self.unused
+        self.symbols_to_strip_from_output = {self.unused}
+        self.stop, self.score_new_only = stop, score_new_only
         self.lengths = (self.max_len_a, self.max_len_b, self.min_len)
 
     def _generate(self, sample, prefix_tokens=None, constraints=None, bos_token=None):
         if prefix_tokens is None:
             tokens = sample["net_input"]["src_tokens"]
             prefix_tokens = tokens.new_empty(tokens.size(0), 0)
-        if prefix_tokens.eq(self.eos).any():
-            raise ValueError("a prompt of several lines cannot end at a line's end: use --end-of-sample length")
         prompt_lengths = prefix_tokens.ne(self.pad).sum(1)
         hypotheses: List[List[Dict[str, Tensor]]] = [[] for _ in range(prompt_lengths.numel())]
         for length in prompt_lengths.unique().tolist():
@@ -49,21 +51,57 @@ class PromptedGenerator(SequenceGenerator):
         max_len_a, max_len_b, min_len = self.lengths
         total = length + int(max_len_a * length + max_len_b)
         self.max_len_a, self.max_len_b = 0, total
-        self.min_len = total if self.ends_by_length else min(length + min_len, total)
+        self.min_len = total if self.stop is None else min(length + min_len, total)
+        if self.stop is not None and prompts.eq(self.stop).any():
+            if self.lm_model is not None:
+                raise ValueError("--lm-path does not go with prompts of several lines: use --end-of-sample length")
+            self.eos = self.unused
+            self.model.exchange(self.stop, self.unused, after=length)
         try:
             prefix = prompts if length else None
             found = super()._generate({"net_input": net_input}, prefix_tokens=prefix, bos_token=bos_token)
         finally:
             self.max_len_a, self.max_len_b, self.min_len = self.lengths
-        return [self._without_stop(hypos) for hypos in found] if self.ends_by_length else found
+            self.eos = self.unused if self.stop is None else self.stop
+            self.model.exchanged = None
+        return [self._finish(hypos, length) for hypos in found]
 
-    def _without_stop(self, hypos: List[Dict[str, Tensor]]) -> List[Dict[str, Tensor]]:
-        """Remove the artificial last symbol and what it did to the score."""
+    def _finish(self, hypos: List[Dict[str, Tensor]], prompt_length: int) -> List[Dict[str, Tensor]]:
+        """Put the stop symbol in its place, or remove what stood for it, and score what is left, best first."""
         for hypo in hypos:
-            hypo["tokens"] = hypo["tokens"][:-1]
-            hypo["positional_scores"] = hypo["positional_scores"][:-1]
-            hypo["score"] = hypo["positional_scores"].sum()
+            if self.stop is None:
+                hypo["tokens"], hypo["positional_scores"] = hypo["tokens"][:-1], hypo["positional_scores"][:-1]
+            else:
+                hypo["tokens"][-1] = self.stop
+            scored = hypo["positional_scores"][prompt_length if self.score_new_only else 0 :]
+            hypo["score"] = scored.sum()
             if self.normalize_scores:
-                hypo["score"] = hypo["score"] / max(1, hypo["tokens"].numel()) ** self.len_penalty
+                hypo["score"] = hypo["score"] / max(1, scored.numel()) ** self.len_penalty
         order = torch.stack([hypo["score"] for hypo in hypos]).argsort(descending=True).tolist()
         return [hypos[index] for index in order]
+
+
+class _Ensemble(EnsembleModel):
+    """An ensemble that never gives one symbol, and can call the stop symbol by another name once the prompt is over.
+
+    Search ends where it sees its end symbol, in a prompt as well. For a prompt with such a symbol inside it is told to
+    end at an unused symbol instead, whose probability is exchanged with the stop symbol's after the prompt.
+    """
+
+    never: Optional[int] = None
+    exchanged: Optional[Tuple[int, int, int]] = None
+
+    def exchange(self, stop: int, unused: int, after: int) -> None:
+        """after: symbols of the prompt."""
+        self.exchanged = (stop, unused, after)
+
+    def forward_decoder(self, tokens, *args, **kwargs):
+        log_probs, attention = super().forward_decoder(tokens, *args, **kwargs)
+        if self.never is not None:
+            log_probs[:, self.never] = -math.inf
+        if self.exchanged is not None:
+            stop, unused, prompt_length = self.exchanged
+            if tokens.size(1) > prompt_length:
+                log_probs[:, unused] = log_probs[:, stop]
+                log_probs[:, stop] = -math.inf
+        return log_probs, attention

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Dict, Optional
+from typing import Optional
 
 import torch.nn.functional as F
 from fairseq.models import FairseqIncrementalDecoder
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..modules import LayerOutput
 from ..ops import HMLSTMState
+from . import incremental
 from .config import HMLSTMLanguageModelConfig, build_hm_lstm, build_slope_schedule
 from .progress import DictionaryFingerprint, SlopeProgress
 
@@ -48,9 +49,10 @@ class HMLSTMDecoder(FairseqIncrementalDecoder):
     ):
         """Predict the symbol after each of prev_output_tokens (B, T); pad symbols, on either side, change nothing.
 
-        incremental_state: fairseq's cache; with it only the last symbol is read. state: of the recurrence before
-        the first symbol, zeros if None. Returns logits (B, T, V) and a dict with the boundaries and their
-        probabilities (B, T, L), `valid` (B, T), the number of detectors, from the bottom, and the state reached.
+        incremental_state: fairseq's cache; with it only the last symbol is read, weights are those of the first such
+        call (see incremental.py), and the state returned is reordered in place with the cache. state: of the
+        recurrence before the first symbol, zeros if None. Returns logits (B, T, V) and a dict with the boundaries and
+        their probabilities (B, T, L), `valid` (B, T), the number of detectors, from the bottom, and the state reached.
         """
         features, extra = self.extract_features(prev_output_tokens, encoder_out, incremental_state, state=state)
         return self.output_layer(features), extra
@@ -60,22 +62,41 @@ class HMLSTMDecoder(FairseqIncrementalDecoder):
     ):
         """As `forward`, with the output module's embedding (B, T, output_dim) in place of logits."""
         if incremental_state is not None:
-            prev_output_tokens = prev_output_tokens[:, -1:]
-            state = self._cached_state(incremental_state)
+            return self._step(prev_output_tokens[:, -1:], incremental_state, state)
         valid = prev_output_tokens.ne(self.padding_idx)
         x = F.dropout(self.embed_tokens(prev_output_tokens), self.dropout_input, self.training)
         padding = None if valid.all() else valid.t()
         output = self.hm_lstm(x.transpose(0, 1), state, padding, self.slope_progress.slope)
-        if incremental_state is not None:
-            self._cache_state(incremental_state, output.state)
         features = self.layer_output([h.transpose(0, 1) for h in output.hidden])
+        return self._result(
+            features, valid, output.boundaries.transpose(0, 1), output.boundary_probs.transpose(0, 1), output.state
+        )
+
+    def _step(self, tokens: Tensor, incremental_state, state: Optional[HMLSTMState]):
+        """One step of the generation that incremental_state holds, tokens (B, 1); `state` is where a new one starts."""
+        steps = self._steps(incremental_state)
+        if steps is None:
+            steps = incremental.begin(self, self.hm_lstm.zero_state(tokens.size(0)) if state is None else state)
+            self.set_incremental_state(incremental_state, "generation", {"steps": steps})
+        valid = tokens.ne(self.padding_idx)
+        x = F.dropout(self.embed_tokens(tokens), self.dropout_input, self.training)
+        features, output = steps(tokens[:, 0], x[:, 0], None if valid.all() else valid[:, 0])
+        return self._result(
+            features.unsqueeze(1),
+            valid,
+            output.boundaries.unsqueeze(1),
+            output.boundary_probs.unsqueeze(1),
+            output.state,
+        )
+
+    def _result(self, features, valid, boundaries, boundary_probs, state):
         extra = {
             "attn": None,
-            "boundaries": output.boundaries.transpose(0, 1),
-            "boundary_probs": output.boundary_probs.transpose(0, 1),
+            "boundaries": boundaries,
+            "boundary_probs": boundary_probs,
             "valid": valid,
             "num_detectors": self.hm_lstm.num_detectors,
-            "state": output.state,
+            "state": state,
         }
         return F.dropout(features, self.dropout_output, self.training), extra
 
@@ -85,21 +106,12 @@ class HMLSTMDecoder(FairseqIncrementalDecoder):
     def max_positions(self) -> int:
         return UNLIMITED
 
-    def _cached_state(self, incremental_state) -> Optional[HMLSTMState]:
-        cached = self.get_incremental_state(incremental_state, "state")
-        if cached is None:
-            return None
-        layers = range(self.hm_lstm.num_layers)
-        return HMLSTMState(tuple(cached[f"h{i}"] for i in layers), tuple(cached[f"c{i}"] for i in layers), cached["z"])
-
-    def _cache_state(self, incremental_state, state: HMLSTMState) -> None:
-        cached: Dict[str, Optional[Tensor]] = {f"h{i}": h for i, h in enumerate(state.h)}
-        cached.update({f"c{i}": c for i, c in enumerate(state.c)})
-        cached["z"] = state.z
-        self.set_incremental_state(incremental_state, "state", cached)
+    def _steps(self, incremental_state) -> Optional[incremental.Steps]:
+        held = self.get_incremental_state(incremental_state, "generation")
+        return None if held is None else held["steps"]
 
     def reorder_incremental_state(self, incremental_state, new_order: Tensor) -> None:
         """Let row i of the cache go on from what was row new_order[i], as beam search does."""
-        state = self._cached_state(incremental_state)
-        if state is not None:
-            self._cache_state(incremental_state, state.reorder(new_order))
+        steps = self._steps(incremental_state)
+        if steps is not None:
+            steps.reorder(new_order)

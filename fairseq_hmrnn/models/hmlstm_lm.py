@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from typing import Optional
 
 from fairseq.models import FairseqLanguageModel, register_model, register_model_architecture
 from torch import Tensor
 
+from . import hub
 from .carried_state import CarriedState
 from .config import HMLSTMLanguageModelConfig
 from .hmlstm_decoder import HMLSTMDecoder
@@ -36,6 +38,17 @@ class HMLSTMLanguageModel(FairseqLanguageModel):
     @classmethod
     def build_model(cls, cfg, task):
         return cls(HMLSTMDecoder(cfg, task.source_dictionary, task.target_dictionary))
+
+    @classmethod
+    def from_pretrained(cls, model_name_or_path, checkpoint_file=None, data_name_or_path=None, **kwargs):
+        """A `hub.LanguageModelHub` of a trained model: sample, score, segment, encode and decode.
+
+        model_name_or_path: a checkpoint, or a folder with checkpoint_best.pt. checkpoint_file: its name there, several
+        with ":" between them for an ensemble. The other arguments: see `hub.load`.
+        """
+        names = [""] if checkpoint_file is None else checkpoint_file.split(os.pathsep)
+        paths = [os.path.join(model_name_or_path, name) if name else model_name_or_path for name in names]
+        return hub.load(paths, data_name_or_path, **kwargs)
 
     def forward(
         self,

@@ -8,7 +8,17 @@ from typing import List, Optional, Sequence, Tuple
 import torch
 from torch import Tensor, nn
 
-from ..ops import BACKENDS, BOUNDARY_MODES, HMLSTMOutput, HMLSTMState, LayerParameters, RecurrenceOptions, hm_lstm
+from ..ops import (
+    BACKENDS,
+    BOUNDARY_MODES,
+    HMLSTMOutput,
+    HMLSTMState,
+    LayerParameters,
+    PackedLayers,
+    RecurrenceOptions,
+    hm_lstm,
+    pack_layers,
+)
 from ..ops.parameters import gate_rows, num_rows
 
 # Layer normalisation makes the recurrent and the top-down product as large as their gain however small the states
@@ -151,21 +161,43 @@ class HMLSTM(nn.Module):
         """
         if state is None:
             state = self.zero_state(x.size(1))
-        boundary = "step" if self.boundary == "bernoulli" and not self.training and noise is None else self.boundary
-        if boundary == "bernoulli" and noise is None:
+        options = self._options(slope, sampled=self.training or noise is not None)
+        if options.boundary == "bernoulli" and noise is None:
             noise = torch.rand(*x.shape[:2], self.num_layers, dtype=x.dtype, device=x.device)
-        options = RecurrenceOptions(
-            slope, boundary, self.nested_boundaries, self.top_boundary, float(self.detector_grad_scale)
-        )
         return hm_lstm(x, self.layers(), state, options, valid, noise, self._recurrent_masks(x), self.backend)
 
+    def _options(self, slope: float, sampled: bool) -> RecurrenceOptions:
+        boundary = "step" if self.boundary == "bernoulli" and not sampled else self.boundary
+        return RecurrenceOptions(
+            slope, boundary, self.nested_boundaries, self.top_boundary, float(self.detector_grad_scale)
+        )
+
     def step(
-        self, x: Tensor, state: HMLSTMState, valid: Optional[Tensor] = None, slope: float = 1.0
+        self,
+        x: Tensor,
+        state: HMLSTMState,
+        valid: Optional[Tensor] = None,
+        slope: float = 1.0,
+        packed: Optional[PackedLayers] = None,
+        projected: bool = False,
     ) -> HMLSTMOutput:
-        """One step: x (B, input_size), valid (B,); the output's tensors have no time dimension."""
-        output = self(x.unsqueeze(0), state, None if valid is None else valid.unsqueeze(0), slope)
-        hidden = tuple(h.squeeze(0) for h in output.hidden)
+        """One step: x (B, input_size), valid (B,); the output's tensors have no time dimension.
+
+        packed: weights from `pack`, read in place of the module's; evaluation without gradients only. projected, with
+        packed: x is (B, 4H+1), what `packed.project` makes of the input, for instance a row of its table of embeddings.
+        """
+        x, valid = x.unsqueeze(0), None if valid is None else valid.unsqueeze(0)
+        if packed is None:
+            output = self(x, state, valid, slope)
+        else:
+            output = packed(x, state, self._options(slope, sampled=False), valid, projected=projected)
+        hidden = tuple([h.squeeze(0) for h in output.hidden])
         return HMLSTMOutput(hidden, output.boundaries.squeeze(0), output.boundary_probs.squeeze(0), output.state)
+
+    def pack(self) -> Optional[PackedLayers]:
+        """The weights as they are now, laid out for `step`. They do not follow when the module's weights change: pack
+        where generation starts, and drop it where it ends. None where the compiled CPU kernel does not run them."""
+        return pack_layers(self.layers(), self.backend)
 
     def _recurrent_masks(self, x: Tensor) -> Optional[Tuple[Tensor, ...]]:
         if not self.training or self.recurrent_dropout == 0:

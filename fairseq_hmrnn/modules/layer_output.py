@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Sequence
+from typing import Sequence, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -24,3 +24,18 @@ class LayerOutput(nn.Module):
         gates = self.gates(torch.cat(list(hidden), dim=-1)).sigmoid().unbind(-1)
         terms = [gate.unsqueeze(-1) * project(h) for gate, project, h in zip(gates, self.projections, hidden)]
         return torch.stack(terms).sum(0).relu()
+
+    def layer_weights(self) -> Tuple[Tensor, ...]:
+        """One weight (output_size + L, H_l) for each layer: W_e[l], then layer l's columns of all gates.
+
+        Its product with h[l] is the layer's term of both equations, a function of h[l] alone: in generation it need
+        not be computed again where h[l] was copied. See `combine`.
+        """
+        columns = self.gates.weight.split([project.in_features for project in self.projections], dim=1)
+        return tuple(torch.cat([project.weight, part]) for project, part in zip(self.projections, columns))
+
+    def combine(self, terms: Tensor) -> Tensor:
+        """terms: (B, L, output_size + L), the products with `layer_weights`. Returns h_e (B, output_size)."""
+        size = terms.size(2) - terms.size(1)
+        gates = terms[:, :, size:].sum(1).sigmoid()
+        return torch.bmm(gates.unsqueeze(1), terms[:, :, :size]).squeeze(1).relu()

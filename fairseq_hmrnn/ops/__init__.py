@@ -1,7 +1,8 @@
 """The recurrence itself: torch only, time-major, no modules. Start reading at `reference.py`."""
 
 from .boundary import BOUNDARY_MODES
-from .dispatch import BACKENDS, hm_lstm
+from .cpu import PackedLayers
+from .dispatch import BACKENDS, hm_lstm, pack_layers
 from .parameters import LayerParameters
 from .recurrence import HMLSTMOutput, RecurrenceOptions
 from .state import HMLSTMState
@@ -12,6 +13,8 @@ __all__ = [
     "HMLSTMOutput",
     "HMLSTMState",
     "LayerParameters",
+    "PackedLayers",
     "RecurrenceOptions",
     "hm_lstm",
+    "pack_layers",
 ]

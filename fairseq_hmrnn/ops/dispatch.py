@@ -70,6 +70,14 @@ def choose(backend: str, device_type: str, dtype: torch.dtype) -> Callable[..., 
     return hm_lstm_reference if backend == "reference" or not fits_cpu else cpu.hm_lstm_cpu
 
 
+def pack_layers(layers: Sequence[LayerParameters], backend: str = "auto") -> Optional[cpu.PackedLayers]:
+    """The weights as they are now, packed for many single steps; None where not the compiled kernel runs them."""
+    weight = layers[0].weight_recurrent
+    if cpu.compiled is None or choose(backend, weight.device.type, weight.dtype) is not cpu.hm_lstm_cpu:
+        return None
+    return cpu.PackedLayers(layers)
+
+
 def check_options(options: RecurrenceOptions, backend: str) -> None:
     if options.boundary not in BOUNDARY_MODES:
         raise ValueError(f"unknown boundary mode {options.boundary!r}: choose from {', '.join(BOUNDARY_MODES)}")

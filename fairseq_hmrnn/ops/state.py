@@ -63,6 +63,22 @@ class HMLSTMState(NamedTuple):
         layers = len(hidden_sizes)
         return cls(parts[:layers], parts[layers:-1], parts[-1])
 
+    def reorder_(self, order: Tensor) -> HMLSTMState:
+        """`reorder` in place: copies only rows that change, within the state's own tensors, which the result shares.
+
+        Most of the time beam search keeps most rows where they are. Not for a state with a graph behind it. On a GPU
+        finding the rows would make it wait, so there this is `reorder`.
+        """
+        kept = order.numel()
+        if kept > self.batch_size or order.is_cuda:
+            return self.reorder(order)
+        changed = order.ne(torch.arange(kept)).nonzero().squeeze(1)
+        if changed.numel():
+            source = order[changed]
+            for tensor in (*self.h, *self.c, self.z):
+                tensor.index_copy_(0, changed, tensor.index_select(0, source))
+        return self if kept == self.batch_size else self.apply(lambda tensor: tensor[:kept])
+
     def to(self, *args, **kwargs) -> HMLSTMState:
         """`Tensor.to` of every tensor."""
         return self.apply(lambda tensor: tensor.to(*args, **kwargs))

@@ -2,10 +2,11 @@
 
 import os
 from dataclasses import dataclass, field
+from typing import List, Tuple, Type, Union
 
 import torch
 from fairseq import utils
-from fairseq.data import TruncatedDictionary
+from fairseq.data import Dictionary, TruncatedDictionary
 from fairseq.dataclass import ChoiceEnum
 from fairseq.sequence_scorer import SequenceScorer
 from fairseq.tasks import register_task
@@ -16,6 +17,7 @@ from ..generation import PromptedGenerator
 from .stateful import StatefulLanguageModelingConfig, StatefulLanguageModelingTask
 
 END_CHOICES = ChoiceEnum(["auto", "length", "newline"])
+SCORE_CHOICES = ChoiceEnum(["all", "new"])
 
 
 @dataclass
@@ -26,6 +28,10 @@ class HMLSTMLanguageModelingConfig(StatefulLanguageModelingConfig):
             "help": "what ends a generated sample: length (--max-len-b new symbols, over any number of lines), newline "
             "(the end of the line, </s>), or auto: length for a dictionary of characters, newline for any other"
         },
+    )
+    scored_text: SCORE_CHOICES = field(
+        default="all",
+        metadata={"help": "what the score in H- and D- is the mean of: all symbols, prompt included, or the new ones"},
     )
 
 
@@ -39,19 +45,29 @@ class HMLSTMLanguageModelingTask(StatefulLanguageModelingTask):
     """
 
     @classmethod
-    def setup_dictionary(cls, args, **kwargs):
-        if args.data:
-            path = os.path.join(utils.split_paths(args.data)[0], "dict.txt")
-            if not os.path.exists(path):
-                raise FileNotFoundError(f"no {path}: prepare a text with scripts/prepare_text.py TEXT --dest DIR")
-        dictionary, output_dictionary = super().setup_dictionary(args, **kwargs)
-        if dictionary is None or not is_character_dictionary(dictionary):
-            return dictionary, output_dictionary
-        characters = CharacterDictionary.load(path)
-        keep_prompt_spaces()
-        if output_dictionary is dictionary:
-            return characters, characters
-        return characters, TruncatedDictionary(characters, args.output_dictionary_size)
+    def setup_dictionary(cls, args, task_state=None, **kwargs):
+        """The dictionaries of the data folder, or of a checkpoint whose `task_state` is given."""
+        if task_state and "dictionary" in task_state:
+            source = task_state["dictionary"]
+        elif args.data:
+            source = os.path.join(utils.split_paths(args.data)[0], "dict.txt")
+            if not os.path.exists(source):
+                raise FileNotFoundError(f"no {source}: prepare a text with scripts/prepare_text.py TEXT --dest DIR")
+        else:
+            return None, None
+        dictionary = _read(Dictionary, source)
+        if is_character_dictionary(dictionary):
+            dictionary = _read(CharacterDictionary, source)
+            keep_prompt_spaces()
+        if args.output_dictionary_size < 0:
+            return dictionary, dictionary
+        return dictionary, TruncatedDictionary(dictionary, args.output_dictionary_size)
+
+    def state_dict(self):
+        """With the dictionary: a checkpoint can then be used without the data folder."""
+        dictionary = self.source_dictionary
+        entries = [list(entry) for entry in zip(dictionary.symbols, dictionary.count)][dictionary.nspecial :]
+        return {**super().state_dict(), "dictionary": entries}
 
     @property
     def has_characters(self) -> bool:
@@ -92,7 +108,8 @@ class HMLSTMLanguageModelingTask(StatefulLanguageModelingTask):
         if seq_gen_cls is None and not getattr(args, "score_reference", False):
             seq_gen_cls = PromptedGenerator
             stop = None if by_length else self.target_dictionary.eos()
-            extra_gen_cls_kwargs = {**(extra_gen_cls_kwargs or {}), "stop": stop}
+            new_only = str(self.args.scored_text) == "new"
+            extra_gen_cls_kwargs = {**(extra_gen_cls_kwargs or {}), "stop": stop, "score_new_only": new_only}
         generator = super().build_generator(models, args, seq_gen_cls, extra_gen_cls_kwargs, **kwargs)
         if isinstance(generator, SequenceScorer) and self.has_characters:
             generator.symbols_to_strip_from_output = {self.dictionary.bos()}  # not </s>: newlines are text
@@ -112,4 +129,22 @@ class HMLSTMLanguageModelingTask(StatefulLanguageModelingTask):
         unknown = prefix_tokens.ge(len(self.target_dictionary))
         prefix_tokens = prefix_tokens.masked_fill(unknown, self.target_dictionary.unk())
         with torch.no_grad():
-            return generator.generate(models, sample, prefix_tokens=prefix_tokens, bos_token=begin)
+            found = generator.generate(models, sample, prefix_tokens=prefix_tokens, bos_token=begin)
+        self._show_prompts(sample["net_input"], prefix_tokens)
+        return found
+
+    def _show_prompts(self, net_input, prompts) -> None:
+        """fairseq prints what it finds here as S-: let it be the prompt, without the begin symbol. Its commands hold
+        the tensor in different ways, so both the tensor and what the batch names are changed."""
+        net_input["src_tokens"][:, 0] = self.source_dictionary.pad()
+        net_input["src_tokens"] = prompts
+
+
+def _read(kind: Type[Dictionary], source: Union[str, List[Tuple[str, int]]]) -> Dictionary:
+    """A dictionary from its dict.txt, or from the symbols and counts of one."""
+    if isinstance(source, str):
+        return kind.load(source)
+    dictionary = kind()
+    for symbol, count in source:
+        dictionary.add_symbol(symbol, n=count, overwrite=True)  # a dictionary may have a symbol twice
+    return dictionary

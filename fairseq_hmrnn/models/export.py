@@ -1,0 +1,70 @@
+"""One step of a language model as a function of tensors alone, for use without this package or fairseq."""
+
+from __future__ import annotations
+
+from typing import Tuple
+
+import torch
+from torch import Tensor, nn
+
+from ..ops import HMLSTMState
+from ..ops.recurrence import RecurrenceOptions
+from ..ops.reference import hm_lstm_reference
+
+
+class StepFunction(nn.Module):
+    """(tokens (B,), state (B, S)) to (log-probabilities (B, V), boundaries (B, L), state (B, S)).
+
+    The state is one tensor: h of all layers, c of all layers, then z; zeros before the first symbol, which is the
+    begin symbol. It is computed by the reference, whose operations every exporter knows.
+    """
+
+    def __init__(self, decoder):
+        super().__init__()
+        self.decoder = decoder.eval()
+        lstm = decoder.hm_lstm
+        self.sizes = [*lstm.hidden_sizes, *lstm.hidden_sizes, lstm.num_layers]
+        boundary = "step" if lstm.boundary == "bernoulli" else lstm.boundary
+        self.options = RecurrenceOptions(
+            decoder.slope_progress.slope, boundary, lstm.nested_boundaries, lstm.top_boundary
+        )
+
+    @property
+    def state_size(self) -> int:
+        return sum(self.sizes)
+
+    def forward(self, tokens: Tensor, state: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
+        decoder, layers = self.decoder, self.decoder.hm_lstm.num_layers
+        *parts, z = state.split(self.sizes, dim=1)
+        before = HMLSTMState(tuple(parts[:layers]), tuple(parts[layers:]), z)
+        x = decoder.embed_tokens(tokens).unsqueeze(0)
+        output = hm_lstm_reference(x, decoder.hm_lstm.layers(), before, self.options)
+        logits = decoder.output_layer(decoder.layer_output([h[0] for h in output.hidden]))
+        after = torch.cat([*output.state.h, *output.state.c, output.state.z], dim=1)
+        return logits.log_softmax(1), output.boundaries[0], after
+
+
+@torch.no_grad()
+def export(step: StepFunction, path: str, kind: str) -> None:
+    """Write the step to a file. kind: "torchscript", "torch.export" or "onnx"; the batch size stays free.
+
+    RuntimeError where this torch, or a package that the format wants, is not there.
+    """
+    dtype = step.decoder.hm_lstm.bias[0].dtype
+    tokens, state = torch.zeros(2, dtype=torch.long), torch.zeros(2, step.state_size, dtype=dtype)
+    if kind == "torchscript":
+        torch.jit.trace(step, (tokens, state), check_trace=False).save(path)
+        return
+    if kind == "torch.export":
+        if not hasattr(torch, "export"):
+            raise RuntimeError(f"torch {torch.__version__} has no torch.export: use --format torchscript")
+        batch = torch.export.Dim("batch")
+        program = torch.export.export(step, (tokens, state), dynamic_shapes=({0: batch}, {0: batch}))
+        torch.export.save(program, path)
+        return
+    names = {"input_names": ["tokens", "state"], "output_names": ["log_probs", "boundaries", "next_state"]}
+    free = {name: {0: "batch"} for name in (*names["input_names"], *names["output_names"])}
+    try:
+        torch.onnx.export(step, (tokens, state), path, dynamic_axes=free, opset_version=17, **names)
+    except ImportError as error:
+        raise RuntimeError(f"ONNX wants a package that is not there: pip install onnx onnxscript ({error})") from error

@@ -1,0 +1,65 @@
+"""Sampled symbols as text, as they come."""
+
+from __future__ import annotations
+
+from typing import List, Optional, Sequence
+
+MARKS = ("|", "\u2016", "\u2980")  # ends of segments in layers 1, 2, 3
+COLOURS = ("\033[36m", "\033[33m", "\033[35m")
+PLAIN = "\033[0m"
+
+
+def symbol_texts(task, bpe) -> List[str]:
+    """The text of every symbol of the task's dictionary where it stands in a text.
+
+    Of characters exactly; of sentencepiece with its space mark as a space; of words with a space behind.
+    """
+    dictionary = task.target_dictionary
+    if getattr(task, "has_characters", False):
+        return [bpe.decode(symbol) for symbol in dictionary.symbols]
+    if bpe is None:
+        texts = [symbol + " " for symbol in dictionary.symbols]
+    else:
+        texts = [symbol.replace("\u2581", " ") for symbol in dictionary.symbols]
+    texts[dictionary.eos()] = "\n"
+    return texts
+
+
+class Plain:
+    """The text alone."""
+
+    def __init__(self, texts: Sequence[str]):
+        self.texts = texts
+
+    def add(self, symbol: int, closed: Optional[Sequence[float]]) -> str:
+        """What to write now. closed: by layer, whether a segment ended with the symbol before this one."""
+        return self.texts[symbol]
+
+    def end(self, closed: Optional[Sequence[float]]) -> str:
+        """What to write after the last symbol. closed: of that symbol."""
+        return ""
+
+
+class WithBoundaries(Plain):
+    """The text with a mark behind every symbol that closes a segment of some layer. What the symbol before the first
+    one closed is not shown: there is nothing that it would stand behind."""
+
+    def __init__(self, texts: Sequence[str], colour: bool):
+        super().__init__(texts)
+        self.colour, self.empty = colour, True
+
+    def add(self, symbol, closed):
+        marks = "" if self.empty else self._marks(closed)
+        self.empty = False
+        return marks + self.texts[symbol]
+
+    def end(self, closed):
+        return "" if self.empty else self._marks(closed)
+
+    def _marks(self, closed) -> str:
+        marks = []
+        for layer, is_closed in enumerate(closed or ()):
+            if is_closed:
+                mark = MARKS[layer] if layer < len(MARKS) else f"|{layer + 1}"
+                marks.append(f"{COLOURS[layer % len(COLOURS)]}{mark}{PLAIN}" if self.colour else mark)
+        return "".join(marks)

@@ -1,0 +1,228 @@
+"""Characters per second of fairseq-generate and of scripts/sample.py, for HM-LSTM and for fairseq's lstm_lm.
+
+    python scripts/benchmark/generation.py
+
+Both models have the same layers and sizes and one update of training; the HM-LSTM's detector biases are then set so
+that its boundary rates on its own samples are those asked for. All four take turns within one process, so that a busy
+machine slows all of them; ratios are taken within a turn. fairseq-generate's figure is the one it logs itself, that of
+sample.py what --timing prints: neither counts loading. `model` is the time a step spends in the decoder, the rest of
+fairseq-generate's step is fairseq's own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import logging
+import re
+import runpy
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from unittest import mock
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+import torch  # noqa: E402
+from fairseq.models.lstm import LSTMDecoder  # noqa: E402
+from fairseq_cli import generate, train  # noqa: E402
+
+from fairseq_hmrnn import compat  # noqa: E402
+from fairseq_hmrnn.data.binarize import embedded_text  # noqa: E402
+from fairseq_hmrnn.data.binarize import main as prepare  # noqa: E402
+from fairseq_hmrnn.models import hub  # noqa: E402
+from fairseq_hmrnn.models.hmlstm_decoder import HMLSTMDecoder  # noqa: E402
+from fairseq_hmrnn.models.sampler import SamplingOptions  # noqa: E402
+
+MODELS = ("hmlstm_lm", "lstm_lm")
+PROMPT = 8  # characters
+PLUGIN = ["--user-dir", str(ROOT / "fairseq_hmrnn"), "--task", "hmlstm_language_modeling", "--cpu"]
+PLUGIN += ["--num-workers", "0"]
+
+
+@contextlib.contextmanager
+def quietly():
+    """What is printed and logged meanwhile goes into the string buffer that this yields."""
+    said = io.StringIO()
+    logging.disable(logging.NOTSET)  # sample.py turns it off
+    handler = logging.StreamHandler(said)
+    logger = logging.getLogger("fairseq_cli.generate")
+    logger.addHandler(handler)
+    root = logging.getLogger()
+    before = root.handlers[:]
+    root.handlers[:] = []
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(said):
+            yield said
+    finally:
+        logger.removeHandler(handler)
+        root.handlers[:] = before
+
+
+def call(function, *arguments):
+    """Run a command in this process; what it said on standard error and in the log of fairseq-generate."""
+    with quietly() as said, mock.patch.object(sys, "argv", ["command", *map(str, arguments)]):
+        function()
+    return said.getvalue()
+
+
+def prepare_data(folder: Path, batches) -> None:
+    text = embedded_text()
+    (folder / "train.txt").write_text(text[:200_000], encoding="utf-8")
+    (folder / "test.txt").write_text(text[200_000 : 200_000 + PROMPT * max(batches)].replace("\n", " "), "utf-8")
+    with quietly():
+        status = prepare(
+            [*(str(folder / f"{name}.txt") for name in ("train", "test", "test")), "--dest", str(folder / "data")]
+        )
+    if status:
+        sys.exit("the data could not be prepared")
+
+
+def make_checkpoints(args, folder: Path) -> None:
+    """One update of training for both."""
+    sizes = ",".join([str(args.hidden)] * args.layers)
+    options = {
+        "hmlstm_lm": ["--hidden-sizes", sizes, "--embed-dim", 128, "--output-dim", args.hidden]
+        + ["--normalization", args.normalization],
+        "lstm_lm": ["--decoder-embed-dim", 128, "--decoder-hidden-size", args.hidden]
+        + ["--decoder-layers", args.layers, "--decoder-out-embed-dim", args.hidden],
+    }
+    for name in MODELS:
+        training = [folder / "data", *PLUGIN, "--arch", name, *options[name], "--optimizer", "adam", "--lr", 1e-5]
+        training += ["--batch-size", 2, "--tokens-per-sample", 20, "--max-target-positions", 10**6]
+        training += ["--max-update", 1, "--disable-validation"]
+        training += ["--criterion", "cross_entropy", "--no-save-optimizer-state", "--save-dir", folder / name]
+        call(train.cli_main, *training, "--seed", args.seed)
+
+
+def calibrate(args, path: Path) -> list:
+    """Set the detector biases of a checkpoint; returns the rates on text that the model samples."""
+    model = hub.load([str(path)])
+    lstm = model.models[0].decoder.hm_lstm
+    with torch.no_grad():
+        for layer, rate in enumerate(args.rates[: lstm.num_detectors]):
+            low, high = -8.0, 8.0
+            for _ in range(12):
+                lstm.bias[layer][-1] = (low + high) / 2
+                found = rates(model)[layer]
+                low, high = (low, (low + high) / 2) if found > rate else ((low + high) / 2, high)
+    state = torch.load(path, map_location="cpu")
+    state["model"] = model.models[0].state_dict()
+    torch.save(state, path)
+    return rates(model)
+
+
+def rates(model) -> list:
+    steps = model.sampler(SamplingOptions(seed=1)).run([[model.begin]] * 32)
+    found = torch.tensor([next(steps).boundaries for _ in range(60)])
+    return found.mean((0, 1)).tolist()
+
+
+class Clock:
+    """Time and calls inside the decoders."""
+
+    def __init__(self):
+        self.seconds = self.calls = 0
+
+    def wrap(self, function):
+        def timed(*args, **kwargs):
+            start = time.perf_counter()
+            result = function(*args, **kwargs)
+            self.seconds += time.perf_counter() - start
+            self.calls += 1
+            return result
+
+        return timed
+
+
+def run_generate(args, folder: Path, name: str, batch: int):
+    """(characters per second, microseconds of a step in the decoder and outside) of fairseq-generate."""
+    block = len((folder / "test.txt").read_text("utf-8")) // batch
+    options = [folder / "data", *PLUGIN, "--path", folder / name / "checkpoint_last.pt", "--gen-subset", "test"]
+    options += ["--tokens-per-sample", block, "--batch-size", batch, "--prefix-size", PROMPT, "--sampling", "--beam", 1]
+    options += ["--max-len-b", args.length, "--seed", 1, "--no-progress-bar"]
+    clock = Clock()
+    with mock.patch.object(HMLSTMDecoder, "forward", clock.wrap(HMLSTMDecoder.forward)):
+        with mock.patch.object(LSTMDecoder, "forward", clock.wrap(LSTMDecoder.forward)):
+            said = call(generate.cli_main, *options)
+    tokens = int(re.search(r"\(([\d,]+) tokens\)", said).group(1).replace(",", ""))
+    assert tokens == batch * (args.length + PROMPT), tokens
+    speed = float(re.search(r"([\d.]+) tokens/s", said).group(1))
+    inside = 1e6 * clock.seconds / clock.calls
+    return speed, inside, 1e6 * batch / speed - inside
+
+
+def run_sample(args, folder: Path, name: str, batch: int):
+    """Characters per second of sample.py."""
+    script = ROOT / "scripts" / "sample.py"
+    options = [folder / name / "checkpoint_last.pt", "--prompt", "x" * PROMPT]
+    options += ["--length", args.length * 4 // batch + 100]
+    options += ["--samples", batch, "--batch-size", batch, "--seed", 1, "--timing"]
+    stdout = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
+    said = io.StringIO()
+    with contextlib.redirect_stderr(said), mock.patch.object(sys, "stdout", stdout):
+        with mock.patch.object(sys, "argv", ["sample.py", *map(str, options)]):
+            runpy.run_path(str(script), run_name="__main__")
+    return float(re.search(r"([\d.]+) symbols/s", said.getvalue()).group(1))
+
+
+def measure(args, folder: Path):
+    """Per batch size, command and model the figures of every turn."""
+    results = {}
+    for turn in range(args.turns + 1):
+        for batch in args.batch:
+            for name in MODELS:
+                figures = run_generate(args, folder, name, batch)
+                speed = run_sample(args, folder, name, batch)
+                if turn:  # the first one warms up
+                    results.setdefault((batch, "fairseq-generate", name), []).append(figures)
+                    results.setdefault((batch, "sample.py", name), []).append((speed,))
+    return results
+
+
+def report(args, results) -> None:
+    print("| B | command | model | characters/s | ratio to lstm_lm in fairseq-generate | model, us | fairseq, us |")
+    print("|---|---|---|---|---|---|---|")
+    for (batch, command, name), turns in results.items():
+        baseline = results[batch, "fairseq-generate", "lstm_lm"]
+        ratios = [figures[0] / base[0] for figures, base in zip(turns, baseline)]
+        columns = [statistics.median(column) for column in zip(*turns)]
+        inside = " | ".join(f"{value:.0f}" for value in columns[1:]) or " | "
+        ratio = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} - {max(ratios):.2f})"
+        print(f"| {batch} | {command} | {name} | {columns[0]:.0f} | {ratio} | {inside} |")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--layers", type=int, default=3)
+    parser.add_argument("--hidden", type=int, default=512)
+    parser.add_argument("--normalization", choices=["layer", "none"], default="layer")
+    parser.add_argument("--rates", type=float, nargs="+", default=[0.2, 0.05], help="boundary rates, bottom to top")
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 16, 64])
+    parser.add_argument("--length", type=int, default=200, help="characters that fairseq-generate generates per sample")
+    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--folder", help="keep data and checkpoints here, and use those that are there")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    with contextlib.ExitStack() as stack:
+        folder = Path(args.folder or stack.enter_context(tempfile.TemporaryDirectory()))
+        folder.mkdir(parents=True, exist_ok=True)
+        if not (folder / "lstm_lm" / "checkpoint_last.pt").exists():
+            prepare_data(folder, args.batch)
+            make_checkpoints(args, folder)
+            calibrate(args, folder / "hmlstm_lm" / "checkpoint_last.pt")
+        path = folder / "hmlstm_lm" / "checkpoint_last.pt"
+        compat.check_checkpoint(str(path))
+        found = ", ".join(f"{rate:.3f}" for rate in rates(hub.load([str(path)])))
+        print(f"torch {torch.__version__}, {args.threads} threads, boundary rates on samples: {found}")
+        report(args, measure(args, folder))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,168 @@
+"""scripts/sample.py, the hub interface, and export, far from the training data."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import ROOT, TASK, run
+
+from fairseq_hmrnn.models import HMLSTMLanguageModel, hub
+
+SAMPLE = "scripts/sample.py"
+
+
+@pytest.fixture(scope="module")
+def checkpoint(trained, tmp_path_factory):
+    """A checkpoint alone, without the data beside it."""
+    folder = tmp_path_factory.mktemp("elsewhere")
+    state = hub.checkpoint_utils.load_checkpoint_to_cpu(str(trained / "checkpoint_last.pt"))
+    state["cfg"]["task"]["data"] = "/nowhere"
+    torch.save(state, folder / "checkpoint_best.pt")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(checkpoint):
+    return HMLSTMLanguageModel.from_pretrained(str(checkpoint))
+
+
+def test_prompts_are_kept_and_seeds_repeat(checkpoint, model, tmp_path):
+    prompt = " ka\n\tlu\0\u00e9\n"
+    options = [checkpoint, "--prompt", "-", "--length", 60, "--seed", 5]
+    both = run(SAMPLE, *options, cwd=tmp_path, stdin=prompt).stdout
+    warning, _, text = both.partition("\n")
+    assert "'\\x00' '\\xe9'" in warning and "<unk>" in warning
+    assert text.startswith(prompt) and len(text) == len(prompt) + 60 and "\n" in text[len(prompt) :]
+    assert model.sample(prompt, length=60, seed=5, batch_size=1) == text  # the same sampler, the same numbers
+
+
+def test_json_scores_with_and_without_the_prompt(checkpoint, model):
+    options = ["--prompt", "ka lu", "--prompt", "", "--samples", 2, "--batch-size", 3, "--length", 25, "--greedy"]
+    records = [json.loads(line) for line in run(SAMPLE, checkpoint, *options, "--json").stdout.splitlines()]
+    assert [record["prompt"] for record in records] == ["ka lu", "ka lu", "", ""]
+    assert [record["text"] for record in records[::2]] == [record["text"] for record in records[1::2]]
+    for record in records:
+        scored = model.score(record["prompt"] + record["text"])
+        assert record["prompt_bits"] + record["bits"] == pytest.approx(scored.bits, abs=1e-4)
+        assert record["bits_per_character_with_prompt"] == pytest.approx(scored.bits_per_character, abs=1e-4)
+        assert record["bits_per_character"] == pytest.approx(sum(record["bits"]) / 25)
+        boundaries = model.boundaries(record["prompt"] + record["text"])
+        wanted = [(column.nonzero().squeeze(1) + 1).tolist() for column in boundaries.unbind(1)]
+        assert record["segment_ends"] == wanted
+
+
+def test_boundaries_are_shown_behind_the_symbols_that_close_segments(checkpoint, model):
+    options = [checkpoint, "--prompt", "ka lumo", "--length", 40, "--seed", 2]
+    shown = run(SAMPLE, *options, "--show-boundaries").stdout
+    text = re.sub("[|\u2016]", "", shown)
+    assert text == run(SAMPLE, *options).stdout
+    boundaries, position, found = model.boundaries(text), 0, torch.zeros(len(text), 2)
+    for character in shown:
+        if character in "|\u2016":
+            found[position - 1, "|\u2016".index(character)] = 1
+        else:
+            position += 1
+    assert torch.equal(found, boundaries.float()) and found.any()
+
+
+@pytest.mark.parametrize("end", ["reader", "interrupt"])
+def test_no_traceback_when_it_is_cut_short(checkpoint, end):
+    command = [sys.executable, str(ROOT / SAMPLE), str(checkpoint), "--length", "100000000", "--prompt", "ka"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as process:
+        assert process.stdout.read(20000).startswith(b"ka")
+        if end == "interrupt":
+            process.send_signal(signal.SIGINT)
+        process.stdout.close()
+        errors = process.stderr.read()
+        process.wait(timeout=60)
+    assert errors == b"" and process.returncode in (130, -signal.SIGPIPE, -signal.SIGINT)
+
+
+def test_beam_search_and_user_errors(checkpoint, model, tmp_path):
+    options = [checkpoint, "--prompt", "ka", "--beam", 4, "--nbest", 2, "--length", 8]
+    texts = run(SAMPLE, *options).stdout.split("\n----------\n")
+    hypos = model.generate([model.encode("ka")], beam=4, max_len_b=8)[0]
+    assert texts == [model.decode(hypo["tokens"]) for hypo in hypos[:2]]
+    for options, message in (([tmp_path], "checkpoint_best.pt"), ([checkpoint, "--top-p", 2], "top-p must be")):
+        failed = run(SAMPLE, *options, check=False)
+        assert failed.returncode == 1 and message in failed.stdout and "Traceback" not in failed.stdout
+
+
+def test_the_hub_reads_and_writes_text_exactly(model):
+    text = "\n ka  lu\n\n"
+    assert model.decode(model.encode(text)) == text
+    together = model.sample(["ka lu", "", "\n"], length=30, greedy=True)
+    assert together == [model.sample(prompt, length=30, greedy=True) for prompt in ["ka lu", "", "\n"]]
+    for layer in model.segment(text + together[0]):
+        assert "".join(layer) == text + together[0] and all(layer)
+    hypos = model.generate([model.encode("\nka\n")], beam=3, max_len_b=4)
+    assert model.decode(hypos[0][0]["tokens"]).startswith("\nka\n") and hypos[0][0]["tokens"].numel() == 8
+
+
+def test_scores_are_those_of_one_forward_pass(model, monkeypatch):
+    text = "ka lumo\ntiri sen"
+    symbols = model.encode(text)
+    logits = model.models[0](torch.cat([torch.tensor([model.begin]), symbols[:-1]]).unsqueeze(0))[0][0]
+    wanted = -logits.log_softmax(1).gather(1, symbols.unsqueeze(1)).squeeze(1) / torch.tensor(2.0).log()
+    monkeypatch.setattr(hub, "SCORE_WINDOW", 3)
+    score = model.score(text)
+    assert score.bits == pytest.approx(wanted.tolist(), abs=1e-4)
+    assert score.bits_per_character == pytest.approx(float(wanted.mean()), abs=1e-5)
+    with pytest.raises(ValueError, match="empty"):
+        model.score("")
+
+
+def test_a_checkpoint_without_dictionary(checkpoint, data, tmp_path):
+    state = hub.checkpoint_utils.load_checkpoint_to_cpu(str(checkpoint / "checkpoint_best.pt"))
+    del state["task_state"]["dictionary"]
+    torch.save(state, tmp_path / "old.pt")
+    with pytest.raises(FileNotFoundError, match="give the folder that has its dict.txt"):
+        hub.load([str(tmp_path / "old.pt")])
+    assert len(hub.load([str(tmp_path / "old.pt")], str(data)).src_dict) > 4
+    shutil.copy(data / "dict.txt", tmp_path)
+    assert hub.load([str(tmp_path / "old.pt")] * 2).sample("ka", length=5, seed=1)
+
+
+def test_interactive_scores_new_text_and_keeps_spaces_with_m(data, trained):
+    options = ["--path", trained / "checkpoint_last.pt", "--cpu", "--max-len-b", 6, "--scored-text", "new"]
+    options += ["--beam", 4, "--nbest", 2, "--diverse-beam-groups", 2]
+    output = run("-m", "fairseq_cli.interactive", data, *TASK, *options, stdin=" ka \n").stdout
+    assert re.findall(r"^S-0\t(.*)$", output, re.MULTILINE) == ["▁ k a ▁"]
+    scores = [float(score) for score in re.findall(r"^H-0\t(\S+)\t▁ k a ▁ ", output, re.MULTILINE)]
+    for score, bits in zip(scores, re.findall(r"^P-0\t(.*)$", output, re.MULTILINE)):
+        bits = [float(number) for number in bits.split()]
+        assert len(bits) == 10 and score == pytest.approx(sum(bits[4:]) / 6, abs=1e-3)
+    assert len(scores) == 2
+
+
+@torch.no_grad()
+def test_an_exported_step_needs_nothing_of_this_package(checkpoint, model, tmp_path):
+    run("scripts/export.py", checkpoint, "--out", tmp_path / "step.ts")
+    code = (
+        "import json, sys, torch\n"
+        "step, about = torch.jit.load('step.ts'), json.load(open('step.ts.json'))\n"
+        "state, token, text = torch.zeros(1, about['state_size']), about['begin'], ''\n"
+        "for _ in range(20):\n"
+        "    log_probs, boundaries, state = step(torch.tensor([token]), state)\n"
+        "    log_probs[0, about['never']] = float('-inf')\n"
+        "    token = int(log_probs[0].argmax())\n"
+        "    text += about['symbols'][token]\n"
+        "assert 'fairseq' not in sys.modules\n"
+        "print(text)"
+    )
+    printed = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, stdout=subprocess.PIPE, check=True)
+    expected, state = [], torch.tensor([[model.begin]])
+    for _ in range(20):
+        logits = model.models[0](state)[0][0, -1]
+        logits[[0, 1, 3]] = -float("inf")  # <s>, <pad>, <unk>
+        token = int(logits.argmax())
+        state = torch.cat([state, torch.tensor([[token]])], dim=1)
+        expected.append(token)
+    assert printed.stdout.decode() == model.decode(torch.tensor(expected)) + "\n"

@@ -17,7 +17,7 @@ ALLOWED = {
     "analysis": set(),
     "modules": {"ops"},
     "models": {"ops", "modules", "annealing", "compat"},
-    "criterions": {"compat"},
+    "criterions": {"compat", "data"},
     "data": {"compat"},
     "generation": {"compat"},
     "tasks": {"generation", "ops", "modules", "models", "annealing", "data", "compat"},

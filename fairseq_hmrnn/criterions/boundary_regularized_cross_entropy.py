@@ -88,7 +88,8 @@ class BoundaryRegularizedCrossEntropy(CrossEntropyCriterion):
         super().__init__(task, sentence_avg)
         self.rates = parse_rates(boundary_rates)
         self.terms = parse_terms(boundary_regularizers, self.rates)
-        for name, weight in (("boundary-weight", boundary_weight), ("supervision-weight", boundary_supervision_weight)):
+        weights = {"boundary-weight": boundary_weight, "boundary-supervision-weight": boundary_supervision_weight}
+        for name, weight in weights.items():
             if not (weight >= 0 and math.isfinite(weight)):
                 raise ValueError(f"{name} must not be negative, got {weight}")
         self.weight = boundary_weight
@@ -166,7 +167,7 @@ class BoundaryRegularizedCrossEntropy(CrossEntropyCriterion):
         if not term.updates:
             return 0
         if "num_updates" not in extra:
-            raise ValueError(f"the annealed weight of {term.name} wants a model that knows its updates: give one number")
+            raise ValueError(f"an annealed weight ({term.name}) wants a model that knows its updates: give one number")
         return extra["num_updates"]
 
     @torch.no_grad()
@@ -226,7 +227,8 @@ def parse_terms(text: str, rates: List[float]) -> List[List[Term]]:
     terms = parse_regularizers(text)
     wanting = NEEDS_RATE.intersection(term.name for layer in terms for term in layer)
     if wanting and not rates:
-        raise ValueError(f"{', '.join(sorted(wanting))} in boundary-regularizers wants --boundary-rates, such as .2,.05")
+        wanting = ", ".join(sorted(wanting))
+        raise ValueError(f"{wanting} in boundary-regularizers wants --boundary-rates, such as .2,.05")
     return terms
 
 

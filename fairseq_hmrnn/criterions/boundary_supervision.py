@@ -5,6 +5,7 @@ A segment's boundary is the step that reads its last symbol; of a word in text w
 
 from __future__ import annotations
 
+import itertools
 import os
 from typing import Callable, List, Optional, Tuple
 
@@ -19,11 +20,12 @@ Supervision = Callable[[Tensor], Tuple[Tensor, Tensor]]
 
 
 def whitespace_indices(dictionary: Optional[Dictionary]) -> List[int]:
-    """Indices of the symbols that are whitespace; none if this is no dictionary of characters."""
+    """Indices of the symbols that are whitespace, the newline `</s>` among them; none if the dictionary is not one of
+    characters or its text has lines but no words."""
     if dictionary is None or not is_character_dictionary(dictionary):
         return []
-    symbols = enumerate(dictionary.symbols)
-    return [index for index, symbol in symbols if decode([symbol]).isspace()]
+    indices = [index for index, symbol in enumerate(dictionary.symbols) if decode([symbol]).isspace()]
+    return indices if len(indices) > 1 else []
 
 
 def build_supervision(source: str, dictionary: Optional[Dictionary], separator: str = "|") -> Supervision:
@@ -50,7 +52,7 @@ class WhitespaceSupervision:
 
     def __init__(self, dictionary: Dictionary):
         self.indices = whitespace_indices(dictionary)
-        if len(self.indices) < 2:  # </s>, the newline, is always there
+        if not self.indices:
             raise ValueError("boundary-supervision whitespace: the dictionary has no whitespace but the newline")
 
     def __call__(self, tokens: Tensor) -> Tuple[Tensor, Tensor]:
@@ -97,23 +99,24 @@ class SentencepieceSupervision(TextSupervision):
             return [], 0, 0
         start, stop = breaks[0] + 1, breaks[-1] + 1
         boundaries, column = [], start
-        for line in text[start:stop].splitlines(keepends=True):
-            for piece in self._pieces(line.rstrip("\n")):
-                column += len(piece)
-                boundaries.append(column - 1)
-            if line.endswith("\n"):
-                boundaries.append(column)
-                column += 1
+        for line in text[start:stop].split("\n"):
+            boundaries += [column + end for end in self._ends(line)]
+            column += len(line) + 1
+            if column <= stop:
+                boundaries.append(column - 1)  # the newline
         return boundaries, start, stop
 
-    def _pieces(self, line: str) -> List[str]:
-        """The line cut into pieces, every character of it kept whatever the model normalises."""
-        pieces, begin = [], 0
-        for piece in self.model.encode(line, out_type="immutable_proto").pieces:
-            if piece.end > begin:
-                pieces.append(line[begin : piece.end])
-                begin = piece.end
-        return pieces + [line[begin:]] if begin < len(line) else pieces
+    def _ends(self, line: str) -> List[int]:
+        """Index of each piece's last character. Pieces are matched by their number of characters, spaces aside."""
+        visible = [index for index, character in enumerate(line) if not character.isspace()]
+        lengths = [len(piece.replace("\u2581", "")) for piece in self.model.encode(line, out_type=str)]
+        if sum(lengths) != len(visible):
+            raise ValueError(
+                f"boundary-supervision: the sentencepiece model changes the length of {line[:40]!r}...; train it with "
+                "--normalization_rule_name=identity"
+            )
+        ends = itertools.accumulate(length for length in lengths if length)
+        return [visible[end - 1] for end in ends]
 
 
 class FileSupervision(TextSupervision):

@@ -50,7 +50,8 @@ class HMLSTMDecoder(FairseqIncrementalDecoder):
 
         incremental_state: fairseq's cache; with it only the last symbol is read. state: of the recurrence before
         the first symbol, zeros if None. Returns logits (B, T, V) and a dict with the boundaries and their
-        probabilities (B, T, L), `valid` (B, T), the numbers of detectors, from the bottom, and of updates, and the state reached.
+        probabilities (B, T, L), `valid` (B, T), the number of detectors, from the bottom, the number of updates that
+        the model was trained for, and the state reached.
         """
         features, extra = self.extract_features(prev_output_tokens, encoder_out, incremental_state, state=state)
         return self.output_layer(features), extra

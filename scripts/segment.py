@@ -9,6 +9,8 @@ with gold ones, beside random boundaries, every k-th character, and peaks of the
 import argparse
 import codecs
 import json
+import logging
+import os
 import sys
 from pathlib import Path
 
@@ -28,7 +30,7 @@ def parse_arguments():
     parser.add_argument("--text", default="-", help="a UTF-8 file; - reads standard input (default)")
     parser.add_argument("--format", choices=["text", "json"], default="text")
     parser.add_argument("--layer", type=int, default=1, help="whose boundaries, from 1 (default: 1; json has all)")
-    parser.add_argument("--separator", default="|", help="what ends a segment, in the output and in --gold (default: |)")
+    parser.add_argument("--separator", default="|", help="behind each segment, here and in --gold (default: |)")
     parser.add_argument(
         "--gold",
         help="compare with: whitespace (word ends), lines (sentence ends), or a file, the same text with separators",
@@ -102,24 +104,25 @@ def write_comparison(reading: Reading, golds, seed):
                 scores, near = segments.boundary_scores(marks, gold), segments.boundary_scores(marks, gold, 1)
                 whole = segments.segment_scores(marks, gold)
                 print(
-                    f"{layer + 1:5d} {name:16s} {marks.mean():6.3f} {segments.mean_length(marks):7.1f}  {alignment:11s} "
-                    f"{scores.precision:5.3f} {scores.recall:5.3f} {scores.f1:5.3f}   {near.f1:5.3f}        {whole.f1:5.3f}"
+                    f"{layer + 1:5d} {name:16s} {marks.mean():6.3f} {segments.mean_length(marks):7.1f}  "
+                    f"{alignment:11s} {scores.precision:5.3f} {scores.recall:5.3f} {scores.f1:5.3f}   {near.f1:5.3f}"
+                    f"        {whole.f1:5.3f}"
                 )
     for layer in range(1, boundaries.shape[1]):
         pair = boundaries[:, layer - 1], boundaries[:, layer]
-        print(
-            f"layers {layer} and {layer + 1}: nested {segments.nestedness(*pair):.3f}, kappa {segments.agreement(*pair):.3f}"
-        )
+        nested, kappa = segments.nestedness(*pair), segments.agreement(*pair)
+        print(f"layers {layer} and {layer + 1}: nested {nested:.3f}, agreement (kappa) {kappa:.3f}")
     for alignment, gold in golds.items():
         print(f"gold boundaries, {alignment}: {(gold.boundary | gold.edge).mean():.3f} of all characters, with edges")
 
 
 def main():
     arguments = parse_arguments()
+    logging.disable(logging.INFO)
     try:
         reader = CharacterReader(arguments.checkpoint, arguments.data)
         if not 1 <= arguments.layer <= reader.num_detectors:
-            raise ValueError(f"there is no layer {arguments.layer}: the model has detectors in 1 to {reader.num_detectors}")
+            raise ValueError(f"there is no layer {arguments.layer} with a detector: choose 1 to {reader.num_detectors}")
         texts = pieces(arguments.text)
         if arguments.gold:
             text = "".join(texts)
@@ -131,6 +134,8 @@ def main():
             write_json(reader, texts)
         else:
             write_text(reader, texts, arguments.layer - 1, arguments.separator)
+    except BrokenPipeError:  # whoever read the output has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (OSError, ValueError, UnsafeCheckpointError) as error:
         sys.exit(f"segment: {error}")
 

@@ -20,6 +20,7 @@ ALLOWED = {
     "criterions": {"compat", "data"},
     "data": {"compat"},
     "generation": {"compat"},
+    "reader": {"data", "models", "ops"},
     "tasks": {"generation", "ops", "modules", "models", "annealing", "data", "compat"},
     "__init__": {"compat", "criterions", "data", "models", "tasks"},
     "__main__": set(),

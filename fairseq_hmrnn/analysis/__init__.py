@@ -1,3 +1,4 @@
-from .plots import plot_boundaries
+from .plots import plot_boundaries, plot_norms
+from .training import plot_training, read_log
 
-__all__ = ["plot_boundaries"]
+__all__ = ["plot_boundaries", "plot_norms", "plot_training", "read_log"]

@@ -1,4 +1,4 @@
-"""Pictures. Arrays in, figures out; matplotlib is imported only when a picture is drawn."""
+"""Pictures of a text. Arrays in, figures out; matplotlib is imported only when a picture is drawn."""
 
 from __future__ import annotations
 
@@ -75,47 +75,86 @@ def plot_boundaries(
         ValueError: sizes or values that do not fit, another suffix.
         ImportError: matplotlib is missing.
     """
-    values = _checked(text, boundaries, path, width)
-    num_layers = values.shape[1]
-    names = [f"layer {layer + 1}" for layer in range(num_layers)] if layer_names is None else list(layer_names)
-    if len(names) != num_layers:
-        raise ValueError(f"boundaries have {num_layers} layers, but {len(names)} layer_names were given")
+    values = _checked("boundaries", text, boundaries, path, width, largest=1)
+    colors = [LAYER_COLORS[layer % len(LAYER_COLORS)] for layer in range(values.shape[1])]
+    names = [f"layer {layer + 1}" for layer in range(values.shape[1])] if layer_names is None else list(layer_names)
+    if len(names) != len(colors):
+        raise ValueError(f"boundaries have {len(colors)} layers, but {len(names)} layer_names were given")
+    empty, full = np.array(_rgb(EMPTY_COLOR)), np.array([_rgb(color) for color in colors])
+    # Mixed with the empty colour rather than transparent: the same in every format.
+    faces = empty + values[..., None] * (full - empty)
+    return _picture(text, faces, list(zip(names, colors)), path, width, title, dpi)
 
+
+def plot_norms(
+    text: str, norms, path: Optional[str] = None, width: int = 80, title: Optional[str] = None, dpi: int = 160
+):
+    """A heat map under a text: one row per layer, from light to dark as the norm of its hidden state h grows.
+
+    Args as `plot_boundaries`, but norms: (T, L), not negative. Each layer has a scale of its own, from its smallest to
+    its largest norm in this text, as its label says. Where a layer's colour does not change, it copies its state.
+    """
+    values = _checked("norms", text, norms, path, width)
+    smallest, largest = values.min(0), values.max(0)
+    shades = (values - smallest) / np.where(largest > smallest, largest - smallest, 1)
+    light, dark = np.array(_rgb("#F3F0E7")), np.array(_rgb("#08306B"))  # also ordered in grey
+    faces = light + shades[..., None] * (dark - light)
+    ranges = enumerate(zip(smallest, largest), 1)
+    labels = [(f"layer {layer}, {low:.1f} to {high:.1f}", TEXT_COLOR) for layer, (low, high) in ranges]
+    return _picture(text, faces, labels, path, width, title, dpi)
+
+
+def check_path(path: Optional[str]) -> None:
+    """ValueError if no picture can be saved under this name."""
+    if path is not None and os.path.splitext(path)[1].lower() not in SUFFIXES:
+        raise ValueError(f"cannot save a picture as {path!r}: the suffix must be one of {', '.join(SUFFIXES)}")
+
+
+def new_figure(width: float, height: float):
+    """A matplotlib Figure of a size in inches; ImportError with a remedy if there is no matplotlib."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError("drawing needs matplotlib: pip install fairseq-hmrnn[plot]") from error
+    return Figure(figsize=(width, height))
+
+
+def _rgb(color: str) -> Tuple[float, ...]:
+    """ "#RRGGBB" to three numbers in [0, 1]."""
+    return tuple(int(color[place : place + 2], 16) / 255 for place in (1, 3, 5))
+
+
+def _picture(text: str, faces: np.ndarray, labels, path: Optional[str], width: int, title: Optional[str], dpi: int):
+    """Text in lines, each with a row of cells per layer. faces: (T, L, 3) colours; labels: (text, colour) of rows."""
     lines = wrap(text, width)
-    block = _CHARACTER_HEIGHT + num_layers * _LAYER_HEIGHT + _BLOCK_GAP
+    block = _CHARACTER_HEIGHT + len(labels) * _LAYER_HEIGHT + _BLOCK_GAP
     columns = max([stop - start for start, stop in lines] + [len(title or "")])  # a title's letters need a cell each
-    figure, axes = _canvas(columns, len(lines) * block - _BLOCK_GAP, max(map(len, names)), title)
+    figure, axes = _canvas(columns, len(lines) * block - _BLOCK_GAP, max(len(name) for name, _ in labels), title)
     for row, (start, stop) in enumerate(lines):
-        _draw_line(axes, text[start:stop], values[start:stop], names, top=row * block)
+        _draw_line(axes, text[start:stop], faces[start:stop], labels, top=row * block)
     if path is not None:
         figure.savefig(path, dpi=dpi, facecolor="white")
     return figure
 
 
-def _checked(text: str, boundaries, path: Optional[str], width: int) -> np.ndarray:
-    """`boundaries` as a (T, L) float array; raises ValueError if anything cannot be drawn."""
-    values = np.asarray(boundaries, dtype=float)
+def _checked(name: str, text: str, array, path: Optional[str], width: int, largest: float = np.inf) -> np.ndarray:
+    """`array` as a (T, L) float array; raises ValueError if anything cannot be drawn."""
+    values = np.asarray(array, dtype=float)
     if not text or width < 1:
         raise ValueError("nothing to draw: text must not be empty and width must be at least 1")
     if values.ndim != 2 or values.shape[0] != len(text) or values.shape[1] < 1:
-        raise ValueError(f"boundaries must be ({len(text)}, layers) for this text, not {values.shape}")
-    if not ((values >= 0) & (values <= 1)).all():
-        raise ValueError("boundaries must lie in [0, 1]")
-    if path is not None and os.path.splitext(path)[1].lower() not in SUFFIXES:
-        raise ValueError(f"cannot save a picture as {path!r}: the suffix must be one of {', '.join(SUFFIXES)}")
+        raise ValueError(f"{name} must be ({len(text)}, layers) for this text, not {values.shape}")
+    if not ((values >= 0) & (values <= largest)).all():
+        raise ValueError(f"{name} must lie in [0, {largest:g}]")
+    check_path(path)
     return values
 
 
 def _canvas(columns: int, height: float, label_length: int, title: Optional[str]):
     """A figure whose axes count in cells, y downwards, with room for the labels at the left and the title."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("drawing needs matplotlib: pip install fairseq-hmrnn[plot]") from error
-
     left, right, bottom, top = 0.6 * label_length + 1.8, 1.2, 1.0, 3.4 if title else 0.6
     total_width, total_height = left + columns + right, top + height + bottom
-    figure = Figure(figsize=(total_width * _CELL_INCHES, total_height * _CELL_INCHES))
+    figure = new_figure(total_width * _CELL_INCHES, total_height * _CELL_INCHES)
     axes = figure.add_axes([0, 0, 1, 1])
     axes.set_xlim(-left, columns + right)
     axes.set_ylim(height + bottom, -top)
@@ -125,10 +164,9 @@ def _canvas(columns: int, height: float, label_length: int, title: Optional[str]
     return figure, axes
 
 
-def _draw_line(axes, text: str, values: np.ndarray, names: Sequence[str], top: float) -> None:
-    """One line of text with its layers' rows; `values` is (len(text), L)."""
+def _draw_line(axes, text: str, faces: np.ndarray, labels, top: float) -> None:
+    """One line of text with its layers' rows; `faces` is (len(text), L, 3)."""
     from matplotlib.collections import PatchCollection
-    from matplotlib.colors import to_rgb
     from matplotlib.patches import Rectangle
 
     for column, character in enumerate(text):
@@ -137,14 +175,10 @@ def _draw_line(axes, text: str, values: np.ndarray, names: Sequence[str], top: f
             column + 0.5, top + _CHARACTER_HEIGHT / 2, symbol, ha="center", va="center_baseline", fontsize=10,
             family="monospace", color=TEXT_COLOR if symbol == character else FAINT_COLOR, parse_math=False,
         )
-    for layer, name in enumerate(names):
-        color = LAYER_COLORS[layer % len(LAYER_COLORS)]
+    for layer, (name, color) in enumerate(labels):
         y = top + _CHARACTER_HEIGHT + layer * _LAYER_HEIGHT
         cells = [Rectangle((column + _GAP / 2, y), 1 - _GAP, _LAYER_HEIGHT - _GAP) for column in range(len(text))]
-        full, empty = np.array(to_rgb(color)), np.array(to_rgb(EMPTY_COLOR))
-        # Mixed with the empty colour rather than transparent: the same in every format.
-        faces = empty + values[:, layer : layer + 1] * (full - empty)
-        axes.add_collection(PatchCollection(cells, facecolors=faces, edgecolors="none"))
+        axes.add_collection(PatchCollection(cells, facecolors=faces[:, layer], edgecolors="none"))
         axes.text(
             -0.7, y + (_LAYER_HEIGHT - _GAP) / 2, name, ha="right", va="center_baseline", fontsize=6.8, color=color
         )

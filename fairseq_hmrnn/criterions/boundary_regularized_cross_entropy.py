@@ -1,8 +1,8 @@
-"""Cross-entropy with a penalty on boundary rates, and the statistics that tell whether a hierarchy is learned."""
+"""Cross-entropy with regularisers on boundaries, and the statistics that tell whether a hierarchy is learned."""
 
 import math
 from dataclasses import dataclass, field
-from typing import Dict, List, Tuple
+from typing import Dict, List, Optional
 
 import torch
 from fairseq import utils
@@ -11,7 +11,18 @@ from fairseq.criterions.cross_entropy import CrossEntropyCriterion, CrossEntropy
 from fairseq.logging import metrics
 from torch import Tensor
 
-OPERATIONS = ("update", "copy", "flush")
+from .boundary_regularizers import (
+    NEEDS_RATE,
+    NEEDS_SIGNALS,
+    REGULARIZERS,
+    LayerSteps,
+    Signals,
+    Term,
+    detector_cross_entropy,
+    parse_regularizers,
+)
+from .boundary_statistics import boundary_counts, gold_counts, log_boundary_metrics
+from .boundary_supervision import Supervision, build_supervision, whitespace_indices
 
 
 @dataclass
@@ -20,31 +31,77 @@ class BoundaryRegularizedCrossEntropyConfig(CrossEntropyCriterionConfig):
         default="",
         metadata={
             "help": "target share of steps at which each detector closes a segment, bottom to top, by comma, each "
-            "between 0 and 1, such as .2,.05; empty: no penalty"
+            "between 0 and 1, such as .2,.05; empty: no regulariser"
+        },
+    )
+    boundary_regularizers: str = field(
+        default="rate",
+        metadata={
+            "help": "regularisers of each detector, bottom to top, by comma (one entry: for all); an entry is none or "
+            f"terms joined by +, of {', '.join(REGULARIZERS)}; a term may have a weight, NAME=WEIGHT, or one that is "
+            "annealed, NAME=START:END:UPDATES. Such as rate+uncertainty=.1,rate (criterions/boundary_regularizers.py)"
         },
     )
     boundary_weight: float = field(
-        default=1.0,
-        metadata={"help": "weight of the squared distance of each layer's mean boundary rate from its target"},
+        default=1.0, metadata={"help": "factor on the weights of all boundary regularisers"}
+    )
+    boundary_supervision: str = field(
+        default="",
+        metadata={
+            "help": "boundaries that one layer is to learn: whitespace, sentencepiece:MODEL (the last character of "
+            "each piece), or a file: the training text with a separator behind each segment"
+        },
+    )
+    boundary_supervision_layer: int = field(default=1, metadata={"help": "the layer that learns them, from 1"})
+    boundary_supervision_weight: float = field(
+        default=1.0, metadata={"help": "weight of the binary cross-entropy of that layer's z~"}
+    )
+    boundary_supervision_separator: str = field(
+        default="|", metadata={"help": "what ends a segment in the file of boundary-supervision"}
     )
 
 
 @register_criterion("boundary_regularized_cross_entropy", dataclass=BoundaryRegularizedCrossEntropyConfig)
 class BoundaryRegularizedCrossEntropy(CrossEntropyCriterion):
-    """loss = sum of -log p + sample_size * weight * sum_l (mean z[l] - rate[l])^2, means over the symbols of a batch
-    that are not padding. The gradient of z is the straight-through one.
+    """loss = sum of -log p + sample_size * (boundary_weight * sum_l sum_r w_r R_r(layer l) + supervision), with R_r of
+    boundary_regularizers.py, means over the steps of a batch that are not padding.
 
-    The penalty is for training alone: the validation loss is the plain cross-entropy. With weight 0 or no rates the
-    loss equals fairseq's cross_entropy to the last digit. Works with every model whose second output holds
-    `boundaries` (B, T, L), `valid` (B, T) and `num_detectors`.
+    The regularisers are for training alone: the validation loss is the plain cross-entropy. With weight 0 or no rates
+    the loss equals fairseq's cross_entropy to the last digit. Works with every model whose second output holds
+    `boundaries` and `boundary_probs` (B, T, L), `valid` (B, T) and `num_detectors`; annealed weights also want
+    `num_updates`. T are the steps of the boundaries: in translation those of the source, while the loss is over the
+    target; regularisers that listen to the model's predictions then have nothing to listen to, which is an error.
     """
 
-    def __init__(self, task, sentence_avg, boundary_rates, boundary_weight):
+    def __init__(
+        self,
+        task,
+        sentence_avg,
+        boundary_rates,
+        boundary_regularizers="rate",
+        boundary_weight=1.0,
+        boundary_supervision="",
+        boundary_supervision_layer=1,
+        boundary_supervision_weight=1.0,
+        boundary_supervision_separator="|",
+    ):
         super().__init__(task, sentence_avg)
         self.rates = parse_rates(boundary_rates)
-        if boundary_weight < 0:
-            raise ValueError(f"boundary-weight must not be negative, got {boundary_weight}")
+        self.terms = parse_terms(boundary_regularizers, self.rates)
+        weights = {"boundary-weight": boundary_weight, "boundary-supervision-weight": boundary_supervision_weight}
+        for name, weight in weights.items():
+            if not (weight >= 0 and math.isfinite(weight)):
+                raise ValueError(f"{name} must not be negative, got {weight}")
         self.weight = boundary_weight
+        dictionary = getattr(task, "source_dictionary", None)
+        self.supervision: Optional[Supervision] = None
+        if boundary_supervision:
+            self.supervision = build_supervision(boundary_supervision, dictionary, boundary_supervision_separator)
+            if boundary_supervision_layer < 1:
+                raise ValueError(f"boundary-supervision-layer counts from 1, got {boundary_supervision_layer}")
+        self.supervision_layer = boundary_supervision_layer - 1
+        self.supervision_weight = boundary_supervision_weight
+        self.whitespace = whitespace_indices(dictionary)
 
     def forward(self, model, sample, reduce=True):
         """As fairseq's cross_entropy: the loss, its denominator, and what to log."""
@@ -53,37 +110,95 @@ class BoundaryRegularizedCrossEntropy(CrossEntropyCriterion):
         sample_size = sample["target"].size(0) if self.sentence_avg else sample["ntokens"]
         loss, extra = nll, net_output[1]
         self._check(extra)
-        if self.rates and self.weight > 0 and model.training:
-            loss = loss + self.weight * sample_size * self.penalty(extra["boundaries"], extra["valid"])
+        if model.training:
+            for penalty in self.penalties(model, net_output, sample):
+                loss = loss + sample_size * penalty
         logging_output = {
             "loss": loss.data,
             "nll": nll.data,
             "ntokens": sample["ntokens"],
             "nsentences": sample["target"].size(0),
             "sample_size": sample_size,
-            **boundary_counts(extra["boundaries"].detach(), extra["valid"], extra["num_detectors"]),
+            **self.statistics(extra, sample),
         }
         return loss, sample_size, logging_output
 
     def _check(self, extra) -> None:
         if "boundaries" not in extra:
             raise ValueError("boundary_regularized_cross_entropy wants a model with boundaries, such as hmlstm_lm")
-        if self.rates and len(self.rates) != extra["num_detectors"]:
+        detectors = extra["num_detectors"]
+        if self.rates and len(self.rates) != detectors:
             raise ValueError(
-                f"boundary-rates has {len(self.rates)} rates, the model has {extra['num_detectors']} boundary "
+                f"boundary-rates has {len(self.rates)} rates, the model has {detectors} boundary "
                 "detectors: give one for each (the top layer has none without top-boundary)"
             )
+        if len(self.terms) not in (1, detectors):
+            raise ValueError(
+                f"boundary-regularizers has {len(self.terms)} entries, the model has {detectors} boundary detectors: "
+                "give one for each, or one for all"
+            )
+        if self.supervision is not None and self.supervision_layer >= detectors:
+            raise ValueError(
+                f"boundary-supervision-layer {self.supervision_layer + 1} does not exist: the model has {detectors} "
+                "boundary detectors"
+            )
 
-    def penalty(self, boundaries: Tensor, valid: Tensor) -> Tensor:
-        """sum_l (mean z[l] - rate[l])^2. boundaries (B, T, L), valid (B, T); a scalar."""
-        steps = valid.sum().clamp(min=1)
-        mean = boundaries[..., : len(self.rates)].float().mul(valid.unsqueeze(-1)).sum((0, 1)) / steps
-        return (mean - mean.new_tensor(self.rates)).pow(2).sum()
+    def penalties(self, model, net_output, sample) -> List[Tensor]:
+        """What is added to the loss, by symbol: a scalar for every term whose weight is not 0."""
+        extra, signals, penalties = net_output[1], None, []
+        for layer in range(extra["num_detectors"]):
+            for term in self.terms[layer if len(self.terms) > 1 else 0]:
+                weight = self.weight * term.weight(self._num_updates(extra, term))
+                if weight == 0:
+                    continue
+                if term.name in NEEDS_SIGNALS and signals is None:
+                    signals = self.signals(model, net_output, sample, term.name)
+                rate = self.rates[layer] if self.rates else None
+                penalties.append(weight * REGULARIZERS[term.name](layer_steps(extra, layer, rate, signals)))
+        if self.supervision is not None and self.supervision_weight > 0:
+            target, known = self.supervision(sample["net_input"]["src_tokens"])
+            z_tilde = extra["boundary_probs"][..., self.supervision_layer].float()
+            cross_entropy = detector_cross_entropy(z_tilde, target, known & extra["valid"])
+            penalties.append(self.supervision_weight * cross_entropy)
+        return penalties
+
+    @staticmethod
+    def _num_updates(extra, term: Term) -> int:
+        if not term.updates:
+            return 0
+        if "num_updates" not in extra:
+            raise ValueError(f"an annealed weight ({term.name}) wants a model that knows its updates: give one number")
+        return extra["num_updates"]
+
+    @torch.no_grad()
+    def signals(self, model, net_output, sample, name: str) -> Signals:
+        """The entropy and surprisal of the model's predictions at the steps of its boundaries."""
+        target = model.get_targets(sample, net_output)
+        if "prev_output_tokens" in sample["net_input"] or target.shape != net_output[1]["valid"].shape:
+            raise ValueError(
+                f"the boundary regularizer {name} listens to predictions at the steps of the boundaries, as a language "
+                "model makes them; here boundaries belong to the source: use rate, binomial, ratio, entropy or hinge"
+            )
+        log_probs = model.get_normalized_probs(net_output, log_probs=True).float().view(*target.shape, -1)
+        predicted = target.ne(self.padding_idx)
+        surprisal = -log_probs.gather(-1, target.unsqueeze(-1)).squeeze(-1)
+        return Signals(torch.special.entr(log_probs.exp()).sum(-1), surprisal, predicted)
+
+    def statistics(self, extra, sample) -> Dict[str, Tensor]:
+        """Sums of boundaries, and how far they are the text's whitespace if its dictionary has any."""
+        boundaries, valid = extra["boundaries"].detach(), extra["valid"]
+        counts = boundary_counts(boundaries, valid, extra["num_detectors"])
+        tokens = sample["net_input"]["src_tokens"]
+        if self.whitespace and tokens.shape == valid.shape:
+            gold = torch.isin(tokens, tokens.new_tensor(self.whitespace))
+            counts.update(gold_counts(boundaries, gold, valid, extra["num_detectors"]))
+        return counts
 
     @staticmethod
     def reduce_metrics(logging_outputs) -> None:
         """loss, nll_loss and bpc (the same to more digits) in bits, ppl; z1, z2, ... boundary rates; update1, copy1,
-        flush1, ... shares of steps."""
+        flush1, ... shares of steps; word_f1_1, ... F1 of each layer's boundaries against whitespace, where the step
+        that reads the whitespace is the boundary."""
         totals: Dict[str, float] = {}
         for log in logging_outputs:
             for key, value in log.items():
@@ -94,10 +209,27 @@ class BoundaryRegularizedCrossEntropy(CrossEntropyCriterion):
         metrics.log_scalar("nll_loss", nll_bits, tokens, round=3)
         metrics.log_scalar("bpc", nll_bits, tokens, round=4)
         metrics.log_derived("ppl", lambda meters: utils.get_perplexity(meters["nll_loss"].avg))
-        for key, value in totals.items():
-            name, _, kind = key.rpartition(":")
-            if name and kind in ("steps", "pairs") and totals[kind] > 0:
-                metrics.log_scalar(name, value / totals[kind], totals[kind], round=3)
+        log_boundary_metrics(totals)
+
+
+def layer_steps(extra, layer: int, rate: Optional[float], signals: Optional[Signals]) -> LayerSteps:
+    """One layer of the decoder's output as the regularisers want it, in single precision or better."""
+    dtype = torch.promote_types(extra["boundaries"].dtype, torch.float)
+    z, z_tilde = extra["boundaries"].to(dtype), extra["boundary_probs"].to(dtype)
+    below = z[..., layer - 1].detach() if layer else None
+    return LayerSteps(z[..., layer], z_tilde[..., layer], extra["valid"], rate, below, signals)
+
+
+def parse_terms(text: str, rates: List[float]) -> List[List[Term]]:
+    """The regularisers by layer, one entry for all layers; without rates the default is none."""
+    if not rates and text == "rate":
+        return [[]]
+    terms = parse_regularizers(text)
+    wanting = NEEDS_RATE.intersection(term.name for layer in terms for term in layer)
+    if wanting and not rates:
+        wanting = ", ".join(sorted(wanting))
+        raise ValueError(f"{wanting} in boundary-regularizers wants --boundary-rates, such as .2,.05")
+    return terms
 
 
 def parse_rates(text: str) -> List[float]:
@@ -113,28 +245,3 @@ def parse_rates(text: str) -> List[float]:
             f"boundary-rates must be numbers between 0 and 1, exclusive, separated by commas, not {text!r}"
         )
     return rates
-
-
-def boundary_counts(boundaries: Tensor, valid: Tensor, num_detectors: int) -> Dict[str, Tensor]:
-    """Sums for the rates and for the shares of UPDATE, COPY and FLUSH, addable over batches and ranks.
-
-    boundaries (B, T, L), valid (B, T). Keys: `zN:steps`, sums over the `steps` valid steps; `updateN:pairs` and so
-    on, sums over the `pairs` of valid steps with a valid predecessor, since an operation depends on the step before.
-    """
-    z = boundaries.double() * valid.unsqueeze(-1)
-    counts = {f"z{layer + 1}:steps": z[..., layer].sum() for layer in range(num_detectors)}
-    counts["steps"] = valid.sum()
-    pairs = valid[:, 1:] & valid[:, :-1]
-    counts["pairs"] = pairs.sum()
-    z_below = torch.ones_like(z[:, 1:, 0])
-    for layer in range(z.size(-1)):
-        shares = operations(z[:, :-1, layer], z_below)
-        for name, share in zip(OPERATIONS, shares):
-            counts[f"{name}{layer + 1}:pairs"] = (share * pairs).sum()
-        z_below = z[:, 1:, layer]
-    return counts
-
-
-def operations(z_prev: Tensor, z_below: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
-    """How far a step is UPDATE, COPY and FLUSH: 0 or 1, or shares for soft boundaries."""
-    return (1 - z_prev) * z_below, (1 - z_prev) * (1 - z_below), z_prev

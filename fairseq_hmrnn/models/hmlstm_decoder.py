@@ -52,7 +52,8 @@ class HMLSTMDecoder(FairseqIncrementalDecoder):
         incremental_state: fairseq's cache; with it only the last symbol is read, weights are those of the first such
         call (see incremental.py), and the state returned is reordered in place with the cache. state: of the
         recurrence before the first symbol, zeros if None. Returns logits (B, T, V) and a dict with the boundaries and
-        their probabilities (B, T, L), `valid` (B, T), the number of detectors, from the bottom, and the state reached.
+        their probabilities (B, T, L), `valid` (B, T), the number of detectors, from the bottom, the number of updates
+        that the model was trained for, and the state reached.
         """
         features, extra = self.extract_features(prev_output_tokens, encoder_out, incremental_state, state=state)
         return self.output_layer(features), extra
@@ -96,6 +97,7 @@ class HMLSTMDecoder(FairseqIncrementalDecoder):
             "boundary_probs": boundary_probs,
             "valid": valid,
             "num_detectors": self.hm_lstm.num_detectors,
+            "num_updates": self.slope_progress.num_updates,
             "state": state,
         }
         return F.dropout(features, self.dropout_output, self.training), extra

@@ -23,6 +23,10 @@ class SlopeProgress(nn.Module):
     def slope(self) -> float:
         return self.schedule(*self._progress)
 
+    @property
+    def num_updates(self) -> int:
+        return self._progress[1]
+
     def set_epoch(self, epoch: int) -> None:
         """fairseq counts epochs from 1."""
         self._set(0, epoch - 1)

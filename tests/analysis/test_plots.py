@@ -107,3 +107,14 @@ def test_import_loads_neither_torch_nor_matplotlib():
         "assert not {'torch', 'matplotlib'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_norms_have_a_scale_for_each_layer():
+    figure = plots.plot_norms("abc", [[2, 7], [4, 7], [3, 7]])
+    first, second = cells(figure)
+    assert first[0].sum() > first[2].sum() > first[1].sum()  # darker as the norm grows
+    assert first[2] == pytest.approx((first[0] + first[1]) / 2)
+    assert second == pytest.approx(np.stack([first[0]] * 3))
+    assert [text.get_text() for text in figure.axes[0].texts][3:] == ["layer 1, 2.0 to 4.0", "layer 2, 7.0 to 7.0"]
+    with pytest.raises(ValueError, match="norms must lie in"):
+        plots.plot_norms("a", [[-1.0]])

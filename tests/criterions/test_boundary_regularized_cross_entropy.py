@@ -11,9 +11,11 @@ from fairseq.logging import metrics
 
 from fairseq_hmrnn.criterions.boundary_regularized_cross_entropy import (
     BoundaryRegularizedCrossEntropy,
-    boundary_counts,
+    layer_steps,
     parse_rates,
 )
+from fairseq_hmrnn.criterions.boundary_regularizers import REGULARIZERS
+from fairseq_hmrnn.criterions.boundary_statistics import boundary_counts, gold_counts, log_boundary_metrics
 from fairseq_hmrnn.models.config import HMLSTMLanguageModelConfig
 from fairseq_hmrnn.models.hmlstm_decoder import HMLSTMDecoder
 from fairseq_hmrnn.models.hmlstm_lm import HMLSTMLanguageModel
@@ -43,8 +45,9 @@ def sample(dictionary):
     return {"net_input": {"src_tokens": source}, "target": target, "ntokens": int(target.ne(dictionary.pad()).sum())}
 
 
-def criterion_for(dictionary, rates="", weight=1.0):
-    return BoundaryRegularizedCrossEntropy(SimpleNamespace(target_dictionary=dictionary), False, rates, weight)
+def criterion_for(dictionary, rates="", weight=1.0, **options):
+    task = SimpleNamespace(source_dictionary=dictionary, target_dictionary=dictionary)
+    return BoundaryRegularizedCrossEntropy(task, False, rates, boundary_weight=weight, **options)
 
 
 @pytest.mark.parametrize("rates, weight", [("", 1.0), (".2,.05", 0.0)])
@@ -62,7 +65,7 @@ def test_without_penalty_it_is_fairseqs_cross_entropy_to_the_last_digit(dictiona
 
 
 def test_penalty_equals_its_formula_and_leaves_padding_out(dictionary, model, sample):
-    loss, size, log = criterion_for(dictionary, ".2,.05", 3.0)(model, sample)
+    loss, size, log = criterion_for(dictionary, ".2,.05", weight=3.0)(model, sample)
     _, extra = model(**sample["net_input"])
     valid = sample["target"].ne(dictionary.pad())
     rates = [extra["boundaries"][..., layer][valid].mean().item() for layer in range(2)]
@@ -74,14 +77,6 @@ def test_penalty_equals_its_formula_and_leaves_padding_out(dictionary, model, sa
     model.zero_grad()
     loss.backward()
     assert not torch.equal(before, model.decoder.hm_lstm.bias[1].grad[-1])
-
-
-def test_penalty_pulls_the_rate_towards_its_target(dictionary):
-    criterion = criterion_for(dictionary, ".3", 1.0)
-    for mean, sign in ((0.0, -1), (1.0, 1)):
-        boundaries = torch.full((2, 5, 2), mean, requires_grad=True)
-        criterion.penalty(boundaries, torch.ones(2, 5, dtype=torch.bool)).backward()
-        assert (boundaries.grad[..., 0] * sign > 0).all() and not boundaries.grad[..., 1].any()
 
 
 def test_validation_loss_is_the_plain_cross_entropy(dictionary, model, sample):
@@ -134,3 +129,97 @@ def test_rates_outside_the_open_interval_are_refused(rates):
 def test_a_wrong_number_of_rates_is_refused(dictionary, model, sample):
     with pytest.raises(ValueError, match="has 1 rates, the model has 2 boundary"):
         criterion_for(dictionary, ".2")(model, sample)
+
+
+def total(extra, layer, name, rate, signals=None):
+    return float(REGULARIZERS[name](layer_steps(extra, layer, rate, signals)))
+
+
+def test_terms_of_all_layers_are_added_by_symbol(dictionary, model, sample):
+    criterion = criterion_for(dictionary, ".2,.05", weight=3.0, boundary_regularizers="binomial+entropy=.5,ratio=2")
+    loss, size, log = criterion(model, sample)
+    _, extra = model(**sample["net_input"])
+    expected = total(extra, 0, "binomial", 0.2) + 0.5 * total(extra, 0, "entropy", 0.2)
+    expected += 2 * total(extra, 1, "ratio", 0.05)
+    assert (loss - log["nll"]).item() == pytest.approx(3 * size * expected, rel=1e-4)
+
+
+def test_signals_are_the_entropy_and_surprisal_of_the_models_predictions(dictionary, model, sample):
+    output = model(**sample["net_input"])
+    signals = criterion_for(dictionary).signals(model, output, sample, "uncertainty")
+    p = output[0].detach().softmax(-1)
+    torch.testing.assert_close(signals.entropy, -(p * p.log()).sum(-1))
+    right = p.gather(-1, sample["target"].unsqueeze(-1)).squeeze(-1)
+    torch.testing.assert_close(signals.surprisal, -right.log())
+    assert torch.equal(signals.predicted, sample["target"].ne(dictionary.pad()))
+
+
+def test_uncertainty_moves_the_detector_alone(dictionary, model, sample):
+    """Its own row and bias; neither states nor predictions learn to please it (detector_grad_scale 0)."""
+    criterion = criterion_for(dictionary, ".3,.1", boundary_regularizers="uncertainty")
+    (penalty, _) = criterion.penalties(model, model(**sample["net_input"]), sample)
+    penalty.backward()
+    bias = model.decoder.hm_lstm.bias[0].grad
+    assert bias[-1] != 0 and not bias[:-1].any()
+    assert model.decoder.output_projection.weight.grad is None
+
+
+def test_weights_follow_the_models_updates(dictionary, model, sample):
+    criterion = criterion_for(dictionary, ".2,.05", boundary_regularizers="rate=0:1:10")
+    added = []
+    for updates in (0, 5, 20):
+        model.set_num_updates(updates)
+        loss, _, log = criterion(model, sample)
+        added.append((loss - log["nll"]).item())
+    assert added[0] == 0 and added[1] == pytest.approx(added[2] / 2, rel=1e-4) and added[2] > 0
+    with pytest.raises(ValueError, match="wants a model that knows its updates"):
+        criterion.penalties(model, (None, {"num_detectors": 2}), sample)
+
+
+def test_supervision_is_a_cross_entropy_on_one_layer(model, sample):
+    dictionary = Dictionary()
+    for symbol in "ab\u2581d":
+        dictionary.add_symbol(symbol)
+    options = dict(boundary_supervision="whitespace", boundary_supervision_layer=2, boundary_supervision_weight=0.5)
+    loss, size, log = criterion_for(dictionary, **options)(model, sample)
+    _, extra = model(**sample["net_input"])
+    p = extra["boundary_probs"][..., 1].clamp(0.02, 0.98)
+    gold = sample["net_input"]["src_tokens"] == 6
+    cross_entropy = -torch.where(gold, p, 1 - p).log()[extra["valid"]].mean().item()
+    assert (loss - log["nll"]).item() == pytest.approx(0.5 * size * cross_entropy, rel=1e-4)
+    with pytest.raises(ValueError, match="layer 3 does not exist: the model has 2"):
+        criterion_for(dictionary, **{**options, "boundary_supervision_layer": 3})(model, sample)
+
+
+def test_f1_against_whitespace_is_that_of_all_steps_together():
+    gold = torch.tensor([[1, 0, 0, 1], [0, 1, 1, 0]]).bool()
+    z = torch.tensor([[1, 1, 0, 0], [0, 1, 1, 1]]).float().unsqueeze(-1)
+    valid = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]]).bool()
+    with metrics.aggregate("f1") as aggregator:
+        for row in range(2):  # as batches of validation come
+            log_boundary_metrics(gold_counts(z[row : row + 1], gold[row : row + 1], valid[row : row + 1], 1))
+    # Hits 3, boundaries 4 (one is on padding), gold 4.
+    assert aggregator.get_smoothed_values()["word_f1_1"] == 0.75
+
+
+def test_translation_has_its_boundaries_at_source_steps(dictionary, model, sample):
+    net_input = {**sample["net_input"], "prev_output_tokens": sample["target"]}
+    criterion = criterion_for(dictionary, ".2,.05", boundary_regularizers="rate+uncertainty")
+    with pytest.raises(ValueError, match="uncertainty listens to predictions at the steps of the boundaries"):
+        criterion.penalties(model, model(**sample["net_input"]), {**sample, "net_input": net_input})
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (dict(boundary_regularizers="rate,rate,rate", rates=".2,.05"), "has 3 entries, the model has 2"),
+        (dict(boundary_regularizers="binomial"), "wants --boundary-rates"),
+        (dict(weight=-1.0), "boundary-weight must not be negative"),
+        (dict(boundary_supervision_weight=float("nan")), "boundary-supervision-weight must not be negative"),
+        (dict(boundary_supervision="nowhere.txt"), "there is no file nowhere.txt"),
+        (dict(boundary_supervision="whitespace"), "no whitespace but the newline"),
+    ],
+)
+def test_bad_options_say_what_to_do(dictionary, model, sample, options, message):
+    with pytest.raises(ValueError, match=message):
+        criterion_for(dictionary, **options)(model, sample)

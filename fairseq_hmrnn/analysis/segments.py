@@ -1,0 +1,211 @@
+"""Boundaries, segments, and how well they agree with gold ones. Arrays in, numbers out.
+
+Conventions. A boundary at step t closes a segment that includes the symbol read at t. Gold word boundaries in text
+with separators are the steps that read a word's separator; `word_gold` has the word's last letter as well, since a
+model may foresee the separator. Steps that end a sentence are `edge`s: they are given, and not counted. One alignment
+is chosen for a layer as a whole, never word by word.
+"""
+
+from __future__ import annotations
+
+from typing import Dict, List, NamedTuple, Tuple
+
+import numpy as np
+
+
+class Scores(NamedTuple):
+    """Precision, recall and F1, each in [0, 1]; 0 where there is nothing to divide by."""
+
+    precision: float
+    recall: float
+    f1: float
+
+    @classmethod
+    def of(cls, hits: int, found: int, gold: int) -> Scores:
+        """From the number of hits, of what was found, and of what there is to find."""
+        return cls(hits / max(found, 1), hits / max(gold, 1), 2 * hits / max(found + gold, 1))
+
+
+class Gold(NamedTuple):
+    """Gold boundaries of a text of T symbols, each (T,) bool. edge: where boundaries are given and not counted."""
+
+    boundary: np.ndarray
+    edge: np.ndarray
+
+
+def word_gold(text: str) -> Dict[str, Gold]:
+    """Word boundaries of a text with separators under both alignments, "separator" and "last letter".
+
+    Of several whitespace characters in a row the first one ends the word. Newlines are edges.
+    """
+    space = np.array([character.isspace() for character in text], dtype=bool)
+    newline = np.array([character == "\n" for character in text], dtype=bool)
+    separator = space & ~_shifted(space, 1, True)
+    letter = ~space & _shifted(space, -1, True)
+    before_newline = _shifted(newline, -1, True)
+    return {
+        "separator": Gold(separator & ~newline, newline),
+        "last letter": Gold(letter & ~before_newline, newline | (letter & before_newline)),
+    }
+
+
+def line_gold(text: str) -> Gold:
+    """Sentence ends of a text with one sentence on a line: the steps that read a newline. The text's end is an edge."""
+    newline = np.array([character == "\n" for character in text], dtype=bool)
+    edge = np.zeros_like(newline)
+    edge[-1:] = True
+    return Gold(newline & ~edge, edge)
+
+
+def segmented_gold(text: str, segmented: str, separator: str = "|") -> Gold:
+    """Boundaries of `segmented`, the same text with `separator` behind each segment. Line ends are edges.
+
+    Raises:
+        ValueError: it is another text, or has no separator.
+    """
+    if not separator or separator not in segmented:
+        raise ValueError(f"the gold text has no separator {separator!r}")
+    segments = segmented.split(separator)
+    plain = "".join(segments)
+    if plain != text:
+        if len(plain) != len(text):
+            raise ValueError(
+                f"the gold text has {len(plain)} characters without its separators, the text has {len(text)}: it must "
+                "be the same text with separators added and nothing else changed"
+            )
+        place = next(index for index, pair in enumerate(zip(plain, text)) if pair[0] != pair[1])
+        raise ValueError(
+            f"the gold text differs from the text at character {place + 1}: {plain[place]!r}, not {text[place]!r}"
+        )
+    boundary = np.zeros(len(text), dtype=bool)
+    ends = np.cumsum([len(segment) for segment in segments[:-1]]) - 1
+    boundary[ends[ends >= 0]] = True
+    newline = np.array([character == "\n" for character in text], dtype=bool)
+    edge = newline | _shifted(newline, -1, True)
+    return Gold(boundary & ~edge, edge)
+
+
+def boundary_scores(found, gold: Gold, tolerance: int = 0) -> Scores:
+    """Of boundaries found, (T,) bool, away from edges. A boundary within `tolerance` steps of a gold one is a hit;
+    each counts for one at most."""
+    found = _checked(found, gold)
+    ours, theirs = (np.flatnonzero(marks & ~gold.edge) for marks in (found, gold.boundary))
+    if tolerance == 0:
+        hits = np.intersect1d(ours, theirs, assume_unique=True).size
+    else:
+        hits = _matches(ours.tolist(), theirs.tolist(), tolerance)
+    return Scores.of(hits, ours.size, theirs.size)
+
+
+def segment_scores(found, gold: Gold) -> Scores:
+    """Of whole segments: a hit has both ends right and no boundary within. Edges close segments of either side."""
+    found = _checked(found, gold)
+    ours, theirs = (_codes(segments(marks | gold.edge), found.size) for marks in (found, gold.boundary))
+    return Scores.of(np.intersect1d(ours, theirs, assume_unique=True).size, ours.size, theirs.size)
+
+
+def segments(boundaries) -> np.ndarray:
+    """Boundaries (T,) to segments (N, 2), rows [start, stop); the last one may be open."""
+    boundaries = np.asarray(boundaries, dtype=bool)
+    stops = np.flatnonzero(boundaries) + 1
+    if boundaries.size and not boundaries[-1]:
+        stops = np.append(stops, boundaries.size)
+    return np.stack([np.append(0, stops[:-1]), stops], axis=1) if stops.size else np.zeros((0, 2), dtype=int)
+
+
+def mean_length(boundaries) -> float:
+    """Mean number of steps in a segment of boundaries (T,), the open one at the end included."""
+    found = segments(boundaries)
+    return float((found[:, 1] - found[:, 0]).mean()) if len(found) else 0.0
+
+
+def nestedness(below, above) -> float:
+    """Share of the boundaries of `above`, (T,), that are boundaries of `below` too; 1 if there are none."""
+    below, above = np.asarray(below, dtype=bool), np.asarray(above, dtype=bool)
+    return float((below & above).sum() / above.sum()) if above.any() else 1.0
+
+
+def agreement(first, second) -> float:
+    """Cohen's kappa of two layers' decisions, (T,) each: 1 for equal ones, 0 for what chance gives at these rates."""
+    first, second = np.asarray(first, dtype=bool), np.asarray(second, dtype=bool)
+    observed = (first == second).mean()
+    expected = first.mean() * second.mean() + (1 - first.mean()) * (1 - second.mean())
+    return float((observed - expected) / (1 - expected)) if expected < 1 else 1.0
+
+
+def random_boundaries(length: int, count: int, seed: int = 0) -> np.ndarray:
+    """(T,) bool with `count` boundaries anywhere."""
+    boundaries = np.zeros(length, dtype=bool)
+    boundaries[np.random.default_rng(seed).choice(length, min(count, length), replace=False)] = True
+    return boundaries
+
+
+def regular_boundaries(length: int, count: int) -> np.ndarray:
+    """(T,) bool with `count` boundaries at equal distances: every k-th symbol, k rounded where it must."""
+    boundaries = np.zeros(length, dtype=bool)
+    boundaries[(np.arange(1, count + 1) * length // max(count, 1) - 1)[: length]] = count > 0
+    return boundaries
+
+
+def peak_boundaries(signal, count: int) -> np.ndarray:
+    """(T,) bool at the `count` highest local maxima of a signal (T,), such as the next symbol's entropy at each step.
+    Where it has fewer maxima than that, all of them."""
+    signal = np.asarray(signal, dtype=float)
+    padded = np.concatenate([[-np.inf], signal, [-np.inf]])
+    peaks = np.flatnonzero((signal > padded[:-2]) & (signal >= padded[2:]))
+    boundaries = np.zeros(signal.size, dtype=bool)
+    boundaries[peaks[np.argsort(-signal[peaks], kind="stable")[:count]]] = True
+    return boundaries
+
+
+def baselines(boundaries, surprisal=None, entropy=None, seed: int = 0) -> Dict[str, np.ndarray]:
+    """What a table needs beside the boundaries (T,) that a layer found: as many, placed without its detector.
+
+    surprisal, entropy: (T,), of the next symbol at each step.
+    """
+    length, count = len(boundaries), int(np.asarray(boundaries, dtype=bool).sum())
+    named = {"random": random_boundaries(length, count, seed), "every k-th": regular_boundaries(length, count)}
+    for name, signal in (("surprisal peaks", surprisal), ("entropy peaks", entropy)):
+        if signal is not None:
+            named[name] = peak_boundaries(signal, count)
+    return named
+
+
+def best_alignment(found, golds: Dict[str, Gold]) -> Tuple[str, Gold]:
+    """The alignment with the highest boundary F1 over the whole text."""
+    return max(golds.items(), key=lambda item: boundary_scores(found, item[1]).f1)
+
+
+def _shifted(marks: np.ndarray, by: int, fill: bool) -> np.ndarray:
+    """Marks moved `by` steps later (1) or earlier (-1)."""
+    moved = np.full_like(marks, fill)
+    if by > 0:
+        moved[by:] = marks[:-by]
+    else:
+        moved[:by] = marks[-by:]
+    return moved
+
+
+def _checked(found, gold: Gold) -> np.ndarray:
+    found = np.asarray(found, dtype=bool)
+    if found.shape != gold.boundary.shape:
+        raise ValueError(f"boundaries {found.shape} and gold boundaries {gold.boundary.shape} are of different texts")
+    return found
+
+
+def _codes(pairs: np.ndarray, length: int) -> np.ndarray:
+    """One number for each (start, stop)."""
+    return pairs[:, 0].astype(np.int64) * (length + 1) + pairs[:, 1]
+
+
+def _matches(ours: List[int], theirs: List[int], tolerance: int) -> int:
+    """The most pairs that can be made of two sorted lists, the places of a pair at most `tolerance` apart."""
+    hits = i = j = 0
+    while i < len(ours) and j < len(theirs):
+        if abs(ours[i] - theirs[j]) <= tolerance:
+            hits, i, j = hits + 1, i + 1, j + 1
+        elif ours[i] < theirs[j]:
+            i += 1
+        else:
+            j += 1
+    return hits

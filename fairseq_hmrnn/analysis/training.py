@@ -1,0 +1,63 @@
+"""What happened to the boundaries during training, from fairseq's log."""
+
+from __future__ import annotations
+
+import re
+from typing import Dict, Iterable, List, Optional, Tuple
+
+from .plots import LAYER_COLORS, TEXT_COLOR, check_path, new_figure
+
+# As --log-format simple, tqdm and json write it.
+_VALUE = re.compile(r'\b(z\d+|word_f1_\d+|num_updates)"?(?:=|: ?"?|\s+)(\d[\d.e-]*)')
+
+
+def read_log(lines: Iterable[str]) -> Dict[str, List[Tuple[int, float]]]:
+    """From the lines of a training's log: z1, z2, ..., word_f1_1, ... -> [(update, value)], in training.
+
+    Raises:
+        ValueError: there is no boundary rate in it.
+    """
+    curves: Dict[str, List[Tuple[int, float]]] = {}
+    for line in lines:
+        if "train_inner" not in line:
+            continue
+        values = dict(_VALUE.findall(line))
+        update = values.pop("num_updates", None)
+        for name, value in values.items():
+            if update is not None:
+                curves.setdefault(name, []).append((int(update), float(value)))
+    if not any(name.startswith("z") for name in curves):
+        raise ValueError(
+            "the log has no boundary rates: it must be what fairseq-train printed with --log-format simple or json and "
+            "the criterion boundary_regularized_cross_entropy, at least one --log-interval long"
+        )
+    return curves
+
+
+def plot_training(curves: Dict[str, List[Tuple[int, float]]], path: Optional[str] = None, dpi: int = 160):
+    """Boundary rates over updates by layer and, where the log has it, F1 against whitespace below.
+
+    curves: of `read_log`. path: .png, .svg or .pdf; None: do not save. Returns the matplotlib Figure.
+    """
+    check_path(path)
+    rates = sorted(name for name in curves if name.startswith("z"))
+    scores = sorted(name for name in curves if name.startswith("word_f1_"))
+    panels = [("boundary rate", rates, 1)] + ([("F1 against whitespace", scores, 8)] if scores else [])
+    figure = new_figure(7.2, 2.5 * len(panels) + 0.4)
+    grid = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
+    for axes, (label, names, prefix) in zip(grid, panels):
+        for name in names:
+            layer = int(name[prefix:])
+            color = LAYER_COLORS[(layer - 1) % len(LAYER_COLORS)]
+            updates, values = zip(*curves[name])
+            axes.plot(updates, values, color=color, linewidth=1.6, marker="o", markersize=2.2, label=f"layer {layer}")
+        axes.set_ylabel(label, color=TEXT_COLOR)
+        axes.set_ylim(0, 1.02 if prefix > 1 else None)
+        axes.grid(axis="y", linewidth=0.4)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    grid[-1].set_xlabel("updates", color=TEXT_COLOR)
+    figure.tight_layout()
+    if path is not None:
+        figure.savefig(path, dpi=dpi, facecolor="white")
+    return figure

@@ -1,0 +1,190 @@
+"""What may be asked of a layer's boundary detector beside predicting well: one formula each, on plain tensors.
+
+Every regulariser is a function of one layer's `LayerSteps` and returns a scalar, a mean over the valid steps of the
+batch; padding never counts. Those that are sums of terms by step or by row (`binomial`, `entropy`, and the
+uncertainty family with given targets) add up over accumulated batches and ranks; those of a mean rate (`rate`,
+`ratio`, `hinge`) hold the rate of every batch of every rank by itself.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Callable, Dict, List, NamedTuple, Optional, Tuple
+
+import torch
+from torch import Tensor
+
+PROBABILITY_MARGIN = 0.02  # cross-entropies see z~ no closer to 0 and 1 than this: keeps their gradient below 50
+
+
+class Signals(NamedTuple):
+    """What the model's own predictions say at every step, without gradient. Each (B, T), in nats.
+
+    entropy: of the distribution of the next symbol, -sum p log p.
+    surprisal: -log p of the symbol that came.
+    predicted: bool, False where there was nothing to predict.
+    """
+
+    entropy: Tensor
+    surprisal: Tensor
+    predicted: Tensor
+
+
+class LayerSteps(NamedTuple):
+    """One layer's boundaries. Tensors (B, T).
+
+    z: in {0, 1} (or [0, 1], soft), with straight-through gradients. z_tilde: in [0, 1]. valid: bool.
+    rate: the target share of boundaries, None if not given. z_below: of the layer below, None for the first.
+    signals: None unless the regulariser asks for them.
+    """
+
+    z: Tensor
+    z_tilde: Tensor
+    valid: Tensor
+    rate: Optional[float] = None
+    z_below: Optional[Tensor] = None
+    signals: Optional[Signals] = None
+
+
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean of `values` where `mask`, a bool of the same shape, holds; 0 if it nowhere does."""
+    return values.masked_fill(~mask, 0).sum() / mask.sum().clamp(min=1)
+
+
+def rate(steps: LayerSteps) -> Tensor:
+    """(m - a)^2, m the mean of z and a the target rate. The gradient is the same at every step, through z."""
+    return (masked_mean(steps.z, steps.valid) - steps.rate).pow(2)
+
+
+def hinge(steps: LayerSteps) -> Tensor:
+    """max(0, |m - a| - a/2)^2: nothing while the mean rate m lies between half and one and a half times the target."""
+    distance = (masked_mean(steps.z, steps.valid) - steps.rate).abs()
+    return (distance - steps.rate / 2).clamp(min=0).pow(2)
+
+
+def binomial(steps: LayerSteps) -> Tensor:
+    """-sum_rows log [C(n, k) a^k (1-a)^(n-k)] / sum_rows n, k the boundaries among the n valid steps of a row: the
+    prior of dynamic token pooling (Nawrot et al. 2023, arXiv 2211.09761, section 3.2), C by the gamma function."""
+    n = steps.valid.sum(1).to(steps.z.dtype)
+    k = steps.z.masked_fill(~steps.valid, 0).sum(1)
+    log_choices = torch.lgamma(n + 1) - torch.lgamma(k + 1) - torch.lgamma(n - k + 1)
+    log_prior = log_choices + k * math.log(steps.rate) + (n - k) * math.log1p(-steps.rate)
+    return -log_prior.sum() / n.sum().clamp(min=1)
+
+
+def ratio(steps: LayerSteps) -> Tensor:
+    """N/(N-1) [(N-1) F G + (1-F)(1-G)], N = 1/a, F the share of steps with z > 0.5 (no gradient), G the mean of z~:
+    H-Net's ratio loss (Hwang et al. 2025, arXiv 2507.07955, eq. 10). It is 1 at F = G = a."""
+    share = masked_mean((steps.z.detach() > 0.5).to(steps.z_tilde.dtype), steps.valid)
+    mean = masked_mean(steps.z_tilde, steps.valid)
+    return share * mean / steps.rate + (1 - share) * (1 - mean) / (1 - steps.rate)
+
+
+def entropy(steps: LayerSteps) -> Tensor:
+    """Mean of -z~ log z~ - (1-z~) log(1-z~), which pushes z~ away from 0.5: entropy minimisation (Grandvalet and
+    Bengio 2004). It says nothing of the rate."""
+    p = steps.z_tilde.clamp(PROBABILITY_MARGIN, 1 - PROBABILITY_MARGIN)
+    return masked_mean(-p * p.log() - (1 - p) * (1 - p).log(), steps.valid)
+
+
+def detector_cross_entropy(z_tilde: Tensor, target: Tensor, known: Tensor) -> Tensor:
+    """Mean of -y log z~ - (1-y) log(1-z~) over the steps where the target y (B, T) is known, bool (B, T)."""
+    p = z_tilde.clamp(PROBABILITY_MARGIN, 1 - PROBABILITY_MARGIN)
+    return masked_mean(-torch.where(target, p, 1 - p).log(), known)
+
+
+def top_share(values: Tensor, candidates: Tensor, count: int) -> Tensor:
+    """bool (B, T): the `count` candidates with the largest values of the batch (all that tie with the last of them)."""
+    count = min(count, int(candidates.sum()))
+    if count < 1:
+        return torch.zeros_like(candidates)
+    return candidates & (values >= values[candidates].topk(count).values[-1])
+
+
+def _listen(steps: LayerSteps, values: Tensor, known: Tensor) -> Tensor:
+    """Cross-entropy of z~ towards "the signal here is among the highest", which is so at a share `rate` of the known
+    steps. A layer above the first only has to choose among the steps where the layer below closes a segment."""
+    known = known & steps.valid
+    candidates = known if steps.z_below is None else known & (steps.z_below > 0.5)
+    target = top_share(values, candidates, round(steps.rate * int(known.sum())))
+    return detector_cross_entropy(steps.z_tilde, target, known)
+
+
+def uncertainty(steps: LayerSteps) -> Tensor:
+    """The detector learns where the model's own next-symbol entropy is in the top share `rate` of the batch: a segment
+    ends where its continuation is hardest to foresee (Harris 1955; branching entropy, Tanaka-Ishii 2005). The
+    threshold is that quantile of this batch's valid steps, so it follows the model as it learns; at inference the
+    detector decides by itself. No gradient reaches the entropy."""
+    return _listen(steps, steps.signals.entropy, steps.signals.predicted)
+
+
+def rise(steps: LayerSteps) -> Tensor:
+    """As `uncertainty`, with the entropy's rise over the step before; the first step of a row has none."""
+    values = steps.signals.entropy
+    known = steps.signals.predicted & torch.nn.functional.pad(steps.signals.predicted[:, :-1], (1, 0))
+    return _listen(steps, values - torch.nn.functional.pad(values[:, :-1], (1, 0)), known)
+
+
+def surprisal(steps: LayerSteps) -> Tensor:
+    """As `uncertainty`, with the surprisal of the symbol that came next: the detector learns to foresee it."""
+    return _listen(steps, steps.signals.surprisal, steps.signals.predicted)
+
+
+Regularizer = Callable[[LayerSteps], Tensor]
+REGULARIZERS: Dict[str, Regularizer] = {
+    f.__name__: f for f in (rate, binomial, ratio, entropy, hinge, uncertainty, rise, surprisal)
+}
+NEEDS_SIGNALS = {"uncertainty", "rise", "surprisal"}
+NEEDS_RATE = set(REGULARIZERS) - {"entropy"}
+
+
+class Term(NamedTuple):
+    """A regulariser with its weight, which goes from `start` to `end` in a straight line over `updates` updates."""
+
+    name: str
+    start: float = 1.0
+    end: float = 1.0
+    updates: int = 0
+
+    def weight(self, num_updates: int) -> float:
+        if num_updates >= self.updates:
+            return self.end
+        return self.start + (self.end - self.start) * num_updates / self.updates
+
+
+def parse_regularizers(text: str) -> List[List[Term]]:
+    """The terms of each layer: "rate+uncertainty=.1,rate".
+
+    An entry is `none`, or terms joined by +; a term is NAME, NAME=WEIGHT or NAME=START:END:UPDATES. ValueError with a
+    remedy otherwise.
+    """
+    entries = [entry.strip() for entry in text.split(",")]
+    return [[] if entry == "none" else list(map(_parse_term, entry.split("+"))) for entry in entries]
+
+
+def _parse_term(text: str) -> Term:
+    name, _, weight = text.strip().partition("=")
+    if name not in REGULARIZERS:
+        raise ValueError(
+            f"unknown boundary regularizer {name!r}: choose from {', '.join(REGULARIZERS)} or none, such as "
+            "rate+uncertainty=.1,rate"
+        )
+    try:
+        start, end, updates = _parse_weight(weight)
+    except ValueError:
+        start = math.nan
+    if not (start >= 0 and end >= 0 and updates >= 0 and math.isfinite(start + end)):
+        raise ValueError(
+            f"the weight of a boundary regularizer is a number from 0 or START:END:UPDATES, such as {name}=.1 or "
+            f"{name}=0:.1:1000, not {weight!r}"
+        )
+    return Term(name, start, end, updates)
+
+
+def _parse_weight(text: str) -> Tuple[float, float, int]:
+    if not text:
+        return 1.0, 1.0, 0
+    if ":" not in text:
+        return float(text), float(text), 0
+    start, end, updates = text.split(":")
+    return float(start), float(end), int(updates)

@@ -1,0 +1,70 @@
+"""Sums that tell whether a hierarchy is learned, addable over batches and ranks, and the metrics made of them."""
+
+from __future__ import annotations
+
+from typing import Callable, Dict, Tuple
+
+import torch
+from fairseq.logging import metrics
+from torch import Tensor
+
+OPERATIONS = ("update", "copy", "flush")
+
+
+def boundary_counts(boundaries: Tensor, valid: Tensor, num_detectors: int) -> Dict[str, Tensor]:
+    """Sums for the rates and for the shares of UPDATE, COPY and FLUSH, addable over batches and ranks.
+
+    boundaries (B, T, L), valid (B, T). Keys: `zN:steps`, sums over the `steps` valid steps; `updateN:pairs` and so
+    on, sums over the `pairs` of valid steps with a valid predecessor, since an operation depends on the step before.
+    """
+    z = boundaries.double() * valid.unsqueeze(-1)
+    counts = {f"z{layer + 1}:steps": z[..., layer].sum() for layer in range(num_detectors)}
+    counts["steps"] = valid.sum()
+    pairs = valid[:, 1:] & valid[:, :-1]
+    counts["pairs"] = pairs.sum()
+    z_below = torch.ones_like(z[:, 1:, 0])
+    for layer in range(z.size(-1)):
+        shares = operations(z[:, :-1, layer], z_below)
+        for name, share in zip(OPERATIONS, shares):
+            counts[f"{name}{layer + 1}:pairs"] = (share * pairs).sum()
+        z_below = z[:, 1:, layer]
+    return counts
+
+
+def operations(z_prev: Tensor, z_below: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
+    """How far a step is UPDATE, COPY and FLUSH: 0 or 1, or shares for soft boundaries."""
+    return (1 - z_prev) * z_below, (1 - z_prev) * (1 - z_below), z_prev
+
+
+def gold_counts(boundaries: Tensor, gold: Tensor, valid: Tensor, num_detectors: int) -> Dict[str, Tensor]:
+    """Sums for each layer's F1 against gold boundaries, step by step.
+
+    boundaries (B, T, L), gold and valid (B, T) bool. Keys: `gold:gold_steps`, `closedN:gold_steps` (boundaries of layer
+    N) and `hitsN:gold_steps` (those that are gold), sums over the `gold_steps` valid steps.
+    """
+    z = (boundaries > 0.5) & valid.unsqueeze(-1)
+    counts = {"gold:gold_steps": (gold & valid).sum(), "gold_steps": valid.sum()}
+    for layer in range(num_detectors):
+        counts[f"closed{layer + 1}:gold_steps"] = z[..., layer].sum()
+        counts[f"hits{layer + 1}:gold_steps"] = (z[..., layer] & gold).sum()
+    return counts
+
+
+def log_boundary_metrics(totals: Dict[str, float]) -> None:
+    """To fairseq's log: z1, ..., update1, copy1, flush1, ... and, if there are gold counts, word_f1_1, ..."""
+    for key, value in totals.items():
+        name, _, kind = key.rpartition(":")
+        if name and kind in ("steps", "pairs") and totals[kind] > 0:
+            metrics.log_scalar(name, value / totals[kind], totals[kind], round=3)
+        elif name and kind == "gold_steps" and totals[kind] > 0:
+            metrics.log_scalar(f"_{name}", value / totals[kind], totals[kind])  # hidden: F1 is made of averages
+            if name.startswith("hits"):
+                metrics.log_derived(f"word_f1_{name[4:]}", _f1(name[4:]))
+
+
+def _f1(layer: str) -> Callable:
+    def f1(meters) -> float:
+        hits, closed, gold = (meters[f"_{name}"].avg for name in (f"hits{layer}", f"closed{layer}", "gold"))
+        return round(float(2 * hits / max(closed + gold, 1e-12)), 3)
+
+    return f1

@@ -1,0 +1,151 @@
+"""Boundaries for a detector to learn, for users who have them: as targets for every step of a batch of tokens.
+
+A segment's boundary is the step that reads its last symbol; of a word in text with separators, its separator.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from typing import Callable, List, Optional, Tuple
+
+import torch
+from fairseq.data import Dictionary
+from torch import Tensor
+
+from ..data.characters import decode, is_character_dictionary
+
+# tokens (B, T) -> boundaries, and where they are known: both bool (B, T)
+Supervision = Callable[[Tensor], Tuple[Tensor, Tensor]]
+
+
+def whitespace_indices(dictionary: Optional[Dictionary]) -> List[int]:
+    """Indices of the symbols that are whitespace, the newline `</s>` among them; none if the dictionary is not one of
+    characters or its text has lines but no words."""
+    if dictionary is None or not is_character_dictionary(dictionary):
+        return []
+    indices = [index for index, symbol in enumerate(dictionary.symbols) if decode([symbol]).isspace()]
+    return indices if len(indices) > 1 else []
+
+
+def build_supervision(source: str, dictionary: Optional[Dictionary], separator: str = "|") -> Supervision:
+    """What `--boundary-supervision` names: whitespace, sentencepiece:MODEL or a file with `separator` behind segments.
+
+    Raises ValueError, with what to do, for a dictionary that is not one of characters, a missing file and so on.
+    """
+    if dictionary is None or not is_character_dictionary(dictionary):
+        raise ValueError("boundary-supervision wants text prepared as characters: see scripts/prepare_text.py")
+    if source == "whitespace":
+        return WhitespaceSupervision(dictionary)
+    kind, _, path = source.rpartition(":")
+    path = path if kind == "sentencepiece" else source
+    if not os.path.isfile(path):
+        raise ValueError(f"boundary-supervision is whitespace, sentencepiece:MODEL or a file; there is no file {path}")
+    if kind == "sentencepiece":
+        return SentencepieceSupervision(path, dictionary)
+    with open(path, encoding="utf-8", newline="") as file:
+        return FileSupervision(file.read(), separator, dictionary, path)
+
+
+class WhitespaceSupervision:
+    """The steps that read whitespace."""
+
+    def __init__(self, dictionary: Dictionary):
+        self.indices = whitespace_indices(dictionary)
+        if not self.indices:
+            raise ValueError("boundary-supervision whitespace: the dictionary has no whitespace but the newline")
+
+    def __call__(self, tokens: Tensor) -> Tuple[Tensor, Tensor]:
+        return torch.isin(tokens, tokens.new_tensor(self.indices)), torch.ones_like(tokens, dtype=torch.bool)
+
+
+class TextSupervision:
+    """Boundaries found in the text of each row; `find` says where."""
+
+    def __init__(self, dictionary: Dictionary):
+        self.characters = [decode([symbol]) for symbol in dictionary.symbols]
+
+    def __call__(self, tokens: Tensor) -> Tuple[Tensor, Tensor]:
+        target = torch.zeros(tokens.shape, dtype=torch.bool)
+        known = torch.zeros(tokens.shape, dtype=torch.bool)
+        for row, indices in enumerate(tokens.tolist()):
+            pieces = [self.characters[index] for index in indices]
+            columns = [column for column, piece in enumerate(pieces) if piece]  # padding and <s> have no text
+            boundaries, start, stop = self.find("".join(pieces))
+            target[row, [columns[index] for index in boundaries]] = True
+            known[row, columns[start:stop]] = True
+        return target.to(tokens.device), known.to(tokens.device)
+
+    def find(self, text: str) -> Tuple[List[int], int, int]:
+        """Indices of boundaries in a row's text, and the range [start, stop) where they are known."""
+        raise NotImplementedError
+
+
+class SentencepieceSupervision(TextSupervision):
+    """The last character of each piece of a sentencepiece model, and each newline.
+
+    A row may begin and end inside a piece: up to its first newline or space, and behind its last, nothing is known.
+    """
+
+    def __init__(self, path: str, dictionary: Dictionary):
+        super().__init__(dictionary)
+        import sentencepiece
+
+        self.model = sentencepiece.SentencePieceProcessor(model_file=path)
+
+    def find(self, text: str) -> Tuple[List[int], int, int]:
+        breaks = [index for index, character in enumerate(text) if character in " \n"]
+        if not breaks:
+            return [], 0, 0
+        start, stop = breaks[0] + 1, breaks[-1] + 1
+        boundaries, column = [], start
+        for line in text[start:stop].split("\n"):
+            boundaries += [column + end for end in self._ends(line)]
+            column += len(line) + 1
+            if column <= stop:
+                boundaries.append(column - 1)  # the newline
+        return boundaries, start, stop
+
+    def _ends(self, line: str) -> List[int]:
+        """Index of each piece's last character. Pieces are matched by their number of characters, spaces aside."""
+        visible = [index for index, character in enumerate(line) if not character.isspace()]
+        lengths = [len(piece.replace("\u2581", "")) for piece in self.model.encode(line, out_type=str)]
+        if sum(lengths) != len(visible):
+            raise ValueError(
+                f"boundary-supervision: the sentencepiece model changes the length of {line[:40]!r}...; train it with "
+                "--normalization_rule_name=identity"
+            )
+        ends = itertools.accumulate(length for length in lengths if length)
+        return [visible[end - 1] for end in ends]
+
+
+class FileSupervision(TextSupervision):
+    """Boundaries of a segmented copy of the training text: the same text with a separator behind each segment.
+
+    A row is looked up by its text, so that neither shuffling nor the number of processes matters. ValueError for a
+    row that is not in the file.
+    """
+
+    def __init__(self, segmented: str, separator: str, dictionary: Dictionary, name: str):
+        super().__init__(dictionary)
+        if not separator or separator not in segmented:
+            raise ValueError(f"boundary-supervision: there is no separator {separator!r} in {name}")
+        segments = segmented.split(separator)
+        self.text = "".join(segments)
+        self.name = name
+        ends = torch.tensor([len(segment) for segment in segments[:-1]]).cumsum(0) - 1
+        self.is_end = torch.zeros(len(self.text), dtype=torch.bool)
+        self.is_end[ends[ends >= 0]] = True
+
+    def find(self, text: str) -> Tuple[List[int], int, int]:
+        place = self.text.find(text)
+        skipped = 0
+        if place < 0 and text.startswith("\n"):  # the newline that fairseq puts before the first line
+            skipped, place = 1, 0 if self.text.startswith(text[1:]) else -1
+        if place < 0:
+            raise ValueError(
+                f"boundary-supervision: {text[:40]!r}... is not in {self.name}: it must be the training text with "
+                "separators added and nothing else changed"
+            )
+        found = self.is_end[place : place + len(text) - skipped].nonzero().flatten() + skipped
+        return found.tolist(), skipped, len(text)

@@ -1,0 +1,86 @@
+"""Reads text of any length with a trained character model, piece by piece, its state carried from piece to piece."""
+
+from __future__ import annotations
+
+from typing import List, NamedTuple, Optional
+
+import numpy as np
+import torch
+from fairseq import checkpoint_utils
+
+from .data.characters import encode
+from .models.hmlstm_decoder import HMLSTMDecoder
+from .ops import HMLSTMState
+
+
+class Reading(NamedTuple):
+    """What a model made of T characters. Arrays over steps; step t has just read character t.
+
+    boundaries, boundary_probs: (T, detectors), z and z~. entropy: (T,), of the next character, in nats. surprisal:
+    (T,), -log p of the character just read, in nats. norms: (T, L), the Euclidean norm of each layer's h.
+    """
+
+    boundaries: np.ndarray
+    boundary_probs: np.ndarray
+    entropy: np.ndarray
+    surprisal: np.ndarray
+    norms: np.ndarray
+
+    @classmethod
+    def join(cls, readings: List[Reading]) -> Reading:
+        """Readings of consecutive pieces as one."""
+        return cls(*map(np.concatenate, zip(*readings)))
+
+    @property
+    def next_surprisal(self) -> np.ndarray:
+        """(T,), the surprisal of the character that follows each step; 0 at the last, which nothing follows."""
+        return np.append(self.surprisal[1:], 0)
+
+
+class CharacterReader:
+    """Reads a text's pieces one after the other, as if they were one.
+
+    checkpoint: of an HM-LSTM language model of characters. data: the prepared folder with its dictionary; None: the one
+    it was trained on. Raises ValueError for any other checkpoint, OSError for missing files.
+    """
+
+    def __init__(self, checkpoint: str, data: Optional[str] = None, max_steps: int = 2000):
+        overrides = {} if data is None else {"data": data}
+        (model,), _, task = checkpoint_utils.load_model_ensemble_and_task([checkpoint], arg_overrides=overrides)
+        if not isinstance(getattr(model, "decoder", None), HMLSTMDecoder):
+            raise ValueError(f"{checkpoint} is not an HM-LSTM language model")
+        if not getattr(task, "has_characters", False):
+            raise ValueError(f"{checkpoint} was not trained on characters: prepare the text with prepare_text.py")
+        self.decoder = model.decoder.eval()
+        self.dictionary = task.source_dictionary
+        self.max_steps = max_steps
+        self.state: Optional[HMLSTMState] = None
+        self.log_probs = torch.zeros(1, len(self.dictionary))
+        self._read(torch.tensor([self.dictionary.eos()]))  # a text begins behind a newline, as it did in training
+
+    @property
+    def num_detectors(self) -> int:
+        return self.decoder.hm_lstm.num_detectors
+
+    def read(self, text: str) -> Reading:
+        """The next piece of the text, not empty; memory grows with its length, not with that of the text."""
+        tokens = torch.tensor([self.dictionary.index(symbol) for symbol in encode(text)])
+        return Reading.join([self._read(part) for part in tokens.split(self.max_steps)])
+
+    @torch.no_grad()
+    def _read(self, tokens: torch.Tensor) -> Reading:
+        """tokens: (T,)."""
+        decoder = self.decoder
+        x = decoder.embed_tokens(tokens).unsqueeze(1)
+        output = decoder.hm_lstm(x, self.state, None, decoder.slope_progress.slope)
+        log_probs = decoder.output_layer(decoder.layer_output(output.hidden)).squeeze(1).float().log_softmax(-1)
+        before = torch.cat([self.log_probs, log_probs[:-1]])
+        self.state, self.log_probs = output.state, log_probs[-1:]
+        detectors = slice(0, self.num_detectors)
+        return Reading(
+            output.boundaries[:, 0, detectors].float().numpy(),
+            output.boundary_probs[:, 0, detectors].float().numpy(),
+            torch.special.entr(log_probs.exp()).sum(-1).numpy(),
+            -before.gather(1, tokens.unsqueeze(1)).squeeze(1).numpy(),
+            torch.stack([h[:, 0].float().norm(dim=-1) for h in output.hidden], dim=1).numpy(),
+        )

@@ -1,0 +1,144 @@
+#!/usr/bin/env python3
+"""Segment text with a trained HM-LSTM: segment.py CHECKPOINT < TEXT.
+
+Text of any length, read as it comes, the model's state carried on. Output: the text with a separator behind each
+segment; JSON lines, one for each stretch that no layer cuts; or, with --gold, a table of how well the boundaries agree
+with gold ones, beside random boundaries, every k-th character, and peaks of the model's own surprisal and entropy.
+"""
+
+import argparse
+import codecs
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from fairseq_hmrnn.analysis import segments  # noqa: E402
+from fairseq_hmrnn.compat import UnsafeCheckpointError  # noqa: E402
+from fairseq_hmrnn.reader import CharacterReader, Reading  # noqa: E402
+
+CHUNK_BYTES = 1 << 14
+
+
+def parse_arguments():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", help="of an hmlstm_lm trained on characters")
+    parser.add_argument("--data", help="the prepared folder with its dict.txt (default: the one it was trained on)")
+    parser.add_argument("--text", default="-", help="a UTF-8 file; - reads standard input (default)")
+    parser.add_argument("--format", choices=["text", "json"], default="text")
+    parser.add_argument("--layer", type=int, default=1, help="whose boundaries, from 1 (default: 1; json has all)")
+    parser.add_argument("--separator", default="|", help="behind each segment, here and in --gold (default: |)")
+    parser.add_argument(
+        "--gold",
+        help="compare with: whitespace (word ends), lines (sentence ends), or a file, the same text with separators",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the random baseline")
+    return parser.parse_args()
+
+
+def pieces(path):
+    """The text, piece by piece, as soon as there is any."""
+    with sys.stdin.buffer if path == "-" else open(path, "rb") as file:
+        decoder = codecs.getincrementaldecoder("utf-8")()
+        read = getattr(file, "read1", file.read)
+        while True:
+            data = read(CHUNK_BYTES)
+            text = decoder.decode(data, final=not data)
+            if text:
+                yield text
+            if not data:
+                return
+
+
+def write_text(reader, texts, layer, separator):
+    for text in texts:
+        marks = reader.read(text).boundaries[:, layer] > 0.5
+        sys.stdout.write("".join(c + separator if mark else c for c, mark in zip(text, marks)))
+        sys.stdout.flush()
+
+
+def write_json(reader, texts):
+    """{"start", "stop", "text", "layers"}: characters start to stop of the text, and the layers that end there."""
+    start, pending = 0, ""
+    for text in texts:
+        boundaries = reader.read(text).boundaries > 0.5
+        for character, closing in zip(text, boundaries.tolist()):
+            pending += character
+            if any(closing):
+                layers = [layer for layer, closes in enumerate(closing, 1) if closes]
+                write_line(start, pending, layers)
+                start, pending = start + len(pending), ""
+        sys.stdout.flush()
+    if pending:
+        write_line(start, pending, [])
+
+
+def write_line(start, text, layers):
+    record = {"start": start, "stop": start + len(text), "text": text, "layers": layers}
+    print(json.dumps(record, ensure_ascii=False))
+
+
+def golds_for(name, text, separator):
+    """Gold boundaries by alignment."""
+    if name == "whitespace":
+        return segments.word_gold(text)
+    if name == "lines":
+        return {"newline": segments.line_gold(text)}
+    with open(name, encoding="utf-8", newline="") as file:
+        return {"file": segments.segmented_gold(text, file.read(), separator)}
+
+
+def write_comparison(reading: Reading, golds, seed):
+    """A table for every layer: scores under each alignment, beside those of the baselines."""
+    boundaries = reading.boundaries > 0.5
+    print(f"{len(boundaries)} characters")
+    print("layer boundaries        rate  length  gold          P     R    F1  F1 +-1  F1 segments")
+    for layer in range(boundaries.shape[1]):
+        found = boundaries[:, layer]
+        others = segments.baselines(found, reading.next_surprisal, reading.entropy, seed)
+        for name, marks in {"detector": found, **others}.items():
+            for alignment, gold in golds.items():
+                scores, near = segments.boundary_scores(marks, gold), segments.boundary_scores(marks, gold, 1)
+                whole = segments.segment_scores(marks, gold)
+                print(
+                    f"{layer + 1:5d} {name:16s} {marks.mean():6.3f} {segments.mean_length(marks):7.1f}  "
+                    f"{alignment:11s} {scores.precision:5.3f} {scores.recall:5.3f} {scores.f1:5.3f}   {near.f1:5.3f}"
+                    f"        {whole.f1:5.3f}"
+                )
+    for layer in range(1, boundaries.shape[1]):
+        pair = boundaries[:, layer - 1], boundaries[:, layer]
+        nested, kappa = segments.nestedness(*pair), segments.agreement(*pair)
+        print(f"layers {layer} and {layer + 1}: nested {nested:.3f}, agreement (kappa) {kappa:.3f}")
+    for alignment, gold in golds.items():
+        print(f"gold boundaries, {alignment}: {(gold.boundary | gold.edge).mean():.3f} of all characters, with edges")
+
+
+def main():
+    arguments = parse_arguments()
+    logging.disable(logging.INFO)
+    try:
+        reader = CharacterReader(arguments.checkpoint, arguments.data)
+        if not 1 <= arguments.layer <= reader.num_detectors:
+            raise ValueError(f"there is no layer {arguments.layer} with a detector: choose 1 to {reader.num_detectors}")
+        texts = pieces(arguments.text)
+        if arguments.gold:
+            text = "".join(texts)
+            if not text:
+                raise ValueError("the text is empty: there is nothing to compare")
+            golds = golds_for(arguments.gold, text, arguments.separator)
+            write_comparison(reader.read(text), golds, arguments.seed)
+        elif arguments.format == "json":
+            write_json(reader, texts)
+        else:
+            write_text(reader, texts, arguments.layer - 1, arguments.separator)
+    except BrokenPipeError:  # whoever read the output has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (OSError, ValueError, UnsafeCheckpointError) as error:
+        sys.exit(f"segment: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,125 @@
+"""Segments and scores on texts small enough to count by hand."""
+
+import numpy as np
+import pytest
+
+from fairseq_hmrnn.analysis.segments import (
+    Gold,
+    agreement,
+    baselines,
+    best_alignment,
+    boundary_scores,
+    line_gold,
+    mean_length,
+    nestedness,
+    peak_boundaries,
+    random_boundaries,
+    regular_boundaries,
+    segment_scores,
+    segmented_gold,
+    segments,
+    word_gold,
+)
+
+
+def marks(text):
+    return np.array([character == "X" for character in text])
+
+
+def written(array):
+    return "".join("X" if value else "." for value in array)
+
+
+TEXT = "to be  or\nnot\n"
+
+
+def test_word_gold_under_both_alignments():
+    golds = word_gold(TEXT)
+    assert written(golds["separator"].boundary) == "..X..X........"
+    assert written(golds["separator"].edge) == ".........X...X"
+    assert written(golds["last letter"].boundary) == ".X..X........."
+    assert written(golds["last letter"].edge) == "........XX..XX"
+    unfinished = word_gold("ab cd")
+    assert written(unfinished["separator"].boundary) == "..X.."
+    assert written(unfinished["last letter"].boundary) == ".X..." and written(unfinished["last letter"].edge) == "....X"
+
+
+def test_line_gold():
+    gold = line_gold(TEXT)
+    assert written(gold.boundary) == ".........X...." and written(gold.edge) == ".............X"
+
+
+def test_segmented_gold():
+    gold = segmented_gold("tobeor\nnot\n", "to|be|or|\nnot|\n")
+    assert written(gold.boundary) == ".X.X......." and written(gold.edge) == ".....XX..XX"
+
+
+@pytest.mark.parametrize(
+    "segmented, message",
+    [
+        ("to|be", "has 4 characters without its separators, the text has 6"),
+        ("to|be|ox", "differs from the text at character 6: 'x', not 'r'"),
+        ("tobeor", "has no separator"),
+    ],
+)
+def test_another_gold_text_is_refused(segmented, message):
+    with pytest.raises(ValueError, match=message):
+        segmented_gold("tobeor", segmented)
+
+
+def test_boundary_scores_leave_edges_out():
+    gold = Gold(marks(".X..X..X."), marks("........X"))
+    scores = boundary_scores(marks(".XX..X..X"), gold)
+    assert scores == pytest.approx((1 / 3, 1 / 3, 1 / 3))
+    near = boundary_scores(marks(".XX..X..X"), gold, tolerance=1)
+    assert near == pytest.approx((2 / 3, 2 / 3, 2 / 3))  # the second X is near to nothing that is not taken
+
+
+def test_tolerance_matches_each_boundary_once():
+    gold = Gold(marks("..X.X..."), marks("........"))
+    assert boundary_scores(marks("...X...."), gold, 1) == pytest.approx((1, 0.5, 2 / 3))
+    assert boundary_scores(marks(".X.X...."), gold, 1).f1 == 1
+    assert boundary_scores(marks("........"), gold, 1) == (0, 0, 0)
+
+
+def test_segment_scores_want_both_ends():
+    gold = Gold(marks("..X..X...."), marks(".........X"))
+    # ours: [0,3) right, [3,5) and [5,6) wrong, [6,10) right
+    assert segment_scores(marks("..X.XX...."), gold) == pytest.approx((2 / 4, 2 / 3, 4 / 7))
+
+
+def test_segments_cover_the_text():
+    assert segments(marks("..X.X..")).tolist() == [[0, 3], [3, 5], [5, 7]]
+    assert segments(marks("..X")).tolist() == [[0, 3]] and segments(marks("")).shape == (0, 2)
+    assert mean_length(marks("..X.X..")) == pytest.approx(7 / 3) and mean_length(marks("....")) == 4
+
+
+def test_nestedness_and_agreement():
+    below, above = marks("X.X.X..X"), marks("X..XX...")
+    assert nestedness(below, above) == pytest.approx(2 / 3) and nestedness(below, marks("........")) == 1
+    # 5 of 8 alike; by chance 1/2 * 3/8 + 1/2 * 5/8 = 1/2.
+    assert agreement(below, above) == pytest.approx((5 / 8 - 1 / 2) / (1 / 2))
+    assert agreement(below, below) == 1 and agreement(marks(".."), marks("..")) == 1
+
+
+def test_baselines_have_as_many_boundaries():
+    signal = np.array([0, 3, 1, 2, 2, 0, 5, 0.5, 1, 0])
+    assert written(peak_boundaries(signal, 2)) == ".X....X..."
+    assert written(peak_boundaries(signal, 9)) == ".X.X..X.X."
+    assert written(regular_boundaries(10, 3)) == "..X..X...X" and not regular_boundaries(10, 0).any()
+    assert random_boundaries(50, 7, seed=3).sum() == 7
+    assert (random_boundaries(50, 7, seed=3) == random_boundaries(50, 7, seed=3)).all()
+    found = baselines(marks(".X...X...."), surprisal=signal, entropy=-signal)
+    assert set(found) == {"random", "every k-th", "surprisal peaks", "entropy peaks"}
+    assert all(boundaries.sum() == 2 for boundaries in found.values())
+
+
+def test_one_alignment_for_all():
+    golds = word_gold("ab cd ef\n")
+    assert best_alignment(marks(".X..X...."), golds)[0] == "last letter"
+    assert best_alignment(marks("..X..X..."), golds)[0] == "separator"
+
+
+def test_lengths_must_fit():
+    with pytest.raises(ValueError, match="different texts"):
+        boundary_scores(marks("..X"), word_gold("a b c")["separator"])

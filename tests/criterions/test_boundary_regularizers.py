@@ -1,0 +1,221 @@
+"""Each regulariser against its formula, computed step by step with numpy and math, in float64, with padding."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from fairseq_hmrnn.criterions import boundary_regularizers as regularizers
+from fairseq_hmrnn.criterions.boundary_regularizers import (
+    NEEDS_SIGNALS,
+    PROBABILITY_MARGIN,
+    REGULARIZERS,
+    LayerSteps,
+    Signals,
+    Term,
+    parse_regularizers,
+    top_share,
+)
+
+RATE = 0.3
+
+
+def make_steps(seed=0, rows=4, columns=9, below=False):
+    """One layer's steps, with padding at both ends of some rows, and gradients with respect to z and z~."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw():
+        return torch.rand(rows, columns, dtype=torch.float64, generator=generator)
+
+    z_tilde, valid = (draw() * 1.4 - 0.2).clamp(0, 1), torch.ones(rows, columns, dtype=torch.bool)
+    valid[0, 6:] = valid[1, :2] = valid[2, :] = False  # a row of padding alone is what a dummy batch has
+    predicted = valid.clone()
+    predicted[3, 4] = False
+    z = (z_tilde > 0.5).double()
+    z_below = (draw() > 0.5).double() if below else None
+    signals = Signals(draw(), draw(), predicted)
+    return LayerSteps(z.requires_grad_(), z_tilde.requires_grad_(), valid, RATE, z_below, signals)
+
+
+def valid_steps(steps):
+    """Every valid (row, column)."""
+    return [tuple(index) for index in steps.valid.nonzero().tolist()]
+
+
+def mean_rate(steps):
+    return np.mean([steps.z[index].item() for index in valid_steps(steps)])
+
+
+def direct_rate(steps):
+    return (mean_rate(steps) - RATE) ** 2
+
+
+def direct_hinge(steps):
+    return max(0, abs(mean_rate(steps) - RATE) - RATE / 2) ** 2
+
+
+def direct_binomial(steps):
+    total = 0
+    for row in range(len(steps.z)):
+        n = int(steps.valid[row].sum())
+        k = sum(int(steps.z[index]) for index in valid_steps(steps) if index[0] == row)
+        total -= math.log(math.comb(n, k) * RATE**k * (1 - RATE) ** (n - k))
+    return total / len(valid_steps(steps))
+
+
+def direct_ratio(steps):
+    share, mean = mean_rate(steps), np.mean([steps.z_tilde[index].item() for index in valid_steps(steps)])
+    n = 1 / RATE
+    return n / (n - 1) * ((n - 1) * share * mean + (1 - share) * (1 - mean))
+
+
+def clipped(steps, index):
+    return min(max(steps.z_tilde[index].item(), PROBABILITY_MARGIN), 1 - PROBABILITY_MARGIN)
+
+
+def direct_entropy(steps):
+    ps = [clipped(steps, index) for index in valid_steps(steps)]
+    return np.mean([-p * math.log(p) - (1 - p) * math.log(1 - p) for p in ps])
+
+
+def direct_listening(steps, values):
+    """values: (row, column) -> the signal, where it is known."""
+    candidates = [index for index in values if steps.z_below is None or steps.z_below[index] == 1]
+    count = min(round(RATE * len(values)), len(candidates))
+    chosen = sorted(candidates, key=lambda index: -values[index])[:count]
+    losses = [-math.log(clipped(steps, i) if i in chosen else 1 - clipped(steps, i)) for i in values]
+    return np.mean(losses)
+
+
+def known(steps):
+    return [index for index in valid_steps(steps) if steps.signals.predicted[index]]
+
+
+def direct_uncertainty(steps):
+    return direct_listening(steps, {index: steps.signals.entropy[index].item() for index in known(steps)})
+
+
+def direct_surprisal(steps):
+    return direct_listening(steps, {index: steps.signals.surprisal[index].item() for index in known(steps)})
+
+
+def direct_rise(steps):
+    places, entropy = known(steps), steps.signals.entropy
+    rises = {(r, c): (entropy[r, c] - entropy[r, c - 1]).item() for r, c in places if (r, c - 1) in places}
+    return direct_listening(steps, rises)
+
+
+@pytest.mark.parametrize("below", [False, True], ids=["first-layer", "above"])
+@pytest.mark.parametrize("name", sorted(REGULARIZERS))
+def test_equals_direct_computation(name, below):
+    for seed in range(5):
+        steps = make_steps(seed, below=below)
+        value = REGULARIZERS[name](steps)
+        assert value.item() == pytest.approx(globals()[f"direct_{name}"](steps), rel=1e-12, abs=1e-15), seed
+
+
+@pytest.mark.parametrize("name", sorted(REGULARIZERS))
+def test_padding_changes_neither_value_nor_gradient(name):
+    steps = make_steps(1)._replace(rate=0.1)  # far enough from the mean rate for `hinge`
+    junk = torch.where(steps.valid, 0.0, 1.0).double()
+    other = LayerSteps(
+        (steps.z.detach() * (1 - junk) + junk).requires_grad_(),
+        (steps.z_tilde.detach() * (1 - junk) + 0.4 * junk).requires_grad_(),
+        steps.valid,
+        steps.rate,
+        None,
+        Signals(*(signal + 9 * junk for signal in steps.signals[:2]), steps.signals.predicted),
+    )
+    first, second = REGULARIZERS[name](steps), REGULARIZERS[name](other)
+    assert first.item() == second.item()
+    gradients = torch.autograd.grad(second, (other.z, other.z_tilde), allow_unused=True)
+    gradients = [gradient for gradient in gradients if gradient is not None]
+    assert any(gradient.any() for gradient in gradients)
+    assert all(not gradient[~steps.valid].any() for gradient in gradients)
+
+
+@pytest.mark.parametrize("name", sorted(REGULARIZERS))
+def test_a_batch_of_padding_alone_is_no_number_to_fear(name):
+    steps = make_steps(0)
+    nothing = torch.zeros_like(steps.valid)
+    steps = steps._replace(valid=nothing, signals=steps.signals._replace(predicted=nothing))
+    value = REGULARIZERS[name](steps)
+    value.backward()
+    assert math.isfinite(value.item())
+
+
+@pytest.mark.parametrize("name", ["binomial", "entropy"])
+def test_sums_add_up_over_batches_and_ranks(name):
+    """What the criterion adds is the mean times the number of symbols."""
+    steps = make_steps(2)
+    parts = [LayerSteps(*(x[rows] for x in steps[:3]), RATE) for rows in (slice(0, 1), slice(1, 4))]
+    whole = REGULARIZERS[name](steps) * steps.valid.sum()
+    added = sum(REGULARIZERS[name](part) * part.valid.sum() for part in parts)
+    assert added.item() == pytest.approx(whole.item(), rel=1e-12)
+
+
+@pytest.mark.parametrize("name", ["rate", "binomial", "hinge", "ratio"])
+@pytest.mark.parametrize("mean, sign", [(0.0, -1), (1.0, 1)])
+def test_pulls_the_rate_towards_its_target(name, mean, sign):
+    z = torch.full((2, 40), mean, dtype=torch.float64, requires_grad=True)
+    z_tilde = torch.full((2, 40), mean, dtype=torch.float64, requires_grad=True)
+    REGULARIZERS[name](LayerSteps(z, z_tilde, torch.ones(2, 40, dtype=torch.bool), RATE)).backward()
+    gradient = z_tilde.grad if name == "ratio" else z.grad
+    assert (gradient * sign > 0).all()
+
+
+def test_hinge_is_silent_inside_its_band():
+    z = torch.zeros(1, 10, dtype=torch.float64)
+    z[0, :4] = 1
+    z.requires_grad_()
+    value = regularizers.hinge(LayerSteps(z, z, torch.ones(1, 10, dtype=torch.bool), RATE))
+    value.backward()
+    assert value.item() == 0 and not z.grad.any()
+
+
+def test_ratio_is_one_and_smallest_at_its_target():
+    z = (torch.arange(10) < 3).double()[None]
+    even = torch.full((1, 10), RATE, dtype=torch.float64)
+    assert regularizers.ratio(LayerSteps(z, even, z >= 0, RATE)).item() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("name", sorted(NEEDS_SIGNALS))
+def test_no_gradient_is_asked_of_the_signal(name):
+    steps = make_steps(3)
+    entropy = steps.signals.entropy.requires_grad_()
+    value = REGULARIZERS[name](steps)
+    assert torch.autograd.grad(value, entropy, allow_unused=True) == (None,)
+
+
+def test_top_share_counts_ties_and_too_few_candidates():
+    values = torch.tensor([[1.0, 3.0, 2.0, 2.0]])
+    every = torch.ones(1, 4, dtype=torch.bool)
+    assert top_share(values, every, 1).tolist() == [[False, True, False, False]]
+    assert top_share(values, every, 2).tolist() == [[False, True, True, True]]
+    assert top_share(values, values < 2, 3).tolist() == [[True, False, False, False]]
+    assert not top_share(values, every, 0).any() and not top_share(values, ~every, 2).any()
+
+
+def test_weights_are_annealed_in_a_straight_line():
+    term = Term("rate", 0.0, 0.4, 100)
+    assert [term.weight(update) for update in (0, 25, 100, 999)] == pytest.approx([0, 0.1, 0.4, 0.4])
+    assert Term("rate", 2.0, 2.0).weight(0) == 2.0
+
+
+def test_parsing():
+    assert parse_regularizers("rate+uncertainty=.1, none,entropy=0:.5:200") == [
+        [Term("rate"), Term("uncertainty", 0.1, 0.1)], [], [Term("entropy", 0.0, 0.5, 200)]
+    ]
+
+
+@pytest.mark.parametrize("text", ["", "rat", "rate+", "rate,", "Rate", "none+rate"])
+def test_unknown_regularizers_are_refused_with_the_choices(text):
+    with pytest.raises(ValueError, match="choose from rate, binomial, ratio"):
+        parse_regularizers(text)
+
+
+@pytest.mark.parametrize("weight", ["x", "-1", "nan", "inf", "0:1", "0:1:2:3", "0:1:-5", "0:1:2.5"])
+def test_bad_weights_are_refused(weight):
+    with pytest.raises(ValueError, match="START:END:UPDATES"):
+        parse_regularizers(f"rate={weight}")

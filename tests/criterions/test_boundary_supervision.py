@@ -1,0 +1,84 @@
+"""Targets of the supervised detector, on texts small enough to read them off."""
+
+import pytest
+import torch
+from fairseq.data import Dictionary
+
+from fairseq_hmrnn.criterions.boundary_supervision import build_supervision, whitespace_indices
+from fairseq_hmrnn.data.characters import CharacterDictionary, encode
+
+TEXT = "to be or\nnot\tto be\n"
+
+
+@pytest.fixture
+def dictionary():
+    dictionary = CharacterDictionary()
+    for symbol in encode(TEXT + "ab|"):
+        dictionary.add_symbol(symbol)
+    return dictionary
+
+
+def tokens_of(dictionary, *texts):
+    """The texts as rows, padded on the right."""
+    rows = [torch.tensor([dictionary.index(symbol) for symbol in encode(text)]) for text in texts]
+    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=dictionary.pad())
+
+
+def marks(row):
+    return "".join("X" if value else "." for value in row.tolist())
+
+
+def test_whitespace(dictionary):
+    target, known = build_supervision("whitespace", dictionary)(tokens_of(dictionary, TEXT, "o b"))
+    assert marks(target[0]) == "..X..X..X...X..X..X"
+    assert marks(target[1]).rstrip(".") == ".X" and known[1, :3].all()
+    assert len(whitespace_indices(dictionary)) == 3
+
+
+def test_whitespace_wants_characters_and_spaces(dictionary):
+    words = Dictionary()
+    words.add_symbol("word")
+    with pytest.raises(ValueError, match="prepared as characters"):
+        build_supervision("whitespace", words)
+    letters = CharacterDictionary()
+    letters.add_symbol("a")
+    with pytest.raises(ValueError, match="no whitespace but the newline"):
+        build_supervision("whitespace", letters)
+    assert whitespace_indices(letters) == whitespace_indices(words) == [] and whitespace_indices(None) == []
+
+
+def test_file(dictionary, tmp_path):
+    path = tmp_path / "gold.txt"
+    path.write_bytes(b"to| be| or|\n|not|\tto| be|\n")
+    supervision = build_supervision(str(path), dictionary)
+    target, known = supervision(tokens_of(dictionary, TEXT, "be or\nno", "\nto be"))
+    assert marks(target[0]) == ".X..X..XX..X..X..X." and known[0].all()
+    assert marks(target[1])[:8] == ".X..XX.." and marks(known[1]).rstrip(".") == "X" * 8
+    assert marks(target[2])[:6] == "..X..X" and marks(known[2])[:7] == ".XXXXX."
+    with pytest.raises(ValueError, match="not in .*gold.txt: it must be the training text"):
+        supervision(tokens_of(dictionary, "be to"))
+
+
+def test_bad_files(dictionary, tmp_path):
+    with pytest.raises(ValueError, match="there is no file nowhere.txt"):
+        build_supervision("nowhere.txt", dictionary)
+    with pytest.raises(ValueError, match="there is no file x.model"):
+        build_supervision("sentencepiece:x.model", dictionary)
+    (tmp_path / "plain.txt").write_text(TEXT)
+    with pytest.raises(ValueError, match="no separator '|'"):
+        build_supervision(str(tmp_path / "plain.txt"), dictionary)
+
+
+def test_sentencepiece(dictionary, tmp_path):
+    sentencepiece = pytest.importorskip("sentencepiece")
+    corpus = tmp_path / "corpus.txt"
+    corpus.write_text("\n".join(["to be or not to be"] * 50))
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(corpus), model_prefix=str(tmp_path / "m"), model_type="word", vocab_size=7, minloglevel=2
+    )
+    supervision = build_supervision(f"sentencepiece:{tmp_path / 'm.model'}", dictionary)
+    target, known = supervision(tokens_of(dictionary, "to be or\nnot to", "tobe"))
+    # The first and the last word may go on outside the row; each space belongs to the word behind it.
+    assert marks(known[0]) == "...XXXXXXXXXX.."
+    assert marks(target[0]) == "....X..XX..X..."
+    assert not known[1].any()

@@ -1,6 +1,6 @@
 """Compile every Triton kernel for GPUs that need not be there, as the launches of real shapes would.
 
-    python tests/ops/triton_compile.py [CAPABILITY ...]
+    python tests/ops/triton_compile.py [--quick] [CAPABILITY ...]
 
 Prints for every kernel and set of constants its registers, spilled bytes and shared memory, as the assembler that
 comes with Triton reports them. Fails where a kernel does not compile or wants more shared memory than there is.
@@ -8,6 +8,7 @@ comes with Triton reports them. Fails where a kernel does not compile or wants m
 
 from __future__ import annotations
 
+import argparse
 import re
 import subprocess
 import sys
@@ -112,10 +113,13 @@ def shapes():
 
 
 def main():
-    capabilities = [int(c) for c in sys.argv[1:]] or [90]
-    count = 0
-    for capability in capabilities:
-        for name, shape in shapes():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("capabilities", type=int, nargs="*", default=[80, 90], metavar="CAPABILITY")
+    parser.add_argument("--quick", action="store_true", help="for the suite: one shape each")
+    args = parser.parse_args()
+    count, all_spilled = 0, 0
+    for number, capability in enumerate(args.capabilities):
+        for name, shape in [list(shapes())[number]] if args.quick else shapes():
             for kernel, *rest in launches(shape):
                 registers, spilled, shared, ptx = compile_one(kernel, *rest, capability)
                 tensor_cores = "wgmma" if "wgmma" in ptx else "mma" if "mma.sync" in ptx else "-"
@@ -124,7 +128,8 @@ def main():
                 if shared > SHARED_MEMORY[capability]:
                     sys.exit(f"{kernel.__name__} wants {shared} bytes of shared memory")
                 count += 1
-    print(f"{count} kernels compiled")
+                all_spilled += spilled
+    print(f"{count} kernels compiled, {all_spilled} bytes spilled")
 
 
 if __name__ == "__main__":

@@ -14,11 +14,10 @@ from torch import Tensor
 from ..cpu import _Call, _Recurrence
 from ..parameters import LayerParameters
 from ..recurrence import HMLSTMOutput, RecurrenceOptions
+from ..reference import hm_lstm_reference
 from ..state import HMLSTMState
 from .buffers import Shape
 from .graphs import lease, pool
-
-DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def hm_lstm_triton(
@@ -32,7 +31,7 @@ def hm_lstm_triton(
     skip: bool = True,
     graphs: bool = True,
 ) -> HMLSTMOutput:
-    """Arguments, shapes and result: see `ops.dispatch.hm_lstm`; one dtype of DTYPES. State, sums and detectors are
+    """Arguments, shapes and result: see `ops.dispatch.hm_lstm`; float32, float16 or bfloat16. State, sums and detectors are
     float32 inside; the final state is rounded to the dtype.
 
     skip: False computes COPY steps and closed terms too, to the same bits; for tests and benchmarks.
@@ -40,6 +39,8 @@ def hm_lstm_triton(
     """
     if x.size(0) == 0:
         return HMLSTMOutput.empty(x, state)
+    if x.size(1) == 0:
+        return hm_lstm_reference(x, layers, state, options, valid, noise, recurrent_masks)
     call = _TritonCall(len(layers), options, skip, graphs and x.is_cuda)
     given = [x, state.z, *state.h, *state.c, *(tensor for layer in layers for tensor in layer)]
     constants = [valid, noise, *(recurrent_masks or [None] * len(layers))]
@@ -76,4 +77,4 @@ class _TritonCall(_Call):
             return saved.workspace.backward(want_x, want_weights)
 
 
-__all__ = ["DTYPES", "hm_lstm_triton", "pool"]
+__all__ = ["hm_lstm_triton", "pool"]

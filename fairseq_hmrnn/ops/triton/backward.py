@@ -12,6 +12,7 @@ from .common import (
     RECURRENT,
     SPLIT,
     TOP_DOWN,
+    add_product,
     choose_rows,
     decision,
     load_gates,
@@ -29,7 +30,7 @@ def backward_products(
     weights, gradients, sent, sent_gates, padded,
     phase, steps, rows_padded,
     LAYERS: tl.constexpr, SIZE: tl.constexpr, ROWS: tl.constexpr, NORM: tl.constexpr, SORT: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    UPCAST: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """U^T, V^T, W^T times the gradient of the gate rows, of every cell of a phase, each in SPLIT partial sums.
 
@@ -62,7 +63,7 @@ def backward_products(
                 total = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
                 height = tl.load(padded + layer)
                 for k in range(part * height, (part + 1) * height, BLOCK_K):
-                    total = tl.dot(tl.load(a + k), tl.load(w + k * SIZE), total, input_precision="ieee")
+                    total = add_product(total, tl.load(a + k), tl.load(w + k * SIZE), UPCAST)
                 place_of = sent_row(layer, step, product, part, rows, rows_padded, LAYERS)
                 tl.store(sent_gates + place_of[:, None] * SIZE + outer[None, :], total, mask=used[:, None])
 

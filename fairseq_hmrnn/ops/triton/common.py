@@ -64,6 +64,15 @@ def choose_rows(need, ROWS: tl.constexpr, BLOCK_M: tl.constexpr, tile):
 
 
 @triton.jit
+def add_product(total, a, w, UPCAST: tl.constexpr):
+    """total + a w in float32. UPCAST is for the interpreter, which takes bfloat16 operands for integers."""
+    if UPCAST:
+        a = a.to(tl.float32)
+        w = w.to(tl.float32)
+    return tl.dot(a, w, total, input_precision="ieee")
+
+
+@triton.jit
 def load_gates(pointer, units, stride, mask):
     """Rows f, i, o, g of one sample, 0 where not `mask`."""
     f = tl.load(pointer + units, mask=mask, other=0.0).to(tl.float32)

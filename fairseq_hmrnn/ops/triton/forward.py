@@ -7,6 +7,7 @@ from .common import (
     BOTTOM_UP,
     RECURRENT,
     TOP_DOWN,
+    add_product,
     choose_rows,
     decision,
     load_gates,
@@ -40,7 +41,7 @@ def forward_products(
     phase, steps, rows_padded,
     LAYERS: tl.constexpr, SIZE: tl.constexpr, ROWS: tl.constexpr, KEEP: tl.constexpr, TRAINING: tl.constexpr,
     NORM: tl.constexpr, SKIP: tl.constexpr, SORT: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    UPCAST: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """The gate rows of U (m h'), V h_above and W h_below, all but the input's, of every cell of a phase.
 
@@ -82,7 +83,7 @@ def forward_products(
                 else:
                     a = hidden + first[:, None] + inner[None, :]
                 for k in range(0, end, BLOCK_K):
-                    total = tl.dot(tl.load(a + k), tl.load(w + k), total, input_precision="ieee")
+                    total = add_product(total, tl.load(a + k), tl.load(w + k), UPCAST)
                 target = product_index(layer, product, step, LAYERS, KEEP).to(tl.int64) * rows_padded + rows
                 out = products + target[:, None] * (4 * SIZE) + outer[None, :]
                 tl.store(out, total, mask=used[:, None])

@@ -37,6 +37,7 @@ class Launcher:
         self.product_constants = dict(
             ROWS=triton.next_power_of_2(shape.rows) if self.sort else shape.block_m,
             SORT=self.sort,
+            UPCAST=shape.dtype == torch.bfloat16 and shape.device.type == "cpu",
             BLOCK_M=shape.block_m,
             num_warps=4,
             num_stages=3,
@@ -72,12 +73,11 @@ class Launcher:
         columns = 4 * b.size_padded
         grid = (columns // 64, self.tiles, 3 * self.pairs)
         for phase in range(self.last_phase + 1):
-            if self.layers > 1 or shape.steps:
-                forward_products[grid](
-                    b.weights, b.read, b.hidden, b.products, b.z, b.valid, b.running, b.padded,
-                    phase, shape.steps, shape.rows, KEEP=b.keep, BLOCK_N=64, BLOCK_K=self.block_k,
-                    **self.skipping, **self.product_constants,
-                )  # fmt: skip
+            forward_products[grid](
+                b.weights, b.read, b.hidden, b.products, b.z, b.valid, b.running, b.padded,
+                phase, shape.steps, shape.rows, KEEP=b.keep, BLOCK_N=64, BLOCK_K=self.block_k,
+                **self.skipping, **self.product_constants,
+            )  # fmt: skip
             forward_cell[(shape.batch, self.pairs)](
                 b.products, b.projected, b.projected_last, b.h, b.hidden, b.read, b.masks, b.c, b.z, b.u, b.running,
                 b.gates, b.statistics, b.valid, b.noise, b.boundaries, b.probs, b.detectors, b.bias, b.bias_last,

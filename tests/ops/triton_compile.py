@@ -123,8 +123,8 @@ def main():
             for kernel, *rest in launches(shape):
                 registers, spilled, shared, ptx = compile_one(kernel, *rest, capability)
                 tensor_cores = "wgmma" if "wgmma" in ptx else "mma" if "mma.sync" in ptx else "-"
-                print(f"sm_{capability} {name:24} {kernel.__name__:18} {registers:4} registers {spilled:5} bytes spilled"
-                      f" {shared:7} shared {tensor_cores}", flush=True)  # fmt: skip
+                print(f"sm_{capability} {name:24} {kernel.__name__:18} {registers:4} registers {spilled:5} bytes"
+                      f" spilled {shared:7} shared {tensor_cores}", flush=True)  # fmt: skip
                 if shared > SHARED_MEMORY[capability]:
                     sys.exit(f"{kernel.__name__} wants {shared} bytes of shared memory")
                 count += 1

@@ -31,8 +31,8 @@ def hm_lstm_triton(
     skip: bool = True,
     graphs: bool = True,
 ) -> HMLSTMOutput:
-    """Arguments, shapes and result: see `ops.dispatch.hm_lstm`; float32, float16 or bfloat16. State, sums and detectors are
-    float32 inside; the final state is rounded to the dtype.
+    """Arguments, shapes and result: see `ops.dispatch.hm_lstm`; float32, float16 or bfloat16. State, sums and detectors
+    are float32 inside; the final state is rounded to the dtype.
 
     skip: False computes COPY steps and closed terms too, to the same bits; for tests and benchmarks.
     graphs: from the second call of a shape on, replay a CUDA graph instead of launching kernel by kernel.

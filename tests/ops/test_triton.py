@@ -33,7 +33,7 @@ gpu = [pytest.mark.gpu, pytest.mark.skipif(not GPU, reason="needs a CUDA device"
 PROBLEMS = {
     "plain": ([5, 9, 6], 3, 2, dict(detector_grad_scale=0.0), dict()),
     "exact-padded-masked-nested": ([6, 4], 4, 2, dict(nested_boundaries=True), dict(padded=True, masked=True)),
-    "exact-mostly-closed-padded": ([5, 3], 6, 2, dict(), dict(bias=-1.5, padded=True)),
+    "exact-mostly-closed-padded": ([5, 3], 6, 2, dict(), dict(bias=0.3, padded=True)),
     "open": ([4, 17], 3, 2, dict(), dict(bias=6.0)),
     "norm-top-bernoulli-padded": (
         [5, 7], 3, 2, dict(detector_grad_scale=0.0, boundary="bernoulli", top_boundary=True),

@@ -95,6 +95,8 @@ def missing_for_triton(device_type: str, dtype: torch.dtype) -> str:
             return "the tensors are on CPU (set TRITON_INTERPRET=1 to try them there, slowly)"
     elif device_type != "cuda" or torch.version.hip is not None:
         return "they are for NVIDIA GPUs"
+    elif tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2, 8):
+        return f"they need torch 2.8 or later, this is {torch.__version__}"
     else:
         device = torch.cuda.get_device_properties(torch.cuda.current_device())
         if (device.major, device.minor) < TRITON_CAPABILITY:

@@ -40,6 +40,15 @@ hmrnn_install_torch() {  # constraints file
   fi
 }
 
+# Triton for the GPU kernels' tests, which run in its interpreter: a CUDA build of torch brings its own, the CPU build
+# none. 190 MB, on Linux alone. torch 1.12, of older Pythons, does without: there those tests are skipped.
+hmrnn_install_triton() {
+  case "$(uname -s) $(uname -m)" in
+    "Linux x86_64") python -c 'import triton' 2>/dev/null || python -m pip install -q triton==3.6.0 ;;
+    *) echo "setup: no Triton for $(uname -s) $(uname -m): the tests of the GPU kernels are skipped" ;;
+  esac
+}
+
 hmrnn_install() {
   echo "setup: installing into $hmrnn_venv (some minutes)"
   if python -c 'import sys; sys.exit(sys.version_info >= (3, 11))'; then
@@ -56,6 +65,7 @@ hmrnn_install() {
     python -m pip install -q -U pip setuptools wheel
     hmrnn_install_torch "$pins"
     python -m pip install -q -c "$pins" ve-fairseq sentencepiece pytest hypothesis ruff matplotlib tensorboardX ninja
+    hmrnn_install_triton
     python -m pip install -q -c "$pins" --no-build-isolation -e "$hmrnn_root"
   fi
 }

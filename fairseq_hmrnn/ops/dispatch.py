@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import logging
+import os
 from typing import Callable, Optional, Sequence
 
 import torch
@@ -18,7 +20,10 @@ from .state import HMLSTMState
 
 logger = logging.getLogger(__name__)
 
-BACKENDS = ("auto", "reference", "cpu")
+BACKENDS = ("auto", "reference", "cpu", "triton")
+TRITON_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+TRITON_CAPABILITY = (8, 0)  # bfloat16 and asynchronous copies
+TRITON_SHARED_MEMORY = 64 * 1024  # bytes of one block: three stages of a product's tiles, with room to spare
 
 
 def hm_lstm(
@@ -41,7 +46,8 @@ def hm_lstm(
     recurrent_masks: tuple over layers of (B, H_l), multiplied into h before the recurrent product at every step
         (variational dropout, scaling included); COPY keeps h itself.
     backend: one of BACKENDS. reference: the equations under plain autograd, anywhere. cpu: the hand-written kernel,
-        for float32 and float64 on CPU, compiled if it was built. auto: cpu where it can run, else reference.
+        for float32 and float64 on CPU, compiled if it was built. triton: the kernels for float32, float16 and bfloat16
+        on an NVIDIA GPU. auto: triton or cpu where it can run, else reference.
     Raises ValueError where shapes, dtypes, devices or options do not fit.
     """
     check_options(options, backend)
@@ -56,18 +62,53 @@ def hm_lstm(
 @functools.lru_cache(maxsize=None)
 def choose(backend: str, device_type: str, dtype: torch.dtype) -> Callable[..., HMLSTMOutput]:
     """Who computes on this device and dtype. Says so once, for the answer is cached."""
+    if backend == "reference":
+        logger.info("HM-LSTM runs the reference, as asked for")
+        return hm_lstm_reference
     fits_cpu = device_type == "cpu" and dtype in cpu.DTYPES
     if backend == "cpu" and not fits_cpu:
         raise ValueError(f'backend="cpu" runs float32 and float64 on CPU, not {dtype} on {device_type}')
-    if backend == "reference":
-        logger.info("HM-LSTM runs the reference, as asked for")
+    if backend == "triton" or (backend == "auto" and device_type == "cuda"):
+        missing = missing_for_triton(device_type, dtype)
+        if not missing:
+            logger.info("HM-LSTM runs the Triton kernels")
+            return importlib.import_module(".triton", __package__).hm_lstm_triton
+        if backend == "triton":
+            raise ValueError(f'backend="triton" cannot run: {missing}')
+        logger.warning("HM-LSTM runs the reference, which is slow: the Triton kernels cannot run, %s", missing)
     elif not fits_cpu:
         logger.info("HM-LSTM runs the reference: no kernel for %s on %s", dtype, device_type)
     elif cpu.compiled is None:
         logger.info("HM-LSTM runs the Python path of the CPU kernel: the compiled one is missing (%s)", cpu.MISSING)
     else:
         logger.info("HM-LSTM runs the compiled CPU kernel")
-    return hm_lstm_reference if backend == "reference" or not fits_cpu else cpu.hm_lstm_cpu
+    return cpu.hm_lstm_cpu if fits_cpu else hm_lstm_reference
+
+
+def missing_for_triton(device_type: str, dtype: torch.dtype) -> str:
+    """Why the Triton kernels cannot run on this device and dtype; empty where they can. Imports nothing of them
+    before everything else is there."""
+    if dtype not in TRITON_DTYPES:
+        return f"they compute in float32, float16 and bfloat16, not {dtype}"
+    if device_type == "cpu":
+        if os.environ.get("TRITON_INTERPRET") != "1":
+            return "the tensors are on CPU (set TRITON_INTERPRET=1 to try them there, slowly)"
+    elif device_type != "cuda" or torch.version.hip is not None:
+        return "they are for NVIDIA GPUs"
+    elif tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2, 8):
+        return f"they need torch 2.8 or later, this is {torch.__version__}"
+    else:
+        device = torch.cuda.get_device_properties(torch.cuda.current_device())
+        if (device.major, device.minor) < TRITON_CAPABILITY:
+            return f"{device.name} has compute capability {device.major}.{device.minor}, they need 8.0"
+        shared = getattr(device, "shared_memory_per_block_optin", TRITON_SHARED_MEMORY)
+        if shared < TRITON_SHARED_MEMORY:
+            return f"{device.name} has {shared} bytes of shared memory for a block, they need {TRITON_SHARED_MEMORY}"
+    try:
+        importlib.import_module(".triton", __package__)
+    except ImportError as error:
+        return f"importing them failed ({error}): pip install triton"
+    return ""
 
 
 def pack_layers(layers: Sequence[LayerParameters], backend: str = "auto") -> Optional[cpu.PackedLayers]:

@@ -1,0 +1,80 @@
+"""The recurrence on the GPU in Triton: forward and backward by hand, COPY skipped, under a CUDA graph.
+
+Importing this folder imports Triton: `dispatch.py` does so only where it is wanted. How it is laid out and why:
+ops/README.md.
+"""
+
+from __future__ import annotations
+
+from typing import Optional, Sequence
+
+import torch
+from torch import Tensor
+
+from ..cpu import _Call, _Recurrence
+from ..parameters import LayerParameters
+from ..recurrence import HMLSTMOutput, RecurrenceOptions
+from ..reference import hm_lstm_reference
+from ..state import HMLSTMState
+from .buffers import Shape
+from .graphs import lease, pool
+
+
+def hm_lstm_triton(
+    x: Tensor,
+    layers: Sequence[LayerParameters],
+    state: HMLSTMState,
+    options: RecurrenceOptions,
+    valid: Optional[Tensor] = None,
+    noise: Optional[Tensor] = None,
+    recurrent_masks: Optional[Sequence[Tensor]] = None,
+    skip: bool = True,
+    graphs: bool = True,
+) -> HMLSTMOutput:
+    """Arguments, shapes and result: see `ops.dispatch.hm_lstm`; float32, float16 or bfloat16. State, sums and detectors
+    are float32 inside; the final state is rounded to the dtype.
+
+    skip: False computes COPY steps and closed terms too, to the same bits; for tests and benchmarks.
+    graphs: from the second call of a shape on, replay a CUDA graph instead of launching kernel by kernel.
+    """
+    if x.size(0) == 0:
+        return HMLSTMOutput.empty(x, state)
+    if x.size(1) == 0:
+        return hm_lstm_reference(x, layers, state, options, valid, noise, recurrent_masks)
+    call = _TritonCall(len(layers), options, skip, graphs and x.is_cuda)
+    given = [x, state.z, *state.h, *state.c, *(tensor for layer in layers for tensor in layer)]
+    constants = [valid, noise, *(recurrent_masks or [None] * len(layers))]
+    given = [None if t is None else t.contiguous() for t in given]
+    constants = [None if t is None else t.detach().contiguous() for t in constants]
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in given):
+        return call.output(_Recurrence.apply(call, *constants, *given))
+    return call.output(call.forward([*constants, *given], training=False)[0])
+
+
+class _TritonCall(_Call):
+    def __init__(self, num_layers: int, options: RecurrenceOptions, skip: bool, graphs: bool):
+        super().__init__(num_layers, options, skip)
+        self.graphs = graphs
+
+    def forward(self, tensors, training):
+        x, weights, state, valid, noise, masks = self.split(tensors)
+        layers, options = [LayerParameters(*layer) for layer in weights], self.options
+        shape = Shape(
+            *x.shape, tuple(layer.hidden_size for layer in layers), x.dtype, x.device, layers[0].layer_norm,
+            masks is not None, training, options.boundary, options.nested_boundaries, options.top_boundary,
+            options.detector_grad_scale != 0, self.skip,
+        )  # fmt: skip
+        with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
+            layers = [LayerParameters(*(None if t is None else t.detach() for t in layer)) for layer in layers]
+            kept = lease(shape, layers, self.graphs)
+            kept.workspace.buffers.load_inputs(x, state, options, valid, noise, masks)
+            kept.workspace.forward()
+            return kept.workspace.buffers.results(), kept if training else None
+
+    def backward(self, tensors, saved, hidden, grads, want_x, want_weights):
+        with torch.autocast(hidden[0].device.type, enabled=False):
+            saved.workspace.buffers.load_gradients(grads)
+            return saved.workspace.backward(want_x, want_weights)
+
+
+__all__ = ["hm_lstm_triton", "pool"]

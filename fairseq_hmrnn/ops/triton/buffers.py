@@ -1,0 +1,203 @@
+"""The memory of one call: padded, of one layout for all layers, so that one launch serves several of them."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Optional, Sequence, Tuple
+
+import torch
+from torch import Tensor
+
+from ..parameters import LayerParameters
+from ..recurrence import RecurrenceOptions
+from ..state import HMLSTMState
+
+SORTED_ROWS = 512  # largest batch whose samples a product can sort: every tile does it again
+
+
+def round_up(number: int, multiple: int) -> int:
+    return -(-number // multiple) * multiple
+
+
+class Shape(NamedTuple):
+    """What the buffers and the compiled kernels depend on. Equal shapes can share them."""
+
+    steps: int
+    batch: int
+    input_size: int
+    sizes: Tuple[int, ...]
+    dtype: torch.dtype
+    device: torch.device
+    layer_norm: bool
+    masked: bool
+    training: bool
+    boundary: str
+    nested_boundaries: bool
+    top_boundary: bool
+    exact_detector: bool  # detector_grad_scale is not 0
+    skip: bool
+
+    @property
+    def block_m(self) -> int:
+        """Samples of one tile of a product; the batch is padded to a multiple."""
+        return 16 if self.batch <= 16 else 32 if self.batch <= 32 else 64
+
+    @property
+    def granule(self) -> int:
+        """Layers are padded to a multiple."""
+        return 16 if max(self.sizes) <= 16 else 32 if max(self.sizes) <= 32 else 64
+
+    @property
+    def rows(self) -> int:
+        return round_up(self.batch, self.block_m)
+
+    @property
+    def padded(self) -> Tuple[int, ...]:
+        return tuple(round_up(size, self.granule) for size in self.sizes)
+
+    @property
+    def full(self) -> bool:
+        """Layer normalisation mixes the detector's gradient into all rows: COPY has gate gradients, nothing is
+        skipped in training."""
+        return self.layer_norm and self.training and self.exact_detector
+
+
+class Buffers:
+    """Every tensor that the kernels read and write, L layers of padded size P, R samples, T steps.
+
+    weights (L, 3, 4P, P) and input_weight (4P, input_size) in the dtype of the call, rows of layer l: gate * padded[l]
+    + unit; products in the order recurrent, top-down, bottom-up. `hidden`, `read` (times the dropout mask) and
+    `gradients` are operands of products, in that dtype too; where `hidden` and `read` need not differ from h they are
+    h. All else is float32. Slot 0 of h, c, z is the state before the first step.
+    """
+
+    def __init__(self, shape: Shape):
+        self.shape = shape
+        L, T, R, P = len(shape.sizes), shape.steps, shape.rows, max(shape.padded)
+        place = {"device": shape.device}
+        operand = {**place, "dtype": shape.dtype}
+        zeros, empty = torch.zeros, torch.empty
+        self.size_padded = P
+        self.sizes = torch.tensor(shape.sizes, dtype=torch.int32, **place)
+        self.padded = torch.tensor(shape.padded, dtype=torch.int32, **place)
+        self.scalars = zeros(2, **place)  # slope, detector_grad_scale
+        self.weights = zeros(L, 3, 4 * P, P, **operand)
+        self.input_weight = zeros(4 * shape.padded[0], shape.input_size, **operand)
+        self.detectors, self.input_detector = zeros(L, 3, P, **place), zeros(shape.input_size, **place)
+        self.bias, self.bias_last = zeros(L, 4 * P, **place), zeros(L, **place)
+        self.gains, self.gains_last = zeros(L, 3, 4 * P, **place), zeros(L, 3, **place)
+
+        self.x = zeros(T, R, shape.input_size, **operand)
+        self.valid = zeros(T, R, dtype=torch.int32, **place)
+        self.noise = torch.full((L, T, R), 0.5, **place)
+        self.masks = zeros(L, R, P, **place)
+
+        self.h, self.c = zeros(L, T + 1, R, P, **place), zeros(L, T + 1, R, P, **place)
+        self.hidden = self.h if shape.dtype == torch.float32 else zeros(L, T + 1, R, P, **operand)
+        self.read = zeros(L, T + 1, R, P, **operand) if shape.masked else self.hidden
+        self.z, self.u = zeros(L, T + 1, R, **place), zeros(L, T + 1, R, **place)
+        self.running = zeros(L, T + 1, R, dtype=torch.int32, **place)
+        self.boundaries, self.probs = zeros(L, T, R, **place), zeros(L, T, R, **place)
+        self.keep = shape.training and shape.layer_norm
+        self.products = empty(T if self.keep else 1, L, 3, R, 4 * P, **place)
+        self.projected = empty(T, R, 4 * P, **place)
+        self.projected_last = zeros(T, R, **place)
+        self.gates = empty(L if shape.training else 0, T + 1, R, 4 * P, **place)
+        self.statistics = empty(L if self.keep else 0, T + 1, R, 9, **place)
+        if shape.training:
+            self.allocate_gradients(L, T, R, P, place, operand)
+
+    def allocate_gradients(self, L, T, R, P, place, operand) -> None:
+        zeros = torch.zeros
+        kinds = 3 if self.shape.layer_norm else 1  # without, the three products have one gradient
+        self.grad_hidden = zeros(L, T, R, P, **place)
+        self.grad_boundaries, self.grad_probs = zeros(L, T, R, **place), zeros(L, T, R, **place)
+        self.dh, self.dc = zeros(L, R, P, **place), zeros(L, R, P, **place)
+        self.dz, self.dz_below = zeros(L, R, **place), zeros(L, R, **place)
+        self.sent = zeros(L, T, R, dtype=torch.int32, **place)
+        self.sent_gates = torch.empty(2, L, 3, 4, R, P, **place)
+        self.gradients = zeros(kinds, L, T, R, 4 * P, **operand)
+        self.detector_gradients = zeros(3, L, T, R, **place)
+        self.bias_sums, self.bias_last_sums = zeros(L, R, 4 * P, **place), zeros(L, R, **place)
+        norms = L if self.shape.layer_norm else 0
+        self.gain_sums, self.gain_last_sums = zeros(norms, 3, R, 4 * P, **place), zeros(norms, 3, R, **place)
+
+    def gate_rows(self, tensor: Tensor, index: int) -> Tensor:
+        """(..., 4P, *) or (..., 4P) of a layer, gate rows first, as (4, H, ...)."""
+        padded = self.shape.padded[index]
+        return tensor[: 4 * padded].view(4, padded, *tensor.shape[1:])[:, : self.shape.sizes[index]]
+
+    def load_weights(self, layers: Sequence[LayerParameters]) -> None:
+        for index, layer in enumerate(layers):
+            size = self.shape.sizes[index]
+            given = (layer.weight_recurrent, layer.weight_top_down, layer.weight_bottom_up)
+            gains = (layer.gain_recurrent, layer.gain_top_down, layer.gain_bottom_up)
+            for product, (weight, gain) in enumerate(zip(given, gains)):
+                if weight is None:
+                    continue
+                columns = weight.size(1)
+                is_input = index == 0 and product == 2
+                matrix = self.input_weight if is_input else self.weights[index, product]
+                row = self.input_detector if is_input else self.detectors[index, product]
+                self.gate_rows(matrix, index)[..., :columns].copy_(weight[:-1].view(4, size, columns))
+                row[:columns].copy_(weight[-1])
+                if gain is not None:
+                    self.gate_rows(self.gains[index, product], index).copy_(gain[:-1].view(4, size))
+                    self.gains_last[index, product].copy_(gain[-1])
+            self.gate_rows(self.bias[index], index).copy_(layer.bias[:-1].view(4, size))
+            self.bias_last[index].copy_(layer.bias[-1])
+
+    def load_inputs(
+        self,
+        x: Tensor,
+        state: HMLSTMState,
+        options: RecurrenceOptions,
+        valid: Optional[Tensor],
+        noise: Optional[Tensor],
+        masks: Optional[Sequence[Tensor]],
+    ) -> None:
+        batch = self.shape.batch
+        self.scalars.copy_(torch.tensor([options.slope, options.detector_grad_scale]))
+        self.x[:, :batch].copy_(x)
+        self.valid[:, :batch].copy_(valid) if valid is not None else self.valid[:, :batch].fill_(1)
+        if noise is not None:
+            self.noise[..., :batch].copy_(noise.permute(2, 0, 1))
+        self.z[:, 0, :batch].copy_(state.z.t())
+        for index, size in enumerate(self.shape.sizes):
+            h = state.h[index]
+            self.h[index, 0, :batch, :size].copy_(h)
+            self.c[index, 0, :batch, :size].copy_(state.c[index])
+            if self.hidden is not self.h:
+                self.hidden[index, 0, :batch, :size].copy_(h)
+            if masks is not None:
+                self.masks[index, :batch, :size].copy_(masks[index])
+                self.read[index, 0, :batch, :size].copy_(h.float() * masks[index].float())
+
+    def load_gradients(self, grads: Sequence[Optional[Tensor]]) -> None:
+        """In the order of the results: hidden, h and c of every layer, boundaries, boundary_probs, z."""
+        L, batch = len(self.shape.sizes), self.shape.batch
+
+        def load(target: Tensor, grad: Optional[Tensor]) -> None:
+            target.zero_() if grad is None else target.copy_(grad)
+
+        for index, size in enumerate(self.shape.sizes):
+            load(self.grad_hidden[index, :, :batch, :size], grads[index])
+            load(self.dh[index, :batch, :size], grads[L + index])
+            load(self.dc[index, :batch, :size], grads[2 * L + index])
+        boundaries, probs, z = grads[3 * L :]
+        load(self.grad_boundaries[..., :batch], None if boundaries is None else boundaries.permute(2, 0, 1))
+        load(self.grad_probs[..., :batch], None if probs is None else probs.permute(2, 0, 1))
+        load(self.dz[:, :batch], None if z is None else z.t())
+
+    def results(self) -> Tuple[Tensor, ...]:
+        """Copies, in the order above."""
+        batch, dtype = self.shape.batch, self.shape.dtype
+        layers = list(enumerate(self.shape.sizes))
+
+        def copy(tensor: Tensor) -> Tensor:
+            return tensor.to(dtype, copy=True, memory_format=torch.contiguous_format)
+
+        hidden = [copy(self.hidden[index, 1:, :batch, :size]) for index, size in layers]
+        h = [copy(self.h[index, -1, :batch, :size]) for index, size in layers]
+        c = [copy(self.c[index, -1, :batch, :size]) for index, size in layers]
+        emitted = [copy(t[..., :batch].permute(1, 2, 0)) for t in (self.boundaries, self.probs)]
+        return (*hidden, *h, *c, *emitted, copy(self.z[:, -1, :batch].t()))

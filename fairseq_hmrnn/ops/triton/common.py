@@ -1,0 +1,105 @@
+"""What the kernels share. No kernel masks its products: all buffers are padded with zeros (`buffers.py`)."""
+
+import triton
+import triton.language as tl
+
+RECURRENT = tl.constexpr(0)
+TOP_DOWN = tl.constexpr(1)
+BOTTOM_UP = tl.constexpr(2)
+STEP = tl.constexpr(0)
+BERNOULLI = tl.constexpr(1)
+SPLIT = tl.constexpr(4)  # the backward product sums over its 4H rows in this many parts, side by side
+
+
+@triton.jit
+def tanh(x):
+    e = tl.exp(-2 * tl.abs(x))
+    y = (1 - e) / (1 + e)
+    return tl.where(x < 0, -y, y)
+
+
+@triton.jit
+def place(phase, pair):
+    """Layer and step of cell number `pair` of a phase. Cells of equal 2 step + layer do not depend on each other."""
+    layer = (phase + 2) % 2 + 2 * pair
+    return layer, (phase + 2 - layer) // 2 - 1
+
+
+@triton.jit
+def row_of(layer, slot, slots, row, rows):
+    """Index of a row in a buffer (layers, slots, rows, ...)."""
+    return ((layer * slots + slot).to(tl.int64)) * rows + row
+
+
+@triton.jit
+def wanted(z_prev, z_below, valid, running, TRAINING: tl.constexpr, NORM: tl.constexpr, SKIP: tl.constexpr):
+    """Which samples need which of the three products, int32 each, and which go on with a run of COPY steps.
+
+    A COPY step needs the recurrent product once per run: for the gates in training, with layer normalisation for the
+    detector (its row alone is in `forward_cell`). Closed terms are needed for the gradient of layer normalisation.
+    """
+    here = valid != 0
+    active = here & ((z_prev != 0) | (z_below != 0))
+    if SKIP:
+        again = here & (active == 0) & (running != 0)
+        recurrent = active | (here & (active == 0) & (running == 0)) if TRAINING or NORM else active
+        top_down = active if TRAINING and NORM else active & (z_prev != 0)
+        bottom_up = active if TRAINING and NORM else active & (z_below != 0)
+    else:
+        again = here & (valid == 0)
+        recurrent = here
+        top_down = here
+        bottom_up = here
+    return recurrent.to(tl.int32), top_down.to(tl.int32), bottom_up.to(tl.int32), again
+
+
+@triton.jit
+def choose_rows(need, ROWS: tl.constexpr, BLOCK_M: tl.constexpr, tile):
+    """The samples of one tile when those in need come first: indices (BLOCK_M,), and how many are left for it."""
+    rank = tile * BLOCK_M + tl.arange(0, BLOCK_M)
+    before = tl.cumsum(need, 0)
+    rows = tl.sum((before[None, :] <= rank[:, None]).to(tl.int32), 1)
+    used = rank < tl.sum(need, 0)
+    return tl.where(used, rows, 0), used
+
+
+@triton.jit
+def add_product(total, a, w, UPCAST: tl.constexpr):
+    """total + a w in float32. UPCAST is for the interpreter, which takes bfloat16 operands for integers."""
+    if UPCAST:
+        a = a.to(tl.float32)
+        w = w.to(tl.float32)
+    return tl.dot(a, w, total, input_precision="ieee")
+
+
+@triton.jit
+def load_gates(pointer, units, stride, mask):
+    """Rows f, i, o, g of one sample, 0 where not `mask`."""
+    f = tl.load(pointer + units, mask=mask, other=0.0).to(tl.float32)
+    i = tl.load(pointer + stride + units, mask=mask, other=0.0).to(tl.float32)
+    o = tl.load(pointer + 2 * stride + units, mask=mask, other=0.0).to(tl.float32)
+    g = tl.load(pointer + 3 * stride + units, mask=mask, other=0.0).to(tl.float32)
+    return f, i, o, g
+
+
+@triton.jit
+def store_gates(pointer, units, stride, mask, f, i, o, g):
+    dtype = pointer.dtype.element_ty
+    tl.store(pointer + units, f.to(dtype), mask=mask)
+    tl.store(pointer + stride + units, i.to(dtype), mask=mask)
+    tl.store(pointer + 2 * stride + units, o.to(dtype), mask=mask)
+    tl.store(pointer + 3 * stride + units, g.to(dtype), mask=mask)
+
+
+@triton.jit
+def sum_gates(f, i, o, g):
+    return tl.sum(f + i + o + g, 0)
+
+
+@triton.jit
+def decision(z_tilde, noise, MODE: tl.constexpr):
+    """Eq. (6); noise is 0.5 for "step"."""
+    if MODE == STEP or MODE == BERNOULLI:
+        return (z_tilde > noise).to(tl.float32)
+    else:
+        return z_tilde

@@ -1,0 +1,167 @@
+"""Both passes over given buffers: the launches of the kernels, and the products of tall matrices around them."""
+
+from __future__ import annotations
+
+from typing import List, Optional
+
+import torch
+import triton
+from torch import Tensor
+
+from ..boundary import BOUNDARY_MODES
+from ..reference import LAYER_NORM_EPS
+from .backward import backward_cell, backward_products
+from .buffers import SORTED_ROWS, Buffers
+from .common import SPLIT
+from .forward import forward_cell, forward_products
+
+
+def float32_product(a: Tensor, b: Tensor) -> Tensor:
+    """a b in float32, whatever they are."""
+    if a.dtype == torch.float32:
+        return torch.mm(a, b)
+    return torch.mm(a, b, out_dtype=torch.float32) if a.is_cuda else torch.mm(a.float(), b.float())
+
+
+class Launcher:
+    """The constants of all launches over some buffers."""
+
+    def __init__(self, buffers: Buffers):
+        shape = buffers.shape
+        self.buffers, self.shape, self.layers = buffers, shape, len(shape.sizes)
+        self.pairs = -(-self.layers // 2)  # cells of one phase
+        self.tiles = shape.rows // shape.block_m
+        self.last_phase = 2 * (shape.steps - 1) + self.layers - 1
+        block = triton.next_power_of_2(buffers.size_padded)
+        both = dict(LAYERS=self.layers, SIZE=buffers.size_padded, NORM=shape.layer_norm)
+        self.product_constants = dict(
+            ROWS=triton.next_power_of_2(shape.rows) if self.sort else shape.block_m,
+            SORT=self.sort,
+            UPCAST=shape.dtype == torch.bfloat16 and shape.device.type == "cpu",
+            BLOCK_M=shape.block_m,
+            num_warps=4,
+            num_stages=3,
+            **both,
+        )
+        self.cell_constants = dict(
+            BLOCK=block,
+            KEEP=buffers.keep,
+            MODE=BOUNDARY_MODES.index(shape.boundary),
+            NESTED=shape.nested_boundaries,
+            TOP=shape.top_boundary,
+            MASKED=shape.masked,
+            num_warps=max(1, min(16, block // 128)),
+            **both,
+        )
+        self.skipping = dict(TRAINING=shape.training, SKIP=shape.skip and not shape.full)
+
+    @property
+    def sort(self) -> bool:
+        """Whether a product sorts its samples: with one tile there is nothing to gain."""
+        return self.shape.skip and self.tiles > 1 and self.shape.rows <= SORTED_ROWS
+
+    @property
+    def block_k(self) -> int:
+        return min(self.shape.granule, 32 if self.shape.dtype == torch.float32 else 64)
+
+    def forward(self) -> None:
+        b, shape = self.buffers, self.shape
+        x = b.x.view(-1, shape.input_size)
+        width = 4 * shape.padded[0]
+        b.projected.view(-1, b.projected.size(2))[:, :width].copy_(float32_product(x, b.input_weight.t()))
+        torch.mv(x.float(), b.input_detector, out=b.projected_last.view(-1))
+        columns = 4 * b.size_padded
+        grid = (columns // 64, self.tiles, 3 * self.pairs)
+        for phase in range(self.last_phase + 1):
+            forward_products[grid](
+                b.weights, b.read, b.hidden, b.products, b.z, b.valid, b.running, b.padded,
+                phase, shape.steps, shape.rows, KEEP=b.keep, BLOCK_N=64, BLOCK_K=self.block_k,
+                **self.skipping, **self.product_constants,
+            )  # fmt: skip
+            forward_cell[(shape.batch, self.pairs)](
+                b.products, b.projected, b.projected_last, b.h, b.hidden, b.read, b.masks, b.c, b.z, b.u, b.running,
+                b.gates, b.statistics, b.valid, b.noise, b.boundaries, b.probs, b.detectors, b.bias, b.bias_last,
+                b.gains, b.gains_last, b.sizes, b.padded, b.scalars, phase, shape.steps, shape.rows,
+                HALF=b.hidden is not b.h, EPS=LAYER_NORM_EPS, **self.skipping, **self.cell_constants,
+            )  # fmt: skip
+
+    def backward(self) -> None:
+        """From the gradients in the buffers to those of the state before the first step, of all gates, and the sums
+        over steps for biases and gains."""
+        b, shape = self.buffers, self.shape
+        for total in (b.bias_sums, b.bias_last_sums, b.gain_sums, b.gain_last_sums):
+            total.zero_()
+        grid = (b.size_padded // shape.granule, self.tiles, int(SPLIT) * 3 * self.pairs)
+        for phase in range(self.last_phase, -3, -1):
+            backward_cell[(shape.batch, self.pairs)](
+                b.products, b.projected, b.h, b.masks, b.c, b.z, b.u, b.gates, b.statistics, b.valid, b.noise,
+                b.detectors, b.gains, b.gains_last, b.grad_hidden, b.grad_boundaries, b.grad_probs, b.dh, b.dc, b.dz,
+                b.dz_below, b.sent, b.sent_gates, b.gradients, b.detector_gradients, b.bias_sums, b.bias_last_sums,
+                b.gain_sums, b.gain_last_sums, b.sizes, b.padded, b.scalars, phase, shape.steps, shape.rows,
+                FULL=shape.full, **self.cell_constants,
+            )  # fmt: skip
+            if phase >= 0:
+                backward_products[grid](
+                    b.weights, b.gradients, b.sent, b.sent_gates, b.padded, phase, shape.steps, shape.rows,
+                    BLOCK_N=shape.granule, BLOCK_K=self.block_k, **self.product_constants,
+                )  # fmt: skip
+
+    def kind(self, index: int, product: int) -> Tensor:
+        """Gradients of a product's gate rows, all steps, (T R, 4 padded)."""
+        whole = self.buffers.gradients[product if self.shape.layer_norm else 0, index]
+        return whole.view(-1, whole.size(2))[:, : 4 * self.shape.padded[index]]
+
+    def source(self, index: int, product: int) -> Tensor:
+        """What a product read at every step, times its gate without layer normalisation, (T R, columns)."""
+        b, shape = self.buffers, self.shape
+        if (index, product) == (0, 2):
+            return b.x.view(-1, shape.input_size)
+        read, gate = (
+            (b.read[index, :-1], None),
+            (b.hidden[index + 1, :-1] if product == 1 else None, b.z[index, :-1]),
+            (b.hidden[index - 1, 1:], b.z[index - 1, 1:]),
+        )[product]
+        read = read[..., : shape.sizes[(index, index + 1, index - 1)[product]]]
+        read = read if gate is None or shape.layer_norm else read * gate.unsqueeze(2).to(read.dtype)
+        return read.flatten(0, 1)
+
+    def weight_gradient(self, index: int, product: int) -> Tensor:
+        """(4H+1, columns)"""
+        source, size = self.source(index, product), self.shape.sizes[index]
+        gates = torch.mm(self.kind(index, product).t(), source)
+        grad = gates.new_empty(4 * size + 1, source.size(1))
+        grad[:-1].view(4, size, -1).copy_(self.buffers.gate_rows(gates, index))
+        grad[-1] = torch.mv(source.float().t(), self.buffers.detector_gradients[product, index].view(-1))
+        return grad
+
+    def vector_gradient(self, index: int, gates: Tensor, last: Tensor) -> Tensor:
+        """Sums over samples of (R, 4P) and (R) as (4H+1)."""
+        rows = self.buffers.gate_rows(gates.sum(0), index).reshape(-1)
+        return torch.cat([rows, last.sum(0, keepdim=True)]).to(self.shape.dtype)
+
+    def layer_gradients(self, index: int) -> List[Optional[Tensor]]:
+        """In the order of LayerParameters."""
+        b = self.buffers
+        order = [p for p in (0, 2, 1) if p != 1 or index + 1 < self.layers]
+        weights = [self.weight_gradient(index, p) for p in order] + [None] * (3 - len(order))
+        gains: List[Optional[Tensor]] = [None] * 3
+        if self.shape.layer_norm:
+            found = [self.vector_gradient(index, b.gain_sums[index, p], b.gain_last_sums[index, p]) for p in order]
+            gains = found + [None] * (3 - len(order))
+        return [*weights, self.vector_gradient(index, b.bias_sums[index], b.bias_last_sums[index]), *gains]
+
+    def input_gradient(self) -> Tensor:
+        b, shape = self.buffers, self.shape
+        grad = float32_product(self.kind(0, 2), b.input_weight)
+        grad = torch.addr(grad, b.scalars[1] * b.detector_gradients[2, 0].view(-1), b.input_detector)
+        return grad.view(shape.steps, shape.rows, -1)[:, : shape.batch].to(shape.dtype)
+
+    def gradients(self, want_x: bool, want_weights: bool) -> List[Optional[Tensor]]:
+        """Runs the backward pass. Gradients of x, z, h, c and the weights, flat."""
+        self.backward()
+        b, batch, dtype = self.buffers, self.shape.batch, self.shape.dtype
+        layers = list(enumerate(self.shape.sizes))
+        state = [t[index, :batch, :size].to(dtype) for t in (b.dh, b.dc) for index, size in layers]
+        weights = [g for index, _ in layers for g in self.layer_gradients(index)] if want_weights else [None] * (
+            7 * self.layers)  # fmt: skip
+        return [self.input_gradient() if want_x else None, b.dz[:, :batch].t().to(dtype), *state, *weights]

@@ -1,0 +1,309 @@
+"""The Triton kernels against the reference: on a GPU where there is one, else in Triton's interpreter.
+
+The interpreter runs the kernels' arithmetic, not their compiler: `test_kernels_compile` adds that. What needs a GPU
+is marked `gpu`.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from problems import assert_close, make_problem, near_threshold, run, tensors
+
+from fairseq_hmrnn.modules import HMLSTM
+from fairseq_hmrnn.ops import RecurrenceOptions, dispatch, hm_lstm
+from fairseq_hmrnn.ops.reference import hm_lstm_reference
+
+pytest.importorskip("triton", reason="Triton is not installed")
+
+from fairseq_hmrnn.ops.triton import graphs, hm_lstm_triton  # noqa: E402
+from fairseq_hmrnn.ops.triton.buffers import Shape  # noqa: E402
+
+GPU = torch.cuda.is_available()
+DEVICE = "cuda" if GPU else "cpu"
+gpu = [pytest.mark.gpu, pytest.mark.skipif(not GPU, reason="needs a CUDA device")]
+
+# name: sizes, steps, batch, options, more arguments of make_problem. Together they hold every option, most of them
+# in more than one company; every seed keeps its boundaries away from the threshold.
+PROBLEMS = {
+    "plain": ([5, 9, 6], 3, 2, dict(detector_grad_scale=0.0), dict()),
+    "exact-padded-masked-nested": ([6, 4], 4, 2, dict(nested_boundaries=True), dict(padded=True, masked=True)),
+    "exact-mostly-closed-padded": ([5, 3], 6, 2, dict(), dict(bias=0.3, padded=True)),
+    "open": ([4, 17], 3, 2, dict(), dict(bias=6.0)),
+    "norm-top-bernoulli-padded": (
+        [5, 7], 3, 2, dict(detector_grad_scale=0.0, boundary="bernoulli", top_boundary=True),
+        dict(layer_norm=True, padded=True),
+    ),
+    "norm-mostly-closed": ([5, 4], 5, 2, dict(detector_grad_scale=0.0), dict(layer_norm=True, bias=-1.5)),
+    "norm-scaled-nested-masked": (
+        [5, 4], 3, 2, dict(detector_grad_scale=0.3, nested_boundaries=True),
+        dict(layer_norm=True, masked=True, bias=-0.5),
+    ),
+    "soft-top": ([5, 4], 3, 2, dict(boundary="soft", top_boundary=True), dict(padded=True)),
+    "soft-norm": ([4, 5], 3, 2, dict(boundary="soft"), dict(layer_norm=True)),
+    "one-layer-one-step": ([33], 1, 1, dict(top_boundary=True), dict()),
+    "four-layers": ([1, 2, 20, 3], 2, 1, dict(boundary="bernoulli"), dict(masked=True)),
+}  # fmt: skip
+
+
+def problem_of(name, dtype=torch.float32, seed=1, **changes):
+    sizes, steps, batch, options, more = PROBLEMS[name]
+    options = RecurrenceOptions(**{"slope": 0.8, "detector_grad_scale": 1.0, **options})
+    return make_problem(seed, steps, batch, sizes, options, **{**more, **changes}, dtype=dtype)
+
+
+def moved(problem, dtype, device=DEVICE):
+    """The same numbers in another dtype or place, as leaves."""
+
+    def move(t):
+        return None if t is None else t.detach().to(device, dtype).requires_grad_()
+
+    return problem._replace(
+        x=move(problem.x),
+        layers=tuple(type(p)(*map(move, p)) for p in problem.layers),
+        state=problem.state.apply(move),
+        valid=None if problem.valid is None else problem.valid.to(device),
+        noise=None if problem.noise is None else problem.noise.to(device, dtype),
+        masks=None if problem.masks is None else tuple(m.to(device, dtype) for m in problem.masks),
+    )
+
+
+def expected_of(problem):
+    """Outputs and gradients of the reference in float64, for these very numbers."""
+    return run(hm_lstm_reference, moved(problem, torch.float64, "cpu"))
+
+
+def check(problem, tolerance, **keywords):
+    """Outputs, gradients, and the outputs without gradients."""
+    expected, expected_grads = expected_of(problem)
+    assert not near_threshold(problem, expected, max(1e-4, tolerance / 4)), "take another seed"
+    here = moved(problem, problem.x.dtype)
+    found, grads = run_here(here, **keywords)
+    assert_close(cpu_doubles(found), expected, tolerance)
+    assert_close(cpu_doubles(grads), expected_grads, tolerance)
+    with torch.no_grad():
+        assert_close(cpu_doubles(tensors(hm_lstm_triton(*here, **keywords))), expected, tolerance)
+    return expected
+
+
+def cpu_doubles(found):
+    return [t.detach().cpu().double() for t in found]
+
+
+def run_here(problem, seed=0, **keywords):
+    """As problems.run, whose random weights are on CPU."""
+    output = tensors(hm_lstm_triton(*problem, **keywords))
+    random = torch.Generator().manual_seed(seed)
+    weights = [torch.randn(t.shape, generator=random, dtype=torch.float64).to(t) for t in output]
+    grads = torch.autograd.grad(output, problem.leaves(), weights, allow_unused=True)
+    return output, [torch.zeros_like(leaf) if g is None else g for g, leaf in zip(grads, problem.leaves())]
+
+
+@pytest.fixture
+def poisoned():
+    """New memory is full of NaN: what is read must have been written."""
+    torch.use_deterministic_algorithms(not GPU)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_equals_the_reference(name, poisoned):
+    expected = check(problem_of(name), 2e-5)
+    if "closed" in name:
+        z = expected[len(PROBLEMS[name][0])]
+        assert 0 < z[..., 0].mean() < 0.5, "the problem is there for its COPY steps"
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float16, 4e-3), (torch.bfloat16, 3e-2)], ids=["fp16", "bf16"])
+@pytest.mark.parametrize("name", ["open", "soft-norm"])
+def test_half_precision_is_within_its_bound(name, dtype, tolerance):
+    """The bound is stated in ops/README.md, relative to the largest element of each tensor."""
+    check(problem_of(name, dtype), tolerance)
+
+
+@pytest.mark.parametrize("name", ["norm-mostly-closed", "exact-mostly-closed-padded"])
+def test_skipping_gives_the_same_bits(name):
+    problem = moved(problem_of(name), torch.float32)
+    skipped, dense = run_here(problem), run_here(problem, skip=False)
+    for a, b in zip(skipped[0] + skipped[1], dense[0] + dense[1]):
+        assert torch.equal(a, b)
+
+
+def test_sorted_samples(monkeypatch, poisoned):
+    """More samples than one tile holds: those in need come first."""
+    monkeypatch.setattr(Shape, "block_m", 16)
+    problem = make_problem(2, 1, 18, [3, 2], RecurrenceOptions(slope=0.8), bias=-1.0)
+    check(problem._replace(valid=torch.arange(18).expand(1, 18) % 5 > 0), 2e-5)
+
+
+def test_step_by_step_equals_the_sequence():
+    problem = moved(problem_of("exact-padded-masked-nested"), torch.float32)
+    with torch.no_grad():
+        whole, state = hm_lstm_triton(*problem), problem.state
+        for t in range(4):
+            now = problem._replace(x=problem.x[t : t + 1], valid=problem.valid[t : t + 1], state=state)
+            output = hm_lstm_triton(*now)
+            state = output.state
+            assert_close([output.hidden[1][0]], [whole.hidden[1][t]], 1e-6)
+    assert_close([*state.h, *state.c, state.z], [*whole.state.h, *whole.state.c, whole.state.z], 1e-6)
+
+
+def test_only_what_needs_a_gradient_gets_one():
+    problem = moved(problem_of("open"), torch.float32)
+    frozen = problem._replace(x=problem.x.detach(), state=problem.state.detach())
+    output = hm_lstm_triton(*frozen)
+    output.hidden[1].sum().backward(retain_graph=True)
+    once = frozen.layers[0].bias.grad.clone()
+    output.hidden[1].sum().backward()
+    assert torch.equal(frozen.layers[0].bias.grad, 2 * once) and frozen.x.grad is None
+
+
+def test_chosen_by_name_and_refused_with_a_reason(monkeypatch, caplog):
+    problem = moved(problem_of("one-layer-one-step"), torch.float32)
+    with caplog.at_level("INFO"):
+        dispatch.choose.cache_clear()
+        hm_lstm(*problem, backend="triton")
+    assert "HM-LSTM runs the Triton kernels" in caplog.text
+    with pytest.raises(ValueError, match="float32, float16 and bfloat16, not torch.float64"):
+        hm_lstm(*moved(problem, torch.float64), backend="triton")
+    monkeypatch.setenv("TRITON_INTERPRET", "0")
+    dispatch.choose.cache_clear()
+    with pytest.raises(ValueError, match="TRITON_INTERPRET=1"):
+        hm_lstm(*moved(problem, torch.float32, "cpu"), backend="triton")
+    dispatch.choose.cache_clear()
+
+
+class Card:
+    name, major, minor, shared_memory_per_block_optin = "Some GPU", 8, 6, 99 * 1024
+
+
+@pytest.mark.parametrize(
+    "card, importable, words",
+    [
+        (dict(major=7, minor=5), True, "Some GPU has compute capability 7.5, they need 8.0"),
+        (dict(shared_memory_per_block_optin=48 * 1024), True, "Some GPU has 49152 bytes of shared memory"),
+        (dict(), False, "pip install triton"),
+    ],
+    ids=["old", "small", "no-triton"],
+)
+def test_auto_falls_back_with_one_line(card, importable, words, monkeypatch, caplog):
+    """The choice alone: `choose` is asked for a device that need not be there."""
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: type("Other", (Card,), card))
+    if not importable:
+        monkeypatch.setitem(sys.modules, "fairseq_hmrnn.ops.triton", None)
+    dispatch.choose.cache_clear()
+    with caplog.at_level("INFO"):
+        for _ in range(2):
+            assert dispatch.choose("auto", "cuda", torch.float32) is hm_lstm_reference
+    assert len(caplog.records) == 1 and words in caplog.text
+    with pytest.raises(ValueError, match="cannot run"):
+        dispatch.choose("triton", "cuda", torch.float32)
+    dispatch.choose.cache_clear()
+
+
+def test_auto_takes_triton_on_a_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: Card)
+    dispatch.choose.cache_clear()
+    assert dispatch.choose("auto", "cuda", torch.bfloat16) is hm_lstm_triton
+    dispatch.choose.cache_clear()
+
+
+def test_package_does_not_import_triton():
+    code = "import sys, fairseq_hmrnn, fairseq_hmrnn.modules as m, torch; m.HMLSTM(3, [4])(torch.zeros(2, 1, 3));"
+    code += "print(any(name.startswith('fairseq_hmrnn.ops.triton') for name in sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"
+
+
+def test_pool_keeps_few():
+    graphs.pool.clear()
+    kept = [graphs.Workspace.__new__(graphs.Workspace) for _ in range(graphs.IDLE + 2)]
+    for number, workspace in enumerate(kept):
+        graphs.pool.give_back(number % 3, workspace)
+    assert sum(map(len, graphs.pool.idle.values())) == graphs.IDLE
+    assert graphs.pool.take((graphs.IDLE + 1) % 3) is kept[-1] and graphs.pool.take("other") is None
+    graphs.pool.clear()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Triton's assembler is for Linux")
+def test_kernels_compile():
+    """For an H100 and an A100, which need not be there: compiler, assembler, registers, shared memory."""
+    environment = {**os.environ, "TRITON_INTERPRET": "0"}
+    command = [sys.executable, str(Path(__file__).with_name("triton_compile.py")), "--quick"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "8 kernels compiled, 0 bytes spilled" in done.stdout, done.stdout
+
+
+def gpu_problem(dtype=torch.float32, layer_norm=False, batch=64, sizes=(512, 384, 130), steps=40, **options):
+    problem = make_problem(
+        0, steps, batch, list(sizes), RecurrenceOptions(**options), input_size=70, layer_norm=layer_norm, padded=True
+    )
+    return moved(problem, dtype)
+
+
+class TestOnGPU:
+    pytestmark = gpu
+
+    @pytest.mark.parametrize("layer_norm", [False, True], ids=["plain", "norm"])
+    @pytest.mark.parametrize("batch", [1, 64, 128])
+    @pytest.mark.parametrize("scale", [0.0, 1.0])
+    def test_real_sizes_in_float32(self, layer_norm, batch, scale):
+        """With soft boundaries, so that no rounding decides a boundary."""
+        torch.backends.cuda.matmul.allow_tf32 = False
+        problem = gpu_problem(layer_norm=layer_norm, batch=batch, boundary="soft", detector_grad_scale=scale)
+        expected, grads = expected_of(problem)
+        found, found_grads = run_here(problem)
+        assert_close(cpu_doubles(found), expected, 1e-4)
+        assert_close(cpu_doubles(found_grads), grads, 1e-3)
+
+    @pytest.mark.parametrize("dtype, tolerance", [(torch.float16, 1e-2), (torch.bfloat16, 6e-2)], ids=["fp16", "bf16"])
+    def test_real_sizes_in_half_precision(self, dtype, tolerance):
+        problem = gpu_problem(dtype, boundary="soft", detector_grad_scale=0.0, steps=20)
+        expected, grads = expected_of(problem)
+        found, found_grads = run_here(problem)
+        assert_close(cpu_doubles(found), expected, tolerance)
+        assert_close(cpu_doubles(found_grads), grads, tolerance)
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+    def test_graphs_give_the_bits_of_launches(self, dtype):
+        """Five calls: launched, captured, replayed; two runs agree; new numbers in old memory are seen."""
+        graphs.pool.clear()
+        problem = gpu_problem(dtype, layer_norm=True, detector_grad_scale=0.0)
+        for turn in range(5):
+            with torch.no_grad():
+                problem.x.mul_(1.1)
+                problem.layers[1].bias.add_(0.01)
+            problem = problem._replace(options=problem.options._replace(slope=1 + 0.1 * turn))
+            launched, replayed = run_here(problem, graphs=False), run_here(problem)
+            for a, b in zip(launched[0] + launched[1], replayed[0] + replayed[1]):
+                assert torch.equal(a, b)
+
+    def test_skipping_gives_the_same_bits(self):
+        problem = gpu_problem(batch=192)
+        for a, b in zip(*(sum(run_here(problem, skip=skip), []) for skip in (True, False))):
+            assert torch.equal(a, b)
+
+    def test_module_trains_like_the_reference(self):
+        torch.manual_seed(0)
+        module = HMLSTM(24, [64, 48], layer_norm=True).cuda()
+        x = torch.randn(30, 8, 24, device="cuda")
+        losses = {}
+        for backend in ("reference", "auto"):
+            module.reset_parameters(), torch.manual_seed(1)
+            module.backend = backend
+            torch.manual_seed(2)
+            module.reset_parameters()
+            optimizer = torch.optim.Adam(module.parameters(), 0.01)
+            for _ in range(10):
+                loss = (module(x).hidden[-1] - 0.3).pow(2).mean()
+                optimizer.zero_grad(), loss.backward(), optimizer.step()
+            losses[backend] = float(loss)
+        assert losses["auto"] == pytest.approx(losses["reference"], rel=0.02)

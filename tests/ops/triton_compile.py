@@ -1,0 +1,136 @@
+"""Compile every Triton kernel for GPUs that need not be there, as the launches of real shapes would.
+
+    python tests/ops/triton_compile.py [--quick] [CAPABILITY ...]
+
+Prints for every kernel and set of constants its registers, spilled bytes and shared memory, as the assembler that
+comes with Triton reports them. Fails where a kernel does not compile or wants more shared memory than there is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import subprocess
+import sys
+import tempfile
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.backends.nvidia.compiler import get_ptxas
+from triton.compiler import ASTSource
+
+from fairseq_hmrnn.ops.triton import launch
+from fairseq_hmrnn.ops.triton.buffers import Buffers, Shape
+
+SHARED_MEMORY = {80: 163 * 1024, 86: 99 * 1024, 90: 227 * 1024}  # bytes of one block at most
+KERNELS = ("forward_products", "forward_cell", "backward_products", "backward_cell")
+TYPES = {torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16", torch.int32: "*i32"}
+OPTIONS = ("num_warps", "num_stages")
+
+
+class Recorder:
+    """Stands in for a kernel: keeps the arguments of its launches instead of running."""
+
+    def __init__(self, kernel):
+        self.kernel, self.launches = kernel, {}
+
+    def __getitem__(self, grid):
+        return self.record
+
+    def record(self, *arguments, **keywords):
+        names = [p.name for p in self.kernel.params]
+        given = {**dict(zip(names, arguments)), **keywords}
+        signature, constants, attributes = {}, {}, {}
+        for index, parameter in enumerate(self.kernel.params):
+            value = given[parameter.name]
+            if parameter.is_constexpr:
+                signature[parameter.name], constants[parameter.name] = "constexpr", value
+                continue
+            if isinstance(value, torch.Tensor):
+                signature[parameter.name] = TYPES[value.dtype]
+                aligned = value.data_ptr() % 16 == 0
+            else:
+                signature[parameter.name] = "i32"
+                aligned = value % 16 == 0 and not parameter.do_not_specialize
+            if aligned:
+                attributes[(index,)] = [["tt.divisibility", 16]]
+        options = {name: given[name] for name in OPTIONS if name in given}
+        key = repr((signature, constants, sorted(attributes), options))
+        self.launches[key] = (signature, constants, attributes, options)
+
+
+def launches(shape: Shape):
+    """(kernel, signature, constants, attributes, options) of every different launch of a call."""
+    recorders = {name: Recorder(getattr(launch, name)) for name in KERNELS}
+    kept = {name: recorder.kernel for name, recorder in recorders.items()}
+    try:
+        for name, recorder in recorders.items():
+            setattr(launch, name, recorder)
+        launcher = launch.Launcher(Buffers(shape))
+        launcher.forward()
+        if shape.training:
+            launcher.backward()
+    finally:
+        for name, kernel in kept.items():
+            setattr(launch, name, kernel)
+    for recorder in recorders.values():
+        for found in recorder.launches.values():
+            yield (recorder.kernel, *found)
+
+
+def compile_one(kernel, signature, constants, attributes, options, capability):
+    """Registers, spilled bytes and shared memory of a kernel on a GPU of this capability."""
+    source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=attributes)
+    compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+    with tempfile.NamedTemporaryFile(suffix=".ptx") as ptx:
+        ptx.write(compiled.asm["ptx"].encode())
+        ptx.flush()
+        name = re.search(r"^\.target\s+(\w+)", compiled.asm["ptx"], re.MULTILINE).group(1)
+        command = [get_ptxas(capability).path, "-v", f"--gpu-name={name}", ptx.name, "-o", "/dev/null"]
+        report = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    registers = int(re.search(r"Used (\d+) registers", report).group(1))
+    spilled = int(re.search(r"(\d+) bytes spill stores", report).group(1))
+    return registers, spilled, compiled.metadata.shared, compiled.asm["ptx"]
+
+
+def shapes():
+    """Both kinds of normalisation and all dtypes at a published size, and the other switches on small ones."""
+    real = dict(steps=2, batch=64, input_size=128, sizes=(512, 512, 512), dtype=torch.bfloat16,
+                device=torch.device("cpu"), layer_norm=False, masked=False, training=True, boundary="step",
+                nested_boundaries=False, top_boundary=False, exact_detector=False, skip=True)  # fmt: skip
+    yield "bf16", Shape(**real)
+    yield "bf16 layer norm", Shape(**{**real, "layer_norm": True})
+    yield "fp32 layer norm", Shape(**{**real, "layer_norm": True, "dtype": torch.float32})
+    yield "fp16 sorted", Shape(**{**real, "dtype": torch.float16, "batch": 192})
+    small = {**real, "sizes": (33, 5), "batch": 3, "masked": True, "nested_boundaries": True, "top_boundary": True}
+    yield "small, exact, bernoulli", Shape(
+        **{**small, "layer_norm": True, "exact_detector": True, "boundary": "bernoulli", "skip": False}
+    )
+    yield "small, soft", Shape(**{**small, "boundary": "soft", "sizes": (5, 7, 6, 3)})
+    yield "one step", Shape(**{**real, "steps": 1, "batch": 1, "training": False})
+    yield "H 2048, layer norm", Shape(**{**real, "sizes": (2048, 1500), "layer_norm": True})
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("capabilities", type=int, nargs="*", default=[80, 90], metavar="CAPABILITY")
+    parser.add_argument("--quick", action="store_true", help="for the suite: one shape each")
+    args = parser.parse_args()
+    count, all_spilled = 0, 0
+    for number, capability in enumerate(args.capabilities):
+        for name, shape in [list(shapes())[number]] if args.quick else shapes():
+            for kernel, *rest in launches(shape):
+                registers, spilled, shared, ptx = compile_one(kernel, *rest, capability)
+                tensor_cores = "wgmma" if "wgmma" in ptx else "mma" if "mma.sync" in ptx else "-"
+                print(f"sm_{capability} {name:24} {kernel.__name__:18} {registers:4} registers {spilled:5} bytes"
+                      f" spilled {shared:7} shared {tensor_cores}", flush=True)  # fmt: skip
+                if shared > SHARED_MEMORY[capability]:
+                    sys.exit(f"{kernel.__name__} wants {shared} bytes of shared memory")
+                count += 1
+                all_spilled += spilled
+    print(f"{count} kernels compiled, {all_spilled} bytes spilled")
+
+
+if __name__ == "__main__":
+    main()

@@ -65,13 +65,17 @@ class HMLSTMDecoder(FairseqIncrementalDecoder):
         if incremental_state is not None:
             return self._step(prev_output_tokens[:, -1:], incremental_state, state)
         valid = prev_output_tokens.ne(self.padding_idx)
-        x = F.dropout(self.embed_tokens(prev_output_tokens), self.dropout_input, self.training)
+        x = self.embed(prev_output_tokens)
         padding = None if valid.all() else valid.t()
         output = self.hm_lstm(x.transpose(0, 1), state, padding, self.slope_progress.slope)
         features = self.layer_output([h.transpose(0, 1) for h in output.hidden])
         return self._result(
             features, valid, output.boundaries.transpose(0, 1), output.boundary_probs.transpose(0, 1), output.state
         )
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """The recurrence's input for tokens of any shape: (..., embed_dim)."""
+        return F.dropout(self.embed_tokens(tokens), self.dropout_input, self.training)
 
     def _step(self, tokens: Tensor, incremental_state, state: Optional[HMLSTMState]):
         """One step of the generation that incremental_state holds, tokens (B, 1); `state` is where a new one starts."""
@@ -80,8 +84,7 @@ class HMLSTMDecoder(FairseqIncrementalDecoder):
             steps = incremental.begin(self, self.hm_lstm.zero_state(tokens.size(0)) if state is None else state)
             self.set_incremental_state(incremental_state, "generation", {"steps": steps})
         valid = tokens.ne(self.padding_idx)
-        x = F.dropout(self.embed_tokens(tokens), self.dropout_input, self.training)
-        features, output = steps(tokens[:, 0], x[:, 0], None if valid.all() else valid[:, 0])
+        features, output = steps(tokens[:, 0], None if valid.all() else valid[:, 0])
         return self._result(
             features.unsqueeze(1),
             valid,

@@ -24,14 +24,14 @@ TABLE_SYMBOLS = 2048
 class Steps:
     """Single steps on any device, in any precision, with a graph where one is wanted."""
 
-    def __init__(self, hm_lstm: HMLSTM, layer_output: LayerOutput, state: HMLSTMState, slope: float):
-        self.hm_lstm, self.layer_output = hm_lstm, layer_output
-        self.state, self.slope = state, slope
+    def __init__(self, decoder, state: HMLSTMState):
+        self.embed, self.hm_lstm, self.layer_output = decoder.embed, decoder.hm_lstm, decoder.layer_output
+        self.state, self.slope = state, decoder.slope_progress.slope
 
-    def __call__(self, tokens: Tensor, x: Tensor, valid: Optional[Tensor]) -> Tuple[Tensor, HMLSTMOutput]:
-        """tokens (B,); x (B, input_size), their embeddings; valid (B,) or None. Returns the output module's embedding
-        (B, output_dim) and the recurrence's output."""
-        output = self.hm_lstm.step(x, self.state, valid, self.slope)
+    def __call__(self, tokens: Tensor, valid: Optional[Tensor]) -> Tuple[Tensor, HMLSTMOutput]:
+        """tokens (B,); valid (B,) or None. Returns the output module's embedding (B, output_dim) and the recurrence's
+        output."""
+        output = self.hm_lstm.step(self.embed(tokens), self.state, valid, self.slope)
         self.state = output.state
         return self.layer_output(output.hidden), output
 
@@ -56,19 +56,17 @@ class PackedSteps(Steps):
     """Single steps on CPU, without gradients: packed weights, layer 1's input projection from a table, and neither the
     recurrence nor the output module computes anew what COPY leaves as it is."""
 
-    def __init__(self, weights: Weights, hm_lstm, layer_output, state, slope):
-        super().__init__(hm_lstm, layer_output, state, slope)
+    def __init__(self, decoder, state: HMLSTMState, weights: Weights):
+        super().__init__(decoder, state)
         self.weights = weights
         # Every layer's term of the output module, of its h as it is now.
         self.terms = torch.stack([F.linear(h, weight) for h, weight in zip(state.h, weights.output)], dim=1)
 
-    def __call__(self, tokens, x, valid):
+    def __call__(self, tokens, valid):
         weights, z_prev = self.weights, self.state.z
-        if weights.table is not None:
-            x = weights.table.index_select(0, tokens)
-        output = self.hm_lstm.step(
-            x, self.state, valid, self.slope, packed=weights.packed, projected=weights.table is not None
-        )
+        projected = weights.table is not None
+        x = weights.table.index_select(0, tokens) if projected else self.embed(tokens)
+        output = self.hm_lstm.step(x, self.state, valid, self.slope, packed=weights.packed, projected=projected)
         self.state = output.state
         self._update_terms(output, z_prev)
         return self.layer_output.combine(self.terms), output
@@ -96,10 +94,9 @@ class PackedSteps(Steps):
 
 
 def begin(decoder, state: HMLSTMState) -> Steps:
-    """The steps of one generation from `state` on, packed if they can be. decoder: with `embed_tokens`, `hm_lstm`,
-    `layer_output` and `slope_progress`."""
-    arguments = decoder.hm_lstm, decoder.layer_output, state, decoder.slope_progress.slope
+    """The steps of one generation from `state` on, packed if they can be. decoder: with `embed_tokens`, `embed`,
+    `hm_lstm`, `layer_output` and `slope_progress`."""
     packed = None if decoder.training or torch.is_grad_enabled() else decoder.hm_lstm.pack()
     if packed is None:
-        return Steps(*arguments)
-    return PackedSteps(Weights(packed, decoder.embed_tokens.weight, decoder.layer_output), *arguments)
+        return Steps(decoder, state)
+    return PackedSteps(decoder, state, Weights(packed, decoder.embed_tokens.weight, decoder.layer_output))

@@ -92,12 +92,7 @@ class PackedLayers:
             raise ValueError(f"a state of batch {state.batch_size}, sizes {state.hidden_sizes} does not fit {x.shape}")
         if x.size(0) == 0:
             return HMLSTMOutput.empty(x, state)
-        x = x.detach().contiguous()
-        state = HMLSTMState(
-            tuple([h.detach().contiguous() for h in state.h]),
-            tuple([c.detach().contiguous() for c in state.c]),
-            state.z.detach().contiguous(),
-        )
+        x, state = x.contiguous(), state.apply(Tensor.contiguous)
         inputs = _inputs(x, self._weights, state, valid, noise, None, options, True)
         hidden, boundaries, probs, h, c, z, _ = compiled.forward(inputs, False, x if projected else None, self._panels)
         return HMLSTMOutput(tuple(hidden), boundaries, probs, HMLSTMState(tuple(h), tuple(c), z))

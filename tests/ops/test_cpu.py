@@ -334,6 +334,36 @@ def test_threads_of_python_may_call_at_once():
 
 @compiled_only
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+class Encoded(torch.utils.data.Dataset):
+    """Item i is a model's output on the i-th input."""
+
+    def __init__(self, model, inputs):
+        self.model, self.inputs = model, inputs
+
+    def __len__(self):
+        return len(self.inputs)
+
+    def __getitem__(self, index):
+        with torch.no_grad():
+            return self.model(self.inputs[index]).hidden[-1], torch.get_num_threads()
+
+
+@compiled_only
+def test_data_loader_workers_run_it_alone():
+    """Forked after a team of threads has run here: those threads are not there in the workers."""
+    model, inputs = HMLSTM(64, [128, 128]), torch.randn(4, 20, 16, 64)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        here = [model(x).hidden[-1].detach() for x in inputs]
+        loader = torch.utils.data.DataLoader(Encoded(model, inputs), batch_size=None, num_workers=2, timeout=60)
+        for expected, (found, threads) in zip(here, loader):
+            assert threads == 1
+            assert torch.equal(found, expected)
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_no_thread_beyond_omp_num_threads():
     code = (
         "import os, torch\n"

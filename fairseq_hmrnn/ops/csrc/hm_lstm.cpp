@@ -428,6 +428,7 @@ template <class F>
 auto dispatch(const Tensor& x, F f) {
   TORCH_CHECK(x.scalar_type() == at::kFloat || x.scalar_type() == at::kDouble, "float32 or float64 expected");
   py::gil_scoped_release no_gil;
+  const at::NoGradGuard no_grad;
   return x.scalar_type() == at::kFloat ? f(float()) : f(double());
 }
 

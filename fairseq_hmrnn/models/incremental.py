@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..modules import HMLSTM, LayerOutput
+from ..modules import LayerOutput
 from ..ops import HMLSTMOutput, HMLSTMState
 
 # Up to this many symbols the table of their input projections is worth its memory: (4H+1) numbers for each.

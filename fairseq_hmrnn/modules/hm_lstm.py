@@ -196,7 +196,7 @@ class HMLSTM(nn.Module):
 
     def pack(self) -> Optional[PackedLayers]:
         """The weights as they are now, laid out for `step`. They do not follow when the module's weights change: pack
-        where generation starts, and drop it where it ends. None where the compiled CPU kernel does not run them."""
+        where generation starts, and drop it where it ends. None where the CPU kernel does not run them."""
         return pack_layers(self.layers(), self.backend)
 
     def _recurrent_masks(self, x: Tensor) -> Optional[Tuple[Tensor, ...]]:

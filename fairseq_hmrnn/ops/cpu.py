@@ -26,6 +26,7 @@ else:
     MISSING = ""
 
 DTYPES = (torch.float32, torch.float64)
+DEFAULT_PATH = "python" if compiled is None else "compiled"
 
 
 def hm_lstm_cpu(
@@ -46,7 +47,7 @@ def hm_lstm_cpu(
     """
     if x.size(0) == 0:
         return HMLSTMOutput.empty(x, state)
-    path = path or ("python" if compiled is None else "compiled")
+    path = path or DEFAULT_PATH
     call = (_CompiledCall if path == "compiled" else _PythonCall)(len(layers), options, skip)
     given = [x, state.z, *state.h, *state.c, *(tensor for layer in layers for tensor in layer)]
     constants = [valid, noise, *(recurrent_masks or [None] * len(layers))]
@@ -58,18 +59,17 @@ def hm_lstm_cpu(
 
 
 class PackedLayers:
-    """The layers' weights in the order the compiled kernel reads them, for many calls with unchanging weights.
+    """The layers' weights in the order that a path reads them, for many calls with unchanging weights.
 
-    A step of generation is then `packed(x.unsqueeze(0), state, options)`. Needs the compiled kernel, keeps no graph,
-    and does not notice when a weight changes: pack anew.
+    A step of generation is then `packed(x.unsqueeze(0), state, options)`. Keeps no graph, and does not notice when a
+    weight changes: pack anew. path: as in `hm_lstm_cpu`.
     """
 
-    def __init__(self, layers: Sequence[LayerParameters]):
-        if compiled is None:
-            raise RuntimeError(f"packing needs the compiled kernel, which is not there: {MISSING}")
+    def __init__(self, layers: Sequence[LayerParameters], path: Optional[str] = None):
         self.layers = [LayerParameters(*(None if t is None else t.detach().contiguous() for t in p)) for p in layers]
         self._weights = [list(layer) for layer in self.layers]
-        self._panels = compiled.pack(self._weights)
+        self._compiled = (path or DEFAULT_PATH) == "compiled"
+        self._packed = compiled.pack(self._weights) if self._compiled else cpu_python.pack(self.layers, reorder=True)
 
     def project(self, x: Tensor) -> Tensor:
         """Layer 1's bottom-up product of x (..., input_size): (..., 4H+1). Of an embedding matrix: a table of rows."""
@@ -93,9 +93,22 @@ class PackedLayers:
         if x.size(0) == 0:
             return HMLSTMOutput.empty(x, state)
         x, state = x.contiguous(), state.apply(Tensor.contiguous)
+        if not self._compiled:
+            return self._run_python(x, state, options, valid, noise, projected)
         inputs = _inputs(x, self._weights, state, valid, noise, None, options, True)
-        hidden, boundaries, probs, h, c, z, _ = compiled.forward(inputs, False, x if projected else None, self._panels)
+        hidden, boundaries, probs, h, c, z, _ = compiled.forward(inputs, False, x if projected else None, self._packed)
         return HMLSTMOutput(tuple(hidden), boundaries, probs, HMLSTMState(tuple(h), tuple(c), z))
+
+    @torch.no_grad()
+    def _run_python(self, x, state, options, valid, noise, projected) -> HMLSTMOutput:
+        inputs = cpu_python.Inputs(x, self.layers, state, valid, noise, None, options, True)
+        return _output(cpu_python.forward(inputs, False, self._packed, projected)[0], len(self.layers))
+
+
+def _output(results: Sequence[Tensor], n: int) -> HMLSTMOutput:
+    """From the flat results of a call over n layers."""
+    hidden, h, c, (boundaries, probs, z) = results[:n], results[n : 2 * n], results[2 * n : 3 * n], results[3 * n :]
+    return HMLSTMOutput(tuple(hidden), boundaries, probs, HMLSTMState(tuple(h), tuple(c), z))
 
 
 def _inputs(x, weights, state, valid, noise, masks, options, skip):
@@ -141,9 +154,7 @@ class _Call:
         return x, weights, state, valid, noise, None if masks[0] is None else list(masks)
 
     def output(self, results: Sequence[Tensor]) -> HMLSTMOutput:
-        n = self.num_layers
-        hidden, h, c, (boundaries, probs, z) = results[:n], results[n : 2 * n], results[2 * n : 3 * n], results[3 * n :]
-        return HMLSTMOutput(tuple(hidden), boundaries, probs, HMLSTMState(tuple(h), tuple(c), z))
+        return _output(results, self.num_layers)
 
 
 class _CompiledCall(_Call):

@@ -112,11 +112,10 @@ def missing_for_triton(device_type: str, dtype: torch.dtype) -> str:
 
 
 def pack_layers(layers: Sequence[LayerParameters], backend: str = "auto") -> Optional[cpu.PackedLayers]:
-    """The weights as they are now, packed for many single steps; None where not the compiled kernel runs them."""
+    """The weights as they are now, packed for many single steps; None where not the CPU kernel runs them."""
     weight = layers[0].weight_recurrent
-    if cpu.compiled is None or choose(backend, weight.device.type, weight.dtype) is not cpu.hm_lstm_cpu:
-        return None
-    return cpu.PackedLayers(layers)
+    fits = choose(backend, weight.device.type, weight.dtype) is cpu.hm_lstm_cpu
+    return cpu.PackedLayers(layers) if fits else None
 
 
 def check_options(options: RecurrenceOptions, backend: str) -> None:

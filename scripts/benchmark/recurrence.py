@@ -109,21 +109,13 @@ def kernel_job(args, name, model, x, **keywords):
     def run(x):
         return cpu.hm_lstm_cpu(x, layers, state, options, **keywords).hidden[-1]
 
-    if keywords.get("path") == "python" or cpu.compiled is None:
+    packed = cpu.PackedLayers(layers, keywords.get("path"))
+    table = packed.project(x)  # as from a table of embeddings times W_bu
 
-        def step():
-            now = state
-            for x_t in x.split(1):
-                now = cpu.hm_lstm_cpu(x_t, layers, now, options, **keywords).state
-
-    else:
-        packed = cpu.PackedLayers(layers)
-        table = packed.project(x)  # as from a table of embeddings times W_bu
-
-        def step():
-            now = state
-            for projected in table.split(1):
-                now = packed(projected, now, options, projected=True).state
+    def step():
+        now = state
+        for projected in table.split(1):
+            now = packed(projected, now, options, projected=True).state
 
     return Job(name, model, x, run, step)
 

@@ -9,8 +9,6 @@ from models.test_hmlstm_lm import PAD, make, tokens
 from fairseq_hmrnn.models import incremental
 from fairseq_hmrnn.ops import HMLSTMState, cpu
 
-compiled = pytest.mark.skipif(cpu.compiled is None, reason="the compiled kernel was not built")
-
 
 def steps(model, x, state=None):
     """Logits of every step (B, T, V), and the incremental state."""
@@ -24,12 +22,13 @@ def kind(model, state):
     return type(model.decoder._steps(state))
 
 
-@compiled
+@pytest.mark.parametrize("path", ["python"] + ([] if cpu.compiled is None else ["compiled"]))
 @pytest.mark.parametrize("table", [True, False])
 @pytest.mark.parametrize("boundary", ["step", "soft"])
 @pytest.mark.parametrize("normalization", ["layer", "none"])
 @pytest.mark.parametrize("batch", [1, 5])
-def test_packed_steps_equal_the_forward_pass(monkeypatch, batch, normalization, boundary, table):
+def test_packed_steps_equal_the_forward_pass(monkeypatch, batch, normalization, boundary, table, path):
+    monkeypatch.setattr(cpu, "DEFAULT_PATH", path)
     if not table:
         monkeypatch.setattr(incremental, "TABLE_SYMBOLS", 0)
     model = make(boundary=boundary, normalization=normalization, top_boundary=True)
@@ -43,7 +42,6 @@ def test_packed_steps_equal_the_forward_pass(monkeypatch, batch, normalization, 
         assert ((share > 0.05) & (share < 0.95)).any(), share  # some steps COPY, some do not
 
 
-@compiled
 def test_padding_waits():
     model, x = make(), tokens(3, 7)
     padded = torch.cat([torch.full((3, 2), PAD), x], dim=1)
@@ -53,7 +51,6 @@ def test_padding_waits():
     torch.testing.assert_close(found[0, 4:], model(x)[0][0, 2:], rtol=0, atol=1e-12)
 
 
-@compiled
 @pytest.mark.parametrize("order", [[2, 0, 0, 3], [1, 3], [3, 2, 1, 0, 0, 1], [0, 1, 2, 3]])
 def test_reordering_in_place_shrinking_and_growing(order):
     model, x, order = make(), tokens(4, 9), torch.tensor(order)
@@ -76,7 +73,6 @@ def test_a_state_is_reordered_within_its_own_tensors():
         assert torch.equal(a, b)
 
 
-@compiled
 def test_every_generation_reads_the_weights_as_they_are_when_it_starts():
     model, x = make(), tokens(2, 5)
     before, _ = steps(model, x)
@@ -108,13 +104,12 @@ def test_where_packed_steps_cannot_run(monkeypatch):
     half = copy.deepcopy(model).half()
     found, state = steps(half, x)
     assert kind(half, state) is incremental.Steps and found.dtype == torch.float16
-    monkeypatch.setattr(cpu, "compiled", None)
+    monkeypatch.setattr(model.decoder.hm_lstm, "backend", "reference")
     found, state = steps(model, x)
     assert kind(model, state) is incremental.Steps
     torch.testing.assert_close(found, full, rtol=0, atol=1e-12)
 
 
-@compiled
 def test_a_generation_can_be_copied_and_goes_on_independently():
     model, x = make(), tokens(2, 8)
     _, state = steps(model, x[:, :4])

@@ -152,12 +152,12 @@ def test_sequence_equals_its_windows_and_steps(path, layer_norm):
     assert_close([torch.cat(hidden), *state.h, state.z], [whole.hidden[2], *whole.state.h, whole.state.z], 1e-10)
 
 
-@compiled_only
+@both_paths
 @pytest.mark.parametrize("layer_norm", [False, True], ids=["plain", "layer_norm"])
 @pytest.mark.parametrize("projected", [False, True], ids=["x", "table"])
-def test_packed_layers_step_like_the_sequence(layer_norm, projected):
+def test_packed_layers_step_like_the_sequence(layer_norm, projected, path):
     problem = make_problem(5, 25, 4, [33, 20, 9], options(), layer_norm=layer_norm)
-    packed, state = cpu.PackedLayers(problem.layers), problem.state
+    packed, state = cpu.PackedLayers(problem.layers, path), problem.state
     expected = tensors(hm_lstm_reference(*problem))
     x = packed.project(problem.x) if projected else problem.x
     for t in range(25):
@@ -279,6 +279,7 @@ def test_backend_is_chosen_in_one_place(caplog, monkeypatch):
     with pytest.raises(ValueError, match="unknown backend"):
         HMLSTM(3, [4], backend="tpu")
     monkeypatch.setattr(cpu, "compiled", None)
+    monkeypatch.setattr(cpu, "DEFAULT_PATH", "python")
     monkeypatch.setattr(cpu, "MISSING", "no compiler")
     dispatch.choose.cache_clear()
     with caplog.at_level("INFO"):

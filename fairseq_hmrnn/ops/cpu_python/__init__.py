@@ -12,15 +12,16 @@ from typing import List, Optional
 from torch import Tensor
 
 from .backward import Backward
-from .forward import Forward
+from .forward import Forward, Packed, pack
 from .problem import Inputs, Saved
 
-__all__ = ["Inputs", "backward", "forward"]
+__all__ = ["Inputs", "backward", "forward", "pack"]
 
 
-def forward(inputs: Inputs, training: bool):
-    """The flat results of `ops.cpu._Call`, and what the backward pass needs (None if not training)."""
-    run = Forward(inputs, training)
+def forward(inputs: Inputs, training: bool, products: Optional[Packed] = None, projected: bool = False):
+    """The flat results of `ops.cpu._Call`, and what the backward pass needs (None if not training). products: as `pack`
+    makes them. projected: x is layer 1's bottom-up product."""
+    run = Forward(inputs, training, products, projected)
     return run.run_all(), run.saved if training else None
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..boundary import decide
-from .problem import BOTTOM_UP, PRODUCTS, RECURRENT, TOP_DOWN, Inputs, Product, Saved, operations, take
+from .problem import BOTTOM_UP, PRODUCTS, RECURRENT, TOP_DOWN, WORTH_PACKING, Inputs, Product, Saved, operations, take
 
 
 class Backward:
@@ -24,8 +24,8 @@ class Backward:
         self.dh, self.dc = start[:n], start[n:]
         self.dz = list((torch.zeros_like(inputs.state.z) if dz is None else dz.clone()).unbind(1))
         self.kappa = inputs.options.detector_grad_scale
-        rows = inputs.x.size(0) * inputs.x.size(1)
-        self.transposed = [[self.pack(index, p, rows) for p in PRODUCTS] for index in range(n)]
+        reorder = inputs.x.size(0) * inputs.x.size(1) >= WORTH_PACKING
+        self.transposed = [[self.pack(index, p, reorder) for p in PRODUCTS] for index in range(n)]
         self.coefficients = [torch.cat(pieces) if pieces else None for pieces in saved.coefficients]
         self.copy_statistics = [torch.cat(pieces) if pieces else None for pieces in saved.copy_statistics]
         self.bias = [torch.zeros_like(layer.bias) for layer in inputs.layers]
@@ -34,12 +34,12 @@ class Backward:
         self.detector = inputs.x.new_zeros(n, 3, *inputs.x.shape[:2])  # gradient of each product's detector row
         self.gathered = [[([], []) for _ in PRODUCTS] for _ in range(n)]  # gradients of gate rows, flat row indices
 
-    def pack(self, index: int, product: int, rows: int) -> Optional[Product]:
+    def pack(self, index: int, product: int, reorder: bool) -> Optional[Product]:
         weight = self.inputs.weight(index, product)
         if weight is None or (index, product) == (0, BOTTOM_UP):
             return None
         scaled = torch.cat([weight[:-1], self.kappa * weight[-1:]])
-        return Product(scaled.t().contiguous(), rows)
+        return Product(scaled.t().contiguous(), reorder)
 
     def run_all(self, want_x: bool, want_weights: bool):
         n = len(self.hidden)

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from typing import List, Optional, Tuple
+from typing import List, Optional, Sequence, Tuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..boundary import decide, hard_sigmoid
-from ..parameters import split_gates
+from ..parameters import LayerParameters, split_gates
 from .problem import (
     BOTTOM_UP,
-    PRODUCTS,
     RECURRENT,
     TOP_DOWN,
+    WORTH_PACKING,
     Cell,
     Inputs,
     Normalised,
@@ -28,11 +28,27 @@ from .problem import (
 # Gathering rows costs more than it saves when nearly all of them are wanted.
 DENSE_SHARE = 0.8
 
+Packed = List[List[Optional[Product]]]  # [layer][product], None for one that is not there or not in the loop
+
+
+def pack(layers: Sequence[LayerParameters], reorder: bool) -> Packed:
+    """The products of all cells; layer 1's bottom-up product is taken for all steps at once, outside of the cells."""
+    return [
+        [
+            None if weight is None or (index, product) == (0, BOTTOM_UP) else Product(weight, reorder)
+            for product, weight in enumerate((layer.weight_recurrent, layer.weight_top_down, layer.weight_bottom_up))
+        ]
+        for index, layer in enumerate(layers)
+    ]
+
 
 class Forward:
-    """One forward pass, cell after cell."""
+    """One forward pass, cell after cell.
 
-    def __init__(self, inputs: Inputs, training: bool):
+    products: as `pack` makes them, packed here if None. projected: x is layer 1's bottom-up product, (T, B, 4H+1).
+    """
+
+    def __init__(self, inputs: Inputs, training: bool, products: Optional[Packed] = None, projected: bool = False):
         self.inputs, self.training = inputs, training
         steps, batch = inputs.x.shape[:2]
         self.h, self.c, self.z = list(inputs.state.h), list(inputs.state.c), list(inputs.state.z.unbind(1))
@@ -45,14 +61,10 @@ class Forward:
         self.run_u = [inputs.x.new_zeros(batch) for _ in self.h]
         self.run_count = [0] * len(self.h)
         self.saved = Saved([], [[] for _ in self.h], [[] for _ in self.h])
-        self.linear = [[self.pack(index, product) for product in PRODUCTS] for index in range(len(self.h))]
+        self.linear = pack(inputs.layers, steps * batch >= WORTH_PACKING) if products is None else products
         x = inputs.x.reshape(steps * batch, inputs.x.size(2))
-        self.projected = normalise(F.linear(x, inputs.layers[0].weight_bottom_up), inputs.layer_norm)
-
-    def pack(self, index: int, product: int) -> Optional[Product]:
-        weight = self.inputs.weight(index, product)
-        wanted = weight is not None and (index, product) != (0, BOTTOM_UP)
-        return Product(weight, self.inputs.x.size(0) * self.inputs.x.size(1)) if wanted else None
+        p = x if projected else F.linear(x, inputs.layers[0].weight_bottom_up)
+        self.projected = normalise(p, inputs.layer_norm)
 
     def masked(self, h: Tensor, index: int) -> Tensor:
         return h if self.inputs.masks is None else h * self.inputs.masks[index]

@@ -14,6 +14,7 @@ from ..reference import LAYER_NORM_EPS
 from ..state import HMLSTMState
 
 RECURRENT, TOP_DOWN, BOTTOM_UP = PRODUCTS = range(3)
+WORTH_PACKING = 64  # rows of all steps together
 
 
 class Inputs(NamedTuple):
@@ -52,10 +53,10 @@ class Inputs(NamedTuple):
 class Product:
     """x to x weight^T with the weight packed once, by oneDNN where torch has it."""
 
-    def __init__(self, weight: Tensor, rows: int):
+    def __init__(self, weight: Tensor, reorder: bool):
         self.weight, self.packed = weight, None
         operators = torch.ops.mkldnn
-        if weight.dtype == torch.float32 and rows >= 64 and hasattr(operators, "_linear_pointwise"):
+        if weight.dtype == torch.float32 and reorder and hasattr(operators, "_linear_pointwise"):
             self.packed = operators._reorder_linear_weight(weight.contiguous(), None)
 
     def __call__(self, x: Tensor) -> Tensor:

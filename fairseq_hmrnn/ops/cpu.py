@@ -1,7 +1,7 @@
 """The recurrence on CPU with a backward pass written by hand, COPY skipped: compiled where it was built, else Python.
 
 ops/README.md derives the backward pass and says why skipping is exact. The compiled kernel is csrc/hm_lstm.cpp, the
-Python path cpu_python/; both take and return the same, and `_Recurrence` puts either under autograd.
+Python path cpu_python/; both take and return the same, and autograd.py puts either under autograd.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from typing import Optional, Sequence
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from . import cpu_python
+from .autograd import Call, flat_output, run
 from .boundary import BOUNDARY_MODES
 from .parameters import LayerParameters
 from .recurrence import HMLSTMOutput, RecurrenceOptions
@@ -49,13 +49,7 @@ def hm_lstm_cpu(
         return HMLSTMOutput.empty(x, state)
     path = path or DEFAULT_PATH
     call = (_CompiledCall if path == "compiled" else _PythonCall)(len(layers), options, skip)
-    given = [x, state.z, *state.h, *state.c, *(tensor for layer in layers for tensor in layer)]
-    constants = [valid, noise, *(recurrent_masks or [None] * len(layers))]
-    given = [None if t is None else t.contiguous() for t in given]
-    constants = [None if t is None else t.detach().contiguous() for t in constants]
-    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in given):
-        return call.output(_Recurrence.apply(call, *constants, *given))
-    return call.output(call.forward([*constants, *given], training=False)[0])
+    return run(call, x, layers, state, valid, noise, recurrent_masks)
 
 
 class PackedLayers:
@@ -102,13 +96,7 @@ class PackedLayers:
     @torch.no_grad()
     def _run_python(self, x, state, options, valid, noise, projected) -> HMLSTMOutput:
         inputs = cpu_python.Inputs(x, self.layers, state, valid, noise, None, options, True)
-        return _output(cpu_python.forward(inputs, False, self._packed, projected)[0], len(self.layers))
-
-
-def _output(results: Sequence[Tensor], n: int) -> HMLSTMOutput:
-    """From the flat results of a call over n layers."""
-    hidden, h, c, (boundaries, probs, z) = results[:n], results[n : 2 * n], results[2 * n : 3 * n], results[3 * n :]
-    return HMLSTMOutput(tuple(hidden), boundaries, probs, HMLSTMState(tuple(h), tuple(c), z))
+        return flat_output(cpu_python.forward(inputs, False, self._packed, projected)[0], len(self.layers))
 
 
 def _inputs(x, weights, state, valid, noise, masks, options, skip):
@@ -130,34 +118,7 @@ def _inputs(x, weights, state, valid, noise, masks, options, skip):
     )
 
 
-class _Call:
-    """What is constant in one call, and the order of its flat lists of tensors.
-
-    Arguments: valid, noise, masks of every layer; x, z, h and c of every layer, 7 weights for every layer.
-    Results: hidden, h and c of every layer, boundaries, boundary_probs, z.
-    Subclasses have `forward`, the flat results and what the backward pass needs, and `backward`, the gradients of x,
-    z, h, c and the weights, flat.
-    """
-
-    FIELDS = len(LayerParameters._fields)
-
-    def __init__(self, num_layers: int, options: RecurrenceOptions, skip: bool):
-        self.num_layers, self.options, self.skip = num_layers, options, skip
-
-    def split(self, tensors: Sequence[Optional[Tensor]]):
-        """The flat arguments as x, weights per layer, state, valid, noise, masks."""
-        n = self.num_layers
-        valid, noise, *rest = tensors
-        masks, (x, z), rest = rest[:n], rest[n : n + 2], rest[n + 2 :]
-        weights = [list(rest[i : i + self.FIELDS]) for i in range(2 * n, len(rest), self.FIELDS)]
-        state = HMLSTMState(tuple(rest[:n]), tuple(rest[n : 2 * n]), z)
-        return x, weights, state, valid, noise, None if masks[0] is None else list(masks)
-
-    def output(self, results: Sequence[Tensor]) -> HMLSTMOutput:
-        return _output(results, self.num_layers)
-
-
-class _CompiledCall(_Call):
+class _CompiledCall(Call):
     def forward(self, tensors, training):
         inputs = _inputs(*self.split(tensors), self.options, self.skip)
         hidden, boundaries, probs, h, c, z, saved = compiled.forward(inputs, training, None, None)
@@ -175,7 +136,7 @@ class _CompiledCall(_Call):
         return [dx, dz, *dh, *dc, *(grad for layer in dweights for grad in layer)]
 
 
-class _PythonCall(_Call):
+class _PythonCall(Call):
     def inputs(self, tensors):
         x, weights, *rest = self.split(tensors)
         return cpu_python.Inputs(x, [LayerParameters(*layer) for layer in weights], *rest, self.options, self.skip)
@@ -186,24 +147,3 @@ class _PythonCall(_Call):
 
     def backward(self, tensors, saved, hidden, grads, want_x, want_weights):
         return cpu_python.backward(self.inputs(tensors), saved, hidden, grads, want_x, want_weights)
-
-
-class _Recurrence(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, call: _Call, *tensors: Optional[Tensor]):
-        results, ctx.kept = call.forward(tensors, training=True)
-        ctx.call, ctx.num_tensors = call, len(tensors)
-        ctx.set_materialize_grads(False)
-        # Tensors go through save_for_backward: it notices when one of them is overwritten, and keeps no cycle alive.
-        ctx.save_for_backward(*tensors, *results[: call.num_layers])
-        return results
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, *grads: Optional[Tensor]):
-        call, count = ctx.call, 2 + ctx.call.num_layers
-        tensors, hidden = ctx.saved_tensors[: ctx.num_tensors], ctx.saved_tensors[ctx.num_tensors :]
-        wanted = ctx.needs_input_grad[1 + count :]
-        want_weights = any(wanted[2 + 2 * call.num_layers :])
-        found = call.backward(tensors, ctx.kept, hidden, grads, wanted[0], want_weights)
-        return (None, *[None] * count, *(grad if want else None for grad, want in zip(found, wanted)))

@@ -11,7 +11,7 @@ from typing import Optional, Sequence
 import torch
 from torch import Tensor
 
-from ..cpu import _Call, _Recurrence
+from ..autograd import Call, run
 from ..parameters import LayerParameters
 from ..recurrence import HMLSTMOutput, RecurrenceOptions
 from ..reference import hm_lstm_reference
@@ -42,16 +42,10 @@ def hm_lstm_triton(
     if x.size(1) == 0:
         return hm_lstm_reference(x, layers, state, options, valid, noise, recurrent_masks)
     call = _TritonCall(len(layers), options, skip, graphs and x.is_cuda)
-    given = [x, state.z, *state.h, *state.c, *(tensor for layer in layers for tensor in layer)]
-    constants = [valid, noise, *(recurrent_masks or [None] * len(layers))]
-    given = [None if t is None else t.contiguous() for t in given]
-    constants = [None if t is None else t.detach().contiguous() for t in constants]
-    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in given):
-        return call.output(_Recurrence.apply(call, *constants, *given))
-    return call.output(call.forward([*constants, *given], training=False)[0])
+    return run(call, x, layers, state, valid, noise, recurrent_masks)
 
 
-class _TritonCall(_Call):
+class _TritonCall(Call):
     def __init__(self, num_layers: int, options: RecurrenceOptions, skip: bool, graphs: bool):
         super().__init__(num_layers, options, skip)
         self.graphs = graphs

@@ -1,0 +1,86 @@
+"""What puts a recurrence whose gradients are written by hand under autograd: one Function for all kernels."""
+
+from __future__ import annotations
+
+from typing import Optional, Sequence
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from .parameters import LayerParameters
+from .recurrence import HMLSTMOutput, RecurrenceOptions
+from .state import HMLSTMState
+
+
+def flat_output(results: Sequence[Tensor], n: int) -> HMLSTMOutput:
+    """From the flat results of a call over n layers."""
+    hidden, h, c, (boundaries, probs, z) = results[:n], results[n : 2 * n], results[2 * n : 3 * n], results[3 * n :]
+    return HMLSTMOutput(tuple(hidden), boundaries, probs, HMLSTMState(tuple(h), tuple(c), z))
+
+
+class Call:
+    """What is constant in one call, and the order of its flat lists of tensors.
+
+    Arguments: valid, noise, masks of every layer; x, z, h and c of every layer, 7 weights for every layer.
+    Results: hidden, h and c of every layer, boundaries, boundary_probs, z.
+    Subclasses have `forward`, the flat results and what the backward pass needs, and `backward`, the gradients of x,
+    z, h, c and the weights, flat.
+    """
+
+    FIELDS = len(LayerParameters._fields)
+
+    def __init__(self, num_layers: int, options: RecurrenceOptions, skip: bool):
+        self.num_layers, self.options, self.skip = num_layers, options, skip
+
+    def split(self, tensors: Sequence[Optional[Tensor]]):
+        """The flat arguments as x, weights per layer, state, valid, noise, masks."""
+        n = self.num_layers
+        valid, noise, *rest = tensors
+        masks, (x, z), rest = rest[:n], rest[n : n + 2], rest[n + 2 :]
+        weights = [list(rest[i : i + self.FIELDS]) for i in range(2 * n, len(rest), self.FIELDS)]
+        state = HMLSTMState(tuple(rest[:n]), tuple(rest[n : 2 * n]), z)
+        return x, weights, state, valid, noise, None if masks[0] is None else list(masks)
+
+    def output(self, results: Sequence[Tensor]) -> HMLSTMOutput:
+        return flat_output(results, self.num_layers)
+
+
+class Recurrence(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, call: Call, *tensors: Optional[Tensor]):
+        results, ctx.kept = call.forward(tensors, training=True)
+        ctx.call, ctx.num_tensors = call, len(tensors)
+        ctx.set_materialize_grads(False)
+        # Tensors go through save_for_backward: it notices when one of them is overwritten, and keeps no cycle alive.
+        ctx.save_for_backward(*tensors, *results[: call.num_layers])
+        return results
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, *grads: Optional[Tensor]):
+        call, count = ctx.call, 2 + ctx.call.num_layers
+        tensors, hidden = ctx.saved_tensors[: ctx.num_tensors], ctx.saved_tensors[ctx.num_tensors :]
+        wanted = ctx.needs_input_grad[1 + count :]
+        want_weights = any(wanted[2 + 2 * call.num_layers :])
+        found = call.backward(tensors, ctx.kept, hidden, grads, wanted[0], want_weights)
+        return (None, *[None] * count, *(grad if want else None for grad, want in zip(found, wanted)))
+
+
+def run(
+    call: Call,
+    x: Tensor,
+    layers: Sequence[LayerParameters],
+    state: HMLSTMState,
+    valid: Optional[Tensor] = None,
+    noise: Optional[Tensor] = None,
+    recurrent_masks: Optional[Sequence[Tensor]] = None,
+) -> HMLSTMOutput:
+    """Make the arguments contiguous and call, under autograd where a gradient is wanted."""
+    given = [x, state.z, *state.h, *state.c, *(tensor for layer in layers for tensor in layer)]
+    constants = [valid, noise, *(recurrent_masks or [None] * len(layers))]
+    given = [None if t is None else t.contiguous() for t in given]
+    constants = [None if t is None else t.detach().contiguous() for t in constants]
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in given):
+        return call.output(Recurrence.apply(call, *constants, *given))
+    return call.output(call.forward([*constants, *given], training=False)[0])

@@ -29,7 +29,7 @@ done
 for file in "$dir/train.$src" "$dir/train.$tgt"; do
   [ -s "$file" ] || fail "no $file"
 done
-[ -n "${HMRNN_NO_SETUP:-}" ] || source "$(dirname "${BASH_SOURCE[0]}")/setup_venv.sh"
+source "$(dirname "${BASH_SOURCE[0]}")/use_environment.sh"
 mkdir -p "$dest/pieces"
 
 # Train the model of one side, write its dictionary, and cut every split into pieces.

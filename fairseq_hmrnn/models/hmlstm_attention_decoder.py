@@ -26,9 +26,9 @@ class DecoderState(NamedTuple):
 class HMLSTMAttentionDecoder(HMLSTMDecoder):
     """The language model's decoder, started from the encoder's final states, with attention before the softmax.
 
-    Without input feeding the recurrence runs over the whole target in one call, and attention is computed for all
-    positions at once. With input feeding (arXiv 1508.04025, 3.3) every step reads what the step before attended to,
-    added to its embedding, so that training too goes step by step.
+    With input feeding (arXiv 1508.04025, 3.3) every step reads what the step before attended to, added to its
+    embedding: training too goes step by step. Without it the recurrence runs over the whole target in one call, and
+    attention is computed for all positions at once.
     """
 
     def __init__(self, cfg: HMLSTMTranslationConfig, dictionary, encoder: HMLSTMEncoder):
@@ -38,7 +38,7 @@ class HMLSTMAttentionDecoder(HMLSTMDecoder):
         super().__init__(cfg, dictionary)
         self.initial_state = InitialState(encoder.final_units, self.hm_lstm.hidden_sizes)
         self.attention = Attention(cfg.output_dim, encoder.output_units, cfg.output_dim)
-        self.feed = nn.Linear(cfg.output_dim, cfg.embed_dim, bias=False) if cfg.input_feeding else None
+        self.feed = None if cfg.no_input_feeding else nn.Linear(cfg.output_dim, cfg.embed_dim, bias=False)
 
     def extract_features(
         self, prev_output_tokens, encoder_out: EncoderOut, incremental_state=None, src_lengths=None, state=None

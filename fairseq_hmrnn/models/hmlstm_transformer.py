@@ -50,7 +50,7 @@ class HMLSTMTransformerModel(TranslationModel):
     decoder_class = HMLSTMTransformerDecoder
 
 
-TINY_DECODER = {"decoder_embed_dim": 64, "decoder_ffn_embed_dim": 128, "decoder_layers": 2, "decoder_attention_heads": 2}
+TINY_DECODER = {"decoder_layers": 2, "decoder_embed_dim": 64, "decoder_ffn_embed_dim": 128}
 IWSLT_DECODER = {"decoder_layers": 6, "decoder_embed_dim": 512, "decoder_ffn_embed_dim": 1024}
 register_architectures(
     "hmlstm_transformer",

@@ -26,18 +26,16 @@ def load_pretrained(module: nn.Module, path: str, parts: Sequence[str]) -> None:
     module.dictionary_fingerprint.upgrade_state_dict_named(state, f"{prefix}dictionary_fingerprint")
     found = {name[len(prefix) :]: value for name, value in state.items() if name.startswith(prefix)}
     found = {name: value for name, value in found.items() if name.startswith(tuple(parts))}
-    if not any(name.startswith("hm_lstm.") for name in found):
-        raise ValueError(f"{path} holds no HM-LSTM to start from: give a checkpoint of hmlstm_lm or of a translation model")
     wanted = module.state_dict()
-    for name, value in found.items():
-        shape = tuple(wanted[name].shape) if name in wanted else None
-        if shape != tuple(value.shape):
+    recurrence = [name for name in wanted if name.startswith("hm_lstm.")]
+    if not any(name.startswith("hm_lstm.") for name in found):
+        raise ValueError(f"{path} holds no HM-LSTM to start from: give an hmlstm_lm or a translation model")
+    for name in [*found, *recurrence]:
+        shapes = [tuple(tensors[name].shape) if name in tensors else None for tensors in (found, wanted)]
+        if shapes[0] != shapes[1]:
             raise ValueError(
-                f"{path} does not fit: its {name} has shape {tuple(value.shape)}, this model's {shape or 'does not exist'}; "
-                "give the options of sizes, layers and normalization that it was trained with"
+                f"{path} does not fit: {name} has shape {shapes[0]} there and {shapes[1]} here (None: there is none); "
+                "give the sizes, layers, directions and normalization that it was trained with"
             )
-    missing = [name for name in wanted if name.startswith("hm_lstm.") and name not in found]
-    if missing:
-        raise ValueError(f"{path} does not fit: it has no {missing[0]}; give the hidden-sizes and normalization of its training")
     module.load_state_dict(found, strict=False)
     logger.info("started %s from %s: %d tensors", type(module).__name__, path, len(found))

@@ -50,11 +50,11 @@ class HMLSTMTranslationConfig(HMLSTMEncoderConfig, HMLSTMLanguageModelConfig):
     decoder_hidden_sizes: str = field(
         default="", metadata={"help": "sizes of the decoder's layers, bottom to top, by comma; empty: the encoder's"}
     )
-    input_feeding: bool = field(
+    no_input_feeding: bool = field(
         default=False,
         metadata={
-            "help": "every step of the decoder reads what the step before attended to; training then goes step by "
-            "step, which is slower"
+            "help": "the decoder's steps do not read what the step before attended to (arXiv 1508.04025, 3.3); "
+            "training then runs over whole targets, not step by step, which is faster"
         },
     )
     load_pretrained_decoder_from: str = field(

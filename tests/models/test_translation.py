@@ -75,7 +75,7 @@ def test_incremental_decoding_with_reordering_equals_teacher_forcing(name, memor
     torch.testing.assert_close(step[:, 0], model(x[order], None, joined)[0][:, 4], **close)
 
 
-@pytest.mark.parametrize("name", ["hmlstm", "hmlstm_feeding"])
+@pytest.mark.parametrize("name", ["hmlstm", "hmlstm_unfed"])
 def test_target_padding_and_later_symbols_change_nothing(name):
     model, x, y = make(name), tokens(2, 6), tokens(2, 5, TARGET)
     plain, _ = model(x, None, y)
@@ -170,7 +170,7 @@ def test_the_slope_grows_with_updates_on_both_sides():
     assert model.encoder.slope_progress.slope == model.decoder.slope_progress.slope == pytest.approx(2)
 
 
-@pytest.mark.parametrize("name", ["hmlstm", "hmlstm_feeding"])
+@pytest.mark.parametrize("name", ["hmlstm", "hmlstm_unfed"])
 def test_gradients_reach_every_parameter(name):
     model = make(name, bidirectional=True).train()
     model(tokens(3, 9), None, tokens(3, 7, TARGET))[0].logsumexp(2).sum().backward()
@@ -225,3 +225,24 @@ def build_plain(name, **options):
 def test_a_checkpoint_of_another_dictionary_is_refused():
     with pytest.raises(ValueError, match="another dictionary"):
         make(source=dictionary_of("abcdefh")).load_state_dict(make().state_dict())
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_beam_of_one_is_greedy_search(name):
+    from fairseq.sequence_generator import SequenceGenerator
+
+    model, x = make(name, encoder_memory="segments:1", bidirectional=True), tokens(3, 7)
+    x[0, :3] = PAD
+    sample = {"net_input": {"src_tokens": x, "src_lengths": x.ne(PAD).sum(1)}}
+    found = SequenceGenerator([model], TARGET, beam_size=1, max_len_b=12).generate([model], sample)
+    for row, hypotheses in enumerate(found):
+        y = torch.tensor([[TARGET.eos()]])
+        for _ in hypotheses[0]["tokens"]:
+            logits = model(x[row : row + 1], None, y)[0][:, -1].index_fill(1, torch.tensor([0, 1]), -torch.inf)
+            if y.size(1) == 1:
+                logits[:, TARGET.eos()] = -torch.inf  # at least one symbol
+            y = torch.cat([y, logits.argmax(1, keepdim=True)], dim=1)
+        expected, tokens_found = y[0, 1:], hypotheses[0]["tokens"]
+        if len(tokens_found) == 13:  # stopped by length, with the end symbol
+            expected, tokens_found = expected[:-1], tokens_found[:-1]
+        assert torch.equal(expected, tokens_found)

@@ -26,10 +26,10 @@ SIZES = {"embed_dim": 6, "hidden_sizes": "8,5,7"}
 OFF = {"dropout_input": 0.0, "dropout_recurrent": 0.0, "dropout_memory": 0.0}
 MODELS = {
     "hmlstm": (HMLSTMModel, HMLSTMTranslationConfig, {"output_dim": 9, "dropout_output": 0.0}),
-    "hmlstm_feeding": (
+    "hmlstm_unfed": (
         HMLSTMModel,
         HMLSTMTranslationConfig,
-        {"output_dim": 9, "dropout_output": 0.0, "input_feeding": True, "decoder_hidden_sizes": "6,4"},
+        {"output_dim": 9, "dropout_output": 0.0, "no_input_feeding": True, "decoder_hidden_sizes": "6,4"},
     ),
     "hmlstm_lstm": (
         HMLSTMLSTMModel,

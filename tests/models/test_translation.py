@@ -90,7 +90,8 @@ def test_target_padding_and_later_symbols_change_nothing(name):
 def test_segments_keep_the_closing_steps_and_the_last_one(bidirectional):
     model, x = make(encoder_memory="segments:1", bidirectional=bidirectional), tokens(5, 12)
     every = make(encoder_memory="steps", bidirectional=bidirectional)
-    detector_bias(model, 0, -2.0), detector_bias(every, 0, -2.0)
+    for either in (model, every):
+        detector_bias(either, 0, -2.0 if bidirectional else 0.0)
     x[0, :7] = PAD
     out, whole = model.encoder(x), every.encoder(x)["encoder_out"][0]
     closed = out["boundaries"][0][..., 0] > 0
@@ -238,7 +239,8 @@ def test_a_beam_of_one_is_greedy_search(name):
     for row, hypotheses in enumerate(found):
         y = torch.tensor([[TARGET.eos()]])
         for _ in hypotheses[0]["tokens"]:
-            logits = model(x[row : row + 1], None, y)[0][:, -1].index_fill(1, torch.tensor([0, 1]), -torch.inf)
+            logits = model(x[row : row + 1], None, y)[0][:, -1]
+            logits[:, PAD] = -torch.inf
             if y.size(1) == 1:
                 logits[:, TARGET.eos()] = -torch.inf  # at least one symbol
             y = torch.cat([y, logits.argmax(1, keepdim=True)], dim=1)

@@ -29,6 +29,11 @@ done
 for file in "$dir/train.$src" "$dir/train.$tgt"; do
   [ -s "$file" ] || fail "no $file"
 done
+for split in train valid test; do
+  [ ! -s "$dir/$split.$src" ] || [ ! -s "$dir/$split.$tgt" ] ||
+    [ "$(wc -l < "$dir/$split.$src")" = "$(wc -l < "$dir/$split.$tgt")" ] ||
+    fail "$dir/$split.$src and $dir/$split.$tgt have different numbers of lines"
+done
 source "$(dirname "${BASH_SOURCE[0]}")/use_environment.sh"
 mkdir -p "$dest/pieces"
 
@@ -66,11 +71,6 @@ prepare_side "$tgt" "$target_type" "$target_size"
 splits=()
 for split in valid test; do
   [ -s "$dir/$split.$src" ] && [ -s "$dir/$split.$tgt" ] && splits+=("--${split}pref" "$dest/pieces/$split")
-done
-for split in train valid test; do
-  [ ! -s "$dir/$split.$src" ] || [ ! -s "$dir/$split.$tgt" ] ||
-    [ "$(wc -l < "$dir/$split.$src")" = "$(wc -l < "$dir/$split.$tgt")" ] ||
-    fail "$dir/$split.$src and $dir/$split.$tgt have different numbers of lines"
 done
 rm -f "$dest"/dict.*.txt
 fairseq-preprocess --source-lang "$src" --target-lang "$tgt" --trainpref "$dest/pieces/train" "${splits[@]}" \

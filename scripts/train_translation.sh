@@ -16,6 +16,7 @@ fairseq-train "$data" "${plugin[@]}" --arch hmlstm_lstm_iwslt_de_en \
   --criterion boundary_regularized_cross_entropy --boundary-rates .4 --label-smoothing 0.1 \
   --optimizer adam --lr 0.001 --clip-norm 1 --max-tokens 4000 --max-epoch 10 --no-epoch-checkpoints \
   --save-dir "$save_dir" "$@"
+# Which model is named does not matter here: pieces are joined the same way with any.
 fairseq-generate "$data" "${plugin[@]}" --path "$save_dir/checkpoint_best.pt" --gen-subset test --beam 5 \
   --max-tokens 4000 --bpe sentencepiece --sentencepiece-model "${models[0]}" --scoring sacrebleu \
   > "$save_dir/translations.txt"

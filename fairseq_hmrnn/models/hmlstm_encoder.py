@@ -31,7 +31,7 @@ class HMLSTMEncoder(FairseqEncoder):
         super().__init__(dictionary)
         self.padding_idx = dictionary.pad()
         self.dropout_input, self.dropout_memory = cfg.dropout_input, cfg.dropout_memory
-        self.embed_tokens = nn.Embedding(len(dictionary), cfg.embed_dim, self.padding_idx)
+        self.embed_tokens = source_embedding(len(dictionary), cfg.embed_dim, self.padding_idx)
         self.hm_lstm = build_hm_lstm(cfg, cfg.embed_dim)
         self.hm_lstm_backward = build_hm_lstm(cfg, cfg.embed_dim) if cfg.bidirectional else None
         self.memory_kind, self.memory_layer = parse_encoder_memory(cfg.encoder_memory, self.hm_lstm.num_detectors)
@@ -107,6 +107,15 @@ class HMLSTMEncoder(FairseqEncoder):
 
     def max_positions(self) -> int:
         return UNLIMITED
+
+
+def source_embedding(symbols: int, dim: int, padding_idx: int) -> nn.Embedding:
+    """U(+-0.1), as fairseq's lstm: with N(0, 1) rare symbols keep their random directions for thousands of updates, and
+    a decoder learns later to attend to them."""
+    embedding = nn.Embedding(symbols, dim, padding_idx)
+    nn.init.uniform_(embedding.weight, -0.1, 0.1)
+    nn.init.zeros_(embedding.weight[padding_idx].detach())
+    return embedding
 
 
 def _reverse(output: HMLSTMOutput) -> HMLSTMOutput:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import Dict, NamedTuple, Optional
+from typing import NamedTuple, Optional
 
 import torch
 import torch.nn.functional as F
@@ -108,16 +108,11 @@ class HMLSTMAttentionDecoder(HMLSTMDecoder):
         return (*(torch.stack(values, dim=1) for values in zip(*steps)), DecoderState(recurrent, attended))
 
     def _cached_state(self, incremental_state) -> Optional[DecoderState]:
-        recurrent = super()._cached_state(incremental_state)
-        if recurrent is None:
-            return None
-        attended = self.get_incremental_state(incremental_state, "attended") or {}
-        return DecoderState(recurrent, attended.get("attended"))
+        cached = self.get_incremental_state(incremental_state, "decoding")
+        return None if cached is None else cached["state"]
 
     def _cache_state(self, incremental_state, state: DecoderState) -> None:
-        super()._cache_state(incremental_state, state.recurrent)
-        attended: Dict[str, Optional[Tensor]] = {"attended": state.attended}
-        self.set_incremental_state(incremental_state, "attended", attended)
+        self.set_incremental_state(incremental_state, "decoding", {"state": state})
 
     def reorder_incremental_state(self, incremental_state, new_order: Tensor) -> None:
         """Let row i of the cache go on from what was row new_order[i], as beam search does."""

@@ -54,6 +54,7 @@ class HMLSTMEncoder(FairseqEncoder):
         boundaries, boundary_probs, valid: of each direction (B, S, L), (B, S, L) and (B, S), steps in the order in
             which that direction reads them.
         num_detectors: int, the layers, from the bottom, that have a boundary detector.
+        num_updates: int, how many the model was trained for.
         """
         valid = src_tokens.ne(self.padding_idx)
         directions = self._read(src_tokens, valid)
@@ -79,6 +80,7 @@ class HMLSTMEncoder(FairseqEncoder):
             "boundary_probs": [output.boundary_probs.transpose(0, 1) for output in directions],
             "valid": valids,
             "num_detectors": self.hm_lstm.num_detectors,
+            "num_updates": self.slope_progress.num_updates,
         }
 
     def _read(self, src_tokens: Tensor, valid: Tensor) -> List[HMLSTMOutput]:
@@ -157,13 +159,13 @@ def encoder_extra(encoder_out: EncoderOut, attention: Optional[Tensor]) -> Dict[
     """A decoder's second output: attention [(B, T, S)] over the source and what the criterion regularises.
 
     boundaries and boundary_probs (D * B, S, L), valid (D * B, S): the D directions of the encoder count as samples of
-    their own. num_detectors: int.
+    their own. num_detectors, num_updates: int.
     """
     attention = attention_over_source(attention, encoder_out)
     return {
         "attn": None if attention is None else [attention],
         **{name: torch.cat(encoder_out[name]) for name in ("boundaries", "boundary_probs", "valid")},
-        "num_detectors": encoder_out["num_detectors"],
+        **{name: encoder_out[name] for name in ("num_detectors", "num_updates")},
     }
 
 

@@ -179,7 +179,7 @@ class BoundaryRegularizedCrossEntropy(CrossEntropyCriterion):
         if self.supervision is not None and self.supervision_weight > 0:
             target, known = self.supervision(sample["net_input"]["src_tokens"])
             if known.shape != extra["valid"].shape:
-                raise ValueError("boundary-supervision wants a source that is read in one direction: no --bidirectional")
+                raise ValueError("boundary-supervision wants a source read in one direction: no --bidirectional")
             z_tilde = extra["boundary_probs"][..., self.supervision_layer].float()
             cross_entropy = detector_cross_entropy(z_tilde, target, known & extra["valid"])
             penalties.append(self.supervision_weight * cross_entropy)

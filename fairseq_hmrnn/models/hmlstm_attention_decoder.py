@@ -99,7 +99,8 @@ class HMLSTMAttentionDecoder(HMLSTMDecoder):
         for t in range(x.size(1)):
             fed = x[:, t] + self.feed(attended)
             padding = None if valid[:, t].all() else valid[:, t]
-            output = self.hm_lstm.step(fed, recurrent, padding, self.slope_progress.slope, masks)
+            slope = self.slope_progress.slope
+            output = self.hm_lstm.step(fed, recurrent, padding, slope, recurrent_masks=masks)
             features, attention = self._attend([h.unsqueeze(1) for h in output.hidden], memory, padding_mask)
             features, attention = features.squeeze(1), attention.squeeze(1)
             attended = features if padding is None else torch.where(padding.unsqueeze(1), features, attended)

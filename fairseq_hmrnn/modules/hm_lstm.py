@@ -190,6 +190,7 @@ class HMLSTM(nn.Module):
 
         packed: weights from `pack`, read in place of the module's; evaluation without gradients only. projected, with
         packed: x is (B, 4H+1), what `packed.project` makes of the input, for instance a row of its table of embeddings.
+        recurrent_masks: as in `forward`.
         """
         x, valid = x.unsqueeze(0), None if valid is None else valid.unsqueeze(0)
         if packed is None:

@@ -178,6 +178,17 @@ def test_gradients_reach_every_parameter(name):
     assert not [name for name, p in model.named_parameters() if p.grad is None]
 
 
+def test_steps_with_input_feeding_share_one_mask_of_recurrent_dropout():
+    model, x, y = make("hmlstm", dropout_recurrent=0.5).train(), tokens(3, 9), tokens(3, 7, TARGET)
+    torch.nn.init.zeros_(model.decoder.feed.weight)
+    encoder_out, logits = model.encoder(x), []
+    for feed in (model.decoder.feed, None):  # step by step, and the whole target in one call
+        model.decoder.feed = feed
+        torch.manual_seed(5)
+        logits.append(model.decoder(y, encoder_out)[0])
+    torch.testing.assert_close(*logits)
+
+
 def save_model(model, path):
     history = [{"optimizer_name": "FairseqAdam", "lr_scheduler_state": {}, "num_updates": 1}]
     extra = {"train_iterator": {"epoch": 1}}

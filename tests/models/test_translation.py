@@ -178,6 +178,11 @@ def test_gradients_reach_every_parameter(name):
     assert not [name for name, p in model.named_parameters() if p.grad is None]
 
 
+def test_the_sources_embedding_starts_small():
+    weight = build_plain("hmlstm_lstm").encoder.embed_tokens.weight
+    assert 0.05 < weight.abs().max() <= 0.1 and not weight[PAD].any()
+
+
 def test_steps_with_input_feeding_share_one_mask_of_recurrent_dropout():
     model, x, y = make("hmlstm", dropout_recurrent=0.5).train(), tokens(3, 9), tokens(3, 7, TARGET)
     torch.nn.init.zeros_(model.decoder.feed.weight)

@@ -23,7 +23,7 @@ TRAINING = "--optimizer adam --lr 0.002 --clip-norm 1 --max-tokens 1500 --seed 1
 TRAINING += "--log-format simple --log-interval 25 --no-epoch-checkpoints "
 TRAINING += "--save-interval-updates 250 --keep-interval-updates 1"
 
-# Sizes are such that all have within 5 % the parameters of `lstm`, with dictionaries of about 4,000 symbols.
+# Sizes are such that all have the parameters of `lstm` within 5.1 %, with dictionaries of about 4,000 symbols.
 LSTM_DECODER = "--decoder-embed-dim 128 --decoder-hidden-size 128 --decoder-out-embed-dim 128"
 ENCODER = "--embed-dim 128 --hidden-sizes 76,76 --bidirectional"
 HMLSTM_DECODER = "--output-dim 128 --decoder-hidden-sizes 84,84"

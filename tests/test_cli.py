@@ -180,21 +180,26 @@ Trainer.consolidate_optimizer = save_weights
 """
 
 
-def test_two_processes_end_with_equal_weights(data, tmp_path):
-    (tmp_path / "rank_weights").mkdir()
-    (tmp_path / "rank_weights" / "__init__.py").write_text(RANK_WEIGHTS)
-    options = ["--user-dir", tmp_path / "rank_weights", *TASK[2:], *TRAIN, "--max-update", 4, "--save-dir", tmp_path]
+def train_two_processes(data, options, folder):
+    """Train with two processes on one machine; the weights of each, as they were before the checkpoint was written."""
+    (folder / "rank_weights").mkdir()
+    (folder / "rank_weights" / "__init__.py").write_text(RANK_WEIGHTS)
+    options = ["--user-dir", folder / "rank_weights", *options, "--save-dir", folder]
     processes = []
     for rank, distributed in enumerate(two_processes()):
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "RANK_WEIGHTS": str(tmp_path / f"rank{rank}.pt")}
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "RANK_WEIGHTS": str(folder / f"rank{rank}.pt")}
         environment["OMP_NUM_THREADS"] = "1"
         command = [BIN / "fairseq-train", data, *options, *distributed]
-        with open(tmp_path / f"log{rank}", "w") as log:
+        with open(folder / f"log{rank}", "w") as log:
             processes.append(
                 subprocess.Popen(list(map(str, command)), cwd=ROOT, env=environment, stdout=log, stderr=log)
             )
-    assert [process.wait(timeout=200) for process in processes] == [0, 0], (tmp_path / "log0").read_text()[-4000:]
-    ranks = [weights(tmp_path, f"rank{rank}.pt") for rank in range(2)]
+    assert [process.wait(timeout=200) for process in processes] == [0, 0], (folder / "log0").read_text()[-4000:]
+    return [weights(folder, f"rank{rank}.pt") for rank in range(2)]
+
+
+def test_two_processes_end_with_equal_weights(data, tmp_path):
+    ranks = train_two_processes(data, [*TASK[2:], *TRAIN, "--max-update", 4], tmp_path)
     assert same(*ranks)
     single = tmp_path / "single"
     run("fairseq-train", data, *TASK, *TRAIN, "--max-update", 4, "--save-dir", single)

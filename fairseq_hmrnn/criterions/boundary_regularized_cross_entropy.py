@@ -8,6 +8,7 @@ import torch
 from fairseq import utils
 from fairseq.criterions import register_criterion
 from fairseq.criterions.cross_entropy import CrossEntropyCriterion, CrossEntropyCriterionConfig
+from fairseq.criterions.label_smoothed_cross_entropy import label_smoothed_nll_loss
 from fairseq.logging import metrics
 from torch import Tensor
 
@@ -59,6 +60,9 @@ class BoundaryRegularizedCrossEntropyConfig(CrossEntropyCriterionConfig):
     boundary_supervision_separator: str = field(
         default="|", metadata={"help": "what ends a segment in the file of boundary-supervision"}
     )
+    label_smoothing: float = field(
+        default=0.0, metadata={"help": "epsilon of label smoothing, in training alone; 0: none"}
+    )
 
 
 @register_criterion("boundary_regularized_cross_entropy", dataclass=BoundaryRegularizedCrossEntropyConfig)
@@ -71,6 +75,7 @@ class BoundaryRegularizedCrossEntropy(CrossEntropyCriterion):
     `boundaries` and `boundary_probs` (B, T, L), `valid` (B, T) and `num_detectors`; annealed weights also want
     `num_updates`. T are the steps of the boundaries: in translation those of the source, while the loss is over the
     target; regularisers that listen to the model's predictions then have nothing to listen to, which is an error.
+    With label_smoothing, training takes fairseq's smoothed -log p.
     """
 
     def __init__(
@@ -84,6 +89,7 @@ class BoundaryRegularizedCrossEntropy(CrossEntropyCriterion):
         boundary_supervision_layer=1,
         boundary_supervision_weight=1.0,
         boundary_supervision_separator="|",
+        label_smoothing=0.0,
     ):
         super().__init__(task, sentence_avg)
         self.rates = parse_rates(boundary_rates)
@@ -102,13 +108,16 @@ class BoundaryRegularizedCrossEntropy(CrossEntropyCriterion):
         self.supervision_layer = boundary_supervision_layer - 1
         self.supervision_weight = boundary_supervision_weight
         self.whitespace = whitespace_indices(dictionary)
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(f"label-smoothing must lie in [0, 1), got {label_smoothing}")
+        self.label_smoothing = label_smoothing
 
     def forward(self, model, sample, reduce=True):
         """As fairseq's cross_entropy: the loss, its denominator, and what to log."""
         net_output = model(**sample["net_input"])
-        nll, _ = self.compute_loss(model, net_output, sample, reduce=reduce)
+        loss, nll = self._cross_entropy(model, net_output, sample, reduce)
         sample_size = sample["target"].size(0) if self.sentence_avg else sample["ntokens"]
-        loss, extra = nll, net_output[1]
+        extra = net_output[1]
         self._check(extra)
         if model.training:
             for penalty in self.penalties(model, net_output, sample):
@@ -123,9 +132,21 @@ class BoundaryRegularizedCrossEntropy(CrossEntropyCriterion):
         }
         return loss, sample_size, logging_output
 
+    def _cross_entropy(self, model, net_output, sample, reduce):
+        """What to minimise and -log p; the same but for label smoothing in training."""
+        if self.label_smoothing == 0 or not model.training:
+            nll, _ = self.compute_loss(model, net_output, sample, reduce=reduce)
+            return nll, nll
+        log_probs = model.get_normalized_probs(net_output, log_probs=True)
+        target = model.get_targets(sample, net_output).view(-1)
+        log_probs = log_probs.view(-1, log_probs.size(-1))
+        return label_smoothed_nll_loss(log_probs, target, self.label_smoothing, self.padding_idx, reduce)
+
     def _check(self, extra) -> None:
-        if "boundaries" not in extra:
-            raise ValueError("boundary_regularized_cross_entropy wants a model with boundaries, such as hmlstm_lm")
+        if not isinstance(extra, dict) or "boundaries" not in extra:
+            raise ValueError(
+                "boundary_regularized_cross_entropy wants a model with boundaries, such as hmlstm_lm or hmlstm"
+            )
         detectors = extra["num_detectors"]
         if self.rates and len(self.rates) != detectors:
             raise ValueError(
@@ -157,6 +178,8 @@ class BoundaryRegularizedCrossEntropy(CrossEntropyCriterion):
                 penalties.append(weight * REGULARIZERS[term.name](layer_steps(extra, layer, rate, signals)))
         if self.supervision is not None and self.supervision_weight > 0:
             target, known = self.supervision(sample["net_input"]["src_tokens"])
+            if known.shape != extra["valid"].shape:
+                raise ValueError("boundary-supervision wants a source read in one direction: no --bidirectional")
             z_tilde = extra["boundary_probs"][..., self.supervision_layer].float()
             cross_entropy = detector_cross_entropy(z_tilde, target, known & extra["valid"])
             penalties.append(self.supervision_weight * cross_entropy)

@@ -1,3 +1,6 @@
+from .hmlstm import HMLSTMModel
 from .hmlstm_lm import HMLSTMLanguageModel
+from .hmlstm_lstm import HMLSTMLSTMModel
+from .hmlstm_transformer import HMLSTMTransformerModel
 
-__all__ = ["HMLSTMLanguageModel"]
+__all__ = ["HMLSTMLSTMModel", "HMLSTMLanguageModel", "HMLSTMModel", "HMLSTMTransformerModel"]

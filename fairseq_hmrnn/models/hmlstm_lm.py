@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from typing import Optional
 
-from fairseq.models import FairseqLanguageModel, register_model, register_model_architecture
+from fairseq.models import FairseqLanguageModel, register_model
 from torch import Tensor
 
 from . import hub
+from .architectures import register_architectures
 from .carried_state import CarriedState
 from .config import HMLSTMLanguageModelConfig
 from .hmlstm_decoder import HMLSTMDecoder
@@ -78,12 +79,4 @@ class HMLSTMLanguageModel(FairseqLanguageModel):
         self.decoder.slope_progress.set_epoch(epoch)
 
 
-def _register(name: str, settings: dict) -> None:
-    @register_model_architecture("hmlstm_lm", name)
-    def architecture(args):
-        for option, value in settings.items():
-            setattr(args, option, getattr(args, option, value))
-
-
-for _name, _settings in PUBLISHED.items():
-    _register(_name, _settings)
+register_architectures("hmlstm_lm", PUBLISHED)

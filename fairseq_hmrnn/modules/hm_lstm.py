@@ -152,19 +152,23 @@ class HMLSTM(nn.Module):
         valid: Optional[Tensor] = None,
         slope: float = 1.0,
         noise: Optional[Tensor] = None,
+        recurrent_masks: Optional[Tuple[Tensor, ...]] = None,
     ) -> HMLSTMOutput:
         """Run over a sequence.
 
         x: (T, B, input_size). state: before the first step, zeros if None. valid: (T, B) bool, False keeps the
         state of that sample bit for bit. slope: of the hard sigmoid. noise: (T, B, L) for boundary="bernoulli" in
-        training, drawn here if None. Raises ValueError where shapes, dtypes or devices do not fit.
+        training, drawn here if None. recurrent_masks: of `draw_recurrent_masks`, for a sequence that is run in several
+        calls; drawn here if None. Raises ValueError where shapes, dtypes or devices do not fit.
         """
         if state is None:
             state = self.zero_state(x.size(1))
         options = self._options(slope, sampled=self.training or noise is not None)
         if options.boundary == "bernoulli" and noise is None:
             noise = torch.rand(*x.shape[:2], self.num_layers, dtype=x.dtype, device=x.device)
-        return hm_lstm(x, self.layers(), state, options, valid, noise, self._recurrent_masks(x), self.backend)
+        if recurrent_masks is None:
+            recurrent_masks = self.draw_recurrent_masks(x.size(1))
+        return hm_lstm(x, self.layers(), state, options, valid, noise, recurrent_masks, self.backend)
 
     def _options(self, slope: float, sampled: bool) -> RecurrenceOptions:
         boundary = "step" if self.boundary == "bernoulli" and not sampled else self.boundary
@@ -180,15 +184,17 @@ class HMLSTM(nn.Module):
         slope: float = 1.0,
         packed: Optional[PackedLayers] = None,
         projected: bool = False,
+        recurrent_masks: Optional[Tuple[Tensor, ...]] = None,
     ) -> HMLSTMOutput:
         """One step: x (B, input_size), valid (B,); the output's tensors have no time dimension.
 
         packed: weights from `pack`, read in place of the module's; evaluation without gradients only. projected, with
         packed: x is (B, 4H+1), what `packed.project` makes of the input, for instance a row of its table of embeddings.
+        recurrent_masks: as in `forward`.
         """
         x, valid = x.unsqueeze(0), None if valid is None else valid.unsqueeze(0)
         if packed is None:
-            output = self(x, state, valid, slope)
+            output = self(x, state, valid, slope, recurrent_masks=recurrent_masks)
         else:
             output = packed(x, state, self._options(slope, sampled=False), valid, projected=projected)
         hidden = tuple([h.squeeze(0) for h in output.hidden])
@@ -199,11 +205,12 @@ class HMLSTM(nn.Module):
         where generation starts, and drop it where it ends. None where the CPU kernel does not run them."""
         return pack_layers(self.layers(), self.backend)
 
-    def _recurrent_masks(self, x: Tensor) -> Optional[Tuple[Tensor, ...]]:
+    def draw_recurrent_masks(self, batch_size: int) -> Optional[Tuple[Tensor, ...]]:
+        """Masks of recurrent dropout for a batch, tuple over layers of (B, H_l); None outside training or without."""
         if not self.training or self.recurrent_dropout == 0:
             return None
-        keep = 1 - self.recurrent_dropout
-        return tuple(x.new_empty(x.size(1), size).bernoulli_(keep) / keep for size in self.hidden_sizes)
+        keep, like = 1 - self.recurrent_dropout, self.bias[0]
+        return tuple(like.new_empty(batch_size, size).bernoulli_(keep) / keep for size in self.hidden_sizes)
 
     def extra_repr(self) -> str:
         return (

@@ -223,3 +223,37 @@ def test_translation_has_its_boundaries_at_source_steps(dictionary, model, sampl
 def test_bad_options_say_what_to_do(dictionary, model, sample, options, message):
     with pytest.raises(ValueError, match=message):
         criterion_for(dictionary, **options)(model, sample)
+
+
+def test_label_smoothing_is_fairseqs_and_for_training_alone(dictionary, model, sample):
+    from fairseq.criterions.label_smoothed_cross_entropy import LabelSmoothedCrossEntropyCriterion
+
+    task = SimpleNamespace(target_dictionary=dictionary)
+    ours = BoundaryRegularizedCrossEntropy(task, False, "", label_smoothing=0.2)
+    expected, _, theirs = LabelSmoothedCrossEntropyCriterion(task, False, 0.2)(model, sample)
+    loss, _, log = ours(model, sample)
+    assert torch.equal(loss, expected) and torch.equal(log["nll"], theirs["nll_loss"])
+    model.eval()
+    loss, _, log = ours(model, sample)
+    assert torch.equal(loss, log["nll"])
+    with pytest.raises(ValueError, match="label-smoothing"):
+        BoundaryRegularizedCrossEntropy(task, False, "", label_smoothing=1.0)
+
+
+def test_translation_sums_over_targets_and_regularises_source_steps():
+    from translation import PAD, TARGET, make, tokens
+
+    model = make("hmlstm", bidirectional=True).train()
+    source, target = tokens(4, 11), tokens(4, 5, TARGET)
+    source[0, :6] = PAD
+    target[2, 3:] = PAD
+    batch = {"net_input": {"src_tokens": source, "src_lengths": None, "prev_output_tokens": target}}
+    batch.update(target=target, ntokens=18)
+    loss, size, log = criterion_for(TARGET, ".2,.05", 3.0)(model, batch)
+    out = model.encoder(source)
+    closed = [torch.cat([z[v] for z, v in zip(out["boundaries"], out["valid"])])[:, layer].mean() for layer in (0, 1)]
+    expected = (closed[0] - 0.2) ** 2 + (closed[1] - 0.05) ** 2
+    assert (loss - log["nll"]).item() == pytest.approx(3 * 18 * expected.item(), rel=1e-6)
+    assert size == 18 and int(log["steps"]) == 2 * (44 - 6)
+    loss.backward()
+    assert model.encoder.hm_lstm_backward.bias[0].grad[-1].abs() > 0

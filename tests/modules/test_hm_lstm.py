@@ -121,7 +121,7 @@ def test_initialisation():
 def test_variational_dropout_uses_one_mask_and_only_in_training():
     torch.manual_seed(1)
     module = HMLSTM(3, [400], recurrent_dropout=0.25)
-    masks = module._recurrent_masks(torch.zeros(9, 2, 3))
+    masks = module.draw_recurrent_masks(2)
     values = masks[0].unique().tolist()
     assert values == pytest.approx([0, 1 / 0.75]) and masks[0].shape == (2, 400)
     assert 0.15 < (masks[0] == 0).float().mean() < 0.35

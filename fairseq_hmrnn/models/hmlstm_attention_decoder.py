@@ -1,0 +1,123 @@
+"""HM-LSTM as a fairseq decoder that attends to an encoder."""
+
+from __future__ import annotations
+
+import copy
+from typing import NamedTuple, Optional
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..modules import Attention
+from ..ops import HMLSTMState
+from .hmlstm_decoder import HMLSTMDecoder
+from .hmlstm_encoder import EncoderOut, HMLSTMEncoder, InitialState, encoder_extra
+from .translation_config import HMLSTMTranslationConfig
+
+
+class DecoderState(NamedTuple):
+    """Of the recurrence, and what was attended to last, (B, output_dim), None without input feeding."""
+
+    recurrent: HMLSTMState
+    attended: Optional[Tensor]
+
+
+class HMLSTMAttentionDecoder(HMLSTMDecoder):
+    """The language model's decoder, started from the encoder's final states, with attention before the softmax.
+
+    With input feeding (arXiv 1508.04025, 3.3) every step reads what the step before attended to, added to its
+    embedding: training too goes step by step. Without it the recurrence runs over the whole target in one call, and
+    attention is computed for all positions at once.
+    """
+
+    def __init__(self, cfg: HMLSTMTranslationConfig, dictionary, encoder: HMLSTMEncoder):
+        cfg = copy.deepcopy(cfg)
+        cfg.embed_dim = cfg.decoder_embed_dim or cfg.embed_dim
+        cfg.hidden_sizes = cfg.decoder_hidden_sizes or cfg.hidden_sizes
+        super().__init__(cfg, dictionary)
+        self.initial_state = InitialState(encoder.final_units, self.hm_lstm.hidden_sizes)
+        self.attention = Attention(cfg.output_dim, encoder.output_units, cfg.output_dim)
+        self.feed = None if cfg.no_input_feeding else nn.Linear(cfg.output_dim, cfg.embed_dim, bias=False)
+
+    def extract_features(
+        self, prev_output_tokens, encoder_out: EncoderOut, incremental_state=None, src_lengths=None, state=None
+    ):
+        """What each of prev_output_tokens (B, T) attends to, (B, T, output_dim), and `encoder_extra` together with the
+        decoder's own boundaries as decoder_boundaries, decoder_boundary_probs (B, T, L) and decoder_valid (B, T).
+
+        incremental_state: fairseq's cache; with it only the last symbol is read. state: a DecoderState before the
+        first symbol, made of the encoder's final states if None.
+        """
+        if incremental_state is not None:
+            prev_output_tokens = prev_output_tokens[:, -1:]
+            state = self._cached_state(incremental_state)
+        state = state or self._first_state(encoder_out)
+        valid = prev_output_tokens.ne(self.padding_idx)
+        x = F.dropout(self.embed_tokens(prev_output_tokens), self.dropout_input, self.training)
+        run = self._run_sequence if self.feed is None else self._run_steps
+        features, attention, boundaries, boundary_probs, state = run(x, valid, state, encoder_out)
+        if incremental_state is not None:
+            self._cache_state(incremental_state, state)
+        extra = {
+            **encoder_extra(encoder_out, attention),
+            "decoder_boundaries": boundaries,
+            "decoder_boundary_probs": boundary_probs,
+            "decoder_valid": valid,
+            "state": state,
+        }
+        return features, extra
+
+    def _first_state(self, encoder_out: EncoderOut) -> DecoderState:
+        h, c = self.initial_state(encoder_out)
+        z = h[0].new_zeros(h[0].size(0), self.hm_lstm.num_layers)
+        attended = None if self.feed is None else h[0].new_zeros(h[0].size(0), self.feed.in_features)
+        return DecoderState(HMLSTMState(h, c, z), attended)
+
+    def _attend(self, hidden, memory: Tensor, padding_mask: Tensor):
+        """hidden: tuple over layers of (B, T, H_l), memory (B, M, C). Returns (B, T, output_dim) and (B, T, M)."""
+        attended, attention = self.attention(self.layer_output(hidden), memory, padding_mask)
+        return F.dropout(attended, self.dropout_output, self.training), attention
+
+    def _run_sequence(self, x: Tensor, valid: Tensor, state: DecoderState, encoder_out: EncoderOut):
+        """x (B, T, embed_dim), valid (B, T). Returns features (B, T, output_dim), attention (B, T, M), boundaries and
+        their probabilities (B, T, L), and the state after the last step."""
+        padding = None if valid.all() else valid.t()
+        output = self.hm_lstm(x.transpose(0, 1), state.recurrent, padding, self.slope_progress.slope)
+        hidden = [h.transpose(0, 1) for h in output.hidden]
+        memory, padding_mask = encoder_out["encoder_out"][0].transpose(0, 1), encoder_out["encoder_padding_mask"][0]
+        features, attention = self._attend(hidden, memory, padding_mask)
+        boundaries, probs = output.boundaries.transpose(0, 1), output.boundary_probs.transpose(0, 1)
+        return features, attention, boundaries, probs, DecoderState(output.state, None)
+
+    def _run_steps(self, x: Tensor, valid: Tensor, state: DecoderState, encoder_out: EncoderOut):
+        """As `_run_sequence`, step by step, with input feeding."""
+        masks = self.hm_lstm.draw_recurrent_masks(x.size(0))
+        memory, padding_mask = encoder_out["encoder_out"][0].transpose(0, 1), encoder_out["encoder_padding_mask"][0]
+        recurrent, attended = state
+        steps = []
+        for t in range(x.size(1)):
+            fed = x[:, t] + self.feed(attended)
+            padding = None if valid[:, t].all() else valid[:, t]
+            slope = self.slope_progress.slope
+            output = self.hm_lstm.step(fed, recurrent, padding, slope, recurrent_masks=masks)
+            features, attention = self._attend([h.unsqueeze(1) for h in output.hidden], memory, padding_mask)
+            features, attention = features.squeeze(1), attention.squeeze(1)
+            attended = features if padding is None else torch.where(padding.unsqueeze(1), features, attended)
+            recurrent = output.state
+            steps.append((features, attention, output.boundaries, output.boundary_probs))
+        return (*(torch.stack(values, dim=1) for values in zip(*steps)), DecoderState(recurrent, attended))
+
+    def _cached_state(self, incremental_state) -> Optional[DecoderState]:
+        cached = self.get_incremental_state(incremental_state, "decoding")
+        return None if cached is None else cached["state"]
+
+    def _cache_state(self, incremental_state, state: DecoderState) -> None:
+        self.set_incremental_state(incremental_state, "decoding", {"state": state})
+
+    def reorder_incremental_state(self, incremental_state, new_order: Tensor) -> None:
+        """Let row i of the cache go on from what was row new_order[i], as beam search does."""
+        state = self._cached_state(incremental_state)
+        if state is not None:
+            attended = None if state.attended is None else state.attended.index_select(0, new_order)
+            self._cache_state(incremental_state, DecoderState(state.recurrent.reorder(new_order), attended))

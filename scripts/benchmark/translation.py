@@ -1,0 +1,126 @@
+#!/usr/bin/env python3
+"""Train translation models of equal size for equal updates on one prepared folder, translate its test split, and print
+a table: parameters, target symbols per second in training, memory slots per source symbol, BLEU.
+
+    bash scripts/prepare_translation.sh de en DIR --source-size 4000 --target-size 4000
+    python scripts/benchmark/translation.py DIR/bin --updates 1000 --out runs/translation
+
+The same command again goes on where it was interrupted. Everything after -- goes to every fairseq-train.
+"""
+
+import argparse
+import os
+import re
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+BIN = Path(sys.executable).parent
+PLUGIN = ["--user-dir", str(ROOT / "fairseq_hmrnn"), "--task", "translation", "--required-batch-size-multiple", "1"]
+TRAINING = "--optimizer adam --lr 0.002 --clip-norm 1 --max-tokens 1500 --seed 1 --cpu --num-workers 0 "
+TRAINING += "--log-format simple --log-interval 25 --no-epoch-checkpoints "
+TRAINING += "--save-interval-updates 250 --keep-interval-updates 1"
+
+# Sizes are such that all have the parameters of `lstm` within 5.1 %, with dictionaries of about 4,000 symbols.
+LSTM_DECODER = "--decoder-embed-dim 128 --decoder-hidden-size 128 --decoder-out-embed-dim 128"
+ENCODER = "--embed-dim 128 --hidden-sizes 76,76 --bidirectional"
+HMLSTM_DECODER = "--output-dim 128 --decoder-hidden-sizes 84,84"
+BOUNDARIES = "--criterion boundary_regularized_cross_entropy --boundary-rates {rate}"
+MODELS = {
+    "lstm": "--arch lstm --encoder-embed-dim 128 --encoder-hidden-size 128 --encoder-bidirectional "
+    f"{LSTM_DECODER} --criterion cross_entropy",
+    "hmlstm_lstm": f"--arch hmlstm_lstm {ENCODER} --encoder-memory steps {LSTM_DECODER} {BOUNDARIES}",
+    "hmlstm_lstm-all-layers": f"--arch hmlstm_lstm {ENCODER} --encoder-memory all-layers --memory-dim 128 "
+    f"{LSTM_DECODER} {BOUNDARIES}",
+    "hmlstm_lstm-segments": f"--arch hmlstm_lstm {ENCODER} --encoder-memory segments:1 {LSTM_DECODER} {BOUNDARIES}",
+    "hmlstm": f"--arch hmlstm {ENCODER} --encoder-memory steps {HMLSTM_DECODER} {BOUNDARIES}",
+    "hmlstm-unfed": f"--arch hmlstm {ENCODER} --encoder-memory steps {HMLSTM_DECODER} --no-input-feeding {BOUNDARIES}",
+    "hmlstm-segments": f"--arch hmlstm {ENCODER} --encoder-memory segments:1 {HMLSTM_DECODER} {BOUNDARIES}",
+    "hmlstm_transformer": f"--arch hmlstm_transformer {ENCODER} --encoder-memory steps --decoder-embed-dim 128 "
+    f"--decoder-ffn-embed-dim 192 --decoder-layers 2 {BOUNDARIES}",
+}
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, help="folder of scripts/prepare_translation.sh")
+    parser.add_argument("--out", type=Path, default=Path("runs/translation"), help="folder of checkpoints and logs")
+    parser.add_argument("--updates", type=int, default=1000)
+    parser.add_argument("--beam", type=int, default=5)
+    parser.add_argument("--rate", default=".4", help="target boundary rate of layer 1")
+    parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS), metavar="MODEL")
+    arguments = sys.argv[1:]
+    split = arguments.index("--") if "--" in arguments else len(arguments)
+    args = parser.parse_args(arguments[:split])
+    return args, arguments[split + 1 :]
+
+
+def command(name, *arguments, log):
+    """Run a fairseq command, append what it prints to a log, return what it printed; its log ends up in an error."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    result = subprocess.run(
+        [str(BIN / name), *map(str, arguments)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+    )
+    with open(log, "a", encoding="utf-8") as file:
+        file.write(result.stdout)
+    if result.returncode:
+        sys.exit(f"{name} failed, see {log}:\n{result.stdout[-1500:]}")
+    return result.stdout
+
+
+def memory_per_source_symbol(data, checkpoint):
+    """Memory slots of an HM-LSTM encoder divided by source symbols, over the test split; 1 for any other encoder."""
+    sys.path.insert(0, str(ROOT))
+    import torch
+    from fairseq import checkpoint_utils
+
+    import fairseq_hmrnn  # noqa: F401  (registers the models)
+
+    models, _, task = checkpoint_utils.load_model_ensemble_and_task([str(checkpoint)], {"data": str(data)})
+    encoder = models[0].eval().encoder
+    if not hasattr(encoder, "memory_kind"):
+        return 1.0
+    task.load_dataset("test")
+    slots = symbols = 0
+    with torch.no_grad():
+        for index in range(len(task.datasets["test"])):
+            source = task.datasets["test"][index]["source"].unsqueeze(0)
+            slots += encoder(source)["encoder_out"][0].size(0)
+            symbols += source.numel()
+    return slots / symbols
+
+
+def run(name, args, rest):
+    """Train, translate and score one model; its row of the table."""
+    folder, options = args.out / name, MODELS[name].format(rate=args.rate).split()
+    folder.mkdir(parents=True, exist_ok=True)
+    training = [*PLUGIN, *TRAINING.split(), "--max-update", args.updates, "--save-dir", folder, *options, *rest]
+    command("fairseq-train", args.data, *training, log=folder / "train.log")
+    log = (folder / "train.log").read_text(encoding="utf-8")
+    parameters = int(re.search(r"num\. shared model params: ([0-9,]+)", log).group(1).replace(",", ""))
+    speeds = [float(value) for value in re.findall(r"train_inner.* wps=([0-9.]+)", log)]
+    path = ["--path", folder / "checkpoint_last.pt", "--gen-subset", "test", "--beam", args.beam, "--max-tokens", 2000]
+    path += ["--bpe", "sentencepiece", "--sentencepiece-model", next(args.data.glob("spm.*.model"))]
+    scoring = ["--scoring", "sacrebleu", "--cpu"]
+    output = command("fairseq-generate", args.data, *PLUGIN, *path, *scoring, log=folder / "test.log")
+    bleu = float(re.findall(r"BLEU\S* = ([0-9.]+)", output)[-1])
+    memory = memory_per_source_symbol(args.data, folder / "checkpoint_last.pt")
+    speed = f"{statistics.median(speeds):.0f}" if speeds else "-"
+    return f"| `{name}` | {parameters:,} | {speed} | {memory:.2f} | {bleu:.1f} |"
+
+
+def main():
+    args, rest = parse_args()
+    print("| | parameters | target symbols per second | memory per source symbol | BLEU |\n|---|---|---|---|---|")
+    for name in args.models:
+        print(run(name, args, rest), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,164 @@
+"""Translation through the real fairseq commands, in processes of their own, on a small language."""
+
+import os
+import random
+import re
+import subprocess
+
+import pytest
+import sacrebleu
+import torch
+from conftest import BIN, ROOT, run, run_forked
+from test_cli import lines_of, same, train_two_processes, values, weights
+
+WORDS = {"haus": "house", "baum": "tree", "der": "the", "grün": "green", "ist": "is", "und": "and", "groß": "big"}
+TASK = ["--user-dir", "fairseq_hmrnn", "--task", "translation", "--required-batch-size-multiple", "1"]
+TRAIN = ["--optimizer", "adam", "--lr", "0.02", "--clip-norm", "1", "--batch-size", "32", "--cpu", "--seed", "1"]
+TRAIN += ["--log-format", "simple", "--log-interval", "1", "--num-workers", "0", "--no-epoch-checkpoints"]
+REGULARISED = ["--criterion", "boundary_regularized_cross_entropy", "--boundary-rates", ".4"]
+HMLSTM = ["--arch", "hmlstm", "--embed-dim", "32", "--hidden-sizes", "32,24", "--output-dim", "32", "--bidirectional"]
+HMLSTM += ["--encoder-memory", "segments:1", "--slope-per-update", "0.01", *REGULARISED, "--label-smoothing", "0.1"]
+
+
+def sentences(count, seed):
+    choose = random.Random(seed)
+    source = [choose.choices(list(WORDS), k=choose.randint(1, 7)) for _ in range(count)]
+    return [" ".join(line) for line in source], [" ".join(WORDS[word] for word in line) for line in source]
+
+
+@pytest.fixture(scope="session")
+def pairs(tmp_path_factory):
+    """Folder prepared by the script, from characters of the source to pieces of the target; texts are beside it."""
+    folder = tmp_path_factory.mktemp("pairs")
+    for split, count, seed in (("train", 400, 0), ("valid", 21, 1), ("test", 13, 2)):
+        for language, lines in zip(("de", "en"), sentences(count, seed)):
+            (folder / f"{split}.{language}").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    environment = {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
+    script = ["bash", ROOT / "scripts" / "prepare_translation.sh", "de", "en", folder]
+    options = ["--source-type", "char", "--target-size", "30"]
+    subprocess.run([*map(str, script), *options], env=environment, check=True)
+    return folder / "bin"
+
+
+@pytest.fixture(scope="session")
+def translator(pairs, tmp_path_factory):
+    """Folder with two trained models: `parts`, an `hmlstm` trained for 7 updates and then up to 60 (log.txt is of this
+    second part), the same in one go as `whole`; and `other`, an `hmlstm_lstm` with another memory."""
+    folder = tmp_path_factory.mktemp("translator")
+
+    def training(name, *options):
+        path = folder / name
+        path.mkdir(exist_ok=True)
+        return ("fairseq-train", [pairs, *TASK, *TRAIN, *options, "--save-dir", path], path / "log.txt")
+
+    start = (*training("parts", *HMLSTM, "--max-update", 7)[:2], folder / "start.txt")
+    # In the first epoch: fairseq's own resumption pairs other sentences in a later one.
+    rest, whole = (training(name, *HMLSTM, "--max-update", 60) for name in ("parts", "whole"))
+    other = training("other", "--arch", "hmlstm_lstm_tiny", *REGULARISED, "--max-update", 60, "--disable-validation")
+    run_forked([[start], [rest], [whole], [other]])
+    return folder
+
+
+@pytest.fixture(scope="session")
+def translations(pairs, translator):
+    """What fairseq-generate prints: `alone` and `together`, in batches of 1 and 7; `reference`, the scores of the
+    references of valid; `ensemble`, of both models."""
+    models = [translator / name / "checkpoint_last.pt" for name in ("parts", "other")]
+    spm = ["--bpe", "sentencepiece", "--sentencepiece-model", pairs / "spm.de.model", "--scoring", "sacrebleu"]
+    options = {
+        "alone": [*spm, "--beam", 3, "--batch-size", 1, "--print-alignment"],
+        "together": [*spm, "--beam", 3, "--batch-size", 7, "--print-alignment"],
+        "reference": ["--score-reference", "--batch-size", 5],
+        "ensemble": ["--beam", 3, "--print-alignment"],
+    }
+    jobs = []
+    for name, arguments in options.items():
+        paths = os.pathsep.join(map(str, models if name == "ensemble" else models[:1]))
+        split = "valid" if name == "reference" else "test"
+        command = [pairs, *TASK, "--path", paths, "--gen-subset", split, "--cpu", *arguments]
+        jobs.append([("fairseq-generate", command, translator / f"{name}.txt")])
+    run_forked(jobs)
+    return {name: (translator / f"{name}.txt").read_text(encoding="utf-8") for name in options}
+
+
+def lines_by_number(output, letter):
+    """What stands last on the lines `LETTER-NUMBER`."""
+    return dict(re.findall(rf"^{letter}-(\d+)\t(?:.*\t)?(.*)$", output, re.MULTILINE))
+
+
+def test_resuming_continues_bit_for_bit(translator):
+    assert same(weights(translator / "parts"), weights(translator / "whole"))
+    assert weights(translator / "parts")["encoder.slope_progress.progress"].tolist() == [0, 59]
+
+
+def test_training_learns_and_regularises_the_source(translator):
+    log = (translator / "parts" / "log.txt").read_text(encoding="utf-8")
+    assert values(log, "nll_loss")[-1] < 2
+    assert values(log, "z1")[-1] == pytest.approx(0.4, abs=0.15)  # of source symbols, in both directions
+
+
+def test_translations_do_not_depend_on_batches(pairs, translations):
+    alone, together = translations["alone"], translations["together"]
+    assert len(lines_by_number(alone, "H")) == 13
+    for letter in "HA":
+        assert lines_by_number(alone, letter) == lines_by_number(together, letter)
+    references = (pairs.parent / "test.en").read_text(encoding="utf-8").split("\n")
+    assert lines_by_number(alone, "T")["4"] == references[4]
+    found = [lines_by_number(alone, "D")[str(number)] for number in range(13)]
+    expected = sacrebleu.corpus_bleu(found, [references[:13]]).score
+    assert float(re.search(r"BLEU = ([0-9.]+)", alone).group(1)) == pytest.approx(expected, abs=0.01)
+
+
+def test_score_reference_is_the_validation_loss(translator, translations):
+    scores = [float(score) for line in lines_of(translations["reference"], "P") for score in line.split()]
+    log = (translator / "parts" / "log.txt").read_text(encoding="utf-8")
+    validated = [line for line in log.splitlines() if "valid" in line and "nll_loss" in line]
+    assert -sum(scores) / len(scores) == pytest.approx(values(validated[-1], "nll_loss")[-1], abs=2e-3)
+
+
+@pytest.mark.parametrize("name", ["alone", "ensemble"])
+def test_alignments_name_source_symbols(translations, name):
+    found, alignments, sources = (lines_by_number(translations[name], letter) for letter in "HAS")
+    assert len(found) == len(alignments) == 13
+    for number, alignment in alignments.items():
+        links = [tuple(map(int, link.split("-"))) for link in alignment.split()]
+        assert [target for _, target in links] == list(range(len(found[number].split())))
+        raw = name == "alone"  # S- is then text again: a symbol for each character, and the ▁ before the first
+        symbols = len(sources[number]) + 1 if raw else len(sources[number].split())
+        assert all(source < symbols for source, _ in links)
+    if raw:
+        assert len(set(re.findall(r"(\d+)-", " ".join(alignments.values())))) > 9
+
+
+def test_every_model_of_an_ensemble_counts(translations):
+    alone, ensemble = (dict(re.findall(r"^H-(\d+)\t(\S+)\t", translations[name], re.MULTILINE))
+                       for name in ("alone", "ensemble"))
+    assert len(alone) == len(ensemble) == 13 and alone != ensemble
+
+
+def test_interactive_translates_raw_text(pairs, translator):
+    options = ["--path", translator / "parts" / "checkpoint_last.pt", "--cpu", "--beam", 2, "--bpe", "sentencepiece"]
+    options += ["--sentencepiece-model", pairs / "spm.de.model", "--buffer-size", 3]
+    output = run("fairseq-interactive", pairs, *TASK, *options, stdin="der baum ist grün\nx\n\n").stdout
+    translations = [line.split("\t")[1] for line in lines_of(output, "D")]
+    assert len(translations) == 3 and "▁" not in "".join(translations)
+    assert set(translations[0].split()) & {"the", "tree", "is", "green"}
+
+
+def test_two_processes_end_with_equal_weights(pairs, tmp_path):
+    options = [*TASK[2:], *TRAIN, "--arch", "hmlstm_transformer_tiny", *REGULARISED, "--max-update", 3]
+    ranks = train_two_processes(pairs, options, tmp_path)
+    assert same(*ranks)
+    assert torch.isfinite(ranks[0]["encoder.hm_lstm.bias.0"]).all()
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--encoder-memory", "segments:2"], "wants a layer with a boundary detector"),
+        (["--load-pretrained-encoder-from", "nowhere.pt"], "no nowhere.pt"),
+    ],
+)
+def test_bad_options_stop_at_once_and_say_what_to_do(pairs, tmp_path, options, message):
+    output = run("fairseq-train", pairs, *TASK, *TRAIN, *HMLSTM, *options, "--save-dir", tmp_path, check=False)
+    assert output.returncode != 0 and message in output.stdout and "train_inner" not in output.stdout

@@ -54,7 +54,7 @@ class HMLSTMAttentionDecoder(HMLSTMDecoder):
             state = self._cached_state(incremental_state)
         state = state or self._first_state(encoder_out)
         valid = prev_output_tokens.ne(self.padding_idx)
-        x = F.dropout(self.embed_tokens(prev_output_tokens), self.dropout_input, self.training)
+        x = self.embed(prev_output_tokens)
         run = self._run_sequence if self.feed is None else self._run_steps
         features, attention, boundaries, boundary_probs, state = run(x, valid, state, encoder_out)
         if incremental_state is not None:

@@ -85,7 +85,8 @@ def test_processes_and_validation_change_nothing(data, tmp_path):
 
     run_forked([two("two", *quiet), two("parts", "--max-update", 10, "--disable-validation")])
     shutil.copytree(tmp_path / "parts", tmp_path / "joined")
-    run_forked([two("parts", *quiet), [job("joined", *one, *quiet)]])
+    to_the_end_of_an_epoch = ["--max-epoch", 2, "--disable-validation"]
+    run_forked([two("parts", *to_the_end_of_an_epoch), two("parts", *quiet), [job("joined", *one, *quiet)]])
     assert_same(tmp_path / "two", tmp_path / "parts")
     for name in ("two", "joined"):
         alone, others = (tensors(checkpoint(tmp_path / folder)["model"]) for folder in ("one", name))

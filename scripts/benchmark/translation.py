@@ -9,16 +9,14 @@ The same command again goes on where it was interrupted. Everything after -- goe
 """
 
 import argparse
-import os
 import re
 import statistics
-import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-BIN = Path(sys.executable).parent
-PLUGIN = ["--user-dir", str(ROOT / "fairseq_hmrnn"), "--task", "translation", "--required-batch-size-multiple", "1"]
+from commands import ROOT, USER_DIR, command
+
+PLUGIN = ["--user-dir", str(USER_DIR), "--task", "translation", "--required-batch-size-multiple", "1"]
 TRAINING = "--optimizer adam --lr 0.002 --clip-norm 1 --max-tokens 1500 --seed 1 --cpu --num-workers 0 "
 TRAINING += "--log-format simple --log-interval 25 --no-epoch-checkpoints "
 TRAINING += "--save-interval-updates 250 --keep-interval-updates 1"
@@ -55,23 +53,6 @@ def parse_args():
     split = arguments.index("--") if "--" in arguments else len(arguments)
     args = parser.parse_args(arguments[:split])
     return args, arguments[split + 1 :]
-
-
-def command(name, *arguments, log):
-    """Run a fairseq command, append what it prints to a log, return what it printed; its log ends up in an error."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    result = subprocess.run(
-        [str(BIN / name), *map(str, arguments)],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        encoding="utf-8",
-    )
-    with open(log, "a", encoding="utf-8") as file:
-        file.write(result.stdout)
-    if result.returncode:
-        sys.exit(f"{name} failed, see {log}:\n{result.stdout[-1500:]}")
-    return result.stdout
 
 
 def memory_per_source_symbol(data, checkpoint):

@@ -1,0 +1,147 @@
+#!/usr/bin/env python3
+"""HM-LSTM by the recipe ptb_small beside fairseq's lstm_lm of equal parameters: bits per character of the validation
+split over updates and over seconds of training, several seeds, drawn.
+
+    bash scripts/prepare_ptb.sh FOLDER_WITH_PTB_TXT
+    python scripts/benchmark/language_model.py data/ptb --csv curves.csv --plot curves.png
+
+Speeds come first, in turns and without validation: keep the machine quiet for that minute. Seconds are updates times
+the seconds that an update took there. The same command again goes on where it was interrupted.
+"""
+
+import argparse
+import csv
+import json
+import re
+import statistics
+from pathlib import Path
+
+from commands import USER_DIR, command
+
+RECIPE = ["--config-dir", USER_DIR / "configs", "--config-name", "ptb_small", f"common.user_dir={USER_DIR}"]
+# The rest of ptb_small for a model that carries no state; 316 units a layer make the parameters of 3 x 256 with layer
+# normalisation and detectors.
+LSTM = ["--user-dir", USER_DIR, "--task", "hmlstm_language_modeling", "--criterion", "cross_entropy"]
+LSTM += "--arch lstm_lm --decoder-embed-dim 128 --decoder-hidden-size 316 --decoder-layers 3".split()
+LSTM += "--decoder-out-embed-dim 256 --optimizer adam --lr 0.002 --clip-norm 1 --batch-size 32".split()
+LSTM += "--tokens-per-sample 100 --cpu --num-workers 0".split()
+LSTM += "--log-format json --no-epoch-checkpoints --keep-interval-updates 1 --batch-size-valid 64".split()
+HYDRA = "common.cpu=true dataset.num_workers=0 common.log_format=json dataset.batch_size_valid=64".split()
+MODELS = ("hmlstm_lm", "lstm_lm")
+COLORS = {"hmlstm_lm": "#0072B2", "lstm_lm": "#D55E00"}
+SPEED_UPDATES = 24
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, help="folder of scripts/prepare_ptb.sh, or any prepared text")
+    parser.add_argument("--out", type=Path, default=Path("runs/language_model"), help="folder of checkpoints and logs")
+    parser.add_argument("--updates", type=int, default=1000)
+    parser.add_argument("--validate-every", type=int, default=200, help="updates")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--csv", type=Path, help="file of the curves")
+    parser.add_argument("--plot", type=Path, help="picture of the curves")
+    return parser.parse_args()
+
+
+def train(model, data, folder, log, options):
+    """One training command; `options` are hydra's names and values."""
+    folder, data = folder.resolve(), data.resolve()
+    if model == "hmlstm_lm":
+        overrides = [f"{name}={value}" for name, value in {**options, "checkpoint.save_dir": folder}.items()]
+        return command(
+            "fairseq-hydra-train", *RECIPE, f"task.data={data}", f"hydra.run.dir={folder}", *HYDRA, *overrides, log=log
+        )
+    flags = []
+    for name, value in options.items():
+        flag = "--" + name.split(".")[1].replace("_", "-")
+        flags += [flag] if value == "true" else [flag, value]
+    return command("fairseq-train", data, *LSTM, "--save-dir", folder, *flags, log=log)
+
+
+def speed(model, args):
+    """Seconds an update and parameters, by two short trainings of each model in turns."""
+    log = args.out / f"{model}.speed.log"
+    options = {"optimization.max_update": SPEED_UPDATES, "common.log_interval": 4, "checkpoint.no_save": "true"}
+    options["dataset.disable_validation"] = "true"
+    train(model, args.data, args.out / "speed", log, options)
+    text = log.read_text(encoding="utf-8")
+    parameters = int(re.search(r"num\. shared model params: ([0-9,]+)", text).group(1).replace(",", ""))
+    rates = [float(record["ups"]) for record in records(text, "train_inner")]
+    return 1 / statistics.median(rates), parameters
+
+
+def records(text, kind):
+    """The numbers of a log's lines of one kind, "train_inner" or "valid", as fairseq-train and hydra write them."""
+    pattern = re.compile(rf"\b{kind}(?: \||\]\[INFO\] -) (\{{.*\}})$", re.MULTILINE)
+    return [json.loads(found) for found in pattern.findall(text)]
+
+
+def curve(model, seed, args):
+    """[(updates, bits per character of the validation split)] of one training."""
+    folder = args.out / f"{model}.{seed}"
+    folder.mkdir(parents=True, exist_ok=True)
+    options = {"optimization.max_update": args.updates, "common.seed": seed, "common.log_interval": 100}
+    options["dataset.validate_interval_updates"] = options["checkpoint.save_interval_updates"] = args.validate_every
+    train(model, args.data, folder, folder / "train.log", options)
+    text = (folder / "train.log").read_text(encoding="utf-8")
+    points = {int(r["valid_num_updates"]): float(r["valid_loss"]) for r in records(text, "valid")}
+    return sorted(points.items())
+
+
+def plot(rows, path):
+    """Every seed thin, the mean of each model thick; left over updates, right over seconds."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, panels = pyplot.subplots(1, 2, figsize=(9, 3.6), sharey=True, layout="constrained")
+    for axes, x, title in zip(panels, ("updates", "seconds"), ("updates", "seconds of training")):
+        for model in MODELS:
+            seeds = sorted({row["seed"] for row in rows if row["model"] == model})
+            lines = [[r for r in rows if r["model"] == model and r["seed"] == seed] for seed in seeds]
+            for line in lines:
+                axes.plot([r[x] for r in line], [r["bpc"] for r in line], color=COLORS[model], linewidth=0.8, alpha=0.5)
+            means = [statistics.mean(r["bpc"] for r in point) for point in zip(*lines)]
+            abscissa = [r[x] for r in lines[0][: len(means)]]
+            label = f"{model}, {len(seeds)} seeds"
+            axes.plot(abscissa, means, color=COLORS[model], linewidth=2.2, marker="o", label=label)
+        axes.set_xlabel(title)
+        axes.grid(axis="y", linewidth=0.4)
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].set_ylabel("bits per character, validation")
+    panels[0].legend(frameon=False)
+    figure.savefig(path, dpi=130)
+
+
+def main():
+    args = parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    saved = args.out / "speeds.json"
+    if not saved.exists():
+        for _ in range(2):
+            speeds = {model: speed(model, args) for model in MODELS}
+        saved.write_text(json.dumps(speeds))
+    speeds = json.loads(saved.read_text())
+    for model, (seconds, parameters) in speeds.items():
+        print(f"{model}: {parameters:,} parameters, {seconds:.3f} seconds an update")
+    rows = []
+    for seed in args.seeds:
+        for model in MODELS:
+            seconds = speeds[model][0]
+            for updates, bpc in curve(model, seed, args):
+                row = {"model": model, "seed": seed, "updates": updates, "seconds": updates * seconds, "bpc": bpc}
+                print("{model} seed {seed}: {updates} updates, {seconds:.0f} s, {bpc:.3f}".format(**row), flush=True)
+                rows.append(row)
+    if args.csv:
+        with args.csv.open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows({**row, "seconds": f"{row['seconds']:.1f}"} for row in rows)
+    if args.plot:
+        plot(rows, args.plot)
+
+
+if __name__ == "__main__":
+    main()

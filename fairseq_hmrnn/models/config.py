@@ -63,6 +63,13 @@ class HMLSTMConfig(FairseqDataclass):
     backend: BACKEND_CHOICES = field(
         default="auto", metadata={"help": "who computes the recurrence; auto takes the fastest that runs here"}
     )
+    recompute_chunks: int = field(
+        default=1,
+        metadata={
+            "help": "cut sequences into this many pieces that the backward pass computes again: less memory for "
+            "long windows, more time; 1: none"
+        },
+    )
 
 
 @dataclass
@@ -103,6 +110,7 @@ def build_hm_lstm(cfg: HMLSTMConfig, input_size: int) -> HMLSTM:
         detector_bias=cfg.detector_bias,
         recurrent_dropout=cfg.dropout_recurrent,
         backend=str(cfg.backend),
+        recompute_chunks=cfg.recompute_chunks,
     )
 
 

@@ -70,9 +70,9 @@ class HMLSTMAttentionDecoder(HMLSTMDecoder):
 
     def _first_state(self, encoder_out: EncoderOut) -> DecoderState:
         h, c = self.initial_state(encoder_out)
-        z = h[0].new_zeros(h[0].size(0), self.hm_lstm.num_layers)
+        z = self.hm_lstm.zero_state(h[0].size(0)).z
         attended = None if self.feed is None else h[0].new_zeros(h[0].size(0), self.feed.in_features)
-        return DecoderState(HMLSTMState(h, c, z), attended)
+        return DecoderState(HMLSTMState(h, c, z).to(z), attended)
 
     def _attend(self, hidden, memory: Tensor, padding_mask: Tensor):
         """hidden: tuple over layers of (B, T, H_l), memory (B, M, C). Returns (B, T, output_dim) and (B, T, M)."""

@@ -75,7 +75,7 @@ class HMLSTMEncoder(FairseqEncoder):
             "src_tokens": [],
             "src_lengths": [],
             "memory_positions": positions,
-            "final_hidden": [torch.cat([h for output in directions for h in output.state.h], dim=1)],
+            "final_hidden": [torch.cat([h for output in directions for h in output.state.h], dim=1).type_as(memory)],
             "boundaries": [output.boundaries.transpose(0, 1) for output in directions],
             "boundary_probs": [output.boundary_probs.transpose(0, 1) for output in directions],
             "valid": valids,

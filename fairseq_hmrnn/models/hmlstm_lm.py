@@ -64,7 +64,8 @@ class HMLSTMLanguageModel(FairseqLanguageModel):
         if stream is None:
             return self.decoder(src_tokens, **kwargs)
         carried = self.training_state if self.training else self.evaluation_state
-        state = carried.start(stream, window, self.decoder.embed_tokens.weight, reset if self.training else None)
+        zeros = self.decoder.hm_lstm.zero_state(src_tokens.size(0))
+        state = carried.start(stream, window, zeros.z, reset if self.training else None)
         logits, extra = self.decoder(src_tokens, state=state, **kwargs)
         carried.reach(stream, window, extra["state"])
         return logits, extra

@@ -18,6 +18,7 @@ from ..ops import (
     RecurrenceOptions,
     hm_lstm,
     pack_layers,
+    state_dtype,
 )
 from ..ops.parameters import gate_rows, num_rows
 
@@ -41,6 +42,7 @@ class HMLSTM(nn.Module):
     forget_bias, detector_bias: initial biases of the forget gate and of the detector.
     recurrent_dropout: probability of variational dropout on the recurrent product's input: one mask for all steps.
     backend: who computes it, see ops.dispatch.
+    recompute_chunks: pieces of a sequence that the backward pass computes again, for less memory: ops.recompute.
 
     Parameters, for layer l: weight_recurrent.l (4H+1, H), weight_bottom_up.l (4H+1, H_below), weight_top_down.l
     (4H+1, H_above) for all but the top layer, bias.l (4H+1); with layer_norm a gain (4H+1) for each weight. Rows:
@@ -60,11 +62,12 @@ class HMLSTM(nn.Module):
         detector_bias: float = 0.0,
         recurrent_dropout: float = 0.0,
         backend: str = "auto",
+        recompute_chunks: int = 1,
     ):
         super().__init__()
         self.input_size = input_size
         self.hidden_sizes = tuple(hidden_sizes)
-        self._check(boundary, backend, detector_grad_scale, recurrent_dropout)
+        self._check(boundary, backend, detector_grad_scale, recurrent_dropout, recompute_chunks)
         self.boundary = boundary
         self.nested_boundaries = nested_boundaries
         self.top_boundary = top_boundary
@@ -73,6 +76,7 @@ class HMLSTM(nn.Module):
         self.detector_bias = detector_bias
         self.recurrent_dropout = recurrent_dropout
         self.backend = backend
+        self.recompute_chunks = recompute_chunks
 
         rows = [num_rows(size) for size in self.hidden_sizes]
         below = (input_size, *self.hidden_sizes[:-1])
@@ -85,7 +89,7 @@ class HMLSTM(nn.Module):
         self.gain_top_down = _vectors(rows[:-1]) if layer_norm else None
         self.reset_parameters()
 
-    def _check(self, boundary, backend, detector_grad_scale, recurrent_dropout) -> None:
+    def _check(self, boundary, backend, detector_grad_scale, recurrent_dropout, recompute_chunks) -> None:
         if self.input_size < 1 or not self.hidden_sizes or min(self.hidden_sizes) < 1:
             raise ValueError(
                 "input_size and at least one hidden size must be positive, "
@@ -98,6 +102,8 @@ class HMLSTM(nn.Module):
             raise ValueError(f"detector_grad_scale must lie in [0, 1], got {detector_grad_scale}")
         if not 0 <= recurrent_dropout < 1:
             raise ValueError(f"recurrent_dropout must lie in [0, 1), got {recurrent_dropout}")
+        if recompute_chunks < 1:
+            raise ValueError(f"recompute_chunks must be positive (1: no recomputation), got {recompute_chunks}")
 
     @property
     def num_layers(self) -> int:
@@ -143,7 +149,8 @@ class HMLSTM(nn.Module):
 
     def zero_state(self, batch_size: int) -> HMLSTMState:
         """The state before the first symbol."""
-        return HMLSTMState.zeros(batch_size, self.hidden_sizes, self.bias[0].dtype, self.bias[0].device)
+        like = self.bias[0]
+        return HMLSTMState.zeros(batch_size, self.hidden_sizes, state_dtype(like.dtype), like.device)
 
     def forward(
         self,
@@ -165,10 +172,12 @@ class HMLSTM(nn.Module):
             state = self.zero_state(x.size(1))
         options = self._options(slope, sampled=self.training or noise is not None)
         if options.boundary == "bernoulli" and noise is None:
-            noise = torch.rand(*x.shape[:2], self.num_layers, dtype=x.dtype, device=x.device)
+            noise = torch.rand(*x.shape[:2], self.num_layers, dtype=state.z.dtype, device=x.device)
         if recurrent_masks is None:
             recurrent_masks = self.draw_recurrent_masks(x.size(1))
-        return hm_lstm(x, self.layers(), state, options, valid, noise, recurrent_masks, self.backend)
+        return hm_lstm(
+            x, self.layers(), state, options, valid, noise, recurrent_masks, self.backend, self.recompute_chunks
+        )
 
     def _options(self, slope: float, sampled: bool) -> RecurrenceOptions:
         boundary = "step" if self.boundary == "bernoulli" and not sampled else self.boundary
@@ -209,8 +218,8 @@ class HMLSTM(nn.Module):
         """Masks of recurrent dropout for a batch, tuple over layers of (B, H_l); None outside training or without."""
         if not self.training or self.recurrent_dropout == 0:
             return None
-        keep, like = 1 - self.recurrent_dropout, self.bias[0]
-        return tuple(like.new_empty(batch_size, size).bernoulli_(keep) / keep for size in self.hidden_sizes)
+        keep, like = 1 - self.recurrent_dropout, self.zero_state(batch_size).h
+        return tuple(torch.empty_like(h).bernoulli_(keep) / keep for h in like)
 
     def extra_repr(self) -> str:
         return (

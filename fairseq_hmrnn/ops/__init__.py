@@ -4,6 +4,7 @@ from .boundary import BOUNDARY_MODES
 from .cpu import PackedLayers
 from .dispatch import BACKENDS, hm_lstm, pack_layers
 from .parameters import LayerParameters
+from .precision import state_dtype
 from .recurrence import HMLSTMOutput, RecurrenceOptions
 from .state import HMLSTMState
 
@@ -17,4 +18,5 @@ __all__ = [
     "RecurrenceOptions",
     "hm_lstm",
     "pack_layers",
+    "state_dtype",
 ]

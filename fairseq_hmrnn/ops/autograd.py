@@ -29,6 +29,7 @@ class Call:
     """
 
     FIELDS = len(LayerParameters._fields)
+    keeps_hidden = True  # the backward pass reads `hidden`
 
     def __init__(self, num_layers: int, options: RecurrenceOptions, skip: bool):
         self.num_layers, self.options, self.skip = num_layers, options, skip
@@ -53,7 +54,7 @@ class Recurrence(torch.autograd.Function):
         ctx.call, ctx.num_tensors = call, len(tensors)
         ctx.set_materialize_grads(False)
         # Tensors go through save_for_backward: it notices when one of them is overwritten, and keeps no cycle alive.
-        ctx.save_for_backward(*tensors, *results[: call.num_layers])
+        ctx.save_for_backward(*tensors, *(results[: call.num_layers] if call.keeps_hidden else ()))
         return results
 
     @staticmethod
@@ -63,7 +64,8 @@ class Recurrence(torch.autograd.Function):
         tensors, hidden = ctx.saved_tensors[: ctx.num_tensors], ctx.saved_tensors[ctx.num_tensors :]
         wanted = ctx.needs_input_grad[1 + count :]
         want_weights = any(wanted[2 + 2 * call.num_layers :])
-        found = call.backward(tensors, ctx.kept, hidden, grads, wanted[0], want_weights)
+        with torch.autocast(tensors[count].device.type, enabled=False):  # backward may be called where it is on
+            found = call.backward(tensors, ctx.kept, hidden, grads, wanted[0], want_weights)
         return (None, *[None] * count, *(grad if want else None for grad, want in zip(found, wanted)))
 
 

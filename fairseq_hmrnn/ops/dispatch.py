@@ -14,6 +14,8 @@ from torch import Tensor
 from . import cpu
 from .boundary import BOUNDARY_MODES
 from .parameters import LayerParameters, num_rows
+from .precision import LOW_PRECISION, autocast_dtype, autocast_is_on, state_dtype
+from .recompute import in_chunks
 from .recurrence import HMLSTMOutput, RecurrenceOptions
 from .reference import hm_lstm_reference
 from .state import HMLSTMState
@@ -35,28 +37,45 @@ def hm_lstm(
     noise: Optional[Tensor] = None,
     recurrent_masks: Optional[Sequence[Tensor]] = None,
     backend: str = "auto",
+    recompute_chunks: int = 1,
 ) -> HMLSTMOutput:
     """Run an L-layer HM-LSTM over a sequence.
 
-    x: (T, B, input_size); T and B may be 0.
+    x: (T, B, input_size), of the weights' dtype; T and B may be 0.
     layers: bottom to top.
     state: the state before the first step.
     valid: (T, B) bool; where False the sample keeps its state bit for bit and emits no boundary.
     noise: (T, B, L) uniform in [0, 1), wanted by boundary="bernoulli" alone.
     recurrent_masks: tuple over layers of (B, H_l), multiplied into h before the recurrent product at every step
         (variational dropout, scaling included); COPY keeps h itself.
-    backend: one of BACKENDS. reference: the equations under plain autograd, anywhere. cpu: the hand-written kernel,
-        for float32 and float64 on CPU, compiled if it was built. triton: the kernels for float32, float16 and bfloat16
-        on an NVIDIA GPU. auto: triton or cpu where it can run, else reference.
+    backend: one of BACKENDS. reference: the equations under plain autograd, anywhere. cpu: the hand-written kernel
+        on CPU, compiled if it was built. triton: the kernels for float32, float16 and bfloat16 on an NVIDIA GPU. auto:
+        triton or cpu where it can run, else reference.
+    recompute_chunks: pieces of the sequence of which the backward pass computes one after the other again, see
+        `recompute`; 1 keeps everything.
+
+    With float16 or bfloat16 weights state, noise, masks, boundaries and boundary_probs are float32 and `hidden` has
+    the weights' dtype; sums, gates and detectors are computed in float32, by the reference and on CPU everything is.
+    Under autocast x and float32 weights are cast to its dtype on a GPU; on CPU x is cast to that of the weights.
     Raises ValueError where shapes, dtypes, devices or options do not fit.
     """
+    if autocast_is_on(x):
+        dtype = autocast_dtype(x, layers[0].weight_recurrent)
+        x, layers = x.to(dtype), [layer.to(dtype) for layer in layers]
+        with torch.autocast(x.device.type, enabled=False):
+            return hm_lstm(x, layers, state, options, valid, noise, recurrent_masks, backend, recompute_chunks)
     check_options(options, backend)
     check_layers(layers, x.size(-1))
     check_tensors(x, layers, state, valid, noise, recurrent_masks)
     if (noise is None) == (options.boundary == "bernoulli"):
         raise ValueError('noise is wanted with boundary="bernoulli", and only then')
-    run = choose(backend, x.device.type, x.dtype)
-    return run(x, layers, state, options, valid, noise, recurrent_masks)
+    run, dtype = choose(backend, x.device.type, x.dtype), x.dtype
+    if dtype in LOW_PRECISION and run in (cpu.hm_lstm_cpu, hm_lstm_reference):
+        x, layers = x.float(), [layer.to(torch.float32) for layer in layers]
+    if recompute_chunks > 1 and x.size(0) > 1 and torch.is_grad_enabled():
+        run = functools.partial(in_chunks, run, recompute_chunks)
+    output = run(x, layers, state, options, valid, noise, recurrent_masks)
+    return output._replace(hidden=tuple(h.to(dtype) for h in output.hidden))
 
 
 @functools.lru_cache(maxsize=None)
@@ -65,9 +84,9 @@ def choose(backend: str, device_type: str, dtype: torch.dtype) -> Callable[..., 
     if backend == "reference":
         logger.info("HM-LSTM runs the reference, as asked for")
         return hm_lstm_reference
-    fits_cpu = device_type == "cpu" and dtype in cpu.DTYPES
+    fits_cpu = device_type == "cpu" and state_dtype(dtype) in cpu.DTYPES
     if backend == "cpu" and not fits_cpu:
-        raise ValueError(f'backend="cpu" runs float32 and float64 on CPU, not {dtype} on {device_type}')
+        raise ValueError(f'backend="cpu" runs floating-point numbers on CPU, not {dtype} on {device_type}')
     if backend == "triton" or (backend == "auto" and device_type == "cuda"):
         missing = missing_for_triton(device_type, dtype)
         if not missing:
@@ -114,7 +133,7 @@ def missing_for_triton(device_type: str, dtype: torch.dtype) -> str:
 def pack_layers(layers: Sequence[LayerParameters], backend: str = "auto") -> Optional[cpu.PackedLayers]:
     """The weights as they are now, packed for many single steps; None where not the CPU kernel runs them."""
     weight = layers[0].weight_recurrent
-    fits = choose(backend, weight.device.type, weight.dtype) is cpu.hm_lstm_cpu
+    fits = weight.dtype in cpu.DTYPES and choose(backend, weight.device.type, weight.dtype) is cpu.hm_lstm_cpu
     return cpu.PackedLayers(layers) if fits else None
 
 
@@ -150,7 +169,7 @@ def check_layers(layers: Sequence[LayerParameters], input_size: int) -> None:
 
 
 def check_tensors(x, layers, state, valid, noise, recurrent_masks) -> None:
-    """Shapes against x and the layers; one dtype and one device throughout."""
+    """Shapes against x and the layers; one device throughout, and the dtypes that `hm_lstm` says."""
     if x.dim() != 3:
         raise ValueError(f"x must be (T, B, input_size), got {tuple(x.shape)}")
     steps, batch_size = x.shape[:2]
@@ -168,9 +187,11 @@ def check_tensors(x, layers, state, valid, noise, recurrent_masks) -> None:
     for name, tensor, shape in wanted:
         if tuple(tensor.shape) != shape:
             raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {shape}")
-        if tensor.dtype != weight.dtype or tensor.device != weight.device:
+        dtype = weight.dtype if name == "x" else state_dtype(weight.dtype)
+        if tensor.dtype != dtype or tensor.device != weight.device:
             raise ValueError(
-                f"{name} is {tensor.dtype} on {tensor.device}, the weights are {weight.dtype} on {weight.device}"
+                f"{name} is {tensor.dtype} on {tensor.device}, but with weights of {weight.dtype} on {weight.device} "
+                f"it must be {dtype}"
             )
     if valid is not None:
         if tuple(valid.shape) != (steps, batch_size) or valid.dtype != torch.bool or valid.device != x.device:

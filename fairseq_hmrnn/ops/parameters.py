@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import NamedTuple, Optional, Tuple
 
+import torch
 from torch import Tensor
 
 GATE_ORDER = ("f", "i", "o", "g", "z")
@@ -44,6 +45,10 @@ class LayerParameters(NamedTuple):
     @property
     def hidden_size(self) -> int:
         return self.weight_recurrent.size(1)
+
+    def to(self, dtype: torch.dtype) -> LayerParameters:
+        """`Tensor.to` of every weight; gradients go back to these."""
+        return LayerParameters(*(None if tensor is None else tensor.to(dtype) for tensor in self))
 
     @property
     def layer_norm(self) -> bool:

@@ -41,5 +41,5 @@ class HMLSTMOutput(NamedTuple):
         """The output over no steps: x (0, B, input_size)."""
         batch_size = x.size(1)
         hidden = tuple(x.new_zeros(0, batch_size, size) for size in state.hidden_sizes)
-        nothing = x.new_zeros(0, batch_size, len(hidden))
+        nothing = state.z.new_zeros(0, batch_size, len(hidden))
         return cls(hidden, nothing, nothing, state)

@@ -7,7 +7,7 @@ from typing import NamedTuple, Optional, Tuple
 import torch
 from torch import Tensor
 
-from fairseq_hmrnn.ops import HMLSTMState, LayerParameters, RecurrenceOptions
+from fairseq_hmrnn.ops import HMLSTMState, LayerParameters, RecurrenceOptions, state_dtype
 from fairseq_hmrnn.ops.parameters import num_rows
 
 
@@ -37,11 +37,13 @@ def make_problem(
     """bias: of the detectors; 6 opens and -6 closes nearly all boundaries."""
     random = torch.Generator().manual_seed(seed)
 
-    def normal(*shape, scale=1.0, shift=0.0):
+    def normal(*shape, scale=1.0, shift=0.0, dtype=dtype):
         return (torch.randn(*shape, generator=random, dtype=torch.float64) * scale + shift).to(dtype).requires_grad_()
 
     def uniform(*shape):
-        return torch.rand(*shape, generator=random, dtype=torch.float64).to(dtype)
+        return torch.rand(*shape, generator=random, dtype=torch.float64).to(wide)
+
+    wide = state_dtype(dtype)
 
     layers = []
     for index, size in enumerate(sizes):
@@ -53,8 +55,9 @@ def make_problem(
             vector[-1] += bias
         gains = [normal(rows, scale=0.2, shift=1.0) if layer_norm and w is not None else None for w in weights]
         layers.append(LayerParameters(*weights, vector, *gains))
-    z = (uniform(batch, len(sizes)) > 0.5).to(dtype).requires_grad_()
-    state = HMLSTMState(tuple(normal(batch, s) for s in sizes), tuple(normal(batch, s) for s in sizes), z)
+    z = (uniform(batch, len(sizes)) > 0.5).to(wide).requires_grad_()
+    h, c = (tuple(normal(batch, s, dtype=wide) for s in sizes) for _ in range(2))
+    state = HMLSTMState(h, c, z)
     return Problem(
         x=normal(steps, batch, input_size),
         layers=tuple(layers),
@@ -62,7 +65,7 @@ def make_problem(
         options=options,
         valid=uniform(steps, batch) > 0.3 if padded else None,
         noise=uniform(steps, batch, len(sizes)) if options.boundary == "bernoulli" else None,
-        masks=tuple((uniform(batch, s) > 0.5).to(dtype) * 2 for s in sizes) if masked else None,
+        masks=tuple((uniform(batch, s) > 0.5).to(wide) * 2 for s in sizes) if masked else None,
     )
 
 

@@ -266,9 +266,10 @@ def test_backend_is_chosen_in_one_place(caplog, monkeypatch):
     problem = make_problem(0, 3, 2, [5], options())
     assert hm_lstm(*problem, backend="cpu").hidden[0].grad_fn.name().startswith("Recurrence")
     assert not hm_lstm(*problem, backend="reference").hidden[0].grad_fn.name().startswith("Recurrence")
-    with pytest.raises(ValueError, match="float32 and float64"):
-        dispatch.choose("cpu", "cpu", torch.bfloat16)
-    assert dispatch.choose("auto", "cpu", torch.bfloat16) is hm_lstm_reference
+    with pytest.raises(ValueError, match='backend="cpu" runs floating-point numbers on CPU, not torch.float32 on cuda'):
+        dispatch.choose("cpu", "cuda", torch.float32)
+    assert dispatch.choose("auto", "cpu", torch.bfloat16) is cpu.hm_lstm_cpu  # in float32
+    assert dispatch.choose("auto", "meta", torch.float32) is hm_lstm_reference
     with pytest.raises(ValueError, match="unknown backend"):
         HMLSTM(3, [4], backend="tpu")
     monkeypatch.setattr(cpu, "compiled", None)

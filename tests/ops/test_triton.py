@@ -16,7 +16,7 @@ import torch
 from problems import assert_close, make_problem, near_threshold, run, tensors
 
 from fairseq_hmrnn.modules import HMLSTM
-from fairseq_hmrnn.ops import RecurrenceOptions, dispatch, hm_lstm
+from fairseq_hmrnn.ops import RecurrenceOptions, dispatch, hm_lstm, state_dtype
 from fairseq_hmrnn.ops.reference import hm_lstm_reference
 
 pytest.importorskip("triton", reason="Triton is not installed")
@@ -60,16 +60,18 @@ def problem_of(name, dtype=torch.float32, seed=1, **changes):
 def moved(problem, dtype, device=DEVICE):
     """The same numbers in another dtype or place, as leaves."""
 
-    def move(t):
+    def move(t, dtype=dtype):
         return None if t is None else t.detach().to(device, dtype).requires_grad_()
+
+    wide = state_dtype(dtype)
 
     return problem._replace(
         x=move(problem.x),
         layers=tuple(type(p)(*map(move, p)) for p in problem.layers),
-        state=problem.state.apply(move),
+        state=problem.state.apply(lambda t: move(t, wide)),
         valid=None if problem.valid is None else problem.valid.to(device),
-        noise=None if problem.noise is None else problem.noise.to(device, dtype),
-        masks=None if problem.masks is None else tuple(m.to(device, dtype) for m in problem.masks),
+        noise=None if problem.noise is None else problem.noise.to(device, wide),
+        masks=None if problem.masks is None else tuple(m.to(device, wide) for m in problem.masks),
     )
 
 

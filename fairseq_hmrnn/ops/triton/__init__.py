@@ -31,8 +31,7 @@ def hm_lstm_triton(
     skip: bool = True,
     graphs: bool = True,
 ) -> HMLSTMOutput:
-    """Arguments, shapes and result: see `ops.dispatch.hm_lstm`; float32, float16 or bfloat16. State, sums and detectors
-    are float32 inside; the final state is rounded to the dtype.
+    """Arguments, shapes and result: see `ops.dispatch.hm_lstm`; float32, float16 or bfloat16.
 
     skip: False computes COPY steps and closed terms too, to the same bits; for tests and benchmarks.
     graphs: from the second call of a shape on, replay a CUDA graph instead of launching kernel by kernel.
@@ -58,7 +57,7 @@ class _TritonCall(Call):
             masks is not None, training, options.boundary, options.nested_boundaries, options.top_boundary,
             options.detector_grad_scale != 0, self.skip,
         )  # fmt: skip
-        with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
+        with torch.no_grad():
             layers = [LayerParameters(*(None if t is None else t.detach() for t in layer)) for layer in layers]
             kept = lease(shape, layers, self.graphs)
             kept.workspace.buffers.load_inputs(x, state, options, valid, noise, masks)
@@ -66,9 +65,8 @@ class _TritonCall(Call):
             return kept.workspace.buffers.results(), kept if training else None
 
     def backward(self, tensors, saved, hidden, grads, want_x, want_weights):
-        with torch.autocast(hidden[0].device.type, enabled=False):
-            saved.workspace.buffers.load_gradients(grads)
-            return saved.workspace.backward(want_x, want_weights)
+        saved.workspace.buffers.load_gradients(grads)
+        return saved.workspace.backward(want_x, want_weights)
 
 
 __all__ = ["hm_lstm_triton", "pool"]

@@ -189,12 +189,12 @@ class Buffers:
         load(self.dz[:, :batch], None if z is None else z.t())
 
     def results(self) -> Tuple[Tensor, ...]:
-        """Copies, in the order above."""
-        batch, dtype = self.shape.batch, self.shape.dtype
+        """Copies, in the order above: `hidden` of the call's dtype, all else float32."""
+        batch = self.shape.batch
         layers = list(enumerate(self.shape.sizes))
 
         def copy(tensor: Tensor) -> Tensor:
-            return tensor.to(dtype, copy=True, memory_format=torch.contiguous_format)
+            return tensor.clone(memory_format=torch.contiguous_format)
 
         hidden = [copy(self.hidden[index, 1:, :batch, :size]) for index, size in layers]
         h = [copy(self.h[index, -1, :batch, :size]) for index, size in layers]

@@ -159,9 +159,9 @@ class Launcher:
     def gradients(self, want_x: bool, want_weights: bool) -> List[Optional[Tensor]]:
         """Runs the backward pass. Gradients of x, z, h, c and the weights, flat."""
         self.backward()
-        b, batch, dtype = self.buffers, self.shape.batch, self.shape.dtype
+        b, batch = self.buffers, self.shape.batch
         layers = list(enumerate(self.shape.sizes))
-        state = [t[index, :batch, :size].to(dtype) for t in (b.dh, b.dc) for index, size in layers]
+        state = [t[index, :batch, :size].clone() for t in (b.dh, b.dc) for index, size in layers]
         weights = [g for index, _ in layers for g in self.layer_gradients(index)] if want_weights else [None] * (
             7 * self.layers)  # fmt: skip
-        return [self.input_gradient() if want_x else None, b.dz[:, :batch].t().to(dtype), *state, *weights]
+        return [self.input_gradient() if want_x else None, b.dz[:, :batch].t().clone(), *state, *weights]

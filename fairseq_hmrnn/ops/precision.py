@@ -1,0 +1,29 @@
+"""What is computed in which precision."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+LOW_PRECISION = (torch.float16, torch.bfloat16)
+
+
+def state_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Of states, boundaries, noise and dropout masks under weights of `dtype`: float32 for 16-bit weights, whose
+    rounding would eat what a cell adds to c over many steps and would move detectors over their threshold."""
+    return torch.float32 if dtype in LOW_PRECISION else dtype
+
+
+def autocast_dtype(x: Tensor, weight: Tensor) -> torch.dtype:
+    """What autocast wants of a call: its own dtype for float32 weights on a GPU, elsewhere that of the weights."""
+    if not x.is_cuda or weight.dtype != torch.float32:
+        return weight.dtype
+    newer = getattr(torch, "get_autocast_dtype", None)
+    return torch.get_autocast_gpu_dtype() if newer is None else newer("cuda")
+
+
+def autocast_is_on(x: Tensor) -> bool:
+    """Is x on a device for which autocast is on?"""
+    if x.is_cuda:
+        return torch.is_autocast_enabled()
+    return x.device.type == "cpu" and torch.is_autocast_cpu_enabled()

@@ -144,3 +144,23 @@ def test_published_architectures_have_the_published_sizes():
         ARCH_CONFIG_REGISTRY[f"hmlstm_lm_{name}"](args)
         assert (args.hidden_sizes, args.output_dim, args.dropout_output) == (hidden_sizes, output_dim, 0.5)
         assert getattr(args, "slope_per_epoch", 0) == (0.04 if name == "ptb" else 0)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"normalization": "none", "top_boundary": True}, {"boundary": "soft", "tie_embeddings": True, "output_dim": 6},
+     {"boundary": "bernoulli", "backend": "reference", "recompute_chunks": 2}],
+    ids=["default", "top", "tied", "reference-in-chunks"],
+)  # fmt: skip
+def test_every_parameter_gets_a_gradient(options):
+    """fairseq's pytorch_ddp waits for all of them; here torch's own wrapper does, alone in its group."""
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        model = torch.nn.parallel.DistributedDataParallel(make(**options).train())
+        for _ in range(2):  # the second forward raises if the first left a parameter waiting
+            logits, _ = model(tokens(2, 6))
+            logits.logsumexp(-1).sum().backward()
+        for key, parameter in model.named_parameters():
+            assert parameter.grad is not None and bool(parameter.grad.isfinite().all()), key
+    finally:
+        torch.distributed.destroy_process_group()

@@ -264,3 +264,16 @@ def test_a_beam_of_one_is_greedy_search(name):
         if len(tokens_found) == 13:  # stopped by length, with the end symbol
             expected, tokens_found = expected[:-1], tokens_found[:-1]
         assert torch.equal(expected, tokens_found)
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("memory", MEMORIES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+def test_every_parameter_gets_a_gradient(name, memory, dtype):
+    """Wherever attention looks and whatever the precision: fairseq's pytorch_ddp waits for all of them."""
+    model = make(name, encoder_memory=memory, bidirectional=True).to(dtype).train()
+    logits, extra = model(tokens(2, 6), None, tokens(2, 5, TARGET))
+    assert logits.dtype == dtype and extra["boundaries"].dtype == torch.float32
+    logits.float().logsumexp(-1).sum().backward()
+    for key, parameter in model.named_parameters():
+        assert parameter.grad is not None and bool(parameter.grad.isfinite().all()), key

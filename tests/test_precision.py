@@ -1,0 +1,74 @@
+"""fairseq's 16-bit modes through the real commands: they learn as float32 does, and go on where they stopped."""
+
+import re
+
+import pytest
+import torch
+from conftest import ROOT, TASK, TRAIN, run_forked
+
+from fairseq_hmrnn import compat  # noqa: F401  (allows what checkpoints hold)
+
+MODES = {
+    "float32": [],
+    "fp16": ["--fp16", "--fp16-no-flatten-grads", "--fp16-init-scale", 4],
+    "memory-efficient-fp16": ["--memory-efficient-fp16", "--fp16-init-scale", 4],
+    "amp": ["--amp"],
+}
+# fairseq-train --cpu --bf16 turns --tpu on; hydra does not
+BF16 = [
+    *("--config-dir", ROOT / "fairseq_hmrnn" / "configs", "--config-name", "ptb_small", "common.bf16=true"),
+    *(f"common.user_dir={ROOT / 'fairseq_hmrnn'}", "common.cpu=true", "common.log_interval=1"),
+    *("task.tokens_per_sample=30", "dataset.batch_size=8", "dataset.num_workers=0", "optimization.lr=[0.01]"),
+    *("model.embed_dim=8", 'model.hidden_sizes="16,12,8"', "model.output_dim=12"),
+]
+HALVED = {"fp16": torch.float16, "memory-efficient-fp16": torch.float16, "bf16": torch.bfloat16}
+UPDATES, HALF = 26, 8  # both within an epoch, where the state of the streams is in the checkpoint
+official_fairseq = pytest.mark.skipif(torch.__version__ < "2", reason="torch 1.12 has no dropout in Half on CPU")
+
+
+def losses(log):
+    """Of every update."""
+    return [float(loss) for loss in re.findall(r"train_inner.*?\bloss=([\d.]+)", log.read_text(encoding="utf-8"))]
+
+
+def mean(values):
+    return sum(values) / len(values)
+
+
+def carried(found):
+    """The state of the streams, wherever it is in a checkpoint's extra_state."""
+    if not isinstance(found, dict):
+        return None
+    return found.get("rows", next(filter(torch.is_tensor, map(carried, found.values())), None))
+
+
+def job(mode, data, folder, updates, log):
+    if mode == "bf16":
+        options = [*BF16, f"task.data={data}", f"checkpoint.save_dir={folder}", f"hydra.run.dir={folder}"]
+        return [("fairseq-hydra-train", [*options, f"optimization.max_update={updates}"], log)]
+    options = [data, *TASK, *TRAIN, "--stateful", *MODES[mode], "--disable-validation"]
+    return [("fairseq-train", [*options, "--max-update", updates, "--save-dir", folder], log)]
+
+
+@official_fairseq
+def test_every_precision_learns_alike_and_resumes(data, tmp_path):
+    modes = [*MODES, "bf16"]
+    groups = []
+    for mode in modes:
+        groups.append(job(mode, data, tmp_path / mode, UPDATES, tmp_path / f"{mode}.log"))
+        for updates in (HALF, UPDATES) if mode in HALVED else ():
+            groups.append(job(mode, data, tmp_path / f"{mode}-parts", updates, tmp_path / f"{mode}-parts.log"))
+    run_forked(groups)
+    expected = losses(tmp_path / "float32.log")
+    assert expected[-1] < expected[0] - 1
+    for mode in modes:
+        whole = losses(tmp_path / f"{mode}.log")
+        assert len(whole) == UPDATES and mean(whole[-5:]) == pytest.approx(mean(expected[-5:]), abs=0.08), mode
+    for mode, dtype in HALVED.items():
+        whole, parts = losses(tmp_path / f"{mode}.log"), losses(tmp_path / f"{mode}-parts.log")
+        # The others keep weights in float32 beside the model's, but fairseq's checkpoints have the 16-bit ones only
+        assert parts == pytest.approx(whole, abs=0 if mode == "memory-efficient-fp16" else 0.1), mode
+        checkpoint = torch.load(tmp_path / mode / "checkpoint_last.pt", map_location="cpu")
+        weights, rows = checkpoint["model"]["decoder.hm_lstm.weight_recurrent.0"], carried(checkpoint["extra_state"])
+        assert torch.equal(weights.to(dtype).float(), weights.float()), "the weights were 16-bit"
+        assert not torch.equal(rows.to(dtype).float(), rows), "the carried state was not"

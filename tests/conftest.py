@@ -114,14 +114,14 @@ def run_forked(groups, kill_at=()):
     return run("-c", FORKS, stdin=json.dumps(jobs), timeout=1800).stdout
 
 
-def two_processes():
-    """The options that every process of two takes, and those of each."""
+def rank_options(count=2):
+    """The options of each of `count` processes that train together."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
-    common = ["--distributed-world-size", 2, "--distributed-no-spawn", "--distributed-backend", "gloo"]
+    common = ["--distributed-world-size", count, "--distributed-no-spawn", "--distributed-backend", "gloo"]
     common += ["--distributed-init-method", f"tcp://127.0.0.1:{port}", "--ddp-backend", "legacy_ddp"]
-    return [[*common, "--distributed-rank", rank] for rank in range(2)]
+    return [[*common, "--distributed-rank", rank] for rank in range(count)]
 
 
 def small_text(lines=150, seed=0):

@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 import torch
-from conftest import BIN, ROOT, TASK, TRAIN, run, two_processes
+from conftest import BIN, ROOT, TASK, TRAIN, rank_options, run
 
 
 def values(text, key):
@@ -180,13 +180,13 @@ Trainer.consolidate_optimizer = save_weights
 """
 
 
-def train_two_processes(data, options, folder):
+def train_rank_options(data, options, folder):
     """Train with two processes on one machine; the weights of each, as they were before the checkpoint was written."""
     (folder / "rank_weights").mkdir()
     (folder / "rank_weights" / "__init__.py").write_text(RANK_WEIGHTS)
     options = ["--user-dir", folder / "rank_weights", *options, "--save-dir", folder]
     processes = []
-    for rank, distributed in enumerate(two_processes()):
+    for rank, distributed in enumerate(rank_options()):
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "RANK_WEIGHTS": str(folder / f"rank{rank}.pt")}
         environment["OMP_NUM_THREADS"] = "1"
         command = [BIN / "fairseq-train", data, *options, *distributed]
@@ -198,8 +198,8 @@ def train_two_processes(data, options, folder):
     return [weights(folder, f"rank{rank}.pt") for rank in range(2)]
 
 
-def test_two_processes_end_with_equal_weights(data, tmp_path):
-    ranks = train_two_processes(data, [*TASK[2:], *TRAIN, "--max-update", 4], tmp_path)
+def test_rank_options_end_with_equal_weights(data, tmp_path):
+    ranks = train_rank_options(data, [*TASK[2:], *TRAIN, "--max-update", 4], tmp_path)
     assert same(*ranks)
     single = tmp_path / "single"
     run("fairseq-train", data, *TASK, *TRAIN, "--max-update", 4, "--save-dir", single)

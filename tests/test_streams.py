@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 import torch
-from conftest import SMALL, TASK, run, run_forked, two_processes
+from conftest import SMALL, TASK, rank_options, run, run_forked
 
 STATEFUL = [*TASK, "--stateful", "--tokens-per-sample", 30, "--cpu", "--num-workers", 0]
 TRAIN = [*SMALL, "--criterion", "boundary_regularized_cross_entropy", "--boundary-rates", ".3,.1", "--seed", 1]
@@ -78,7 +78,10 @@ def test_processes_and_validation_change_nothing(data, tmp_path):
         return ("fairseq-train", [*options, *more, "--save-dir", tmp_path / name], tmp_path / (log or f"{name}.log"))
 
     def two(name, *more):
-        return [job(name, "--batch-size", 8, *distributed, *more) for distributed in two_processes()]
+        return [job(name, "--batch-size", 8, *distributed, *more) for distributed in rank_options()]
+
+    def four(name, *more):
+        return [job(name, "--batch-size", 4, *distributed, *more) for distributed in rank_options(4)]
 
     run_forked([[job("one", *one, *quiet), job("validated", *one, "--max-update", 20, "--save-interval-updates", 3)]])
     assert_same(tmp_path / "one", tmp_path / "validated")
@@ -87,8 +90,10 @@ def test_processes_and_validation_change_nothing(data, tmp_path):
     shutil.copytree(tmp_path / "parts", tmp_path / "joined")
     to_the_end_of_an_epoch = ["--max-epoch", 2, "--disable-validation"]
     run_forked([two("parts", *to_the_end_of_an_epoch), two("parts", *quiet), [job("joined", *one, *quiet)]])
+    run_forked([four("four", *quiet)])
+    assert losses(tmp_path / "four.log") == pytest.approx(losses(tmp_path / "one.log"), abs=2e-3)
     assert_same(tmp_path / "two", tmp_path / "parts")
-    for name in ("two", "joined"):
+    for name in ("two", "joined", "four"):
         alone, others = (tensors(checkpoint(tmp_path / folder)["model"]) for folder in ("one", name))
         for key in alone:
             torch.testing.assert_close(others[key], alone[key], rtol=0, atol=1e-6)

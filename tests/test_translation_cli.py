@@ -9,7 +9,7 @@ import pytest
 import sacrebleu
 import torch
 from conftest import BIN, ROOT, run, run_forked
-from test_cli import lines_of, same, train_two_processes, values, weights
+from test_cli import lines_of, same, train_rank_options, values, weights
 
 WORDS = {"haus": "house", "baum": "tree", "der": "the", "grün": "green", "ist": "is", "und": "and", "groß": "big"}
 TASK = ["--user-dir", "fairseq_hmrnn", "--task", "translation", "--required-batch-size-multiple", "1"]
@@ -145,9 +145,9 @@ def test_interactive_translates_raw_text(pairs, translator):
     assert set(translations[0].split()) & {"the", "tree", "is", "green"}
 
 
-def test_two_processes_end_with_equal_weights(pairs, tmp_path):
+def test_rank_options_end_with_equal_weights(pairs, tmp_path):
     options = [*TASK[2:], *TRAIN, "--arch", "hmlstm_transformer_tiny", *REGULARISED, "--max-update", 3]
-    ranks = train_two_processes(pairs, options, tmp_path)
+    ranks = train_rank_options(pairs, options, tmp_path)
     assert same(*ranks)
     assert torch.isfinite(ranks[0]["encoder.hm_lstm.bias.0"]).all()
 

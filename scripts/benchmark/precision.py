@@ -1,0 +1,97 @@
+#!/usr/bin/env python3
+"""Short trainings in every precision that fairseq has: each must reach the loss of float32, and go on where it stopped.
+
+    python scripts/benchmark/precision.py data/ptb                    # on a GPU
+    python scripts/benchmark/precision.py data/ptb --cpu --updates 40 # amp is float32 there
+
+Every precision is trained once from begin to end, and once with an interruption in the middle. Prints a table: the
+mean training loss in bits of the last tenth of the updates, with and without interruption, how far it is from
+float32's, words per second. Exit status 1 if one is further away than --tolerance. Everything after -- are settings of
+the recipe, such as dataset.batch_size=8.
+"""
+
+import argparse
+import json
+import re
+import statistics
+import sys
+from pathlib import Path
+
+from commands import USER_DIR, command
+
+HALF = ["common.fp16=true", "common.fp16_no_flatten_grads=true"]
+PRECISIONS = {
+    "float32": [],
+    "fp16": HALF,
+    "memory-efficient fp16": ["common.fp16=true", "common.memory_efficient_fp16=true"],
+    "amp": ["common.amp=true"],
+    "bf16": ["common.bf16=true", "common.fp16_no_flatten_grads=true"],
+}
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, help="prepared folder")
+    parser.add_argument("--recipe", default="ptb_small")
+    parser.add_argument("--updates", type=int, default=200)
+    parser.add_argument("--tolerance", type=float, default=0.05, help="bits")
+    parser.add_argument("--cpu", action="store_true")
+    parser.add_argument("--out", type=Path, default=Path("runs/precision"), help="folder of checkpoints and logs")
+    arguments = sys.argv[1:]
+    split = arguments.index("--") if "--" in arguments else len(arguments)
+    return parser.parse_args(arguments[:split]), arguments[split + 1 :]
+
+
+def train(args, settings, folder, updates):
+    """The log of a training up to so many updates in all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    folder = folder.resolve()
+    options = ["--config-dir", USER_DIR / "configs", "--config-name", args.recipe, f"common.user_dir={USER_DIR}"]
+    options += [f"task.data={args.data.resolve()}", f"checkpoint.save_dir={folder}", f"hydra.run.dir={folder}"]
+    options += ["common.log_format=json", "common.log_interval=1", "dataset.disable_validation=true"]
+    options += [f"common.cpu={str(args.cpu).lower()}", f"optimization.max_update={updates}"]
+    options += ["common.fp16_init_scale=4"] if args.cpu else []  # fairseq wants CUDA where the scaled loss overflows
+    return command("fairseq-hydra-train", *options, *settings, log=folder / "train.log")
+
+
+def updates_of(log):
+    """The numbers that a log has for every update."""
+    return [json.loads(found) for found in re.findall(r"\[train_inner\]\[INFO\] - (\{.*\})$", log, re.MULTILINE)]
+
+
+def last_loss(records, updates):
+    count = max(1, updates // 10)
+    found = {int(record["num_updates"]): float(record["loss"]) for record in records}
+    return statistics.mean(found[update] for update in range(updates - count + 1, updates + 1))
+
+
+def measure(args, rest, name, settings):
+    """Loss of an unbroken training, of an interrupted one, and words per second."""
+    folder = args.out / name.replace(" ", "-")
+    whole = updates_of(train(args, [*settings, *rest], folder / "whole", args.updates))
+    train(args, [*settings, *rest], folder / "parts", args.updates // 2)
+    parts = updates_of(train(args, [*settings, *rest], folder / "parts", args.updates))
+    assert int(parts[0]["num_updates"]) == args.updates // 2 + 1, "the second half began at the start"
+    speed = statistics.median(float(record["wps"]) for record in whole[len(whole) // 2 :])
+    return last_loss(whole, args.updates), last_loss(parts, args.updates), speed
+
+
+def main():
+    args, rest = parse_args()
+    if args.out.exists():
+        sys.exit(f"precision.py: {args.out} exists: remove it, or give another --out")
+    print("| | loss | interrupted | worst difference | words per second |\n|---|---|---|---|---|")
+    expected, failed = None, []
+    for name, settings in PRECISIONS.items():
+        whole, parts, speed = measure(args, rest, name, settings)
+        expected = whole if expected is None else expected
+        difference = max(abs(whole - expected), abs(parts - expected))
+        failed += [name] if difference > args.tolerance else []
+        print(f"| {name} | {whole:.3f} | {parts:.3f} | {difference:.3f} | {speed:.0f} |", flush=True)
+    if failed:
+        sys.exit(f"further than {args.tolerance} bits from float32: {', '.join(failed)}")
+    print(f"every precision is within {args.tolerance} bits of float32")
+
+
+if __name__ == "__main__":
+    main()

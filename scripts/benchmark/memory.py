@@ -1,0 +1,73 @@
+#!/usr/bin/env python3
+"""Peak memory and time of one training step of the recurrence over a long window, by the number of chunks that the
+backward pass computes again (`--recompute-chunks`). On CPU; every row is measured in a process of its own.
+
+    python scripts/benchmark/memory.py --steps 1000 --batch 16 --chunks 1 2 4 8 16
+"""
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--hidden", type=int, default=512)
+    parser.add_argument("--layers", type=int, default=3)
+    parser.add_argument("--chunks", type=int, nargs="+", default=[1, 2, 4, 8, 16])
+    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--backend", default="auto")
+    parser.add_argument("--in-process", action="store_true", help="measure the one number of chunks given, print JSON")
+    return parser.parse_args()
+
+
+def measure(args):
+    """MiB by which one forward and backward pass raised the process's peak, and its seconds."""
+    import torch
+
+    from fairseq_hmrnn.modules import HMLSTM
+
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    sizes = [args.hidden] * args.layers
+    module = HMLSTM(args.hidden, sizes, layer_norm=True, backend=args.backend, recompute_chunks=args.chunks[0])
+    x = torch.randn(args.steps, args.batch, args.hidden)
+    module(x[:2]).hidden[-1].sum().backward()  # gradients and the kernel's own buffers are there
+    before, seconds = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, []
+    for _ in range(args.turns):
+        began = time.perf_counter()
+        module(x).hidden[-1].sum().backward()
+        seconds.append(time.perf_counter() - began)
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {"mib": (after - before) / 1024, "seconds": statistics.median(seconds)}
+
+
+def main():
+    args = parse_args()
+    if args.in_process:
+        print(json.dumps(measure(args)))
+        return
+    arguments, base = sys.argv[1:], None
+    print("| chunks | peak, MiB | time | of 1 |\n|---|---|---|---|")
+    for chunks in args.chunks:
+        command = [sys.executable, __file__, *arguments, "--chunks", str(chunks), "--in-process"]
+        found = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True, encoding="utf-8").stdout)
+        base = base or found["seconds"]
+        print(
+            f"| {chunks} | {found['mib']:.0f} | {found['seconds']:.2f} s | {found['seconds'] / base:.2f} |", flush=True
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,105 @@
+#!/usr/bin/env python3
+"""Training by 1, 2, ... processes of one machine that share a global batch (gloo on CPU): is the loss curve the same,
+and how many words a second?
+
+    python scripts/benchmark/ranks.py data/ptb --processes 1 2 4
+
+Every number of processes is run --turns times, in turns, each process with one thread. Without the penalty on boundary
+rates, which every process takes over its own part of the batch.
+"""
+
+import argparse
+import json
+import os
+import re
+import socket
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+from commands import BIN, ROOT, USER_DIR
+
+TRAINING = "--task hmlstm_language_modeling --stateful --arch hmlstm_lm --criterion boundary_regularized_cross_entropy "
+TRAINING += "--optimizer adam --lr 0.002 --clip-norm 1 --tokens-per-sample 100 --seed 1 --cpu --num-workers 0 "
+TRAINING += "--dropout-input 0 --dropout-recurrent 0 --dropout-output 0 --disable-validation --no-save "
+TRAINING += "--log-format json --log-interval 1"
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, help="prepared folder")
+    parser.add_argument("--processes", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--batch-size", type=int, default=32, help="of all processes together")
+    parser.add_argument("--updates", type=int, default=30)
+    parser.add_argument("--turns", type=int, default=2)
+    parser.add_argument("--ddp-backend", default="legacy_ddp")
+    arguments = sys.argv[1:]
+    split = arguments.index("--") if "--" in arguments else len(arguments)
+    args = parser.parse_args(arguments[:split])
+    for count in args.processes:
+        if count < 1 or args.batch_size % count:
+            parser.error(f"--batch-size {args.batch_size} is not a multiple of {count} processes")
+    return args, arguments[split + 1 :]
+
+
+def distributed_options(count, ddp_backend):
+    """Of each of `count` processes on this machine."""
+    if count == 1:
+        return [[]]
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    options = ["--distributed-world-size", count, "--distributed-no-spawn", "--distributed-backend", "gloo"]
+    options += ["--distributed-init-method", f"tcp://127.0.0.1:{port}", "--ddp-backend", ddp_backend]
+    return [[*options, "--distributed-rank", rank] for rank in range(count)]
+
+
+def train(args, rest, count):
+    """The losses, and the words per second of all processes together."""
+    command = [
+        BIN / "fairseq-train",
+        args.data,
+        "--user-dir",
+        USER_DIR,
+        *TRAINING.split(),
+        "--max-update",
+        args.updates,
+    ]
+    command += ["--batch-size", args.batch_size // count]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    running = [
+        subprocess.Popen(
+            [str(part) for part in (*command, *options, *rest)],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            encoding="utf-8",
+        )
+        for options in distributed_options(count, args.ddp_backend)
+    ]
+    logs = [process.communicate()[0] for process in running]  # rank 0 alone prints what is read here
+    if any(process.returncode for process in running):
+        sys.exit("\n".join(log[-1500:] for log in logs))
+    records = [json.loads(found) for found in re.findall(r"train_inner \| (\{.*\})$", logs[0], re.MULTILINE)]
+    losses = [float(record["loss"]) for record in records]
+    return losses, statistics.median(float(record["wps"]) for record in records[len(records) // 3 :])
+
+
+def main():
+    args, rest = parse_args()
+    found = {count: [] for count in args.processes}
+    for _ in range(args.turns):
+        for count in args.processes:
+            found[count].append(train(args, rest, count))
+    expected, base = found[args.processes[0]][0][0], None
+    print("| processes | words per second | ratio | largest difference of the loss, bits |\n|---|---|---|---|")
+    for count, runs in found.items():
+        speed = statistics.median(speed for _, speed in runs)
+        base = base or speed
+        difference = max(abs(a - b) for losses, _ in runs for a, b in zip(losses, expected))
+        print(f"| {count} | {speed:.0f} | {speed / base:.2f} | {difference:.3f} |")
+
+
+if __name__ == "__main__":
+    main()

@@ -2,10 +2,15 @@
 # What needs a GPU, one step a call; logs go to OUT, a short table is printed last. Every step can be repeated.
 #   scripts/gpu_check.sh check OUT    the suite with its GPU tests, the kernels under memcheck
 #   scripts/gpu_check.sh bench OUT [ARGUMENTS OF scripts/benchmark/gpu.py]
+#   scripts/gpu_check.sh train OUT DATA [HYDRA OVERRIDES]     the recipe RECIPE (ptb); again, it goes on from SAVE/RECIPE
+#   scripts/gpu_check.sh amp OUT DATA [HYDRA OVERRIDES]       every precision of fairseq against float32, with UPDATES (200)
+# DATA is what scripts/prepare_ptb.sh made. Checkpoints stay in SAVE (default runs/gpu_check); OUT gets the log and the
+# best weights in float16, in pieces below 16 MiB (cat best.pt.* > best.pt).
 # PYTHON=EXE an environment with torch, Triton and fairseq (default python3). Each step ends within LIMIT seconds (540).
-# Without a GPU both run what they can in Triton's interpreter: bench then wants --tiny.
+# Without a GPU check and bench run what they can in Triton's interpreter, bench with --tiny; train and amp run on CPU,
+# which wants a small model, such as 'model.hidden_sizes="16,12,8"' dataset.num_workers=0.
 set -euo pipefail
-usage() { echo "usage: $0 check|bench OUT [ARGUMENTS]" >&2; exit 2; }
+usage() { sed -n 's/^# \{0,1\}//p' "$0" | sed -n '2,6p' >&2; exit 2; }
 [ $# -ge 2 ] || usage
 step=$1 out=$2
 shift 2
@@ -17,12 +22,13 @@ export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
 begun=$SECONDS
 rows=()
 
-# Runs a command within what is left of the limit, and adds a row to the table.
+# Runs a command, or a function that keeps to the limit itself, within what is left of it; adds a row to the table.
 part() {  # name, command ...
-  local name=$1 left=$((limit - (SECONDS - begun))) code=0 start=$SECONDS
+  local name=$1 left=$((limit - (SECONDS - begun))) code=0 start=$SECONDS timed=()
   shift
+  [ "$(type -t "$1")" = function ] || timed=(timeout "$left")
   if [ "$left" -lt 5 ]; then rows+=("$name  not run: no time left"); failed=1; return; fi
-  timeout "$left" "$@" > "$out/$name.log" 2>&1 || code=$?
+  "${timed[@]}" "$@" > "$out/$name.log" 2>&1 || code=$?
   rows+=("$(printf '%-10s %-8s %4d s  %s' "$name" "$([ $code = 0 ] && echo ok || echo "failed($code)")" \
     $((SECONDS - start)) "$(tail -n 1 "$out/$name.log" | cut -c1-90)")")
   [ $code = 0 ] || failed=1
@@ -32,10 +38,33 @@ failed=0
 gpu=$("$python" -c 'import torch; print(int(torch.cuda.is_available()))')
 export TRITON_INTERPRET=$((1 - gpu))
 "$python" - <<'PY' | tee "$out/environment.log"
-import platform, torch, triton
-device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU: Triton's interpreter"
-print(f"Python {platform.python_version()}, torch {torch.__version__}, Triton {triton.__version__}, {device}")
+import importlib.util, platform, torch
+triton = __import__("triton").__version__ if importlib.util.find_spec("triton") else "not installed"
+device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+print(f"Python {platform.python_version()}, torch {torch.__version__}, Triton {triton}, {device}")
 PY
+
+# Trains until the recipe ends or the time is nearly up; tells how far it came.
+train() {  # data, overrides ...
+  local data save=${SAVE:-runs/gpu_check}/${RECIPE:-ptb} code=0
+  data=$(realpath "$1")
+  shift
+  mkdir -p "$save"
+  save=$(cd "$save" && pwd)
+  timeout "$((limit - 45))" "$python" -m fairseq_cli.hydra_train --config-dir "$PWD/fairseq_hmrnn/configs" \
+    --config-name "${RECIPE:-ptb}" common.user_dir="$PWD/fairseq_hmrnn" task.data="$data" checkpoint.save_dir="$save" \
+    hydra.run.dir="$save" checkpoint.save_interval_updates=500 "common.cpu=$([ "$gpu" = 1 ] && echo false || echo true)" \
+    "$@" || code=$?
+  [ "$code" = 0 ] || [ "$code" = 124 ] || return "$code"
+  cp "$save/hydra_train.log" "$out/hydra_train.log" || return
+  "$python" scripts/average_checkpoints.py "$save/checkpoint_best.pt" --half --out "$out/best.pt" || return
+  sha256sum "$out/best.pt"
+  if [ "$(stat -c %s "$out/best.pt")" -gt $((15 << 20)) ]; then
+    split -b 15M "$out/best.pt" "$out/best.pt." && rm "$out/best.pt" || return
+  fi
+  echo "$(sed -n "s/.*valid on 'valid'.*| bpc \([0-9.]*\) .*num_updates \([0-9]*\).*/\1 bpc at update \2/p" \
+    "$out/hydra_train.log" | sort -n | head -n 1)" "$([ "$code" = 124 ] && echo "(time is up: run again to go on)" || echo "(ended)")"
+}
 
 case $step in
   check)
@@ -56,6 +85,20 @@ case $step in
   bench)
     part bench "$python" scripts/benchmark/gpu.py --limit $((limit - 30)) --csv "$out/bench.csv" "$@"
     cat "$out/bench.log"
+    ;;
+  train | amp)
+    [ $# -ge 1 ] || usage
+    if [ "$step" = train ]; then
+      part train train "$@"
+    else
+      data=$1
+      shift
+      cpu=() && [ "$gpu" = 1 ] || cpu=(--cpu)
+      rm -rf "${SAVE:-runs/gpu_check}/amp"
+      part amp "$python" scripts/benchmark/precision.py "$data" --recipe "${RECIPE:-ptb_small}" \
+        --updates "${UPDATES:-200}" "${cpu[@]}" --out "${SAVE:-runs/gpu_check}/amp" -- "$@"
+      cat "$out/amp.log"
+    fi
     ;;
   *) usage ;;
 esac

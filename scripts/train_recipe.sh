@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Train one of the published experiments, or its small version, and score the test split. Run again, it goes on.
 # usage: bash scripts/train_recipe.sh NAME DATA SAVE_DIR [HYDRA OVERRIDES]
-#   NAME       ptb, text8, enwik8 or ptb_small: fairseq_hmrnn/configs/NAME.yaml
+#   NAME       ptb, text8, enwik8, ptb_small or ptb_beyond: fairseq_hmrnn/configs/NAME.yaml
 #   DATA       what scripts/prepare_NAME.sh made
 #   OVERRIDES  any setting of the YAML, such as common.fp16=true optimization.max_update=1000 common.cpu=true
 set -euo pipefail
@@ -9,8 +9,8 @@ set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 name=$1 data=$(realpath "$2") save=$(mkdir -p "$3" && cd "$3" && pwd)
 shift 3
-[ -f "$root/fairseq_hmrnn/configs/$name.yaml" ] || { echo "train_recipe: no recipe $name: give ptb, text8, enwik8 or ptb_small" >&2; exit 1; }
-[ -f "$data/dict.txt" ] || { echo "train_recipe: no $data/dict.txt: run scripts/prepare_${name%_small}.sh first" >&2; exit 1; }
+[ -f "$root/fairseq_hmrnn/configs/$name.yaml" ] || { echo "train_recipe: no recipe $name: give ptb, text8, enwik8, ptb_small or ptb_beyond" >&2; exit 1; }
+[ -f "$data/dict.txt" ] || { echo "train_recipe: no $data/dict.txt: run scripts/prepare_${name%%_*}.sh first" >&2; exit 1; }
 [ -n "${VIRTUAL_ENV:-}" ] || source "$root/scripts/setup_venv.sh"
 cd "$root"
 

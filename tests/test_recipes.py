@@ -8,7 +8,9 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
+import torch
+from conftest import ROOT, TASK, TRAIN, run
+from fairseq import checkpoint_utils
 from omegaconf import OmegaConf
 
 from fairseq_hmrnn.models.hmlstm_lm import PUBLISHED
@@ -49,8 +51,50 @@ def test_a_recipe_trains_goes_on_and_scores_the_test_split(data, tmp_path):
     characters = len((data.parent / "test.txt").read_bytes().decode())
     assert int(re.search(r"Evaluated ([0-9,]+) tokens", log).group(1).replace(",", "")) == characters
     assert 0 < float(re.search(r"Loss \(base 2\): ([0-9.]+)", log).group(1)) < 5
-    assert "give ptb, text8, enwik8 or ptb_small" in script("train_recipe.sh", "ptbs", data, tmp_path, check=False)
+    message = script("train_recipe.sh", "ptbs", data, tmp_path, check=False)
+    assert "give ptb, text8, enwik8, ptb_small or ptb_beyond" in message
     assert "run scripts/prepare_ptb.sh" in script("train_recipe.sh", "ptb_small", tmp_path, tmp_path, check=False)
+
+
+def test_gpu_check_trains_goes_on_and_leaves_weights(data, tmp_path, monkeypatch):
+    """On CPU: the checkpoint's folder stays, the other gets the log, the best weights in float16, and a line."""
+    settings = {"SAVE": tmp_path / "save", "LIMIT": 200, "PYTHON": sys.executable, "RECIPE": "ptb_small"}
+    for name, value in settings.items():
+        monkeypatch.setitem(ENVIRONMENT, name, str(value))
+    tiny = ["model.embed_dim=8", "model.hidden_sizes='12,8'", "model.output_dim=8", "criterion.boundary_rates='.2'"]
+    tiny += ["dataset.batch_size=8", "task.tokens_per_sample=30", "dataset.num_workers=0"]
+    for updates in (8, 12):
+        table = script("gpu_check.sh", "train", tmp_path / "out", data, *tiny, f"optimization.max_update={updates}")
+        assert re.search(rf"train +ok +\d+ s +\d\.\d+ bpc at update {updates} \(ended\)", table), table
+    assert "(epoch 1 @ 8 updates)" in (tmp_path / "out" / "hydra_train.log").read_text()
+    best = checkpoint_utils.load_checkpoint_to_cpu(str(tmp_path / "out" / "best.pt"))
+    last = checkpoint_utils.load_checkpoint_to_cpu(str(tmp_path / "save" / "ptb_small" / "checkpoint_best.pt"))
+    name = "decoder.hm_lstm.weight_recurrent.0"
+    assert best["model"][name].dtype == torch.float16 and best["last_optimizer_state"] is None
+    assert torch.equal(best["model"][name], last["model"][name].half())
+    assert "gpu_check.sh train OUT DATA" in script("gpu_check.sh", "train", tmp_path / "out", check=False)
+
+
+def test_averaged_checkpoints_are_the_mean_of_their_weights(data, trained, tmp_path):
+    """Of two checkpoints of one training, found in its folder by their updates, and scored like any other."""
+    save = tmp_path / "save"
+    options = [*TASK, *TRAIN, "--save-interval-updates", 2, "--keep-interval-updates", 5, "--disable-validation"]
+    run("fairseq-train", data, *options, "--max-update", 6, "--save-dir", save)
+    run("scripts/average_checkpoints.py", save, "--last", 2, "--out", tmp_path / "mean.pt")
+    parts = [checkpoint_utils.load_checkpoint_to_cpu(str(save / f"checkpoint_1_{u}.pt"))["model"] for u in (4, 6)]
+    found = checkpoint_utils.load_checkpoint_to_cpu(str(tmp_path / "mean.pt"))["model"]
+    for key, tensor in found.items():
+        if tensor.is_floating_point():
+            torch.testing.assert_close(tensor, (parts[0][key] + parts[1][key]) / 2)
+        else:
+            assert torch.equal(tensor, parts[1][key]), "whole numbers are the newest's"
+    scored = ["--path", tmp_path / "mean.pt", "--gen-subset", "test", "--cpu", "--tokens-per-sample", 100]
+    assert "Loss (base 2)" in run("fairseq-eval-lm", data, *TASK, *scored).stdout
+    missing = run("scripts/average_checkpoints.py", tmp_path, "--out", tmp_path / "none.pt", check=False).stdout
+    assert "no checkpoint_EPOCH_UPDATE.pt" in missing and "Traceback" not in missing
+    other = [trained / "checkpoint_last.pt", tmp_path / "none.pt"]
+    missing = run("scripts/average_checkpoints.py", *other, "--out", tmp_path / "none.pt", check=False).stdout
+    assert "no such file" in missing and "Traceback" not in missing
 
 
 def treebank(num_symbols, seed):

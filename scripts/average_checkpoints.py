@@ -1,0 +1,84 @@
+#!/usr/bin/env python3
+"""The mean of several checkpoints' weights as one checkpoint for scoring and generation, without the optimizer.
+
+    python scripts/average_checkpoints.py checkpoints/ptb --last 5 --out checkpoints/ptb/averaged.pt
+    python scripts/average_checkpoints.py checkpoints/ptb/checkpoint_best.pt --half --out best16.pt
+
+Averaging the last checkpoints of a training often predicts better than any of them. Keep some with
+--keep-interval-updates 5 (checkpoint.keep_interval_updates=5 in a recipe).
+"""
+
+import argparse
+import re
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch  # noqa: E402
+from fairseq import checkpoint_utils  # noqa: E402
+
+import fairseq_hmrnn  # noqa: E402, F401  (safe loading)
+
+KEPT = ("args", "cfg", "criterion", "optimizer_history", "task_state")
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoints", type=Path, nargs="+", help="checkpoints, or one folder of a training")
+    parser.add_argument("--last", type=int, default=5, help="of a folder, so many of its newest checkpoint_E_U.pt")
+    parser.add_argument("--half", action="store_true", help="write weights as float16, half the size")
+    parser.add_argument("--out", type=Path, required=True, help="file to write")
+    return parser.parse_args()
+
+
+def newest(folder, count):
+    """The `count` newest checkpoints of updates in a folder, by their number of updates."""
+    numbered = []
+    for path in folder.glob("checkpoint_*_*.pt"):
+        match = re.fullmatch(r"checkpoint_\d+_(\d+)\.pt", path.name)
+        if match:
+            numbered.append((int(match.group(1)), path))
+    if not numbered:
+        sys.exit(
+            f"average_checkpoints: no checkpoint_EPOCH_UPDATE.pt in {folder}: train with --save-interval-updates and "
+            "--keep-interval-updates, or name checkpoints one by one"
+        )
+    return [path for _, path in sorted(numbered)[-count:]]
+
+
+def average(paths):
+    """The last checkpoint with the mean of all checkpoints' floating-point weights, without optimizer and position."""
+    for path in paths:
+        if not path.is_file():
+            sys.exit(f"average_checkpoints: no such file: {path}")
+    sums = {}
+    for path in paths:
+        checkpoint = checkpoint_utils.load_checkpoint_to_cpu(str(path))
+        model = checkpoint["model"]
+        if sums and {k: v.shape for k, v in model.items()} != {k: v.shape for k, v in sums.items()}:
+            sys.exit(f"average_checkpoints: {path} is of another model than {paths[0]}")
+        for key, tensor in model.items():
+            floating = tensor.is_floating_point()
+            sums[key] = tensor.double() + sums.get(key, 0) if floating else tensor
+    mean = {key: (sums[key] / len(paths)).to(t.dtype) if t.is_floating_point() else t for key, t in model.items()}
+    kept = {key: checkpoint[key] for key in KEPT if key in checkpoint}
+    position = {"epoch": checkpoint["extra_state"]["train_iterator"]["epoch"], "iterations_in_epoch": 0}  # fairseq asks
+    return {**kept, "model": mean, "last_optimizer_state": None, "extra_state": {"train_iterator": position}}
+
+
+def main():
+    args = parse_args()
+    paths = args.checkpoints
+    if len(paths) == 1 and paths[0].is_dir():
+        paths = newest(paths[0], args.last)
+    checkpoint = average(paths)
+    if args.half:
+        halved = {key: t.half() if t.is_floating_point() else t for key, t in checkpoint["model"].items()}
+        checkpoint["model"] = halved
+    torch.save(checkpoint, args.out)
+    print(f"{args.out}: the mean of {', '.join(path.name for path in paths)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -135,6 +135,7 @@ def test_what_cannot_be_right_is_refused(data, stateful, tmp_path):
     (tmp_path / "other.txt").write_bytes((data.parent / "train.txt").read_bytes().replace(b"k", b"z"))
     run("scripts/prepare_text.py", tmp_path / "other.txt", "--dest", tmp_path / "other")
     from_checkpoint = ["--batch-size", 8, "--restore-file", stateful / "checkpoint_last.pt"]
+    shuffled = [option for option in train if option != "--stateful"]
     unfit = [data, *STATEFUL, "--arch", "lstm_lm", "--batch-size", 8, "--save-dir", tmp_path]
     cases = [
         ([*train, "--batch-size", 4000], "train has 2867 symbols, too few for 4000 streams"),
@@ -145,6 +146,7 @@ def test_what_cannot_be_right_is_refused(data, stateful, tmp_path):
         ([*train, *from_checkpoint, "--batch-size", 16], "batch size times processes 8 (now 16)"),
         ([*train, *from_checkpoint, "--tokens-per-sample", 31], "tokens-per-sample 30 (now 31)"),
         ([tmp_path / "other", *train[1:], *from_checkpoint], "trained with another dictionary"),
+        ([*shuffled, *from_checkpoint], "within an epoch of training with --stateful"),
         (unfit, "--stateful wants a model that carries state"),
     ]
     for number, (arguments, message) in enumerate(cases):

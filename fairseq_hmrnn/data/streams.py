@@ -220,6 +220,19 @@ class StreamBatchIterator(EpochBatchIterator):
         super().load_state_dict(state_dict)
 
 
+def refuse_streams(iterator: EpochBatchIterator) -> EpochBatchIterator:
+    """Have an iterator over shuffled windows raise ValueError for a position among the windows of streams."""
+    load = iterator.load_state_dict
+
+    def load_state_dict(state_dict):
+        if "streams" in state_dict:
+            raise ValueError("the checkpoint was written within an epoch of training with --stateful, " + _REMEDY)
+        load(state_dict)
+
+    iterator.load_state_dict = load_state_dict
+    return iterator
+
+
 _REMEDY = (
     "so training cannot go on from where it was: give the same options again, resume from a checkpoint of an epoch's "
     "end, or give --reset-dataloader to start the epochs anew with these weights"

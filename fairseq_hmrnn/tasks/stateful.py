@@ -7,7 +7,15 @@ from fairseq.data import data_utils
 from fairseq.distributed import utils as distributed_utils
 from fairseq.tasks.language_modeling import LanguageModelingConfig, LanguageModelingTask
 
-from ..data.streams import CarriedRows, StreamBatches, StreamBatchIterator, StreamDataset, WindowOptions, read_tokens
+from ..data.streams import (
+    CarriedRows,
+    StreamBatches,
+    StreamBatchIterator,
+    StreamDataset,
+    WindowOptions,
+    read_tokens,
+    refuse_streams,
+)
 
 
 @dataclass
@@ -80,7 +88,7 @@ class StatefulLanguageModelingTask(LanguageModelingTask):
         """For streams: max_sentences of them, or as many windows as max_tokens hold, for every one of num_shards."""
         if not isinstance(dataset, StreamDataset):
             shard = {"seed": seed, "num_shards": num_shards, "shard_id": shard_id, "epoch": epoch}
-            return super().get_batch_iterator(dataset, max_tokens, max_sentences, **shard, **kwargs)
+            return refuse_streams(super().get_batch_iterator(dataset, max_tokens, max_sentences, **shard, **kwargs))
         limits = [max_sentences or 0, (max_tokens or 0) // self.windows.length]
         streams = min(filter(None, limits), default=1)
         rows = range(shard_id * streams, (shard_id + 1) * streams)

@@ -20,6 +20,19 @@ print(len(seen))')
   [ "$found" -eq "$expected" ] || corpus_fail "there are $found different symbols, in the published corpus $expected"
 }
 
+corpus_hundred_million() {  # FILE TYPES DEST FILTER...: 90M, 5M and 5M bytes, through a filter
+  local file=$1 types=$2 dest=$3 work
+  shift 3
+  corpus_expect_bytes "$file" 100000000 "$file"
+  corpus_expect_types "$types" "$file"
+  work=$(mktemp -d)
+  trap "rm -rf '$work'" EXIT
+  dd if="$file" bs=1000000 count=90 status=none | "$@" >"$work/train"
+  dd if="$file" bs=1000000 skip=90 count=5 status=none | "$@" >"$work/valid"
+  dd if="$file" bs=1000000 skip=95 count=5 status=none | "$@" >"$work/test"
+  corpus_binarise "$work" "$dest"
+}
+
 corpus_binarise() {  # FOLDER WITH train, valid, test    DEST
   [ -n "${VIRTUAL_ENV:-}" ] || source "$corpus_root/scripts/setup_venv.sh"
   python "$corpus_root/scripts/prepare_text.py" "$1/train" "$1/valid" "$1/test" --dest "$2" |

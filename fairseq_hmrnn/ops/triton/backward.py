@@ -134,6 +134,136 @@ def through_norm(
     return gd_f, gd_i, gd_o, gd_g, gd_last, to_gate
 
 
+@triton.jit
+def collect(
+    h, masks, z, dh, dz, sent, sent_gates, detectors, detector_gradients, sizes, layer, step, b, steps, rows_padded,
+    units, mask, kappa, LAYERS: tl.constexpr, SIZE: tl.constexpr, NORM: tl.constexpr, MASKED: tl.constexpr,
+):  # fmt: skip
+    """What reaches h of this cell (dh, kept by the next step and sent by its three readers), and z: of FLUSH at the
+    next step, and of the gate of the layer above, which with layer normalisation come another way."""
+    has_next = step + 1 < steps
+    has_above = layer + 1 < LAYERS
+    has_below = layer > 0
+    after = row_of(layer, step + 1, steps + 1, b, rows_padded)
+    own = row_of(layer, 0, 1, b, rows_padded)
+    total = tl.load(dh + own * SIZE + units, mask=mask, other=0.0)
+    v = pulled(sent_gates, sent, detectors, detector_gradients, layer, step + 1, RECURRENT, has_next, b, steps,
+               rows_padded, units, mask, kappa, LAYERS, SIZE)  # fmt: skip
+    if MASKED:
+        v = v * tl.load(masks + own * SIZE + units, mask=mask, other=0.0)
+    total += v
+    v = pulled(sent_gates, sent, detectors, detector_gradients, layer - 1, step + 1, TOP_DOWN,
+               has_next & has_below, b, steps, rows_padded, units, mask, kappa, LAYERS, SIZE)  # fmt: skip
+    if not NORM:
+        below = tl.where(has_below, layer - 1, 0)
+        v = v * tl.load(z + row_of(below, step + 1, steps + 1, b, rows_padded))
+    total += v
+    v = pulled(sent_gates, sent, detectors, detector_gradients, layer + 1, step, BOTTOM_UP,
+               (step >= 0) & has_above, b, steps, rows_padded, units, mask, kappa, LAYERS, SIZE)  # fmt: skip
+    dz_sum = tl.load(dz + own)
+    dz_from_above = 0.0
+    if not NORM:
+        dz_from_above = tl.sum(v * tl.load(h + after * SIZE + units, mask=mask, other=0.0), 0)
+        v = v * tl.load(z + after)
+        above = tl.where(has_above, layer + 1, 0)
+        mask_above = (units < tl.load(sizes + above)) & has_above
+        v_above = pulled(sent_gates, sent, detectors, detector_gradients, layer, step + 1, TOP_DOWN,
+                         has_next & has_above, b, steps, rows_padded, units, mask_above, kappa, LAYERS,
+                         SIZE)  # fmt: skip
+        h_above = tl.load(h + row_of(above, step + 1, steps + 1, b, rows_padded) * SIZE + units,
+                          mask=mask_above, other=0.0)  # fmt: skip
+        dz_sum += tl.sum(v_above * h_above, 0)
+    return total + v, dz_sum, dz_from_above
+
+
+@triton.jit
+def detector_gradient(
+    logit, noise, d_z, d_tilde, z_below, slope, has_detector, MODE: tl.constexpr, NESTED: tl.constexpr
+):
+    """Eq. (5) and (6) backwards, straight-through: the gradient of the logit, and of z below where boundaries nest."""
+    p = (slope * logit + 1) / 2
+    to_below = 0.0
+    if NESTED:
+        z_tilde = tl.minimum(tl.maximum(p, 0.0), 1.0)
+        to_below = d_z * decision(z_tilde, noise, MODE) + d_tilde * z_tilde
+        d_z = d_z * z_below
+        d_tilde = d_tilde * z_below
+    du = tl.where(has_detector & (p >= 0) & (p <= 1), slope / 2 * (d_z + d_tilde), 0.0)
+    return du, tl.where(has_detector, to_below, 0.0)
+
+
+@triton.jit
+def through_cell(
+    h, c, gates, dh, dc, total, z_prev, z_below, here, active, before, after, own, units, mask, stride,
+    SIZE: tl.constexpr,
+):  # fmt: skip
+    """Eq. (2) to (4) backwards: the gradients of the gate rows, of z_prev (FLUSH) and of z_below (UPDATE). Leaves in
+    dc and dh what goes on to the step before."""
+    f, i, o, g = load_gates(gates + after * (4 * SIZE), units, stride, mask)
+    h_prev = tl.load(h + before * SIZE + units, mask=mask, other=0.0)
+    c_prev = tl.load(c + before * SIZE + units, mask=mask, other=0.0)
+    tanh_c = tanh(tl.load(c + after * SIZE + units, mask=mask, other=0.0))
+    dc_kept = tl.load(dc + own * SIZE + units, mask=mask, other=0.0)
+    update = (1 - z_prev) * z_below
+    copy = (1 - z_prev) * (1 - z_below)
+    dh_new = (1 - copy) * total
+    dc_all = dc_kept + dh_new * o * (1 - tanh_c * tanh_c)
+    d_ig = (update + z_prev) * dc_all
+    ds_f = tl.where(active, update * dc_all * c_prev * f * (1 - f), 0.0)
+    ds_i = tl.where(active, d_ig * g * i * (1 - i), 0.0)
+    ds_o = tl.where(active, dh_new * tanh_c * o * (1 - o), 0.0)
+    ds_g = tl.where(active, d_ig * i * (1 - g * g), 0.0)
+    other = total * (h_prev - o * tanh_c)
+    kept = dc_all * f * c_prev
+    d_flush = (1 - z_below) * tl.sum(dc_all * (i * g - c_prev) - other, 0) - z_below * tl.sum(kept, 0)
+    d_open = (1 - z_prev) * tl.sum(dc_all * (i * g - c_prev) - other + kept, 0)
+    tl.store(dc + own * SIZE + units, tl.where(here, dc_all * (update * f + copy), dc_kept), mask=mask)
+    tl.store(dh + own * SIZE + units, tl.where(here, copy * total, total), mask=mask)
+    return ds_f, ds_i, ds_o, ds_g, d_flush, d_open
+
+
+@triton.jit
+def through_products(
+    products, projected, statistics, gains, gains_last, gradients, detector_gradients, gain_sums, gain_last_sums,
+    ds_f, ds_i, ds_o, ds_g, du, z_prev, z_below, here, active, layer, step, after, b, steps, rows_padded, units, mask,
+    stride, count, kappa,
+    LAYERS: tl.constexpr, SIZE: tl.constexpr, KEEP: tl.constexpr, FULL: tl.constexpr,
+):  # fmt: skip
+    """With layer normalisation: stores the gradients of the three products; returns those that reach their gates
+    z_prev and z_below, and the flags of the products that send something."""
+    to_flush = 0.0
+    to_open = 0.0
+    for product in tl.static_range(3):
+        gate = 1.0 if product == RECURRENT else (z_prev if product == TOP_DOWN else z_below)
+        there = layer + 1 < LAYERS if product == TOP_DOWN else layer >= 0
+        row = product_index(layer, product, step, LAYERS, KEEP).to(tl.int64) * rows_padded + b
+        pointer = products + row * (4 * SIZE)
+        if product == BOTTOM_UP:
+            if layer == 0:
+                pointer = projected + (step.to(tl.int64) * rows_padded + b) * (4 * SIZE)
+        vector = layer * 3 + product
+        sums = row_of(vector, 0, 1, b, rows_padded)
+        wanted = there & (active | (here & FULL))
+        d_f, d_i, d_o, d_g, d_last, to_gate = through_norm(
+            pointer, gains + vector * (4 * SIZE), gain_sums + sums * (4 * SIZE), gain_last_sums + sums,
+            statistics + after * 9 + product * 3, tl.load(gains_last + vector), ds_f, ds_i, ds_o, ds_g,
+            du, gate, wanted, units, mask, stride, count, kappa,
+        )  # fmt: skip
+        to_gate = tl.where(wanted, to_gate, 0.0)
+        if product == TOP_DOWN:
+            to_flush += to_gate
+        if product == BOTTOM_UP:
+            to_open += to_gate
+        kind = row_of(layer + product * LAYERS, step, steps, b, rows_padded)
+        store_gates(
+            gradients + kind * (4 * SIZE), units, stride, mask, tl.where(wanted, d_f, 0.0),
+            tl.where(wanted, d_i, 0.0), tl.where(wanted, d_o, 0.0), tl.where(wanted, d_g, 0.0),
+        )  # fmt: skip
+        tl.store(detector_gradients + kind, tl.where(here & there, d_last, 0.0))
+    flags = (active | (here & FULL)).to(tl.int32) + 2 * (active & (z_prev != 0)).to(tl.int32)
+    return to_flush, to_open, flags + 4 * (active & (z_below != 0)).to(tl.int32)
+
+
 @triton.jit(do_not_specialize=["phase", "steps"])
 def backward_cell(
     products, projected, h, masks, c, z, u, gates, statistics, valid, noise, detectors, gains, gains_last,
@@ -150,50 +280,18 @@ def backward_cell(
     b = tl.program_id(0)
     layer, step = place(phase, tl.program_id(1))
     if (layer < LAYERS) & (step >= -1) & (step < steps):
-        slope = tl.load(scalars)
         kappa = tl.load(scalars + 1)
         size = tl.load(sizes + layer)
         stride = tl.load(padded + layer)
         units = tl.arange(0, BLOCK)
         mask = units < size
-        at_step = step >= 0
-        has_next = step + 1 < steps
         has_above = layer + 1 < LAYERS
-        has_below = layer > 0
         after = row_of(layer, step + 1, steps + 1, b, rows_padded)
         own = row_of(layer, 0, 1, b, rows_padded)
-        h_now = tl.load(h + after * SIZE + units, mask=mask, other=0.0)
-
-        # dh: kept by the next step, sent by its three readers
-        total = tl.load(dh + own * SIZE + units, mask=mask, other=0.0)
-        v = pulled(sent_gates, sent, detectors, detector_gradients, layer, step + 1, RECURRENT, has_next, b, steps,
-                   rows_padded, units, mask, kappa, LAYERS, SIZE)  # fmt: skip
-        if MASKED:
-            v = v * tl.load(masks + own * SIZE + units, mask=mask, other=0.0)
-        total += v
-        v = pulled(sent_gates, sent, detectors, detector_gradients, layer - 1, step + 1, TOP_DOWN,
-                   has_next & has_below, b, steps, rows_padded, units, mask, kappa, LAYERS, SIZE)  # fmt: skip
-        if not NORM:
-            below = tl.where(has_below, layer - 1, 0)
-            v = v * tl.load(z + row_of(below, step + 1, steps + 1, b, rows_padded))
-        total += v
-        v = pulled(sent_gates, sent, detectors, detector_gradients, layer + 1, step, BOTTOM_UP,
-                   at_step & has_above, b, steps, rows_padded, units, mask, kappa, LAYERS, SIZE)  # fmt: skip
-        dz_sum = tl.load(dz + own)
-        dz_from_above = 0.0
-        if not NORM:
-            dz_from_above = tl.sum(v * h_now, 0)
-            v = v * tl.load(z + after)
-            above = tl.where(has_above, layer + 1, 0)
-            mask_above = (units < tl.load(sizes + above)) & has_above
-            v_above = pulled(sent_gates, sent, detectors, detector_gradients, layer, step + 1, TOP_DOWN,
-                             has_next & has_above, b, steps, rows_padded, units, mask_above, kappa, LAYERS,
-                             SIZE)  # fmt: skip
-            h_above = tl.load(h + row_of(above, step + 1, steps + 1, b, rows_padded) * SIZE + units,
-                              mask=mask_above, other=0.0)  # fmt: skip
-            dz_sum += tl.sum(v_above * h_above, 0)
-        total += v
-
+        total, dz_sum, dz_from_above = collect(
+            h, masks, z, dh, dz, sent, sent_gates, detectors, detector_gradients, sizes, layer, step, b, steps,
+            rows_padded, units, mask, kappa, LAYERS, SIZE, NORM, MASKED,
+        )  # fmt: skip
         if step < 0:
             tl.store(dh + own * SIZE + units, total, mask=mask)
             tl.store(dz + own, dz_sum)
@@ -201,86 +299,34 @@ def backward_cell(
             before = after - rows_padded
             here = tl.load(valid + step * rows_padded + b) != 0
             emitted = row_of(layer, step, steps, b, rows_padded)
-            total += tl.load(grad_hidden + emitted * SIZE + units, mask=mask, other=0.0)
             z_prev = tl.load(z + before)
             z_below = z_below_of(z, layer, step, steps, b, rows_padded)
+            active = here & ((z_prev != 0) | (z_below != 0))
+            total += tl.load(grad_hidden + emitted * SIZE + units, mask=mask, other=0.0)
 
-            # The detector, straight-through
             above = tl.where(has_above, layer + 1, 0)
             d_z = dz_sum + dz_from_above + tl.load(grad_boundaries + emitted)
             d_z += tl.where(has_above, tl.load(dz_below + row_of(above, 0, 1, b, rows_padded)), 0.0)
-            d_tilde = tl.load(grad_probs + emitted)
-            p = (slope * tl.load(u + after) + 1) / 2
-            to_below = 0.0
-            if NESTED:
-                z_tilde = tl.minimum(tl.maximum(p, 0.0), 1.0)
-                to_below = d_z * decision(z_tilde, tl.load(noise + emitted), MODE) + d_tilde * z_tilde
-                d_z = d_z * z_below
-                d_tilde = d_tilde * z_below
-            has_detector = here & (has_above | TOP)
-            du = tl.where(has_detector & (p >= 0) & (p <= 1), slope / 2 * (d_z + d_tilde), 0.0)
-            to_below = tl.where(has_detector, to_below, 0.0)
-
-            # Gates and states
-            f, i, o, g = load_gates(gates + after * (4 * SIZE), units, stride, mask)
-            h_prev = tl.load(h + before * SIZE + units, mask=mask, other=0.0)
-            c_prev = tl.load(c + before * SIZE + units, mask=mask, other=0.0)
-            tanh_c = tanh(tl.load(c + after * SIZE + units, mask=mask, other=0.0))
-            dc_kept = tl.load(dc + own * SIZE + units, mask=mask, other=0.0)
-            update = (1 - z_prev) * z_below
-            copy = (1 - z_prev) * (1 - z_below)
-            dh_new = (1 - copy) * total
-            dc_all = dc_kept + dh_new * o * (1 - tanh_c * tanh_c)
-            active = here & ((z_prev != 0) | (z_below != 0))
-            ds_f = tl.where(active, update * dc_all * c_prev * f * (1 - f), 0.0)
-            d_ig = (update + z_prev) * dc_all
-            ds_i = tl.where(active, d_ig * g * i * (1 - i), 0.0)
-            ds_o = tl.where(active, dh_new * tanh_c * o * (1 - o), 0.0)
-            ds_g = tl.where(active, d_ig * i * (1 - g * g), 0.0)
-            other = total * (h_prev - o * tanh_c)
-            kept = dc_all * f * c_prev
-            d_flush = (1 - z_below) * tl.sum(dc_all * (i * g - c_prev) - other, 0) - z_below * tl.sum(kept, 0)
-            d_open = (1 - z_prev) * tl.sum(dc_all * (i * g - c_prev) - other + kept, 0)
-            tl.store(dc + own * SIZE + units, tl.where(here, dc_all * (update * f + copy), dc_kept), mask=mask)
-            tl.store(dh + own * SIZE + units, tl.where(here, copy * total, total), mask=mask)
-
+            du, to_below = detector_gradient(
+                tl.load(u + after), tl.load(noise + emitted), d_z, tl.load(grad_probs + emitted), z_below,
+                tl.load(scalars), here & (has_above | TOP), MODE, NESTED,
+            )  # fmt: skip
+            ds_f, ds_i, ds_o, ds_g, d_flush, d_open = through_cell(
+                h, c, gates, dh, dc, total, z_prev, z_below, here, active, before, after, own, units, mask, stride, SIZE
+            )
             sum_f, sum_i, sum_o, sum_g = load_gates(bias_sums + own * (4 * SIZE), units, stride, mask)
             store_gates(bias_sums + own * (4 * SIZE), units, stride, mask, sum_f + ds_f, sum_i + ds_i, sum_o + ds_o,
                         sum_g + ds_g)  # fmt: skip
             tl.store(bias_last_sums + own, tl.load(bias_last_sums + own) + du)
-
-            # Products
             if NORM:
-                count = (4 * size + 1).to(tl.float32)
-                for product in tl.static_range(3):
-                    gate = 1.0 if product == RECURRENT else (z_prev if product == TOP_DOWN else z_below)
-                    there = has_above if product == TOP_DOWN else layer >= 0
-                    row = product_index(layer, product, step, LAYERS, KEEP).to(tl.int64) * rows_padded + b
-                    pointer = products + row * (4 * SIZE)
-                    if product == BOTTOM_UP:
-                        if layer == 0:
-                            pointer = projected + (step.to(tl.int64) * rows_padded + b) * (4 * SIZE)
-                    vector = layer * 3 + product
-                    sums = row_of(vector, 0, 1, b, rows_padded)
-                    wanted = there & (active | (here & FULL))
-                    d_f, d_i, d_o, d_g, d_last, to_gate = through_norm(
-                        pointer, gains + vector * (4 * SIZE), gain_sums + sums * (4 * SIZE), gain_last_sums + sums,
-                        statistics + after * 9 + product * 3, tl.load(gains_last + vector), ds_f, ds_i, ds_o, ds_g,
-                        du, gate, wanted, units, mask, stride, count, kappa,
-                    )  # fmt: skip
-                    to_gate = tl.where(wanted, to_gate, 0.0)
-                    if product == TOP_DOWN:
-                        d_flush += to_gate
-                    if product == BOTTOM_UP:
-                        d_open += to_gate
-                    kind = row_of(layer + product * LAYERS, step, steps, b, rows_padded)
-                    store_gates(
-                        gradients + kind * (4 * SIZE), units, stride, mask, tl.where(wanted, d_f, 0.0),
-                        tl.where(wanted, d_i, 0.0), tl.where(wanted, d_o, 0.0), tl.where(wanted, d_g, 0.0),
-                    )  # fmt: skip
-                    tl.store(detector_gradients + kind, tl.where(here & there, d_last, 0.0))
-                flags = (active | (here & FULL)).to(tl.int32) + 2 * (active & (z_prev != 0)).to(tl.int32)
-                flags += 4 * (active & (z_below != 0)).to(tl.int32)
+                to_flush, to_open, flags = through_products(
+                    products, projected, statistics, gains, gains_last, gradients, detector_gradients, gain_sums,
+                    gain_last_sums, ds_f, ds_i, ds_o, ds_g, du, z_prev, z_below, here, active, layer, step, after, b,
+                    steps, rows_padded, units, mask, stride, (4 * size + 1).to(tl.float32), kappa,
+                    LAYERS, SIZE, KEEP, FULL,
+                )  # fmt: skip
+                d_flush += to_flush
+                d_open += to_open
             else:
                 store_gates(gradients + emitted * (4 * SIZE), units, stride, mask, ds_f, ds_i, ds_o, ds_g)
                 for product in tl.static_range(3):

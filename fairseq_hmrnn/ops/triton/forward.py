@@ -124,6 +124,96 @@ def detector_product(hidden, detectors, layer, product, source, slot, slots, b, 
     return h, w
 
 
+@triton.jit
+def recurrent_term(
+    products, h, masks, detectors, gains, gains_last, layer, step, steps, b, rows_padded, units, size, stride, count,
+    wanted, LAYERS: tl.constexpr, SIZE: tl.constexpr, KEEP: tl.constexpr, NORM: tl.constexpr, MASKED: tl.constexpr,
+    EPS: tl.constexpr,
+):  # fmt: skip
+    """U h' of eq. (1), as `term`, with the product's own last row. Without gates (inference, COPY) the detector's row
+    is all there is."""
+    mask = units < size
+    h_read, w = detector_product(h, detectors, layer, RECURRENT, layer, step, steps + 1, b, rows_padded, units, size,
+                                 SIZE)  # fmt: skip
+    if MASKED:
+        h_read = h_read * tl.load(masks + row_of(layer, 0, 1, b, rows_padded) * SIZE + units, mask=mask, other=0.0)
+    last = tl.sum(h_read * w, 0)
+    row = product_index(layer, RECURRENT, step, LAYERS, KEEP).to(tl.int64) * rows_padded + b
+    f, i, o, g, u, mean, rstd = term(
+        products + row * (4 * SIZE), gains + (layer * 3) * (4 * SIZE), last, tl.load(gains_last + layer * 3),
+        units, mask, stride, count, wanted != 0, EPS, NORM,
+    )  # fmt: skip
+    return f, i, o, g, u if NORM else last, mean, rstd, last
+
+
+@triton.jit
+def top_down_term(
+    products, h, detectors, gains, gains_last, sizes, layer, step, steps, b, rows_padded, units, size, stride, count,
+    wanted, LAYERS: tl.constexpr, SIZE: tl.constexpr, KEEP: tl.constexpr, NORM: tl.constexpr, EPS: tl.constexpr,
+):  # fmt: skip
+    """V h_above' of eq. (1), as `term`, with the product's own last row."""
+    has_above = layer + 1 < LAYERS
+    above = tl.where(has_above, layer + 1, 0)
+    size_above = tl.where(has_above & (wanted != 0), tl.load(sizes + above), 0)
+    h_above, w = detector_product(h, detectors, layer, TOP_DOWN, above, step, steps + 1, b, rows_padded, units,
+                                  size_above, SIZE)  # fmt: skip
+    last = tl.sum(h_above * w, 0)
+    row = product_index(layer, TOP_DOWN, step, LAYERS, KEEP).to(tl.int64) * rows_padded + b
+    f, i, o, g, u, mean, rstd = term(
+        products + row * (4 * SIZE), gains + (layer * 3 + TOP_DOWN) * (4 * SIZE), last,
+        tl.load(gains_last + layer * 3 + TOP_DOWN), units, units < size, stride, count, (wanted != 0) & has_above, EPS,
+        NORM,
+    )  # fmt: skip
+    return f, i, o, g, u, mean, rstd, last
+
+
+@triton.jit
+def bottom_up_term(
+    products, projected, projected_last, h, detectors, gains, gains_last, sizes, layer, step, steps, b, rows_padded,
+    units, size, stride, count, wanted,
+    LAYERS: tl.constexpr, SIZE: tl.constexpr, KEEP: tl.constexpr, NORM: tl.constexpr, EPS: tl.constexpr,
+):  # fmt: skip
+    """W h_below of eq. (1), in layer 1 of the input, as `term`, with the product's own last row."""
+    has_below = layer > 0
+    below = tl.where(has_below, layer - 1, 0)
+    size_below = tl.where(has_below & (wanted != 0), tl.load(sizes + below), 0)
+    h_below, w = detector_product(h, detectors, layer, BOTTOM_UP, below, step + 1, steps + 1, b, rows_padded,
+                                  units, size_below, SIZE)  # fmt: skip
+    input_row = step.to(tl.int64) * rows_padded + b
+    last = tl.where(has_below, tl.sum(h_below * w, 0), tl.load(projected_last + input_row))
+    row = product_index(layer, BOTTOM_UP, step, LAYERS, KEEP).to(tl.int64) * rows_padded + b
+    if has_below:
+        bottom = products + row * (4 * SIZE)
+    else:
+        bottom = projected + input_row * (4 * SIZE)
+    f, i, o, g, u, mean, rstd = term(
+        bottom, gains + (layer * 3 + BOTTOM_UP) * (4 * SIZE), last,
+        tl.load(gains_last + layer * 3 + BOTTOM_UP), units, units < size, stride, count, wanted != 0, EPS, NORM,
+    )  # fmt: skip
+    return f, i, o, g, u, mean, rstd, last
+
+
+@triton.jit
+def detect(
+    logit, z, boundaries, probs, noise, layer, z_prev, z_below, here, slope, after, emitted,
+    LAYERS: tl.constexpr, MODE: tl.constexpr, NESTED: tl.constexpr, TOP: tl.constexpr,
+):  # fmt: skip
+    """Eq. (5) and (6); stores z and what is emitted."""
+    has_detector = (layer + 1 < LAYERS) | TOP
+    # A NaN stays one, where clamping would hide it
+    p = (slope * logit + 1) / 2
+    z_tilde = tl.where(p > 1, 1.0, tl.where(p < 0, 0.0, p))
+    z_new = decision(z_tilde, tl.load(noise + emitted), MODE)
+    if NESTED:
+        z_tilde = z_below * z_tilde
+        z_new = z_below * z_new
+    z_tilde = tl.where(has_detector, z_tilde, 0.0)
+    z_new = tl.where(has_detector, z_new, 0.0)
+    tl.store(boundaries + emitted, tl.where(here != 0, z_new, 0.0))
+    tl.store(probs + emitted, tl.where(here != 0, z_tilde, 0.0))
+    tl.store(z + after, tl.where(here != 0, z_new, z_prev))
+
+
 @triton.jit(do_not_specialize=["phase", "steps"])
 def forward_cell(
     products, projected, projected_last, h, operand, read, masks, c, z, u, running, gates, statistics,
@@ -137,7 +227,6 @@ def forward_cell(
     b = tl.program_id(0)
     layer, step = place(phase, tl.program_id(1))
     if (layer < LAYERS) & (step >= 0) & (step < steps):
-        slope = tl.load(scalars)
         size = tl.load(sizes + layer)
         stride = tl.load(padded + layer)
         units = tl.arange(0, BLOCK)
@@ -151,51 +240,17 @@ def forward_cell(
         run = tl.load(running + before)
         recurrent, top_down, bottom_up, again = wanted(z_prev, z_below, here, run, TRAINING, NORM, SKIP)
         copied = (here != 0) & (z_prev == 0) & (z_below == 0)
-
-        # The detector's row of each product, and the products with their rows (1)
-        h_prev, w = detector_product(h, detectors, layer, RECURRENT, layer, step, steps + 1, b, rows_padded, units,
-                                     size, SIZE)  # fmt: skip
-        h_read = h_prev
-        if MASKED:
-            h_read = h_prev * tl.load(masks + row_of(layer, 0, 1, b, rows_padded) * SIZE + units, mask=mask, other=0.0)
-        last = tl.sum(h_read * w, 0)
-        row = product_index(layer, RECURRENT, step, LAYERS, KEEP).to(tl.int64) * rows_padded + b
-        s_f, s_i, s_o, s_g, s_u, mean_r, rstd_r = term(
-            products + row * (4 * SIZE), gains + (layer * 3) * (4 * SIZE), last, tl.load(gains_last + layer * 3),
-            units, mask, stride, count, recurrent != 0, EPS, NORM,
+        s_f, s_i, s_o, s_g, s_u, mean_r, rstd_r, last_r = recurrent_term(
+            products, h, masks, detectors, gains, gains_last, layer, step, steps, b, rows_padded, units, size, stride,
+            count, recurrent, LAYERS, SIZE, KEEP, NORM, MASKED, EPS,
         )  # fmt: skip
-        # Without gates (inference, COPY) the detector's row is all there is.
-        s_u = s_u if NORM else last
-        last_r = last
-
-        has_above = layer + 1 < LAYERS
-        above = tl.where(has_above, layer + 1, 0)
-        size_above = tl.where(has_above & (top_down != 0), tl.load(sizes + above), 0)
-        h_above, w = detector_product(h, detectors, layer, TOP_DOWN, above, step, steps + 1, b, rows_padded, units,
-                                      size_above, SIZE)  # fmt: skip
-        last_t = tl.sum(h_above * w, 0)
-        row = product_index(layer, TOP_DOWN, step, LAYERS, KEEP).to(tl.int64) * rows_padded + b
-        t_f, t_i, t_o, t_g, t_u, mean_t, rstd_t = term(
-            products + row * (4 * SIZE), gains + (layer * 3 + TOP_DOWN) * (4 * SIZE), last_t,
-            tl.load(gains_last + layer * 3 + TOP_DOWN), units, mask, stride, count, (top_down != 0) & has_above, EPS,
-            NORM,
+        t_f, t_i, t_o, t_g, t_u, mean_t, rstd_t, last_t = top_down_term(
+            products, h, detectors, gains, gains_last, sizes, layer, step, steps, b, rows_padded, units, size, stride,
+            count, top_down, LAYERS, SIZE, KEEP, NORM, EPS,
         )  # fmt: skip
-
-        has_below = layer > 0
-        below = tl.where(has_below, layer - 1, 0)
-        size_below = tl.where(has_below & (bottom_up != 0), tl.load(sizes + below), 0)
-        h_below, w = detector_product(h, detectors, layer, BOTTOM_UP, below, step + 1, steps + 1, b, rows_padded,
-                                      units, size_below, SIZE)  # fmt: skip
-        input_row = step.to(tl.int64) * rows_padded + b
-        last_b = tl.where(has_below, tl.sum(h_below * w, 0), tl.load(projected_last + input_row))
-        row = product_index(layer, BOTTOM_UP, step, LAYERS, KEEP).to(tl.int64) * rows_padded + b
-        if has_below:
-            bottom = products + row * (4 * SIZE)
-        else:
-            bottom = projected + input_row * (4 * SIZE)
-        b_f, b_i, b_o, b_g, b_u, mean_b, rstd_b = term(
-            bottom, gains + (layer * 3 + BOTTOM_UP) * (4 * SIZE), last_b,
-            tl.load(gains_last + layer * 3 + BOTTOM_UP), units, mask, stride, count, bottom_up != 0, EPS, NORM,
+        b_f, b_i, b_o, b_g, b_u, mean_b, rstd_b, last_b = bottom_up_term(
+            products, projected, projected_last, h, detectors, gains, gains_last, sizes, layer, step, steps, b,
+            rows_padded, units, size, stride, count, bottom_up, LAYERS, SIZE, KEEP, NORM, EPS,
         )  # fmt: skip
 
         # (1) and (2); a closed term is exactly zero, whatever is behind the gate
@@ -211,6 +266,7 @@ def forward_cell(
         logit = tl.where(again | (here == 0), tl.load(u + before), logit)
 
         # (3) and (4)
+        h_prev = tl.load(h + before * SIZE + units, mask=mask, other=0.0)
         c_prev = tl.load(c + before * SIZE + units, mask=mask, other=0.0)
         update = (1 - z_prev) * z_below
         copy = (1 - z_prev) * (1 - z_below)
@@ -227,42 +283,41 @@ def forward_cell(
             factor = tl.load(masks + row_of(layer, 0, 1, b, rows_padded) * SIZE + units, mask=mask, other=0.0)
             tl.store(read + after * SIZE + units, (h_next * factor).to(read.dtype.element_ty), mask=mask)
 
-        # (5) and (6)
-        has_detector = (layer + 1 < LAYERS) | TOP
-        # A NaN stays one, where clamping would hide it
-        p = (slope * logit + 1) / 2
-        z_tilde = tl.where(p > 1, 1.0, tl.where(p < 0, 0.0, p))
-        z_new = decision(z_tilde, tl.load(noise + row_of(layer, step, steps, b, rows_padded)), MODE)
-        if NESTED:
-            z_tilde = z_below * z_tilde
-            z_new = z_below * z_new
-        z_tilde = tl.where(has_detector, z_tilde, 0.0)
-        z_new = tl.where(has_detector, z_new, 0.0)
-        emitted = row_of(layer, step, steps, b, rows_padded)
-        tl.store(boundaries + emitted, tl.where(here != 0, z_new, 0.0))
-        tl.store(probs + emitted, tl.where(here != 0, z_tilde, 0.0))
-        tl.store(z + after, tl.where(here != 0, z_new, z_prev))
+        detect(logit, z, boundaries, probs, noise, layer, z_prev, z_below, here, tl.load(scalars), after,
+               row_of(layer, step, steps, b, rows_padded), LAYERS, MODE, NESTED, TOP)  # fmt: skip
         tl.store(u + after, logit)
         tl.store(running + after, copied.to(tl.int32))
-
         if TRAINING:
-            old = gates + before * (4 * SIZE)
-            old_f, old_i, old_o, old_g = load_gates(old, units, stride, mask & again)
-            f = tl.where(again, old_f, f)
-            i = tl.where(again, old_i, i)
-            o = tl.where(again, old_o, o)
-            g = tl.where(again, old_g, g)
-            store_gates(gates + after * (4 * SIZE), units, stride, mask, f, i, o, g)
+            keep_gates(gates, f, i, o, g, again, before, after, units, stride, mask, SIZE)
             if NORM:
-                # Of a run, the statistics of its first step go along with its gates.
-                found = statistics + before * 9
-                new = statistics + after * 9
-                tl.store(new + 0, tl.where(again, tl.load(found + 0), mean_r))
-                tl.store(new + 1, tl.where(again, tl.load(found + 1), rstd_r))
-                tl.store(new + 2, tl.where(again, tl.load(found + 2), last_r))
-                tl.store(new + 3, mean_t)
-                tl.store(new + 4, rstd_t)
-                tl.store(new + 5, last_t)
-                tl.store(new + 6, mean_b)
-                tl.store(new + 7, rstd_b)
-                tl.store(new + 8, last_b)
+                keep_statistics(statistics, again, before, after, mean_r, rstd_r, last_r, mean_t, rstd_t, last_t,
+                                mean_b, rstd_b, last_b)  # fmt: skip
+
+
+@triton.jit
+def keep_gates(gates, f, i, o, g, again, before, after, units, stride, mask, SIZE: tl.constexpr):
+    """The gates for the backward pass; within a run of COPY steps those of its first step."""
+    old_f, old_i, old_o, old_g = load_gates(gates + before * (4 * SIZE), units, stride, mask & again)
+    f = tl.where(again, old_f, f)
+    i = tl.where(again, old_i, i)
+    o = tl.where(again, old_o, o)
+    g = tl.where(again, old_g, g)
+    store_gates(gates + after * (4 * SIZE), units, stride, mask, f, i, o, g)
+
+
+@triton.jit
+def keep_statistics(
+    statistics, again, before, after, mean_r, rstd_r, last_r, mean_t, rstd_t, last_t, mean_b, rstd_b, last_b
+):
+    """Mean, 1/deviation and last row of the three products; those of the recurrent one go with the gates of a run."""
+    found = statistics + before * 9
+    new = statistics + after * 9
+    tl.store(new + 0, tl.where(again, tl.load(found + 0), mean_r))
+    tl.store(new + 1, tl.where(again, tl.load(found + 1), rstd_r))
+    tl.store(new + 2, tl.where(again, tl.load(found + 2), last_r))
+    tl.store(new + 3, mean_t)
+    tl.store(new + 4, rstd_t)
+    tl.store(new + 5, last_t)
+    tl.store(new + 6, mean_b)
+    tl.store(new + 7, rstd_b)
+    tl.store(new + 8, last_b)

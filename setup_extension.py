@@ -16,7 +16,8 @@ import sys
 import sysconfig
 
 SOURCES = ["fairseq_hmrnn/ops/csrc/hm_lstm.cpp"]
-HEADERS = ["backward.h", "forward.h", "memory.h", "problem.h", "product.h", "team.h", "vector.h"]
+HEADERS = ["backward.h", "choice.h", "forward.h", "generate.h", "generation.h", "inputs.h", "memory.h", "output.h"]
+HEADERS += ["problem.h", "product.h", "team.h", "vector.h"]
 
 
 def _can_build() -> bool:
@@ -33,7 +34,7 @@ def _can_build() -> bool:
 
 
 def _compile_flags() -> list:
-    flags = ["-O3", "-std=c++17", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math"]
+    flags = ["-O3", "-std=c++17", "-fvisibility=hidden", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math"]
     flags += ["-Wno-psabi", "-Wno-ignored-attributes"]
     arch = os.environ.get("FAIRSEQ_HMRNN_ARCH", "native")
     if arch:

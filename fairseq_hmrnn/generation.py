@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from typing import Dict, List, Optional, Tuple
 
@@ -34,11 +35,15 @@ class PromptedGenerator(SequenceGenerator):
             prefix_tokens = tokens.new_empty(tokens.size(0), 0)
         prompt_lengths = prefix_tokens.ne(self.pad).sum(1)
         hypotheses: List[List[Dict[str, Tensor]]] = [[] for _ in range(prompt_lengths.numel())]
-        for length in prompt_lengths.unique().tolist():
-            rows = prompt_lengths.eq(length).nonzero().squeeze(1)
-            found = self._generate_group(sample, rows, prefix_tokens[rows, :length], bos_token)
-            for row, hypos in zip(rows.tolist(), found):
-                hypotheses[row] = hypos
+        with contextlib.ExitStack() as stack:
+            for model in self.model.models:
+                if hasattr(model.decoder, "frozen_weights"):
+                    stack.enter_context(model.decoder.frozen_weights.shared())  # packed once for all groups
+            for length in prompt_lengths.unique().tolist():
+                rows = prompt_lengths.eq(length).nonzero().squeeze(1)
+                found = self._generate_group(sample, rows, prefix_tokens[rows, :length], bos_token)
+                for row, hypos in zip(rows.tolist(), found):
+                    hypotheses[row] = hypos
         return hypotheses
 
     def _generate_group(self, sample, rows, prompts, bos_token):

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from ..ops import HMLSTMState
-from ..ops.recurrence import RecurrenceOptions
 from ..ops.reference import hm_lstm_reference
 
 
@@ -24,10 +23,7 @@ class StepFunction(nn.Module):
         self.decoder = decoder.eval()
         lstm = decoder.hm_lstm
         self.sizes = [*lstm.hidden_sizes, *lstm.hidden_sizes, lstm.num_layers]
-        boundary = "step" if lstm.boundary == "bernoulli" else lstm.boundary
-        self.options = RecurrenceOptions(
-            decoder.slope_progress.slope, boundary, lstm.nested_boundaries, lstm.top_boundary
-        )
+        self.options = lstm.options(decoder.slope_progress.slope)
 
     @property
     def state_size(self) -> int:

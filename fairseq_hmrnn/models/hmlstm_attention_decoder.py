@@ -40,6 +40,11 @@ class HMLSTMAttentionDecoder(HMLSTMDecoder):
         self.attention = Attention(cfg.output_dim, encoder.output_units, cfg.output_dim)
         self.feed = None if cfg.no_input_feeding else nn.Linear(cfg.output_dim, cfg.embed_dim, bias=False)
 
+    def forward(self, prev_output_tokens, encoder_out=None, incremental_state=None, src_lengths=None, state=None):
+        """Logits (B, T, V), and what else `extract_features` returns."""
+        features, extra = self.extract_features(prev_output_tokens, encoder_out, incremental_state, state=state)
+        return self.output_layer(features), extra
+
     def extract_features(
         self, prev_output_tokens, encoder_out: EncoderOut, incremental_state=None, src_lengths=None, state=None
     ):

@@ -38,6 +38,7 @@ class HMLSTMDecoder(FairseqIncrementalDecoder):
             self.output_projection.weight = self.embed_tokens.weight
         self.slope_progress = SlopeProgress(build_slope_schedule(cfg))
         self.dictionary_fingerprint = DictionaryFingerprint(dictionary)
+        self.frozen_weights = incremental.FrozenWeights()
 
     def forward(
         self,
@@ -50,12 +51,15 @@ class HMLSTMDecoder(FairseqIncrementalDecoder):
         """Predict the symbol after each of prev_output_tokens (B, T); pad symbols, on either side, change nothing.
 
         incremental_state: fairseq's cache; with it only the last symbol is read, weights are those of the first such
-        call (see incremental.py), and the state returned is reordered in place with the cache. state: of the
+        call (see incremental.py), and the state returned changes in place with the cache. state: of the
         recurrence before the first symbol, zeros if None. Returns logits (B, T, V) and a dict with the boundaries and
         their probabilities (B, T, L), `valid` (B, T), the number of detectors, from the bottom, the number of updates
         that the model was trained for, and the state reached.
         """
-        features, extra = self.extract_features(prev_output_tokens, encoder_out, incremental_state, state=state)
+        if incremental_state is not None:
+            _, logits, extra = self._step(prev_output_tokens[:, -1:], incremental_state, state)
+            return logits, extra
+        features, extra = self.extract_features(prev_output_tokens, encoder_out, state=state)
         return self.output_layer(features), extra
 
     def extract_features(
@@ -63,38 +67,40 @@ class HMLSTMDecoder(FairseqIncrementalDecoder):
     ):
         """As `forward`, with the output module's embedding (B, T, output_dim) in place of logits."""
         if incremental_state is not None:
-            return self._step(prev_output_tokens[:, -1:], incremental_state, state)
+            features, _, extra = self._step(prev_output_tokens[:, -1:], incremental_state, state)
+            return features, extra
         valid = prev_output_tokens.ne(self.padding_idx)
         x = self.embed(prev_output_tokens)
         padding = None if valid.all() else valid.t()
         output = self.hm_lstm(x.transpose(0, 1), state, padding, self.slope_progress.slope)
         features = self.layer_output([h.transpose(0, 1) for h in output.hidden])
-        return self._result(
-            features, valid, output.boundaries.transpose(0, 1), output.boundary_probs.transpose(0, 1), output.state
-        )
+        boundaries, probs = output.boundaries.transpose(0, 1), output.boundary_probs.transpose(0, 1)
+        features = F.dropout(features, self.dropout_output, self.training)
+        return features, self._extra(valid, boundaries, probs, output.state)
 
     def embed(self, tokens: Tensor) -> Tensor:
         """The recurrence's input for tokens of any shape: (..., embed_dim)."""
         return F.dropout(self.embed_tokens(tokens), self.dropout_input, self.training)
 
     def _step(self, tokens: Tensor, incremental_state, state: Optional[HMLSTMState]):
-        """One step of the generation that incremental_state holds, tokens (B, 1); `state` is where a new one starts."""
+        """One step of the generation that incremental_state holds, tokens (B, 1); `state` is where a new one starts.
+        Features, logits and what else `forward` returns."""
         steps = self._steps(incremental_state)
         if steps is None:
-            steps = incremental.begin(self, self.hm_lstm.zero_state(tokens.size(0)) if state is None else state)
+            steps = self.begin_generation(tokens.size(0), state)
             self.set_incremental_state(incremental_state, "generation", {"steps": steps})
-        valid = tokens.ne(self.padding_idx)
-        features, output = steps(tokens[:, 0], None if valid.all() else valid[:, 0])
-        return self._result(
-            features.unsqueeze(1),
-            valid,
-            output.boundaries.unsqueeze(1),
-            output.boundary_probs.unsqueeze(1),
-            output.state,
-        )
+        step = steps(tokens[:, 0])
+        boundaries, probs = step.boundaries.unsqueeze(1), step.boundary_probs.unsqueeze(1)
+        extra = self._extra(tokens.ne(self.padding_idx), boundaries, probs, step.state)
+        return step.features.unsqueeze(1), step.logits.unsqueeze(1), extra
 
-    def _result(self, features, valid, boundaries, boundary_probs, state):
-        extra = {
+    def begin_generation(self, batch_size: int, state: Optional[HMLSTMState] = None):
+        """Steps from `state` on, zeros if None, as `incremental.begin` makes them: with the weights as they are now."""
+        state = self.hm_lstm.zero_state(batch_size) if state is None else state
+        return incremental.begin(self, state, self.frozen_weights.of(self))
+
+    def _extra(self, valid, boundaries, boundary_probs, state):
+        return {
             "attn": None,
             "boundaries": boundaries,
             "boundary_probs": boundary_probs,
@@ -103,7 +109,6 @@ class HMLSTMDecoder(FairseqIncrementalDecoder):
             "num_updates": self.slope_progress.num_updates,
             "state": state,
         }
-        return F.dropout(features, self.dropout_output, self.training), extra
 
     def output_layer(self, features: Tensor) -> Tensor:
         return self.output_projection(features)
@@ -111,7 +116,7 @@ class HMLSTMDecoder(FairseqIncrementalDecoder):
     def max_positions(self) -> int:
         return UNLIMITED
 
-    def _steps(self, incremental_state) -> Optional[incremental.Steps]:
+    def _steps(self, incremental_state):
         held = self.get_incremental_state(incremental_state, "generation")
         return None if held is None else held["steps"]
 

@@ -8,81 +8,97 @@ Nothing tries to notice a change of weights: fairseq's optimizers write through 
 
 from __future__ import annotations
 
-from typing import Optional, Tuple
+import contextlib
+from typing import NamedTuple, Optional
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..modules import LayerOutput
 from ..ops import HMLSTMOutput, HMLSTMState
+from ..ops.cpu_generation import Choice, Generated, Generation, OutputParameters
 
 # Up to this many symbols the table of their input projections is worth its memory: (4H+1) numbers for each.
 TABLE_SYMBOLS = 2048
+
+
+class Step(NamedTuple):
+    """features: h_e of the output module, (B, output_dim). logits (B, V). boundaries, boundary_probs (B, L). state:
+    what the recurrence has reached; the next step may change it in place."""
+
+    features: Tensor
+    logits: Tensor
+    boundaries: Tensor
+    boundary_probs: Tensor
+    state: HMLSTMState
 
 
 class Steps:
     """Single steps on any device, in any precision, with a graph where one is wanted."""
 
     def __init__(self, decoder, state: HMLSTMState):
-        self.embed, self.hm_lstm, self.layer_output = decoder.embed, decoder.hm_lstm, decoder.layer_output
-        self.state, self.slope = state, decoder.slope_progress.slope
+        self.decoder, self.state, self.slope = decoder, state, decoder.slope_progress.slope
 
-    def __call__(self, tokens: Tensor, valid: Optional[Tensor]) -> Tuple[Tensor, HMLSTMOutput]:
-        """tokens (B,); valid (B,) or None. Returns the output module's embedding (B, output_dim) and the recurrence's
-        output."""
-        output = self.hm_lstm.step(self.embed(tokens), self.state, valid, self.slope)
+    def __call__(self, tokens: Tensor) -> Step:
+        """tokens (B,); padding leaves its sample as it is."""
+        valid = tokens.ne(self.decoder.padding_idx)
+        output = self.recur(tokens, None if valid.all() else valid)
         self.state = output.state
-        return self.layer_output(output.hidden), output
+        features = F.dropout(self.features(output), self.decoder.dropout_output, self.decoder.training)
+        logits = self.decoder.output_layer(features)
+        return Step(features, logits, output.boundaries, output.boundary_probs, output.state)
+
+    def recur(self, tokens: Tensor, valid: Optional[Tensor]) -> HMLSTMOutput:
+        """One step of the recurrence."""
+        return self.decoder.hm_lstm.step(self.decoder.embed(tokens), self.state, valid, self.slope)
+
+    def features(self, output: HMLSTMOutput) -> Tensor:
+        """The output module."""
+        return self.decoder.layer_output(output.hidden)
 
     def reorder(self, order: Tensor) -> None:
         """Let row i go on from what was row order[i]."""
         self.state = self.state.reorder(order)
 
 
-class Weights:
-    """The weights of a decoder as they are now, for steps of the compiled kernel. Constant: copies share it."""
+class PackedWeights:
+    """The weights of a decoder as they are now, for steps of the CPU kernel's Python path. Constant: copies share it."""
 
-    def __init__(self, packed, embedding: Tensor, layer_output: LayerOutput):
-        self.packed = packed
+    def __init__(self, decoder, packed):
+        self.packed, embedding = packed, decoder.embed_tokens.weight
         self.table = packed.project(embedding) if embedding.size(0) <= TABLE_SYMBOLS else None
-        self.output = layer_output.layer_weights()
+        self.output = decoder.layer_output.layer_weights()
 
     def __deepcopy__(self, memo):
         return self
 
 
 class PackedSteps(Steps):
-    """Single steps on CPU, without gradients: packed weights, layer 1's input projection from a table, and neither the
-    recurrence nor the output module computes anew what COPY leaves as it is."""
+    """Single steps on CPU, without gradients and without compiled code: packed weights, layer 1's input projection from
+    a table, and neither the recurrence nor the output module computes anew what COPY leaves as it is."""
 
-    def __init__(self, decoder, state: HMLSTMState, weights: Weights):
+    def __init__(self, decoder, state: HMLSTMState, weights: PackedWeights):
         super().__init__(decoder, state)
         self.weights = weights
         # Every layer's term of the output module, of its h as it is now.
         self.terms = torch.stack([F.linear(h, weight) for h, weight in zip(state.h, weights.output)], dim=1)
 
-    def __call__(self, tokens, valid):
-        weights, z_prev = self.weights, self.state.z
-        projected = weights.table is not None
-        x = weights.table.index_select(0, tokens) if projected else self.embed(tokens)
-        output = self.hm_lstm.step(x, self.state, valid, self.slope, packed=weights.packed, projected=projected)
-        self.state = output.state
+    def recur(self, tokens, valid):
+        packed, table, z_prev = self.weights.packed, self.weights.table, self.state.z
+        x = self.decoder.embed(tokens) if table is None else table.index_select(0, tokens)
+        lstm = self.decoder.hm_lstm
+        output = lstm.step(x, self.state, valid, self.slope, packed=packed, projected=table is not None)
         self._update_terms(output, z_prev)
-        return self.layer_output.combine(self.terms), output
+        return output
+
+    def features(self, output):
+        return self.decoder.layer_output.combine(self.terms)
 
     def _update_terms(self, output: HMLSTMOutput, z_prev: Tensor) -> None:
         """Compute the terms of layers that did not COPY: z_prev or z_below is not 0 there, and always in layer 1."""
         first, *others = self.weights.output
         self.terms[:, 0] = F.linear(output.hidden[0], first)
-        if not others:
-            return
         changed = (z_prev[:, 1:] + output.boundaries[:, :-1]).ne(0)
-        if changed.size(0) == 1:
-            for index, is_changed in enumerate(changed[0].tolist(), 1):
-                if is_changed:
-                    self.terms[:, index] = F.linear(output.hidden[index], self.weights.output[index])
-            return
         for index, (weight, column) in enumerate(zip(others, changed.unbind(1)), 1):
             rows = column.nonzero().squeeze(1)
             if rows.numel():
@@ -93,10 +109,94 @@ class PackedSteps(Steps):
         self.terms = self.terms.index_select(0, order)
 
 
-def begin(decoder, state: HMLSTMState) -> Steps:
-    """The steps of one generation from `state` on, packed if they can be. decoder: with `embed_tokens`, `embed`,
-    `hm_lstm`, `layer_output` and `slope_progress`."""
-    packed = None if decoder.training or torch.is_grad_enabled() else decoder.hm_lstm.pack()
+class CompiledSteps:
+    """Steps of the compiled kernel, on CPU, without gradients: one call for a step, or for many."""
+
+    def __init__(self, generation: Generation, state: HMLSTMState):
+        self.generation, self.reached = generation, generation.begin(state)
+
+    @property
+    def state(self) -> HMLSTMState:
+        """What the recurrence has reached, changed in place by every step."""
+        return self.reached.state
+
+    def __call__(self, tokens: Tensor) -> Step:
+        """As Steps."""
+        found = self.generation.run(self.reached, tokens.unsqueeze(0))
+        return Step(found.features[0], found.logits[0], found.boundaries[0], found.boundary_probs[0], self.state)
+
+    def read(self, tokens: Tensor) -> Generated:
+        """Steps over tokens (T, B)."""
+        return self.generation.run(self.reached, tokens)
+
+    def sample(self, tokens: Tensor, choices: int, choice: Choice) -> Generated:
+        """Steps over tokens (T', B), and over what is chosen behind them."""
+        return self.generation.sample(self.reached, tokens, choices, choice)
+
+    def reorder(self, order: Tensor) -> None:
+        """As Steps."""
+        self.reached = self.reached.reorder_(order)
+
+
+def _wants_graph(decoder) -> bool:
+    return decoder.training or torch.is_grad_enabled()
+
+
+def freeze(decoder):
+    """The weights of a decoder as they are now, in the form in which steps read them: a Generation, PackedWeights, or
+    None where steps read the decoder's own. decoder: as for `begin`."""
+    packed = None if _wants_graph(decoder) else decoder.hm_lstm.pack()
     if packed is None:
-        return Steps(decoder, state)
-    return PackedSteps(decoder, state, Weights(packed, decoder.embed_tokens.weight, decoder.layer_output))
+        return None
+    if packed.compiled_weights is None:
+        return PackedWeights(decoder, packed)
+    softmax, embedding = decoder.output_projection, decoder.embed_tokens.weight
+    return Generation(
+        packed,
+        decoder.hm_lstm.options(decoder.slope_progress.slope),
+        embedding,
+        embedding.size(0) <= TABLE_SYMBOLS,
+        OutputParameters(decoder.layer_output.layer_weights(), softmax.weight, softmax.bias),
+        decoder.padding_idx,
+    )
+
+
+def begin(decoder, state: HMLSTMState, weights=None):
+    """The steps of one generation from `state` on, packed if they can be.
+
+    decoder: with `embed_tokens`, `embed`, `hm_lstm`, `layer_output`, `output_projection`, `output_layer`,
+    `slope_progress`, `padding_idx` and `dropout_output`. weights: of `freeze`; None: as they are now.
+    """
+    weights = freeze(decoder) if weights is None else weights
+    if isinstance(weights, Generation):
+        return CompiledSteps(weights, state)
+    return Steps(decoder, state) if weights is None else PackedSteps(decoder, state, weights)
+
+
+class FrozenWeights:
+    """Lets the generations of one decoder share packed weights for as long as its owner says that they do not change.
+
+    Nobody else can say so: outside of `shared`, every generation packs anew.
+    """
+
+    def __init__(self):
+        self._depth, self._weights = 0, None
+
+    @contextlib.contextmanager
+    def shared(self):
+        """Within this context the decoder's weights do not change."""
+        self._depth += 1
+        try:
+            yield
+        finally:
+            self._depth -= 1
+            if not self._depth:
+                self._weights = None
+
+    def of(self, decoder):
+        """As `freeze`."""
+        if not self._depth or _wants_graph(decoder):
+            return freeze(decoder)
+        if self._weights is None:
+            self._weights = freeze(decoder)
+        return self._weights

@@ -8,7 +8,11 @@ from typing import Iterator, List, NamedTuple, Optional, Sequence, Tuple
 import torch
 from torch import Tensor
 
+from ..ops.cpu_generation import Choice
+from .incremental import CompiledSteps
+
 NOISE_NUMBERS = 2**16  # drawn at a time: one call for many steps
+COMPILED_SYMBOLS = 64  # at most, that one call of the compiled kernel chooses; the first call gives one, for a quick start
 
 
 class SamplingOptions(NamedTuple):
@@ -61,15 +65,21 @@ class Sampler:
             self.random.seed()
         else:
             self.random.manual_seed(options.seed)
-        self.noise: Iterator[Tensor] = iter(())
+        self.noise = torch.empty(0)  # (steps, B, V), not used yet
 
     def run(self, prompts: Sequence[Sequence[int]], scores: bool = False) -> Iterator[Step]:
         """Endlessly the next symbols of all prompts; a prompt begins with the model's begin symbol.
 
         Prompts of different lengths go together: a sample waits on padding, which leaves an HM-LSTM's state alone.
         """
+        columns = self._columns(prompts)
+        steps = self._compiled_steps(len(prompts))
+        return self._run(columns, scores) if steps is None else self._run_compiled(steps, columns, scores)
+
+    def _run(self, prompts: Tensor, scores: bool) -> Iterator[Step]:
+        """As `run`, with any models. prompts (B, T)."""
         states: List[dict] = [{} for _ in self.decoders]
-        for column in self._columns(prompts):
+        for column in prompts.split(1, dim=1):
             logits, boundaries = self._feed(column, states)
         while True:
             tokens = self._choose(logits)
@@ -84,20 +94,50 @@ class Sampler:
         reports later than them: element i belongs to the symbol before."""
         states: List[dict] = [{} for _ in self.decoders]
         log_probs, boundaries = [], []
-        for column, symbol in zip(self._columns([prompt[:-1]]), prompt[1:]):
+        for column, symbol in zip(self._columns([prompt[:-1]]).split(1, dim=1), prompt[1:]):
             logits, found = self._feed(column, states)
             log_probs.append(float(logits.log_softmax(1)[0, symbol]))
             boundaries.append(None if found is None else found[0].tolist())
         return log_probs, boundaries
 
-    def _columns(self, prompts: Sequence[Sequence[int]]) -> Iterator[Tensor]:
-        """(B, 1) of every step, shorter prompts padded at their start."""
+    @torch.no_grad()
+    def _compiled_steps(self, batch_size: int) -> Optional[CompiledSteps]:
+        """Of a single model whose steps the compiled kernel takes, else None."""
+        begin = getattr(self.decoders[0], "begin_generation", None)
+        if len(self.decoders) > 1 or begin is None:
+            return None
+        steps = begin(batch_size)
+        return steps if isinstance(steps, CompiledSteps) else None
+
+    def _run_compiled(self, steps: CompiledSteps, prompts: Tensor, scores: bool) -> Iterator[Step]:
+        """As `run`, many steps in one call. prompts (B, T)."""
+        options, symbols = self.options, len(self.decoders[0].dictionary)
+        never = torch.zeros(symbols, dtype=torch.bool)
+        never[self.never] = True
+        *read, tokens = prompts.t().split(COMPILED_SYMBOLS)
+        for piece in read:
+            steps.read(piece)
+        batch_size, count = prompts.size(0), 1
+        while True:
+            noise = None if options.greedy else self._next_noise(torch.Size([batch_size, symbols]), count)
+            choice = Choice(options.temperature, options.top_k, options.top_p, never, noise)
+            found = steps.sample(tokens, count if noise is None else noise.size(0), choice)
+            new = slice(tokens.size(0) - 1, None)
+            log_probs = [None] * count
+            if scores:
+                log_probs = found.logits[new].float().log_softmax(2).gather(2, found.chosen.unsqueeze(2))
+                log_probs = log_probs.squeeze(2).tolist()
+            yield from map(Step, found.chosen.tolist(), log_probs, found.boundaries[new].tolist())
+            tokens, count = found.chosen[-1:], min(2 * count, max(1, COMPILED_SYMBOLS // batch_size))
+
+    def _columns(self, prompts: Sequence[Sequence[int]]) -> Tensor:
+        """(B, T), shorter prompts padded at their start."""
         longest = max(map(len, prompts))
         padded = [[self.pad] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
         if any(len(prompt) < longest for prompt in prompts) and not all(hasattr(d, "hm_lstm") for d in self.decoders):
             raise ValueError("prompts of different lengths want an HM-LSTM: sample one after the other")
         device = next(self.decoders[0].parameters()).device
-        return iter(torch.tensor(padded, device=device).split(1, dim=1))
+        return torch.tensor(padded, device=device)
 
     @torch.no_grad()
     def _feed(self, tokens: Tensor, states: List[dict]) -> Tuple[Tensor, Optional[Tensor]]:
@@ -123,15 +163,15 @@ class Sampler:
         scaled = logits if options.temperature == 1 else logits / options.temperature
         if options.top_k or options.top_p < 1:
             scaled = limited(scaled, options.top_k, options.top_p)
-        return (scaled + self._next_noise(scaled)).argmax(1)
+        return (scaled + self._next_noise(scaled.shape, 1)[0].to(scaled.device)).argmax(1)
 
-    def _next_noise(self, like: Tensor) -> Tensor:
-        noise = next(self.noise, None)
-        if noise is None:
-            count = max(1, NOISE_NUMBERS // like.numel())
-            exponential = torch.empty(count, *like.shape).exponential_(generator=self.random)
-            self.noise = iter(exponential.clamp_(min=1e-30).log_().neg_().to(like.device).unbind(0))
-            noise = next(self.noise)
+    def _next_noise(self, shape: torch.Size, steps: int) -> Tensor:
+        """(T, B, V) of the Gumbel distribution, 1 to `steps` steps of it. shape: (B, V)."""
+        if not len(self.noise) or self.noise.shape[1:] != shape:
+            count = max(1, NOISE_NUMBERS // (shape[0] * shape[1]))
+            exponential = torch.empty(count, *shape).exponential_(generator=self.random)
+            self.noise = exponential.clamp_(min=1e-30).log_().neg_()
+        noise, self.noise = self.noise[:steps], self.noise[steps:]
         return noise
 
 

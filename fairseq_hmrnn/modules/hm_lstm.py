@@ -170,7 +170,7 @@ class HMLSTM(nn.Module):
         """
         if state is None:
             state = self.zero_state(x.size(1))
-        options = self._options(slope, sampled=self.training or noise is not None)
+        options = self.options(slope, sampled=self.training or noise is not None)
         if options.boundary == "bernoulli" and noise is None:
             noise = torch.rand(*x.shape[:2], self.num_layers, dtype=state.z.dtype, device=x.device)
         if recurrent_masks is None:
@@ -179,7 +179,8 @@ class HMLSTM(nn.Module):
             x, self.layers(), state, options, valid, noise, recurrent_masks, self.backend, self.recompute_chunks
         )
 
-    def _options(self, slope: float, sampled: bool) -> RecurrenceOptions:
+    def options(self, slope: float, sampled: bool = False) -> RecurrenceOptions:
+        """What `ops.hm_lstm` is called with. sampled: whether boundary="bernoulli" draws, rather than takes the step."""
         boundary = "step" if self.boundary == "bernoulli" and not sampled else self.boundary
         return RecurrenceOptions(
             slope, boundary, self.nested_boundaries, self.top_boundary, float(self.detector_grad_scale)
@@ -205,7 +206,7 @@ class HMLSTM(nn.Module):
         if packed is None:
             output = self(x, state, valid, slope, recurrent_masks=recurrent_masks)
         else:
-            output = packed(x, state, self._options(slope, sampled=False), valid, projected=projected)
+            output = packed(x, state, self.options(slope), valid, projected=projected)
         hidden = tuple([h.squeeze(0) for h in output.hidden])
         return HMLSTMOutput(hidden, output.boundaries.squeeze(0), output.boundary_probs.squeeze(0), output.state)
 

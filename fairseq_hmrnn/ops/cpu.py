@@ -65,6 +65,11 @@ class PackedLayers:
         self._compiled = (path or DEFAULT_PATH) == "compiled"
         self._packed = compiled.pack(self._weights) if self._compiled else cpu_python.pack(self.layers, reorder=True)
 
+    @property
+    def compiled_weights(self) -> Optional[tuple]:
+        """The weights as they are and packed, for the compiled kernel's other entries; None on the Python path."""
+        return (self._weights, self._packed) if self._compiled else None
+
     def project(self, x: Tensor) -> Tensor:
         """Layer 1's bottom-up product of x (..., input_size): (..., 4H+1). Of an embedding matrix: a table of rows."""
         return torch.nn.functional.linear(x.detach(), self.layers[0].weight_bottom_up)

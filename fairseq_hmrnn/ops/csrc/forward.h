@@ -7,6 +7,7 @@
 #pragma once
 
 #include <cmath>
+#include <limits>
 
 #include "problem.h"
 #include "team.h"
@@ -21,14 +22,21 @@ struct ForwardCall {
   Saved* saved = nullptr;            // training if not null
   const T* projected = nullptr;      // (T, B, 4H+1): layer 1's bottom-up product, normalised if layer_norm; or null
   const T* projected_rstd = nullptr; // (T, B) with layer_norm
+  const int64_t* tokens = nullptr;   // (T, B): the row of x and of `projected` that a step reads; null: its own
   std::vector<T*> hidden;            // (T, B, H) per layer
   T *boundaries = nullptr, *boundary_probs = nullptr;  // (T, B, L), filled with 0
   std::vector<T*> h, c;              // (B, H) per layer: final state; without `saved` c holds the start state
   T* z = nullptr;                    // (B, L)
+  T* copy_u = nullptr;               // (B, L), in and out: u of the run of COPY steps that lasts, else NaN; or null
   std::vector<T*> to_pack;           // per layer and product: room for the panels of a weight without, or null
   std::vector<T*> masked;            // per layer (2, B, H), room for mask * h; or null
   T* statistics = nullptr;           // with layer_norm: (PRODUCTS, B, most panels, 2)
   int64_t most_panels = 0;
+
+  // What layer 1 reads at a step.
+  int64_t input_row(int64_t t, int64_t b) const { return tokens ? tokens[t * problem.B + b] : t * problem.B + b; }
+  const T* x(int64_t t, int64_t b) const { return problem.x + input_row(t, b) * problem.layers[0].columns[BOTTOM_UP]; }
+  const T* projected_row(int64_t t, int64_t b) const { return projected + input_row(t, b) * problem.layers[0].rows(); }
 };
 
 template <class T>
@@ -55,6 +63,7 @@ class ForwardWorker {
     zp_.resize(B_);
     zb_.resize(B_);
     new_slot_.resize(B_);
+    backwards_.assign(L_, 0);
     slots_.assign(L_, 0);
     copies_.assign(L_, 0);
     for (int product = 0; product < PRODUCTS; ++product) {
@@ -68,8 +77,16 @@ class ForwardWorker {
   }
 
   void run() {
-    pack();
     start();
+    advance(0, p_.T_);
+    finish();
+  }
+
+  // Take all samples through steps [first, last), after `start` and the steps before.
+  void advance(int64_t first, int64_t last) {
+    t_.assign(B_, first);
+    last_ = last;
+    changed_.assign(L_ * B_, 0);
     for (int b = 0; b < B_; ++b) walk(b);
     for (int64_t l = most_wanted(); l >= 0; l = most_wanted()) {
       gather(l);
@@ -77,7 +94,54 @@ class ForwardWorker {
       cell(l);
       for (const int b : gathered_) walk(b);
     }
-    finish();
+  }
+
+  // h of a layer now, and whether `advance` changed it.
+  const T* h(int64_t l, int64_t b) const { return h_[l * B_ + b]; }
+  bool changed(int64_t l, int64_t b) const { return changed_[l * B_ + b]; }
+
+  // Read the start state.
+  void start() {
+    pack();
+    for (int64_t l = 0; l < L_; ++l)
+      for (int64_t b = 0; b < B_; ++b) {
+        const int64_t H = p_.layers[l].size;
+        z_[l * B_ + b] = p_.z0[b * L_ + l];
+        if (call_.copy_u) {
+          u_[l * B_ + b] = call_.copy_u[b * L_ + l];
+          run_[l * B_ + b] = std::isnan(u_[l * B_ + b]) ? -1 : 0;
+        }
+        h_[l * B_ + b] = h_read_[l * B_ + b] = p_.h0[l] + b * H;
+        if (T* masked = call_.masked[l]) {
+          h_read_[l * B_ + b] = masked + b * H;
+          for (int64_t j = own_first(p_.layers[l]); j < own_last(p_.layers[l]); ++j)
+            masked[b * H + j] = p_.mask[l][b * H + j] * p_.h0[l][b * H + j];
+        }
+      }
+    if (training_ && thread_ == 0) std::copy(z_.begin(), z_.end(), call_.saved->z.template as<T>());
+    barrier_.wait();
+  }
+
+  // Write the final state.
+  void finish() {
+    for (int64_t l = 0; l < L_; ++l) {
+      const auto& layer = p_.layers[l];
+      const Share own = share(layer);
+      for (int64_t b = 0; b < B_; ++b)
+        for (int64_t panel = own.first; panel < own.last; ++panel) {
+          const int64_t at = b * layer.size + panel * W;
+          const int lanes = width(layer, panel);
+          store(call_.h[l] + at, load(h_[l * B_ + b] + panel * W, lanes), lanes);
+          if (training_) store(call_.c[l] + at, previous_c(l, b, panel, lanes), lanes);
+        }
+    }
+    if (thread_ == 0)
+      for (int64_t l = 0; l < L_; ++l)
+        for (int64_t b = 0; b < B_; ++b) {
+          const int64_t i = l * B_ + b;
+          call_.z[b * L_ + l] = z_[i];
+          if (call_.copy_u) call_.copy_u[b * L_ + l] = run_[i] < 0 ? std::numeric_limits<T>::quiet_NaN() : u_[i];
+        }
   }
 
  private:
@@ -100,23 +164,7 @@ class ForwardWorker {
     }
   }
 
-  void start() {
-    for (int64_t l = 0; l < L_; ++l)
-      for (int64_t b = 0; b < B_; ++b) {
-        const int64_t H = p_.layers[l].size;
-        z_[l * B_ + b] = p_.z0[b * L_ + l];
-        h_[l * B_ + b] = h_read_[l * B_ + b] = p_.h0[l] + b * H;
-        if (T* masked = call_.masked[l]) {
-          h_read_[l * B_ + b] = masked + b * H;
-          for (int64_t j = own_first(p_.layers[l]); j < own_last(p_.layers[l]); ++j)
-            masked[b * H + j] = p_.mask[l][b * H + j] * p_.h0[l][b * H + j];
-        }
-      }
-    if (training_ && thread_ == 0) std::copy(z_.begin(), z_.end(), call_.saved->z.template as<T>());
-    barrier_.wait();
-  }
-
-  bool finished(int b) const { return t_[b] == p_.T_; }
+  bool finished(int b) const { return t_[b] == last_; }
 
   // The layer where most samples wait, the lowest of several; -1 when all are done.
   int64_t most_wanted() {
@@ -162,6 +210,7 @@ class ForwardWorker {
   void cell(int64_t l) {
     classify(l);
     const bool any = !rows_[RECURRENT].empty();
+    if (any) backwards_[l] = !backwards_[l] && rows_[RECURRENT].size() <= TILE_ROWS;  // more do not wait for memory
     if (p_.layer_norm && any) {
       multiply_and_measure(l);
       barrier_.wait();
@@ -170,7 +219,8 @@ class ForwardWorker {
     detect(l);
     const auto& layer = p_.layers[l];
     const Share own = share(layer);
-    for (int64_t panel = own.first; any && panel < own.last; ++panel) {
+    for (int64_t n = 0; any && n < own.size(); ++n) {
+      const int64_t panel = own.at(n, backwards_[l]);
       if (l == 0 && call_.projected) fetch_projected(panel);
       if (!p_.layer_norm) multiply_all(l, panel);
       for (const int b : members_) update(l, b, panel, panel - own.first);
@@ -186,6 +236,7 @@ class ForwardWorker {
         continue;
       }
       h_[i] = h_read_[i] = row;
+      changed_[i] = 1;
       slot_[i] = new_slot_[b];
       if (T* masked = call_.masked[l]) {
         parity_[i] ^= 1;
@@ -200,7 +251,7 @@ class ForwardWorker {
     const auto& layer = p_.layers[0];
     for (const int b : members_)
       for (int q = 0; q < 4; ++q) {
-        const T* at = call_.projected + (t_[b] * B_ + b) * layer.rows() + q * layer.size + panel * W;
+        const T* at = call_.projected_row(t_[b], b) + q * layer.size + panel * W;
         __builtin_prefetch(at, 0, 2);
         __builtin_prefetch(at + W - 1, 0, 2);
       }
@@ -225,7 +276,7 @@ class ForwardWorker {
       rows_[RECURRENT].add(h_read_[i], 1, b);
       if (layer.weight[TOP_DOWN] && (zp != 0 || dense)) rows_[TOP_DOWN].add(h_[i + B_], p_.layer_norm ? 1 : zp, b);
       if (l > 0 && (zb != 0 || closed_too)) rows_[BOTTOM_UP].add(h_[i - B_], p_.layer_norm ? 1 : zb, b);
-      if (l == 0 && !call_.projected) rows_[BOTTOM_UP].add(p_.x + (t_[b] * B_ + b) * layer.columns[BOTTOM_UP], 1, b);
+      if (l == 0 && !call_.projected) rows_[BOTTOM_UP].add(call_.x(t_[b], b), 1, b);
     }
     if (training_ && thread_ == 0) remember(l);
   }
@@ -269,9 +320,10 @@ class ForwardWorker {
   void multiply_and_measure(int64_t l) {
     const auto& layer = p_.layers[l];
     const Share own = share(layer);
-    for (int64_t panel = own.first; panel < own.last; ++panel)
+    for (int64_t i = 0; i < own.size(); ++i)
       for (int product = 0; product < PRODUCTS; ++product) {
         if (rows_[product].empty()) continue;
+        const int64_t panel = own.at(i, backwards_[l]);
         T* out = scratch(panel - own.first, product);
         multiply(l, product, panel, false, out);
         const int lanes = width(layer, panel);
@@ -316,8 +368,8 @@ class ForwardWorker {
       }
     if (l == 0 && call_.projected)
       for (const int b : members_) {
-        rstd_[BOTTOM_UP][b] = call_.projected_rstd[t_[b] * B_ + b];
-        nu_[BOTTOM_UP][b] = call_.projected[(t_[b] * B_ + b) * layer.rows() + 4 * layer.size];
+        rstd_[BOTTOM_UP][b] = call_.projected_rstd[call_.input_row(t_[b], b)];
+        nu_[BOTTOM_UP][b] = call_.projected_row(t_[b], b)[4 * layer.size];
       }
     if (training_ && thread_ == 0) remember_statistics(l);
   }
@@ -353,8 +405,8 @@ class ForwardWorker {
     if (product == RECURRENT) return detector_product(l, product, h_read_[i]);
     if (product == TOP_DOWN) return detector_product(l, product, h_[i + B_]);
     if (l > 0) return detector_product(l, product, h_[i - B_]);
-    if (call_.projected) return call_.projected[(t_[b] * B_ + b) * layer.rows() + 4 * layer.size];
-    return detector_product(l, product, p_.x + (t_[b] * B_ + b) * layer.columns[BOTTOM_UP]);
+    if (call_.projected) return call_.projected_row(t_[b], b)[4 * layer.size];
+    return detector_product(l, product, call_.x(t_[b], b));
   }
 
   T detector(int64_t l, int64_t b) {
@@ -408,7 +460,7 @@ class ForwardWorker {
     const auto& layer = p_.layers[l];
     const int64_t H = layer.size, unit = panel * W;
     const int lanes = width(layer, panel);
-    const T* projected = l == 0 && call_.projected ? call_.projected + (t_[b] * B_ + b) * layer.rows() + unit : nullptr;
+    const T* projected = l == 0 && call_.projected ? call_.projected_row(t_[b], b) + unit : nullptr;
     for (int q = 0; q < 4; ++q) s[q] = load(layer.bias + q * H + unit, lanes);
     if (!p_.layer_norm) {
       const T* row = scratch_.template as<T>() + b * P;
@@ -476,23 +528,6 @@ class ForwardWorker {
     return load(saved_gates(l, slot, panel) + 4 * W);
   }
 
-  void finish() {
-    for (int64_t l = 0; l < L_; ++l) {
-      const auto& layer = p_.layers[l];
-      const Share own = share(layer);
-      for (int64_t b = 0; b < B_; ++b)
-        for (int64_t panel = own.first; panel < own.last; ++panel) {
-          const int64_t at = b * layer.size + panel * W;
-          const int lanes = width(layer, panel);
-          store(call_.h[l] + at, load(h_[l * B_ + b] + panel * W, lanes), lanes);
-          if (training_) store(call_.c[l] + at, previous_c(l, b, panel, lanes), lanes);
-        }
-    }
-    if (thread_ == 0)
-      for (int64_t l = 0; l < L_; ++l)
-        for (int64_t b = 0; b < B_; ++b) call_.z[b * L_ + l] = z_[l * B_ + b];
-  }
-
   const ForwardCall<T>& call_;
   const Problem<T>& p_;
   const int64_t B_, L_;
@@ -504,8 +539,10 @@ class ForwardWorker {
   std::vector<T> z_, u_;                  // (L, B): boundaries now; detector of the run of COPY steps
   std::vector<const T*> h_, h_read_;      // (L, B): rows of h now, and what the recurrent product reads (masked)
   std::vector<int> run_, slot_, parity_;  // (L, B): copy slot of the run; last active slot; half of `masked` in use
+  std::vector<char> changed_, backwards_; // (L, B): since `advance` was called; (L): the last pass over the panels
   std::vector<int> slots_, copies_;       // (L): used so far
   std::vector<int64_t> t_, layer_;        // (B): the cell that each sample has come to
+  int64_t last_ = 0;                      // the step before which `advance` stops
   std::vector<int> members_, gathered_, waiting_;
   std::vector<Kind> kind_;                // (B): in that cell, as all below
   std::vector<T> zp_, zb_, mean_[PRODUCTS], rstd_[PRODUCTS], nu_[PRODUCTS];

@@ -1,116 +1,18 @@
 // Python's entry to the compiled recurrence: tensors in, tensors out. Arguments are checked in ops/dispatch.py and made
 // contiguous in ops/cpu.py.
-#include <torch/extension.h>
-
 #include <memory>
-#include <optional>
 
 #include "backward.h"
-#include "forward.h"
+#include "generate.h"
+#include "inputs.h"
 
 namespace hmrnn {
 namespace {
-
-using at::Tensor;
-using Tensors = std::vector<Tensor>;
-using MaybeTensor = std::optional<Tensor>;
-using Weights = std::vector<std::vector<MaybeTensor>>;  // per layer in the order of ops.parameters.LayerParameters
-
-struct State {
-  Tensors h, c;
-  Tensor z;
-};
-
-// Weights in the layout of the forward product, for many calls with the same weights.
-struct PackedWeights {
-  Tensors panels;  // per layer and product; undefined where there is no weight
-};
-
-struct Inputs {
-  Tensor x;
-  Weights weights;
-  State state;
-  MaybeTensor valid, noise;
-  std::optional<Tensors> masks;
-  Options options;
-};
-
-template <class T>
-const T* data(const MaybeTensor& tensor) {
-  return tensor ? tensor->data_ptr<T>() : nullptr;
-}
-
-template <class T>
-Problem<T> make_problem(const Inputs& in) {
-  Problem<T> problem;
-  problem.T_ = in.x.size(0);
-  problem.B = in.x.size(1);
-  problem.L = int64_t(in.weights.size());
-  problem.options = in.options;
-  problem.x = in.x.data_ptr<T>();
-  problem.valid = in.valid ? in.valid->data_ptr<bool>() : nullptr;
-  problem.noise = data<T>(in.noise);
-  problem.z0 = in.state.z.data_ptr<T>();
-  for (int64_t l = 0; l < problem.L; ++l) {
-    const auto& tensors = in.weights[l];
-    // LayerParameters: recurrent, bottom_up, top_down, bias, then the gains in the same order.
-    const int order[PRODUCTS] = {0, 2, 1};
-    LayerWeights<T> layer;
-    layer.size = tensors[0]->size(1);
-    layer.bias = data<T>(tensors[3]);
-    for (int product = 0; product < PRODUCTS; ++product) {
-      const auto& weight = tensors[order[product]];
-      layer.weight[product] = data<T>(weight);
-      layer.columns[product] = weight ? weight->size(1) : 0;
-      layer.gain[product] = data<T>(tensors[4 + order[product]]);
-    }
-    problem.layer_norm = layer.gain[RECURRENT];
-    problem.layers.push_back(layer);
-    problem.h0.push_back(in.state.h[l].template data_ptr<T>());
-    problem.c0.push_back(in.state.c[l].template data_ptr<T>());
-    problem.mask.push_back(in.masks ? (*in.masks)[l].template data_ptr<T>() : nullptr);
-  }
-  return problem;
-}
-
-template <class T>
-int64_t most_panels(const Problem<T>& problem) {
-  int64_t most = 1;
-  for (const auto& layer : problem.layers) most = std::max(most, layer.panels());
-  return most;
-}
 
 // Packing costs about as much as one step of some rows.
 template <class T>
 bool worth_packing(const Problem<T>& problem) {
   return problem.B >= 4 && problem.T_ * problem.B >= 64;
-}
-
-template <class T>
-Tensor wrap(const Buffer& buffer, at::IntArrayRef sizes, const Tensor& like) {
-  return at::from_blob(buffer.as<T>(), sizes, like.options());
-}
-
-// Normalises rows (n, R) in place, with one deviation each.
-template <class T>
-void normalise(T* rows, T* rstd, int64_t n, int64_t R) {
-  at::parallel_for(0, n, 16, [&](int64_t first, int64_t last) {
-    for (int64_t i = first; i < last; ++i) {
-      T* row = rows + i * R;
-      Vec<T> total{}, squares{};
-      for (int64_t r = 0; r < R; r += LANES<T>) total += load(row + r, int(std::min<int64_t>(LANES<T>, R - r)));
-      const T mean = sum<T>(total) / R;
-      T tail = 0;
-      int64_t r = 0;
-      for (; r + LANES<T> <= R; r += LANES<T>) {
-        const Vec<T> d = load(row + r) - mean;
-        squares += d * d;
-      }
-      for (; r < R; ++r) tail += (row[r] - mean) * (row[r] - mean);
-      rstd[i] = T(1 / std::sqrt(double(sum<T>(squares) + tail) / R + LAYER_NORM_EPS));
-      for (r = 0; r < R; ++r) row[r] = (row[r] - mean) * rstd[i];
-    }
-  });
 }
 
 template <class T>
@@ -190,7 +92,7 @@ Result forward_typed(const Inputs& in, bool training, const MaybeTensor& given, 
     for (int product = 0; product < PRODUCTS; ++product) {
       auto& layer = p.layers[l];
       const bool used = layer.weight[product] && !(l == 0 && product == BOTTOM_UP && call.projected);
-      if (packed && used) layer.packed[product] = packed->panels[l * PRODUCTS + product].template data_ptr<T>();
+      if (packed && used) layer.packed[product] = packed->template panels<T>(l, product);
       call.to_pack.push_back(used && pack ? room(layer.panels() * layer.columns[product] * PANEL<T>) : nullptr);
     }
   call.most_panels = most_panels(p);
@@ -336,7 +238,6 @@ Gradients backward_typed(const Inputs& in, const Saved& saved, const Tensors& hi
   call.pack_last_only = !pack;
   Tensors dh, dc;
   std::vector<std::vector<MaybeTensor>> grads;
-  const int order[PRODUCTS] = {0, 2, 1};
   int64_t columns = 1;
   for (int64_t l = 0; l < p.L; ++l) {
     const auto& layer = p.layers[l];
@@ -351,7 +252,7 @@ Gradients backward_typed(const Inputs& in, const Saved& saved, const Tensors& hi
     grads[l][3] = at::zeros_like(*in.weights[l][3]);
     call.biases.push_back(grads[l][3]->template data_ptr<T>());
     for (int product = 0; product < PRODUCTS; ++product) {
-      const auto& weight = in.weights[l][order[product]];
+      const auto& weight = in.weights[l][TENSOR_OF_PRODUCT[product]];
       const int64_t K = layer.columns[product];
       columns = std::max(columns, ceil_div(K, PANEL<T>));
       const bool own_products = weight && (product == RECURRENT || p.layer_norm);
@@ -359,12 +260,12 @@ Gradients backward_typed(const Inputs& in, const Saved& saved, const Tensors& hi
       call.rows.push_back(nullptr);
       call.gains.push_back(nullptr);
       if (weight) {
-        auto& grad = grads[l][order[product]] = at::empty_like(*weight);
+        auto& grad = grads[l][TENSOR_OF_PRODUCT[product]] = at::empty_like(*weight);
         call.rows.back() = grad->template data_ptr<T>() + 4 * H * K;
         std::fill_n(call.rows.back(), K, T(0));
       }
       if (p.layer_norm && weight) {
-        auto& grad = grads[l][4 + order[product]] = at::zeros_like(*in.weights[l][4 + order[product]]);
+        auto& grad = grads[l][4 + TENSOR_OF_PRODUCT[product]] = at::zeros_like(*in.weights[l][4 + TENSOR_OF_PRODUCT[product]]);
         call.gains.back() = grad->template data_ptr<T>();
       }
       const bool in_loop = weight && !(l == 0 && product == BOTTOM_UP);
@@ -397,31 +298,11 @@ Gradients backward_typed(const Inputs& in, const Saved& saved, const Tensors& hi
   if (want_weights)
     for (int64_t l = 0; l < p.L; ++l)
       for (int product = 0; product < PRODUCTS; ++product)
-        if (auto& grad = grads[l][order[product]])
+        if (auto& grad = grads[l][TENSOR_OF_PRODUCT[product]])
           weight_gradient(call, l, product, in.x, grad->narrow(0, 0, 4 * p.layers[l].size));
   MaybeTensor dx;
   if (want_x) dx = input_gradient(call, in.x, *in.weights[0][1], x_detector);
   return {dx, grads, dh, dc, dz};
-}
-
-template <class T>
-PackedWeights pack_typed(const Weights& weights) {
-  PackedWeights packed;
-  for (const auto& tensors : weights)
-    for (const int which : {0, 2, 1}) {  // RECURRENT, TOP_DOWN, BOTTOM_UP
-      Tensor panels;
-      if (const auto& weight = tensors[which]) {
-        const int64_t H = tensors[0]->size(1), K = weight->size(1), count = ceil_div(H, LANES<T>);
-        panels = at::empty({count, K, PANEL<T>}, weight->options());
-        T* to = panels.data_ptr<T>();
-        at::parallel_for(0, count, 1, [&](int64_t first, int64_t last) {
-          for (int64_t panel = first; panel < last; ++panel)
-            pack_gates(weight->data_ptr<T>(), H, K, panel, to);
-        });
-      }
-      packed.panels.push_back(panels);
-    }
-  return packed;
 }
 
 template <class F>
@@ -463,6 +344,29 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
     return dispatch(*weights[0][0],
                     [&](auto type) { return std::make_shared<PackedWeights>(pack_typed<decltype(type)>(weights)); });
   });
+  py::class_<Generation, std::shared_ptr<Generation>>(m, "Generation", "See fairseq_hmrnn.ops.cpu_generation.")
+      .def(py::init([](Weights weights, std::shared_ptr<PackedWeights> packed, Tensor inputs, bool projected,
+                       Tensors layers, Tensor weight, Tensor bias, double slope, int mode, bool nested, bool top,
+                       int64_t pad) {
+        return dispatch(inputs, [&](auto type) {
+          return begin_generation<decltype(type)>(weights, packed, inputs, projected,
+                                                  {layers, weight, bias}, {slope, 0, mode, nested, top}, pad);
+        });
+      }))
+      .def("run", [](const Generation& generation, Tensors h, Tensors c, Tensor z, Tensor terms, Tensor copy_u,
+                     Tensor tokens, int64_t given) {
+        return dispatch(generation.inputs, [&](auto type) {
+          return generate<decltype(type)>(generation, {{h, c, z}, terms, copy_u}, tokens, given, false, {}, {});
+        });
+      })
+      .def("sample", [](const Generation& generation, Tensors h, Tensors c, Tensor z, Tensor terms, Tensor copy_u,
+                        Tensor tokens, int64_t given, double temperature, int64_t top_k, double top_p, Tensor never,
+                        const MaybeTensor& noise) {
+        const Choice choice{temperature, top_k, top_p, nullptr, never.data_ptr<bool>()};
+        return dispatch(generation.inputs, [&](auto type) {
+          return generate<decltype(type)>(generation, {{h, c, z}, terms, copy_u}, tokens, given, true, choice, noise);
+        });
+      });
   m.def("clear_buffers", [] { Pool::instance().clear(); }, "Frees the buffers kept for the next call.");
   m.def("buffer_bytes", [] { return std::make_pair(Pool::instance().bytes_in_use(), Pool::instance().bytes_kept()); });
 }

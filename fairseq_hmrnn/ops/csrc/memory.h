@@ -73,7 +73,7 @@ class Pool {
     void* data = nullptr;
     if (posix_memalign(&data, size >= huge_page ? huge_page : 64, size) != 0) throw std::bad_alloc();
 #ifdef __linux__
-    if (size >= 4 * huge_page) madvise(data, size, MADV_HUGEPAGE);
+    if (size >= huge_page) madvise(data, size, MADV_HUGEPAGE);
 #endif
     return data;
   }

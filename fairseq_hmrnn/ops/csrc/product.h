@@ -159,21 +159,31 @@ inline void multiply_gates(const Rows<T>& rows, int64_t K, const T* weight, int6
   }
 }
 
+// `count` rows of K numbers side by side, for every k PANEL numbers further on; what is missing to `width` rows is 0.
+template <class T>
+inline void pack_side_by_side(const T* rows, int64_t count, int64_t width, int64_t K, T* packed) {
+  for (int64_t k = 0; k < K; ++k, packed += PANEL<T>) {
+    for (int64_t r = 0; r < count; ++r) packed[r] = rows[r * K + k];
+    for (int64_t r = count; r < width; ++r) packed[r] = 0;
+  }
+}
+
 // Panels of the forward product: panel p holds, for every k, the four gates of LANES units. (P, K, 4, LANES)
 template <class T>
 inline void pack_gates(const T* weight, int64_t H, int64_t K, int64_t panel, T* packed) {
   constexpr int W = LANES<T>;
   const int64_t unit = panel * W;
-  const int width = int(H - unit < W ? H - unit : W);
-  T* out = packed + panel * K * PANEL<T>;
-  for (int q = 0; q < 4; ++q) {
-    const T* rows = weight + (q * H + unit) * K;
-    for (int64_t k = 0; k < K; ++k) {
-      T* to = out + k * PANEL<T> + q * W;
-      for (int j = 0; j < width; ++j) to[j] = rows[j * K + k];
-      for (int j = width; j < W; ++j) to[j] = 0;
-    }
-  }
+  for (int q = 0; q < 4; ++q)
+    pack_side_by_side(weight + (q * H + unit) * K, std::min<int64_t>(W, H - unit), W, K,
+                      packed + panel * K * PANEL<T> + q * W);
+}
+
+// Panels of a matrix (rows, K): panel p holds, for every k, PANEL rows. (P, K, PANEL)
+template <class T>
+inline void pack_rows(const T* matrix, int64_t rows, int64_t K, int64_t panel, T* packed) {
+  const int64_t first = panel * PANEL<T>;
+  pack_side_by_side(matrix + first * K, std::min<int64_t>(PANEL<T>, rows - first), PANEL<T>, K,
+                    packed + panel * K * PANEL<T>);
 }
 
 // Panels of the backward product: PANEL columns of the weight's 4H gate rows. (P, 4H, PANEL)

@@ -87,6 +87,9 @@ struct Share {
   Share(int64_t count, int thread, int threads)
       : first(count * thread / threads), last(count * (thread + 1) / threads) {}
   int64_t size() const { return last - first; }
+  // The i-th part from either end. A large weight that is read from its end to its start every other time finds the
+  // end still in the cache.
+  int64_t at(int64_t i, bool backwards) const { return backwards ? last - 1 - i : first + i; }
 };
 
 }  // namespace hmrnn

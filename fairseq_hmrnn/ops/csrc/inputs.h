@@ -1,0 +1,141 @@
+// From tensors to what a call works on, and weights packed for many calls.
+#pragma once
+
+#include <torch/extension.h>
+
+#include <optional>
+
+#include "forward.h"
+
+namespace hmrnn {
+
+using at::Tensor;
+using Tensors = std::vector<Tensor>;
+using MaybeTensor = std::optional<Tensor>;
+using Weights = std::vector<std::vector<MaybeTensor>>;  // per layer in the order of ops.parameters.LayerParameters
+
+// LayerParameters: recurrent, bottom_up, top_down, bias, then the gains in the same order.
+constexpr int TENSOR_OF_PRODUCT[PRODUCTS] = {0, 2, 1};
+
+struct State {
+  Tensors h, c;
+  Tensor z;
+};
+
+// Weights in the layout of the forward product, for many calls with the same weights; all in one buffer, which large
+// pages can hold.
+struct PackedWeights {
+  Buffer memory;
+  std::vector<int64_t> offsets;  // per layer and product, in elements; -1 where there is no weight
+
+  template <class T>
+  const T* panels(int64_t l, int product) const {
+    const int64_t offset = offsets[l * PRODUCTS + product];
+    return offset < 0 ? nullptr : memory.as<T>() + offset;
+  }
+};
+
+struct Inputs {
+  Tensor x;
+  Weights weights;
+  State state;
+  MaybeTensor valid, noise;
+  std::optional<Tensors> masks;
+  Options options;
+};
+
+template <class T>
+const T* data(const MaybeTensor& tensor) {
+  return tensor ? tensor->data_ptr<T>() : nullptr;
+}
+
+template <class T>
+Problem<T> make_problem(const Inputs& in) {
+  Problem<T> problem;
+  problem.T_ = in.x.size(0);
+  problem.B = in.x.size(1);
+  problem.L = int64_t(in.weights.size());
+  problem.options = in.options;
+  problem.x = in.x.data_ptr<T>();
+  problem.valid = in.valid ? in.valid->data_ptr<bool>() : nullptr;
+  problem.noise = data<T>(in.noise);
+  problem.z0 = in.state.z.data_ptr<T>();
+  for (int64_t l = 0; l < problem.L; ++l) {
+    const auto& tensors = in.weights[l];
+    LayerWeights<T> layer;
+    layer.size = tensors[0]->size(1);
+    layer.bias = data<T>(tensors[3]);
+    for (int product = 0; product < PRODUCTS; ++product) {
+      const auto& weight = tensors[TENSOR_OF_PRODUCT[product]];
+      layer.weight[product] = data<T>(weight);
+      layer.columns[product] = weight ? weight->size(1) : 0;
+      layer.gain[product] = data<T>(tensors[4 + TENSOR_OF_PRODUCT[product]]);
+    }
+    problem.layer_norm = layer.gain[RECURRENT];
+    problem.layers.push_back(layer);
+    problem.h0.push_back(in.state.h[l].template data_ptr<T>());
+    problem.c0.push_back(in.state.c[l].template data_ptr<T>());
+    problem.mask.push_back(in.masks ? (*in.masks)[l].template data_ptr<T>() : nullptr);
+  }
+  return problem;
+}
+
+template <class T>
+int64_t most_panels(const Problem<T>& problem) {
+  int64_t most = 1;
+  for (const auto& layer : problem.layers) most = std::max(most, layer.panels());
+  return most;
+}
+
+template <class T>
+Tensor wrap(const Buffer& buffer, at::IntArrayRef sizes, const Tensor& like) {
+  return at::from_blob(buffer.as<T>(), sizes, like.options());
+}
+
+// Normalises rows (n, R) in place, with one deviation each.
+template <class T>
+void normalise(T* rows, T* rstd, int64_t n, int64_t R) {
+  at::parallel_for(0, n, 16, [&](int64_t first, int64_t last) {
+    for (int64_t i = first; i < last; ++i) {
+      T* row = rows + i * R;
+      Vec<T> total{}, squares{};
+      for (int64_t r = 0; r < R; r += LANES<T>) total += load(row + r, int(std::min<int64_t>(LANES<T>, R - r)));
+      const T mean = sum<T>(total) / R;
+      T tail = 0;
+      int64_t r = 0;
+      for (; r + LANES<T> <= R; r += LANES<T>) {
+        const Vec<T> d = load(row + r) - mean;
+        squares += d * d;
+      }
+      for (; r < R; ++r) tail += (row[r] - mean) * (row[r] - mean);
+      rstd[i] = T(1 / std::sqrt(double(sum<T>(squares) + tail) / R + LAYER_NORM_EPS));
+      for (r = 0; r < R; ++r) row[r] = (row[r] - mean) * rstd[i];
+    }
+  });
+}
+
+template <class T>
+PackedWeights pack_typed(const Weights& weights) {
+  PackedWeights packed;
+  int64_t size = 0;
+  for (const auto& tensors : weights)
+    for (const int which : TENSOR_OF_PRODUCT) {
+      const auto& weight = tensors[which];
+      packed.offsets.push_back(weight ? size : -1);
+      if (weight) size += ceil_div(tensors[0]->size(1), LANES<T>) * weight->size(1) * PANEL<T>;
+    }
+  packed.memory = buffer_of<T>(size);
+  for (size_t l = 0; l < weights.size(); ++l)
+    for (int product = 0; product < PRODUCTS; ++product) {
+      const auto& weight = weights[l][TENSOR_OF_PRODUCT[product]];
+      if (!weight) continue;
+      const int64_t H = weights[l][0]->size(1), K = weight->size(1);
+      T* to = packed.memory.as<T>() + packed.offsets[l * PRODUCTS + product];
+      at::parallel_for(0, ceil_div(H, LANES<T>), 1, [&](int64_t first, int64_t last) {
+        for (int64_t panel = first; panel < last; ++panel) pack_gates(weight->data_ptr<T>(), H, K, panel, to);
+      });
+    }
+  return packed;
+}
+
+}  // namespace hmrnn

@@ -1,0 +1,109 @@
+// The output module and the softmax layer for single steps: equations (7) and (8), then logits. A layer's term in both
+// equations is a function of its h alone; it is kept, and computed again only where h has changed.
+#pragma once
+
+#include "forward.h"
+
+namespace hmrnn {
+
+template <class T>
+struct OutputWeights {
+  std::vector<const T*> terms;  // per layer: W_e[l] in panels, (ceil(E / PANEL), H_l, PANEL)
+  std::vector<const T*> gates;  // per layer: its columns in all gates, (L, H_l)
+  const T* softmax = nullptr;   // panels, (ceil(V / PANEL), E, PANEL)
+  const T* bias = nullptr;      // (V)
+  int64_t E = 0, V = 0;
+};
+
+template <class T>
+class OutputWorker {
+  static constexpr int64_t P = PANEL<T>;
+
+ public:
+  // terms (B, L, E + L), in and out: per layer its part of h_e, then of every gate. features (B, E): room for h_e.
+  OutputWorker(const OutputWeights<T>& weights, const Problem<T>& problem, T* terms, int thread, int threads,
+               Barrier& barrier)
+      : weights_(weights), p_(problem), terms_(terms), thread_(thread), threads_(threads), barrier_(barrier),
+        gates_(problem.L), scratch_(buffer_of<T>(problem.B * P)) {}
+
+  // After a step of `cells`: h_e into features (B, E), and logits (B, V). Ends with a barrier.
+  void step(const ForwardWorker<T>& cells, T* features, T* logits) {
+    for (int64_t l = 0; l < p_.L; ++l) update_terms(cells, l);
+    barrier_.wait();
+    for (int64_t b = 0; b < p_.B; ++b) combine(b, features + b * weights_.E);
+    barrier_.wait();
+    predict(features, logits);
+    backwards_ = !backwards_;
+    barrier_.wait();
+  }
+
+ private:
+  int64_t width() const { return weights_.E + p_.L; }
+
+  void update_terms(const ForwardWorker<T>& cells, int64_t l) {
+    const int64_t H = p_.layers[l].size;
+    rows_.clear();
+    for (int b = 0; b < p_.B; ++b)
+      if (cells.changed(l, b)) rows_.add(cells.h(l, b), 1, b);
+    if (rows_.empty()) return;
+    multiply(weights_.terms[l], weights_.E, H, [&](int b) { return terms_ + (b * p_.L + l) * width(); });
+    for (int i = 0; i < rows_.size(); ++i)
+      for (int64_t gate = thread_; gate < p_.L; gate += threads_)
+        terms_[(rows_.sample[i] * p_.L + l) * width() + weights_.E + gate] =
+            dot(weights_.gates[l] + gate * H, rows_.a[i], H);
+  }
+
+  // Products of rows_ with the own panels of a matrix (columns, K): into `columns` numbers at to(sample).
+  template <class F>
+  void multiply(const T* panels, int64_t columns, int64_t K, F to) {
+    const Share own(ceil_div(columns, P), thread_, threads_);
+    for (int64_t i = 0; i < own.size(); ++i) {
+      const int64_t panel = own.at(i, backwards_);
+      multiply_panel<T>(rows_, K, panels + panel * K * P, P, false, scratch_.template as<T>());
+      const int64_t count = std::min(P, columns - panel * P);
+      for (const int b : rows_.sample)
+        std::memcpy(to(b) + panel * P, scratch_.template as<T>() + b * P, count * sizeof(T));
+    }
+  }
+
+  // The own units of h_e of one sample.
+  void combine(int64_t b, T* features) {
+    constexpr int W = LANES<T>;
+    const T* terms = terms_ + b * p_.L * width();
+    for (int64_t gate = 0; gate < p_.L; ++gate) {
+      T sum = 0;
+      for (int64_t l = 0; l < p_.L; ++l) sum += terms[l * width() + weights_.E + gate];
+      gates_[gate] = sigmoid<T>(splat(sum))[0];
+    }
+    const Share own(ceil_div(weights_.E, W), thread_, threads_);
+    for (int64_t e = own.first * W; e < std::min(own.last * W, weights_.E); e += W) {
+      const int lanes = int(std::min<int64_t>(W, weights_.E - e));
+      Vec<T> sum{};
+      for (int64_t l = 0; l < p_.L; ++l) sum += gates_[l] * load(terms + l * width() + e, lanes);
+      store(features + e, sum < T(0) ? Vec<T>{} : sum, lanes);
+    }
+  }
+
+  void predict(const T* features, T* logits) {
+    const int64_t E = weights_.E, V = weights_.V;
+    rows_.clear();
+    for (int b = 0; b < p_.B; ++b) rows_.add(features + b * E, 1, b);
+    multiply(weights_.softmax, V, E, [&](int b) { return logits + b * V; });
+    const Share own(ceil_div(V, P), thread_, threads_);
+    const int64_t first = own.first * P, last = std::min(own.last * P, V);
+    for (int64_t b = 0; b < p_.B; ++b)
+      if (first < last) add_scaled(logits + b * V + first, T(1), weights_.bias + first, last - first);
+  }
+
+  const OutputWeights<T>& weights_;
+  const Problem<T>& p_;
+  T* const terms_;
+  const int thread_, threads_;
+  Barrier& barrier_;
+  bool backwards_ = false;
+  std::vector<T> gates_;
+  Rows<T> rows_;
+  Buffer scratch_;
+};
+
+}  // namespace hmrnn

@@ -103,7 +103,7 @@ class _Ensemble(EnsembleModel):
     def forward_decoder(self, tokens, *args, **kwargs):
         log_probs, attention = super().forward_decoder(tokens, *args, **kwargs)
         if self.never is not None:
-            log_probs[:, self.never] = -math.inf
+            log_probs.select(1, self.never).fill_(-math.inf)
         if self.exchanged is not None:
             stop, unused, prompt_length = self.exchanged
             if tokens.size(1) > prompt_length:

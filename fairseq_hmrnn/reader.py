@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import List, NamedTuple, Optional
+from typing import List, NamedTuple, Optional, Tuple
 
 import numpy as np
 import torch
@@ -10,7 +10,8 @@ from fairseq import checkpoint_utils
 
 from .data.characters import encode
 from .models.hmlstm_decoder import HMLSTMDecoder
-from .ops import HMLSTMState
+from .models.windows import read_windows
+from .ops import HMLSTMOutput, HMLSTMState
 
 
 class Reading(NamedTuple):
@@ -65,15 +66,17 @@ class CharacterReader:
     def read(self, text: str) -> Reading:
         """The next piece of the text, not empty; memory grows with its length, not with that of the text."""
         tokens = torch.tensor([self.dictionary.index(symbol) for symbol in encode(text)])
-        return Reading.join([self._read(part) for part in tokens.split(self.max_steps)])
+        return self._read(tokens)
 
-    @torch.no_grad()
     def _read(self, tokens: torch.Tensor) -> Reading:
         """tokens: (T,)."""
-        decoder = self.decoder
-        x = decoder.embed_tokens(tokens).unsqueeze(1)
-        output = decoder.hm_lstm(x, self.state, None, decoder.slope_progress.slope)
-        log_probs = decoder.output_layer(decoder.layer_output(output.hidden)).squeeze(1).float().log_softmax(-1)
+        windows = read_windows(self.decoder, tokens, self.state, self.max_steps)
+        return Reading.join([self._reading(*found) for found in zip(tokens.split(self.max_steps), windows)])
+
+    def _reading(self, tokens: torch.Tensor, found: Tuple[torch.Tensor, HMLSTMOutput]) -> Reading:
+        """Of one window, and what was found in it."""
+        logits, output = found
+        log_probs = logits.float().log_softmax(-1)
         before = torch.cat([self.log_probs, log_probs[:-1]])
         self.state, self.log_probs = output.state, log_probs[-1:]
         detectors = slice(0, self.num_detectors)

@@ -8,6 +8,7 @@ import torch
 from models.test_hmlstm_lm import dictionary_of, make
 
 from fairseq_hmrnn.generation import PromptedGenerator
+from fairseq_hmrnn.models import incremental
 
 DICTIONARY = dictionary_of("abc")
 EOS, UNK = DICTIONARY.eos(), DICTIONARY.unk()
@@ -40,6 +41,20 @@ def test_beam_search_finds_the_best_of_all_texts():
         assert [tuple(hypo["tokens"].tolist()) for hypo in hypos] == [(*prompt, *new) for new in best]
         for hypo, new in zip(hypos, best):
             assert float(hypo["score"]) == pytest.approx(every[new], abs=1e-5)
+
+
+def test_weights_are_packed_once_for_prompts_of_all_lengths(monkeypatch):
+    model, packings = make(DICTIONARY), []
+    freeze = incremental.freeze
+    monkeypatch.setattr(incremental, "freeze", lambda decoder: packings.append(decoder) or freeze(decoder))
+    prompts = [(4, 5, 6), (EOS, 4), (6,)]
+    before = search(model, prompts, max_len_b=2)
+    assert len(packings) == 1
+    with torch.no_grad():
+        model.decoder.output_projection.bias.add_(torch.randn(len(DICTIONARY), dtype=torch.float64))
+    after = search(model, prompts, max_len_b=2)
+    assert len(packings) == 2  # not older than the weights
+    assert not torch.allclose(before[0][0]["positional_scores"], after[0][0]["positional_scores"])
 
 
 @pytest.mark.parametrize("prompt", [(4, 5), (4, EOS, 5), (EOS,)])

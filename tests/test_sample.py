@@ -111,7 +111,7 @@ def test_scores_are_those_of_one_forward_pass(model, monkeypatch):
     symbols = model.encode(text)
     logits = model.models[0](torch.cat([torch.tensor([model.begin]), symbols[:-1]]).unsqueeze(0))[0][0]
     wanted = -logits.log_softmax(1).gather(1, symbols.unsqueeze(1)).squeeze(1) / torch.tensor(2.0).log()
-    monkeypatch.setattr(hub, "SCORE_WINDOW", 3)
+    monkeypatch.setattr(hub, "WINDOW", 3)
     score = model.score(text)
     assert score.bits == pytest.approx(wanted.tolist(), abs=1e-4)
     assert score.bits_per_character == pytest.approx(float(wanted.mean()), abs=1e-5)

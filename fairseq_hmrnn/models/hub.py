@@ -13,9 +13,9 @@ from fairseq.hub_utils import GeneratorHubInterface
 from torch import Tensor
 
 from .sampler import Sampler, SamplingOptions
+from .windows import WINDOW, read_windows
 
 CHECKPOINT_NAMES = ("checkpoint_best.pt", "checkpoint_last.pt", "model.pt")
-SCORE_WINDOW = 1000  # symbols per forward pass; the state is carried, so that it changes nothing but memory
 
 
 class Score(NamedTuple):
@@ -126,8 +126,8 @@ class LanguageModelHub(GeneratorHubInterface):
             raise ValueError("the text to score is empty")
         symbols = self.encode(text)
         nats = []
-        for window, extras in self._windows(symbols):
-            log_probs = torch.stack([logits.float().log_softmax(-1)[0] for logits, _ in extras])
+        for window, found in zip(symbols.to(self.device).split(WINDOW), self._windows(symbols)):
+            log_probs = torch.stack([logits.float().log_softmax(-1) for logits, _ in found])
             mean = log_probs.logsumexp(0) - math.log(len(self.models))
             nats.append(-mean.gather(1, window.unsqueeze(1)).squeeze(1))
         bits = (torch.cat(nats) / math.log(2)).tolist()
@@ -136,9 +136,8 @@ class LanguageModelHub(GeneratorHubInterface):
     def boundaries(self, text: str) -> Tensor:
         """(T, L) 0 or 1 for the layers with a detector: whether a segment ends with each symbol. First model's."""
         symbols = torch.cat([self.encode(text), torch.tensor([self.begin])])  # read once more, to see what the last did
-        found = [extras[0][1] for _, extras in self._windows(symbols)]
-        detectors = found[0]["num_detectors"]
-        return torch.cat([extra["boundaries"][0] for extra in found])[1:, :detectors].cpu()
+        found = torch.cat([output.boundaries[:, 0] for (_, output), *_ in self._windows(symbols)])
+        return found[1:, : self.models[0].decoder.hm_lstm.num_detectors].cpu()
 
     def segment(self, text: str) -> List[List[str]]:
         """For every layer that has a detector, from the bottom: the segments into which it cuts the text."""
@@ -152,14 +151,9 @@ class LanguageModelHub(GeneratorHubInterface):
             segments.append([self.decode(symbols[a:b]) for a, b in zip(borders, borders[1:])])
         return segments
 
-    @torch.no_grad()
     def _windows(self, symbols: Tensor) -> Iterator:
-        """Pieces of the symbols, each with what every model says before each of them: (logits, extra)."""
+        """Of every window of the symbols: what each model says before each of them, as `read_windows`."""
         if not all(hasattr(model.decoder, "hm_lstm") for model in self.models):
             raise ValueError("scoring and segmenting want HM-LSTM language models")
         inputs = torch.cat([torch.tensor([self.begin]), symbols[:-1]]).to(self.device)
-        states = [None] * len(self.models)
-        for window, target in zip(inputs.split(SCORE_WINDOW), symbols.to(self.device).split(SCORE_WINDOW)):
-            extras = [m.decoder(window.unsqueeze(0), state=state) for m, state in zip(self.models, states)]
-            states = [extra["state"] for _, extra in extras]
-            yield target, extras
+        return zip(*[read_windows(model.decoder, inputs, size=WINDOW) for model in self.models])

@@ -9,6 +9,8 @@ from models.test_hmlstm_lm import PAD, make, tokens
 from fairseq_hmrnn.models import incremental
 from fairseq_hmrnn.ops import HMLSTMState, cpu
 
+PATHS = ["python"] + ([] if cpu.compiled is None else ["compiled"])
+
 
 def steps(model, x, state=None):
     """Logits of every step (B, T, V), and the incremental state."""
@@ -22,7 +24,7 @@ def kind(model, state):
     return type(model.decoder._steps(state))
 
 
-@pytest.mark.parametrize("path", ["python"] + ([] if cpu.compiled is None else ["compiled"]))
+@pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("table", [True, False])
 @pytest.mark.parametrize("boundary", ["step", "soft"])
 @pytest.mark.parametrize("normalization", ["layer", "none"])
@@ -91,6 +93,24 @@ def test_every_generation_reads_the_weights_as_they_are_when_it_starts():
     for each in ensemble:  # one incremental state for two decoders
         steps(each, x, twice)
     assert len(twice) == 2
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_weights_are_shared_where_their_owner_says_that_they_stay(monkeypatch, path):
+    monkeypatch.setattr(cpu, "DEFAULT_PATH", path)
+    model, x = make(), tokens(2, 5)
+    frozen = model.decoder.frozen_weights
+    with torch.no_grad(), frozen.shared():
+        shared = frozen.of(model.decoder)
+        with frozen.shared():
+            assert frozen.of(model.decoder) is shared is not None
+        assert frozen.of(model.decoder) is shared
+        with torch.enable_grad():
+            assert frozen.of(model.decoder) is None  # a graph is wanted
+    with torch.no_grad():
+        model.decoder.output_projection.weight.mul_(2)
+        assert frozen.of(model.decoder) is not shared
+    torch.testing.assert_close(steps(model, x)[0], model(x)[0], rtol=0, atol=1e-12)
 
 
 def test_where_packed_steps_cannot_run(monkeypatch):

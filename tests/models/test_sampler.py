@@ -6,7 +6,9 @@ import pytest
 import torch
 from models.test_hmlstm_lm import DICTIONARY, PAD, make
 
+from fairseq_hmrnn.models import incremental, sampler
 from fairseq_hmrnn.models.sampler import Sampler, SamplingOptions, limited
+from fairseq_hmrnn.ops import cpu
 
 BEGIN = DICTIONARY.eos()
 
@@ -81,6 +83,28 @@ def test_seeds():
     assert first == sample([model], prompts, 30, seed=4)
     assert first != sample([model], prompts, 30, seed=5)
     assert len(set(first)) == 3
+
+
+@pytest.mark.skipif(cpu.compiled is None, reason="the compiled kernel was not built")
+@pytest.mark.parametrize(
+    "options", [{}, {"greedy": True}, {"temperature": 0.6, "top_k": 3}, {"top_p": 0.7}, {"top_k": 5, "top_p": 0.9}]
+)
+def test_the_compiled_kernel_samples_what_torch_samples(monkeypatch, options):
+    """Across several calls of the kernel, with prompts of different lengths, one of them longer than a call."""
+    monkeypatch.setattr(sampler, "COMPILED_SYMBOLS", 12)
+    monkeypatch.setattr(sampler, "NOISE_NUMBERS", 500)  # ends within a call
+    model, prompts = make(), [[BEGIN, *[5, 7] * 10], [BEGIN], [BEGIN, 4, 4]]
+
+    def steps():
+        found = Sampler([model], SamplingOptions(seed=3, **options), PAD, [PAD, 6]).run(prompts, scores=True)
+        return zip(*[next(found) for _ in range(40)])
+
+    tokens, log_probs, boundaries = steps()
+    monkeypatch.setattr(cpu, "DEFAULT_PATH", "python")
+    monkeypatch.setattr(incremental.CompiledSteps, "sample", None)
+    expected_tokens, expected_log_probs, expected_boundaries = steps()
+    assert (tokens, boundaries) == (expected_tokens, expected_boundaries)
+    torch.testing.assert_close(torch.tensor(log_probs), torch.tensor(expected_log_probs), rtol=0, atol=1e-5)
 
 
 def test_an_ensemble_averages_probabilities():

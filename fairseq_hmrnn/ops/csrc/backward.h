@@ -58,8 +58,9 @@ class BackwardWorker {
  public:
   BackwardWorker(const BackwardCall<T>& call, int thread, int threads, Barrier& barrier)
       : call_(call), p_(call.problem), B_(p_.B), L_(p_.L), kappa_(T(p_.options.detector_grad_scale)),
-        z_(call.saved->z.template as<T>()), thread_(thread), threads_(threads), barrier_(barrier), carry_(L_ * B_), from_above_(B_, 0), zp_extra_(B_, 0), zb_extra_(B_, 0), kind_(B_),
-        slot_(B_), zp_(B_), zb_(B_), du_(B_), t_(B_, p_.T_ - 1), layer_(B_, L_ - 1), cells_(B_, 0), scratch_(buffer_of<T>(B_ * P)) {
+        z_(call.saved->z.template as<T>()), thread_(thread), threads_(threads), barrier_(barrier), carry_(L_ * B_),
+        from_above_(B_, 0), zp_extra_(B_, 0), zb_extra_(B_, 0), kind_(B_), slot_(B_), zp_(B_), zb_(B_), du_(B_),
+        t_(B_, p_.T_ - 1), layer_(B_, L_ - 1), cells_(B_, 0), scratch_(buffer_of<T>(B_ * P)) {
     for (auto& d : detector_) d.resize(B_);
     int64_t most = 0;
     for (const auto& layer : p_.layers) most = std::max(most, 4 * layer.size);

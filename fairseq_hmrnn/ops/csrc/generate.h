@@ -38,7 +38,7 @@ struct Reached {
   Tensor copy_u;  // (B, L), see ForwardCall
 };
 
-// logits (T, B, V), features (T, B, E), boundaries and their probabilities (T, B, L), chosen symbols (choices, B) if any.
+// logits (T, B, V), features (T, B, E), boundaries and their probabilities (T, B, L), and any chosen symbols (., B).
 using Generated = std::tuple<Tensor, Tensor, Tensor, Tensor, MaybeTensor>;
 
 template <class T>

@@ -1,0 +1,25 @@
+"""Reading a known text with a language model, a window at a time: memory does not grow with the text."""
+
+from __future__ import annotations
+
+from typing import Iterator, Optional, Tuple
+
+import torch
+from torch import Tensor
+
+from ..ops import HMLSTMOutput, HMLSTMState
+
+WINDOW = 1000  # symbols per forward pass; the state is carried, so that it changes nothing but memory
+
+
+@torch.no_grad()
+def read_windows(
+    decoder, tokens: Tensor, state: Optional[HMLSTMState] = None, size: int = WINDOW
+) -> Iterator[Tuple[Tensor, HMLSTMOutput]]:
+    """Windows of at most `size` of the tokens (T,): each one's logits (T', V), and what the recurrence made of it, with
+    a batch of 1. decoder: an HMLSTMDecoder, in evaluation. state: before the first token, zeros if None."""
+    for window in tokens.split(size):
+        x = decoder.embed_tokens(window).unsqueeze(1)
+        output = decoder.hm_lstm(x, state, None, decoder.slope_progress.slope)
+        state = output.state
+        yield decoder.output_layer(decoder.layer_output(output.hidden)).squeeze(1), output

@@ -38,10 +38,10 @@ class Case:
         self.generation = Generation(packed, options, self.embedding, table, output, PAD)
 
     @torch.no_grad()
-    def reference(self, tokens):
+    def reference(self, tokens, state=None):
         """logits, features and the recurrence's output over tokens (T, B)."""
         valid = tokens.ne(PAD)
-        output = hm_lstm_reference(self.embedding[tokens], self.layers, self.state, self.options, valid)
+        output = hm_lstm_reference(self.embedding[tokens], self.layers, state or self.state, self.options, valid)
         features = self.output(output.hidden)
         return F.linear(features, self.weight, self.bias), features, output
 
@@ -110,13 +110,19 @@ def test_what_is_chosen_is_read_next():
 
 
 def test_rows_can_be_reordered_dropped_and_doubled():
-    case, tokens = Case(4, OPTIONS["plain"], bias=-0.5), random_tokens(20, 4)
-    order = torch.tensor([3, 1, 1, 0, 2])
-    reached = case.generation.begin(case.state)
-    case.generation.run(reached, tokens[:10])
-    reached = reached.reorder_(order)
-    found = case.generation.run(reached, tokens[10:, order])
-    torch.testing.assert_close(found.logits, case.reference(tokens)[0][10:, order], rtol=0, atol=1e-11)
+    """Before every step; compared with the reference over what each row has read."""
+    case, tokens = Case(4, OPTIONS["top"], bias=-0.5), random_tokens(20, 6)
+    random, reached, rows = torch.Generator().manual_seed(3), case.generation.begin(case.state), torch.arange(4)
+    history = torch.empty(0, 4, dtype=torch.long)
+    for t, row in enumerate(tokens):
+        order = torch.randint(rows.numel(), (3 + t % 4,), generator=random)
+        reached, rows = reached.reorder_(order), rows[order]
+        history = torch.cat([history[:, order], row[None, : order.numel()]])
+        found = case.generation.run(reached, history[-1:])
+        start = case.state.reorder(rows)
+        logits, _, output = case.reference(history, start)
+        torch.testing.assert_close(found.logits[0], logits[-1], rtol=0, atol=1e-11)
+        torch.testing.assert_close(found.boundary_probs[0], output.boundary_probs[-1], rtol=0, atol=1e-11)
 
 
 def test_the_start_is_not_touched_and_later_weights_are_not_read():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from typing import Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
@@ -12,7 +13,8 @@ from ..ops.cpu_generation import Choice
 from .incremental import CompiledSteps
 
 NOISE_NUMBERS = 2**16  # drawn at a time: one call for many steps
-COMPILED_SYMBOLS = 64  # at most, that one call of the compiled kernel chooses; the first call gives one, for a quick start
+COMPILED_SYMBOLS = 256  # at most, that one call of the compiled kernel chooses or reads
+CALL_SECONDS = 0.02  # calls grow until they take so long: text keeps flowing
 
 
 class SamplingOptions(NamedTuple):
@@ -114,21 +116,24 @@ class Sampler:
         options, symbols = self.options, len(self.decoders[0].dictionary)
         never = torch.zeros(symbols, dtype=torch.bool)
         never[self.never] = True
-        *read, tokens = prompts.t().split(COMPILED_SYMBOLS)
+        *read, tokens = prompts.t().split(max(1, COMPILED_SYMBOLS // prompts.size(0)))
         for piece in read:
             steps.read(piece)
         batch_size, count = prompts.size(0), 1
         while True:
+            start = time.perf_counter()
             noise = None if options.greedy else self._next_noise(torch.Size([batch_size, symbols]), count)
             choice = Choice(options.temperature, options.top_k, options.top_p, never, noise)
             found = steps.sample(tokens, count if noise is None else noise.size(0), choice)
             new = slice(tokens.size(0) - 1, None)
-            log_probs = [None] * count
+            log_probs = [None] * found.chosen.size(0)
             if scores:
                 log_probs = found.logits[new].float().log_softmax(2).gather(2, found.chosen.unsqueeze(2))
                 log_probs = log_probs.squeeze(2).tolist()
+            if time.perf_counter() - start < CALL_SECONDS:
+                count = min(2 * count, max(1, COMPILED_SYMBOLS // batch_size))
+            tokens = found.chosen[-1:]
             yield from map(Step, found.chosen.tolist(), log_probs, found.boundaries[new].tolist())
-            tokens, count = found.chosen[-1:], min(2 * count, max(1, COMPILED_SYMBOLS // batch_size))
 
     def _columns(self, prompts: Sequence[Sequence[int]]) -> Tensor:
         """(B, T), shorter prompts padded at their start."""

@@ -160,7 +160,7 @@ def run_sample(args, folder: Path, name: str, batch: int):
     """Characters per second of sample.py."""
     script = ROOT / "scripts" / "sample.py"
     options = [folder / name / "checkpoint_last.pt", "--prompt", "x" * PROMPT]
-    options += ["--length", args.length * 4 // batch + 100]
+    options += ["--length", int(args.sample_length / batch**0.5)]
     options += ["--samples", batch, "--batch-size", batch, "--seed", 1, "--timing"]
     stdout = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
     said = io.StringIO()
@@ -204,6 +204,8 @@ def main():
     parser.add_argument("--rates", type=float, nargs="+", default=[0.2, 0.05], help="boundary rates, bottom to top")
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 16, 64])
     parser.add_argument("--length", type=int, default=200, help="characters that fairseq-generate generates per sample")
+    parser.add_argument("--sample-length", type=int, default=2000, help="characters per sample of sample.py at B 1, at "
+                        "B by the square root of B fewer")
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=1)

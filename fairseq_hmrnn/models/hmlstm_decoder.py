@@ -90,9 +90,8 @@ class HMLSTMDecoder(FairseqIncrementalDecoder):
             steps = self.begin_generation(tokens.size(0), state)
             self.set_incremental_state(incremental_state, "generation", {"steps": steps})
         step = steps(tokens[:, 0])
-        boundaries, probs = step.boundaries.unsqueeze(1), step.boundary_probs.unsqueeze(1)
-        extra = self._extra(tokens.ne(self.padding_idx), boundaries, probs, step.state)
-        return step.features.unsqueeze(1), step.logits.unsqueeze(1), extra
+        extra = self._extra(tokens.ne(self.padding_idx), step.boundaries, step.boundary_probs, step.state)
+        return step.features, step.logits, extra
 
     def begin_generation(self, batch_size: int, state: Optional[HMLSTMState] = None):
         """Steps from `state` on, zeros if None, as `incremental.begin` makes them: with the weights as they are now."""

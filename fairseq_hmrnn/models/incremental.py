@@ -23,8 +23,8 @@ TABLE_SYMBOLS = 2048
 
 
 class Step(NamedTuple):
-    """features: h_e of the output module, (B, output_dim). logits (B, V). boundaries, boundary_probs (B, L). state:
-    what the recurrence has reached; the next step may change it in place."""
+    """features: h_e of the output module, (B, 1, output_dim). logits (B, 1, V). boundaries, boundary_probs (B, 1, L).
+    state: what the recurrence has reached; the next step may change it in place."""
 
     features: Tensor
     logits: Tensor
@@ -46,7 +46,8 @@ class Steps:
         self.state = output.state
         features = F.dropout(self.features(output), self.decoder.dropout_output, self.decoder.training)
         logits = self.decoder.output_layer(features)
-        return Step(features, logits, output.boundaries, output.boundary_probs, output.state)
+        tensors = features, logits, output.boundaries, output.boundary_probs
+        return Step(*[tensor.unsqueeze(1) for tensor in tensors], output.state)
 
     def recur(self, tokens: Tensor, valid: Optional[Tensor]) -> HMLSTMOutput:
         """One step of the recurrence."""
@@ -123,7 +124,8 @@ class CompiledSteps:
     def __call__(self, tokens: Tensor) -> Step:
         """As Steps."""
         found = self.generation.run(self.reached, tokens.unsqueeze(0))
-        return Step(found.features[0], found.logits[0], found.boundaries[0], found.boundary_probs[0], self.state)
+        tensors = found.features, found.logits, found.boundaries, found.boundary_probs
+        return Step(*[tensor.transpose(0, 1) for tensor in tensors], self.state)
 
     def read(self, tokens: Tensor) -> Generated:
         """Steps over tokens (T, B)."""

@@ -32,6 +32,7 @@ struct ForwardCall {
   std::vector<T*> masked;            // per layer (2, B, H), room for mask * h; or null
   T* statistics = nullptr;           // with layer_norm: (PRODUCTS, B, most panels, 2)
   int64_t most_panels = 0;
+  bool backwards = false;            // which way the last pass before this call went over a weight, see Share::at
 
   // What layer 1 reads at a step.
   int64_t input_row(int64_t t, int64_t b) const { return tokens ? tokens[t * problem.B + b] : t * problem.B + b; }
@@ -63,7 +64,7 @@ class ForwardWorker {
     zp_.resize(B_);
     zb_.resize(B_);
     new_slot_.resize(B_);
-    backwards_.assign(L_, 0);
+    backwards_.assign(L_, call.backwards);
     slots_.assign(L_, 0);
     copies_.assign(L_, 0);
     for (int product = 0; product < PRODUCTS; ++product) {

@@ -1,6 +1,7 @@
 // Generation with tensors: the weights of a decoder as they were when it began, and runs of steps with them.
 #pragma once
 
+#include <atomic>
 #include <memory>
 
 #include "generation.h"
@@ -29,6 +30,7 @@ struct Generation {
   PackedOutput output;
   Options options;
   int64_t pad = 0;
+  mutable std::atomic<unsigned> calls{0};
 };
 
 // What a generation has reached; all of it is changed in place.
@@ -74,8 +76,16 @@ std::shared_ptr<Generation> begin_generation(Weights weights, std::shared_ptr<Pa
     rstd = at::empty({inputs.size(0)}, inputs.options());
     normalise(inputs.data_ptr<T>(), rstd.data_ptr<T>(), inputs.size(0), inputs.size(1));
   }
-  return std::make_shared<Generation>(
-      Generation{weights, packed, inputs, projected, rstd, pack_output<T>(output), options, pad});
+  auto generation = std::make_shared<Generation>();
+  generation->weights = weights;
+  generation->packed = packed;
+  generation->inputs = inputs;
+  generation->projected = projected;
+  generation->rstd = rstd;
+  generation->output = pack_output<T>(output);
+  generation->options = options;
+  generation->pad = pad;
+  return generation;
 }
 
 template <class T>
@@ -129,6 +139,7 @@ Generated generate(const Generation& generation, Reached reached, Tensor tokens,
   forward.z = reached.state.z.data_ptr<T>();
   forward.copy_u = reached.copy_u.data_ptr<T>();
   forward.most_panels = most_panels(p);
+  forward.backwards = generation.calls++ % 2;
   if (p.layer_norm) {
     buffers.push_back(buffer_of<T>(PRODUCTS * B * forward.most_panels * 2));
     forward.statistics = buffers.back().template as<T>();

@@ -25,7 +25,7 @@ class GenerationWorker {
  public:
   GenerationWorker(const GenerationCall<T>& call, int thread, int threads, Barrier& barrier)
       : call_(call), p_(call.forward.problem), cells_(call.forward, thread, threads, barrier),
-        output_(call.output, p_, call.terms, thread, threads, barrier), choose_(call.choice),
+        output_(call.output, call.forward, call.terms, thread, threads, barrier), choose_(call.choice),
         own_(p_.B, thread, threads), barrier_(barrier) {}
 
   void run() {

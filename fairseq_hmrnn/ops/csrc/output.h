@@ -21,10 +21,10 @@ class OutputWorker {
 
  public:
   // terms (B, L, E + L), in and out: per layer its part of h_e, then of every gate. features (B, E): room for h_e.
-  OutputWorker(const OutputWeights<T>& weights, const Problem<T>& problem, T* terms, int thread, int threads,
+  OutputWorker(const OutputWeights<T>& weights, const ForwardCall<T>& call, T* terms, int thread, int threads,
                Barrier& barrier)
-      : weights_(weights), p_(problem), terms_(terms), thread_(thread), threads_(threads), barrier_(barrier),
-        gates_(problem.L), scratch_(buffer_of<T>(problem.B * P)) {}
+      : weights_(weights), p_(call.problem), terms_(terms), thread_(thread), threads_(threads), barrier_(barrier),
+        backwards_(!call.backwards), gates_(p_.L), scratch_(buffer_of<T>(p_.B * P)) {}
 
   // After a step of `cells`: h_e into features (B, E), and logits (B, V). Ends with a barrier.
   void step(const ForwardWorker<T>& cells, T* features, T* logits) {
@@ -100,7 +100,7 @@ class OutputWorker {
   T* const terms_;
   const int thread_, threads_;
   Barrier& barrier_;
-  bool backwards_ = false;
+  bool backwards_;
   std::vector<T> gates_;
   Rows<T> rows_;
   Buffer scratch_;

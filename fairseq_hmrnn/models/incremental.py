@@ -63,7 +63,7 @@ class Steps:
 
 
 class PackedWeights:
-    """The weights of a decoder as they are now, for steps of the CPU kernel's Python path. Constant: copies share it."""
+    """The weights of a decoder as they are now, for steps of the CPU kernel's Python path. Copies share it."""
 
     def __init__(self, decoder, packed):
         self.packed, embedding = packed, decoder.embed_tokens.weight

@@ -180,7 +180,7 @@ class HMLSTM(nn.Module):
         )
 
     def options(self, slope: float, sampled: bool = False) -> RecurrenceOptions:
-        """What `ops.hm_lstm` is called with. sampled: whether boundary="bernoulli" draws, rather than takes the step."""
+        """What `ops.hm_lstm` is called with. sampled: whether boundary="bernoulli" draws, or takes the step."""
         boundary = "step" if self.boundary == "bernoulli" and not sampled else self.boundary
         return RecurrenceOptions(
             slope, boundary, self.nested_boundaries, self.top_boundary, float(self.detector_grad_scale)

@@ -49,7 +49,7 @@ class Reached(NamedTuple):
 class Choice(NamedTuple):
     """How the next symbol is chosen; models/sampler.py explains the options.
 
-    never: (V,) bool, symbols that are not chosen. noise: (T, B, V) float32 of the Gumbel distribution, for the T choices
+    never: (V,) bool, symbols that are not chosen. noise: (T, B, V) float32 of the Gumbel distribution, for the choices
     of one call; None: always the most probable symbol.
     """
 

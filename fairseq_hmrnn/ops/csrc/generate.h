@@ -102,6 +102,53 @@ OutputWeights<T> output_weights(const PackedOutput& packed) {
   return weights;
 }
 
+// What the steps of one call fill besides the results; alive until they are done.
+struct Room {
+  std::vector<Buffer> buffers;
+  Tensor valid, boundaries, probs;
+};
+
+// The recurrence's part of a call.
+template <class T>
+Room prepare_cells(const Generation& generation, const Reached& reached, const Tensor& tokens, ForwardCall<T>& call) {
+  const auto like = generation.inputs.options();
+  Problem<T>& p = call.problem;
+  p = make_problem<T>({generation.inputs.unsqueeze(1), generation.weights, reached.state, {}, {}, {},
+                       generation.options});
+  p.T_ = tokens.size(0);
+  p.B = tokens.size(1);
+  Room room;
+  room.valid = tokens.ne(generation.pad);
+  room.boundaries = at::zeros({p.T_, p.B, p.L}, like);
+  room.probs = at::zeros_like(room.boundaries);
+  p.valid = room.valid.data_ptr<bool>();
+  call.tokens = tokens.data_ptr<int64_t>();
+  if (generation.projected) call.projected = generation.inputs.data_ptr<T>();
+  if (generation.projected && p.layer_norm) call.projected_rstd = generation.rstd.data_ptr<T>();
+  for (int64_t l = 0; l < p.L; ++l) {
+    room.buffers.push_back(buffer_of<T>(p.T_ * p.B * p.layers[l].size));
+    call.hidden.push_back(room.buffers.back().template as<T>());
+    call.h.push_back(reached.state.h[l].template data_ptr<T>());
+    call.c.push_back(reached.state.c[l].template data_ptr<T>());
+    call.masked.push_back(nullptr);
+    for (int product = 0; product < PRODUCTS; ++product) {
+      p.layers[l].packed[product] = generation.packed->template panels<T>(l, product);
+      call.to_pack.push_back(nullptr);
+    }
+  }
+  call.boundaries = room.boundaries.data_ptr<T>();
+  call.boundary_probs = room.probs.data_ptr<T>();
+  call.z = reached.state.z.data_ptr<T>();
+  call.copy_u = reached.copy_u.data_ptr<T>();
+  call.most_panels = most_panels(p);
+  call.backwards = generation.calls++ % 2;
+  if (p.layer_norm) {
+    room.buffers.push_back(buffer_of<T>(PRODUCTS * p.B * call.most_panels * 2));
+    call.statistics = room.buffers.back().template as<T>();
+  }
+  return room;
+}
+
 // tokens (steps, B): changed in place from row `given` on.
 template <class T>
 Generated generate(const Generation& generation, Reached reached, Tensor tokens, int64_t given, bool choose,
@@ -109,53 +156,21 @@ Generated generate(const Generation& generation, Reached reached, Tensor tokens,
   TORCH_CHECK(tokens.is_contiguous() && (!noise || noise->is_contiguous()), "contiguous tensors expected");
   const int64_t steps = tokens.size(0), B = tokens.size(1), symbols = generation.inputs.size(0);
   GenerationCall<T> call;
-  ForwardCall<T>& forward = call.forward;
-  Problem<T>& p = forward.problem;
-  p = make_problem<T>({generation.inputs.unsqueeze(1), generation.weights, reached.state, {}, {}, {},
-                       generation.options});
-  p.T_ = steps;
-  p.B = B;
-  const auto like = generation.inputs.options();
-  Tensor boundaries = at::zeros({steps, B, p.L}, like), probs = at::zeros_like(boundaries);
-  Tensor valid = tokens.ne(generation.pad);
-  p.valid = valid.data_ptr<bool>();
-  forward.tokens = tokens.data_ptr<int64_t>();
-  if (generation.projected) forward.projected = generation.inputs.data_ptr<T>();
-  if (generation.projected && p.layer_norm) forward.projected_rstd = generation.rstd.data_ptr<T>();
-  std::vector<Buffer> buffers;
-  for (int64_t l = 0; l < p.L; ++l) {
-    buffers.push_back(buffer_of<T>(steps * B * p.layers[l].size));
-    forward.hidden.push_back(buffers.back().template as<T>());
-    forward.h.push_back(reached.state.h[l].template data_ptr<T>());
-    forward.c.push_back(reached.state.c[l].template data_ptr<T>());
-    forward.masked.push_back(nullptr);
-    for (int product = 0; product < PRODUCTS; ++product) {
-      p.layers[l].packed[product] = generation.packed->template panels<T>(l, product);
-      forward.to_pack.push_back(nullptr);
-    }
-  }
-  forward.boundaries = boundaries.data_ptr<T>();
-  forward.boundary_probs = probs.data_ptr<T>();
-  forward.z = reached.state.z.data_ptr<T>();
-  forward.copy_u = reached.copy_u.data_ptr<T>();
-  forward.most_panels = most_panels(p);
-  forward.backwards = generation.calls++ % 2;
-  if (p.layer_norm) {
-    buffers.push_back(buffer_of<T>(PRODUCTS * B * forward.most_panels * 2));
-    forward.statistics = buffers.back().template as<T>();
-  }
+  const Room room = prepare_cells(generation, reached, tokens, call.forward);
   call.output = output_weights<T>(generation.output);
-  Tensor features = at::empty({steps, B, call.output.E}, like), logits = at::empty({steps, B, call.output.V}, like);
+  const int64_t E = call.output.E, V = call.output.V;
+  const auto like = generation.inputs.options();
+  Tensor features = at::empty({steps, B, E}, like), logits = at::empty({steps, B, V}, like);
   MaybeTensor chosen;
   call.choice = choice;
   call.choice.noise = data<float>(noise);
   call.given = given;
   call.tokens = tokens.data_ptr<int64_t>();
-  call.valid = valid.data_ptr<bool>();
+  call.valid = room.valid.data_ptr<bool>();
   if (choose) {
     const int64_t choices = steps - given + 1;
-    TORCH_CHECK(call.output.V <= symbols, "a chosen symbol must be one that can be read");
-    TORCH_CHECK(!noise || noise->numel() == choices * B * call.output.V, "noise of ", choices, " choices expected");
+    TORCH_CHECK(V <= symbols, "a chosen symbol must be one that can be read");
+    TORCH_CHECK(!noise || noise->numel() == choices * B * V, "noise of ", choices, " choices expected");
     chosen = at::empty({choices, B}, tokens.options());
     call.chosen = chosen->data_ptr<int64_t>();
   }
@@ -166,10 +181,11 @@ Generated generate(const Generation& generation, Reached reached, Tensor tokens,
   for (int64_t i = 0; i < given * B; ++i)
     TORCH_CHECK(call.tokens[i] >= 0 && call.tokens[i] < symbols, "no symbol ", call.tokens[i]);
 
-  run_team(team_size(forward.most_panels, p.products_per_cell()), [&](int thread, int threads, Barrier& barrier) {
+  const int size = team_size(call.forward.most_panels, call.forward.problem.products_per_cell());
+  run_team(size, [&](int thread, int threads, Barrier& barrier) {
     GenerationWorker<T>(call, thread, threads, barrier).run();
   });
-  return {logits, features, boundaries, probs, chosen};
+  return {logits, features, room.boundaries, room.probs, chosen};
 }
 
 }  // namespace hmrnn

@@ -191,6 +191,20 @@ def test_supervision_is_a_cross_entropy_on_one_layer(model, sample):
         criterion_for(dictionary, **{**options, "boundary_supervision_layer": 3})(model, sample)
 
 
+def test_supervision_wants_a_source_read_in_one_direction():
+    """Read both ways, the encoder's boundaries are those of both directions, one behind the other."""
+    from translation import SOURCE, TARGET, make, tokens
+
+    source, target = tokens(2, 7), tokens(2, 5, TARGET)
+    batch = {"net_input": {"src_tokens": source, "src_lengths": None, "prev_output_tokens": target}}
+    batch.update(target=target, ntokens=10)
+    criterion = criterion_for(SOURCE)
+    criterion.supervision = lambda tokens: (tokens == 4, tokens > 0)
+    assert criterion(make("hmlstm").train(), batch)[0].isfinite()
+    with pytest.raises(ValueError, match="wants a source read in one direction: no --bidirectional"):
+        criterion(make("hmlstm", bidirectional=True).train(), batch)
+
+
 def test_f1_against_whitespace_is_that_of_all_steps_together():
     gold = torch.tensor([[1, 0, 0, 1], [0, 1, 1, 0]]).bool()
     z = torch.tensor([[1, 1, 0, 0], [0, 1, 1, 1]]).float().unsqueeze(-1)

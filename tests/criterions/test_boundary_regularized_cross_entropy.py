@@ -164,6 +164,21 @@ def test_uncertainty_moves_the_detector_alone(dictionary, model, sample):
     assert model.decoder.output_projection.weight.grad is None
 
 
+def test_reading_from_right_to_left_is_learned_beside_the_model(dictionary, model, sample):
+    assert not list(criterion_for(dictionary, ".2,.05", boundary_regularizers="rate+uncertainty").parameters())
+    criterion = criterion_for(dictionary, ".2,.05", boundary_regularizers="bidirectional=0,bidirectional+unforeseen=.5")
+    assert any("lstm" in name for name in criterion.state_dict())
+    loss, size, log = criterion(model, sample)
+    output = model(**sample["net_input"])
+    nll, right_to_left = criterion.right_to_left(sample["net_input"]["src_tokens"], sample["target"])
+    steps = layer_steps(output[1], 1, 0.05, criterion.signals(model, output, sample, "unforeseen"), right_to_left)
+    expected = nll + REGULARIZERS["bidirectional"](steps) + 0.5 * REGULARIZERS["unforeseen"](steps)
+    assert (loss - log["nll"]).item() == pytest.approx(size * expected.item(), rel=1e-4)
+    loss.backward()
+    assert all(parameter.grad.any() for parameter in criterion.parameters())
+    assert torch.equal(criterion(model.eval(), sample)[0], log["nll"])
+
+
 def test_weights_follow_the_models_updates(dictionary, model, sample):
     criterion = criterion_for(dictionary, ".2,.05", boundary_regularizers="rate=0:1:10")
     added = []

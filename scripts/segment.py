@@ -14,6 +14,8 @@ import os
 import sys
 from pathlib import Path
 
+import numpy as np
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from fairseq_hmrnn.analysis import segments  # noqa: E402
@@ -35,6 +37,13 @@ def parse_arguments():
         "--gold",
         help="compare with: whitespace (word ends), lines (sentence ends), or a file, the same text with separators",
     )
+    parser.add_argument(
+        "--lookahead",
+        type=int,
+        default=0,
+        help="characters that a layer reads of the next segment before it closes one: boundaries are put that far back "
+        "(default: 0; 1 for layers trained with bidirectional)",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the random baseline")
     return parser.parse_args()
 
@@ -53,18 +62,30 @@ def pieces(path):
                 return
 
 
-def write_text(reader, texts, layer, separator):
+def closings(reader, texts, lookahead):
+    """Pieces of the text, each with the boundaries (characters, layers) behind its characters, which are known
+    `lookahead` characters later."""
+    pending = ""
     for text in texts:
-        marks = reader.read(text).boundaries[:, layer] > 0.5
-        sys.stdout.write("".join(c + separator if mark else c for c, mark in zip(text, marks)))
+        boundaries = reader.read(text).boundaries > 0.5
+        pending += text
+        ready = len(pending) - lookahead
+        if ready > 0:
+            yield pending[:ready], boundaries[-ready:]
+            pending = pending[ready:]
+    yield pending, np.zeros((len(pending), reader.num_detectors), dtype=bool)
+
+
+def write_text(closed, layer, separator):
+    for text, boundaries in closed:
+        sys.stdout.write("".join(c + separator if mark else c for c, mark in zip(text, boundaries[:, layer])))
         sys.stdout.flush()
 
 
-def write_json(reader, texts):
+def write_json(closed):
     """{"start", "stop", "text", "layers"}: characters start to stop of the text, and the layers that end there."""
     start, pending = 0, ""
-    for text in texts:
-        boundaries = reader.read(text).boundaries > 0.5
+    for text, boundaries in closed:
         for character, closing in zip(text, boundaries.tolist()):
             pending += character
             if any(closing):
@@ -88,7 +109,8 @@ def golds_for(name, text, separator):
     if name == "lines":
         return {"newline": segments.line_gold(text)}
     with open(name, encoding="utf-8", newline="") as file:
-        return {"file": segments.segmented_gold(text, file.read(), separator)}
+        gold = segments.segmented_gold(text, file.read(), separator)
+    return {"file": gold, "file, late": segments.late(gold)}
 
 
 def write_comparison(reading: Reading, golds, seed):
@@ -123,6 +145,8 @@ def main():
         reader = CharacterReader(arguments.checkpoint, arguments.data)
         if not 1 <= arguments.layer <= reader.num_detectors:
             raise ValueError(f"there is no layer {arguments.layer} with a detector: choose 1 to {reader.num_detectors}")
+        if arguments.lookahead < 0:
+            raise ValueError(f"lookahead counts characters from 0, got {arguments.lookahead}")
         texts = pieces(arguments.text)
         if arguments.gold:
             text = "".join(texts)
@@ -131,9 +155,9 @@ def main():
             golds = golds_for(arguments.gold, text, arguments.separator)
             write_comparison(reader.read(text), golds, arguments.seed)
         elif arguments.format == "json":
-            write_json(reader, texts)
+            write_json(closings(reader, texts, arguments.lookahead))
         else:
-            write_text(reader, texts, arguments.layer - 1, arguments.separator)
+            write_text(closings(reader, texts, arguments.lookahead), arguments.layer - 1, arguments.separator)
     except BrokenPipeError:  # whoever read the output has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (OSError, ValueError, UnsafeCheckpointError) as error:

@@ -62,6 +62,9 @@ def test_segments_as_text_json_and_against_gold(checkpoint, text, tmp_path):
     stops = [record["stop"] for record in records if 1 in record["layers"]]
     assert stops == (np.flatnonzero(z) + 1).tolist()
 
+    late = run("scripts/segment.py", *arguments, "--separator", "\x1f", "--lookahead", 1).stdout
+    assert late == "".join(c + "\x1f" if closes else c for c, closes in zip(text, [*z[1:], 0]))
+
     (tmp_path / "gold.txt").write_bytes(as_text.encode())
     table = run("scripts/segment.py", *arguments, "--gold", tmp_path / "gold.txt", "--separator", "\x1f").stdout
     rows = [line.split() for line in table.splitlines()]
@@ -74,6 +77,7 @@ def test_segments_as_text_json_and_against_gold(checkpoint, text, tmp_path):
     "options, message",
     [
         (["--layer", "3"], "no layer 3 with a detector: choose 1 to 2"),
+        (["--lookahead", "-1"], "lookahead counts characters from 0"),
         (["--gold", "gold.txt"], "gold text has 8 characters without its separators, the text has 9"),
     ],
 )

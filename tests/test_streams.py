@@ -30,9 +30,10 @@ def tensors(value, name=""):
 
 
 def exactly_resumable(folder):
-    """What must be equal after a resumed run: weights, optimizer, carried state, position and learning rate."""
+    """What must be equal after a resumed run: weights, optimizer, carried state, position and learning rate; what the
+    criterion learns, if it does."""
     state = checkpoint(folder)
-    kept = {key: state[key] for key in ("model", "last_optimizer_state")}
+    kept = {key: state[key] for key in ("model", "criterion", "last_optimizer_state")}
     kept["iterator"] = state["extra_state"]["train_iterator"]
     position = {key: value for key, value in kept["iterator"].items() if key != "streams"}
     lr = [group["lr"] for group in state["last_optimizer_state"]["param_groups"]]
@@ -58,6 +59,7 @@ def test_resuming_within_an_epoch_and_at_its_end_is_exact(data, tmp_path):
     # the second: just where training stops.
     options = [data, *TRAIN, "--batch-size", 8, "--update-freq", 2, "--window-jitter", 0.5, "--state-reset-prob", 0.2]
     options += ["--lr-scheduler", "exact_reduce_lr_on_plateau", "--lr-shrink", 0.5, "--lr-threshold", 0.9]
+    options += ["--boundary-regularizers", "rate+bidirectional"]  # so that the criterion learns too
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     stops = [["--max-epoch", 2], ["--max-update", 15], ["--max-update", 30]]
     jobs = [[("fairseq-train", [*options, "--max-update", 30, "--save-dir", whole], tmp_path / "whole.log")]]
@@ -65,7 +67,7 @@ def test_resuming_within_an_epoch_and_at_its_end_is_exact(data, tmp_path):
     run_forked(jobs)
     assert_same(whole, parts)
     assert losses(tmp_path / "whole.log") == losses(tmp_path / "parts.log")
-    assert exactly_resumable(whole)[1][1][0] < 0.01
+    assert exactly_resumable(whole)[1][1][0] < 0.01 and checkpoint(whole)["criterion"]
 
 
 def test_processes_and_validation_change_nothing(data, tmp_path):

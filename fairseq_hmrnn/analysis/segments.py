@@ -2,8 +2,9 @@
 
 Conventions. A boundary at step t closes a segment that includes the symbol read at t. Gold word boundaries in text
 with separators are the steps that read a word's separator; `word_gold` has the word's last letter as well, since a
-model may foresee the separator. Steps that end a sentence are `edge`s: they are given, and not counted. One alignment
-is chosen for a layer as a whole, never word by word.
+model may foresee the separator. A model may also cut one symbol late, having read the first symbol of the next
+segment: `late` moves gold boundaries there. Steps that end a sentence are `edge`s: they are given, and not counted.
+One alignment is chosen for a layer as a whole, never word by word.
 """
 
 from __future__ import annotations
@@ -83,6 +84,11 @@ def segmented_gold(text: str, segmented: str, separator: str = "|") -> Gold:
     newline = np.array([character == "\n" for character in text], dtype=bool)
     edge = newline | _shifted(newline, -1, True)
     return Gold(boundary & ~edge, edge)
+
+
+def late(gold: Gold) -> Gold:
+    """The same boundaries one step later: at the symbol behind each segment. The text's first symbol is an edge."""
+    return Gold(_shifted(gold.boundary, 1, False), _shifted(gold.edge, 1, True))
 
 
 def boundary_scores(found, gold: Gold, tolerance: int = 0) -> Scores:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .boundary_regularizers import (
     NEEDS_RATE,
+    NEEDS_RIGHT_TO_LEFT,
     NEEDS_SIGNALS,
     REGULARIZERS,
     LayerSteps,
@@ -24,6 +25,7 @@ from .boundary_regularizers import (
 )
 from .boundary_statistics import boundary_counts, gold_counts, log_boundary_metrics
 from .boundary_supervision import Supervision, build_supervision, whitespace_indices
+from .right_to_left import RightToLeftPredictor
 
 
 @dataclass
@@ -75,7 +77,9 @@ class BoundaryRegularizedCrossEntropy(CrossEntropyCriterion):
     `boundaries` and `boundary_probs` (B, T, L), `valid` (B, T) and `num_detectors`; annealed weights also want
     `num_updates`. T are the steps of the boundaries: in translation those of the source, while the loss is over the
     target; regularisers that listen to the model's predictions then have nothing to listen to, which is an error.
-    With label_smoothing, training takes fairseq's smoothed -log p.
+    With label_smoothing, training takes fairseq's smoothed -log p. Regularisers that listen in both reading directions
+    have the criterion train a small network beside the model, its mean -log p by step added to the loss; it shares
+    nothing with the model, is in checkpoints for training to go on, and is not needed for anything else.
     """
 
     def __init__(
@@ -100,6 +104,9 @@ class BoundaryRegularizedCrossEntropy(CrossEntropyCriterion):
                 raise ValueError(f"{name} must not be negative, got {weight}")
         self.weight = boundary_weight
         dictionary = getattr(task, "source_dictionary", None)
+        self.right_to_left: Optional[RightToLeftPredictor] = None
+        if NEEDS_RIGHT_TO_LEFT.intersection(term.name for layer in self.terms for term in layer):
+            self.right_to_left = RightToLeftPredictor(len(dictionary), dictionary.pad())
         self.supervision: Optional[Supervision] = None
         if boundary_supervision:
             self.supervision = build_supervision(boundary_supervision, dictionary, boundary_supervision_separator)
@@ -166,7 +173,7 @@ class BoundaryRegularizedCrossEntropy(CrossEntropyCriterion):
 
     def penalties(self, model, net_output, sample) -> List[Tensor]:
         """What is added to the loss, by symbol: a scalar for every term whose weight is not 0."""
-        extra, signals, penalties = net_output[1], None, []
+        extra, signals, right_to_left, penalties = net_output[1], None, None, []
         for layer in range(extra["num_detectors"]):
             for term in self.terms[layer if len(self.terms) > 1 else 0]:
                 weight = self.weight * term.weight(self._num_updates(extra, term))
@@ -174,8 +181,12 @@ class BoundaryRegularizedCrossEntropy(CrossEntropyCriterion):
                     continue
                 if term.name in NEEDS_SIGNALS and signals is None:
                     signals = self.signals(model, net_output, sample, term.name)
+                if term.name in NEEDS_RIGHT_TO_LEFT and right_to_left is None:
+                    nll, right_to_left = self.right_to_left(sample["net_input"]["src_tokens"], sample["target"])
+                    penalties.append(nll)
                 rate = self.rates[layer] if self.rates else None
-                penalties.append(weight * REGULARIZERS[term.name](layer_steps(extra, layer, rate, signals)))
+                steps = layer_steps(extra, layer, rate, signals, right_to_left)
+                penalties.append(weight * REGULARIZERS[term.name](steps))
         if self.supervision is not None and self.supervision_weight > 0:
             target, known = self.supervision(sample["net_input"]["src_tokens"])
             if known.shape != extra["valid"].shape:
@@ -235,12 +246,14 @@ class BoundaryRegularizedCrossEntropy(CrossEntropyCriterion):
         log_boundary_metrics(totals)
 
 
-def layer_steps(extra, layer: int, rate: Optional[float], signals: Optional[Signals]) -> LayerSteps:
+def layer_steps(
+    extra, layer: int, rate: Optional[float], signals: Optional[Signals], right_to_left: Optional[Signals] = None
+) -> LayerSteps:
     """One layer of the decoder's output as the regularisers want it, in single precision or better."""
     dtype = torch.promote_types(extra["boundaries"].dtype, torch.float)
     z, z_tilde = extra["boundaries"].to(dtype), extra["boundary_probs"].to(dtype)
     below = z[..., layer - 1].detach() if layer else None
-    return LayerSteps(z[..., layer], z_tilde[..., layer], extra["valid"], rate, below, signals)
+    return LayerSteps(z[..., layer], z_tilde[..., layer], extra["valid"], rate, below, signals, right_to_left)
 
 
 def parse_terms(text: str, rates: List[float]) -> List[List[Term]]:

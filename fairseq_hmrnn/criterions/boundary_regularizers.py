@@ -13,15 +13,16 @@ from typing import Callable, Dict, List, NamedTuple, Optional, Tuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 PROBABILITY_MARGIN = 0.02  # cross-entropies see z~ no closer to 0 and 1 than this: keeps their gradient below 50
 
 
 class Signals(NamedTuple):
-    """What the model's own predictions say at every step, without gradient. Each (B, T), in nats.
+    """What predictions say at every step, without gradient. Each (B, T), in nats.
 
-    entropy: of the distribution of the next symbol, -sum p log p.
-    surprisal: -log p of the symbol that came.
+    entropy: of the distribution of the predicted symbol, -sum p log p.
+    surprisal: -log p of the symbol that it was.
     predicted: bool, False where there was nothing to predict.
     """
 
@@ -35,7 +36,8 @@ class LayerSteps(NamedTuple):
 
     z: in {0, 1} (or [0, 1], soft), with straight-through gradients. z_tilde: in [0, 1]. valid: bool.
     rate: the target share of boundaries, None if not given. z_below: of the layer below, None for the first.
-    signals: None unless the regulariser asks for them.
+    signals: of the model, about the symbol behind each step. right_to_left: of a network that reads the other way,
+    about the symbol read at each step (right_to_left.py). Both None unless the regulariser asks for them.
     """
 
     z: Tensor
@@ -44,6 +46,7 @@ class LayerSteps(NamedTuple):
     rate: Optional[float] = None
     z_below: Optional[Tensor] = None
     signals: Optional[Signals] = None
+    right_to_left: Optional[Signals] = None
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
@@ -110,6 +113,11 @@ def _listen(steps: LayerSteps, values: Tensor, known: Tensor) -> Tensor:
     return detector_cross_entropy(steps.z_tilde, target, known)
 
 
+def _later(values: Tensor, steps: int) -> Tensor:
+    """Values (B, T) moved by `steps` to the right, or to the left if negative; 0 where none arrive."""
+    return pad(values[:, :-steps], (steps, 0)) if steps > 0 else pad(values[:, -steps:], (0, -steps))
+
+
 def uncertainty(steps: LayerSteps) -> Tensor:
     """The detector learns where the model's own next-symbol entropy is in the top share `rate` of the batch: a segment
     ends where its continuation is hardest to foresee (Harris 1955; branching entropy, Tanaka-Ishii 2005). The
@@ -120,9 +128,8 @@ def uncertainty(steps: LayerSteps) -> Tensor:
 
 def rise(steps: LayerSteps) -> Tensor:
     """As `uncertainty`, with the entropy's rise over the step before; the first step of a row has none."""
-    values = steps.signals.entropy
-    known = steps.signals.predicted & torch.nn.functional.pad(steps.signals.predicted[:, :-1], (1, 0))
-    return _listen(steps, values - torch.nn.functional.pad(values[:, :-1], (1, 0)), known)
+    values, predicted = steps.signals.entropy, steps.signals.predicted
+    return _listen(steps, values - _later(values, 1), predicted & _later(predicted, 1))
 
 
 def surprisal(steps: LayerSteps) -> Tensor:
@@ -130,11 +137,38 @@ def surprisal(steps: LayerSteps) -> Tensor:
     return _listen(steps, steps.signals.surprisal, steps.signals.predicted)
 
 
+def bidirectional(steps: LayerSteps) -> Tensor:
+    """For text without separators, where one reading direction does not tell enough: the detector learns, one step
+    late, where the symbols on both sides of a place foretell each other least. The place before step t has
+        s_t = H(x_t | x_<t) + H(x_{t-1} | x_>=t) - (log p(x_t | x_<t) + log p(x_{t-1} | x_>=t)) / 4,
+    and z_t learns where s_t - (s_{t-1} + s_{t+1}) / 8 is in the top share `rate`: at the first symbol of a new segment,
+    since only from there on is the entropy of the symbol before it a function of a state that the detector sees.
+    Branching entropy of both directions: Jin and Tanaka-Ishii 2006; less that of its neighbours: Magistry and Sagot
+    2012; the weights are ours (docs/boundaries.md)."""
+    ahead, back = steps.signals, steps.right_to_left
+    values = ahead.entropy + back.entropy + (ahead.surprisal + back.surprisal) / 4
+    known = ahead.predicted & back.predicted
+    values = values - (_later(values, 1) + _later(values, -1)) / 8
+    known = known & _later(known, 1) & _later(known, -1)
+    return _listen(steps, _later(values, 1), _later(known, 1))
+
+
+def unforeseen(steps: LayerSteps) -> Tensor:
+    """For a layer above another: the detector learns where the symbol that closes a segment of the layer below was
+    itself unforeseen, -log p(x_t | x_<t) - log p(x_t | x_>t): of all the places where a segment may end, those that end
+    it in an unusual way."""
+    ahead, back = steps.signals, steps.right_to_left
+    known = _later(ahead.predicted, 1) & back.predicted
+    return _listen(steps, _later(ahead.surprisal, 1) + back.surprisal, known)
+
+
 Regularizer = Callable[[LayerSteps], Tensor]
 REGULARIZERS: Dict[str, Regularizer] = {
-    f.__name__: f for f in (rate, binomial, ratio, entropy, hinge, uncertainty, rise, surprisal)
+    f.__name__: f
+    for f in (rate, binomial, ratio, entropy, hinge, uncertainty, rise, surprisal, bidirectional, unforeseen)
 }
-NEEDS_SIGNALS = {"uncertainty", "rise", "surprisal"}
+NEEDS_RIGHT_TO_LEFT = {"bidirectional", "unforeseen"}
+NEEDS_SIGNALS = {"uncertainty", "rise", "surprisal"} | NEEDS_RIGHT_TO_LEFT
 NEEDS_RATE = set(REGULARIZERS) - {"entropy"}
 
 

@@ -17,6 +17,8 @@ from ..data.characters import decode, is_character_dictionary
 
 # tokens (B, T) -> boundaries, and where they are known: both bool (B, T)
 Supervision = Callable[[Tensor], Tuple[Tensor, Tensor]]
+# a row's text -> indices of boundaries in it, and the range [start, stop) where they are known
+Find = Callable[[str], Tuple[List[int], int, int]]
 
 
 def whitespace_indices(dictionary: Optional[Dictionary]) -> List[int]:
@@ -42,9 +44,9 @@ def build_supervision(source: str, dictionary: Optional[Dictionary], separator: 
     if not os.path.isfile(path):
         raise ValueError(f"boundary-supervision is whitespace, sentencepiece:MODEL or a file; there is no file {path}")
     if kind == "sentencepiece":
-        return SentencepieceSupervision(path, dictionary)
+        return TextSupervision(dictionary, SentencepieceEnds(path))
     with open(path, encoding="utf-8", newline="") as file:
-        return FileSupervision(file.read(), separator, dictionary, path)
+        return TextSupervision(dictionary, FileEnds(file.read(), separator, path))
 
 
 class WhitespaceSupervision:
@@ -60,10 +62,11 @@ class WhitespaceSupervision:
 
 
 class TextSupervision:
-    """Boundaries found in the text of each row; `find` says where."""
+    """Boundaries that `find` finds in the text of each row."""
 
-    def __init__(self, dictionary: Dictionary):
+    def __init__(self, dictionary: Dictionary, find: Find):
         self.characters = [decode([symbol]) for symbol in dictionary.symbols]
+        self.find = find
 
     def __call__(self, tokens: Tensor) -> Tuple[Tensor, Tensor]:
         target = torch.zeros(tokens.shape, dtype=torch.bool)
@@ -76,24 +79,19 @@ class TextSupervision:
             known[row, columns[start:stop]] = True
         return target.to(tokens.device), known.to(tokens.device)
 
-    def find(self, text: str) -> Tuple[List[int], int, int]:
-        """Indices of boundaries in a row's text, and the range [start, stop) where they are known."""
-        raise NotImplementedError
 
-
-class SentencepieceSupervision(TextSupervision):
+class SentencepieceEnds:
     """The last character of each piece of a sentencepiece model, and each newline.
 
     A row may begin and end inside a piece: up to its first newline or space, and behind its last, nothing is known.
     """
 
-    def __init__(self, path: str, dictionary: Dictionary):
-        super().__init__(dictionary)
+    def __init__(self, path: str):
         import sentencepiece
 
         self.model = sentencepiece.SentencePieceProcessor(model_file=path)
 
-    def find(self, text: str) -> Tuple[List[int], int, int]:
+    def __call__(self, text: str) -> Tuple[List[int], int, int]:
         breaks = [index for index, character in enumerate(text) if character in " \n"]
         if not breaks:
             return [], 0, 0
@@ -119,15 +117,14 @@ class SentencepieceSupervision(TextSupervision):
         return [visible[end - 1] for end in ends]
 
 
-class FileSupervision(TextSupervision):
+class FileEnds:
     """Boundaries of a segmented copy of the training text: the same text with a separator behind each segment.
 
     A row is looked up by its text, so that neither shuffling nor the number of processes matters. ValueError for a
     row that is not in the file.
     """
 
-    def __init__(self, segmented: str, separator: str, dictionary: Dictionary, name: str):
-        super().__init__(dictionary)
+    def __init__(self, segmented: str, separator: str, name: str):
         if not separator or separator not in segmented:
             raise ValueError(f"boundary-supervision: there is no separator {separator!r} in {name}")
         segments = segmented.split(separator)
@@ -137,7 +134,7 @@ class FileSupervision(TextSupervision):
         self.is_end = torch.zeros(len(self.text), dtype=torch.bool)
         self.is_end[ends[ends >= 0]] = True
 
-    def find(self, text: str) -> Tuple[List[int], int, int]:
+    def __call__(self, text: str) -> Tuple[List[int], int, int]:
         place = self.text.find(text)
         skipped = 0
         if place < 0 and text.startswith("\n"):  # the newline that fairseq puts before the first line

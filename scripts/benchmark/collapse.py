@@ -63,7 +63,8 @@ def train(arguments, normalization, seed, tokens, dictionary):
     """(windows, detectors): each detector's mean rate over every WINDOW updates."""
     torch.manual_seed(seed)
     model, criterion = build(arguments, normalization, dictionary)
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.002)
+    parameters = [*model.parameters(), *criterion.parameters()]
+    optimizer = torch.optim.Adam(parameters, lr=0.002)
     sums, rates = 0, []
     for update in range(arguments.updates):
         starts = torch.randint(len(tokens) - arguments.steps - 1, (arguments.batch_size, 1))
@@ -74,7 +75,7 @@ def train(arguments, normalization, seed, tokens, dictionary):
         loss, size, log = criterion(model, sample)
         optimizer.zero_grad()
         (loss / size).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         sums = sums + torch.stack([log[f"z{layer}:steps"] / log["steps"] for layer in (1, 2)])
         if update % WINDOW == WINDOW - 1:

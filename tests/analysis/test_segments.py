@@ -9,6 +9,7 @@ from fairseq_hmrnn.analysis.segments import (
     baselines,
     best_alignment,
     boundary_scores,
+    late,
     line_gold,
     mean_length,
     nestedness,
@@ -52,6 +53,11 @@ def test_line_gold():
 def test_segmented_gold():
     gold = segmented_gold("tobeor\nnot\n", "to|be|or|\nnot|\n")
     assert written(gold.boundary) == ".X.X......." and written(gold.edge) == ".....XX..XX"
+
+
+def test_late_gold_is_at_the_first_symbol_of_the_next_segment():
+    gold = late(segmented_gold("tobeor\nnot\n", "to|be|or|\nnot|\n"))
+    assert written(gold.boundary) == "..X.X......" and written(gold.edge) == "X.....XX..X"
 
 
 @pytest.mark.parametrize(

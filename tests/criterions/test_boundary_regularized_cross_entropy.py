@@ -164,6 +164,21 @@ def test_uncertainty_moves_the_detector_alone(dictionary, model, sample):
     assert model.decoder.output_projection.weight.grad is None
 
 
+def test_reading_from_right_to_left_is_learned_beside_the_model(dictionary, model, sample):
+    assert not list(criterion_for(dictionary, ".2,.05", boundary_regularizers="rate+uncertainty").parameters())
+    criterion = criterion_for(dictionary, ".2,.05", boundary_regularizers="bidirectional=0,bidirectional+unforeseen=.5")
+    assert any("lstm" in name for name in criterion.state_dict())
+    loss, size, log = criterion(model, sample)
+    output = model(**sample["net_input"])
+    nll, right_to_left = criterion.right_to_left(sample["net_input"]["src_tokens"], sample["target"])
+    steps = layer_steps(output[1], 1, 0.05, criterion.signals(model, output, sample, "unforeseen"), right_to_left)
+    expected = nll + REGULARIZERS["bidirectional"](steps) + 0.5 * REGULARIZERS["unforeseen"](steps)
+    assert (loss - log["nll"]).item() == pytest.approx(size * expected.item(), rel=1e-4)
+    loss.backward()
+    assert all(parameter.grad.any() for parameter in criterion.parameters())
+    assert torch.equal(criterion(model.eval(), sample)[0], log["nll"])
+
+
 def test_weights_follow_the_models_updates(dictionary, model, sample):
     criterion = criterion_for(dictionary, ".2,.05", boundary_regularizers="rate=0:1:10")
     added = []
@@ -189,6 +204,20 @@ def test_supervision_is_a_cross_entropy_on_one_layer(model, sample):
     assert (loss - log["nll"]).item() == pytest.approx(0.5 * size * cross_entropy, rel=1e-4)
     with pytest.raises(ValueError, match="layer 3 does not exist: the model has 2"):
         criterion_for(dictionary, **{**options, "boundary_supervision_layer": 3})(model, sample)
+
+
+def test_supervision_wants_a_source_read_in_one_direction():
+    """Read both ways, the encoder's boundaries are those of both directions, one behind the other."""
+    from translation import SOURCE, TARGET, make, tokens
+
+    source, target = tokens(2, 7), tokens(2, 5, TARGET)
+    batch = {"net_input": {"src_tokens": source, "src_lengths": None, "prev_output_tokens": target}}
+    batch.update(target=target, ntokens=10)
+    criterion = criterion_for(SOURCE)
+    criterion.supervision = lambda tokens: (tokens == 4, tokens > 0)
+    assert criterion(make("hmlstm").train(), batch)[0].isfinite()
+    with pytest.raises(ValueError, match="wants a source read in one direction: no --bidirectional"):
+        criterion(make("hmlstm", bidirectional=True).train(), batch)
 
 
 def test_f1_against_whitespace_is_that_of_all_steps_together():

@@ -35,7 +35,9 @@ def make_steps(seed=0, rows=4, columns=9, below=False):
     z = (z_tilde > 0.5).double()
     z_below = (draw() > 0.5).double() if below else None
     signals = Signals(draw(), draw(), predicted)
-    return LayerSteps(z.requires_grad_(), z_tilde.requires_grad_(), valid, RATE, z_below, signals)
+    back = Signals(draw(), draw(), valid.clone())
+    back.predicted[0, 5] = back.predicted[3, 8] = False
+    return LayerSteps(z.requires_grad_(), z_tilde.requires_grad_(), valid, RATE, z_below, signals, back)
 
 
 def valid_steps(steps):
@@ -88,8 +90,8 @@ def direct_listening(steps, values):
     return np.mean(losses)
 
 
-def known(steps):
-    return [index for index in valid_steps(steps) if steps.signals.predicted[index]]
+def known(steps, signals=None):
+    return [index for index in valid_steps(steps) if (signals or steps.signals).predicted[index]]
 
 
 def direct_uncertainty(steps):
@@ -104,6 +106,28 @@ def direct_rise(steps):
     places, entropy = known(steps), steps.signals.entropy
     rises = {(r, c): (entropy[r, c] - entropy[r, c - 1]).item() for r, c in places if (r, c - 1) in places}
     return direct_listening(steps, rises)
+
+
+def direct_bidirectional(steps):
+    ahead, back = steps.signals, steps.right_to_left
+    sums = {  # by the step before the place
+        i: (ahead.entropy[i] + back.entropy[i] + (ahead.surprisal[i] + back.surprisal[i]) / 4).item()
+        for i in known(steps)
+        if i in known(steps, back)
+    }
+    values = {}
+    for row, column in sums:
+        before, behind = (row, column - 1), (row, column + 1)
+        if before in sums and behind in sums:
+            values[behind] = sums[row, column] - (sums[before] + sums[behind]) / 8
+    return direct_listening(steps, values)
+
+
+def direct_unforeseen(steps):
+    ahead, back = steps.signals, steps.right_to_left
+    own = {(row, column + 1): ahead.surprisal[row, column] for row, column in known(steps)}
+    places = [index for index in known(steps, back) if index in own]
+    return direct_listening(steps, {index: (own[index] + back.surprisal[index]).item() for index in places})
 
 
 @pytest.mark.parametrize("below", [False, True], ids=["first-layer", "above"])
@@ -125,7 +149,7 @@ def test_padding_changes_neither_value_nor_gradient(name):
         steps.valid,
         steps.rate,
         None,
-        Signals(*(signal + 9 * junk for signal in steps.signals[:2]), steps.signals.predicted),
+        *(Signals(*(signal + 9 * junk for signal in way[:2]), way.predicted) for way in steps[5:]),
     )
     first, second = REGULARIZERS[name](steps), REGULARIZERS[name](other)
     assert first.item() == second.item()
@@ -139,7 +163,8 @@ def test_padding_changes_neither_value_nor_gradient(name):
 def test_a_batch_of_padding_alone_is_no_number_to_fear(name):
     steps = make_steps(0)
     nothing = torch.zeros_like(steps.valid)
-    steps = steps._replace(valid=nothing, signals=steps.signals._replace(predicted=nothing))
+    silent = [way._replace(predicted=nothing) for way in steps[5:]]
+    steps = steps._replace(valid=nothing, signals=silent[0], right_to_left=silent[1])
     value = REGULARIZERS[name](steps)
     value.backward()
     assert math.isfinite(value.item())

@@ -1,0 +1,44 @@
+"""Reading from right to left, in training alone: how well a symbol is foreseen by those that follow it."""
+
+from __future__ import annotations
+
+from typing import Tuple
+
+import torch
+from torch import Tensor, nn
+
+from .boundary_regularizers import Signals, masked_mean
+
+SIZE = 128  # of embedding and state
+CONTEXT = 5  # steps at a row's end that say nothing: with fewer symbols to read than this, everything is uncertain
+
+
+class RightToLeftPredictor(nn.Module):
+    """p(x_t | x_{t+1} ... x_{T+1}) for every step t of a batch: embedding, an LSTM, softmax.
+
+    It reads a row and nothing behind it. num_symbols, padding_idx: of the dictionary.
+    """
+
+    def __init__(self, num_symbols: int, padding_idx: int):
+        super().__init__()
+        self.padding_idx = padding_idx
+        self.embed_tokens = nn.Embedding(num_symbols, SIZE, padding_idx)
+        self.lstm = nn.LSTM(SIZE, SIZE, batch_first=True)
+        self.output_projection = nn.Linear(SIZE, num_symbols)
+
+    def forward(self, source: Tensor, target: Tensor) -> Tuple[Tensor, Signals]:
+        """source (B, T): x_t; target (B, T): x_{t+1}; both padded at either end or not at all.
+
+        Returns the mean of -log p(x_t | x_{t+1} ...) in nats, and what these predictions say of every step, without
+        gradient. The last CONTEXT steps of a row count as not predicted.
+        """
+        padding = target.eq(self.padding_idx).flip(1)
+        order = padding.to(torch.uint8).sort(dim=1, stable=True)[1]  # rows reversed, padding behind the text
+        hidden, _ = self.lstm(self.embed_tokens(target.flip(1).gather(1, order)))
+        hidden = torch.zeros_like(hidden).scatter(1, order.unsqueeze(-1).expand_as(hidden), hidden).flip(1)
+        log_probs = self.output_projection(hidden).float().log_softmax(-1)
+        surprisal = -log_probs.gather(-1, source.unsqueeze(-1)).squeeze(-1)
+        known = source.ne(self.padding_idx) & target.ne(self.padding_idx)
+        entropy = torch.special.entr(log_probs.detach().exp()).sum(-1)
+        remaining = known.flip(1).cumsum(1).flip(1)
+        return masked_mean(surprisal, known), Signals(entropy, surprisal.detach(), known & (remaining > CONTEXT))

@@ -121,9 +121,9 @@ def test_where_packed_steps_cannot_run(monkeypatch):
     assert kind(model, state) is incremental.Steps  # a graph is wanted
     logits.sum().backward()
     assert model.decoder.hm_lstm.weight_recurrent[0].grad.abs().sum() > 0
-    half = copy.deepcopy(model).half()
+    half = copy.deepcopy(model).bfloat16()
     found, state = steps(half, x)
-    assert kind(half, state) is incremental.Steps and found.dtype == torch.float16
+    assert kind(half, state) is incremental.Steps and found.dtype == torch.bfloat16
     monkeypatch.setattr(model.decoder.hm_lstm, "backend", "reference")
     found, state = steps(model, x)
     assert kind(model, state) is incremental.Steps

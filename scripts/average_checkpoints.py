@@ -44,6 +44,8 @@ def newest(folder, count):
             f"average_checkpoints: no checkpoint_EPOCH_UPDATE.pt in {folder}: train with --save-interval-updates and "
             "--keep-interval-updates, or name checkpoints one by one"
         )
+    if len(numbered) < count:
+        print(f"average_checkpoints: {folder} has {len(numbered)} of the last {count} checkpoints asked for")
     return [path for _, path in sorted(numbered)[-count:]]
 
 
@@ -70,9 +72,16 @@ def average(paths):
 def main():
     args = parse_args()
     paths = args.checkpoints
+    if args.last < 1:
+        sys.exit(f"average_checkpoints: --last must be positive, got {args.last}")
+    if not args.out.absolute().parent.is_dir():
+        sys.exit(f"average_checkpoints: there is no folder {args.out.parent} to write to")
     if len(paths) == 1 and paths[0].is_dir():
         paths = newest(paths[0], args.last)
-    checkpoint = average(paths)
+    try:
+        checkpoint = average(paths)
+    except (KeyError, RuntimeError) as error:  # RuntimeError: torch's, and UnsafeCheckpointError
+        sys.exit(f"average_checkpoints: not a fairseq checkpoint ({error})")
     if args.half:
         halved = {key: t.half() if t.is_floating_point() else t for key, t in checkpoint["model"].items()}
         checkpoint["model"] = halved

@@ -4,7 +4,8 @@
 #   scripts/gpu_check.sh bench OUT [ARGUMENTS OF scripts/benchmark/gpu.py]
 #   scripts/gpu_check.sh train OUT DATA [HYDRA OVERRIDES]     the recipe RECIPE (ptb); again, it goes on from SAVE/RECIPE
 #   scripts/gpu_check.sh amp OUT DATA [HYDRA OVERRIDES]       every precision of fairseq against float32, with UPDATES (200)
-# DATA is what scripts/prepare_ptb.sh made. Checkpoints stay in SAVE (default runs/gpu_check); OUT gets the log and the
+# DATA is what scripts/prepare_ptb.sh made. Checkpoints stay in SAVE (default runs/gpu_check), one every SAVE_EVERY (500)
+# updates, the most that is lost when the time is up; OUT gets the log and the
 # best weights in float16, in pieces below 16 MiB (cat best.pt.* > best.pt).
 # PYTHON=EXE an environment with torch, Triton and fairseq (default python3). Each step ends within LIMIT seconds (540).
 # Without a GPU check and bench run what they can in Triton's interpreter, bench with --tiny; train and amp run on CPU,
@@ -53,9 +54,10 @@ train() {  # data, overrides ...
   save=$(cd "$save" && pwd)
   timeout "$((limit - 45))" "$python" -m fairseq_cli.hydra_train --config-dir "$PWD/fairseq_hmrnn/configs" \
     --config-name "${RECIPE:-ptb}" common.user_dir="$PWD/fairseq_hmrnn" task.data="$data" checkpoint.save_dir="$save" \
-    hydra.run.dir="$save" checkpoint.save_interval_updates=500 "common.cpu=$([ "$gpu" = 1 ] && echo false || echo true)" \
+    hydra.run.dir="$save" checkpoint.save_interval_updates="${SAVE_EVERY:-500}" "common.cpu=$([ "$gpu" = 1 ] && echo false || echo true)" \
     "$@" || code=$?
   [ "$code" = 0 ] || [ "$code" = 124 ] || return "$code"
+  [ -f "$save/checkpoint_best.pt" ] || { echo "nothing was saved in the time: set SAVE_EVERY below 500 updates"; return 1; }
   cp "$save/hydra_train.log" "$out/hydra_train.log" || return
   "$python" scripts/average_checkpoints.py "$save/checkpoint_best.pt" --half --out "$out/best.pt" || return
   sha256sum "$out/best.pt"

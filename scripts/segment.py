@@ -113,6 +113,15 @@ def golds_for(name, text, separator):
     return {"file": gold, "file, late": segments.late(gold)}
 
 
+def closed_earlier(reading: Reading, lookahead: int) -> Reading:
+    """The same with all boundaries `lookahead` characters before; the last characters have none."""
+    if lookahead == 0:
+        return reading
+    boundaries = np.zeros_like(reading.boundaries)
+    boundaries[:-lookahead] = reading.boundaries[lookahead:]
+    return reading._replace(boundaries=boundaries)
+
+
 def write_comparison(reading: Reading, golds, seed):
     """A table for every layer: scores under each alignment, beside those of the baselines."""
     boundaries = reading.boundaries > 0.5
@@ -153,7 +162,7 @@ def main():
             if not text:
                 raise ValueError("the text is empty: there is nothing to compare")
             golds = golds_for(arguments.gold, text, arguments.separator)
-            write_comparison(reader.read(text), golds, arguments.seed)
+            write_comparison(closed_earlier(reader.read(text), arguments.lookahead), golds, arguments.seed)
         elif arguments.format == "json":
             write_json(closings(reader, texts, arguments.lookahead))
         else:

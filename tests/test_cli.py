@@ -266,3 +266,12 @@ def test_a_checkpoint_that_would_run_code_is_refused(data, trained, tmp_path):
     output = first_error("fairseq-eval-lm", data, *TASK, *options)
     assert "posix.mkdir" in output and "was not loaded" in output
     assert not (tmp_path / "bombed").exists()
+
+
+def test_a_criterion_that_learns_can_be_added_to_a_training(data, trained, tmp_path):
+    """The checkpoint has nothing for it: its network starts untrained, the model goes on."""
+    options = [*TASK, *TRAIN, "--boundary-regularizers", "rate+bidirectional,rate", "--save-dir", tmp_path]
+    options += ["--restore-file", trained / "checkpoint_last.pt", "--reset-optimizer", "--max-update", 41]
+    log = run("fairseq-train", data, *options, "--disable-validation").stdout
+    assert "has no right-to-left network: it starts untrained" in log
+    assert torch.load(tmp_path / "checkpoint_last.pt", map_location="cpu")["criterion"]

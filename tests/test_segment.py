@@ -71,6 +71,10 @@ def test_segments_as_text_json_and_against_gold(checkpoint, text, tmp_path):
     assert ["1", "detector"] in [row[:2] for row in rows]
     assert next(row for row in rows if row[:2] == ["1", "detector"])[5:] == ["1.000"] * 5  # itself
     assert float(next(row for row in rows if row[:2] == ["1", "random"])[7]) < 0.8
+    (tmp_path / "late.txt").write_bytes(late.encode())
+    options = ["--gold", tmp_path / "late.txt", "--separator", "\x1f", "--lookahead", 1]
+    rows = [line.split() for line in run("scripts/segment.py", *arguments, *options).stdout.splitlines()]
+    assert next(row for row in rows if row[:2] == ["1", "detector"])[5:] == ["1.000"] * 5
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Cross-entropy with regularisers on boundaries, and the statistics that tell whether a hierarchy is learned."""
 
+import logging
 import math
 from dataclasses import dataclass, field
 from typing import Dict, List, Optional
@@ -26,6 +27,8 @@ from .boundary_regularizers import (
 from .boundary_statistics import boundary_counts, gold_counts, log_boundary_metrics
 from .boundary_supervision import Supervision, build_supervision, whitespace_indices
 from .right_to_left import RightToLeftPredictor
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -79,7 +82,8 @@ class BoundaryRegularizedCrossEntropy(CrossEntropyCriterion):
     target; regularisers that listen to the model's predictions then have nothing to listen to, which is an error.
     With label_smoothing, training takes fairseq's smoothed -log p. Regularisers that listen in both reading directions
     have the criterion train a small network beside the model, its mean -log p by step added to the loss; it shares
-    nothing with the model, is in checkpoints for training to go on, and is not needed for anything else.
+    no weights with the model, is in checkpoints for training to go on, and is not needed for anything else. fairseq's
+    --clip-norm takes the norm over its gradient too.
     """
 
     def __init__(
@@ -170,6 +174,12 @@ class BoundaryRegularizedCrossEntropy(CrossEntropyCriterion):
                 f"boundary-supervision-layer {self.supervision_layer + 1} does not exist: the model has {detectors} "
                 "boundary detectors"
             )
+
+    def load_state_dict(self, state_dict, strict=True):
+        """fairseq's checkpoints have None of a criterion that learned nothing: then the network starts untrained."""
+        if state_dict:
+            return super().load_state_dict(state_dict, strict)
+        logger.info("the checkpoint has no right-to-left network: it starts untrained")
 
     def penalties(self, model, net_output, sample) -> List[Tensor]:
         """What is added to the loss, by symbol: a scalar for every term whose weight is not 0."""

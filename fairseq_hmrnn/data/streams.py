@@ -222,6 +222,8 @@ class StreamBatchIterator(EpochBatchIterator):
 
 def refuse_streams(iterator: EpochBatchIterator) -> EpochBatchIterator:
     """Have an iterator over shuffled windows raise ValueError for a position among the windows of streams."""
+    if "load_state_dict" in vars(iterator):  # fairseq hands out an iterator again, epoch after epoch
+        return iterator
     load = iterator.load_state_dict
 
     def load_state_dict(state_dict):

@@ -104,6 +104,8 @@ class LanguageModelHub(GeneratorHubInterface):
 
         For beam search and what else fairseq-generate can do: `generate([hub.encode(text)], beam=5, max_len_b=200)`.
         """
+        if length < 0 or batch_size < 1:
+            raise ValueError(f"length must not be negative and batch_size positive, got {length} and {batch_size}")
         if isinstance(sentences, str):
             return self.sample([sentences], length, batch_size, **options)[0]
         sampler, texts = self.sampler(SamplingOptions(**options)), []

@@ -72,8 +72,11 @@ class Sampler:
     def run(self, prompts: Sequence[Sequence[int]], scores: bool = False) -> Iterator[Step]:
         """Endlessly the next symbols of all prompts; a prompt begins with the model's begin symbol.
 
-        Prompts of different lengths go together: a sample waits on padding, which leaves an HM-LSTM's state alone.
+        Prompts of different lengths go together: a sample waits on padding, which leaves an HM-LSTM's state alone. The
+        models must not change while this goes on.
         """
+        if not prompts:
+            raise ValueError("there is no prompt: give at least one, which may be the begin symbol alone")
         columns = self._columns(prompts)
         steps = self._compiled_steps(len(prompts))
         return self._run(columns, scores) if steps is None else self._run_compiled(steps, columns, scores)

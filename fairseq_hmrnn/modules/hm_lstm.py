@@ -211,8 +211,8 @@ class HMLSTM(nn.Module):
         return HMLSTMOutput(hidden, output.boundaries.squeeze(0), output.boundary_probs.squeeze(0), output.state)
 
     def pack(self) -> Optional[PackedLayers]:
-        """The weights as they are now, laid out for `step`. They do not follow when the module's weights change: pack
-        where generation starts, and drop it where it ends. None where the CPU kernel does not run them."""
+        """The weights as they are now, laid out for `step`. They must not change while it is used: pack where
+        generation starts, and drop it where it ends. None where the CPU kernel does not run them."""
         return pack_layers(self.layers(), self.backend)
 
     def draw_recurrent_masks(self, batch_size: int) -> Optional[Tuple[Tensor, ...]]:

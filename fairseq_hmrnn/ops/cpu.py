@@ -55,8 +55,8 @@ def hm_lstm_cpu(
 class PackedLayers:
     """The layers' weights in the order that a path reads them, for many calls with unchanging weights.
 
-    A step of generation is then `packed(x.unsqueeze(0), state, options)`. Keeps no graph, and does not notice when a
-    weight changes: pack anew. path: as in `hm_lstm_cpu`.
+    A step of generation is then `packed(x.unsqueeze(0), state, options)`. Keeps no graph. The weights must not change
+    while this is used: a part of them is copied, the rest read where it is. path: as in `hm_lstm_cpu`.
     """
 
     def __init__(self, layers: Sequence[LayerParameters], path: Optional[str] = None):
@@ -72,7 +72,8 @@ class PackedLayers:
 
     def project(self, x: Tensor) -> Tensor:
         """Layer 1's bottom-up product of x (..., input_size): (..., 4H+1). Of an embedding matrix: a table of rows."""
-        return torch.nn.functional.linear(x.detach(), self.layers[0].weight_bottom_up)
+        with torch.autocast("cpu", enabled=False):
+            return torch.nn.functional.linear(x.detach(), self.layers[0].weight_bottom_up)
 
     def __call__(
         self,

@@ -72,7 +72,8 @@ class Generated(NamedTuple):
 
 
 class Generation:
-    """The weights of a language model as they are now, laid out for steps; they do not follow when the model changes.
+    """The weights of a language model, laid out for steps. The model must not change while this is used: a part of its
+    weights is copied here, the rest is read where it is.
 
     layers: packed by the compiled path. embedding: (symbols, input_size). table: whether layer 1's input projection of
     every symbol is computed now, (symbols, 4H+1) numbers. pad: the symbol at which a sample waits. Copies share it.
@@ -106,8 +107,12 @@ class Generation:
         return self
 
     def begin(self, state: HMLSTMState) -> Reached:
-        """Where a generation stands that starts from `state`, of which it takes a copy."""
-        terms = [F.linear(h, weight) for h, weight in zip(state.h, self.output.layers)]
+        """Where a generation stands that starts from `state`, of which it takes a copy. ValueError for other layers."""
+        sizes = tuple(weight.size(1) for weight in self.output.layers)
+        if state.hidden_sizes != sizes:
+            raise ValueError(f"a state of layers {list(state.hidden_sizes)} does not fit a model of {list(sizes)}")
+        with torch.autocast("cpu", enabled=False):
+            terms = [F.linear(h, weight) for h, weight in zip(state.h, self.output.layers)]
         return Reached(
             state.apply(lambda tensor: tensor.detach().clone(memory_format=torch.contiguous_format)),
             torch.stack(terms, dim=1).detach(),
@@ -115,16 +120,28 @@ class Generation:
         )
 
     def run(self, reached: Reached, tokens: Tensor) -> Generated:
-        """Read tokens (T, B)."""
+        """Read tokens (T, B). ValueError for another batch than was begun with."""
+        _check_batch(reached, tokens)
         return Generated(*self.compiled.run(*_flat(reached), tokens.contiguous(), tokens.size(0)))
 
     def sample(self, reached: Reached, tokens: Tensor, choices: int, choice: Choice) -> Generated:
         """Read tokens (T', B), at least one step of them, and what is chosen behind them. The last choice is not read
-        yet: T = T' + choices - 1."""
+        yet: T = T' + choices - 1. ValueError for another batch than was begun with, or where logits are NaN."""
+        _check_batch(reached, tokens)
+        if choice.never.numel() != self.output.weight.size(0):
+            raise ValueError(f"never has {choice.never.numel()} symbols, the model {self.output.weight.size(0)}")
         given = tokens.size(0)
         tokens = F.pad(tokens, (0, 0, 0, choices - 1)).contiguous()
         noise = None if choice.noise is None else choice.noise.contiguous()
-        return Generated(*self.compiled.sample(*_flat(reached), tokens, given, *choice[:-1], noise))
+        found = Generated(*self.compiled.sample(*_flat(reached), tokens, given, *choice[:-1], noise))
+        if found.logits.isnan().any():
+            raise ValueError("the model's predictions are not numbers (NaN): its training has diverged")
+        return found
+
+
+def _check_batch(reached: Reached, tokens: Tensor) -> None:
+    if tokens.dim() != 2 or tokens.size(1) != reached.state.batch_size:
+        raise ValueError(f"tokens {tuple(tokens.shape)} do not fit: (T, {reached.state.batch_size}) were begun with")
 
 
 def _frozen(tensor: Tensor) -> Tensor:

@@ -191,7 +191,7 @@ def check_tensors(x, layers, state, valid, noise, recurrent_masks) -> None:
         if tensor.dtype != dtype or tensor.device != weight.device:
             raise ValueError(
                 f"{name} is {tensor.dtype} on {tensor.device}, but with weights of {weight.dtype} on {weight.device} "
-                f"it must be {dtype}"
+                f"it must be {dtype} on {weight.device}"
             )
     if valid is not None:
         if tuple(valid.shape) != (steps, batch_size) or valid.dtype != torch.bool or valid.device != x.device:

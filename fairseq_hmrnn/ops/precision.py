@@ -24,6 +24,8 @@ def autocast_dtype(x: Tensor, weight: Tensor) -> torch.dtype:
 
 def autocast_is_on(x: Tensor) -> bool:
     """Is x on a device for which autocast is on?"""
-    if x.is_cuda:
-        return torch.is_autocast_enabled()
-    return x.device.type == "cpu" and torch.is_autocast_cpu_enabled()
+    if x.device.type not in ("cpu", "cuda"):
+        return False
+    if hasattr(torch, "get_autocast_dtype"):  # torch 2.4 or later
+        return torch.is_autocast_enabled(x.device.type)
+    return torch.is_autocast_enabled() if x.is_cuda else torch.is_autocast_cpu_enabled()

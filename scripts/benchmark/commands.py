@@ -11,17 +11,18 @@ USER_DIR = ROOT / "fairseq_hmrnn"
 
 
 def command(name, *arguments, log):
-    """Run a command of this environment and return what it printed, which is also appended to the file `log`. If it
-    fails, so does the benchmark, with the end of what was printed."""
-    result = subprocess.run(
-        [str(BIN / name), *map(str, arguments)],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        encoding="utf-8",
-    )
-    with open(log, "a", encoding="utf-8") as file:
-        file.write(result.stdout)
-    if result.returncode:
-        sys.exit(f"{name} failed, see {log}:\n{result.stdout[-1500:]}")
-    return result.stdout
+    """Run a command of this environment and return what it printed, which is appended to the file `log` as it comes, so
+    that it is there after an interruption. If it fails, so does the benchmark, with the end of what was printed."""
+    with open(log, "a+b") as file:
+        begin = file.seek(0, os.SEEK_END)
+        code = subprocess.call(
+            [str(BIN / name), *map(str, arguments)],
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdout=file,
+            stderr=subprocess.STDOUT,
+        )
+        file.seek(begin)
+        printed = file.read().decode()
+    if code:
+        sys.exit(f"{name} failed, see {log}:\n{printed[-1500:]}")
+    return printed

@@ -11,6 +11,7 @@ the seconds that an update took there. The same command again goes on where it w
 
 import argparse
 import csv
+import itertools
 import json
 import re
 import statistics
@@ -103,8 +104,11 @@ def plot(rows, path):
             lines = [[r for r in rows if r["model"] == model and r["seed"] == seed] for seed in seeds]
             for line in lines:
                 axes.plot([r[x] for r in line], [r["bpc"] for r in line], color=COLORS[model], linewidth=0.8, alpha=0.5)
-            means = [statistics.mean(r["bpc"] for r in point) for point in zip(*lines)]
-            abscissa = [r[x] for r in lines[0][: len(means)]]
+            points = {}  # of all seeds
+            for row in itertools.chain(*lines):
+                points.setdefault(row[x], []).append(row["bpc"])
+            abscissa = sorted(point for point, values in points.items() if len(values) == len(seeds))
+            means = [statistics.mean(points[point]) for point in abscissa]
             label = f"{model}, {len(seeds)} seeds"
             axes.plot(abscissa, means, color=COLORS[model], linewidth=2.2, marker="o", label=label)
         axes.set_xlabel(title)

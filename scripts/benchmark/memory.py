@@ -59,7 +59,7 @@ def main():
         print(json.dumps(measure(args)))
         return
     arguments, base = sys.argv[1:], None
-    print("| chunks | peak, MiB | time | of 1 |\n|---|---|---|---|")
+    print("| chunks | peak, MiB | time | of the first |\n|---|---|---|---|")
     for chunks in args.chunks:
         command = [sys.executable, __file__, *arguments, "--chunks", str(chunks), "--in-process"]
         found = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True, encoding="utf-8").stdout)

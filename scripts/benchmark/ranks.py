@@ -16,6 +16,8 @@ import socket
 import statistics
 import subprocess
 import sys
+import tempfile
+import time
 from pathlib import Path
 
 from commands import BIN, ROOT, USER_DIR
@@ -68,17 +70,19 @@ def train(args, rest, count):
     ]
     command += ["--batch-size", args.batch_size // count]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    running = [
-        subprocess.Popen(
-            [str(part) for part in (*command, *options, *rest)],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            encoding="utf-8",
-        )
-        for options in distributed_options(count, args.ddp_backend)
-    ]
-    logs = [process.communicate()[0] for process in running]  # rank 0 alone prints what is read here
+    with tempfile.TemporaryDirectory() as folder:
+        logs = [Path(folder) / str(rank) for rank in range(count)]
+        running = []
+        for options, log in zip(distributed_options(count, args.ddp_backend), logs):
+            arguments = [str(part) for part in (*command, *options, *rest)]
+            with log.open("wb") as file:
+                running.append(subprocess.Popen(arguments, env=environment, stdout=file, stderr=subprocess.STDOUT))
+        while any(process.poll() is None for process in running):
+            time.sleep(0.2)
+            if any(process.poll() for process in running):  # the others would wait for it
+                for process in running:
+                    process.kill()
+        logs = [log.read_text(encoding="utf-8") for log in logs]
     if any(process.returncode for process in running):
         sys.exit("\n".join(log[-1500:] for log in logs))
     records = [json.loads(found) for found in re.findall(r"train_inner \| (\{.*\})$", logs[0], re.MULTILINE)]

@@ -133,3 +133,32 @@ def test_the_start_is_not_touched_and_later_weights_are_not_read():
     with pytest.raises(RuntimeError, match="no symbol"):
         case.generation.run(case.generation.begin(case.state), tokens + SYMBOLS)
     assert torch.equal(first.logits, case.generation.run(case.generation.begin(case.state), tokens).logits)
+
+
+@torch.no_grad()
+def test_what_does_not_fit_is_refused():
+    """The kernel works through bare pointers: nothing of another shape may reach it."""
+    case = Case(2, OPTIONS["plain"])
+    reached, tokens = case.generation.begin(case.state), random_tokens(3, 3)
+    with pytest.raises(ValueError, match=r"tokens \(3, 3\) do not fit: \(T, 2\)"):
+        case.generation.run(reached, tokens)
+    with pytest.raises(ValueError, match=r"a state of layers \[8, 5\] does not fit"):
+        case.generation.begin(HMLSTMState(case.state.h[:2], case.state.c[:2], case.state.z[:, :2]))
+    tokens = random_tokens(3, 2)
+    with pytest.raises(RuntimeError, match="does not fit"):
+        case.generation.run(reached._replace(terms=reached.terms[:, :, 1:].contiguous()), tokens)
+    with pytest.raises(ValueError, match="never has 3 symbols"):
+        case.generation.sample(reached, tokens, 1, Choice(1.0, 0, 1.0, torch.zeros(3, dtype=torch.bool), None))
+    case.bias.fill_(float("nan"))
+    with pytest.raises(ValueError, match="not numbers"):
+        case.generation.sample(reached, tokens, 1, Choice(1.0, 0, 1.0, torch.zeros(SYMBOLS, dtype=torch.bool), None))
+
+
+@torch.no_grad()
+def test_autocast_changes_nothing():
+    tokens, found = random_tokens(5, 2), []
+    for enabled in (False, True):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            case = Case(2, OPTIONS["plain"], dtype=torch.float32)
+            found.append(case.generation.run(case.generation.begin(case.state), tokens).logits)
+    assert torch.equal(*found)

@@ -149,11 +149,30 @@ Room prepare_cells(const Generation& generation, const Reached& reached, const T
   return room;
 }
 
+// The kernel reads and writes what was reached through bare pointers: everything must have the shape that it expects.
+inline void check_reached(const Generation& generation, const Reached& reached, const Tensor& tokens) {
+  const OutputTensors& output = generation.output.tensors;
+  const int64_t B = tokens.size(1), L = int64_t(output.layers.size());
+  const auto fits = [](const Tensor& tensor, at::IntArrayRef shape) {
+    TORCH_CHECK(tensor.is_contiguous() && tensor.sizes() == shape, "a tensor of shape ", tensor.sizes(),
+                " does not fit: contiguous ", shape, " expected");
+  };
+  TORCH_CHECK(int64_t(reached.state.h.size()) == L && int64_t(reached.state.c.size()) == L, "a state of ", L,
+              " layers expected");
+  for (int64_t l = 0; l < L; ++l)
+    for (const Tensor& tensor : {reached.state.h[l], reached.state.c[l]}) fits(tensor, {B, output.layers[l].size(1)});
+  fits(reached.state.z, {B, L});
+  fits(reached.copy_u, {B, L});
+  fits(reached.terms, {B, L, output.weight.size(1) + L});
+}
+
 // tokens (steps, B): changed in place from row `given` on.
 template <class T>
 Generated generate(const Generation& generation, Reached reached, Tensor tokens, int64_t given, bool choose,
                    const Choice& choice, const MaybeTensor& noise) {
-  TORCH_CHECK(tokens.is_contiguous() && (!noise || noise->is_contiguous()), "contiguous tensors expected");
+  TORCH_CHECK(tokens.dim() == 2 && tokens.is_contiguous() && (!noise || noise->is_contiguous()),
+              "contiguous tensors expected, tokens (T, B)");
+  check_reached(generation, reached, tokens);
   const int64_t steps = tokens.size(0), B = tokens.size(1), symbols = generation.inputs.size(0);
   GenerationCall<T> call;
   const Room room = prepare_cells(generation, reached, tokens, call.forward);

@@ -22,6 +22,7 @@ from .boundary_regularizers import (
     Signals,
     Term,
     detector_cross_entropy,
+    entropy_and_surprisal,
     parse_regularizers,
 )
 from .boundary_statistics import boundary_counts, gold_counts, log_boundary_metrics
@@ -224,9 +225,7 @@ class BoundaryRegularizedCrossEntropy(CrossEntropyCriterion):
                 "model makes them; here boundaries belong to the source: use rate, binomial, ratio, entropy or hinge"
             )
         log_probs = model.get_normalized_probs(net_output, log_probs=True).float().view(*target.shape, -1)
-        predicted = target.ne(self.padding_idx)
-        surprisal = -log_probs.gather(-1, target.unsqueeze(-1)).squeeze(-1)
-        return Signals(torch.special.entr(log_probs.exp()).sum(-1), surprisal, predicted)
+        return Signals(*entropy_and_surprisal(log_probs, target), target.ne(self.padding_idx))
 
     def statistics(self, extra, sample) -> Dict[str, Tensor]:
         """Sums of boundaries, and how far they are the text's whitespace if its dictionary has any."""

@@ -31,6 +31,12 @@ class Signals(NamedTuple):
     predicted: Tensor
 
 
+def entropy_and_surprisal(log_probs: Tensor, symbols: Tensor) -> Tuple[Tensor, Tensor]:
+    """Of predictions log_probs (B, T, V), the first without gradient, and of the symbols (B, T) that came: (B, T)."""
+    surprisal = -log_probs.gather(-1, symbols.unsqueeze(-1)).squeeze(-1)
+    return torch.special.entr(log_probs.detach().exp()).sum(-1), surprisal
+
+
 class LayerSteps(NamedTuple):
     """One layer's boundaries. Tensors (B, T).
 

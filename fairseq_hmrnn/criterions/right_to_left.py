@@ -7,7 +7,7 @@ from typing import Tuple
 import torch
 from torch import Tensor, nn
 
-from .boundary_regularizers import Signals, masked_mean
+from .boundary_regularizers import Signals, entropy_and_surprisal, masked_mean
 
 SIZE = 128  # of embedding and state
 CONTEXT = 5  # steps at a row's end that say nothing: with fewer symbols to read than this, everything is uncertain
@@ -37,8 +37,7 @@ class RightToLeftPredictor(nn.Module):
         hidden, _ = self.lstm(self.embed_tokens(target.flip(1).gather(1, order)))
         hidden = torch.zeros_like(hidden).scatter(1, order.unsqueeze(-1).expand_as(hidden), hidden).flip(1)
         log_probs = self.output_projection(hidden).float().log_softmax(-1)
-        surprisal = -log_probs.gather(-1, source.unsqueeze(-1)).squeeze(-1)
+        entropy, surprisal = entropy_and_surprisal(log_probs, source)
         known = source.ne(self.padding_idx) & target.ne(self.padding_idx)
-        entropy = torch.special.entr(log_probs.detach().exp()).sum(-1)
         remaining = known.flip(1).cumsum(1).flip(1)
         return masked_mean(surprisal, known), Signals(entropy, surprisal.detach(), known & (remaining > CONTEXT))

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Optional
+from typing import Optional, Tuple
 
 import torch.nn.functional as F
 from fairseq.models import FairseqIncrementalDecoder
 from torch import Tensor, nn
 
 from ..modules import LayerOutput
-from ..ops import HMLSTMState
+from ..ops import HMLSTMOutput, HMLSTMState
 from . import incremental
 from .config import HMLSTMLanguageModelConfig, build_hm_lstm, build_slope_schedule
 from .progress import DictionaryFingerprint, SlopeProgress
@@ -69,14 +69,18 @@ class HMLSTMDecoder(FairseqIncrementalDecoder):
         if incremental_state is not None:
             features, _, extra = self._step(prev_output_tokens[:, -1:], incremental_state, state)
             return features, extra
-        valid = prev_output_tokens.ne(self.padding_idx)
-        x = self.embed(prev_output_tokens)
-        padding = None if valid.all() else valid.t()
-        output = self.hm_lstm(x.transpose(0, 1), state, padding, self.slope_progress.slope)
+        output, valid = self.recur(prev_output_tokens, state)
         features = self.layer_output([h.transpose(0, 1) for h in output.hidden])
         boundaries, probs = output.boundaries.transpose(0, 1), output.boundary_probs.transpose(0, 1)
         features = F.dropout(features, self.dropout_output, self.training)
         return features, self._extra(valid, boundaries, probs, output.state)
+
+    def recur(self, tokens: Tensor, state: Optional[HMLSTMState] = None) -> Tuple[HMLSTMOutput, Tensor]:
+        """The recurrence over tokens (B, T) from `state` on, time-major, and which of them are not padding (B, T)."""
+        valid = tokens.ne(self.padding_idx)
+        padding = None if valid.all() else valid.t()
+        x = self.embed(tokens).transpose(0, 1)
+        return self.hm_lstm(x, state, padding, self.slope_progress.slope), valid
 
     def embed(self, tokens: Tensor) -> Tensor:
         """The recurrence's input for tokens of any shape: (..., embed_dim)."""

@@ -64,8 +64,8 @@ class HMLSTMLanguageModel(FairseqLanguageModel):
         if stream is None:
             return self.decoder(src_tokens, **kwargs)
         carried = self.training_state if self.training else self.evaluation_state
-        zeros = self.decoder.hm_lstm.zero_state(src_tokens.size(0))
-        state = carried.start(stream, window, zeros.z, reset if self.training else None)
+        like = self.decoder.hm_lstm.zero_state(0).z
+        state = carried.start(stream, window, like, reset if self.training else None)
         logits, extra = self.decoder(src_tokens, state=state, **kwargs)
         carried.reach(stream, window, extra["state"])
         return logits, extra

@@ -19,7 +19,6 @@ def read_windows(
     """Windows of at most `size` of the tokens (T,): each one's logits (T', V), and what the recurrence made of it, with
     a batch of 1. decoder: an HMLSTMDecoder, in evaluation. state: before the first token, zeros if None."""
     for window in tokens.split(size):
-        x = decoder.embed_tokens(window).unsqueeze(1)
-        output = decoder.hm_lstm(x, state, None, decoder.slope_progress.slope)
+        output, _ = decoder.recur(window.unsqueeze(0), state)
         state = output.state
         yield decoder.output_layer(decoder.layer_output(output.hidden)).squeeze(1), output

@@ -219,8 +219,8 @@ class HMLSTM(nn.Module):
         """Masks of recurrent dropout for a batch, tuple over layers of (B, H_l); None outside training or without."""
         if not self.training or self.recurrent_dropout == 0:
             return None
-        keep, like = 1 - self.recurrent_dropout, self.zero_state(batch_size).h
-        return tuple(torch.empty_like(h).bernoulli_(keep) / keep for h in like)
+        keep, like = 1 - self.recurrent_dropout, self.zero_state(0).z
+        return tuple(like.new_empty(batch_size, size).bernoulli_(keep) / keep for size in self.hidden_sizes)
 
     def extra_repr(self) -> str:
         return (

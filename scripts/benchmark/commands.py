@@ -1,6 +1,8 @@
 """fairseq's commands as subprocesses, for the benchmarks that train with them."""
 
+import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -26,3 +28,25 @@ def command(name, *arguments, log):
     if code:
         sys.exit(f"{name} failed, see {log}:\n{printed[-1500:]}")
     return printed
+
+
+def recipe_options(recipe, data, folder):
+    """What fairseq-hydra-train wants to train a recipe on prepared data, with checkpoints and log in `folder`."""
+    folder = Path(folder).resolve()
+    options = ["--config-dir", USER_DIR / "configs", "--config-name", recipe, f"common.user_dir={USER_DIR}"]
+    options += [f"task.data={Path(data).resolve()}", f"checkpoint.save_dir={folder}", f"hydra.run.dir={folder}"]
+    return options
+
+
+def log_records(text, kind):
+    """The numbers of a log's lines of one kind, "train_inner" or "valid", as fairseq-train and hydra write them with
+    log-format json."""
+    pattern = re.compile(rf"\b{kind}(?: \||\]\[INFO\] -) (\{{.*\}})$", re.MULTILINE)
+    return [json.loads(found) for found in pattern.findall(text)]
+
+
+def parse_with_rest(parser):
+    """The arguments before --, parsed, and those after it."""
+    arguments = sys.argv[1:]
+    split = arguments.index("--") if "--" in arguments else len(arguments)
+    return parser.parse_args(arguments[:split]), arguments[split + 1 :]

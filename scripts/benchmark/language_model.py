@@ -17,9 +17,8 @@ import re
 import statistics
 from pathlib import Path
 
-from commands import USER_DIR, command
+from commands import USER_DIR, command, log_records, recipe_options
 
-RECIPE = ["--config-dir", USER_DIR / "configs", "--config-name", "ptb_small", f"common.user_dir={USER_DIR}"]
 # The rest of ptb_small for a model that carries no state; 316 units a layer make the parameters of 3 x 256 with layer
 # normalisation and detectors.
 LSTM = ["--user-dir", USER_DIR, "--task", "hmlstm_language_modeling", "--criterion", "cross_entropy"]
@@ -47,12 +46,9 @@ def parse_args():
 
 def train(model, data, folder, log, options):
     """One training command; `options` are hydra's names and values."""
-    folder, data = folder.resolve(), data.resolve()
     if model == "hmlstm_lm":
-        overrides = [f"{name}={value}" for name, value in {**options, "checkpoint.save_dir": folder}.items()]
-        return command(
-            "fairseq-hydra-train", *RECIPE, f"task.data={data}", f"hydra.run.dir={folder}", *HYDRA, *overrides, log=log
-        )
+        overrides = [f"{name}={value}" for name, value in options.items()]
+        return command("fairseq-hydra-train", *recipe_options("ptb_small", data, folder), *HYDRA, *overrides, log=log)
     flags = []
     for name, value in options.items():
         flag = "--" + name.split(".")[1].replace("_", "-")
@@ -68,14 +64,8 @@ def speed(model, args):
     train(model, args.data, args.out / "speed", log, options)
     text = log.read_text(encoding="utf-8")
     parameters = int(re.search(r"num\. shared model params: ([0-9,]+)", text).group(1).replace(",", ""))
-    rates = [float(record["ups"]) for record in records(text, "train_inner")]
+    rates = [float(record["ups"]) for record in log_records(text, "train_inner")]
     return 1 / statistics.median(rates), parameters
-
-
-def records(text, kind):
-    """The numbers of a log's lines of one kind, "train_inner" or "valid", as fairseq-train and hydra write them."""
-    pattern = re.compile(rf"\b{kind}(?: \||\]\[INFO\] -) (\{{.*\}})$", re.MULTILINE)
-    return [json.loads(found) for found in pattern.findall(text)]
 
 
 def curve(model, seed, args):
@@ -86,7 +76,7 @@ def curve(model, seed, args):
     options["dataset.validate_interval_updates"] = options["checkpoint.save_interval_updates"] = args.validate_every
     train(model, args.data, folder, folder / "train.log", options)
     text = (folder / "train.log").read_text(encoding="utf-8")
-    points = {int(r["valid_num_updates"]): float(r["valid_loss"]) for r in records(text, "valid")}
+    points = {int(r["valid_num_updates"]): float(r["valid_loss"]) for r in log_records(text, "valid")}
     return sorted(points.items())
 
 

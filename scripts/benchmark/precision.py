@@ -11,18 +11,15 @@ the recipe, such as dataset.batch_size=8.
 """
 
 import argparse
-import json
-import re
 import statistics
 import sys
 from pathlib import Path
 
-from commands import USER_DIR, command
+from commands import command, log_records, parse_with_rest, recipe_options
 
-HALF = ["common.fp16=true", "common.fp16_no_flatten_grads=true"]
 PRECISIONS = {
     "float32": [],
-    "fp16": HALF,
+    "fp16": ["common.fp16=true", "common.fp16_no_flatten_grads=true"],
     "memory-efficient fp16": ["common.fp16=true", "common.memory_efficient_fp16=true"],
     "amp": ["common.amp=true"],
     "bf16": ["common.bf16=true", "common.fp16_no_flatten_grads=true"],
@@ -37,26 +34,17 @@ def parse_args():
     parser.add_argument("--tolerance", type=float, default=0.05, help="bits")
     parser.add_argument("--cpu", action="store_true")
     parser.add_argument("--out", type=Path, default=Path("runs/precision"), help="folder of checkpoints and logs")
-    arguments = sys.argv[1:]
-    split = arguments.index("--") if "--" in arguments else len(arguments)
-    return parser.parse_args(arguments[:split]), arguments[split + 1 :]
+    return parse_with_rest(parser)
 
 
 def train(args, settings, folder, updates):
     """The log of a training up to so many updates in all."""
     folder.mkdir(parents=True, exist_ok=True)
-    folder = folder.resolve()
-    options = ["--config-dir", USER_DIR / "configs", "--config-name", args.recipe, f"common.user_dir={USER_DIR}"]
-    options += [f"task.data={args.data.resolve()}", f"checkpoint.save_dir={folder}", f"hydra.run.dir={folder}"]
+    options = recipe_options(args.recipe, args.data, folder)
     options += ["common.log_format=json", "common.log_interval=1", "dataset.disable_validation=true"]
     options += [f"common.cpu={str(args.cpu).lower()}", f"optimization.max_update={updates}"]
     options += ["common.fp16_init_scale=4"] if args.cpu else []  # fairseq wants CUDA where the scaled loss overflows
     return command("fairseq-hydra-train", *options, *settings, log=folder / "train.log")
-
-
-def updates_of(log):
-    """The numbers that a log has for every update."""
-    return [json.loads(found) for found in re.findall(r"\[train_inner\]\[INFO\] - (\{.*\})$", log, re.MULTILINE)]
 
 
 def last_loss(records, updates):
@@ -68,9 +56,9 @@ def last_loss(records, updates):
 def measure(args, rest, name, settings):
     """Loss of an unbroken training, of an interrupted one, and words per second."""
     folder = args.out / name.replace(" ", "-")
-    whole = updates_of(train(args, [*settings, *rest], folder / "whole", args.updates))
+    whole = log_records(train(args, [*settings, *rest], folder / "whole", args.updates), "train_inner")
     train(args, [*settings, *rest], folder / "parts", args.updates // 2)
-    parts = updates_of(train(args, [*settings, *rest], folder / "parts", args.updates))
+    parts = log_records(train(args, [*settings, *rest], folder / "parts", args.updates), "train_inner")
     if int(parts[0]["num_updates"]) != args.updates // 2 + 1:
         sys.exit(f"{name}: the second half did not go on from the first")
     speed = statistics.median(float(record["wps"]) for record in whole[len(whole) // 2 :])

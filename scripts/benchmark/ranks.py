@@ -9,9 +9,7 @@ rates, which every process takes over its own part of the batch.
 """
 
 import argparse
-import json
 import os
-import re
 import socket
 import statistics
 import subprocess
@@ -20,7 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from commands import BIN, ROOT, USER_DIR
+from commands import BIN, ROOT, USER_DIR, log_records, parse_with_rest
 
 TRAINING = "--task hmlstm_language_modeling --stateful --arch hmlstm_lm --criterion boundary_regularized_cross_entropy "
 TRAINING += "--optimizer adam --lr 0.002 --clip-norm 1 --tokens-per-sample 100 --seed 1 --cpu --num-workers 0 "
@@ -36,13 +34,11 @@ def parse_args():
     parser.add_argument("--updates", type=int, default=30)
     parser.add_argument("--turns", type=int, default=2)
     parser.add_argument("--ddp-backend", default="legacy_ddp")
-    arguments = sys.argv[1:]
-    split = arguments.index("--") if "--" in arguments else len(arguments)
-    args = parser.parse_args(arguments[:split])
+    args, rest = parse_with_rest(parser)
     for count in args.processes:
         if count < 1 or args.batch_size % count:
             parser.error(f"--batch-size {args.batch_size} is not a multiple of {count} processes")
-    return args, arguments[split + 1 :]
+    return args, rest
 
 
 def distributed_options(count, ddp_backend):
@@ -85,7 +81,7 @@ def train(args, rest, count):
         logs = [log.read_text(encoding="utf-8") for log in logs]
     if any(process.returncode for process in running):
         sys.exit("\n".join(log[-1500:] for log in logs))
-    records = [json.loads(found) for found in re.findall(r"train_inner \| (\{.*\})$", logs[0], re.MULTILINE)]
+    records = log_records(logs[0], "train_inner")
     losses = [float(record["loss"]) for record in records]
     return losses, statistics.median(float(record["wps"]) for record in records[len(records) // 3 :])
 

@@ -14,7 +14,7 @@ import statistics
 import sys
 from pathlib import Path
 
-from commands import ROOT, USER_DIR, command
+from commands import ROOT, USER_DIR, command, parse_with_rest
 
 PLUGIN = ["--user-dir", str(USER_DIR), "--task", "translation", "--required-batch-size-multiple", "1"]
 TRAINING = "--optimizer adam --lr 0.002 --clip-norm 1 --max-tokens 1500 --seed 1 --cpu --num-workers 0 "
@@ -49,10 +49,7 @@ def parse_args():
     parser.add_argument("--beam", type=int, default=5)
     parser.add_argument("--rate", default=".4", help="target boundary rate of layer 1")
     parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS), metavar="MODEL")
-    arguments = sys.argv[1:]
-    split = arguments.index("--") if "--" in arguments else len(arguments)
-    args = parser.parse_args(arguments[:split])
-    return args, arguments[split + 1 :]
+    return parse_with_rest(parser)
 
 
 def memory_per_source_symbol(data, checkpoint):

@@ -48,7 +48,7 @@ setup(
     extras_require={
         "plot": ["matplotlib>=3.6"],
         "gpu": ['triton; platform_system == "Linux"'],
-        "dev": ["pytest>=7", "hypothesis", "ruff", "matplotlib>=3.6", "tensorboardX", "ninja"],
+        "dev": ["pytest>=7", "pytest-xdist>=3.2", "hypothesis", "ruff", "matplotlib>=3.6", "tensorboardX", "ninja"],
     },
     ext_modules=extensions(),
     cmdclass=cmdclass(),

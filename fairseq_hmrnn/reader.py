@@ -10,7 +10,7 @@ from fairseq import checkpoint_utils
 
 from .data.characters import encode
 from .models.hmlstm_decoder import HMLSTMDecoder
-from .models.windows import read_windows
+from .models.windows import check_lookahead, read_windows
 from .ops import HMLSTMOutput, HMLSTMState
 
 
@@ -36,6 +36,14 @@ class Reading(NamedTuple):
     def next_surprisal(self) -> np.ndarray:
         """(T,), the surprisal of the character that follows each step; 0 at the last, which nothing follows."""
         return np.append(self.surprisal[1:], 0)
+
+    def closed_earlier(self, lookahead: int) -> Reading:
+        """The same with all boundaries `lookahead` characters before: of layers that read so much of the next segment
+        before they close one. The last characters have none. ValueError for a negative one."""
+        check_lookahead(lookahead)
+        boundaries = np.zeros_like(self.boundaries)
+        boundaries[: max(len(boundaries) - lookahead, 0)] = self.boundaries[lookahead:]
+        return self._replace(boundaries=boundaries)
 
 
 class CharacterReader:

@@ -26,6 +26,9 @@ def parse_arguments():
     parser.add_argument("--norms", metavar="OUT", help="also draw a heat map of the norms of h, here")
     parser.add_argument("--log", help="what fairseq-train printed: also draw boundary rates over training, to --rates")
     parser.add_argument("--rates", metavar="OUT", default="rates.png", help="(default: rates.png)")
+    parser.add_argument(
+        "--lookahead", type=int, default=0, help="draw boundaries this many characters earlier, as segment.py does"
+    )
     parser.add_argument("--width", type=int, default=80, help="the most characters in a line (default: 80)")
     parser.add_argument("--title", help="over the picture")
     return parser.parse_args()
@@ -37,7 +40,7 @@ def draw(arguments, text):
     written += [arguments.rates] if arguments.log else []
     for path in written:
         check_path(path)
-    reading = CharacterReader(arguments.checkpoint, arguments.data).read(text)
+    reading = CharacterReader(arguments.checkpoint, arguments.data).read(text).closed_earlier(arguments.lookahead)
     for path in arguments.out:
         plot_boundaries(text, reading.boundaries, path, width=arguments.width, title=arguments.title)
     if arguments.norms:

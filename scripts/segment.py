@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from fairseq_hmrnn.analysis import segments  # noqa: E402
 from fairseq_hmrnn.compat import UnsafeCheckpointError  # noqa: E402
+from fairseq_hmrnn.models.windows import check_lookahead  # noqa: E402
 from fairseq_hmrnn.reader import CharacterReader, Reading  # noqa: E402
 
 CHUNK_BYTES = 1 << 14
@@ -113,15 +114,6 @@ def golds_for(name, text, separator):
     return {"file": gold, "file, late": segments.late(gold)}
 
 
-def closed_earlier(reading: Reading, lookahead: int) -> Reading:
-    """The same with all boundaries `lookahead` characters before; the last characters have none."""
-    if lookahead == 0:
-        return reading
-    boundaries = np.zeros_like(reading.boundaries)
-    boundaries[:-lookahead] = reading.boundaries[lookahead:]
-    return reading._replace(boundaries=boundaries)
-
-
 def write_comparison(reading: Reading, golds, seed):
     """A table for every layer: scores under each alignment, beside those of the baselines."""
     boundaries = reading.boundaries > 0.5
@@ -154,15 +146,14 @@ def main():
         reader = CharacterReader(arguments.checkpoint, arguments.data)
         if not 1 <= arguments.layer <= reader.num_detectors:
             raise ValueError(f"there is no layer {arguments.layer} with a detector: choose 1 to {reader.num_detectors}")
-        if arguments.lookahead < 0:
-            raise ValueError(f"lookahead counts characters from 0, got {arguments.lookahead}")
+        check_lookahead(arguments.lookahead)
         texts = pieces(arguments.text)
         if arguments.gold:
             text = "".join(texts)
             if not text:
                 raise ValueError("the text is empty: there is nothing to compare")
             golds = golds_for(arguments.gold, text, arguments.separator)
-            write_comparison(closed_earlier(reader.read(text), arguments.lookahead), golds, arguments.seed)
+            write_comparison(reader.read(text).closed_earlier(arguments.lookahead), golds, arguments.seed)
         elif arguments.format == "json":
             write_json(closings(reader, texts, arguments.lookahead))
         else:

@@ -56,7 +56,7 @@ hmrnn_install() {
     python -m pip install -q 'pip<24.1' 'setuptools<70' wheel
     hmrnn_install_torch "$pins"
     python -m pip install -q -c "$pins" numpy cython omegaconf hydra-core cffi regex sacrebleu tqdm bitarray \
-      scikit-learn sentencepiece pytest hypothesis ruff matplotlib tensorboardX ninja
+      scikit-learn sentencepiece pytest pytest-xdist hypothesis ruff matplotlib tensorboardX ninja
     # Without its dependencies: it asks for torchaudio, which it does not need for text.
     python -m pip install -q --no-build-isolation --no-deps fairseq==0.12.2
     python -m pip install -q --no-build-isolation --no-deps -e "$hmrnn_root"
@@ -64,7 +64,7 @@ hmrnn_install() {
     local pins=$hmrnn_root/constraints.txt
     python -m pip install -q -U pip setuptools wheel
     hmrnn_install_torch "$pins"
-    python -m pip install -q -c "$pins" ve-fairseq sentencepiece pytest hypothesis ruff matplotlib tensorboardX ninja
+    python -m pip install -q -c "$pins" ve-fairseq sentencepiece pytest pytest-xdist hypothesis ruff matplotlib tensorboardX ninja
     hmrnn_install_triton
     python -m pip install -q -c "$pins" --no-build-isolation -e "$hmrnn_root"
   fi

@@ -102,6 +102,11 @@ def test_the_hub_reads_and_writes_text_exactly(model):
     assert together == [model.sample(prompt, length=30, greedy=True) for prompt in ["ka lu", "", "\n"]]
     for layer in model.segment(text + together[0]):
         assert "".join(layer) == text + together[0] and all(layer)
+    z = model.boundaries(text + together[0])
+    assert torch.equal(model.boundaries(text + together[0], lookahead=2), torch.cat([z[2:], torch.zeros(2, 2)]))
+    assert model.segment("ka", lookahead=9) == [["ka"], ["ka"]]
+    with pytest.raises(ValueError, match="lookahead"):
+        model.segment("ka", lookahead=-1)
     hypos = model.generate([model.encode("\nka\n")], beam=3, max_len_b=4)
     assert model.decode(hypos[0][0]["tokens"]).startswith("\nka\n") and hypos[0][0]["tokens"].numel() == 8
 

@@ -81,7 +81,7 @@ def test_segments_as_text_json_and_against_gold(checkpoint, text, tmp_path):
     "options, message",
     [
         (["--layer", "3"], "no layer 3 with a detector: choose 1 to 2"),
-        (["--lookahead", "-1"], "lookahead counts characters from 0"),
+        (["--lookahead", "-1"], "lookahead counts symbols from 0"),
         (["--gold", "gold.txt"], "gold text has 8 characters without its separators, the text has 9"),
     ],
 )
@@ -107,3 +107,6 @@ def test_pictures(checkpoint, trained, tmp_path):
     printed = run("scripts/plot_boundaries.py", checkpoint, *options, stdin="ka lumo\ntiri ka\n").stdout
     assert all(path.stat().st_size > 1000 for path in outputs)
     assert "layer 2" in printed and str(outputs[3]) in printed
+    options = ["--out", outputs[0], "--lookahead", 8]  # nothing lies so far behind the text
+    printed = run("scripts/plot_boundaries.py", checkpoint, *options, stdin="ka lumo\n").stdout
+    assert "layer 1: no boundary" in printed

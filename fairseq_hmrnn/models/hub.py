@@ -13,7 +13,7 @@ from fairseq.hub_utils import GeneratorHubInterface
 from torch import Tensor
 
 from .sampler import Sampler, SamplingOptions
-from .windows import WINDOW, read_windows
+from .windows import WINDOW, check_lookahead, read_windows
 
 CHECKPOINT_NAMES = ("checkpoint_best.pt", "checkpoint_last.pt", "model.pt")
 
@@ -135,19 +135,27 @@ class LanguageModelHub(GeneratorHubInterface):
         bits = (torch.cat(nats) / math.log(2)).tolist()
         return Score(sum(bits) / len(text), bits, [self.src_dict[index] for index in symbols])
 
-    def boundaries(self, text: str) -> Tensor:
-        """(T, L) 0 or 1 for the layers with a detector: whether a segment ends with each symbol. First model's."""
+    def boundaries(self, text: str, lookahead: int = 0) -> Tensor:
+        """(T, L) 0 or 1 for the layers with a detector: whether a segment ends with each symbol. First model's.
+
+        lookahead: how many symbols of the next segment a layer reads before it closes one; boundaries are put that far
+        back, and the last symbols have none. 1 for layers trained with `bidirectional`.
+        """
+        check_lookahead(lookahead)
         symbols = torch.cat([self.encode(text), torch.tensor([self.begin])])  # read once more, to see what the last did
         found = torch.cat([output.boundaries[:, 0] for (_, output), *_ in self._windows(symbols)])
-        return found[1:, : self.models[0].decoder.hm_lstm.num_detectors].cpu()
+        found = found[1:, : self.models[0].decoder.hm_lstm.num_detectors].cpu()
+        missing = min(lookahead, len(found))
+        return torch.cat([found[missing:], found.new_zeros(missing, found.size(1))])
 
-    def segment(self, text: str) -> List[List[str]]:
-        """For every layer that has a detector, from the bottom: the segments into which it cuts the text."""
+    def segment(self, text: str, lookahead: int = 0) -> List[List[str]]:
+        """For every layer that has a detector, from the bottom: the segments into which it cuts the text. lookahead: as
+        in `boundaries`."""
         symbols = self.encode(text)
         if not symbols.numel():
             return [[] for _ in range(self.models[0].decoder.hm_lstm.num_detectors)]
         segments = []
-        for column in self.boundaries(text).unbind(1):
+        for column in self.boundaries(text, lookahead).unbind(1):
             ends = [end for end in (column.nonzero().squeeze(1) + 1).tolist() if end < symbols.numel()]
             borders = [0, *ends, symbols.numel()]
             segments.append([self.decode(symbols[a:b]) for a, b in zip(borders, borders[1:])])

@@ -22,3 +22,9 @@ def read_windows(
         output, _ = decoder.recur(window.unsqueeze(0), state)
         state = output.state
         yield decoder.output_layer(decoder.layer_output(output.hidden)).squeeze(1), output
+
+
+def check_lookahead(lookahead: int) -> None:
+    """ValueError unless it can be how many symbols of the next segment a layer reads before it closes one."""
+    if lookahead < 0:
+        raise ValueError(f"lookahead counts symbols from 0, got {lookahead}")

@@ -4,6 +4,7 @@ a table: parameters, target symbols per second in training, memory slots per sou
 
     bash scripts/prepare_translation.sh de en DIR --source-size 4000 --target-size 4000
     python scripts/benchmark/translation.py DIR/bin --updates 1000 --out runs/translation
+    python scripts/benchmark/translation.py DIR/bin --speed      # the speed alone, measured in turns
 
 The same command again goes on where it was interrupted. Everything after -- goes to every fairseq-train.
 """
@@ -18,8 +19,9 @@ from commands import ROOT, USER_DIR, command, parse_with_rest
 
 PLUGIN = ["--user-dir", str(USER_DIR), "--task", "translation", "--required-batch-size-multiple", "1"]
 TRAINING = "--optimizer adam --lr 0.002 --clip-norm 1 --max-tokens 1500 --seed 1 --cpu --num-workers 0 "
-TRAINING += "--log-format simple --log-interval 25 --no-epoch-checkpoints "
-TRAINING += "--save-interval-updates 250 --keep-interval-updates 1"
+TRAINING += "--log-format simple"
+SAVING = "--log-interval 25 --no-epoch-checkpoints --save-interval-updates 250 --keep-interval-updates 1"
+TIMING = "--log-interval 4 --no-save --disable-validation --max-update 24"
 
 # Sizes are such that all have the parameters of `lstm` within 5.1 %, with dictionaries of about 4,000 symbols.
 LSTM_DECODER = "--decoder-embed-dim 128 --decoder-hidden-size 128 --decoder-out-embed-dim 128"
@@ -48,6 +50,8 @@ def parse_args():
     parser.add_argument("--updates", type=int, default=1000)
     parser.add_argument("--beam", type=int, default=5)
     parser.add_argument("--rate", default=".4", help="target boundary rate of layer 1")
+    parser.add_argument("--speed", action="store_true", help="measure training speed in turns, and nothing else")
+    parser.add_argument("--turns", type=int, default=3, help="of --speed")
     parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS), metavar="MODEL")
     return parse_with_rest(parser)
 
@@ -74,15 +78,25 @@ def memory_per_source_symbol(data, checkpoint):
     return slots / symbols
 
 
+def train(name, args, options, rest):
+    """Train a model; what fairseq-train has logged of it until now, runs that were interrupted included."""
+    folder = args.out / name
+    folder.mkdir(parents=True, exist_ok=True)
+    training = [*PLUGIN, *TRAINING.split(), "--save-dir", folder, *options, *MODELS[name].format(rate=args.rate).split()]
+    command("fairseq-train", args.data, *training, *rest, log=folder / "train.log")
+    return (folder / "train.log").read_text(encoding="utf-8")
+
+
+def speeds_in(log):
+    """Target symbols per second, of every line about training."""
+    return [float(value) for value in re.findall(r"train_inner.* wps=([0-9.]+)", log)]
+
+
 def run(name, args, rest):
     """Train, translate and score one model; its row of the table."""
-    folder, options = args.out / name, MODELS[name].format(rate=args.rate).split()
-    folder.mkdir(parents=True, exist_ok=True)
-    training = [*PLUGIN, *TRAINING.split(), "--max-update", args.updates, "--save-dir", folder, *options, *rest]
-    command("fairseq-train", args.data, *training, log=folder / "train.log")
-    log = (folder / "train.log").read_text(encoding="utf-8")
+    folder, log = args.out / name, train(name, args, [*SAVING.split(), "--max-update", args.updates], rest)
     parameters = int(re.search(r"num\. shared model params: ([0-9,]+)", log).group(1).replace(",", ""))
-    speeds = [float(value) for value in re.findall(r"train_inner.* wps=([0-9.]+)", log)]
+    speeds = speeds_in(log)
     path = ["--path", folder / "checkpoint_last.pt", "--gen-subset", "test", "--beam", args.beam, "--max-tokens", 2000]
     path += ["--bpe", "sentencepiece", "--sentencepiece-model", next(args.data.glob("spm.*.model"))]
     scoring = ["--scoring", "sacrebleu", "--cpu"]
@@ -93,8 +107,25 @@ def run(name, args, rest):
     return f"| `{name}` | {parameters:,} | {speed} | {memory:.2f} | {bleu:.1f} |"
 
 
+def compare_speeds(args, rest):
+    """Train every model a little, one after the other, several times; a table of the best speeds, since what else a
+    machine does only ever slows them."""
+    best = dict.fromkeys(args.models, 0.0)
+    for _ in range(args.turns):
+        for name in args.models:
+            (args.out / name / "train.log").unlink(missing_ok=True)
+            speeds = speeds_in(train(name, args, TIMING.split(), rest))
+            best[name] = max(best[name], statistics.median(speeds[1:]))
+    print("| | target symbols per second | ratio |\n|---|---|---|")
+    for name, speed in best.items():
+        print(f"| `{name}` | {speed:.0f} | {speed / best[args.models[0]]:.2f} |")
+
+
 def main():
     args, rest = parse_args()
+    if args.speed:
+        args.out = args.out / "speed"
+        return compare_speeds(args, rest)
     print("| | parameters | target symbols per second | memory per source symbol | BLEU |\n|---|---|---|---|---|")
     for name in args.models:
         print(run(name, args, rest), flush=True)

@@ -24,7 +24,8 @@ class DecoderState(NamedTuple):
 
 
 class HMLSTMAttentionDecoder(HMLSTMDecoder):
-    """The language model's decoder, started from the encoder's final states, with attention before the softmax.
+    """The language model's decoder, started from the encoder's final states, with attention in place of the gated
+    output module: the query is the states of all layers side by side.
 
     With input feeding (arXiv 1508.04025, 3.3) every step reads what the step before attended to, added to its
     embedding: training too goes step by step. Without it the recurrence runs over the whole target in one call, and
@@ -36,8 +37,9 @@ class HMLSTMAttentionDecoder(HMLSTMDecoder):
         cfg.embed_dim = cfg.decoder_embed_dim or cfg.embed_dim
         cfg.hidden_sizes = cfg.decoder_hidden_sizes or cfg.hidden_sizes
         super().__init__(cfg, dictionary)
+        del self.layer_output  # attention reads the states themselves: behind (8)'s ReLU units died before it learned
         self.initial_state = InitialState(encoder.final_units, self.hm_lstm.hidden_sizes)
-        self.attention = Attention(cfg.output_dim, encoder.output_units, cfg.output_dim)
+        self.attention = Attention(sum(self.hm_lstm.hidden_sizes), encoder.output_units, cfg.output_dim)
         self.feed = None if cfg.no_input_feeding else nn.Linear(cfg.output_dim, cfg.embed_dim, bias=False)
 
     def forward(self, prev_output_tokens, encoder_out=None, incremental_state=None, src_lengths=None, state=None):
@@ -81,7 +83,7 @@ class HMLSTMAttentionDecoder(HMLSTMDecoder):
 
     def _attend(self, hidden, memory: Tensor, padding_mask: Tensor):
         """hidden: tuple over layers of (B, T, H_l), memory (B, M, C). Returns (B, T, output_dim) and (B, T, M)."""
-        attended, attention = self.attention(self.layer_output(hidden), memory, padding_mask)
+        attended, attention = self.attention(torch.cat(list(hidden), dim=2), memory, padding_mask)
         return F.dropout(attended, self.dropout_output, self.training), attention
 
     def _run_sequence(self, x: Tensor, valid: Tensor, state: DecoderState, encoder_out: EncoderOut):

@@ -11,7 +11,7 @@ from torch import nn
 logger = logging.getLogger(__name__)
 
 ENCODER_PARTS = ("embed_tokens.", "hm_lstm.", "hm_lstm_backward.")
-DECODER_PARTS = ("embed_tokens.", "hm_lstm.", "layer_output.", "output_projection.")
+DECODER_PARTS = ("embed_tokens.", "hm_lstm.", "output_projection.")
 
 
 def load_pretrained(module: nn.Module, path: str, parts: Sequence[str]) -> None:

@@ -101,6 +101,7 @@ def check_checkpoint(path: str) -> None:
 
     Files in torch's format from before 1.6, a bare pickle, are refused: older torch would run what is in them.
     """
+    path = file_io.PathManager.get_local_path(path)  # of a remote one, where fairseq knows such
     with open(path, "rb") as file:
         if file.read(4) != b"PK\x03\x04":  # as torch tells the formats apart
             raise UnsafeCheckpointError(
@@ -162,7 +163,7 @@ def _copy_whole(copy: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(copy)
     def copy_whole(src_path, dst_path, overwrite=False):
-        if not file_io.PathManager.supports_rename(dst_path):
+        if not (overwrite and file_io.PathManager.supports_rename(dst_path)):
             return copy(src_path, dst_path, overwrite=overwrite)
         done = copy(src_path, dst_path + ".tmp", overwrite=True)
         os.replace(dst_path + ".tmp", dst_path)

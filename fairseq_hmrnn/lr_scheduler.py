@@ -30,7 +30,7 @@ class ExactReduceLROnPlateau(ReduceLROnPlateauLRSchedule):
 
     def load_state_dict(self, state_dict):
         super().load_state_dict(state_dict)
-        self.lr_scheduler.num_bad_epochs = state_dict["num_bad_epochs"]
+        self.lr_scheduler.num_bad_epochs = state_dict.get("num_bad_epochs", 0)  # fairseq's own rule keeps no count
         self._missed_loss = state_dict.get("missed_loss")
 
     def step(self, epoch, val_loss=None):

@@ -10,7 +10,7 @@ from fairseq import checkpoint_utils
 
 from .data.characters import encode
 from .models.hmlstm_decoder import HMLSTMDecoder
-from .models.windows import check_lookahead, read_windows
+from .models.windows import check_lookahead, output_symbols, read_windows
 from .ops import HMLSTMOutput, HMLSTMState
 
 
@@ -64,7 +64,7 @@ class CharacterReader:
         self.dictionary = task.source_dictionary
         self.max_steps = max_steps
         self.state: Optional[HMLSTMState] = None
-        self.log_probs = torch.zeros(1, len(self.dictionary))
+        self.log_probs = torch.zeros(1, len(self.decoder.dictionary))
         self._read(torch.tensor([self.dictionary.eos()]))  # a text begins behind a newline, as it did in training
 
     @property
@@ -92,6 +92,6 @@ class CharacterReader:
             output.boundaries[:, 0, detectors].float().numpy(),
             output.boundary_probs[:, 0, detectors].float().numpy(),
             torch.special.entr(log_probs.exp()).sum(-1).numpy(),
-            -before.gather(1, tokens.unsqueeze(1)).squeeze(1).numpy(),
+            -before.gather(1, output_symbols(tokens, self.decoder.dictionary).unsqueeze(1)).squeeze(1).numpy(),
             torch.stack([h[:, 0].float().norm(dim=-1) for h in output.hidden], dim=1).numpy(),
         )

@@ -18,9 +18,15 @@ def make(patience=0):
     return ExactReduceLROnPlateau(config, optimizer), optimizer
 
 
-@pytest.mark.parametrize("patience, expected", [(0, [0.5, 0.5, 0.01, 0.01, 0.0002]), (1, [0.5, 0.5, 0.5, 0.5, 0.5])])
-def test_divides_by_50_where_it_stops_improving_however_often_it_is_resumed(patience, expected):
-    losses = [3.0, 2.0, 2.5, 1.5, 1.6]
+@pytest.mark.parametrize(
+    "patience, losses, expected",
+    [
+        (0, [3.0, 2.0, 2.5, 1.5, 1.6], [0.5, 0.5, 0.01, 0.01, 0.0002]),
+        (1, [3.0, 2.0, 2.5, 1.5, 1.6], [0.5, 0.5, 0.5, 0.5, 0.5]),
+        (2, [2.0, 2.5, 2.6, 2.7, 1.0], [0.5, 0.5, 0.5, 0.01, 0.01]),
+    ],
+)
+def test_divides_by_50_where_it_stops_improving_however_often_it_is_resumed(patience, losses, expected):
     (whole, optimizer), (parts, resumed) = make(patience), make(patience)
     for epoch, loss in enumerate(losses, start=1):
         assert whole.step(epoch, loss) == pytest.approx(expected[epoch - 1])
@@ -37,6 +43,12 @@ def test_divides_by_50_where_it_stops_improving_however_often_it_is_resumed(pati
             parts.step(epoch + 1)
         assert resumed.get_lr() == optimizer.get_lr()
         assert parts.state_dict()["num_bad_epochs"] == whole.state_dict()["num_bad_epochs"]
+
+
+def test_goes_on_from_fairseqs_own_rule_which_keeps_no_count():
+    schedule, _ = make()
+    schedule.load_state_dict({"best": 1.0, "last_epoch": 2})
+    assert schedule.state_dict() == {"best": 1.0, "last_epoch": 2, "num_bad_epochs": 0}
 
 
 def test_only_a_checkpoint_of_an_epochs_end_hands_over_its_loss():

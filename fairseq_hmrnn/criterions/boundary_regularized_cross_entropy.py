@@ -261,7 +261,7 @@ def layer_steps(
     """One layer of the decoder's output as the regularisers want it, in single precision or better."""
     dtype = torch.promote_types(extra["boundaries"].dtype, torch.float)
     z, z_tilde = extra["boundaries"].to(dtype), extra["boundary_probs"].to(dtype)
-    below = z[..., layer - 1].detach() if layer else None
+    below = z[..., layer - 1] if layer else None
     return LayerSteps(z[..., layer], z_tilde[..., layer], extra["valid"], rate, below, signals, right_to_left)
 
 

@@ -16,19 +16,19 @@ class CarriedState:
     """Where the streams of one text stand. A model has one of these for training and one for evaluation.
 
     A window of a batch of parallel streams is named by the text (`stream`, a split's name) and its index (`window`).
-    Window 0 starts from zeros and forgets whatever came before; window n starts where window n - 1 ended. The windows
-    of an update may be asked for again, in order (AMP does so after an overflow), and start as they did the first time.
+    Window 0 starts from zeros and forgets whatever came before; window n starts where window n - 1 ended.
 
-    hidden_sizes: of the layers, bottom to top.
+    hidden_sizes: of the layers, bottom to top. replays: the windows of an update may be asked for again, in order (AMP
+    does so after an overflow), and start as they did the first time; `begin_update` tells where updates begin.
     """
 
-    def __init__(self, hidden_sizes: Sequence[int]):
-        self.hidden_sizes = hidden_sizes
+    def __init__(self, hidden_sizes: Sequence[int], replays: bool):
+        self.hidden_sizes, self.replays = hidden_sizes, replays
         self.stream: Optional[str] = None
         self.window = -1  # the last one that was read
         self.state: Optional[HMLSTMState] = None  # at its end
         self._update = -1
-        self._starts: Dict[int, Optional[HMLSTMState]] = {}  # of the windows of this update
+        self._starts: Dict[int, Optional[HMLSTMState]] = {}  # of the windows of this update, with `replays`
 
     def start(self, stream: str, window: int, like: Tensor, reset: Optional[Tensor] = None) -> Optional[HMLSTMState]:
         """The state before a window's first symbol, None for zeros.
@@ -47,7 +47,8 @@ class CarriedState:
         else:
             logger.warning(f"window {window} of {stream} starts from zeros: the window before it was not read")
             state = None
-        self._starts[window] = state
+        if self.replays:
+            self._starts[window] = state
         if state is None:
             return None
         state = state.to(like)

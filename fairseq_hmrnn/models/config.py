@@ -67,7 +67,7 @@ class HMLSTMConfig(FairseqDataclass):
         default=1,
         metadata={
             "help": "cut sequences into this many pieces that the backward pass computes again: less memory for "
-            "long windows, more time; 1: none"
+            "long windows, more time; 1: none. A decoder with input feeding goes step by step and does without"
         },
     )
 
@@ -83,6 +83,8 @@ class HMLSTMLanguageModelConfig(HMLSTMConfig):
     tie_embeddings: bool = field(
         default=False, metadata={"help": "softmax weights are the input embedding; wants output-dim = embed-dim"}
     )
+
+UNLIMITED = 2**31 - 1  # positions: a recurrent network has no longest input
 
 
 def parse_sizes(text: str) -> Tuple[int, ...]:

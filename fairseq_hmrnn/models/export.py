@@ -15,7 +15,8 @@ class StepFunction(nn.Module):
     """(tokens (B,), state (B, S)) to (log-probabilities (B, V), boundaries (B, L), state (B, S)).
 
     The state is one tensor: h of all layers, c of all layers, then z; zeros before the first symbol, which is the
-    begin symbol. It is computed by the reference, whose operations every exporter knows.
+    begin symbol. Padding is a symbol like any other: feed samples of different lengths apart. It is computed by the
+    reference, whose operations every exporter knows.
     """
 
     def __init__(self, decoder):
@@ -36,8 +37,7 @@ class StepFunction(nn.Module):
         x = decoder.embed_tokens(tokens).unsqueeze(0)
         output = hm_lstm_reference(x, decoder.hm_lstm.layers(), before, self.options)
         logits = decoder.output_layer(decoder.layer_output([h[0] for h in output.hidden]))
-        after = torch.cat([*output.state.h, *output.state.c, output.state.z], dim=1)
-        return logits.log_softmax(1), output.boundaries[0], after
+        return logits.log_softmax(1), output.boundaries[0], output.state.pack()
 
 
 @torch.no_grad()

@@ -54,11 +54,11 @@ class HMLSTMAttentionDecoder(HMLSTMDecoder):
         decoder's own boundaries as decoder_boundaries, decoder_boundary_probs (B, T, L) and decoder_valid (B, T).
 
         incremental_state: fairseq's cache; with it only the last symbol is read. state: a DecoderState before the
-        first symbol, made of the encoder's final states if None.
+        first symbol that it has read, made of the encoder's final states if None.
         """
         if incremental_state is not None:
             prev_output_tokens = prev_output_tokens[:, -1:]
-            state = self._cached_state(incremental_state)
+            state = self._cached_state(incremental_state) or state
         state = state or self._first_state(encoder_out)
         valid = prev_output_tokens.ne(self.padding_idx)
         x = self.embed(prev_output_tokens)

@@ -11,10 +11,8 @@ from torch import Tensor, nn
 from ..modules import LayerOutput
 from ..ops import HMLSTMOutput, HMLSTMState
 from . import incremental
-from .config import HMLSTMLanguageModelConfig, build_hm_lstm, build_slope_schedule
+from .config import UNLIMITED, HMLSTMLanguageModelConfig, build_hm_lstm, build_slope_schedule
 from .progress import DictionaryFingerprint, SlopeProgress
-
-UNLIMITED = 2**31 - 1  # a recurrent network has no longest input
 
 
 class HMLSTMDecoder(FairseqIncrementalDecoder):

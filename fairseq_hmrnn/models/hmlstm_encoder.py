@@ -11,11 +11,9 @@ from torch import Tensor, nn
 
 from ..modules import LayerOutput
 from ..ops import HMLSTMOutput
-from .config import build_hm_lstm, build_slope_schedule
+from .config import UNLIMITED, build_hm_lstm, build_slope_schedule
 from .progress import DictionaryFingerprint, SlopeProgress
 from .translation_config import HMLSTMEncoderConfig, parse_encoder_memory
-
-UNLIMITED = 2**31 - 1  # a recurrent network has no longest input
 
 EncoderOut = Dict[str, Any]
 
@@ -131,11 +129,12 @@ def _reverse(output: HMLSTMOutput) -> HMLSTMOutput:
 def keep_segments(memory: Tensor, closed: Tensor, valid: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
     """Only the steps that closed a segment, and the last valid one of each sample.
 
-    memory (S, B, C); closed, valid (S, B) bool. Returns the memory (M, B, C) padded to the batch's longest, its padding
-    mask (B, M), True where there is nothing, and the steps kept (M, B), in order; the padding's are any.
+    memory (S, B, C); closed, valid (S, B) bool, closed only where valid. Returns the memory (M, B, C) padded to the
+    batch's longest, its padding mask (B, M), True where there is nothing, and the steps kept (M, B), in order; the
+    padding's are any.
     """
     valid_from_here = valid.flip(0).cumsum(0).flip(0)
-    keep = (closed & valid) | (valid & (valid_from_here == 1))
+    keep = closed | (valid & (valid_from_here == 1))
     lengths = keep.sum(0)
     longest = int(lengths.max()) if lengths.numel() else 0
     steps = keep.to(torch.uint8).sort(dim=0, descending=True, stable=True)[1][:longest]

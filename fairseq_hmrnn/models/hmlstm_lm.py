@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import Optional
 
@@ -15,6 +16,8 @@ from .config import HMLSTMLanguageModelConfig
 from .hmlstm_decoder import HMLSTMDecoder
 
 # Sizes and slopes of the published experiments (arXiv 1609.01704, section 4), which state no dropout.
+logger = logging.getLogger(__name__)
+
 NO_DROPOUT = {"dropout_input": 0.0, "dropout_recurrent": 0.0, "dropout_output": 0.0}
 PUBLISHED = {
     "hmlstm_lm_ptb": {"hidden_sizes": "512,512,512", "output_dim": 512, "slope_per_epoch": 0.04, **NO_DROPOUT},
@@ -34,10 +37,16 @@ class HMLSTMLanguageModel(FairseqLanguageModel):
     def __init__(self, decoder: HMLSTMDecoder):
         super().__init__(decoder)
         hidden_sizes = decoder.hm_lstm.hidden_sizes
-        self.training_state, self.evaluation_state = CarriedState(hidden_sizes), CarriedState(hidden_sizes)
+        self.training_state = CarriedState(hidden_sizes, replays=True)
+        self.evaluation_state = CarriedState(hidden_sizes, replays=False)
 
     @classmethod
     def build_model(cls, cfg, task):
+        if cfg.slope_per_epoch and not hasattr(task, "tells_epoch"):
+            logger.warning(
+                f"the slope stays {cfg.slope}: {type(task).__name__} does not tell a model the epoch, slope-per-epoch "
+                "wants --task hmlstm_language_modeling; slope-per-update works with any task"
+            )
         return cls(HMLSTMDecoder(cfg, task.source_dictionary, task.target_dictionary))
 
     @classmethod

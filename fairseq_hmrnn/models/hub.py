@@ -13,7 +13,7 @@ from fairseq.hub_utils import GeneratorHubInterface
 from torch import Tensor
 
 from .sampler import Sampler, SamplingOptions
-from .windows import WINDOW, check_lookahead, read_windows
+from .windows import WINDOW, check_lookahead, output_symbols, read_windows
 
 CHECKPOINT_NAMES = ("checkpoint_best.pt", "checkpoint_last.pt", "model.pt")
 
@@ -67,7 +67,8 @@ def load(paths: Sequence[str], data: Optional[str] = None, **overrides) -> Langu
 
 class LanguageModelHub(GeneratorHubInterface):
     """fairseq's hub interface for an ensemble of language models, exact about text: no symbol is added to a prompt, and
-    every character comes back. `generate` (beam search and all of fairseq-generate's options) is the parent's."""
+    every character of a character model comes back. `generate`, with all of fairseq-generate's options, is its
+    parent's."""
 
     def __init__(self, cfg, task, models):
         super().__init__(cfg, task, models)
@@ -113,9 +114,14 @@ class LanguageModelHub(GeneratorHubInterface):
             prompts = sentences[start : start + batch_size]
             steps = sampler.run([[self.begin, *self.encode(prompt).tolist()] for prompt in prompts])
             symbols = [next(steps).tokens for _ in range(length)]
-            new = [torch.tensor(row) for row in zip(*symbols)] if length else [torch.tensor([])] * len(prompts)
-            texts += [prompt + self.decode(row) for prompt, row in zip(prompts, new)]
+            texts += map(self._continued, prompts, zip(*symbols) if length else [()] * len(prompts))
         return texts
+
+    def _continued(self, prompt: str, new: Sequence[int]) -> str:
+        """The prompt as it is, and new symbols as they read behind it: words and pieces want to know what is before."""
+        before = self.encode(prompt)
+        together = self.decode(torch.cat([before, before.new_tensor(new)]))
+        return prompt + together[len(self.decode(before)) :]
 
     def score(self, sentences: Union[str, Sequence[str]]) -> Union[Score, List[Score]]:
         """Bits of each text, character by character: of exactly its symbols, the first one predicted from nothing."""
@@ -127,8 +133,9 @@ class LanguageModelHub(GeneratorHubInterface):
         if not text:
             raise ValueError("the text to score is empty")
         symbols = self.encode(text)
+        targets = output_symbols(symbols.to(self.device), self.tgt_dict)
         nats = []
-        for window, found in zip(symbols.to(self.device).split(WINDOW), self._windows(symbols)):
+        for window, found in zip(targets.split(WINDOW), self._windows(symbols)):
             log_probs = torch.stack([logits.float().log_softmax(-1) for logits, _ in found])
             mean = log_probs.logsumexp(0) - math.log(len(self.models))
             nats.append(-mean.gather(1, window.unsqueeze(1)).squeeze(1))

@@ -9,8 +9,9 @@ from typing import Iterator, List, NamedTuple, Optional, Sequence, Tuple
 import torch
 from torch import Tensor
 
-from ..ops.cpu_generation import Choice
+from ..ops.cpu_generation import Choice, check_numbers
 from .incremental import CompiledSteps
+from .windows import output_symbols
 
 NOISE_NUMBERS = 2**16  # drawn at a time: one call for many steps
 COMPILED_SYMBOLS = 256  # at most, that one call of the compiled kernel chooses or reads
@@ -99,7 +100,8 @@ class Sampler:
         reports later than them: element i belongs to the symbol before."""
         states: List[dict] = [{} for _ in self.decoders]
         log_probs, boundaries = [], []
-        for column, symbol in zip(self._columns([prompt[:-1]]).split(1, dim=1), prompt[1:]):
+        targets = output_symbols(torch.tensor(prompt[1:], dtype=torch.long), self.decoders[0].dictionary).tolist()
+        for column, symbol in zip(self._columns([prompt[:-1]]).split(1, dim=1), targets):
             logits, found = self._feed(column, states)
             log_probs.append(float(logits.log_softmax(1)[0, symbol]))
             boundaries.append(None if found is None else found[0].tolist())
@@ -162,6 +164,7 @@ class Sampler:
 
     def _choose(self, logits: Tensor) -> Tensor:
         """(B,) symbols: the largest of log-probability plus Gumbel noise is a sample of the distribution."""
+        check_numbers(logits)
         options = self.options
         if self.never:
             logits = logits.clone()

@@ -24,6 +24,12 @@ def read_windows(
         yield decoder.output_layer(decoder.layer_output(output.hidden)).squeeze(1), output
 
 
+def output_symbols(tokens: Tensor, dictionary) -> Tensor:
+    """Tokens as a model with this output dictionary predicts them: those that a smaller one does not have, as unknown
+    (--output-dictionary-size)."""
+    return tokens.masked_fill(tokens >= len(dictionary), dictionary.unk())
+
+
 def check_lookahead(lookahead: int) -> None:
     """ValueError unless it can be how many symbols of the next segment a layer reads before it closes one."""
     if lookahead < 0:

@@ -14,6 +14,7 @@ from torch import Tensor
 from . import cpu_python
 from .autograd import Call, flat_output, run
 from .boundary import BOUNDARY_MODES
+from .checks import check_options, check_tensors
 from .parameters import LayerParameters
 from .recurrence import HMLSTMOutput, RecurrenceOptions
 from .state import HMLSTMState
@@ -85,14 +86,12 @@ class PackedLayers:
         projected: bool = False,
     ) -> HMLSTMOutput:
         """x: (T, B, input_size), or with `projected` (T, B, 4H+1) as `project` returns it. Otherwise as `hm_lstm`."""
-        size = self.layers[0].weight_bottom_up.size(0 if projected else 1)
-        if x.dim() != 3 or x.size(2) != size or x.dtype != self.layers[0].bias.dtype:
-            raise ValueError(f"x must be (T, B, {size}) of {self.layers[0].bias.dtype}, got {x.dtype} {tuple(x.shape)}")
-        if state.batch_size != x.size(1) or state.hidden_sizes != tuple(p.hidden_size for p in self.layers):
-            raise ValueError(f"a state of batch {state.batch_size}, sizes {state.hidden_sizes} does not fit {x.shape}")
+        check_options(options, noise)
+        check_tensors(x, self.layers, state, valid, noise, None, projected)
         if x.size(0) == 0:
             return HMLSTMOutput.empty(x, state)
         x, state = x.contiguous(), state.apply(Tensor.contiguous)
+        valid, noise = (None if tensor is None else tensor.contiguous() for tensor in (valid, noise))
         if not self._compiled:
             return self._run_python(x, state, options, valid, noise, projected)
         inputs = _inputs(x, self._weights, state, valid, noise, None, options, True)

@@ -134,9 +134,14 @@ class Generation:
         tokens = F.pad(tokens, (0, 0, 0, choices - 1)).contiguous()
         noise = None if choice.noise is None else choice.noise.contiguous()
         found = Generated(*self.compiled.sample(*_flat(reached), tokens, given, *choice[:-1], noise))
-        if found.logits.isnan().any():
-            raise ValueError("the model's predictions are not numbers (NaN): its training has diverged")
+        check_numbers(found.logits)
         return found
+
+
+def check_numbers(logits: Tensor) -> None:
+    """ValueError for NaN, of which no symbol can be chosen."""
+    if logits.isnan().any():
+        raise ValueError("the model's predictions are not numbers (NaN): its training has diverged")
 
 
 def _check_batch(reached: Reached, tokens: Tensor) -> None:

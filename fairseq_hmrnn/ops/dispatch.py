@@ -1,4 +1,4 @@
-"""The one entry to the recurrence: checks the arguments, then chooses who computes it."""
+"""The one entry to the recurrence: has its arguments checked, then chooses who computes it."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from . import cpu
-from .boundary import BOUNDARY_MODES
-from .parameters import LayerParameters, num_rows
+from .checks import check_layers, check_options, check_tensors
+from .parameters import LayerParameters
 from .precision import LOW_PRECISION, autocast_dtype, autocast_is_on, state_dtype
 from .recompute import in_chunks
 from .recurrence import HMLSTMOutput, RecurrenceOptions
@@ -64,11 +64,11 @@ def hm_lstm(
         x, layers = x.to(dtype), [layer.to(dtype) for layer in layers]
         with torch.autocast(x.device.type, enabled=False):
             return hm_lstm(x, layers, state, options, valid, noise, recurrent_masks, backend, recompute_chunks)
-    check_options(options, backend)
-    check_layers(layers, x.size(-1))
+    if backend not in BACKENDS:
+        raise ValueError(f"unknown backend {backend!r}: choose from {', '.join(BACKENDS)}")
+    check_options(options, noise)
+    check_layers(layers)
     check_tensors(x, layers, state, valid, noise, recurrent_masks)
-    if (noise is None) == (options.boundary == "bernoulli"):
-        raise ValueError('noise is wanted with boundary="bernoulli", and only then')
     run, dtype = choose(backend, x.device.type, x.dtype), x.dtype
     if dtype in LOW_PRECISION and run in (cpu.hm_lstm_cpu, hm_lstm_reference):
         x, layers = x.float(), [layer.to(torch.float32) for layer in layers]
@@ -135,67 +135,3 @@ def pack_layers(layers: Sequence[LayerParameters], backend: str = "auto") -> Opt
     weight = layers[0].weight_recurrent
     fits = weight.dtype in cpu.DTYPES and choose(backend, weight.device.type, weight.dtype) is cpu.hm_lstm_cpu
     return cpu.PackedLayers(layers) if fits else None
-
-
-def check_options(options: RecurrenceOptions, backend: str) -> None:
-    if options.boundary not in BOUNDARY_MODES:
-        raise ValueError(f"unknown boundary mode {options.boundary!r}: choose from {', '.join(BOUNDARY_MODES)}")
-    if backend not in BACKENDS:
-        raise ValueError(f"unknown backend {backend!r}: choose from {', '.join(BACKENDS)}")
-    if not options.slope > 0:
-        raise ValueError(f"the slope of the hard sigmoid must be positive, not {options.slope}")
-
-
-def check_layers(layers: Sequence[LayerParameters], input_size: int) -> None:
-    """Every weight has the rows of its layer and the columns of what it reads."""
-    sizes = [layer.hidden_size for layer in layers]
-    for index, layer in enumerate(layers):
-        rows = num_rows(sizes[index])
-        above = sizes[index + 1] if index + 1 < len(sizes) else None
-        wanted = {
-            "weight_recurrent": (rows, sizes[index]),
-            "weight_bottom_up": (rows, sizes[index - 1] if index else input_size),
-            "weight_top_down": None if above is None else (rows, above),
-            "bias": (rows,),
-            "gain_recurrent": (rows,) if layer.layer_norm else None,
-            "gain_bottom_up": (rows,) if layer.layer_norm else None,
-            "gain_top_down": (rows,) if layer.layer_norm and above is not None else None,
-        }
-        for name, shape in wanted.items():
-            tensor = getattr(layer, name)
-            found = None if tensor is None else tuple(tensor.shape)
-            if found != shape:
-                raise ValueError(f"{name} of layer {index} has shape {found}, expected {shape}")
-
-
-def check_tensors(x, layers, state, valid, noise, recurrent_masks) -> None:
-    """Shapes against x and the layers; one device throughout, and the dtypes that `hm_lstm` says."""
-    if x.dim() != 3:
-        raise ValueError(f"x must be (T, B, input_size), got {tuple(x.shape)}")
-    steps, batch_size = x.shape[:2]
-    num_layers = len(layers)
-    wanted = [("x", x, tuple(x.shape)), ("state.z", state.z, (batch_size, num_layers))]
-    for name, tensors in (("state.h", state.h), ("state.c", state.c), ("recurrent_masks", recurrent_masks)):
-        if tensors is None:
-            continue
-        if len(tensors) != num_layers:
-            raise ValueError(f"{name} has {len(tensors)} layers, the model has {num_layers}")
-        wanted += [(f"{name}[{i}]", t, (batch_size, p.hidden_size)) for i, (t, p) in enumerate(zip(tensors, layers))]
-    if noise is not None:
-        wanted.append(("noise", noise, (steps, batch_size, num_layers)))
-    weight = layers[0].weight_recurrent
-    for name, tensor, shape in wanted:
-        if tuple(tensor.shape) != shape:
-            raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {shape}")
-        dtype = weight.dtype if name == "x" else state_dtype(weight.dtype)
-        if tensor.dtype != dtype or tensor.device != weight.device:
-            raise ValueError(
-                f"{name} is {tensor.dtype} on {tensor.device}, but with weights of {weight.dtype} on {weight.device} "
-                f"it must be {dtype} on {weight.device}"
-            )
-    if valid is not None:
-        if tuple(valid.shape) != (steps, batch_size) or valid.dtype != torch.bool or valid.device != x.device:
-            raise ValueError(
-                f"valid must be bool of shape {(steps, batch_size)} on {x.device}, "
-                f"got {valid.dtype} {tuple(valid.shape)} on {valid.device}"
-            )

@@ -14,6 +14,7 @@ from fairseq.tasks import register_task
 from ..compat import keep_prompt_spaces
 from ..data.characters import CharacterCodec, CharacterDictionary, is_character_dictionary
 from ..generation import PromptedGenerator
+from ..models.windows import output_symbols
 from .stateful import StatefulLanguageModelingConfig, StatefulLanguageModelingTask
 
 END_CHOICES = ChoiceEnum(["auto", "length", "newline"])
@@ -89,6 +90,8 @@ class HMLSTMLanguageModelingTask(StatefulLanguageModelingTask):
         kwargs["required_batch_size_multiple"] = 1
         return super().get_batch_iterator(*args, **kwargs)
 
+    tells_epoch = True  # to models that anneal slopes by it
+
     def begin_epoch(self, epoch, model):
         super().begin_epoch(epoch, model)
         if hasattr(model, "set_epoch"):  # not every model of official fairseq has it
@@ -126,8 +129,7 @@ class HMLSTMLanguageModelingTask(StatefulLanguageModelingTask):
             prefix_tokens = source[:, 1:] if sample.get("target") is None else sample["target"]
         if self.args.add_bos_token and prefix_tokens.size(1) and prefix_tokens[:, 0].eq(begin).all():
             prefix_tokens = prefix_tokens[:, 1:]
-        unknown = prefix_tokens.ge(len(self.target_dictionary))
-        prefix_tokens = prefix_tokens.masked_fill(unknown, self.target_dictionary.unk())
+        prefix_tokens = output_symbols(prefix_tokens, self.target_dictionary)
         with torch.no_grad():
             found = generator.generate(models, sample, prefix_tokens=prefix_tokens, bos_token=begin)
         self._show_prompts(sample["net_input"], prefix_tokens)

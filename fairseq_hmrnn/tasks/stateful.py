@@ -1,11 +1,13 @@
 """Language modelling whose state goes from one window of text to the next (`--stateful`)."""
 
 from dataclasses import dataclass, field
+from typing import Optional
 
 from fairseq import utils
 from fairseq.data import data_utils
 from fairseq.distributed import utils as distributed_utils
 from fairseq.tasks.language_modeling import LanguageModelingConfig, LanguageModelingTask
+from omegaconf import II
 
 from ..data.streams import (
     CarriedRows,
@@ -36,6 +38,7 @@ class StatefulLanguageModelingConfig(LanguageModelingConfig):
         default=0.0,
         metadata={"help": "with --stateful: probability that a stream starts a window of training from zeros"},
     )
+    max_tokens_valid: Optional[int] = II("dataset.max_tokens_valid")
 
 
 class StatefulLanguageModelingTask(LanguageModelingTask):
@@ -89,8 +92,7 @@ class StatefulLanguageModelingTask(LanguageModelingTask):
         if not isinstance(dataset, StreamDataset):
             shard = {"seed": seed, "num_shards": num_shards, "shard_id": shard_id, "epoch": epoch}
             return refuse_streams(super().get_batch_iterator(dataset, max_tokens, max_sentences, **shard, **kwargs))
-        limits = [max_sentences or 0, (max_tokens or 0) // self.windows.length]
-        streams = min(filter(None, limits), default=1)
+        streams = self._count_streams(max_sentences, max_tokens)
         rows = range(shard_id * streams, (shard_id + 1) * streams)
         return StreamBatchIterator(
             StreamBatches(dataset, streams * num_shards, rows, seed, epoch),
@@ -100,6 +102,16 @@ class StatefulLanguageModelingTask(LanguageModelingTask):
             buffer_size=kwargs.get("data_buffer_size", 0),
             skip_remainder_batch=kwargs.get("skip_remainder_batch", False),
         )
+
+    def _count_streams(self, max_sentences, max_tokens) -> int:
+        """As many as batch-size allows and max-tokens have room for; 1 if neither is given."""
+        if max_tokens and max_tokens < self.windows.length:
+            raise ValueError(
+                f"--max-tokens {max_tokens} is less than one window: with --stateful give at least "
+                f"--tokens-per-sample, {self.windows.length}"
+            )
+        limits = [max_sentences, max_tokens and max_tokens // self.windows.length]
+        return min(filter(None, limits), default=1)
 
     def eval_lm_dataloader(self, dataset, max_tokens=None, batch_size=None, context_window=0, **kwargs):
         """With --stateful one stream, whatever the batch size: every symbol is predicted from all before it."""
@@ -126,7 +138,7 @@ class StatefulLanguageModelingTask(LanguageModelingTask):
 
     def _check_valid_splits(self) -> None:
         """Before training: official fairseq makes the batches of validation only when it first validates."""
-        streams = self.args.batch_size_valid or self.args.batch_size or 1
+        streams = self._count_streams(self.args.batch_size_valid, self.args.max_tokens_valid)
         for dataset in self.datasets.values():
             dataset.check_holds(streams * distributed_utils.get_data_parallel_world_size())
 

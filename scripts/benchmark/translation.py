@@ -82,8 +82,9 @@ def train(name, args, options, rest):
     """Train a model; what fairseq-train has logged of it until now, runs that were interrupted included."""
     folder = args.out / name
     folder.mkdir(parents=True, exist_ok=True)
-    training = [*PLUGIN, *TRAINING.split(), "--save-dir", folder, *options, *MODELS[name].format(rate=args.rate).split()]
-    command("fairseq-train", args.data, *training, *rest, log=folder / "train.log")
+    model = MODELS[name].format(rate=args.rate).split()
+    training = [*PLUGIN, *TRAINING.split(), "--save-dir", folder, *options, *model, *rest]
+    command("fairseq-train", args.data, *training, log=folder / "train.log")
     return (folder / "train.log").read_text(encoding="utf-8")
 
 

@@ -1,5 +1,7 @@
 """State between windows: who sees which, what is cut off, and what happens out of order."""
 
+import weakref
+
 import pytest
 import torch
 from fairseq.data import Dictionary
@@ -64,6 +66,28 @@ def test_the_windows_of_an_update_can_be_read_again():
     first = [read(model, index) for index in (1, 2)]
     again = [read(model, index) for index in (1, 2)]
     assert all(torch.equal(a, b) for a, b in zip(first, again))
+
+
+def test_no_state_is_kept_longer_than_it_may_be_asked_for():
+    model, ends = make(), []
+    model.eval()
+    for index in range(3):
+        read(model, index)
+        ends.append(weakref.ref(model.evaluation_state.state.z))
+    assert [end() is None for end in ends] == [True, True, False]
+    model.train()
+    ends = []
+    for index in range(3):
+        model.set_num_updates(index)
+        read(model, index)
+        ends.append(weakref.ref(model.training_state.state.z))
+    assert [end() is None for end in ends] == [True, False, False]  # the second is the start of the last window
+
+
+def test_another_text_does_not_go_on_from_this_one(caplog):
+    model = make_after(0)
+    torch.testing.assert_close(read(model, 1, "train2"), model(window(1))[0], rtol=0, atol=1e-12)
+    assert "window 1 of train2 starts from zeros" in caplog.text
 
 
 def test_reset_rows_start_from_zeros_in_training_only():

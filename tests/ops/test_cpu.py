@@ -158,10 +158,21 @@ def test_packed_layers_step_like_the_sequence(layer_norm, projected, path):
         state = output.state
         assert_close([output.hidden[1][0], output.boundaries[0]], [expected[1][t], expected[3][t]], 1e-10)
     assert not state.z.requires_grad
-    with pytest.raises(ValueError, match="does not fit"):
+    with pytest.raises(ValueError, match="state.z has shape"):
         packed(x[:1, :2], state, problem.options, projected=projected)
     with pytest.raises(ValueError, match="x must be"):
         packed(x[:1, :, :3], state, problem.options, projected=projected)
+    with pytest.raises(ValueError, match="valid must be"):
+        packed(x[:1], state, problem.options, torch.tensor([[True]]), projected=projected)
+
+
+@both_paths
+def test_packed_layers_take_masks_that_are_not_contiguous(path):
+    problem = make_problem(6, 4, 5, [12, 9], options(boundary="bernoulli"))
+    valid, noise = torch.rand(5, 4).lt(0.5).t(), torch.rand(2, 5, 4, dtype=torch.float64).permute(2, 1, 0)
+    expected = hm_lstm_reference(*problem._replace(valid=valid, noise=noise))
+    found = cpu.PackedLayers(problem.layers, path)(problem.x, problem.state, problem.options, valid, noise)
+    assert_close(tensors(found), tensors(expected), 1e-10)
 
 
 @both_paths

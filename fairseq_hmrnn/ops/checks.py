@@ -1,0 +1,81 @@
+"""What a call of the recurrence may look like: ValueErrors that say what is wrong."""
+
+from __future__ import annotations
+
+from typing import Optional, Sequence
+
+import torch
+from torch import Tensor
+
+from .boundary import BOUNDARY_MODES
+from .parameters import LayerParameters, num_rows
+from .precision import state_dtype
+from .recurrence import RecurrenceOptions
+
+
+def check_options(options: RecurrenceOptions, noise: Optional[Tensor]) -> None:
+    """A known boundary mode, a positive slope, and noise where the mode wants it."""
+    if options.boundary not in BOUNDARY_MODES:
+        raise ValueError(f"unknown boundary mode {options.boundary!r}: choose from {', '.join(BOUNDARY_MODES)}")
+    if not options.slope > 0:
+        raise ValueError(f"the slope of the hard sigmoid must be positive, not {options.slope}")
+    if (noise is None) == (options.boundary == "bernoulli"):
+        raise ValueError('noise is wanted with boundary="bernoulli", and only then')
+
+
+def check_layers(layers: Sequence[LayerParameters]) -> None:
+    """Every weight has the rows of its layer and the columns of what it reads; the input may have any size."""
+    input_size = layers[0].weight_bottom_up.size(-1)
+    sizes = [layer.hidden_size for layer in layers]
+    for index, layer in enumerate(layers):
+        rows = num_rows(sizes[index])
+        above = sizes[index + 1] if index + 1 < len(sizes) else None
+        wanted = {
+            "weight_recurrent": (rows, sizes[index]),
+            "weight_bottom_up": (rows, sizes[index - 1] if index else input_size),
+            "weight_top_down": None if above is None else (rows, above),
+            "bias": (rows,),
+            "gain_recurrent": (rows,) if layer.layer_norm else None,
+            "gain_bottom_up": (rows,) if layer.layer_norm else None,
+            "gain_top_down": (rows,) if layer.layer_norm and above is not None else None,
+        }
+        for name, shape in wanted.items():
+            tensor = getattr(layer, name)
+            found = None if tensor is None else tuple(tensor.shape)
+            if found != shape:
+                raise ValueError(f"{name} of layer {index} has shape {found}, expected {shape}")
+
+
+def check_tensors(x, layers, state, valid, noise, recurrent_masks, projected: bool = False) -> None:
+    """Shapes against x and the layers; one device throughout, and the dtypes that `hm_lstm` says. projected: x is layer
+    1's bottom-up product."""
+    input_size = layers[0].weight_bottom_up.size(0 if projected else 1)
+    if x.dim() != 3 or x.size(2) != input_size:
+        raise ValueError(f"x must be (T, B, {input_size}) for these layers, got {tuple(x.shape)}")
+    steps, batch_size = x.shape[:2]
+    num_layers = len(layers)
+    wanted = [("x", x, tuple(x.shape)), ("state.z", state.z, (batch_size, num_layers))]
+    for name, tensors in (("state.h", state.h), ("state.c", state.c), ("recurrent_masks", recurrent_masks)):
+        if tensors is None:
+            continue
+        if len(tensors) != num_layers:
+            raise ValueError(f"{name} has {len(tensors)} layers, the model has {num_layers}")
+        wanted += [(f"{name}[{i}]", t, (batch_size, p.hidden_size)) for i, (t, p) in enumerate(zip(tensors, layers))]
+    if noise is not None:
+        wanted.append(("noise", noise, (steps, batch_size, num_layers)))
+    weight = layers[0].weight_recurrent
+    for name, tensor, shape in wanted:
+        if tuple(tensor.shape) != shape:
+            raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {shape}")
+        dtype = weight.dtype if name == "x" else state_dtype(weight.dtype)
+        if tensor.dtype != dtype or tensor.device != weight.device:
+            raise ValueError(
+                f"{name} is {tensor.dtype} on {tensor.device}, but with weights of {weight.dtype} on {weight.device} "
+                f"it must be {dtype} on {weight.device}"
+            )
+    if valid is not None:
+        if tuple(valid.shape) != (steps, batch_size) or valid.dtype != torch.bool or valid.device != x.device:
+            raise ValueError(
+                f"valid must be bool of shape {(steps, batch_size)} on {x.device}, "
+                f"got {valid.dtype} {tuple(valid.shape)} on {valid.device}"
+            )

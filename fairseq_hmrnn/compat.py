@@ -49,7 +49,7 @@ _TENSOR_TYPE = re.compile(r"torch\.(\w+Storage|Size|device|dtype|(b?float|int|ui
 
 
 class UnsafeCheckpointError(RuntimeError):
-    """A checkpoint that holds more than data."""
+    """A checkpoint that holds more than data, or is damaged."""
 
 
 class _Inert:
@@ -109,7 +109,11 @@ def check_checkpoint(path: str) -> None:
                 "where it comes from, load it with torch yourself and save it again."
             )
     unknown: Set[str] = set()
-    with zipfile.ZipFile(path) as archive:
+    try:
+        archive = zipfile.ZipFile(path)
+    except zipfile.BadZipFile as error:
+        raise UnsafeCheckpointError(f"{path} is cut off or damaged ({error}): use another checkpoint") from error
+    with archive:
         for member in archive.infolist():  # by entry, for two may have one name
             if member.filename.endswith(".pkl"):
                 for module, name in pickled_globals(archive.read(member)):

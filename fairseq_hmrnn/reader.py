@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from typing import List, NamedTuple, Optional, Tuple
 
 import numpy as np
 import torch
-from fairseq import checkpoint_utils
 
-from .data.characters import encode
+from .data.characters import encode, is_character_dictionary
+from .models import hub
 from .models.hmlstm_decoder import HMLSTMDecoder
 from .models.windows import check_lookahead, output_symbols, read_windows
 from .ops import HMLSTMOutput, HMLSTMState
+
+logger = logging.getLogger(__name__)
 
 
 class Reading(NamedTuple):
@@ -49,20 +52,21 @@ class Reading(NamedTuple):
 class CharacterReader:
     """Reads a text's pieces one after the other, as if they were one.
 
-    checkpoint: of an HM-LSTM language model of characters. data: the prepared folder with its dictionary; None: the one
-    it was trained on. Raises ValueError for any other checkpoint, OSError for missing files.
+    checkpoint: of an HM-LSTM language model of characters, or a folder with one. data: the prepared folder with its
+    dictionary; None: the dictionary that the checkpoint carries, else that of the folder it was trained on. Warns once
+    of characters that the model does not know. Raises ValueError for any other checkpoint, OSError for missing files.
     """
 
     def __init__(self, checkpoint: str, data: Optional[str] = None, max_steps: int = 2000):
-        overrides = {} if data is None else {"data": data}
-        (model,), _, task = checkpoint_utils.load_model_ensemble_and_task([checkpoint], arg_overrides=overrides)
-        if not isinstance(getattr(model, "decoder", None), HMLSTMDecoder):
+        loaded = hub.load([checkpoint], data)
+        decoder, self.dictionary = loaded.models[0].decoder, loaded.src_dict
+        if not isinstance(decoder, HMLSTMDecoder):
             raise ValueError(f"{checkpoint} is not an HM-LSTM language model")
-        if not getattr(task, "has_characters", False):
+        if not is_character_dictionary(self.dictionary):
             raise ValueError(f"{checkpoint} was not trained on characters: prepare the text with prepare_text.py")
-        self.decoder = model.decoder.eval()
-        self.dictionary = task.source_dictionary
+        self.decoder = decoder.eval()
         self.max_steps = max_steps
+        self.told_of_unknown = False
         self.state: Optional[HMLSTMState] = None
         self.log_probs = torch.zeros(1, len(self.decoder.dictionary))
         self._read(torch.tensor([self.dictionary.eos()]))  # a text begins behind a newline, as it did in training
@@ -74,6 +78,10 @@ class CharacterReader:
     def read(self, text: str) -> Reading:
         """The next piece of the text, not empty; memory grows with its length, not with that of the text."""
         tokens = torch.tensor([self.dictionary.index(symbol) for symbol in encode(text)])
+        if not self.told_of_unknown and tokens.eq(self.dictionary.unk()).any():
+            self.told_of_unknown = True
+            unknown = dict.fromkeys(c for c, token in zip(text, tokens.tolist()) if token == self.dictionary.unk())
+            logger.warning(f"the model has not seen {' '.join(map(ascii, [*unknown][:5]))} and reads <unk> there")
         return self._read(tokens)
 
     def _read(self, tokens: torch.Tensor) -> Reading:

@@ -52,6 +52,13 @@ def test_formats_that_hide_what_they_run_are_refused(tmp_path):
     assert not (tmp_path / "made").exists()
 
 
+def test_a_checkpoint_that_is_cut_off_is_named(tmp_path):
+    torch.save({"model": {"weight": torch.ones(1000)}}, tmp_path / "whole.pt")
+    (tmp_path / "cut.pt").write_bytes((tmp_path / "whole.pt").read_bytes()[:2000])
+    with pytest.raises(UnsafeCheckpointError, match="cut.pt is cut off or damaged"):
+        checkpoint_utils.load_checkpoint_to_cpu(str(tmp_path / "cut.pt"))
+
+
 @pytest.mark.parametrize("thing", [os.system, eval, torch.load, io.open, torch.nn.Linear(1, 1)])
 def test_anything_else_is_refused_by_name(tmp_path, thing):
     torch.save({"model": {}, "extra": thing}, tmp_path / "other.pt")

@@ -57,6 +57,14 @@ def test_weights_are_packed_once_for_prompts_of_all_lengths(monkeypatch):
     assert not torch.allclose(before[0][0]["positional_scores"], after[0][0]["positional_scores"])
 
 
+def test_the_least_length_counts_new_symbols():
+    model, prompt = make(DICTIONARY), (4, 5)
+    (hypos,) = search(model, [prompt], max_len_b=1, stop=EOS, min_len=1, normalize_scores=False)
+    every = {(symbol, EOS): log_prob(model, prompt, (symbol, EOS)) for symbol in SYMBOLS[1:]}
+    best = sorted(every, key=every.get, reverse=True)
+    assert [tuple(hypo["tokens"].tolist()) for hypo in hypos[: len(best)]] == [(*prompt, *new) for new in best]
+
+
 @pytest.mark.parametrize("prompt", [(4, 5), (4, EOS, 5), (EOS,)])
 @pytest.mark.parametrize("new_only", [False, True])
 def test_a_stop_symbol_ends_texts_but_not_prompts(prompt, new_only):

@@ -33,6 +33,18 @@ def test_main_prints_the_folder_and_nothing_else(tmp_path):
     assert printed == f"{ROOT / 'fairseq_hmrnn'}\n"
 
 
+def test_main_explains_every_option_of_models_task_and_criterion(tmp_path):
+    printed = python("-m", "fairseq_hmrnn", "--options", cwd=tmp_path)
+    _, *sections = re.split(r"^with (--.*):$", printed, flags=re.MULTILINE)
+    found = [set(re.findall(r"^  (--[a-z-]+)", text, re.MULTILINE)) for text in sections[1::2]]
+    options = dict(zip(sections[::2], found))
+    assert options["--task hmlstm_language_modeling"] >= {"--stateful", "--end-of-sample"}
+    assert options["--criterion boundary_regularized_cross_entropy"] >= {"--boundary-rates", "--label-smoothing"}
+    assert options["--arch hmlstm_lm"] >= {"--hidden-sizes", "--backend"}
+    readers = [name for name, names in options.items() if "--encoder-memory" in names]
+    assert readers == ["--arch hmlstm", "--arch hmlstm_lstm", "--arch hmlstm_transformer"]
+
+
 @pytest.mark.parametrize(
     "user_dir, from_root",
     [("fairseq_hmrnn", True), ("user_dir", True), (f"{ROOT}/user_dir", False), (f"{ROOT}/fairseq_hmrnn", False)],

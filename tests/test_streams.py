@@ -142,6 +142,8 @@ def test_what_cannot_be_right_is_refused(data, stateful, tmp_path):
     cases = [
         ([*train, "--batch-size", 4000], "train has 2867 symbols, too few for 4000 streams"),
         ([*train, "--batch-size", 8, "--batch-size-valid", 4000], "too few for 4000 streams"),
+        ([*train, "--max-tokens", 29], "--max-tokens 29 is less than one window"),
+        ([*train, "--max-tokens", 90, "--max-tokens-valid", 20], "--max-tokens 20 is less than one window"),
         ([*train, "--batch-size", 8, "--add-bos-token"], "--add-bos-token has no meaning with --stateful"),
         ([*train, "--batch-size", 8, "--window-jitter", "1.5"], "window-jitter must lie in [0, 1)"),
         ([*train, "--batch-size", 8, "--valid-subset", "valid,dev"], "no dev.idx"),

@@ -9,7 +9,7 @@ One alignment is chosen for a layer as a whole, never word by word.
 
 from __future__ import annotations
 
-from typing import Dict, List, NamedTuple, Tuple
+from typing import Dict, List, NamedTuple
 
 import numpy as np
 
@@ -62,10 +62,12 @@ def segmented_gold(text: str, segmented: str, separator: str = "|") -> Gold:
     """Boundaries of `segmented`, the same text with `separator` behind each segment. Line ends are edges.
 
     Raises:
-        ValueError: it is another text, or has no separator.
+        ValueError: it is another text, or has no separator, or the text itself has some.
     """
     if not separator or separator not in segmented:
         raise ValueError(f"the gold text has no separator {separator!r}")
+    if separator in text:
+        raise ValueError(f"the text itself holds the separator {separator!r}: choose another for the gold text")
     segments = segmented.split(separator)
     plain = "".join(segments)
     if plain != text:
@@ -175,11 +177,6 @@ def baselines(boundaries, surprisal=None, entropy=None, seed: int = 0) -> Dict[s
         if signal is not None:
             named[name] = peak_boundaries(signal, count)
     return named
-
-
-def best_alignment(found, golds: Dict[str, Gold]) -> Tuple[str, Gold]:
-    """The alignment with the highest boundary F1 over the whole text."""
-    return max(golds.items(), key=lambda item: boundary_scores(found, item[1]).f1)
 
 
 def _shifted(marks: np.ndarray, by: int, fill: bool) -> np.ndarray:

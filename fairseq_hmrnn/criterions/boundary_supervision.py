@@ -129,12 +129,17 @@ class FileEnds:
             raise ValueError(f"boundary-supervision: there is no separator {separator!r} in {name}")
         segments = segmented.split(separator)
         self.text = "".join(segments)
-        self.name = name
+        self.separator, self.name = separator, name
         ends = torch.tensor([len(segment) for segment in segments[:-1]]).cumsum(0) - 1
         self.is_end = torch.zeros(len(self.text), dtype=torch.bool)
         self.is_end[ends[ends >= 0]] = True
 
     def __call__(self, text: str) -> Tuple[List[int], int, int]:
+        if self.separator in text:
+            raise ValueError(
+                f"boundary-supervision: the text itself holds the separator {self.separator!r}: write {self.name} with "
+                "another and name it with --boundary-supervision-separator"
+            )
         place = self.text.find(text)
         skipped = 0
         if place < 0 and text.startswith("\n"):  # the newline that fairseq puts before the first line

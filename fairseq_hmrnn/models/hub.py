@@ -47,6 +47,8 @@ def load(paths: Sequence[str], data: Optional[str] = None, **overrides) -> Langu
     """
     paths = [find_checkpoint(path) for path in paths]
     state = checkpoint_utils.load_checkpoint_to_cpu(paths[0], overrides)
+    if any(name.startswith("encoder.") for name in state["model"]):
+        raise ValueError(f"{paths[0]} is a translation model, not a language model: fairseq-generate runs it")
     cfg = state["cfg"] if state.get("cfg") is not None else convert_namespace_to_omegaconf(state["args"])
     task_state = state.get("task_state") or {}
     if data is None and "dictionary" not in task_state:

@@ -26,7 +26,9 @@ LSTM += "--arch lstm_lm --decoder-embed-dim 128 --decoder-hidden-size 316 --deco
 LSTM += "--decoder-out-embed-dim 256 --optimizer adam --lr 0.002 --clip-norm 1 --batch-size 32".split()
 LSTM += "--tokens-per-sample 100 --cpu --num-workers 0".split()
 LSTM += "--log-format json --no-epoch-checkpoints --keep-interval-updates 1 --batch-size-valid 64".split()
+# As many epochs as the updates are, at one learning rate, for both models alike.
 HYDRA = "common.cpu=true dataset.num_workers=0 common.log_format=json dataset.batch_size_valid=64".split()
+HYDRA += "optimization.max_epoch=0 lr_scheduler.lr_patience=1000000".split()
 MODELS = ("hmlstm_lm", "lstm_lm")
 COLORS = {"hmlstm_lm": "#0072B2", "lstm_lm": "#D55E00"}
 SPEED_UPDATES = 24

@@ -42,7 +42,8 @@ def train(args, settings, folder, updates):
     folder.mkdir(parents=True, exist_ok=True)
     options = recipe_options(args.recipe, args.data, folder)
     options += ["common.log_format=json", "common.log_interval=1", "dataset.disable_validation=true"]
-    options += [f"common.cpu={str(args.cpu).lower()}", f"optimization.max_update={updates}"]
+    options += [f"common.cpu={str(args.cpu).lower()}"]
+    options += [f"optimization.max_update={updates}", "optimization.max_epoch=0"]
     options += ["common.fp16_init_scale=4"] if args.cpu else []  # fairseq wants CUDA where the scaled loss overflows
     return command("fairseq-hydra-train", *options, *settings, log=folder / "train.log")
 

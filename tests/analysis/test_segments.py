@@ -7,7 +7,6 @@ from fairseq_hmrnn.analysis.segments import (
     Gold,
     agreement,
     baselines,
-    best_alignment,
     boundary_scores,
     late,
     line_gold,
@@ -73,6 +72,11 @@ def test_another_gold_text_is_refused(segmented, message):
         segmented_gold("tobeor", segmented)
 
 
+def test_a_text_that_holds_the_separator_is_refused():
+    with pytest.raises(ValueError, match="the text itself holds the separator '|'"):
+        segmented_gold("a|b", "a||b")
+
+
 def test_boundary_scores_leave_edges_out():
     gold = Gold(marks(".X..X..X."), marks("........X"))
     scores = boundary_scores(marks(".XX..X..X"), gold)
@@ -118,12 +122,6 @@ def test_baselines_have_as_many_boundaries():
     found = baselines(marks(".X...X...."), surprisal=signal, entropy=-signal)
     assert set(found) == {"random", "every k-th", "surprisal peaks", "entropy peaks"}
     assert all(boundaries.sum() == 2 for boundaries in found.values())
-
-
-def test_one_alignment_for_all():
-    golds = word_gold("ab cd ef\n")
-    assert best_alignment(marks(".X..X...."), golds)[0] == "last letter"
-    assert best_alignment(marks("..X..X..."), golds)[0] == "separator"
 
 
 def test_lengths_must_fit():

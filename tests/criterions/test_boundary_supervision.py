@@ -57,6 +57,9 @@ def test_file(dictionary, tmp_path):
     assert marks(target[2])[:6] == "..X..X" and marks(known[2])[:7] == ".XXXXX."
     with pytest.raises(ValueError, match="not in .*gold.txt: it must be the training text"):
         supervision(tokens_of(dictionary, "be to"))
+    path.write_bytes(b"to tbe tor")
+    with pytest.raises(ValueError, match="holds the separator 't'.*--boundary-supervision-separator"):
+        build_supervision(str(path), dictionary, "t")(tokens_of(dictionary, "to"))
 
 
 def test_bad_files(dictionary, tmp_path):

@@ -25,6 +25,7 @@ AWKWARD = [
     "\x00\x01\x1b\x1c\x1d\x1e\x1f\x7f\x80\x85\x9f",
     "\u2028\u2029\u200b\ufeff\u180e\u2003",
     "\n\nempty lines\n\n\n",
+    "lone surrogates \ud800\udfff",
     "a literal \u2581 and <U+0009> and </s> and <unk> <s> <pad>",
     "<U+2581>\u2581<U+0020>",
     "1 2 #fairseq:overwrite",

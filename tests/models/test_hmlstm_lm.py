@@ -1,5 +1,7 @@
 """The language model as fairseq sees it, without its commands."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from conftest import run
@@ -122,6 +124,26 @@ def test_dropout_acts_in_training_only():
         assert torch.equal(model(x)[0], model(x)[0])
         model.train()
         assert not torch.equal(model(x)[0], model(x)[0])
+        if name != "dropout_recurrent":  # of a zero state
+            first, second = (model.decoder(x[:, :1], incremental_state={})[0] for _ in range(2))
+            assert not torch.equal(first, second)
+
+
+def test_every_option_reaches_the_recurrence(caplog):
+    options = {"detector_grad_scale": 0.5, "forget_bias": 2.0, "detector_bias": -1.0, "recompute_chunks": 3}
+    options.update(boundary="bernoulli", nested_boundaries=True, top_boundary=True, backend="reference")
+    recurrence = make(normalization="none", dropout_recurrent=0.3, **options).decoder.hm_lstm
+    assert {name: getattr(recurrence, name) for name in options} == options
+    assert recurrence.recurrent_dropout == 0.3 and recurrence.gain_recurrent is None
+    assert make().decoder.hm_lstm.gain_recurrent is not None
+
+
+def test_a_task_that_does_not_tell_the_epoch_is_named(caplog):
+    task = SimpleNamespace(source_dictionary=DICTIONARY, target_dictionary=DICTIONARY)
+    HMLSTMLanguageModel.build_model(HMLSTMLanguageModelConfig(slope_per_update=0.1), task)
+    assert "slope" not in caplog.text
+    HMLSTMLanguageModel.build_model(HMLSTMLanguageModelConfig(slope_per_epoch=0.04), task)
+    assert "SimpleNamespace does not tell a model the epoch" in caplog.text
 
 
 @pytest.mark.parametrize("sizes", ["", "8,a", "8,,5", "0,4"])

@@ -30,6 +30,15 @@ def test_greedy_equals_an_argmax_loop_over_full_forward_passes():
         assert tuple(text[len(prompt) :]) == symbols
 
 
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+def test_a_diverged_model_is_named(backend):
+    model = make(backend=backend)
+    with torch.no_grad():
+        model.decoder.output_projection.bias[5] = math.nan
+    with pytest.raises(ValueError, match="training has diverged"):
+        sample([model], [[BEGIN]], 1)
+
+
 def chi_square(counts, probs):
     """Distance in standard deviations of the chi-square statistic from its mean."""
     expected = counts.sum() * probs

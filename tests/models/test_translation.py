@@ -84,6 +84,23 @@ def test_target_padding_and_later_symbols_change_nothing(name):
     padded = y.clone()
     padded[0, 3:] = PAD
     torch.testing.assert_close(model(x, None, padded)[0][0, :3], plain[0, :3], rtol=0, atol=1e-12)
+    padded = torch.cat([torch.full((2, 2), PAD), y], dim=1)
+    torch.testing.assert_close(model(x, None, padded)[0][:, 2:], plain, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["hmlstm", "hmlstm_unfed"])
+def test_a_decoder_goes_on_from_a_given_state(name):
+    model, x, y = make(name), tokens(2, 6), tokens(2, 5, TARGET)
+    plain, _ = model(x, None, y)
+    encoder_out = model.encoder(x)
+    _, extra = model.decoder(y[:, :3], encoder_out=encoder_out)
+    rest, _ = model.decoder(y[:, 3:], encoder_out=encoder_out, state=extra["state"])
+    torch.testing.assert_close(rest, plain[:, 3:], rtol=0, atol=1e-12)
+    cache = {}
+    for t in (3, 4):
+        options = {"encoder_out": encoder_out, "incremental_state": cache, "state": extra["state"]}
+        step, _ = model.decoder(y[:, : t + 1], **options)
+        torch.testing.assert_close(step[:, 0], plain[:, t], rtol=0, atol=1e-12)
 
 
 @BOTH

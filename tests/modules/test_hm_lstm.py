@@ -147,6 +147,11 @@ def test_bad_options_are_named(options, message):
         HMLSTM(3, **{"hidden_sizes": [4], **options})
 
 
+def test_an_input_of_another_size_is_named():
+    with pytest.raises(ValueError, match=r"x must be \(T, B, 7\) for these layers, got \(3, 2, 5\)"):
+        HMLSTM(7, [8, 4])(torch.zeros(3, 2, 5))
+
+
 def test_state_reorders_detaches_and_converts():
     state = make()(torch.randn(3, 4, 3, dtype=torch.float64)).state
     order = torch.tensor([2, 2, 0])

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Train translation models of equal size for equal updates on one prepared folder, translate its test split, and print
-a table: parameters, target symbols per second in training, memory slots per source symbol, BLEU.
+a table: parameters, memory slots per source symbol, perplexity of the validation split, BLEU of the test split.
 
     bash scripts/prepare_translation.sh de en DIR --source-size 4000 --target-size 4000
     python scripts/benchmark/translation.py DIR/bin --updates 1000 --out runs/translation
@@ -88,24 +88,18 @@ def train(name, args, options, rest):
     return (folder / "train.log").read_text(encoding="utf-8")
 
 
-def speeds_in(log):
-    """Target symbols per second, of every line about training."""
-    return [float(value) for value in re.findall(r"train_inner.* wps=([0-9.]+)", log)]
-
-
 def run(name, args, rest):
     """Train, translate and score one model; its row of the table."""
     folder, log = args.out / name, train(name, args, [*SAVING.split(), "--max-update", args.updates], rest)
     parameters = int(re.search(r"num\. shared model params: ([0-9,]+)", log).group(1).replace(",", ""))
-    speeds = speeds_in(log)
+    perplexity = re.findall(r"valid on .* ppl ([0-9.]+)", log)[-1]
     path = ["--path", folder / "checkpoint_last.pt", "--gen-subset", "test", "--beam", args.beam, "--max-tokens", 2000]
     path += ["--bpe", "sentencepiece", "--sentencepiece-model", next(args.data.glob("spm.*.model"))]
     scoring = ["--scoring", "sacrebleu", "--cpu"]
     output = command("fairseq-generate", args.data, *PLUGIN, *path, *scoring, log=folder / "test.log")
     bleu = float(re.findall(r"BLEU\S* = ([0-9.]+)", output)[-1])
     memory = memory_per_source_symbol(args.data, folder / "checkpoint_last.pt")
-    speed = f"{statistics.median(speeds):.0f}" if speeds else "-"
-    return f"| `{name}` | {parameters:,} | {speed} | {memory:.2f} | {bleu:.1f} |"
+    return f"| `{name}` | {parameters:,} | {memory:.2f} | {perplexity} | {bleu:.1f} |"
 
 
 def compare_speeds(args, rest):
@@ -115,7 +109,8 @@ def compare_speeds(args, rest):
     for _ in range(args.turns):
         for name in args.models:
             (args.out / name / "train.log").unlink(missing_ok=True)
-            speeds = speeds_in(train(name, args, TIMING.split(), rest))
+            log = train(name, args, TIMING.split(), rest)
+            speeds = [float(speed) for speed in re.findall(r"train_inner.* wps=([0-9.]+)", log)]
             best[name] = max(best[name], statistics.median(speeds[1:]))
     print("| | target symbols per second | ratio |\n|---|---|---|")
     for name, speed in best.items():
@@ -127,7 +122,7 @@ def main():
     if args.speed:
         args.out = args.out / "speed"
         return compare_speeds(args, rest)
-    print("| | parameters | target symbols per second | memory per source symbol | BLEU |\n|---|---|---|---|---|")
+    print("| | parameters | memory per source symbol | validation perplexity | BLEU |\n|---|---|---|---|---|")
     for name in args.models:
         print(run(name, args, rest), flush=True)
 

@@ -4,13 +4,13 @@ import os
 import random
 import re
 import shutil
-import subprocess
 
 import pytest
 import sacrebleu
 import torch
-from conftest import BIN, ROOT, run, run_forked
+from conftest import run, run_forked
 from test_cli import lines_of, same, train_rank_options, values, weights
+from test_recipes import script
 
 WORDS = {"haus": "house", "baum": "tree", "der": "the", "grün": "green", "ist": "is", "und": "and", "groß": "big"}
 TASK = ["--user-dir", "fairseq_hmrnn", "--task", "translation", "--required-batch-size-multiple", "1"]
@@ -25,17 +25,6 @@ def sentences(count, seed):
     choose = random.Random(seed)
     source = [choose.choices(list(WORDS), k=choose.randint(1, 7)) for _ in range(count)]
     return [" ".join(line) for line in source], [" ".join(WORDS[word] for word in line) for line in source]
-
-
-def script(name, *arguments, check=True):
-    """Output of one of scripts/*.sh."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
-    result = subprocess.run(
-        ["bash", str(ROOT / "scripts" / name), *map(str, arguments)], env=environment, timeout=300,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8",
-    )
-    assert (result.returncode == 0) == check, result.stdout[-4000:]
-    return result.stdout
 
 
 @pytest.fixture(scope="session")

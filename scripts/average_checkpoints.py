@@ -26,10 +26,16 @@ KEPT = ("args", "cfg", "criterion", "optimizer_history", "task_state")
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoints", type=Path, nargs="+", help="checkpoints, or one folder of a training")
-    parser.add_argument("--last", type=int, default=5, help="of a folder, so many of its newest checkpoint_E_U.pt")
+    parser.add_argument("--last", type=int, help="of a folder, so many of its newest checkpoint_E_U.pt (default: 5)")
     parser.add_argument("--half", action="store_true", help="write weights as float16, half the size")
     parser.add_argument("--out", type=Path, required=True, help="file to write")
-    return parser.parse_args()
+    args = parser.parse_args()
+    args.folder = args.checkpoints[0] if len(args.checkpoints) == 1 and args.checkpoints[0].is_dir() else None
+    if args.last is None:
+        args.last = 5
+    elif args.folder is None:
+        parser.error("--last chooses from one folder: give the folder alone, or leave --last out")
+    return args
 
 
 def newest(folder, count):
@@ -76,8 +82,8 @@ def main():
         sys.exit(f"average_checkpoints: --last must be positive, got {args.last}")
     if not args.out.absolute().parent.is_dir():
         sys.exit(f"average_checkpoints: there is no folder {args.out.parent} to write to")
-    if len(paths) == 1 and paths[0].is_dir():
-        paths = newest(paths[0], args.last)
+    if args.folder:
+        paths = newest(args.folder, args.last)
     try:
         checkpoint = average(paths)
     except (KeyError, RuntimeError) as error:  # RuntimeError: torch's, and UnsafeCheckpointError

@@ -25,13 +25,17 @@ def parse_arguments():
     )
     parser.add_argument("--norms", metavar="OUT", help="also draw a heat map of the norms of h, here")
     parser.add_argument("--log", help="what fairseq-train printed: also draw boundary rates over training, to --rates")
-    parser.add_argument("--rates", metavar="OUT", default="rates.png", help="(default: rates.png)")
+    parser.add_argument("--rates", metavar="OUT", help="with --log (default: rates.png)")
     parser.add_argument(
         "--lookahead", type=int, default=0, help="draw boundaries this many characters earlier, as segment.py does"
     )
     parser.add_argument("--width", type=int, default=80, help="the most characters in a line (default: 80)")
     parser.add_argument("--title", help="over the picture")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.rates and not arguments.log:
+        parser.error("--rates wants --log, what fairseq-train printed")
+    arguments.rates = arguments.rates or "rates.png"
+    return arguments
 
 
 def draw(arguments, text):
@@ -40,14 +44,16 @@ def draw(arguments, text):
     written += [arguments.rates] if arguments.log else []
     for path in written:
         check_path(path)
+    if arguments.log:
+        with open(arguments.log, encoding="utf-8") as log:
+            curves = read_log(log)
     reading = CharacterReader(arguments.checkpoint, arguments.data).read(text).closed_earlier(arguments.lookahead)
     for path in arguments.out:
         plot_boundaries(text, reading.boundaries, path, width=arguments.width, title=arguments.title)
     if arguments.norms:
         plot_norms(text, reading.norms, arguments.norms, width=arguments.width, title=arguments.title)
     if arguments.log:
-        with open(arguments.log, encoding="utf-8") as log:
-            plot_training(read_log(log), arguments.rates)
+        plot_training(curves, arguments.rates)
     return reading.boundaries, written
 
 

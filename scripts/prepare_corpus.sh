@@ -34,7 +34,7 @@ corpus_hundred_million() {  # FILE TYPES DEST FILTER...: 90M, 5M and 5M bytes, t
 }
 
 corpus_binarise() {  # FOLDER WITH train, valid, test    DEST
-  [ -n "${VIRTUAL_ENV:-}" ] || source "$corpus_root/scripts/setup_venv.sh"
+  source "$corpus_root/scripts/use_environment.sh"
   python "$corpus_root/scripts/prepare_text.py" "$1/train" "$1/valid" "$1/test" --dest "$2" |
     grep -v '^fairseq-train\|To train'
   local name

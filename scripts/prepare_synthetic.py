@@ -27,7 +27,9 @@ def main():
     texts = {"train": language.draw(arguments.train_lines, seed=1).text, "valid": valid.text}
     texts.update({"valid.words": valid.words, "valid.phrases": valid.phrases})
     for name, text in texts.items():
-        (arguments.dest / f"{name}.txt").write_bytes(text.encode())
+        path = arguments.dest / f"{name}.txt"
+        path.write_bytes(text.encode())
+        print(f"{path}: {text.count(chr(10)):,} lines")
 
 
 if __name__ == "__main__":

@@ -26,20 +26,29 @@ done
 for type in "$source_type" "$target_type"; do
   case $type in unigram | bpe | char) ;; *) fail "unknown type $type: choose from unigram, bpe, char" ;; esac
 done
+for size in "$source_size" "$target_size"; do
+  [[ $size =~ ^[1-9][0-9]*$ ]] || fail "the size of a vocabulary is a positive whole number, not $size"
+done
 for file in "$dir/train.$src" "$dir/train.$tgt"; do
   [ -s "$file" ] || fail "no $file"
 done
 for split in train valid test; do
+  for file in "$dir/$split.$src" "$dir/$split.$tgt"; do
+    [ ! -f "$file" ] || iconv -f UTF-8 -t UTF-8 "$file" >/dev/null 2>&1 || fail "$file is not UTF-8: convert it first"
+  done
   [ ! -s "$dir/$split.$src" ] || [ ! -s "$dir/$split.$tgt" ] ||
     [ "$(wc -l < "$dir/$split.$src")" = "$(wc -l < "$dir/$split.$tgt")" ] ||
     fail "$dir/$split.$src and $dir/$split.$tgt have different numbers of lines"
 done
 source "$(dirname "${BASH_SOURCE[0]}")/use_environment.sh"
-mkdir -p "$dest/pieces"
+mkdir -p "$dest"
+work=$(mktemp -d "$dest/unfinished.XXXXXX")  # what is made goes to DEST when all of it is there
+trap 'rm -rf "$work"' EXIT
+mkdir "$work/pieces"
 
 # Train the model of one side, write its dictionary, and cut every split into pieces.
 prepare_side() {  # language, type, size
-  python - "$dir" "$dest" "$@" <<'PYTHON'
+  python - "$dir" "$work" "$@" <<'PYTHON'
 import os
 import sys
 
@@ -48,10 +57,13 @@ import sentencepiece as spm
 folder, dest, language, kind, size = sys.argv[1:]
 prefix = os.path.join(dest, f"spm.{language}")
 size_options = {"use_all_vocab": True} if kind == "char" else {"vocab_size": int(size), "hard_vocab_limit": False}
-spm.SentencePieceTrainer.train(
-    input=os.path.join(folder, f"train.{language}"), model_prefix=prefix, model_type=kind,
-    character_coverage=1.0, minloglevel=2, **size_options,
-)
+try:
+    spm.SentencePieceTrainer.train(
+        input=os.path.join(folder, f"train.{language}"), model_prefix=prefix, model_type=kind,
+        character_coverage=1.0, minloglevel=2, **size_options,
+    )
+except (OSError, RuntimeError) as error:
+    sys.exit(f"prepare_translation: error: sentencepiece makes no {kind} model of train.{language}: {error}")
 model = spm.SentencePieceProcessor(model_file=f"{prefix}.model")
 with open(os.path.join(dest, f"pieces.{language}.txt"), "w", encoding="utf-8") as dictionary:
     for index in range(3, model.get_piece_size()):  # <unk>, <s> and </s> are fairseq's own
@@ -70,11 +82,12 @@ prepare_side "$src" "$source_type" "$source_size"
 prepare_side "$tgt" "$target_type" "$target_size"
 splits=()
 for split in valid test; do
-  [ -s "$dir/$split.$src" ] && [ -s "$dir/$split.$tgt" ] && splits+=("--${split}pref" "$dest/pieces/$split")
+  [ -s "$dir/$split.$src" ] && [ -s "$dir/$split.$tgt" ] && splits+=("--${split}pref" "$work/pieces/$split")
 done
-rm -f "$dest"/dict.*.txt
-fairseq-preprocess --source-lang "$src" --target-lang "$tgt" --trainpref "$dest/pieces/train" "${splits[@]}" \
-  --srcdict "$dest/pieces.$src.txt" --tgtdict "$dest/pieces.$tgt.txt" --destdir "$dest" --workers 1 \
-  > "$dest/preprocess.stdout" 2>&1 || { cat "$dest/preprocess.stdout" >&2; exit 1; }
+fairseq-preprocess --source-lang "$src" --target-lang "$tgt" --trainpref "$work/pieces/train" "${splits[@]}" \
+  --srcdict "$work/pieces.$src.txt" --tgtdict "$work/pieces.$tgt.txt" --destdir "$work" --workers 1 \
+  > "$work/preprocess.stdout" 2>&1 || { cat "$work/preprocess.stdout" >&2; exit 1; }
+rm -rf "$dest/pieces" "$dest"/dict.*.txt "$dest"/{train,valid,test}."$src-$tgt".*  # of an earlier run
+mv "$work"/* "$dest"
 echo "prepared $dest: $(wc -l < "$dest/dict.$src.txt") $source_type symbols of $src," \
   "$(wc -l < "$dest/dict.$tgt.txt") $target_type symbols of $tgt"

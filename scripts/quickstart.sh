@@ -44,4 +44,6 @@ TEXT
 python scripts/plot_boundaries.py "$checkpoint" "$data" --text "$folder/text.txt" --out "$folder/boundaries.png" \
   --title "Boundaries of layers 1 and 2 after $updates updates" 2>"$folder/plot.log"
 
-say "Done. Everything is in $folder; the next text can be your own: see README.md"
+say "Done. Everything is in $folder; the next text can be your own. First, in $hmrnn_root:"
+printf '  source %q\n' "${hmrnn_venv#"$hmrnn_root"/}/bin/activate"
+echo "then as README.md says."

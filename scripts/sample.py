@@ -22,6 +22,9 @@ from pathlib import Path  # noqa: E402
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch  # noqa: E402
+from fairseq import checkpoint_utils  # noqa: E402
+from fairseq.data.encoders import BPE_REGISTRY  # noqa: E402
+from omegaconf.errors import MissingMandatoryValue  # noqa: E402
 
 import fairseq_hmrnn  # noqa: E402, F401  (registers the models)
 from fairseq_hmrnn.compat import UnsafeCheckpointError  # noqa: E402
@@ -72,6 +75,12 @@ def check(args):
     for name, least in (("length", 0), ("samples", 1), ("batch_size", 1), ("beam", 0), ("nbest", 1)):
         if getattr(args, name) < least:
             raise ValueError(f"--{name.replace('_', '-')} must be at least {least}")
+    if args.threads is not None and args.threads < 1:
+        raise ValueError("--threads must be at least 1")
+    if args.bpe and args.bpe not in BPE_REGISTRY:
+        raise ValueError(f"there is no --bpe {args.bpe}: choose from {', '.join(sorted(BPE_REGISTRY))}")
+    if (args.bpe == "sentencepiece") != bool(args.sentencepiece_model):
+        raise ValueError("--bpe sentencepiece and --sentencepiece-model FILE want each other")
     if args.beam:
         if args.show_boundaries or args.greedy or args.top_k or args.top_p != 1 or args.samples > 1:
             raise ValueError("--beam does not go with options of sampling")
@@ -99,6 +108,14 @@ def warn_of_unknown(model, prompts):
             print(f"sample: the model has not seen {shown} and reads <unk> there", file=sys.stderr)
 
 
+def check_ensemble(paths):
+    """ValueError for a translation model behind the first checkpoint, which `hub.load` looks at itself."""
+    for path in paths[1:]:
+        weights = checkpoint_utils.load_checkpoint_to_cpu(hub.find_checkpoint(path))["model"]
+        if any(name.startswith("encoder.") for name in weights):
+            raise ValueError(f"{path} is a translation model: an ensemble is of language models alone")
+
+
 class Run:
     """What was asked for, and how to print it."""
 
@@ -106,12 +123,23 @@ class Run:
         self.model, self.args = model, args
         self.sampler = model.sampler(options)
         self.texts = symbol_texts(model.task, model.bpe)
+        self.has_characters = getattr(model.task, "has_characters", False)
         self.stop = model.tgt_dict.eos() if args.end == "newline" else None
         self.printed = self.new_symbols = 0
         self.several = False
 
     def prompt(self, text):
         return [self.model.begin, *self.model.encode(text).tolist()]
+
+    def shown(self, prompt):
+        """The prompt as new text follows it: a space goes before a new word."""
+        words = self.model.bpe is None and not self.has_characters
+        return prompt + " " if words and prompt and not prompt[-1].isspace() else prompt
+
+    def continuation(self, prompt, symbols):
+        """New symbols as they read behind the prompt."""
+        text = self.model._continued(prompt, symbols)[len(prompt) :]
+        return text.lstrip(" ") if prompt[-1:].isspace() and not self.has_characters else text
 
     def transcript(self):
         if not self.args.show_boundaries:
@@ -133,7 +161,7 @@ class Run:
                 for symbol, closed in zip(symbols[1:], self.sampler.read(symbols)[1]):
                     write(transcript.add(symbol, closed))
             else:
-                write(prompt)
+                write(self.shown(prompt))
         for count, step in enumerate(self.sampler.run([self.prompt(prompt)])):
             if count == self.args.length:
                 write(transcript.end(step.boundaries and step.boundaries[0]))
@@ -174,13 +202,13 @@ class Run:
             return
         transcript = self.transcript()
         if not self.args.hide_prompt:
-            sys.stdout.write(prompt)
+            sys.stdout.write(self.shown(prompt))
         for symbol, closed in zip(symbols, boundaries or [None] * len(symbols)):
             sys.stdout.write(transcript.add(symbol, closed))
         sys.stdout.write(transcript.end(boundaries[-1] if boundaries else None))
 
     def record(self, prompt, symbols, bits, prompt_nats, prompt_boundaries, boundaries):
-        text = self.model.decode(torch.tensor(symbols, dtype=torch.long)) if symbols else ""
+        text = self.continuation(prompt, symbols)
         prompt_bits = [-nats / math.log(2) for nats in prompt_nats]
         record = {"prompt": prompt, "text": text, "prompt_bits": prompt_bits, "bits": bits}
         record["bits_per_character"] = sum(bits) / len(text) if text else None
@@ -226,16 +254,17 @@ def produce(run, prompts):
 
 def main():
     args = build_parser().parse_args()
-    if args.threads:
-        torch.set_num_threads(args.threads)
     logging.disable(logging.INFO)
     sys.stdout.reconfigure(encoding="utf-8", errors="replace", newline="\n")
     if hasattr(signal, "SIGPIPE"):
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # as any filter ends when nobody reads on
     try:
         options = check(args)
+        if args.threads:
+            torch.set_num_threads(args.threads)
         prompts = read_prompts(args)
         codec = {"bpe": args.bpe, "sentencepiece_model": args.sentencepiece_model} if args.bpe else {}
+        check_ensemble(args.checkpoint)
         model = hub.load(args.checkpoint, args.data, **codec)
         warn_of_unknown(model, prompts)
         run = Run(model, args, options)
@@ -247,7 +276,9 @@ def main():
         sys.exit(130)
     except UnicodeDecodeError as error:
         sys.exit(f"sample: the prompt is not UTF-8: {error}")
-    except (OSError, ValueError, RuntimeError, UnsafeCheckpointError) as error:
+    except MissingMandatoryValue as error:
+        sys.exit(f"sample: --bpe {args.bpe} wants more than can be given here ({str(error).splitlines()[0]})")
+    except (OSError, ImportError, ValueError, RuntimeError, UnsafeCheckpointError) as error:
         sys.exit(f"sample: {error}")
     if sys.stdout.isatty():
         print()

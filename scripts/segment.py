@@ -32,7 +32,7 @@ def parse_arguments():
     parser.add_argument("--data", help="the prepared folder with its dict.txt (default: the one it was trained on)")
     parser.add_argument("--text", default="-", help="a UTF-8 file; - reads standard input (default)")
     parser.add_argument("--format", choices=["text", "json"], default="text")
-    parser.add_argument("--layer", type=int, default=1, help="whose boundaries, from 1 (default: 1; json has all)")
+    parser.add_argument("--layer", type=int, help="whose boundaries, from 1 (default: 1; json and --gold have all)")
     parser.add_argument("--separator", default="|", help="behind each segment, here and in --gold (default: |)")
     parser.add_argument(
         "--gold",
@@ -46,7 +46,14 @@ def parse_arguments():
         "(default: 0; 1 for layers trained with bidirectional)",
     )
     parser.add_argument("--seed", type=int, default=0, help="of the random baseline")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.gold and arguments.format == "json":
+        parser.error("--gold prints a table: leave --format json out")
+    if arguments.layer is None:
+        arguments.layer = 1
+    elif arguments.gold or arguments.format == "json":
+        parser.error("--gold and --format json have all layers: leave --layer out")
+    return arguments
 
 
 def pieces(path):

@@ -5,13 +5,17 @@
 #   DATA       what scripts/prepare_NAME.sh made
 #   OVERRIDES  any setting of the YAML, such as common.fp16=true optimization.max_update=1000 common.cpu=true
 set -euo pipefail
+fail() { echo "train_recipe: error: $*" >&2; exit 1; }
 [ $# -ge 3 ] || { sed -n 's/^# \{0,1\}//p' "$0" | sed -n '2,6p' >&2; exit 1; }
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+case $1 in
+  ptb | text8 | enwik8 | ptb_small | ptb_beyond) ;;
+  *) fail "no recipe $1: give ptb, text8, enwik8, ptb_small or ptb_beyond" ;;
+esac
+[ -f "$2/dict.txt" ] || fail "no $2/dict.txt: run scripts/prepare_${1%%_*}.sh first"
 name=$1 data=$(realpath "$2") save=$(mkdir -p "$3" && cd "$3" && pwd)
 shift 3
-[ -f "$root/fairseq_hmrnn/configs/$name.yaml" ] || { echo "train_recipe: no recipe $name: give ptb, text8, enwik8, ptb_small or ptb_beyond" >&2; exit 1; }
-[ -f "$data/dict.txt" ] || { echo "train_recipe: no $data/dict.txt: run scripts/prepare_${name%%_*}.sh first" >&2; exit 1; }
-[ -n "${VIRTUAL_ENV:-}" ] || source "$root/scripts/setup_venv.sh"
+source "$root/scripts/use_environment.sh"
 cd "$root"
 
 fairseq-hydra-train --config-dir "$root/fairseq_hmrnn/configs" --config-name "$name" \

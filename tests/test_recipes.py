@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 
 from fairseq_hmrnn.models.hmlstm_lm import PUBLISHED
 
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "VIRTUAL_ENV": sys.prefix}
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 ENVIRONMENT["PATH"] = f"{sys.prefix}/bin{os.pathsep}{os.environ['PATH']}"
 
 
@@ -51,9 +51,26 @@ def test_a_recipe_trains_goes_on_and_scores_the_test_split(data, tmp_path):
     characters = len((data.parent / "test.txt").read_bytes().decode())
     assert int(re.search(r"Evaluated ([0-9,]+) tokens", log).group(1).replace(",", "")) == characters
     assert 0 < float(re.search(r"Loss \(base 2\): ([0-9.]+)", log).group(1)) < 5
-    message = script("train_recipe.sh", "ptbs", data, tmp_path, check=False)
-    assert "give ptb, text8, enwik8, ptb_small or ptb_beyond" in message
-    assert "run scripts/prepare_ptb.sh" in script("train_recipe.sh", "ptb_small", tmp_path, tmp_path, check=False)
+
+
+def test_train_recipe_checks_before_it_makes_anything(data, tmp_path, monkeypatch):
+    save, nowhere = tmp_path / "save", tmp_path / "no" / "where"
+    for name in ("ptbs", "character_lm"):
+        message = script("train_recipe.sh", name, data, save, check=False)
+        assert "give ptb, text8, enwik8, ptb_small or ptb_beyond" in message
+    message = script("train_recipe.sh", "ptb_small", nowhere, save, check=False)
+    assert message == f"train_recipe: error: no {nowhere}/dict.txt: run scripts/prepare_ptb.sh first\n"
+    assert not save.exists()
+    # An active environment of something else: this project's own is wanted, which cannot be made here.
+    python = tmp_path / "bin" / "python"
+    python.parent.mkdir()
+    python.write_text("#!/bin/sh\nexit 1\n")
+    python.chmod(0o755)
+    settings = {"VIRTUAL_ENV": tmp_path, "VENV": nowhere, "PYTHON": nowhere}
+    settings["PATH"] = f"{python.parent}{os.pathsep}{ENVIRONMENT['PATH']}"
+    for name, value in settings.items():
+        monkeypatch.setitem(ENVIRONMENT, name, str(value))
+    assert f"setup: error: {nowhere} does not run" in script("train_recipe.sh", "ptb_small", data, save, check=False)
 
 
 def test_gpu_check_trains_goes_on_and_leaves_weights(data, tmp_path, monkeypatch):

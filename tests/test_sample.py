@@ -10,7 +10,7 @@ import sys
 
 import pytest
 import torch
-from conftest import ROOT, TASK, run
+from conftest import ROOT, TASK, TRAIN, run, run_forked
 
 from fairseq_hmrnn.models import HMLSTMLanguageModel, hub
 
@@ -30,6 +30,18 @@ def checkpoint(trained, tmp_path_factory):
 @pytest.fixture(scope="module")
 def model(checkpoint):
     return HMLSTMLanguageModel.from_pretrained(str(checkpoint))
+
+
+@pytest.fixture(scope="module")
+def word_model(data, tmp_path_factory):
+    """Folder of a model whose symbols are words."""
+    folder = tmp_path_factory.mktemp("words")
+    texts = ["--trainpref", data.parent / "train.txt", "--validpref", data.parent / "valid.txt"]
+    prepare = ["--only-source", *texts, "--destdir", folder / "bin", "--workers", 1]
+    train = [folder / "bin", *TASK, *TRAIN, "--max-update", 20, "--disable-validation", "--save-dir", folder]
+    jobs = [("fairseq-preprocess", prepare), ("fairseq-train", train)]
+    run_forked([[(name, arguments, folder / f"{name}.txt")] for name, arguments in jobs])
+    return folder
 
 
 def test_prompts_are_kept_and_seeds_repeat(checkpoint, model, tmp_path):
@@ -55,6 +67,49 @@ def test_json_scores_with_and_without_the_prompt(checkpoint, model):
         boundaries = model.boundaries(record["prompt"] + record["text"])
         wanted = [(column.nonzero().squeeze(1) + 1).tolist() for column in boundaries.unbind(1)]
         assert record["segment_ends"] == wanted
+
+
+def test_new_words_do_not_stick_to_the_prompt(word_model):
+    prompts = ["ka lumo", "ka ", ""]
+    options = [word_model, "--length", 12, "--seed", 3, *(part for prompt in prompts for part in ("--prompt", prompt))]
+    plain = run(SAMPLE, *options).stdout.split("\n----------\n")
+    for begin, text in zip(["ka lumo ", "ka ", ""], plain):
+        assert re.fullmatch(rf"{begin}(\S+ |\n){{12}}", text)
+    records = [json.loads(line) for line in run(SAMPLE, *options, "--json").stdout.splitlines()]
+    for record, text in zip(records, plain):
+        assert record["prompt"] + record["text"] == " ".join(text.split())
+    beams = run(SAMPLE, word_model, "--prompt", "ka lumo", "--beam", 2, "--nbest", 2, "--length", 5).stdout
+    for text in beams.split("\n----------\n"):
+        assert re.fullmatch(r"ka lumo (\S+ |\n){5}", text)
+
+
+ATTEMPTS = """
+import json, runpy, sys
+for arguments in json.load(sys.stdin):
+    sys.argv = ["sample.py", *arguments]
+    try:
+        runpy.run_path("scripts/sample.py", run_name="__main__")
+    except SystemExit as error:
+        print(error.code)
+"""
+
+
+def test_mistakes_are_told_in_one_line(checkpoint, tmp_path):
+    state = hub.checkpoint_utils.load_checkpoint_to_cpu(str(checkpoint / "checkpoint_best.pt"))
+    state["model"] = {name.replace("decoder.", "encoder."): value for name, value in state["model"].items()}
+    torch.save(state, tmp_path / "translation.pt")
+    messages = {
+        "--threads must be at least 1": ["--threads", "-1"],
+        "there is no --bpe nothing: choose from": ["--bpe", "nothing"],
+        "--bpe sentencepiece and --sentencepiece-model FILE": ["--bpe", "sentencepiece"],
+        "--bpe subword_nmt wants more": ["--bpe", "subword_nmt"],
+        "translation.pt is a translation model": [str(tmp_path / "translation.pt")],
+    }
+    attempts = [[str(checkpoint), *options] for options in messages.values()]
+    lines = run("-c", ATTEMPTS, stdin=json.dumps(attempts)).stdout.splitlines()
+    assert len(lines) == len(messages)
+    for line, message in zip(lines, messages):
+        assert line.startswith("sample: ") and message in line
 
 
 def test_boundaries_are_shown_behind_the_symbols_that_close_segments(checkpoint, model):

@@ -1,11 +1,13 @@
 """scripts/segment.py and plot_boundaries.py as a user runs them, and the reader behind both."""
 
 import json
+import runpy
+import sys
 
 import numpy as np
 import pytest
 import torch
-from conftest import TASK, run
+from conftest import ROOT, TASK, run
 from fairseq import checkpoint_utils
 
 from fairseq_hmrnn.data.characters import encode
@@ -91,6 +93,23 @@ def test_bad_input(checkpoint, tmp_path, options, message):
     assert result.returncode == 1 and message in result.stdout and "Traceback" not in result.stdout
 
 
+@pytest.mark.parametrize(
+    "script, options, message",
+    [
+        ("segment.py", ["--gold", "lines", "--format", "json"], "leave --format json out"),
+        ("segment.py", ["--gold", "lines", "--layer", "2"], "leave --layer out"),
+        ("segment.py", ["--format", "json", "--layer", "1"], "leave --layer out"),
+        ("plot_boundaries.py", ["--rates", "r.png"], "--rates wants --log"),
+        ("average_checkpoints.py", ["other.pt", "--last", "2", "--out", "o.pt"], "--last chooses from one folder"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(script, options, message, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [script, "none.pt", *options])
+    with pytest.raises(SystemExit):
+        runpy.run_path(str(ROOT / "scripts" / script), run_name="__main__")
+    assert message in capsys.readouterr().err
+
+
 def test_another_models_checkpoint_is_refused(data, tmp_path):
     options = ["--arch", "lstm_lm", "--decoder-embed-dim", 4, "--decoder-hidden-size", 4, "--decoder-out-embed-dim", 4]
     options += ["--optimizer", "adam", "--lr", 0.01, "--batch-size", 8, "--tokens-per-sample", 30, "--cpu"]
@@ -110,3 +129,6 @@ def test_pictures(checkpoint, trained, tmp_path):
     options = ["--out", outputs[0], "--lookahead", 8]  # nothing lies so far behind the text
     printed = run("scripts/plot_boundaries.py", checkpoint, *options, stdin="ka lumo\n").stdout
     assert "layer 1: no boundary" in printed
+    options = ["--out", tmp_path / "none.png", "--log", tmp_path / "none.txt"]
+    refused = run("scripts/plot_boundaries.py", checkpoint, *options, stdin="ka lumo\n", check=False)
+    assert refused.returncode == 1 and "none.txt" in refused.stdout and not (tmp_path / "none.png").exists()

@@ -3,13 +3,14 @@
 import os
 import random
 import re
-import subprocess
+import shutil
 
 import pytest
 import sacrebleu
 import torch
-from conftest import BIN, ROOT, run, run_forked
+from conftest import run, run_forked
 from test_cli import lines_of, same, train_rank_options, values, weights
+from test_recipes import script
 
 WORDS = {"haus": "house", "baum": "tree", "der": "the", "grün": "green", "ist": "is", "und": "and", "groß": "big"}
 TASK = ["--user-dir", "fairseq_hmrnn", "--task", "translation", "--required-batch-size-multiple", "1"]
@@ -33,10 +34,7 @@ def pairs(tmp_path_factory):
     for split, count, seed in (("train", 400, 0), ("valid", 21, 1), ("test", 13, 2)):
         for language, lines in zip(("de", "en"), sentences(count, seed)):
             (folder / f"{split}.{language}").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    environment = {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
-    script = ["bash", ROOT / "scripts" / "prepare_translation.sh", "de", "en", folder]
-    options = ["--source-type", "char", "--target-size", "30"]
-    subprocess.run([*map(str, script), *options], env=environment, check=True)
+    script("prepare_translation.sh", "de", "en", folder, "--source-type", "char", "--target-size", 30)
     return folder / "bin"
 
 
@@ -79,6 +77,34 @@ def translations(pairs, translator):
         jobs.append([("fairseq-generate", command, translator / f"{name}.txt")])
     run_forked(jobs)
     return {name: (translator / f"{name}.txt").read_text(encoding="utf-8") for name in options}
+
+
+def test_preparation_refuses_what_it_cannot_use_and_leaves_nothing(pairs, tmp_path):
+    for language in ("de", "en"):
+        shutil.copy(pairs.parent / f"train.{language}", tmp_path)
+    command = ["prepare_translation.sh", "de", "en", tmp_path]
+    wrongs = {"not abc": ["--source-size", "abc"], "not 0": ["--target-size", 0], "train.de: ": ["--source-size", 3]}
+    for message, wrong in wrongs.items():
+        refused = script(*command, *wrong, check=False)
+        assert message in refused and "Traceback" not in refused
+    (tmp_path / "train.de").write_bytes("gr\u00fcn\n".encode("latin-1") * 400)
+    assert f"{tmp_path}/train.de is not UTF-8" in script(*command, check=False)
+    assert not list(tmp_path.glob("bin/*"))
+
+
+def test_training_wants_a_valid_split_and_does_without_test(pairs, tmp_path):
+    command = ["train_translation.sh", tmp_path / "bin", tmp_path / "save"]
+    shutil.copytree(pairs, tmp_path / "bin", ignore=shutil.ignore_patterns("dict.*", "valid.*", "test.*"))
+    assert "prepare it with scripts/prepare_translation.sh" in script(*command, check=False)
+    for language in ("de", "en"):
+        shutil.copy(pairs / f"dict.{language}.txt", tmp_path / "bin")
+    assert "no valid split" in script(*command, check=False)
+    assert not (tmp_path / "save").exists()
+    for path in pairs.glob("valid.*"):
+        shutil.copy(path, tmp_path / "bin")
+    tiny = ["--arch", "hmlstm_lstm_tiny", "--max-update", 2, "--cpu", "--num-workers", 0]
+    assert script(*command, *tiny).endswith("has no test split; done\n")
+    assert (tmp_path / "save" / "checkpoint_best.pt").exists()
 
 
 def lines_by_number(output, letter):

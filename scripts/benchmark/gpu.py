@@ -21,7 +21,13 @@ import torch
 from fairseq_hmrnn.modules import HMLSTM
 from fairseq_hmrnn.ops import RecurrenceOptions
 from fairseq_hmrnn.ops.reference import cell, hm_lstm_reference
-from fairseq_hmrnn.ops.triton import hm_lstm_triton
+
+try:
+    from fairseq_hmrnn.ops.triton import hm_lstm_triton
+except ModuleNotFoundError as error:
+    if error.name != "triton":
+        raise
+    hm_lstm_triton = None  # main says so, behind --help
 
 COLUMNS = ["dtype", "hidden", "batch", "rates", "task", "candidate", "median_ms", "ratio", "boundary_rates", "roofline"]
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -183,6 +189,8 @@ def main():
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--csv", metavar="FILE")
     args = parser.parse_args()
+    if hm_lstm_triton is None:
+        sys.exit("gpu: there is no Triton: pip install triton")
     if args.tiny:
         args.layers, args.hidden, args.batch, args.steps, args.dtypes = 2, [8], [2], 2, ["fp32"]
         args.repeats, args.calibration, args.ceiling_size = 1, 1, 64

@@ -119,7 +119,8 @@ def test_resuming_continues_bit_for_bit(translator):
 
 def test_training_learns_and_regularises_the_source(translator):
     log = (translator / "parts" / "log.txt").read_text(encoding="utf-8")
-    assert values(log, "nll_loss")[-1] < 2
+    losses = values("\n".join(line for line in log.splitlines() if "train_inner" in line), "nll_loss")
+    assert sum(losses[-10:]) / 10 < sum(losses[:10]) / 10 - 0.4  # of single batches, which differ by more than that
     assert values(log, "z1")[-1] == pytest.approx(0.4, abs=0.15)  # of source symbols, in both directions
 
 

@@ -138,7 +138,7 @@ class Run:
 
     def continuation(self, prompt, symbols):
         """New symbols as they read behind the prompt."""
-        text = self.model._continued(prompt, symbols)[len(prompt) :]
+        text = self.model.continued(prompt, symbols)[len(prompt) :]
         return text.lstrip(" ") if prompt[-1:].isspace() and not self.has_characters else text
 
     def transcript(self):

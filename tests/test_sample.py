@@ -34,11 +34,12 @@ def model(checkpoint):
 
 @pytest.fixture(scope="module")
 def word_model(data, tmp_path_factory):
-    """Folder of a model whose symbols are words."""
+    """Folder of a model whose symbols are words, and which predicts four of them."""
     folder = tmp_path_factory.mktemp("words")
     texts = ["--trainpref", data.parent / "train.txt", "--validpref", data.parent / "valid.txt"]
     prepare = ["--only-source", *texts, "--destdir", folder / "bin", "--workers", 1]
     train = [folder / "bin", *TASK, *TRAIN, "--max-update", 20, "--disable-validation", "--save-dir", folder]
+    train += ["--output-dictionary-size", 8]  # four specials
     jobs = [("fairseq-preprocess", prepare), ("fairseq-train", train)]
     run_forked([[(name, arguments, folder / f"{name}.txt")] for name, arguments in jobs])
     return folder
@@ -81,6 +82,12 @@ def test_new_words_do_not_stick_to_the_prompt(word_model):
     beams = run(SAMPLE, word_model, "--prompt", "ka lumo", "--beam", 2, "--nbest", 2, "--length", 5).stdout
     for text in beams.split("\n----------\n"):
         assert re.fullmatch(r"ka lumo (\S+ |\n){5}", text)
+    lm = HMLSTMLanguageModel.from_pretrained(str(word_model))
+    text = lm.sample("ka lumo", length=12, seed=3)
+    assert text.startswith("ka lumo ") and set(text.split()) <= set(lm.tgt_dict.symbols)
+    words = lm.src_dict.symbols[lm.src_dict.nspecial :]
+    assert len(words) > 4 and len(lm.tgt_dict) == lm.src_dict.nspecial + 4  # the rest is scored as unknown
+    assert all(bits > 0 for bits in lm.score(" ".join(words)).bits)
 
 
 ATTEMPTS = """

@@ -81,6 +81,10 @@ class LanguageModelHub(GeneratorHubInterface):
         """Indices of symbols in one string, without the `</s>` that fairseq would add."""
         return self.src_dict.encode_line(sentence, append_eos=False, add_if_not_exist=False).long()
 
+    def string(self, tokens: Tensor) -> str:
+        """Symbols by name: of the input dictionary, which has those of prompts too."""
+        return self.src_dict.string(tokens)
+
     def unknown_characters(self, text: str) -> List[str]:
         """Characters of `text` that the model has no symbol for, each once. Of a dictionary of characters."""
         return [c for c in dict.fromkeys(text) if self.src_dict.unk() in self.encode(c).tolist()]
@@ -116,10 +120,10 @@ class LanguageModelHub(GeneratorHubInterface):
             prompts = sentences[start : start + batch_size]
             steps = sampler.run([[self.begin, *self.encode(prompt).tolist()] for prompt in prompts])
             symbols = [next(steps).tokens for _ in range(length)]
-            texts += map(self._continued, prompts, zip(*symbols) if length else [()] * len(prompts))
+            texts += map(self.continued, prompts, zip(*symbols) if length else [()] * len(prompts))
         return texts
 
-    def _continued(self, prompt: str, new: Sequence[int]) -> str:
+    def continued(self, prompt: str, new: Sequence[int]) -> str:
         """The prompt as it is, and new symbols as they read behind it: words and pieces want to know what is before."""
         before = self.encode(prompt)
         together = self.decode(torch.cat([before, before.new_tensor(new)]))

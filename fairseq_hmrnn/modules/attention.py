@@ -24,7 +24,8 @@ class Attention(nn.Module):
 
         Returns (B, T, output_size) and the attention (B, T, M), 0 on padding; every sample must have some memory.
         """
-        scores = torch.bmm(self.query(query), memory.transpose(1, 2)).float()
+        scores = torch.bmm(self.query(query), memory.transpose(1, 2))
+        scores = scores.to(torch.promote_types(scores.dtype, torch.float))
         attention = scores.masked_fill(padding_mask.unsqueeze(1), float("-inf")).softmax(dim=2).type_as(query)
         context = torch.bmm(attention, memory)
         return self.output(torch.cat([context, query], dim=2)).tanh(), attention

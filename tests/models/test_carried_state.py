@@ -68,6 +68,7 @@ def test_the_windows_of_an_update_can_be_read_again():
     assert all(torch.equal(a, b) for a, b in zip(first, again))
 
 
+@torch.no_grad()
 def test_no_state_is_kept_longer_than_it_may_be_asked_for():
     model, ends = make(), []
     model.eval()

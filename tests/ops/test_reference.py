@@ -218,8 +218,8 @@ def test_nested_boundaries_nest():
 @pytest.mark.parametrize(
     "change, message",
     [
-        (dict(x=torch.zeros(4, 2, 7)), "weight_bottom_up of layer 0"),
-        (dict(x=torch.zeros(2, 3)), "T, B, input_size"),
+        (dict(x=torch.zeros(4, 2, 7)), r"x must be \(T, B, 3\)"),
+        (dict(x=torch.zeros(2, 3)), r"got \(2, 3\)"),
         (dict(x=torch.zeros(4, 2, 3, dtype=torch.float64)), "float64"),
         (dict(valid=torch.ones(4, 3, dtype=torch.bool)), "valid must be bool"),
         (dict(valid=torch.ones(4, 2)), "valid must be bool"),

@@ -20,6 +20,7 @@ BF16 = [
     *(f"common.user_dir={ROOT / 'fairseq_hmrnn'}", "common.cpu=true", "common.log_interval=1"),
     *("task.tokens_per_sample=30", "dataset.batch_size=8", "dataset.num_workers=0", "optimization.lr=[0.01]"),
     *("model.embed_dim=8", 'model.hidden_sizes="16,12,8"', "model.output_dim=12"),
+    *('criterion.boundary_rates=".3,.1"', 'criterion.boundary_regularizers="rate"'),
 ]
 HALVED = {"fp16": torch.float16, "memory-efficient-fp16": torch.float16, "bf16": torch.bfloat16}
 UPDATES, HALF = 26, 8  # both within an epoch, where the state of the streams is in the checkpoint

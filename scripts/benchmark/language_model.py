@@ -122,7 +122,7 @@ def plot(rows, path):
                 points.setdefault(row[x], []).append(row["bpc"])
             abscissa = sorted(point for point, values in points.items() if len(values) == len(seeds))
             means = [statistics.mean(points[point]) for point in abscissa]
-            label = f"{model}, {len(seeds)} seeds"
+            label = f"{model}, {len(seeds)} seed" + "s" * (len(seeds) > 1)
             axes.plot(abscissa, means, color=COLORS[model], linewidth=2.2, marker="o", label=label)
         axes.set_xlabel(title)
         axes.grid(axis="y", linewidth=0.4)

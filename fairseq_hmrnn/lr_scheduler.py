@@ -20,10 +20,12 @@ class ExactReduceLROnPlateau(ReduceLROnPlateauLRSchedule):
     has not improved for --lr-patience epochs. The paper's rule is --lr-shrink 0.02 --lr-patience 0.
 
     fairseq writes the checkpoint of an epoch's end before its scheduler hears of that epoch's loss, and resumes
-    without telling it; nor does it keep the count of bad epochs. This one knows both (`compat.hand_over_loss`).
+    without telling it; nor does it keep the count of bad epochs. This one knows both (`compat.hand_over_loss`). And
+    with --reset-lr-scheduler it takes the --lr that it is given, as fairseq's other schedules do, not the optimizer's.
     """
 
     _missed_loss = None
+    _goes_on = False  # the learning rate is what earlier updates left
 
     def state_dict(self):
         return {**super().state_dict(), "num_bad_epochs": self.lr_scheduler.num_bad_epochs}
@@ -32,9 +34,18 @@ class ExactReduceLROnPlateau(ReduceLROnPlateauLRSchedule):
         super().load_state_dict(state_dict)
         self.lr_scheduler.num_bad_epochs = state_dict.get("num_bad_epochs", 0)  # fairseq's own rule keeps no count
         self._missed_loss = state_dict.get("missed_loss")
+        self._goes_on = True
 
     def step(self, epoch, val_loss=None):
         """At an epoch's end, and once more when training has been resumed (without a loss)."""
         if val_loss is None:
             val_loss, self._missed_loss = self._missed_loss, None
         return super().step(epoch, val_loss)
+
+    def step_update(self, num_updates):
+        """After each update, and once when the optimizer has been loaded."""
+        if num_updates > 0 and not self._goes_on:
+            self._goes_on = True
+            if num_updates > self.cfg.warmup_updates:
+                self.optimizer.set_lr(self.cfg.lr[0])
+        return super().step_update(num_updates)

@@ -45,6 +45,20 @@ def test_divides_by_50_where_it_stops_improving_however_often_it_is_resumed(pati
         assert parts.state_dict()["num_bad_epochs"] == whole.state_dict()["num_bad_epochs"]
 
 
+@pytest.mark.parametrize("reset", [False, True])
+def test_the_learning_rate_of_a_loaded_optimizer_stays_unless_the_schedule_is_reset(reset):
+    schedule, optimizer = make()
+    schedule.step_update(0)  # fairseq does so when it has built the optimizer
+    if not reset:
+        schedule.load_state_dict({"best": 1.0, "last_epoch": 2})
+    optimizer.set_lr(0.01)  # of the checkpoint
+    assert schedule.step_update(700) == (0.5 if reset else 0.01)
+    schedule.step(3, 2.0)
+    schedule.step(4, 3.0)
+    lr = optimizer.get_lr()
+    assert lr < 0.5 and schedule.step_update(701) == lr
+
+
 def test_goes_on_from_fairseqs_own_rule_which_keeps_no_count():
     schedule, _ = make()
     schedule.load_state_dict({"best": 1.0, "last_epoch": 2})

@@ -143,11 +143,12 @@ def main():
     speeds = json.loads(saved.read_text())
     for model, (seconds, parameters) in speeds.items():
         print(f"{model}: {parameters:,} parameters, {seconds:.3f} seconds an update")
+    lengths = {model: num_updates(seconds, args) for model, (seconds, _) in speeds.items()}
     rows = []
     for seed in args.seeds:
         for model in MODELS:
             seconds = speeds[model][0]
-            for updates, bpc in curve(model, seed, num_updates(seconds, args), args):
+            for updates, bpc in curve(model, seed, lengths[model], args):
                 row = {"model": model, "seed": seed, "updates": updates, "seconds": updates * seconds, "bpc": bpc}
                 print("{model} seed {seed}: {updates} updates, {seconds:.0f} s, {bpc:.3f}".format(**row), flush=True)
                 rows.append(row)

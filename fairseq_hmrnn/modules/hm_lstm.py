@@ -20,6 +20,7 @@ from ..ops import (
     pack_layers,
     state_dtype,
 )
+from ..ops.checks import check_input
 from ..ops.parameters import gate_rows, num_rows
 
 # Layer normalisation makes the recurrent and the top-down product as large as their gain however small the states
@@ -168,11 +169,12 @@ class HMLSTM(nn.Module):
         training, drawn here if None. recurrent_masks: of `draw_recurrent_masks`, for a sequence that is run in several
         calls; drawn here if None. Raises ValueError where shapes, dtypes or devices do not fit.
         """
+        check_input(x, self.input_size)
         if state is None:
             state = self.zero_state(x.size(1))
         options = self.options(slope, sampled=self.training or noise is not None)
         if options.boundary == "bernoulli" and noise is None:
-            noise = torch.rand(*x.shape[:2], self.num_layers, dtype=state.z.dtype, device=x.device)
+            noise = torch.rand(*x.shape[:2], self.num_layers, dtype=state_dtype(self.bias[0].dtype), device=x.device)
         if recurrent_masks is None:
             recurrent_masks = self.draw_recurrent_masks(x.size(1))
         return hm_lstm(

@@ -42,7 +42,11 @@ class _ScaleGradient(torch.autograd.Function):
 
 def scale_gradient(x: Tensor, scale: float) -> Tensor:
     """x, with its gradient multiplied by `scale`: 1 leaves it, 0 detaches."""
-    if scale == 1 or not torch.is_grad_enabled():
+    if scale == 1:
+        return x
+    if torch.jit.is_tracing():  # a trace cannot hold a Function, and may run with gradients or without
+        return x.detach() + scale * (x - x.detach()) if scale else x.detach()
+    if not torch.is_grad_enabled():
         return x
     return x.detach() if scale == 0 else _ScaleGradient.apply(x, scale)
 
@@ -57,6 +61,8 @@ def decide(z_tilde: Tensor, mode: str, noise: Optional[Tensor] = None) -> Tensor
         return z_tilde
     if mode == "step":
         noise = torch.full_like(z_tilde, 0.5)
-    if not torch.is_grad_enabled():  # without a graph these are plain operations, which can be traced
+    if torch.jit.is_tracing():  # as above
+        return (z_tilde > noise).to(z_tilde.dtype) + (z_tilde - z_tilde.detach())
+    if not torch.is_grad_enabled():  # without a graph these are plain operations, which can be exported
         return (z_tilde > noise).to(z_tilde.dtype)
     return _StraightThrough.apply(z_tilde, noise)

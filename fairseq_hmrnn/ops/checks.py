@@ -11,22 +11,29 @@ from .boundary import BOUNDARY_MODES
 from .parameters import LayerParameters, num_rows
 from .precision import state_dtype
 from .recurrence import RecurrenceOptions
+from .state import HMLSTMState
 
 
 def check_options(options: RecurrenceOptions, noise: Optional[Tensor]) -> None:
     """A known boundary mode, a positive slope, and noise where the mode wants it."""
     if options.boundary not in BOUNDARY_MODES:
         raise ValueError(f"unknown boundary mode {options.boundary!r}: choose from {', '.join(BOUNDARY_MODES)}")
-    if not options.slope > 0:
-        raise ValueError(f"the slope of the hard sigmoid must be positive, not {options.slope}")
+    if not 0 < options.slope < float("inf"):
+        raise ValueError(f"the slope of the hard sigmoid must be positive and finite, not {options.slope}")
     if (noise is None) == (options.boundary == "bernoulli"):
         raise ValueError('noise is wanted with boundary="bernoulli", and only then')
 
 
 def check_layers(layers: Sequence[LayerParameters]) -> None:
-    """Every weight has the rows of its layer and the columns of what it reads; the input may have any size."""
+    """At least one; every weight has the rows of its layer and the columns of what it reads (the input may have any
+    size), and one floating-point dtype and one device for all."""
+    if not layers or not all(isinstance(layer, LayerParameters) for layer in layers):
+        raise ValueError(f"layers must be at least one LayerParameters, got {[type(p).__name__ for p in layers]}")
     input_size = layers[0].weight_bottom_up.size(-1)
     sizes = [layer.hidden_size for layer in layers]
+    dtype, device = layers[0].weight_recurrent.dtype, layers[0].weight_recurrent.device
+    if not dtype.is_floating_point:
+        raise ValueError(f"the weights must be floating-point numbers, not {dtype}")
     for index, layer in enumerate(layers):
         rows = num_rows(sizes[index])
         above = sizes[index + 1] if index + 1 < len(sizes) else None
@@ -44,14 +51,30 @@ def check_layers(layers: Sequence[LayerParameters]) -> None:
             found = None if tensor is None else tuple(tensor.shape)
             if found != shape:
                 raise ValueError(f"{name} of layer {index} has shape {found}, expected {shape}")
+            if tensor is not None and (tensor.dtype != dtype or tensor.device != device):
+                raise ValueError(
+                    f"{name} of layer {index} is {tensor.dtype} on {tensor.device}, but weight_recurrent of layer 0 is "
+                    f"{dtype} on {device}: a model has one dtype and one device (module.to)"
+                )
+
+
+def check_input(x: Tensor, input_size: int) -> None:
+    """x is a tensor (T, B, input_size)."""
+    if not isinstance(x, Tensor):
+        raise ValueError(f"x must be a tensor (T, B, {input_size}), got {type(x).__name__}")
+    if x.dim() != 3 or x.size(2) != input_size:
+        raise ValueError(f"x must be (T, B, {input_size}) for these layers, got {tuple(x.shape)}")
 
 
 def check_tensors(x, layers, state, valid, noise, recurrent_masks, projected: bool = False) -> None:
     """Shapes against x and the layers; one device throughout, and the dtypes that `hm_lstm` says. projected: x is layer
     1's bottom-up product."""
-    input_size = layers[0].weight_bottom_up.size(0 if projected else 1)
-    if x.dim() != 3 or x.size(2) != input_size:
-        raise ValueError(f"x must be (T, B, {input_size}) for these layers, got {tuple(x.shape)}")
+    check_input(x, layers[0].weight_bottom_up.size(0 if projected else 1))
+    if not isinstance(state, HMLSTMState):
+        raise ValueError(
+            f"state must be an HMLSTMState(h, c, z), as a call returns it and zero_state makes one, got a "
+            f"{type(state).__name__}"
+        )
     steps, batch_size = x.shape[:2]
     num_layers = len(layers)
     wanted = [("x", x, tuple(x.shape)), ("state.z", state.z, (batch_size, num_layers))]
@@ -65,6 +88,8 @@ def check_tensors(x, layers, state, valid, noise, recurrent_masks, projected: bo
         wanted.append(("noise", noise, (steps, batch_size, num_layers)))
     weight = layers[0].weight_recurrent
     for name, tensor, shape in wanted:
+        if not isinstance(tensor, Tensor):
+            raise ValueError(f"{name} must be a tensor of shape {shape}, got {type(tensor).__name__}")
         if tuple(tensor.shape) != shape:
             raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {shape}")
         dtype = weight.dtype if name == "x" else state_dtype(weight.dtype)
@@ -74,6 +99,8 @@ def check_tensors(x, layers, state, valid, noise, recurrent_masks, projected: bo
                 f"it must be {dtype} on {weight.device}"
             )
     if valid is not None:
+        if not isinstance(valid, Tensor):
+            raise ValueError(f"valid must be a bool tensor of shape {(steps, batch_size)}, got {type(valid).__name__}")
         if tuple(valid.shape) != (steps, batch_size) or valid.dtype != torch.bool or valid.device != x.device:
             raise ValueError(
                 f"valid must be bool of shape {(steps, batch_size)} on {x.device}, "

@@ -11,8 +11,9 @@ from typing import Callable, Optional, Sequence
 import torch
 from torch import Tensor
 
-from . import cpu
-from .checks import check_layers, check_options, check_tensors
+from . import cpu, library
+from .capture import capturing, exporting_onnx
+from .checks import check_input, check_layers, check_options, check_tensors
 from .parameters import LayerParameters
 from .precision import LOW_PRECISION, autocast_dtype, autocast_is_on, state_dtype
 from .recompute import in_chunks
@@ -59,6 +60,10 @@ def hm_lstm(
     Under autocast x and float32 weights are cast to its dtype on a GPU; on CPU x is cast to that of the weights.
     Raises ValueError where shapes, dtypes, devices or options do not fit.
     """
+    check_layers(layers)
+    check_input(x, layers[0].weight_bottom_up.size(1))
+    if torch.jit.is_tracing() and isinstance(state, tuple) and len(state) == len(HMLSTMState._fields):
+        state = HMLSTMState(*state)  # a tracer hands it over as a plain tuple
     if autocast_is_on(x):
         dtype = autocast_dtype(x, layers[0].weight_recurrent)
         x, layers = x.to(dtype), [layer.to(dtype) for layer in layers]
@@ -67,9 +72,35 @@ def hm_lstm(
     if backend not in BACKENDS:
         raise ValueError(f"unknown backend {backend!r}: choose from {', '.join(BACKENDS)}")
     check_options(options, noise)
-    check_layers(layers)
     check_tensors(x, layers, state, valid, noise, recurrent_masks)
-    run, dtype = choose(backend, x.device.type, x.dtype), x.dtype
+    arguments = (x, layers, state, options, valid, noise, recurrent_masks)
+    if not capturing():
+        return compute(*arguments, backend, recompute_chunks)
+    if captured is None or backend == "reference" or exporting_onnx():
+        return _run(hm_lstm_reference, *arguments)
+    return captured(*arguments, backend, recompute_chunks)
+
+
+def compute(
+    x: Tensor,
+    layers: Sequence[LayerParameters],
+    state: HMLSTMState,
+    options: RecurrenceOptions,
+    valid: Optional[Tensor],
+    noise: Optional[Tensor],
+    recurrent_masks: Optional[Sequence[Tensor]],
+    backend: str,
+    recompute_chunks: int,
+) -> HMLSTMOutput:
+    """`hm_lstm` once its arguments are checked: by whoever computes on this device and dtype."""
+    run = choose(backend, x.device.type, x.dtype)
+    return _run(run, x, layers, state, options, valid, noise, recurrent_masks, recompute_chunks)
+
+
+def _run(
+    run, x, layers, state, options, valid, noise, recurrent_masks, recompute_chunks: int = 1
+) -> HMLSTMOutput:
+    dtype = x.dtype
     if dtype in LOW_PRECISION and run in (cpu.hm_lstm_cpu, hm_lstm_reference):
         x, layers = x.float(), [layer.to(torch.float32) for layer in layers]
     if recompute_chunks > 1 and x.size(0) > 1 and torch.is_grad_enabled():
@@ -132,6 +163,10 @@ def missing_for_triton(device_type: str, dtype: torch.dtype) -> str:
 
 def pack_layers(layers: Sequence[LayerParameters], backend: str = "auto") -> Optional[cpu.PackedLayers]:
     """The weights as they are now, packed for many single steps; None where not the CPU kernel runs them."""
+    check_layers(layers)
     weight = layers[0].weight_recurrent
     fits = weight.dtype in cpu.DTYPES and choose(backend, weight.device.type, weight.dtype) is cpu.hm_lstm_cpu
     return cpu.PackedLayers(layers) if fits else None
+
+
+captured = library.register(compute)

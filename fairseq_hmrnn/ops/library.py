@@ -1,0 +1,175 @@
+"""The recurrence as an operator of torch.library: what a recorded graph calls, with whichever kernel runs it then.
+
+Eager calls do not come here: a custom operator costs more per call than a single step has to spare. The backward pass
+of a recorded call keeps its arguments alone and computes the forward pass once more, as `recompute` does, so that the
+operator is the same for every kernel, whatever each of them keeps.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Callable, List, Optional, Sequence
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree
+
+from .autograd import flat_output
+from .parameters import LayerParameters
+from .recurrence import HMLSTMOutput, RecurrenceOptions
+from .state import HMLSTMState
+
+ARGUMENTS = (
+    "Tensor x, Tensor[] weights, Tensor[] h, Tensor[] c, Tensor z, Tensor? valid, Tensor? noise, "
+    "Tensor[] recurrent_masks, float slope, str boundary, bool nested_boundaries, bool top_boundary, "
+    "float detector_grad_scale, str backend, int recompute_chunks"
+)
+
+
+class Arguments:
+    """The operator's flat arguments, and the arguments of `ops.dispatch.compute` that they are."""
+
+    def __init__(self, x, weights, h, c, z, valid, noise, recurrent_masks, *constants):
+        self.tensors = (x, weights, h, c, z, valid, noise, recurrent_masks)
+        self.constants = constants
+
+    @classmethod
+    def of(cls, x, layers, state, options, valid, noise, recurrent_masks, backend, recompute_chunks) -> Arguments:
+        weights = [tensor for layer in layers for tensor in layer if tensor is not None]
+        tensors = (x, weights, list(state.h), list(state.c), state.z, valid, noise, list(recurrent_masks or ()))
+        return cls(*tensors, *options._replace(slope=float(options.slope)), backend, recompute_chunks)
+
+    @property
+    def flat(self) -> tuple:
+        return (*self.tensors, *self.constants)
+
+    @property
+    def leaves(self) -> List[Tensor]:
+        """What may have a gradient: x, z, h, c and the weights."""
+        x, weights, h, c, z, *_ = self.tensors
+        return [x, z, *h, *c, *weights]
+
+    def with_leaves(self, leaves: Sequence[Tensor]) -> Arguments:
+        n = len(self.tensors[2])
+        x, z, *rest = leaves
+        return Arguments(x, rest[2 * n :], rest[:n], rest[n : 2 * n], z, *self.tensors[5:], *self.constants)
+
+    def call(self, compute: Callable[..., HMLSTMOutput]) -> List[Tensor]:
+        """`compute` of them: the flat, contiguous results, none of which is an argument."""
+        x, weights, h, c, z, valid, noise, masks = self.tensors
+        *options, backend, chunks = self.constants
+        state = HMLSTMState(tuple(h), tuple(c), z)
+        layers = _layers(weights, len(h))
+        # Autocast has been applied before: where the graph runs, it may be on again.
+        with torch.autocast(x.device.type, enabled=False):
+            output = compute(
+                x, layers, state, RecurrenceOptions(*options), valid, noise, tuple(masks) or None, backend, chunks
+            )
+        after = output.state
+        results = *output.hidden, *after.h, *after.c, output.boundaries, output.boundary_probs, after.z
+        if x.size(0) == 0:  # over no steps the state is the one given
+            results = [tensor.clone() for tensor in results]
+        return [tensor.contiguous() for tensor in results]
+
+
+def _layers(weights: Sequence[Tensor], num_layers: int) -> List[LayerParameters]:
+    """The layers of a flat list of their weights, absent ones left out."""
+    layer_norm = len(weights) == 7 * num_layers - 2
+    tensors, layers = iter(weights), []
+    for index in range(num_layers):
+        absent = set() if layer_norm else {"gain_recurrent", "gain_bottom_up", "gain_top_down"}
+        if index == num_layers - 1:
+            absent |= {"weight_top_down", "gain_top_down"}
+        layers.append(LayerParameters(*(None if f in absent else next(tensors) for f in LayerParameters._fields)))
+    return layers
+
+
+@contextlib.contextmanager
+def _graph_within_operator():
+    """Within an operator torch records no graph, even where gradients are enabled: here it does."""
+    keys = torch._C.DispatchKey
+    with torch._C._SetExcludeDispatchKeyGuard(keys.AutogradFunctionality, False):
+        with torch._C._SetExcludeDispatchKeyGuard(keys.ADInplaceOrView, False), torch.enable_grad():
+            yield
+
+
+def _gradients(compute, grads: Sequence[Tensor], wanted: Sequence[bool], arguments: Arguments) -> List[Tensor]:
+    """Of the leaves that are wanted, from the gradients of all flat results."""
+    leaves = [leaf.detach().requires_grad_(want) for leaf, want in zip(arguments.leaves, wanted)]
+    targets = [leaf for leaf in leaves if leaf.requires_grad]
+    with _graph_within_operator():
+        results = arguments.with_leaves(leaves).call(compute)
+        known = [(result, grad) for result, grad in zip(results, grads) if result.requires_grad]
+        outputs, grads = zip(*known)
+        found = torch.autograd.grad(outputs, targets, grads, allow_unused=True)
+    # Cloned, for over no steps the gradient of a state is the gradient given.
+    return [torch.zeros_like(t) if g is None else g.clone(memory_format=torch.contiguous_format)
+            for t, g in zip(targets, found)]  # fmt: skip
+
+
+def _empty(arguments: Arguments) -> List[Tensor]:
+    """The results' shapes and dtypes."""
+    x, _, h, c, z, *_ = arguments.tensors
+    hidden = [x.new_empty(x.size(0), x.size(1), tensor.size(1)) for tensor in h]
+    boundaries, probs = (z.new_empty(x.size(0), x.size(1), len(h)) for _ in range(2))
+    return [*hidden, *(tensor.new_empty(tensor.shape) for tensor in (*h, *c)), boundaries, probs, z.new_empty(z.shape)]
+
+
+def register(compute: Callable[..., HMLSTMOutput]) -> Optional[Callable[..., HMLSTMOutput]]:
+    """Register the operator, and return a function with the signature of `compute`, the recurrence once its arguments
+    are checked, that calls it. None where this torch has no custom operators (before 2.4)."""
+    if not hasattr(torch.library, "custom_op"):
+        return None
+    structures = [HMLSTMState, HMLSTMOutput]  # which torch.export.save and load can then handle
+    torch.serialization.add_safe_globals(structures)
+    for structure in structures:
+        _pytree._register_namedtuple(structure, serialized_type_name=f"fairseq_hmrnn.{structure.__name__}")
+
+    @torch.library.custom_op("fairseq_hmrnn::hm_lstm", mutates_args=(), schema=f"({ARGUMENTS}) -> Tensor[]")
+    def operator(*arguments):
+        with torch.no_grad():
+            return Arguments(*arguments).call(compute)
+
+    @torch.library.custom_op(
+        "fairseq_hmrnn::hm_lstm_backward",
+        mutates_args=(),
+        schema=f"(Tensor[] grads, bool[] wanted, {ARGUMENTS}) -> Tensor[]",
+    )
+    def backward_operator(grads, wanted, *arguments):
+        return _gradients(compute, grads, wanted, Arguments(*arguments))
+
+    @operator.register_fake
+    def _(*arguments):
+        return _empty(Arguments(*arguments))
+
+    @backward_operator.register_fake
+    def _(grads, wanted, *arguments):
+        return [t.new_empty(t.shape) for t, want in zip(Arguments(*arguments).leaves, wanted) if want]
+
+    operator.register_autograd(_backward, setup_context=_keep)
+
+    def run(x, layers, state, options, valid, noise, recurrent_masks, backend, recompute_chunks) -> HMLSTMOutput:
+        arguments = Arguments.of(x, layers, state, options, valid, noise, recurrent_masks, backend, recompute_chunks)
+        return flat_output(torch.ops.fairseq_hmrnn.hm_lstm(*arguments.flat), len(layers))
+
+    return run
+
+
+def _keep(ctx, inputs, output) -> None:
+    x, weights, h, c, z, valid, noise, masks, *ctx.constants = inputs
+    ctx.num_layers, ctx.num_weights = len(h), len(weights)
+    ctx.save_for_backward(x, z, valid, noise, *h, *c, *masks, *weights)
+
+
+def _backward(ctx, grads):
+    n, saved = ctx.num_layers, ctx.saved_tensors
+    x, z, valid, noise, *rest = saved
+    states, rest = rest[: 2 * n], rest[2 * n :]
+    masks, weights = rest[: len(rest) - ctx.num_weights], rest[len(rest) - ctx.num_weights :]
+    arguments = Arguments(x, weights, states[:n], states[n:], z, valid, noise, masks, *ctx.constants)
+    want_x, want_weights, want_h, want_c, want_z, *_ = ctx.needs_input_grad
+    wanted = [want_x, want_z, *want_h, *want_c, *want_weights]
+    found = iter(torch.ops.fairseq_hmrnn.hm_lstm_backward(grads, wanted, *arguments.flat))
+    dx, dz, *rest = [next(found) if want else None for want in wanted]
+    dh, dc, dweights = rest[:n], rest[n : 2 * n], rest[2 * n :]
+    return (dx, dweights, dh, dc, dz, None, None, [None] * len(masks), *[None] * len(ctx.constants))

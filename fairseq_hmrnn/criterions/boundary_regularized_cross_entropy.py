@@ -213,7 +213,7 @@ class BoundaryRegularizedCrossEntropy(CrossEntropyCriterion):
             return 0
         if "num_updates" not in extra:
             raise ValueError(f"an annealed weight ({term.name}) wants a model that knows its updates: give one number")
-        return extra["num_updates"]
+        return int(extra["num_updates"])  # a tensor where the model was compiled
 
     @torch.no_grad()
     def signals(self, model, net_output, sample, name: str) -> Signals:

@@ -10,7 +10,7 @@ from fairseq.models import FairseqEncoder
 from torch import Tensor, nn
 
 from ..modules import LayerOutput
-from ..ops import HMLSTMOutput
+from ..ops import HMLSTMOutput, unless_all
 from .config import UNLIMITED, build_hm_lstm, build_slope_schedule
 from .progress import DictionaryFingerprint, SlopeProgress
 from .translation_config import HMLSTMEncoderConfig, parse_encoder_memory
@@ -84,7 +84,7 @@ class HMLSTMEncoder(FairseqEncoder):
     def _read(self, src_tokens: Tensor, valid: Tensor) -> List[HMLSTMOutput]:
         """The output of every direction, in its own order of steps."""
         x = F.dropout(self.embed_tokens(src_tokens), self.dropout_input, self.training).transpose(0, 1)
-        padding, slope = None if valid.all() else valid.t(), self.slope_progress.slope
+        padding, slope = unless_all(valid.t()), self.slope_progress.slope
         outputs = [self.hm_lstm(x, None, padding, slope)]
         if self.hm_lstm_backward is not None:
             padding = None if padding is None else padding.flip(0)

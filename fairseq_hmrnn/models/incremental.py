@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..ops import HMLSTMOutput, HMLSTMState
+from ..ops import HMLSTMOutput, HMLSTMState, capturing, unless_all
 from ..ops.cpu_generation import Choice, Generated, Generation, OutputParameters
 
 # Up to this many symbols the table of their input projections is worth its memory: (4H+1) numbers for each.
@@ -42,7 +42,7 @@ class Steps:
     def __call__(self, tokens: Tensor) -> Step:
         """tokens (B,); padding leaves its sample as it is."""
         valid = tokens.ne(self.decoder.padding_idx)
-        output = self.recur(tokens, None if valid.all() else valid)
+        output = self.recur(tokens, unless_all(valid))
         self.state = output.state
         features = F.dropout(self.features(output), self.decoder.dropout_output, self.decoder.training)
         logits = self.decoder.output_layer(features)
@@ -140,14 +140,15 @@ class CompiledSteps:
         self.reached = self.reached.reorder_(order)
 
 
-def _wants_graph(decoder) -> bool:
-    return decoder.training or torch.is_grad_enabled()
+def _reads_own_weights(decoder) -> bool:
+    """Whether steps must go through the decoder's own modules: for gradients, or to be recorded."""
+    return decoder.training or torch.is_grad_enabled() or capturing()
 
 
 def freeze(decoder):
     """The weights of a decoder as they are now, in the form in which steps read them: a Generation, PackedWeights, or
     None where steps read the decoder's own. decoder: as for `begin`."""
-    packed = None if _wants_graph(decoder) else decoder.hm_lstm.pack()
+    packed = None if _reads_own_weights(decoder) else decoder.hm_lstm.pack()
     if packed is None:
         return None
     if packed.compiled_weights is None:
@@ -197,7 +198,7 @@ class FrozenWeights:
 
     def of(self, decoder):
         """As `freeze`."""
-        if not self._depth or _wants_graph(decoder):
+        if not self._depth or _reads_own_weights(decoder):
             return freeze(decoder)
         if self._weights is None:
             self._weights = freeze(decoder)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Union
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..annealing import SlopeSchedule
+from ..ops import capturing
 
 
 class SlopeProgress(nn.Module):
@@ -18,14 +20,18 @@ class SlopeProgress(nn.Module):
         self.schedule = schedule
         self.register_buffer("progress", torch.zeros(2, dtype=torch.long))  # completed epochs, updates
         self._progress = [0, 0]  # the same on the host: reading the buffer would wait for a GPU
+        # Slope and updates for recorded graphs: a number would be a constant of the graph, compiled anew when it grows.
+        self._as_tensors = torch.tensor([schedule(0, 0), 0], dtype=torch.float64)
 
     @property
-    def slope(self) -> float:
-        return self.schedule(*self._progress)
+    def slope(self) -> Union[float, Tensor]:
+        """A number; where a graph is recorded, a tensor () of float64 on the host."""
+        return self._as_tensors[0].clone() if capturing() else self.schedule(*self._progress)
 
     @property
-    def num_updates(self) -> int:
-        return self._progress[1]
+    def num_updates(self) -> Union[int, Tensor]:
+        """As `slope`, in int64."""
+        return self._as_tensors[1].long() if capturing() else self._progress[1]
 
     def set_epoch(self, epoch: int) -> None:
         """fairseq counts epochs from 1."""
@@ -38,10 +44,15 @@ class SlopeProgress(nn.Module):
         if self._progress[index] != value:
             self._progress[index] = value
             self.progress[index] = value
+            self._progress_changed()
 
     def _load_from_state_dict(self, *args, **kwargs):
         super()._load_from_state_dict(*args, **kwargs)
         self._progress = self.progress.tolist()
+        self._progress_changed()
+
+    def _progress_changed(self) -> None:
+        self._as_tensors[0], self._as_tensors[1] = self.schedule(*self._progress), self._progress[1]
 
 
 class DictionaryFingerprint(nn.Module):

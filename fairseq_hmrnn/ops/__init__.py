@@ -1,6 +1,7 @@
 """The recurrence itself: torch only, time-major, no modules. Start reading at `reference.py`."""
 
 from .boundary import BOUNDARY_MODES
+from .capture import capturing, unless_all
 from .cpu import PackedLayers
 from .dispatch import BACKENDS, hm_lstm, pack_layers
 from .parameters import LayerParameters
@@ -16,7 +17,9 @@ __all__ = [
     "LayerParameters",
     "PackedLayers",
     "RecurrenceOptions",
+    "capturing",
     "hm_lstm",
     "pack_layers",
     "state_dtype",
+    "unless_all",
 ]

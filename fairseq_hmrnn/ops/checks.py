@@ -18,7 +18,7 @@ def check_options(options: RecurrenceOptions, noise: Optional[Tensor]) -> None:
     """A known boundary mode, a positive slope, and noise where the mode wants it."""
     if options.boundary not in BOUNDARY_MODES:
         raise ValueError(f"unknown boundary mode {options.boundary!r}: choose from {', '.join(BOUNDARY_MODES)}")
-    if not 0 < options.slope < float("inf"):
+    if not isinstance(options.slope, Tensor) and not 0 < options.slope < float("inf"):
         raise ValueError(f"the slope of the hard sigmoid must be positive and finite, not {options.slope}")
     if (noise is None) == (options.boundary == "bernoulli"):
         raise ValueError('noise is wanted with boundary="bernoulli", and only then')

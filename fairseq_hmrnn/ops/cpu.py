@@ -14,6 +14,7 @@ from torch import Tensor
 from . import cpu_python
 from .autograd import Call, flat_output, run
 from .boundary import BOUNDARY_MODES
+from .capture import refuse_capture
 from .checks import check_options, check_tensors
 from .parameters import LayerParameters
 from .recurrence import HMLSTMOutput, RecurrenceOptions
@@ -86,6 +87,7 @@ class PackedLayers:
         projected: bool = False,
     ) -> HMLSTMOutput:
         """x: (T, B, input_size), or with `projected` (T, B, 4H+1) as `project` returns it. Otherwise as `hm_lstm`."""
+        refuse_capture("a step with packed weights")
         check_options(options, noise)
         check_tensors(x, self.layers, state, valid, noise, None, projected)
         if x.size(0) == 0:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from . import cpu
 from .boundary import BOUNDARY_MODES
+from .capture import refuse_capture
 from .recurrence import RecurrenceOptions
 from .state import HMLSTMState
 
@@ -145,6 +146,7 @@ def check_numbers(logits: Tensor) -> None:
 
 
 def _check_batch(reached: Reached, tokens: Tensor) -> None:
+    refuse_capture("a generation that has begun")
     if tokens.dim() != 2 or tokens.size(1) != reached.state.batch_size:
         raise ValueError(f"tokens {tuple(tokens.shape)} do not fit: (T, {reached.state.batch_size}) were begun with")
 

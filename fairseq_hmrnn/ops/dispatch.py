@@ -58,8 +58,13 @@ def hm_lstm(
     With float16 or bfloat16 weights state, noise, masks, boundaries and boundary_probs are float32 and `hidden` has
     the weights' dtype; sums, gates and detectors are computed in float32, by the reference and on CPU everything is.
     Under autocast x and float32 weights are cast to its dtype on a GPU; on CPU x is cast to that of the weights.
-    Raises ValueError where shapes, dtypes, devices or options do not fit.
+    While torch records a graph (torch.jit.trace, torch.export, torch.compile) it records one operator, see `library`;
+    with backend="reference", for ONNX, and with torch before 2.4, the reference's operations of these T steps.
+    Raises ValueError where kinds, shapes, dtypes, devices or options do not fit.
     """
+    recorded = capturing()
+    if isinstance(options.slope, Tensor) and not recorded:
+        options = options._replace(slope=float(options.slope))
     check_layers(layers)
     check_input(x, layers[0].weight_bottom_up.size(1))
     if torch.jit.is_tracing() and isinstance(state, tuple) and len(state) == len(HMLSTMState._fields):
@@ -74,7 +79,7 @@ def hm_lstm(
     check_options(options, noise)
     check_tensors(x, layers, state, valid, noise, recurrent_masks)
     arguments = (x, layers, state, options, valid, noise, recurrent_masks)
-    if not capturing():
+    if not recorded:
         return compute(*arguments, backend, recompute_chunks)
     if captured is None or backend == "reference" or exporting_onnx():
         return _run(hm_lstm_reference, *arguments)

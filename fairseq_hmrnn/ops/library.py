@@ -15,13 +15,14 @@ from torch import Tensor
 from torch.utils import _pytree
 
 from .autograd import flat_output
+from .checks import check_options
 from .parameters import LayerParameters
 from .recurrence import HMLSTMOutput, RecurrenceOptions
 from .state import HMLSTMState
 
 ARGUMENTS = (
     "Tensor x, Tensor[] weights, Tensor[] h, Tensor[] c, Tensor z, Tensor? valid, Tensor? noise, "
-    "Tensor[] recurrent_masks, float slope, str boundary, bool nested_boundaries, bool top_boundary, "
+    "Tensor[] recurrent_masks, Tensor slope, str boundary, bool nested_boundaries, bool top_boundary, "
     "float detector_grad_scale, str backend, int recompute_chunks"
 )
 
@@ -29,15 +30,18 @@ ARGUMENTS = (
 class Arguments:
     """The operator's flat arguments, and the arguments of `ops.dispatch.compute` that they are."""
 
-    def __init__(self, x, weights, h, c, z, valid, noise, recurrent_masks, *constants):
-        self.tensors = (x, weights, h, c, z, valid, noise, recurrent_masks)
+    def __init__(self, x, weights, h, c, z, valid, noise, recurrent_masks, slope, *constants):
+        self.tensors = (x, weights, h, c, z, valid, noise, recurrent_masks, slope)
         self.constants = constants
 
     @classmethod
     def of(cls, x, layers, state, options, valid, noise, recurrent_masks, backend, recompute_chunks) -> Arguments:
         weights = [tensor for layer in layers for tensor in layer if tensor is not None]
-        tensors = (x, weights, list(state.h), list(state.c), state.z, valid, noise, list(recurrent_masks or ()))
-        return cls(*tensors, *options._replace(slope=float(options.slope)), backend, recompute_chunks)
+        slope, *options = options
+        if not isinstance(slope, Tensor):
+            slope = torch.full((), slope, dtype=torch.float64)
+        tensors = (x, weights, list(state.h), list(state.c), state.z, valid, noise, list(recurrent_masks or ()), slope)
+        return cls(*tensors, *options, backend, recompute_chunks)
 
     @property
     def flat(self) -> tuple:
@@ -56,14 +60,16 @@ class Arguments:
 
     def call(self, compute: Callable[..., HMLSTMOutput]) -> List[Tensor]:
         """`compute` of them: the flat, contiguous results, none of which is an argument."""
-        x, weights, h, c, z, valid, noise, masks = self.tensors
+        x, weights, h, c, z, valid, noise, masks, slope = self.tensors
         *options, backend, chunks = self.constants
+        options = RecurrenceOptions(float(slope), *options)
+        check_options(options, noise)  # of a graph's slope nothing was known before
         state = HMLSTMState(tuple(h), tuple(c), z)
         layers = _layers(weights, len(h))
         # Autocast has been applied before: where the graph runs, it may be on again.
         with torch.autocast(x.device.type, enabled=False):
             output = compute(
-                x, layers, state, RecurrenceOptions(*options), valid, noise, tuple(masks) or None, backend, chunks
+                x, layers, state, options, valid, noise, tuple(masks) or None, backend, chunks
             )
         after = output.state
         results = *output.hidden, *after.h, *after.c, output.boundaries, output.boundary_probs, after.z
@@ -156,20 +162,20 @@ def register(compute: Callable[..., HMLSTMOutput]) -> Optional[Callable[..., HML
 
 
 def _keep(ctx, inputs, output) -> None:
-    x, weights, h, c, z, valid, noise, masks, *ctx.constants = inputs
+    x, weights, h, c, z, valid, noise, masks, slope, *ctx.constants = inputs
     ctx.num_layers, ctx.num_weights = len(h), len(weights)
-    ctx.save_for_backward(x, z, valid, noise, *h, *c, *masks, *weights)
+    ctx.save_for_backward(x, z, valid, noise, slope, *h, *c, *masks, *weights)
 
 
 def _backward(ctx, grads):
     n, saved = ctx.num_layers, ctx.saved_tensors
-    x, z, valid, noise, *rest = saved
+    x, z, valid, noise, slope, *rest = saved
     states, rest = rest[: 2 * n], rest[2 * n :]
     masks, weights = rest[: len(rest) - ctx.num_weights], rest[len(rest) - ctx.num_weights :]
-    arguments = Arguments(x, weights, states[:n], states[n:], z, valid, noise, masks, *ctx.constants)
+    arguments = Arguments(x, weights, states[:n], states[n:], z, valid, noise, masks, slope, *ctx.constants)
     want_x, want_weights, want_h, want_c, want_z, *_ = ctx.needs_input_grad
     wanted = [want_x, want_z, *want_h, *want_c, *want_weights]
     found = iter(torch.ops.fairseq_hmrnn.hm_lstm_backward(grads, wanted, *arguments.flat))
     dx, dz, *rest = [next(found) if want else None for want in wanted]
     dh, dc, dweights = rest[:n], rest[n : 2 * n], rest[2 * n :]
-    return (dx, dweights, dh, dc, dz, None, None, [None] * len(masks), *[None] * len(ctx.constants))
+    return (dx, dweights, dh, dc, dz, None, None, [None] * len(masks), None, *[None] * len(ctx.constants))

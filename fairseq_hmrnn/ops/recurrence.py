@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Tuple
+from typing import NamedTuple, Tuple, Union
 
 from torch import Tensor
 
@@ -12,7 +12,7 @@ from .state import HMLSTMState
 class RecurrenceOptions(NamedTuple):
     """Constants of one call.
 
-    slope: a of the hard sigmoid, > 0.
+    slope: a of the hard sigmoid, > 0. In a recorded graph it is a constant, unless it is a tensor ().
     boundary: one of BOUNDARY_MODES.
     nested_boundaries: a layer may close a segment only where the layer below does (z[l] = z[l-1] * decision).
     top_boundary: the top layer has a detector too, and FLUSHes itself.
@@ -20,7 +20,7 @@ class RecurrenceOptions(NamedTuple):
         weights always get the whole gradient. 1 is the exact straight-through gradient. See ops/README.md.
     """
 
-    slope: float = 1.0
+    slope: Union[float, Tensor] = 1.0
     boundary: str = "step"
     nested_boundaries: bool = False
     top_boundary: bool = False

@@ -11,6 +11,7 @@ import torch
 from .data.characters import encode, is_character_dictionary
 from .models import hub
 from .models.hmlstm_decoder import HMLSTMDecoder
+from .models.surface import unknown_message
 from .models.windows import check_lookahead, output_symbols, read_windows
 from .ops import HMLSTMOutput, HMLSTMState
 
@@ -80,8 +81,8 @@ class CharacterReader:
         tokens = torch.tensor([self.dictionary.index(symbol) for symbol in encode(text)])
         if not self.told_of_unknown and tokens.eq(self.dictionary.unk()).any():
             self.told_of_unknown = True
-            unknown = dict.fromkeys(c for c, token in zip(text, tokens.tolist()) if token == self.dictionary.unk())
-            logger.warning(f"the model has not seen {' '.join(map(ascii, [*unknown][:5]))} and reads <unk> there")
+            unknown = (c for c, token in zip(text, tokens.tolist()) if token == self.dictionary.unk())
+            logger.warning(unknown_message(unknown))
         return self._read(tokens)
 
     def _read(self, tokens: torch.Tensor) -> Reading:

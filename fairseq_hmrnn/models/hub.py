@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
-from typing import Iterator, List, NamedTuple, Optional, Sequence, Union
+from typing import Iterator, List, NamedTuple, Optional, Sequence, Set, Union
 
 import torch
 from fairseq import checkpoint_utils, tasks
@@ -13,7 +14,10 @@ from fairseq.hub_utils import GeneratorHubInterface
 from torch import Tensor
 
 from .sampler import Sampler, SamplingOptions
+from .surface import symbol_ends, unknown_message
 from .windows import WINDOW, check_lookahead, output_symbols, read_windows
+
+logger = logging.getLogger(__name__)
 
 CHECKPOINT_NAMES = ("checkpoint_best.pt", "checkpoint_last.pt", "model.pt")
 
@@ -75,6 +79,7 @@ class LanguageModelHub(GeneratorHubInterface):
     def __init__(self, cfg, task, models):
         super().__init__(cfg, task, models)
         self.bpe, self.tokenizer = task.build_bpe(cfg.bpe), task.build_tokenizer(cfg.tokenizer)
+        self.told_of_unknown: Set[str] = set()
         self.begin = self.src_dict.bos() if getattr(cfg.task, "add_bos_token", False) else self.src_dict.eos()
 
     def binarize(self, sentence: str) -> Tensor:
@@ -133,6 +138,7 @@ class LanguageModelHub(GeneratorHubInterface):
         """Bits of each text, character by character: of exactly its symbols, the first one predicted from nothing."""
         if isinstance(sentences, str):
             return self.score([sentences])[0]
+        self._tell_of_unknown(sentences)
         return [self._score(text) for text in sentences]
 
     def _score(self, text: str) -> Score:
@@ -155,6 +161,7 @@ class LanguageModelHub(GeneratorHubInterface):
         back, and the last symbols have none. 1 for layers trained with `bidirectional`.
         """
         check_lookahead(lookahead)
+        self._tell_of_unknown([text])
         symbols = torch.cat([self.encode(text), torch.tensor([self.begin])])  # read once more, to see what the last did
         found = torch.cat([output.boundaries[:, 0] for (_, output), *_ in self._windows(symbols)])
         found = found[1:, : self.models[0].decoder.hm_lstm.num_detectors].cpu()
@@ -162,17 +169,46 @@ class LanguageModelHub(GeneratorHubInterface):
         return torch.cat([found[missing:], found.new_zeros(missing, found.size(1))])
 
     def segment(self, text: str, lookahead: int = 0) -> List[List[str]]:
-        """For every layer that has a detector, from the bottom: the segments into which it cuts the text. lookahead: as
-        in `boundaries`."""
-        symbols = self.encode(text)
-        if not symbols.numel():
+        """For every layer that has a detector, from the bottom: the segments into which it cuts the text, slices of it
+        that together are the text; where a tokenizer changes the text, of the text as it then reads. lookahead: as in
+        `boundaries`."""
+        symbols = self._symbols(text)
+        if not symbols:
             return [[] for _ in range(self.models[0].decoder.hm_lstm.num_detectors)]
         segments = []
         for column in self.boundaries(text, lookahead).unbind(1):
-            ends = [end for end in (column.nonzero().squeeze(1) + 1).tolist() if end < symbols.numel()]
-            borders = [0, *ends, symbols.numel()]
-            segments.append([self.decode(symbols[a:b]) for a, b in zip(borders, borders[1:])])
+            ends = [end for end in (column.nonzero().squeeze(1) + 1).tolist() if end < len(symbols)]
+            segments.append(self._slices(text, symbols, [0, *ends, len(symbols)]))
         return segments
+
+    def _slices(self, text: str, symbols: Sequence[str], borders: Sequence[int]) -> List[str]:
+        """The parts of a text between borders that count its symbols."""
+        if getattr(self.task, "has_characters", False):
+            cuts = borders
+        else:
+            ends = symbol_ends(text, symbols)
+            if ends is None:
+                return [self.remove_bpe(" ".join(symbols[a:b])) for a, b in zip(borders, borders[1:])]
+            cuts = [0, *(ends[border - 1] for border in borders[1:-1]), len(text)]
+        return [text[a:b] for a, b in zip(cuts, cuts[1:])]
+
+    def _symbols(self, text: str) -> List[str]:
+        """The text's symbols by name, unknown ones too; of characters themselves."""
+        if getattr(self.task, "has_characters", False):
+            return list(text)
+        return self.apply_bpe(self.tokenize(text)).split()
+
+    def _tell_of_unknown(self, texts: Sequence[str]) -> None:
+        """Warn of what the model has never seen, once of each character or other symbol."""
+        unknown, unk = [], self.src_dict.unk()
+        for text in texts:
+            indices = self.encode(text).tolist()
+            if unk in indices:
+                unknown += [symbol for symbol, index in zip(self._symbols(text), indices) if index == unk]
+        new = [symbol for symbol in unknown if symbol not in self.told_of_unknown]
+        if new:
+            self.told_of_unknown.update(new)
+            logger.warning(unknown_message(new))
 
     def _windows(self, symbols: Tensor) -> Iterator:
         """Of every window of the symbols: what each model says before each of them, as `read_windows`."""

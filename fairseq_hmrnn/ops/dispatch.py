@@ -13,7 +13,7 @@ from torch import Tensor
 
 from . import cpu, library
 from .capture import capturing, exporting_onnx
-from .checks import check_input, check_layers, check_options, check_tensors
+from .checks import check_layers, check_options, check_tensors
 from .parameters import LayerParameters
 from .precision import LOW_PRECISION, autocast_dtype, autocast_is_on, state_dtype
 from .recompute import in_chunks
@@ -66,10 +66,9 @@ def hm_lstm(
     if isinstance(options.slope, Tensor) and not recorded:
         options = options._replace(slope=float(options.slope))
     check_layers(layers)
-    check_input(x, layers[0].weight_bottom_up.size(1))
     if torch.jit.is_tracing() and isinstance(state, tuple) and len(state) == len(HMLSTMState._fields):
         state = HMLSTMState(*state)  # a tracer hands it over as a plain tuple
-    if autocast_is_on(x):
+    if isinstance(x, Tensor) and autocast_is_on(x):
         dtype = autocast_dtype(x, layers[0].weight_recurrent)
         x, layers = x.to(dtype), [layer.to(dtype) for layer in layers]
         with torch.autocast(x.device.type, enabled=False):

@@ -1,0 +1,30 @@
+"""Where in a text the symbols stand that a model reads of it, and what it reads as unknown."""
+
+from __future__ import annotations
+
+from typing import Iterable, List, Optional, Sequence
+
+SPACE_MARK, CONTINUED = "\u2581", "@@"  # of sentencepiece before a word, of subword-nmt behind its parts
+
+
+def symbol_ends(text: str, symbols: Sequence[str]) -> Optional[List[int]]:
+    """Where in the text each of its symbols, words or pieces of words, ends; white space belongs to the symbol after
+    it. None where a symbol is not in the text as it reads, because a tokenizer has changed it."""
+    ends, position = [], 0
+    for symbol in symbols:
+        while position < len(text) and text[position].isspace():
+            position += 1
+        part = symbol[: -len(CONTINUED)] if symbol.endswith(CONTINUED) else symbol
+        surface = next((s for s in (symbol, symbol.strip(SPACE_MARK), part) if text.startswith(s, position)), None)
+        if surface is None:
+            return None
+        position += len(surface)
+        ends.append(position)
+    return ends
+
+
+def unknown_message(unknown: Iterable[str]) -> str:
+    """What to warn of: characters or other symbols that a model has never seen."""
+    names = list(dict.fromkeys(unknown))
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return f"the model has not seen {' '.join(map(ascii, names[:5]))}{more} and reads <unk> there"

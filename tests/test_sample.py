@@ -233,3 +233,24 @@ def test_an_exported_step_needs_nothing_of_this_package(checkpoint, model, tmp_p
         state = torch.cat([state, torch.tensor([[token]])], dim=1)
         expected.append(token)
     assert printed.stdout.decode() == model.decode(torch.tensor(expected)) + "\n"
+
+
+def test_segments_are_slices_of_the_text_and_unseen_characters_are_told_once(checkpoint, word_model, caplog):
+    text = "ka \u00fclumo\ufffd\n ti\u2603 ka\n\t\u00fc"
+    model = HMLSTMLanguageModel.from_pretrained(str(checkpoint))
+    caplog.clear()
+    for layer in model.segment(text):
+        assert "".join(layer) == text and all(layer)
+    assert [len(model.score(part).bits) for part in (text, "ka \u00fc")] == [len(text), 4]
+    (record,) = caplog.records
+    assert record.getMessage() == r"the model has not seen '\xfc' '\ufffd' '\u2603' and reads <unk> there"
+    model.score(["ka", "\u00e9", "\u00e9\u00e8"])
+    assert [r.getMessage().count("'") for r in caplog.records[1:]] == [4]  # of two more, in one line
+
+    words = HMLSTMLanguageModel.from_pretrained(str(word_model))
+    caplog.clear()
+    text = " ka  lumo nowhere\ttiri ka sen\n"
+    for layer in words.segment(text):
+        assert "".join(layer) == text
+        assert all(segment.split() for segment in layer)
+    assert [r.getMessage() for r in caplog.records] == ["the model has not seen 'nowhere' and reads <unk> there"]

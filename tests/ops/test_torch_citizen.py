@@ -1,0 +1,371 @@
+"""The recurrence among torch's tools: checkpoint, saved-tensor hooks, trace, export, compile, and clear refusals."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+import torch
+from problems import assert_close, make_problem, run, tensors
+
+from fairseq_hmrnn.modules import HMLSTM
+from fairseq_hmrnn.ops import (
+    HMLSTMState,
+    LayerParameters,
+    PackedLayers,
+    RecurrenceOptions,
+    cpu,
+    dispatch,
+    hm_lstm,
+    library,
+    pack_layers,
+)
+
+SIZES = [6, 5, 3]
+needs_operators = pytest.mark.skipif(dispatch.captured is None, reason="this torch has no custom operators")
+
+
+def make(**options) -> HMLSTM:
+    torch.manual_seed(0)
+    return HMLSTM(4, SIZES, **options)
+
+
+def given(steps=7, batch=2, seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(steps, batch, 4, generator=generator)
+    return x, make()(torch.randn(3, batch, 4, generator=generator)).state.detach()
+
+
+def gradients(function, module, *inputs):
+    """Of x and every parameter."""
+    x = inputs[0].clone().requires_grad_()
+    output = function(x, *inputs[1:])
+    hidden, probs, state = output[0], output[2], output[3]
+    loss = sum(h.pow(2).sum() for h in hidden) + probs.sum() + state[1][-1].sum()
+    return torch.autograd.grad(loss, [x, *module.parameters()])
+
+
+def flat(output):
+    return tensors(output) if hasattr(output, "hidden") else [*output[0], *output[1:3], *output[3][0], *output[3][1]]
+
+
+def assert_equal(found, expected):
+    for a, b in zip(found, expected):
+        assert a.dtype == b.dtype and torch.equal(a, b)
+
+
+# What is kept for the backward pass
+
+
+def kept_bytes(module, x, state, **hooks):
+    """What saved-tensor hooks see during a forward pass, each storage once, the arguments aside."""
+    arguments = {t.data_ptr() for t in (x, *state.h, *state.c, state.z, *module.parameters())}
+    seen = {}
+
+    def pack(tensor):
+        if tensor.data_ptr() not in arguments:
+            seen[tensor.data_ptr()] = tensor.numel() * tensor.element_size()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        module(x, state)
+    return sum(seen.values())
+
+
+@pytest.mark.parametrize("layer_norm", [False, True])
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_checkpoint_trains_it_to_the_same_gradients(backend, layer_norm):
+    module, (x, state) = make(layer_norm=layer_norm, backend=backend), given()
+
+    def checkpointed(x, state):
+        return torch.utils.checkpoint.checkpoint(module, x, state, use_reentrant=False)
+
+    assert_equal(gradients(checkpointed, module, x, state), gradients(module, module, x, state))
+
+
+def test_hooks_see_what_is_kept_and_may_move_it():
+    module, (x, state) = make(), given(steps=40, batch=8)
+    gates = 40 * 8 * 4 * SIZES[0] * 4  # of layer 1, which never copies: the least that any backward pass needs
+    hidden = 40 * 8 * sum(SIZES) * 4
+    assert kept_bytes(module, x, state) >= gates + hidden
+    expected = gradients(module, module, x, state)
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: t.detach().numpy().copy(), torch.from_numpy):
+        assert_equal(gradients(module, module, x, state), expected)
+
+
+def test_what_is_kept_is_gone_within_checkpoint():
+    module, (x, state) = make(), given(steps=40, batch=8)
+
+    def checkpointed(x, state):
+        return torch.utils.checkpoint.checkpoint(module, x, state, use_reentrant=False)
+
+    checkpointed.parameters = module.parameters
+    assert kept_bytes(checkpointed, x, state) < kept_bytes(module, x, state) / 20
+
+
+def test_a_graph_that_is_kept_can_be_walked_twice():
+    module, (x, state) = make(), given()
+    loss = module(x, state).hidden[-1].pow(2).sum()
+    first = torch.autograd.grad(loss, list(module.parameters()), retain_graph=True)
+    assert_equal(torch.autograd.grad(loss, list(module.parameters())), first)
+
+
+# The operator
+
+KINDS = {
+    "plain": dict(),
+    "normalised": dict(layer_norm=True, padded=True, masked=True),
+    "sampled": dict(options=RecurrenceOptions(1.5, "bernoulli", True, True, 0.5), padded=True),
+    "float32": dict(dtype=torch.float32, masked=True),
+    "bfloat16": dict(dtype=torch.bfloat16, layer_norm=True, padded=True),
+    "no steps": dict(steps=0),
+    "one layer": dict(sizes=[5], layer_norm=True),
+}
+
+
+def problem_of(kind, **changes):
+    usual = {"steps": 6, "batch": 3, "sizes": SIZES, "options": RecurrenceOptions()}
+    return make_problem(3, **{**usual, **kind, **changes})
+
+
+def operator_arguments(problem):
+    return library.Arguments.of(*problem, "auto", 1).flat
+
+
+@needs_operators
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_operator_computes_what_an_eager_call_does(kind, backend):
+    problem, chunked = problem_of(KINDS[kind]), {"backend": backend, "recompute_chunks": 2}
+    expected = run(hm_lstm, problem, backend=backend)
+    found = run(dispatch.captured, problem, backend=backend, recompute_chunks=1)
+    for a, b in zip(found, expected):
+        assert_equal(a, b)
+    tolerance = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 3e-2}[problem.x.dtype]
+    for a, b in zip(run(dispatch.captured, problem, **chunked), expected):
+        assert_close(a, b, tolerance)  # in pieces sums are rounded in another order
+
+
+@needs_operators
+@pytest.mark.parametrize("kind", ["plain", "normalised", "sampled"])
+def test_opcheck(kind):
+    problem = problem_of(KINDS[kind], dtype=torch.float32, steps=3)
+    arguments = operator_arguments(problem)
+    torch.library.opcheck(torch.ops.fairseq_hmrnn.hm_lstm.default, arguments)
+    grads = [t.detach() for t in torch.ops.fairseq_hmrnn.hm_lstm(*arguments)]
+    wanted = [True] * len(library.Arguments(*arguments).leaves)
+    wanted[1] = False
+    constant = torch.utils._pytree.tree_map(lambda t: t.detach() if torch.is_tensor(t) else t, arguments)
+    torch.library.opcheck(
+        torch.ops.fairseq_hmrnn.hm_lstm_backward.default, (grads, wanted, *constant), test_utils="test_faketensor"
+    )
+
+
+# Recorders
+
+
+@pytest.mark.parametrize("operators", [pytest.param(True, marks=needs_operators), False])
+@pytest.mark.parametrize("with_graph", [True, False])
+def test_a_trace_computes_what_the_module_does(operators, with_graph, monkeypatch):
+    """Without operators, as before torch 2.4, for the steps that it was traced with."""
+    if not operators:
+        monkeypatch.setattr(dispatch, "captured", None)
+    module, tolerance = make(layer_norm=True, detector_grad_scale=0.5), 0 if operators else 1e-5
+    length = 7 if operators else 2
+    with torch.set_grad_enabled(with_graph):
+        traced = torch.jit.trace(module, given(length), strict=False)
+        file = io.BytesIO()
+        torch.jit.save(traced, file)
+        loaded = torch.jit.load(io.BytesIO(file.getvalue()))
+        for steps, batch in [(7, 2), (0, 2), (1, 1), (12, 5)] if operators else [(2, 2), (2, 5)]:
+            inputs = given(steps, batch, seed=2)
+            expected = flat(module(*inputs))
+            assert_close(flat(traced(*inputs)), expected, tolerance)
+            assert_close(flat(loaded(*inputs)), expected, tolerance)
+    inputs = given(length, seed=3)
+    assert_close(gradients(traced, module, *inputs), gradients(module, module, *inputs), tolerance)
+
+
+@needs_operators
+def test_a_trace_from_no_state_and_with_padding():
+    class Padded(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.recurrence = make(boundary="bernoulli").eval()
+
+        def forward(self, x, valid):
+            return self.recurrence(x, None, valid).hidden
+
+    module = Padded()
+    traced = torch.jit.trace(module, (given()[0], torch.rand(7, 2) > 0.3))
+    x, valid = torch.randn(9, 3, 4), torch.rand(9, 3) > 0.5
+    assert_equal(traced(x, valid), module(x, valid))
+
+
+@needs_operators
+@pytest.mark.parametrize("strict", [True, False])
+def test_export_of_any_length_and_batch(strict):
+    module = make(layer_norm=True).eval()
+    steps, batch = torch.export.Dim("steps"), torch.export.Dim("batch")
+    row = {0: batch}
+    shapes = ({0: steps, 1: batch}, HMLSTMState((row,) * 3, (row,) * 3, row))
+    program = torch.export.export(module, given(), dynamic_shapes=shapes, strict=strict)
+    file = io.BytesIO()
+    torch.export.save(program, file)
+    loaded = torch.export.load(io.BytesIO(file.getvalue())).module()
+    for shape in [(7, 2), (12, 5)]:
+        inputs = given(*shape, seed=2)
+        assert_equal(tensors(program.module()(*inputs)), tensors(module(*inputs)))
+        assert_equal(tensors(loaded(*inputs)), tensors(module(*inputs)))
+
+
+@needs_operators
+def test_compile_makes_one_graph_that_trains():
+    torch._dynamo.reset()
+    counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+    module = make(layer_norm=True)
+    compiled = torch.compile(module, backend=counter, fullgraph=True)
+    for steps, batch in [(7, 2), (9, 3), (11, 4), (8, 5)]:
+        inputs = given(steps, batch)
+        assert_equal(gradients(compiled, module, *inputs), gradients(module, module, *inputs))
+    assert counter.frame_count == 2  # of these sizes, then of any
+    slopes = [torch.tensor(1.0 + step) for step in range(4)]
+    for slope in slopes:
+        found, expected = compiled(*inputs, slope=slope), module(*inputs, slope=float(slope))
+        assert_equal(found.boundary_probs, expected.boundary_probs)
+    assert counter.frame_count == 3  # a tensor instead of a number
+    with pytest.raises(ValueError, match="slope of the hard sigmoid must be positive"):
+        compiled(*inputs, slope=torch.tensor(-1.0))
+
+
+@needs_operators
+def test_compile_under_autocast_keeps_the_precision_of_the_weights():
+    torch._dynamo.reset()
+    module, inputs, cast = make(), given(steps=3), torch.autocast("cpu", dtype=torch.bfloat16)
+    compiled = torch.compile(module, backend="aot_eager", fullgraph=True)
+    assert_equal(gradients(cast(compiled), module, *inputs), gradients(module, module, *inputs))
+
+
+@needs_operators
+def test_compile_of_the_reference_and_of_recomputation():
+    torch._dynamo.reset()
+    inputs = given(steps=2)
+    for options in ({"backend": "reference", "recompute_chunks": 2}, {"recompute_chunks": 2}):
+        module = make(detector_grad_scale=0.5, **options)
+        compiled = torch.compile(module, backend="aot_eager", fullgraph=True)
+        assert_close(gradients(compiled, module, *inputs), gradients(module, module, *inputs), 1e-5)
+
+
+@needs_operators
+def test_make_fx_records_the_operator():
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    module = make()
+    with torch.no_grad():
+        graph = make_fx(lambda x: module(x).hidden[-1])(given()[0])
+        x = torch.randn(7, 2, 4)
+        assert torch.equal(graph(x), module(x).hidden[-1])
+
+
+@needs_operators
+def test_shapes_without_data():
+    with torch._subclasses.FakeTensorMode():
+        module = HMLSTM(4, SIZES)
+        output = module(torch.randn(7, 2, 4))
+        output.hidden[-1].sum().backward()
+    assert [h.shape for h in output.hidden] == [(7, 2, size) for size in SIZES]
+    assert module.bias[0].grad.shape == module.bias[0].shape
+
+
+def test_onnx_is_given_operations_that_it_knows(monkeypatch):
+    module = make()
+    monkeypatch.setattr(torch.onnx, "is_in_onnx_export", lambda: True)
+    with torch.no_grad():
+        traced = torch.jit.trace(module, given(), strict=False)
+    assert "fairseq_hmrnn::" not in str(traced.inlined_graph)
+    assert_equal(flat(traced(*given(seed=2))), flat(make(backend="reference")(*given(seed=2))))
+
+
+@pytest.mark.parametrize("path", ["python", pytest.param("compiled", marks=pytest.mark.skipif(
+    cpu.compiled is None, reason="the kernel was not built"))])  # fmt: skip
+def test_packed_weights_cannot_be_recorded(path):
+    module, (x, state) = make(), given(steps=1)
+    packed = PackedLayers(module.layers(), path)
+
+    def step(x):
+        return module.step(x, state, packed=packed).hidden[-1]
+
+    with torch.no_grad(), pytest.raises(RuntimeError, match="packed weights cannot be traced or exported"):
+        torch.jit.trace(step, x[0])
+
+
+@needs_operators
+def test_packed_weights_run_beside_what_is_compiled():
+    torch._dynamo.reset()
+    module, (x, state) = make(), given(steps=1)
+    packed = module.pack()
+
+    def step(x):
+        return module.step(x * 2, state, packed=packed).hidden[-1] + 1
+
+    with torch.no_grad():
+        assert torch.equal(torch.compile(step, backend="aot_eager")(x[0]), step(x[0]))
+
+
+# What is refused
+
+
+def mixed(**changes):
+    """Layers of which one tensor is another."""
+    first, *others = make().layers()
+    return [first, others[0]._replace(**changes), *others[1:]]
+
+
+X, STATE = given()
+REFUSED = {
+    "a tuple as state": (dict(state=(STATE.h, STATE.c, STATE.z)), r"state must be an HMLSTMState\(h, c, z\).* a tuple"),
+    "nn.LSTM's state": (dict(state=(STATE.h[0], STATE.c[0])), "state must be an HMLSTMState"),
+    "no state": (dict(state=None), "state must be an HMLSTMState"),
+    "a list in the state": (dict(state=STATE._replace(z=[0.0])), "state.z must be a tensor"),
+    "no layers": (dict(layers=[]), "at least one LayerParameters"),
+    "a list of tensors": (dict(layers=[[torch.zeros(2)]]), "at least one LayerParameters, got .'list'"),
+    "mixed dtypes": (dict(layers=mixed(bias=torch.zeros(21).double())), "bias of layer 1 is torch.float64.*one dtype"),
+    "mixed devices": (dict(layers=mixed(bias=torch.zeros(21, device="meta"))), "bias of layer 1 is .* on meta"),
+    "integers": (dict(layers=[LayerParameters(*[None if t is None else t.long() for t in p]) for p in make().layers()]),
+                 "floating-point"),
+    "x of numpy": (dict(x=X.detach().numpy()), "x must be a tensor .T, B, 4., got ndarray"),
+    "x of another dtype": (dict(x=X.double()), "x is torch.float64"),
+    "x on another device": (dict(x=X.to("meta")), "x is torch.float32 on meta"),
+    "x without a batch": (dict(x=X[:, 0]), r"x must be \(T, B, 4\)"),
+    "valid as a list": (dict(valid=[True]), "valid must be a bool tensor"),
+    "an infinite slope": (dict(options=RecurrenceOptions(float("inf"))), "positive and finite"),
+    "no number as slope": (dict(options=RecurrenceOptions(float("nan"))), "positive and finite"),
+    "such a slope as a tensor": (dict(options=RecurrenceOptions(torch.tensor(float("nan")))), "positive and finite"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_does_not_fit_is_named(name, autocast):
+    change, message = REFUSED[name]
+    arguments = {"x": X, "layers": make().layers(), "state": STATE, "options": RecurrenceOptions(), **change}
+    if autocast and name == "x of another dtype":
+        pytest.skip("autocast makes it fit")
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast), pytest.raises(ValueError, match=message):
+        hm_lstm(**arguments)
+
+
+def test_the_module_and_packed_weights_name_them_too():
+    module = make()
+    for x in (X[:, 0], X[0, 0], X.detach().numpy(), None):
+        with pytest.raises(ValueError, match="x must be"):
+            module(x)
+    for run_it in (lambda: module(X, tuple(STATE)), lambda: module.step(X[0], tuple(STATE), packed=module.pack())):
+        with pytest.raises(ValueError, match="state must be an HMLSTMState"):
+            run_it()
+    with pytest.raises(ValueError, match="at least one LayerParameters"):
+        pack_layers([])
+    module.bias[1].data = module.bias[1].data.double()
+    for run_it in (lambda: module(X), module.pack):
+        with pytest.raises(ValueError, match="a model has one dtype"):
+            run_it()

@@ -101,9 +101,8 @@ def compute(
     return _run(run, x, layers, state, options, valid, noise, recurrent_masks, recompute_chunks)
 
 
-def _run(
-    run, x, layers, state, options, valid, noise, recurrent_masks, recompute_chunks: int = 1
-) -> HMLSTMOutput:
+def _run(run, x, layers, state, options, valid, noise, recurrent_masks, recompute_chunks: int = 1) -> HMLSTMOutput:
+    """By `run`, in the precision and the pieces that it is to compute in."""
     dtype = x.dtype
     if dtype in LOW_PRECISION and run in (cpu.hm_lstm_cpu, hm_lstm_reference):
         x, layers = x.float(), [layer.to(torch.float32) for layer in layers]

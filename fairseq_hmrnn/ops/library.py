@@ -68,9 +68,7 @@ class Arguments:
         layers = _layers(weights, len(h))
         # Autocast has been applied before: where the graph runs, it may be on again.
         with torch.autocast(x.device.type, enabled=False):
-            output = compute(
-                x, layers, state, options, valid, noise, tuple(masks) or None, backend, chunks
-            )
+            output = compute(x, layers, state, options, valid, noise, tuple(masks) or None, backend, chunks)
         after = output.state
         results = *output.hidden, *after.h, *after.c, output.boundaries, output.boundary_probs, after.z
         if x.size(0) == 0:  # over no steps the state is the one given

@@ -261,10 +261,11 @@ def test_make_fx_records_the_operator():
     from torch.fx.experimental.proxy_tensor import make_fx
 
     module = make()
+    x = torch.randn(9, 3, 4)
     with torch.no_grad():
-        graph = make_fx(lambda x: module(x).hidden[-1])(given()[0])
-        x = torch.randn(7, 2, 4)
-        assert torch.equal(graph(x), module(x).hidden[-1])
+        for pre_dispatch in (False, True):
+            graph = make_fx(lambda x: module(x).hidden[-1], pre_dispatch=pre_dispatch)(given()[0])
+            assert torch.equal(graph(x[:7, :2]), module(x[:7, :2]).hidden[-1])
 
 
 @needs_operators
@@ -297,6 +298,15 @@ def test_packed_weights_cannot_be_recorded(path):
 
     with torch.no_grad(), pytest.raises(RuntimeError, match="packed weights cannot be traced or exported"):
         torch.jit.trace(step, x[0])
+    if dispatch.captured is not None:
+        from torch.fx.experimental.proxy_tensor import make_fx
+        from torch.utils.flop_counter import FlopCounterMode
+
+        with torch.no_grad(), pytest.raises(RuntimeError, match="packed weights cannot be traced or exported"):
+            make_fx(step)(x[0])
+        with torch.no_grad(), FlopCounterMode(display=False):
+            found = step(x[0])
+        assert torch.equal(found, step(x[0]))
 
 
 @needs_operators

@@ -137,7 +137,9 @@ class HMLSTM(nn.Module):
 
     def _layer(self, index: int) -> LayerParameters:
         def pick(parameters: Optional[nn.ParameterList]) -> Optional[nn.Parameter]:
-            return parameters[index] if parameters is not None and index < len(parameters) else None
+            if parameters is None or index >= len(parameters):
+                return None
+            return getattr(parameters, str(index))  # as its own indexing, at half the cost: a step reads eleven
 
         return LayerParameters(
             *map(pick, (self.weight_recurrent, self.weight_bottom_up, self.weight_top_down, self.bias)),

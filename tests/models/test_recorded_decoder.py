@@ -55,8 +55,10 @@ def test_traces_and_exports_read_padding_that_they_were_not_recorded_with():
 
 
 def test_one_compiled_graph_serves_all_updates_of_an_annealed_slope():
+    from torch._dynamo import testing
+
     torch._dynamo.reset()
-    counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+    counter = testing.CompileCounterWithBackend("aot_eager")
     decoder = make(slope_per_update=0.5)
     compiled = torch.compile(decoder, backend=counter, fullgraph=True)
     x, seen = tokens(decoder, padded=True), []

@@ -221,8 +221,10 @@ def test_export_of_any_length_and_batch(strict):
 
 @needs_operators
 def test_compile_makes_one_graph_that_trains():
+    from torch._dynamo import testing
+
     torch._dynamo.reset()
-    counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+    counter = testing.CompileCounterWithBackend("aot_eager")
     module = make(layer_norm=True)
     compiled = torch.compile(module, backend=counter, fullgraph=True)
     for steps, batch in [(7, 2), (9, 3), (11, 4), (8, 5)]:

@@ -43,6 +43,8 @@ class HMLSTM(nn.Module):
     recurrent_dropout: probability of variational dropout on the recurrent product's input: one mask for all steps.
     backend: who computes it, see ops.dispatch.
     recompute_chunks: pieces of a sequence that the backward pass computes again, for less memory: ops.recompute.
+    bfloat16_products: round the operands of products to bfloat16 although the weights are float32; sums and states stay
+        float32. With bfloat16 weights products are of bfloat16 operands anyway.
 
     Parameters, for layer l: weight_recurrent.l (4H+1, H), weight_bottom_up.l (4H+1, H_below), weight_top_down.l
     (4H+1, H_above) for all but the top layer, bias.l (4H+1); with layer_norm a gain (4H+1) for each weight. Rows:
@@ -63,6 +65,7 @@ class HMLSTM(nn.Module):
         recurrent_dropout: float = 0.0,
         backend: str = "auto",
         recompute_chunks: int = 1,
+        bfloat16_products: bool = False,
     ):
         super().__init__()
         self.input_size = input_size
@@ -77,6 +80,7 @@ class HMLSTM(nn.Module):
         self.recurrent_dropout = recurrent_dropout
         self.backend = backend
         self.recompute_chunks = recompute_chunks
+        self.bfloat16_products = bfloat16_products
 
         rows = [num_rows(size) for size in self.hidden_sizes]
         below = (input_size, *self.hidden_sizes[:-1])
@@ -160,30 +164,37 @@ class HMLSTM(nn.Module):
         slope: float = 1.0,
         noise: Optional[Tensor] = None,
         recurrent_masks: Optional[Tuple[Tensor, ...]] = None,
+        tokens: Optional[Tensor] = None,
     ) -> HMLSTMOutput:
         """Run over a sequence.
 
-        x: (T, B, input_size). state: before the first step, zeros if None. valid: (T, B) bool, False keeps the
+        x: (T, B, input_size), or with tokens (T, B) the table (symbols, input_size) that they are rows of. state: before the first step, zeros if None. valid: (T, B) bool, False keeps the
         state of that sample bit for bit. slope: of the hard sigmoid. noise: (T, B, L) for boundary="bernoulli" in
         training, drawn here if None. recurrent_masks: of `draw_recurrent_masks`, for a sequence that is run in several
         calls; drawn here if None. Raises ValueError where shapes, dtypes or devices do not fit.
         """
+        steps, batch_size = (x if tokens is None else tokens).shape[:2]
         if state is None:
-            state = self.zero_state(x.size(1))
+            state = self.zero_state(batch_size)
         options = self.options(slope, sampled=self.training or noise is not None)
         if options.boundary == "bernoulli" and noise is None:
-            noise = torch.rand(*x.shape[:2], self.num_layers, dtype=state.z.dtype, device=x.device)
+            noise = torch.rand(steps, batch_size, self.num_layers, dtype=state.z.dtype, device=x.device)
         if recurrent_masks is None:
-            recurrent_masks = self.draw_recurrent_masks(x.size(1))
+            recurrent_masks = self.draw_recurrent_masks(batch_size)
         return hm_lstm(
-            x, self.layers(), state, options, valid, noise, recurrent_masks, self.backend, self.recompute_chunks
+            x, self.layers(), state, options, valid, noise, recurrent_masks, self.backend, self.recompute_chunks, tokens
         )
 
     def options(self, slope: float, sampled: bool = False) -> RecurrenceOptions:
         """What `ops.hm_lstm` is called with. sampled: whether boundary="bernoulli" draws, or takes the step."""
         boundary = "step" if self.boundary == "bernoulli" and not sampled else self.boundary
         return RecurrenceOptions(
-            slope, boundary, self.nested_boundaries, self.top_boundary, float(self.detector_grad_scale)
+            slope,
+            boundary,
+            self.nested_boundaries,
+            self.top_boundary,
+            float(self.detector_grad_scale),
+            self.bfloat16_products,
         )
 
     def step(

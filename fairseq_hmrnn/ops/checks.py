@@ -46,13 +46,22 @@ def check_layers(layers: Sequence[LayerParameters]) -> None:
                 raise ValueError(f"{name} of layer {index} has shape {found}, expected {shape}")
 
 
-def check_tensors(x, layers, state, valid, noise, recurrent_masks, projected: bool = False) -> None:
+def check_tensors(x, layers, state, valid, noise, recurrent_masks, tokens=None, projected: bool = False) -> None:
     """Shapes against x and the layers; one device throughout, and the dtypes that `hm_lstm` says. projected: x is layer
     1's bottom-up product."""
     input_size = layers[0].weight_bottom_up.size(0 if projected else 1)
-    if x.dim() != 3 or x.size(2) != input_size:
-        raise ValueError(f"x must be (T, B, {input_size}) for these layers, got {tuple(x.shape)}")
-    steps, batch_size = x.shape[:2]
+    if tokens is None:
+        if x.dim() != 3 or x.size(2) != input_size:
+            raise ValueError(f"x must be (T, B, {input_size}) for these layers, got {tuple(x.shape)}")
+        steps, batch_size = x.shape[:2]
+    else:
+        if x.dim() != 2 or x.size(1) != input_size:
+            raise ValueError(f"with tokens x must be (symbols, {input_size}) for these layers, got {tuple(x.shape)}")
+        if tokens.dim() != 2 or tokens.dtype != torch.int64 or tokens.device != x.device:
+            raise ValueError(
+                f"tokens must be int64 (T, B) on {x.device}, got {tokens.dtype} {tuple(tokens.shape)} on {tokens.device}"
+            )
+        steps, batch_size = tokens.shape
     num_layers = len(layers)
     wanted = [("x", x, tuple(x.shape)), ("state.z", state.z, (batch_size, num_layers))]
     for name, tensors in (("state.h", state.h), ("state.c", state.c), ("recurrent_masks", recurrent_masks)):

@@ -23,13 +23,19 @@ DEFAULT_DROPOUT = 0.1  # of hmlstm_lm
 
 
 class Recipe:
-    """A recipe with settings of the user's over it, `section.name=value` as fairseq-hydra-train takes them."""
+    """A recipe with settings of the user's over it, `section.name=value`."""
 
     def __init__(self, name: str, settings: Sequence[str] = ()):
-        self.name, self.settings = name, [quoted(setting) for setting in settings]
-        values = OmegaConf.from_dotlist([setting.lstrip("+") for setting in self.settings])
+        self.name, settings = name, [quoted(setting) for setting in settings]
         loaded = OmegaConf.load(str(USER_DIR / "configs" / f"{name}.yaml"))
-        self.values = OmegaConf.to_container(OmegaConf.merge(loaded, values))
+        self.settings = [self._for_hydra(setting, loaded) for setting in settings]
+        self.values = OmegaConf.to_container(OmegaConf.merge(loaded, OmegaConf.from_dotlist(settings)))
+
+    @staticmethod
+    def _for_hydra(setting: str, loaded) -> str:
+        """hydra knows what belongs to a registered class only where the recipe names it: else it is to be added."""
+        section, _, name = setting.partition("=")[0].partition(".")
+        return setting if "_name" not in loaded.get(section, {}) or name in loaded[section] else f"+{setting}"
 
     def hmlstm_arguments(self, data: Path, folder: Path, root: Path = ROOT) -> List[str]:
         """Of fairseq-hydra-train, with the package of `root`."""
@@ -79,7 +85,7 @@ class Recipe:
 
 
 def quoted(setting: str) -> str:
-    """`a.b=.2,.05` as hydra takes it: a bare comma would be a sweep there."""
+    """`a.b=.2,.05` with quotes around what has a comma, which would be a sweep to hydra."""
     name, _, value = setting.partition("=")
     return f"{name}='{value}'" if "," in value and value[0] not in "'\"[{(" else setting
 

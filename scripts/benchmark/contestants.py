@@ -18,7 +18,8 @@ WORKER = Path(__file__).resolve().parent / "training_worker.py"
 class Contestant:
     """A candidate in one precision and batch size.
 
-    title: of the candidate. label: in tables, title and whatever else tells it from the others. command: of fairseq, with its arguments. log: file of what it prints. environment: of the process.
+    title: of the candidate. label: in tables, title and whatever else tells it from the others. command: of fairseq,
+    with its arguments. log: file of what it prints. environment: of the process.
     lstm: the sizes of an LSTM's language model, as `lstm_multiply_adds` takes them; None for an hmlstm_lm.
 
     The process starts at once; `wait_for_model` until it stands before its first update.

@@ -26,7 +26,7 @@ class Recipe:
     """A recipe with settings of the user's over it, `section.name=value`."""
 
     def __init__(self, name: str, settings: Sequence[str] = ()):
-        self.name, settings = name, [quoted(setting) for setting in settings]
+        self.name, settings = name, [quoted(setting.lstrip("+")) for setting in settings]
         loaded = OmegaConf.load(str(USER_DIR / "configs" / f"{name}.yaml"))
         self.settings = [self._for_hydra(setting, loaded) for setting in settings]
         self.values = OmegaConf.to_container(OmegaConf.merge(loaded, OmegaConf.from_dotlist(settings)))

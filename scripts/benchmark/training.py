@@ -75,7 +75,7 @@ def check(args):
         if not (args.data / file).is_file():
             raise ValueError(f"no {file} in {args.data}: prepare a text with scripts/prepare_text.py TEXT --dest DIR")
     for setting in args.settings:
-        name, equals, value = setting.partition("=")
+        name, equals, value = setting.lstrip("+").partition("=")
         if not equals or not value or "." not in name:
             raise ValueError(f"{setting!r} is no setting: give SECTION.NAME=VALUE, such as model.output_dim=256")
         if name in REFUSED:

@@ -19,6 +19,8 @@ RECIPES = sorted(path.stem for path in (USER_DIR / "configs").glob("*.yaml"))
 LSTM_USER_DIR = Path(__file__).resolve().parent / "nn_lstm_lm"
 HMLSTM = "hmlstm_lm"
 LSTMS = ("nn_lstm_lm", "lstm_lm")
+# Given otherwise, or a number that only the recipe's criterion logs.
+NOT_OF_LSTMS = {"common.user_dir", "task.data", "task.stateful", "checkpoint.best_checkpoint_metric"}
 DEFAULT_DROPOUT = 0.1  # of hmlstm_lm
 
 
@@ -48,7 +50,7 @@ class Recipe:
         for section, values in self.values.items():
             if section not in ("model", "criterion") and isinstance(values, dict):
                 for name, value in values.items():
-                    if f"{section}.{name}" not in ("common.user_dir", "task.data", "task.stateful"):
+                    if f"{section}.{name}" not in NOT_OF_LSTMS:
                         arguments += flag(section.replace("_", "-") if name == "_name" else name, value)
         sizes = {"hidden_size": hidden_size, "embed_dim": self.embed_dim}
         if model == "nn_lstm_lm":

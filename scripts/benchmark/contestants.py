@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import statistics
 import subprocess
 import sys
@@ -71,8 +72,7 @@ class Contestant:
         line = self._process.stdout.readline()
         if line:
             return json.loads(line)
-        printed = [line for line in self.log.read_text(errors="replace").splitlines() if line.strip()]
-        raise SystemExit(f"{self.label} does not train (all of it: {self.log}): {printed[-1] if printed else 'no log'}")
+        raise SystemExit(f"{self.label} does not train (all of it: {self.log}): {reason(self.log)}")
 
     @property
     def symbols(self) -> float:
@@ -120,3 +120,10 @@ class Contestant:
         """How many times as many characters a second as another, turn by turn."""
         per_second = self.symbols / other.symbols
         return [per_second * theirs / own for own, theirs in zip(self.seconds, other.seconds)]
+
+
+def reason(log: Path) -> str:
+    """The line of a command's output that says why it ended."""
+    lines = log.read_text(errors="replace").splitlines()
+    errors = [line for line in lines if re.match(r"[\w.]*(Error|Exception): |Could not override |\S+: error: ", line)]
+    return (errors or list(filter(str.strip, lines)) or ["it printed nothing"])[-1]

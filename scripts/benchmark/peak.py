@@ -14,7 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-SHAPES = ((6400, 512, 512), (6400, 512, 2048), (2048, 2048, 2048))  # rows, inner, columns
+SHAPES = ((6400, 512, 512), (2048, 1024, 1024), (1536, 1536, 1536))  # rows, inner, columns
 PRECISIONS = ("float32", "bf16")
 REPEATS = 3
 

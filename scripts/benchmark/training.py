@@ -39,7 +39,7 @@ REFUSED = {
 }
 # Nothing but updates: no validation, no checkpoints, no end; batches are made when it is their candidate's turn.
 OPTIONS = "common.cpu=true dataset.num_workers=0 dataset.data_buffer_size=0 dataset.disable_validation=true".split()
-OPTIONS += "checkpoint.no_save=true optimization.max_epoch=0 lr_scheduler.lr_patience=1000000".split()
+OPTIONS += "checkpoint.no_save=true optimization.max_epoch=0 optimization.max_update=0".split()
 
 
 def parse_args():

@@ -56,16 +56,19 @@ def test_an_lstm_is_given_equal_parameters(benchmark, parameters, output_size):
     assert abs(found / parameters - 1) < 0.01
 
 
-def test_nn_lstm_lm_carries_its_state(benchmark):
-    """Two windows of a stream are one sequence; a row that is reset, and every row of window 0, starts from zeros."""
-    lm = benchmark("nn_lstm_lm")
-    dictionary = Dictionary()
+def nn_lstm_lm(benchmark):
+    """A small one over 9 symbols."""
+    lm, dictionary = benchmark("nn_lstm_lm"), Dictionary()
     for symbol in "abcde":
         dictionary.add_symbol(symbol)
     torch.manual_seed(0)
     cfg = lm.NNLSTMLanguageModelConfig(embed_dim=6, hidden_size=5, num_layers=2, dropout=0.0)
-    model = lm.NNLSTMLanguageModel(lm.NNLSTMDecoder(cfg, dictionary))
-    tokens = torch.randint(2, 9, (3, 8))
+    return lm.NNLSTMLanguageModel(lm.NNLSTMDecoder(cfg, dictionary))
+
+
+def test_nn_lstm_lm_carries_its_state(benchmark):
+    """Two windows of a stream are one sequence; a row that is reset, and every row of window 0, starts from zeros."""
+    model, tokens = nn_lstm_lm(benchmark), torch.randint(2, 9, (3, 8))
     for mode in (True, False):
         model.train(mode)
         whole, _ = model(tokens)
@@ -77,6 +80,42 @@ def test_nn_lstm_lm_carries_its_state(benchmark):
             torch.testing.assert_close(second[::2], whole[::2, 5:])
             alone = whole[1:2, 5:] if not mode else model(tokens[1:2, 5:])[0]  # evaluation never forgets
             torch.testing.assert_close(second[1:2], alone)
+
+
+class Trainer:
+    """What the breakdown asks of fairseq's: a model, a criterion over it, and gradients to forget."""
+
+    def __init__(self, model):
+        self.model, self.criterion = model, torch.nn.Module()
+        self.criterion.forward = lambda tokens: -model.get_normalized_probs(model(tokens), log_probs=True).mean()
+
+    def get_model(self):
+        return self.model
+
+    def get_criterion(self):
+        return self.criterion
+
+    def zero_grad(self):
+        self.model.zero_grad()
+
+
+def test_breakdown_knows_the_parts_of_both_passes(benchmark, monkeypatch):
+    """Also what a kernel counts of itself; and nothing of it stays behind."""
+    model, tokens = nn_lstm_lm(benchmark), torch.randint(2, 9, (3, 8))
+    trainer, counts = Trainer(model), iter([1.0, 3.5])
+    names = ("forward products", "backward gates")
+    monkeypatch.setattr(
+        "fairseq_hmrnn.ops.cpu.kernel_seconds", lambda: dict.fromkeys(names, next(counts)), raising=False
+    )
+    with benchmark("breakdown").Breakdown(trainer) as found:
+        trainer.zero_grad()
+        trainer.criterion(tokens).backward()
+    parts = ("embedding", "recurrence", "softmax")
+    assert all(found.seconds[part] > 0 < found.seconds[f"{part}, backward"] for part in parts)
+    assert found.seconds["criterion"] > 0 < found.seconds["optimizer"]
+    kernel = {name: seconds for name, seconds in found.seconds.items() if name.endswith(("of it products", "gates"))}
+    assert kernel == {"recurrence, of it products": 2.5, "recurrence, backward, of it gates": 2.5}
+    assert "zero_grad" not in vars(trainer) and not any(module._forward_hooks for module in model.modules())
 
 
 def test_settings_reach_either_command(benchmark, tmp_path):

@@ -60,7 +60,9 @@ class Breakdown:
         self._undo.close()
         self.seconds = seconds_by_part(self._profile.events())
         for name, seconds in kernel_seconds().items():
-            self.seconds[f"recurrence, of it {name}"] = seconds - self._kernel.get(name, 0.0)
+            direction, _, what = name.partition(" ")
+            outer = "recurrence, backward" if direction == "backward" else "recurrence"
+            self.seconds[f"{outer}, of it {what}"] = seconds - self._kernel.get(name, 0.0)
 
     def _module(self, module, part) -> None:
         scopes = []
@@ -87,7 +89,8 @@ class Breakdown:
 
 
 def kernel_seconds() -> Dict[str, float]:
-    """Seconds so far inside the compiled recurrence, by name, where it counts them: `ops.cpu.kernel_seconds()`."""
+    """Seconds so far inside the compiled recurrence where it counts them, `ops.cpu.kernel_seconds()`: by names such as
+    "forward products" and "backward gates"."""
     try:
         cpu = importlib.import_module("fairseq_hmrnn.ops.cpu")
     except ImportError:

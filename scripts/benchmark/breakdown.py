@@ -15,7 +15,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
 SCOPE = "part: "
-BACKWARD = "autograd::engine::evaluate_function: "
+BACKWARD, NODE = "autograd::engine::evaluate_function: ", 1  # a name's begin; the scope of the node's own call inside
 MODEL, CRITERION, OPTIMIZER, AUTOGRAD, REST = "model, rest", "criterion", "optimizer", "autograd, rest", "fairseq, rest"
 # A decoder's modules, of every model that the benchmarks know, and the part each belongs to.
 MODULES = {
@@ -127,7 +127,8 @@ def _scope(event):
 def _own_part(event, part_of_number):
     """The part whose scope, or whose node of the graph, an event is; None for one inside."""
     if event.name.startswith(BACKWARD):
-        part = part_of_number.get(event.sequence_nr)
+        nodes = (child.sequence_nr for child in event.cpu_children if child.scope == NODE)
+        part = part_of_number.get(event.sequence_nr if event.sequence_nr >= 0 else next(nodes, -1))  # torch before 2
         return AUTOGRAD if part is None else f"{part}, backward"
     return _scope(event)
 
@@ -153,7 +154,7 @@ def _parts_by_sequence_number(events) -> Dict[int, str]:
     """Operations that make no node have the number of the next that does, so the last with a number is its maker."""
     parts = {}
     for event in sorted(events, key=lambda event: event.time_range.start):
-        if event.sequence_nr < 0 or event.name.startswith(BACKWARD) or event.scope == 1:  # 1: a node's own call
+        if event.sequence_nr < 0 or event.name.startswith(BACKWARD) or event.scope == NODE:
             continue
         outer = event
         while outer is not None and _scope(outer) is None:

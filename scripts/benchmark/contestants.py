@@ -123,7 +123,7 @@ class Contestant:
 
 
 def reason(log: Path) -> str:
-    """The line of a command's output that says why it ended."""
+    """The line of a command's output that says why it ended: the first error, for what follows may come of it."""
     lines = log.read_text(errors="replace").splitlines()
     errors = [line for line in lines if re.match(r"[\w.]*(Error|Exception): |Could not override |\S+: error: ", line)]
-    return (errors or list(filter(str.strip, lines)) or ["it printed nothing"])[-1]
+    return (errors or list(filter(str.strip, lines))[-1:] or ["it printed nothing"])[0]

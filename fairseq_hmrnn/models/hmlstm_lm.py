@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 from typing import Optional
@@ -13,7 +14,9 @@ from . import hub
 from .architectures import register_architectures
 from .carried_state import CarriedState
 from .config import HMLSTMLanguageModelConfig
+from .embeddings import check_criterion, load_embedding
 from .hmlstm_decoder import HMLSTMDecoder
+from .pretrained import StartsFromFiles
 
 # Sizes and slopes of the published experiments (arXiv 1609.01704, section 4), which state no dropout.
 logger = logging.getLogger(__name__)
@@ -27,7 +30,7 @@ PUBLISHED = {
 
 
 @register_model("hmlstm_lm", dataclass=HMLSTMLanguageModelConfig)
-class HMLSTMLanguageModel(FairseqLanguageModel):
+class HMLSTMLanguageModel(StartsFromFiles, FairseqLanguageModel):
     """Language model of "Hierarchical Multiscale Recurrent Neural Networks" (arXiv 1609.01704).
 
     Its state goes from one window of a stream to the next where a batch names stream and window (`data/streams.py`);
@@ -47,7 +50,11 @@ class HMLSTMLanguageModel(FairseqLanguageModel):
                 f"the slope stays {cfg.slope}: {type(task).__name__} does not tell a model the epoch, slope-per-epoch "
                 "wants --task hmlstm_language_modeling; slope-per-update works with any task"
             )
-        return cls(HMLSTMDecoder(cfg, task.source_dictionary, task.target_dictionary))
+        check_criterion(cfg)
+        model = cls(HMLSTMDecoder(cfg, task.source_dictionary, task.target_dictionary))
+        load = functools.partial(load_embedding, model.decoder.embed_tokens, task.source_dictionary)
+        model.start_from("decoder-embed-path", cfg.decoder_embed_path, load)
+        return model
 
     @classmethod
     def from_pretrained(cls, model_name_or_path, checkpoint_file=None, data_name_or_path=None, **kwargs):
@@ -70,6 +77,7 @@ class HMLSTMLanguageModel(FairseqLanguageModel):
     ):
         """As the decoder. src_tokens: (B, T), which is window number `window` of `stream` if that is given; reset: (B,)
         bool, the rows whose state starts from zeros (in training; evaluation never forgets)."""
+        self.check_files()
         if stream is None:
             return self.decoder(src_tokens, **kwargs)
         carried = self.training_state if self.training else self.evaluation_state

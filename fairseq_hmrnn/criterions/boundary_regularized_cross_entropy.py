@@ -147,7 +147,7 @@ class BoundaryRegularizedCrossEntropy(CrossEntropyCriterion):
 
     def _cross_entropy(self, model, net_output, sample, reduce):
         """What to minimise and -log p; the same but for label smoothing in training."""
-        adaptive_softmax = getattr(model.decoder, "adaptive_softmax", None) if hasattr(model, "decoder") else None
+        adaptive_softmax = getattr(getattr(model, "decoder", None), "adaptive_softmax", None)
         if self.label_smoothing == 0 or not model.training:
             if adaptive_softmax is None:
                 nll, _ = self.compute_loss(model, net_output, sample, reduce=reduce)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import os
 from typing import Optional
 
 from fairseq.models import FairseqLanguageModel, register_model
@@ -63,9 +62,7 @@ class HMLSTMLanguageModel(StartsFromFiles, FairseqLanguageModel):
         model_name_or_path: a checkpoint, or a folder with checkpoint_best.pt. checkpoint_file: its name there, several
         with ":" between them for an ensemble. The other arguments: see `hub.load`.
         """
-        names = [""] if checkpoint_file is None else checkpoint_file.split(os.pathsep)
-        paths = [os.path.join(model_name_or_path, name) if name else model_name_or_path for name in names]
-        return hub.load(paths, data_name_or_path, **kwargs)
+        return hub.load(hub.split_checkpoints(model_name_or_path, checkpoint_file), data_name_or_path, **kwargs)
 
     def forward(
         self,

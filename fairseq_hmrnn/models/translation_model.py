@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import functools
+import glob
+import os
 
+from fairseq import checkpoint_utils
 from fairseq.models import FairseqEncoderDecoderModel
 
+from . import hub
 from .embeddings import check_criterion, check_shared_embeddings, load_embedding
 from .hmlstm_encoder import HMLSTMEncoder
 from .pretrained import DECODER_PARTS, ENCODER_PARTS, StartsFromFiles, load_pretrained
@@ -36,6 +40,27 @@ class TranslationModel(StartsFromFiles, FairseqEncoderDecoderModel):
             load = functools.partial(load_pretrained, part, parts=names)
             model.start_from(f"load-pretrained-{name}-from", path, load)
         return model
+
+    @classmethod
+    def from_pretrained(cls, model_name_or_path, checkpoint_file=None, data_name_or_path=None, **kwargs):
+        """fairseq's hub interface of a trained model: translate, encode, decode, generate.
+
+        model_name_or_path: a checkpoint, or a folder with checkpoint_best.pt. checkpoint_file: its name there, several
+        with ":" between them for an ensemble. data_name_or_path: the folder with the dictionaries; None: that of the
+        checkpoint if it has them, else the one it was trained on. kwargs: options to change, such as
+        `bpe="sentencepiece", sentencepiece_model=PATH`.
+        """
+        paths = [hub.find_checkpoint(path) for path in hub.split_checkpoints(model_name_or_path, checkpoint_file)]
+        folder = os.path.dirname(os.path.abspath(paths[0]))
+        names = os.pathsep.join(os.path.relpath(path, folder) for path in paths)
+        if data_name_or_path is None and glob.glob(os.path.join(glob.escape(folder), "dict.*.txt")):
+            data_name_or_path = folder
+        elif data_name_or_path is None:
+            cfg = checkpoint_utils.load_checkpoint_to_cpu(paths[0])["cfg"]
+            data_name_or_path = str(cfg.task.data).split(os.pathsep)[0]
+        if not os.path.isdir(data_name_or_path):
+            raise FileNotFoundError(f"no folder {data_name_or_path}: name the one with the dictionaries as data")
+        return super().from_pretrained(folder, names, os.path.abspath(data_name_or_path), **kwargs)
 
     def forward(self, *args, **kwargs):
         """As every encoder-decoder model of fairseq: src_tokens, src_lengths, prev_output_tokens."""

@@ -6,6 +6,7 @@ from fairseq.models import register_model
 from fairseq.models.lstm import LSTMDecoder
 from torch import Tensor
 
+from . import scripting
 from .architectures import register_architectures
 from .embeddings import parse_cutoffs, ties_output
 from .hmlstm_encoder import HMLSTMEncoder, InitialState, encoder_extra
@@ -55,6 +56,7 @@ class HMLSTMLSTMModel(TranslationModel):
     """HM-LSTM encoder and fairseq's LSTM decoder."""
 
     decoder_class = HMLSTMLSTMDecoder
+    scripted_decoder = scripting.LSTMDecoder
 
 
 DECODER = {"decoder_embed_dim": 256, "decoder_hidden_size": 256, "decoder_out_embed_dim": 256}

@@ -7,6 +7,7 @@ from fairseq.models.transformer import Embedding, TransformerConfig, Transformer
 from fairseq.models.transformer.transformer_config import DecoderConfig, EncDecBaseConfig
 from torch import Tensor
 
+from . import scripting
 from .architectures import register_architectures
 from .embeddings import parse_cutoffs, ties_output
 from .hmlstm_encoder import HMLSTMEncoder, encoder_extra
@@ -52,6 +53,7 @@ class HMLSTMTransformerModel(TranslationModel):
     """HM-LSTM encoder and fairseq's Transformer decoder."""
 
     decoder_class = HMLSTMTransformerDecoder
+    scripted_decoder = scripting.TransformerDecoder
 
 
 TINY_DECODER = {"decoder_layers": 2, "decoder_embed_dim": 64, "decoder_ffn_embed_dim": 128}

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+
 import fairseq.trainer
+from fairseq import checkpoint_utils
 from fairseq.models import ema
 from torch import nn
 
@@ -11,9 +14,9 @@ from .translation_model import TranslationModel
 
 
 class MovingAverage(ema.EMA):
-    """fairseq's, but for three things: integers of a model (its progress, its dictionary's fingerprint) are copied, for
-    they have no mean; a weight that a model has under two names decays once an update, not twice; and after a restart
-    `--ema-update-freq` goes on counting where it was."""
+    """fairseq's, but for four things: integers of a model (its progress, its dictionary's fingerprint) are copied, for
+    they have no mean; a weight that a model has under two names decays once an update, not twice; an adaptive softmax
+    can be averaged; and after a restart `--ema-update-freq` goes on counting where it was."""
 
     def __init__(self, model, config, device=None, skip_keys=None):
         integers = {name for name, tensor in model.state_dict().items() if not tensor.is_floating_point()}
@@ -29,6 +32,10 @@ class MovingAverage(ema.EMA):
             self.update_freq_counter = (updates - 1) % self.config.ema_update_freq
         super().step(new_model, updates)
 
+    def restore(self, state_dict, build_fp32_params=False):
+        """Load averaged weights; what fairseq leaves out, the version that its adaptive softmax asks for, stays."""
+        super().restore({**self.model.state_dict(), **state_dict}, build_fp32_params)
+
 
 def separate_tied(model: nn.Module) -> None:
     """Give every name of a parameter a parameter of its own, of the same value."""
@@ -41,11 +48,20 @@ def separate_tied(model: nn.Module) -> None:
 
 
 def install() -> None:
-    """Have fairseq's trainer average models of this package, and no others, as above."""
-    build = fairseq.trainer.build_ema
+    """Have fairseq's trainer average models of this package, and no others, as above; and let an average begin where
+    training goes on from a checkpoint without one: fairseq has thrown the weights away when it wants to."""
+    build, load = fairseq.trainer.build_ema, checkpoint_utils.load_checkpoint_to_cpu
 
     def build_ema(model, cfg, device):
         ours = isinstance(model, (HMLSTMLanguageModel, TranslationModel))
         return (MovingAverage if ours else build)(model, cfg, device)
 
+    @functools.wraps(load)
+    def load_checkpoint_to_cpu(path, *args, **kwargs):
+        checkpoint = load(path, *args, **kwargs)
+        if "load_on_all_ranks" in kwargs:  # the trainer calls
+            checkpoint["extra_state"].setdefault("ema", checkpoint["model"])
+        return checkpoint
+
     fairseq.trainer.build_ema = build_ema
+    checkpoint_utils.load_checkpoint_to_cpu = load_checkpoint_to_cpu

@@ -9,16 +9,18 @@ import os
 from fairseq import checkpoint_utils
 from fairseq.models import FairseqEncoderDecoderModel
 
-from . import hub
+from . import hub, scripting
 from .embeddings import check_criterion, check_shared_embeddings, load_embedding
 from .hmlstm_encoder import HMLSTMEncoder
 from .pretrained import DECODER_PARTS, ENCODER_PARTS, StartsFromFiles, load_pretrained
 
 
 class TranslationModel(StartsFromFiles, FairseqEncoderDecoderModel):
-    """An HM-LSTM encoder and, by subclass, a decoder: `decoder_class(cfg, dictionary, encoder)`."""
+    """An HM-LSTM encoder and, by subclass, a decoder, `decoder_class(cfg, dictionary, encoder)`, and what
+    torch.jit.script reads in its place, `scripted_decoder(decoder)`."""
 
     decoder_class = None
+    scripted_decoder = None
 
     @classmethod
     def build_model(cls, cfg, task):
@@ -61,6 +63,10 @@ class TranslationModel(StartsFromFiles, FairseqEncoderDecoderModel):
         if not os.path.isdir(data_name_or_path):
             raise FileNotFoundError(f"no folder {data_name_or_path}: name the one with the dictionaries as data")
         return super().from_pretrained(folder, names, os.path.abspath(data_name_or_path), **kwargs)
+
+    def __prepare_scriptable__(self):
+        """Called by torch.jit.script for what it is to read. For inference alone: see scripting.py."""
+        return scripting.Translation(scripting.Encoder(self.encoder), self.scripted_decoder(self.decoder))
 
     def forward(self, *args, **kwargs):
         """As every encoder-decoder model of fairseq: src_tokens, src_lengths, prev_output_tokens."""

@@ -48,8 +48,8 @@ class HMLSTMLanguageModelingTask(StatefulLanguageModelingTask):
 
     @classmethod
     def setup_dictionary(cls, args, task_state=None, from_checkpoint=False, **kwargs):
-        """The dictionaries of the data folder, or of a checkpoint whose `task_state` is given. None where the folder has
-        none and fairseq loads a checkpoint, the language model of --lm-path: `load_state_dict` follows."""
+        """The dictionaries of the data folder, or of a checkpoint whose `task_state` is given. None where the folder
+        has none and fairseq loads a checkpoint, the language model of --lm-path: `load_state_dict` follows."""
         if task_state and "dictionary" in task_state:
             source = task_state["dictionary"]
         elif args.data:
@@ -75,8 +75,8 @@ class HMLSTMLanguageModelingTask(StatefulLanguageModelingTask):
         return {**super().state_dict(), "dictionary": entries}
 
     def load_state_dict(self, state_dict):
-        """Of a checkpoint: the dictionary too, if there was none in the data folder. ValueError if that folder is one of
-        translation data and this is no dictionary of it; FileNotFoundError if the checkpoint has none either."""
+        """Of a checkpoint: the dictionary too, if there was none in the data folder. ValueError if that folder is one
+        of translation data and this is no dictionary of it; FileNotFoundError if the checkpoint has none either."""
         super().load_state_dict(state_dict)
         if self.dictionary is not None:
             return

@@ -42,10 +42,10 @@ class HMLSTMTransformerDecoder(TransformerDecoderBase):
         shared = encoder.embed_tokens if cfg.share_all_embeddings else None
         super().__init__(config, dictionary, shared or Embedding(len(dictionary), dim, dictionary.pad()))
 
-    def forward(self, prev_output_tokens: Tensor, encoder_out=None, incremental_state=None, **options):
-        """Logits (B, T, V) after each of prev_output_tokens (B, T), and what `encoder_extra` tells."""
-        logits, extra = super().forward(prev_output_tokens, encoder_out, incremental_state, **options)
-        return logits, {**extra, **encoder_extra(encoder_out, extra["attn"][0])}
+    def extract_features(self, prev_output_tokens: Tensor, encoder_out=None, incremental_state=None, *args, **options):
+        """fairseq's, of which `forward` makes logits, and beside it what `encoder_extra` tells."""
+        found = super().extract_features(prev_output_tokens, encoder_out, incremental_state, *args, **options)
+        return found[0], {**found[1], **encoder_extra(encoder_out, found[1]["attn"][0])}
 
 
 @register_model("hmlstm_transformer", dataclass=HMLSTMTransformerConfig)

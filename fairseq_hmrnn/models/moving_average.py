@@ -60,7 +60,7 @@ def install() -> None:
     def load_checkpoint_to_cpu(path, *args, **kwargs):
         checkpoint = load(path, *args, **kwargs)
         if "load_on_all_ranks" in kwargs:  # the trainer calls
-            checkpoint["extra_state"].setdefault("ema", checkpoint["model"])
+            checkpoint.get("extra_state", {}).setdefault("ema", checkpoint.get("model"))
         return checkpoint
 
     fairseq.trainer.build_ema = build_ema

@@ -3,12 +3,14 @@
 import os
 import random
 import re
+import runpy
+import sys
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import TASK, TRAIN, run, run_forked
-from fairseq.data import Dictionary
+from conftest import ROOT, TASK, TRAIN, run, run_forked
+from fairseq import checkpoint_utils
 from test_cli import lines_of, same, values
 
 from fairseq_hmrnn.models import HMLSTMLanguageModel, HMLSTMModel
@@ -93,14 +95,14 @@ def checkpoint(folder, name):
 
 def test_no_data_worker_outlives_its_epoch(data, tmp_path):
     """Every worker that is left is waited for for five seconds."""
-    options = [*TASK, *TRAIN, "--num-workers", 2, "--max-epoch", 3, "--no-save", "--save-dir", tmp_path]
+    options = [*TASK, *TRAIN, "--num-workers", 2, "--max-epoch", 6, "--no-save", "--save-dir", tmp_path]
     parts = os.pathsep.join([str(data), str(data)])  # loaded anew in every epoch
     jobs = {"streams": [data, "--stateful"], "parts": [parts], "both": [parts, "--stateful"]}
     run_forked([[("fairseq-train", [*job, *options], tmp_path / f"{name}.log")] for name, job in jobs.items()])
     for name in jobs:
         log = (tmp_path / f"{name}.log").read_text(encoding="utf-8")
-        assert log.count("begin validation") == 3 and "can only test a child process" not in log
-        assert float(re.search(r"done training in ([0-9.]+) seconds", log).group(1)) < 4.5, name
+        assert log.count("begin validation") == 6 and "can only test a child process" not in log
+        assert float(re.search(r"done training in ([0-9.]+) seconds", log).group(1)) < 8, name
 
 
 def test_the_moving_average_goes_on_bit_for_bit(models):
@@ -121,9 +123,10 @@ def test_a_moving_average_may_begin_at_a_restart(models):
     assert 0 < (average - weights).abs().max() < 0.1
 
 
-def test_the_moving_average_can_be_evaluated(models, tmp_path):
-    command = ["scripts/average_checkpoints.py", "--ema", "--out", tmp_path / "ema.pt"]
-    run(*command, models / "whole" / "checkpoint_last.pt")
+def test_the_moving_average_can_be_evaluated(models, tmp_path, monkeypatch):
+    script, out = str(ROOT / "scripts" / "average_checkpoints.py"), str(tmp_path / "ema.pt")
+    monkeypatch.setattr(sys, "argv", [script, str(models / "whole" / "checkpoint_last.pt"), "--ema", "--out", out])
+    runpy.run_path(script, run_name="__main__")
     average, weights = checkpoint(models, "whole")["extra_state"]["ema"], checkpoint(models, "whole")["model"]
     lm = HMLSTMLanguageModel.from_pretrained(str(tmp_path / "ema.pt"))
     found = lm.models[0].state_dict()
@@ -131,8 +134,9 @@ def test_the_moving_average_can_be_evaluated(models, tmp_path):
     assert torch.equal(found.pop(name), weights[name])
     assert all(torch.equal(tensor, average[name]) for name, tensor in found.items())
     assert lm.score("ka lumo").bits_per_character > 0
-    refused = run(*command, models / "words" / "checkpoint_last.pt", check=False)
-    assert refused.returncode != 0 and refused.stdout.count("\n") == 1 and "train with --store-ema" in refused.stdout
+    sys.argv[1] = str(models / "words" / "checkpoint_last.pt")
+    with pytest.raises(SystemExit, match="train with --store-ema"):
+        runpy.run_path(script, run_name="__main__")
 
 
 def test_adaptive_softmax_trains_and_scores(models, pairs):
@@ -166,15 +170,13 @@ def test_a_language_model_joins_the_search_with_the_dictionary_of_its_checkpoint
     assert len(alone) == len(fused) == 13 and all(alone[number] != fused[number] for number in alone)
     state = checkpoint(models, "words")
     state["task_state"]["dictionary"][0][0] = "other"
-    dictionary = Dictionary()
-    for symbol, count in state["task_state"]["dictionary"]:
-        dictionary.add_symbol(symbol, count)
-    state["model"].pop("decoder.dictionary_fingerprint.fingerprint")
     torch.save(state, tmp_path / "other.pt")
-    command = [pairs / "bin", "--user-dir", "fairseq_hmrnn", "--task", "translation", "--cpu", "--path"]
-    command += [models / "translator" / "checkpoint_last.pt", "--lm-path", tmp_path / "other.pt"]
-    refused = run("fairseq-generate", *command, check=False).stdout.splitlines()[-1]
-    assert "the language model's dictionary is not among" in refused and "--srcdict" in refused
+    with pytest.raises(ValueError, match="the language model's dictionary is not among .*--srcdict"):
+        checkpoint_utils.load_model_ensemble([str(tmp_path / "other.pt")], {"data": str(pairs / "bin")})  # as generate
+    del state["task_state"]["dictionary"]
+    torch.save(state, tmp_path / "none.pt")
+    with pytest.raises(FileNotFoundError, match="does not carry its dictionary: copy its dict.txt"):
+        checkpoint_utils.load_model_ensemble([str(tmp_path / "none.pt")], {"data": str(pairs / "bin")})
 
 
 @pytest.fixture(scope="module")
@@ -225,7 +227,6 @@ def test_a_model_of_words_stops_at_the_end_of_a_line(lm, models):
         lm.sample("the", end="never")
     command = ["scripts/sample.py", models / "words" / "checkpoint_last.pt", "--length", 60, "--seed", 3]
     assert run(*command).stdout.count("\n") == 1
-    assert run(*command, "--end", "length").stdout.count("\n") > 1
 
 
 def test_translation_models_load_from_their_folder(models, pairs):

@@ -207,6 +207,15 @@ def test_fairseqs_calls_of_the_hub(lm):
     assert [len(score.bits) for score in lm.score([text, "the"], verbose=False)] == [3, 1]
 
 
+def test_temperature_divides_the_log_probabilities_of_an_adaptive_softmax(lm):
+    text = torch.tensor([lm.begin, *lm.encode("the house is").tolist()])
+    with torch.no_grad():
+        log_probs = lm.models[0].get_normalized_probs(lm.models[0](text.unsqueeze(0)), log_probs=True)[0]
+    expected = (log_probs / 0.5).log_softmax(1)[:3].gather(1, text[1:].unsqueeze(1)).squeeze(1)
+    found = lm.generate([text[1:]], beam=1, temperature=0.5, max_len_b=1)[0][0]["positional_scores"]
+    torch.testing.assert_close(found[:3], expected, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("options, name", [({"beem": 3}, "beem"), ({"beam": 3, "top_k": 4}, "top_k")])
 def test_options_that_nobody_has_are_refused(lm, options, name):
     with pytest.raises(TypeError, match=name):

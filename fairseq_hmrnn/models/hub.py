@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import glob
 import math
 import os
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Union
@@ -61,6 +62,14 @@ def split_checkpoints(path: str, names: Optional[str]) -> List[str]:
     return [os.path.join(path, name) if name else path for name in (names or "").split(os.pathsep)]
 
 
+def data_folder(data: str, checkpoint: str) -> str:
+    """`data`, or where it begins with "." the folder of that name seen from the checkpoint's, as in fairseq's hub, if
+    it has a dictionary."""
+    seen_from_there = os.path.join(os.path.dirname(os.path.abspath(checkpoint)), data)
+    there = data.startswith(".") and glob.glob(os.path.join(glob.escape(seen_from_there), "dict*.txt"))
+    return seen_from_there if there else data
+
+
 def load(paths: Sequence[str], data: Optional[str] = None, **overrides) -> LanguageModelHub:
     """Load one checkpoint, or several as an ensemble.
 
@@ -82,6 +91,7 @@ def load(paths: Sequence[str], data: Optional[str] = None, **overrides) -> Langu
                 f"{paths[0]} does not carry its dictionary: give the folder that has its dict.txt as data"
             )
     if data is not None:
+        data = data_folder(data, paths[0])
         task_state, overrides, cfg.task.data = {}, {**overrides, "data": data}, data
     task = tasks.setup_task(cfg.task, task_state=task_state)
     models, cfg, task = checkpoint_utils.load_model_ensemble_and_task(

@@ -56,10 +56,11 @@ class TranslationModel(StartsFromFiles, FairseqEncoderDecoderModel):
         folder = os.path.dirname(os.path.abspath(paths[0]))
         names = os.pathsep.join(os.path.relpath(path, folder) for path in paths)
         if data_name_or_path is None and glob.glob(os.path.join(glob.escape(folder), "dict.*.txt")):
-            data_name_or_path = folder
+            data_name_or_path = "."
         elif data_name_or_path is None:
             cfg = checkpoint_utils.load_checkpoint_to_cpu(paths[0])["cfg"]
             data_name_or_path = str(cfg.task.data).split(os.pathsep)[0]
+        data_name_or_path = hub.data_folder(data_name_or_path, paths[0])
         if not os.path.isdir(data_name_or_path):
             raise FileNotFoundError(f"no folder {data_name_or_path}: name the one with the dictionaries as data")
         return super().from_pretrained(folder, names, os.path.abspath(data_name_or_path), **kwargs)

@@ -12,7 +12,7 @@ from fairseq.dataclass import ChoiceEnum
 from fairseq.sequence_scorer import SequenceScorer
 from fairseq.tasks import register_task
 
-from ..compat import keep_prompt_spaces
+from ..compat import is_loading_model, keep_prompt_spaces
 from ..data.characters import CharacterCodec, CharacterDictionary, is_character_dictionary
 from ..generation import PromptedGenerator
 from ..models.windows import output_symbols
@@ -47,7 +47,7 @@ class HMLSTMLanguageModelingTask(StatefulLanguageModelingTask):
     """
 
     @classmethod
-    def setup_dictionary(cls, args, task_state=None, from_checkpoint=False, **kwargs):
+    def setup_dictionary(cls, args, task_state=None, **kwargs):
         """The dictionaries of the data folder, or of a checkpoint whose `task_state` is given. None where the folder
         has none and fairseq loads a checkpoint, the language model of --lm-path: `load_state_dict` follows."""
         if task_state and "dictionary" in task_state:
@@ -55,7 +55,7 @@ class HMLSTMLanguageModelingTask(StatefulLanguageModelingTask):
         elif args.data:
             source = os.path.join(utils.split_paths(args.data)[0], "dict.txt")
             if not os.path.exists(source):
-                if from_checkpoint:
+                if is_loading_model():
                     return None, None
                 raise FileNotFoundError(f"no {source}: prepare a text with scripts/prepare_text.py TEXT --dest DIR")
         else:

@@ -49,7 +49,7 @@ def separate_tied(model: nn.Module) -> None:
 
 def install() -> None:
     """Have fairseq's trainer average models of this package, and no others, as above; and let an average begin where
-    training goes on from a checkpoint without one: fairseq has thrown the weights away when it wants to."""
+    training goes on from a checkpoint without one: fairseq has let go of the weights before it asks for them."""
     build, load = fairseq.trainer.build_ema, checkpoint_utils.load_checkpoint_to_cpu
 
     def build_ema(model, cfg, device):

@@ -238,6 +238,16 @@ def test_a_model_of_words_stops_at_the_end_of_a_line(lm, models):
     assert run(*command).stdout.count("\n") == 1
 
 
+@pytest.mark.parametrize("name, hub", [("words", HMLSTMLanguageModel), ("translator", HMLSTMModel)])
+def test_checkpoints_older_than_an_option_load(models, tmp_path, name, hub):
+    state = checkpoint(models, name)
+    for option in ("criterion_name", "decoder_embed_path", "encoder_embed_path", "share_all_embeddings"):
+        state["cfg"]["model"].pop(option, None)
+    torch.save(state, tmp_path / "older.pt")
+    weights = hub.from_pretrained(str(tmp_path / "older.pt")).models[0].state_dict()
+    assert same(weights, state["model"])
+
+
 def test_translation_models_load_from_their_folder(models, pairs):
     hub = HMLSTMModel.from_pretrained(str(models / "translator"))
     source = (pairs / "test.de").read_text(encoding="utf-8").splitlines()[:3]

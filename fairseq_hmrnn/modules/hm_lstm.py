@@ -78,6 +78,7 @@ class HMLSTM(nn.Module):
         self.forget_bias = forget_bias
         self.detector_bias = detector_bias
         self.recurrent_dropout = recurrent_dropout
+        self.retain_dropout = False  # True: in evaluation too
         self.backend = backend
         self.recompute_chunks = recompute_chunks
         self.bfloat16_products = bfloat16_products
@@ -227,8 +228,9 @@ class HMLSTM(nn.Module):
         return pack_layers(self.layers(), self.backend)
 
     def draw_recurrent_masks(self, batch_size: int) -> Optional[Tuple[Tensor, ...]]:
-        """Masks of recurrent dropout for a batch, tuple over layers of (B, H_l); None outside training or without."""
-        if not self.training or self.recurrent_dropout == 0:
+        """Masks of recurrent dropout for a batch, tuple over layers of (B, H_l); None without it, and in evaluation
+        unless `retain_dropout` is set."""
+        if self.recurrent_dropout == 0 or not (self.training or self.retain_dropout):
             return None
         keep, like = 1 - self.recurrent_dropout, self.zero_state(0).z
         return tuple(like.new_empty(batch_size, size).bernoulli_(keep) / keep for size in self.hidden_sizes)

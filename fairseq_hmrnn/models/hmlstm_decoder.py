@@ -9,7 +9,7 @@ from fairseq.modules import FairseqDropout
 from torch import Tensor, nn
 
 from ..modules import LayerOutput
-from ..ops import HMLSTMOutput, HMLSTMState
+from ..ops import HMLSTMOutput, HMLSTMState, linear
 from . import incremental
 from .config import UNLIMITED, HMLSTMLanguageModelConfig, build_hm_lstm, build_slope_schedule
 from .dropout import RecurrentDropout, drops_out
@@ -39,7 +39,7 @@ class HMLSTMDecoder(FairseqIncrementalDecoder):
         self.padding_idx = dictionary.pad()
         self.embed_tokens = embed_tokens or nn.Embedding(len(dictionary), cfg.embed_dim, self.padding_idx)
         self.hm_lstm = build_hm_lstm(cfg, cfg.embed_dim)
-        self.layer_output = LayerOutput(self.hm_lstm.hidden_sizes, cfg.output_dim)
+        self.layer_output = LayerOutput(self.hm_lstm.hidden_sizes, cfg.output_dim, self.hm_lstm.bfloat16_products)
         self.adaptive_softmax = build_adaptive_softmax(cfg.adaptive_softmax_cutoff, symbols, cfg.output_dim)
         self.output_projection = nn.Linear(cfg.output_dim, symbols) if self.adaptive_softmax is None else None
         if tied:
@@ -81,8 +81,9 @@ class HMLSTMDecoder(FairseqIncrementalDecoder):
         if incremental_state is not None:
             features, _, extra = self._step(prev_output_tokens[:, -1:], incremental_state, state)
             return features, extra
+        state = self.hm_lstm.zero_state(prev_output_tokens.size(0)) if state is None else state
         output, valid = self.recur(prev_output_tokens, state)
-        features = self.layer_output([h.transpose(0, 1) for h in output.hidden])
+        features = self.layer_output.over_sequence(output.hidden, output.changed(state, valid.t())).transpose(0, 1)
         boundaries, probs = output.boundaries.transpose(0, 1), output.boundary_probs.transpose(0, 1)
         return self.dropout_output(features), self._extra(valid, boundaries, probs, output.state)
 
@@ -90,8 +91,10 @@ class HMLSTMDecoder(FairseqIncrementalDecoder):
         """The recurrence over tokens (B, T) from `state` on, time-major, and which of them are not padding (B, T)."""
         valid = tokens.ne(self.padding_idx)
         padding = None if valid.all() else valid.t()
-        x = self.embed(tokens).transpose(0, 1)
-        return self.hm_lstm(x, state, padding, self.slope_progress.slope), valid
+        slope, table = self.slope_progress.slope, self.embed_tokens.weight
+        if table.size(0) < tokens.numel() and not drops_out(self.dropout_input):
+            return self.hm_lstm(table, state, padding, slope, tokens=tokens.t().contiguous()), valid
+        return self.hm_lstm(self.embed(tokens).transpose(0, 1), state, padding, slope), valid
 
     def embed(self, tokens: Tensor) -> Tensor:
         """The recurrence's input for tokens of any shape: (..., embed_dim)."""
@@ -130,7 +133,10 @@ class HMLSTMDecoder(FairseqIncrementalDecoder):
         }
 
     def output_layer(self, features: Tensor) -> Tensor:
-        return features if self.output_projection is None else self.output_projection(features)
+        if self.output_projection is None:
+            return features
+        weight, bias = self.output_projection.weight, self.output_projection.bias
+        return linear(features, weight, bias, self.hm_lstm.bfloat16_products)
 
     def predict(self, features: Tensor) -> Tensor:
         """features (..., output_dim) to logits, or with an adaptive softmax log-probabilities, (..., V): the softmax

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Optional, Sequence, Tuple
+from typing import Sequence, Tuple
 
 import torch
 from torch import Tensor, nn
 
-from ..ops.products import layer_output
+from ..ops import layer_output
 
 
 class LayerOutput(nn.Module):
@@ -23,9 +23,15 @@ class LayerOutput(nn.Module):
         self.gates = nn.Linear(sum(hidden_sizes), len(hidden_sizes), bias=False)
         self.projections = nn.ModuleList([nn.Linear(size, output_size, bias=False) for size in hidden_sizes])
 
-    def forward(self, hidden: Sequence[Tensor], changed: Optional[Tensor] = None) -> Tensor:
-        """hidden: one tensor (..., H_l) for each layer. changed, with hidden (T, B, H_l): (T, B, L) bool, False where
-        h[l] is that of the step before. Returns (..., output_size)."""
+    def forward(self, hidden: Sequence[Tensor]) -> Tensor:
+        """hidden: one tensor (..., H_l) for each layer. Returns (..., output_size)."""
+        gates = self.gates(torch.cat(list(hidden), dim=-1)).sigmoid().unbind(-1)
+        terms = [gate.unsqueeze(-1) * project(h) for gate, project, h in zip(gates, self.projections, hidden)]
+        return torch.stack(terms).sum(0).relu()
+
+    def over_sequence(self, hidden: Sequence[Tensor], changed: Tensor) -> Tensor:
+        """As `forward`, of hidden (T, B, H_l), without computing again what COPY keeps. changed: (T, B, L) bool, False
+        where h[l] is that of the step before (`HMLSTMOutput.changed`). Returns (T, B, output_size)."""
         return layer_output(hidden, self.layer_weights(), changed, self.bfloat16_products)
 
     def layer_weights(self) -> Tuple[Tensor, ...]:

@@ -5,6 +5,7 @@ from .cpu import PackedLayers
 from .dispatch import BACKENDS, hm_lstm, pack_layers
 from .parameters import LayerParameters
 from .precision import state_dtype
+from .products import layer_output, linear
 from .recurrence import HMLSTMOutput, RecurrenceOptions
 from .state import HMLSTMState
 
@@ -17,6 +18,8 @@ __all__ = [
     "PackedLayers",
     "RecurrenceOptions",
     "hm_lstm",
+    "layer_output",
+    "linear",
     "pack_layers",
     "state_dtype",
 ]

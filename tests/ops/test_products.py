@@ -104,13 +104,10 @@ def test_output_module_without_what_copy_keeps(dtype):
     hidden = [h.requires_grad_() for h in output.hidden]
     leaves = [*hidden, *module.parameters()]
 
-    def plain(*leaves):
-        gates = module.gates(torch.cat(hidden, -1)).sigmoid().unbind(-1)
-        return sum(g.unsqueeze(-1) * p(h) for g, p, h in zip(gates, module.projections, hidden)).relu()
-
-    expected = gradients(plain, *leaves)
-    dense = gradients(lambda *leaves: module(hidden), *leaves)
-    sparse = gradients(lambda *leaves: module(hidden, output.changed(state)), *leaves)
+    expected = gradients(lambda *leaves: module(hidden), *leaves)
+    everything = torch.ones_like(output.boundaries, dtype=torch.bool)
+    dense = gradients(lambda *leaves: module.over_sequence(hidden, everything), *leaves)
+    sparse = gradients(lambda *leaves: module.over_sequence(hidden, output.changed(state)), *leaves)
     tolerance = 1e-12 if dtype == torch.float64 else 1e-5
     for a, b, c in zip(expected, dense, sparse):
         assert torch.allclose(b, a, atol=tolerance * (1 + a.detach().abs().max().item()))

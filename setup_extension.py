@@ -16,8 +16,9 @@ import sys
 import sysconfig
 
 SOURCES = ["fairseq_hmrnn/ops/csrc/hm_lstm.cpp"]
-HEADERS = ["backward.h", "choice.h", "forward.h", "generate.h", "generation.h", "inputs.h", "memory.h", "output.h"]
-HEADERS += ["problem.h", "product.h", "team.h", "vector.h"]
+HEADERS = ["backward.h", "bfloat16.h", "cell.h", "choice.h", "forward.h", "gemm.h", "generate.h", "generation.h", "inputs.h"]
+HEADERS += ["layer_output.h"]
+HEADERS += ["memory.h", "output.h", "problem.h", "product.h", "stopwatch.h", "team.h", "vector.h"]
 
 
 def _can_build() -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import collections
 import contextlib
+import contextvars
 import functools
 import io
 import itertools
@@ -176,6 +177,26 @@ def _copy_whole(copy: Callable[..., Any]) -> Callable[..., Any]:
     return copy_whole
 
 
+_loading = contextvars.ContextVar("loading", default=False)
+
+
+def is_loading_model() -> bool:
+    """Whether fairseq is setting up a task for a model that it loads from a checkpoint. Only newer versions say so."""
+    return _loading.get()
+
+
+def _tell_of_loading(load: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(load)
+    def load_and_tell(*args, **kwargs):
+        token = _loading.set(True)
+        try:
+            return load(*args, **kwargs)
+        finally:
+            _loading.reset(token)
+
+    return load_and_tell
+
+
 def install() -> None:
     """Check every checkpoint that fairseq loads, and have it write whole ones. Called when the package is imported."""
     _allow_in_torch()
@@ -192,6 +213,7 @@ def install() -> None:
 
     load_checked.checked = True
     checkpoint_utils.load_checkpoint_to_cpu = load_checked
+    checkpoint_utils.load_model_ensemble_and_task = _tell_of_loading(checkpoint_utils.load_model_ensemble_and_task)
     file_io.PathManager.copy = staticmethod(_copy_whole(file_io.PathManager.copy))
 
 

@@ -88,6 +88,7 @@ class PromptedGenerator(SequenceGenerator):
 
 class _Ensemble(EnsembleModel):
     """An ensemble that never gives one symbol, and can call the stop symbol by another name once the prompt is over.
+    With an adaptive softmax the temperature acts on log-probabilities, not on what they are computed from.
 
     Search ends where it sees its end symbol, in a prompt as well. For a prompt with such a symbol inside it is told to
     end at an unused symbol instead, whose probability is exchanged with the stop symbol's after the prompt.
@@ -100,8 +101,12 @@ class _Ensemble(EnsembleModel):
         """after: symbols of the prompt."""
         self.exchanged = (stop, unused, after)
 
-    def forward_decoder(self, tokens, *args, **kwargs):
-        log_probs, attention = super().forward_decoder(tokens, *args, **kwargs)
+    def forward_decoder(self, tokens, encoder_outs, incremental_states, temperature: float = 1.0):
+        later = any(getattr(model.decoder, "adaptive_softmax", None) is not None for model in self.models)
+        now = 1.0 if later else temperature
+        log_probs, attention = super().forward_decoder(tokens, encoder_outs, incremental_states, now)
+        if temperature != now:
+            log_probs = (log_probs / temperature).log_softmax(1)
         if self.never is not None:
             log_probs.select(1, self.never).fill_(-math.inf)
         if self.exchanged is not None:

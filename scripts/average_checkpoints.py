@@ -3,9 +3,11 @@
 
     python scripts/average_checkpoints.py checkpoints/ptb --last 5 --out checkpoints/ptb/averaged.pt
     python scripts/average_checkpoints.py checkpoints/ptb/checkpoint_best.pt --half --out best16.pt
+    python scripts/average_checkpoints.py checkpoints/ptb/checkpoint_last.pt --ema --out checkpoints/ptb/ema.pt
 
 Averaging the last checkpoints of a training often predicts better than any of them. Keep some with
---keep-interval-updates 5 (checkpoint.keep_interval_updates=5 in a recipe).
+--keep-interval-updates 5 (checkpoint.keep_interval_updates=5 in a recipe). A training with --store-ema keeps a moving
+average in every checkpoint, which --ema takes in place of the weights.
 """
 
 import argparse
@@ -27,6 +29,7 @@ def parse_args():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoints", type=Path, nargs="+", help="checkpoints, or one folder of a training")
     parser.add_argument("--last", type=int, help="of a folder, so many of its newest checkpoint_E_U.pt (default: 5)")
+    parser.add_argument("--ema", action="store_true", help="the moving average of --store-ema in place of the weights")
     parser.add_argument("--half", action="store_true", help="write weights as float16, half the size")
     parser.add_argument("--out", type=Path, required=True, help="file to write")
     args = parser.parse_args()
@@ -55,15 +58,27 @@ def newest(folder, count):
     return [path for _, path in sorted(numbered)[-count:]]
 
 
-def average(paths):
-    """The last checkpoint with the mean of all checkpoints' floating-point weights, without optimizer and position."""
+def weights_of(checkpoint, path, ema):
+    """Names and tensors of its model, or of the moving average beside it, in the precision that was kept."""
+    if not ema:
+        return checkpoint["model"]
+    extra = checkpoint["extra_state"]
+    if "ema" not in extra:
+        sys.exit(f"average_checkpoints: {path} has no moving average: train with --store-ema, or leave --ema out")
+    averaged = extra.get("ema_fp32_params", extra["ema"])
+    return {key: averaged[key] if t.is_floating_point() else t for key, t in checkpoint["model"].items()}
+
+
+def average(paths, ema):
+    """The last checkpoint with the mean of all checkpoints' floating-point weights, without optimizer and position.
+    ema: of their moving averages."""
     for path in paths:
         if not path.is_file():
             sys.exit(f"average_checkpoints: no such file: {path}")
     sums = {}
     for path in paths:
         checkpoint = checkpoint_utils.load_checkpoint_to_cpu(str(path))
-        model = checkpoint["model"]
+        model = weights_of(checkpoint, path, ema)
         if sums and {k: v.shape for k, v in model.items()} != {k: v.shape for k, v in sums.items()}:
             sys.exit(f"average_checkpoints: {path} is of another model than {paths[0]}")
         for key, tensor in model.items():
@@ -85,7 +100,7 @@ def main():
     if args.folder:
         paths = newest(args.folder, args.last)
     try:
-        checkpoint = average(paths)
+        checkpoint = average(paths, args.ema)
     except (KeyError, RuntimeError) as error:  # RuntimeError: torch's, and UnsafeCheckpointError
         sys.exit(f"average_checkpoints: not a fairseq checkpoint ({error})")
     if args.half:

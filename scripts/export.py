@@ -48,10 +48,11 @@ def load_step(path, kind):
 def largest_difference(step, function, decoder, batch_size=3, steps=25):
     """Between the file and the model on random symbols, over a batch of another size than it was traced with."""
     generator = torch.Generator().manual_seed(0)
-    vocabulary = decoder.output_projection.out_features
+    vocabulary = len(decoder.dictionary)
     tokens = torch.randint(vocabulary, (batch_size, steps), generator=generator)
     tokens[tokens == decoder.padding_idx] = 0
-    logits, extra = decoder(tokens)
+    features, extra = decoder.extract_features(tokens)
+    logits = decoder.predict(features)
     state, worst = torch.zeros(batch_size, function.state_size, dtype=logits.dtype), 0.0
     for t in range(steps):
         log_probs, boundaries, state = step(tokens[:, t], state)

@@ -41,8 +41,8 @@ def build_parser():
     add("--prompt", action="append", metavar="TEXT", help="text to continue, kept exactly; - reads it from standard "
         "input, newlines included; may be given several times (default: the start of a text)")
     add("--length", type=int, default=500, help="new symbols per sample (default %(default)s)")
-    add("--end", choices=["length", "newline"], default="length",
-        help="newline: a sample also ends with its line (default %(default)s)")
+    add("--end", choices=hub.ENDS, default="auto", help="what ends a sample: length alone, or newline, its line's end "
+        "too (</s>); auto: length for a model of characters, newline for any other (default %(default)s)")
     add("--samples", type=int, default=1, metavar="N", help="samples of each prompt (default %(default)s)")
     add("--batch-size", type=int, default=1, metavar="N",
         help="samples drawn at once; more than one is faster, but does not stream (default %(default)s)")
@@ -124,7 +124,7 @@ class Run:
         self.sampler = model.sampler(options)
         self.texts = symbol_texts(model.task, model.bpe)
         self.has_characters = getattr(model.task, "has_characters", False)
-        self.stop = model.tgt_dict.eos() if args.end == "newline" else None
+        self.stop = model.stop(args.end)
         self.printed = self.new_symbols = 0
         self.several = False
 

@@ -13,6 +13,7 @@ from fairseq.criterions.label_smoothed_cross_entropy import label_smoothed_nll_l
 from fairseq.logging import metrics
 from torch import Tensor
 
+from .adaptive import adaptive_nll
 from .boundary_regularizers import (
     NEEDS_RATE,
     NEEDS_RIGHT_TO_LEFT,
@@ -146,8 +147,14 @@ class BoundaryRegularizedCrossEntropy(CrossEntropyCriterion):
 
     def _cross_entropy(self, model, net_output, sample, reduce):
         """What to minimise and -log p; the same but for label smoothing in training."""
+        adaptive_softmax = getattr(getattr(model, "decoder", None), "adaptive_softmax", None)
         if self.label_smoothing == 0 or not model.training:
-            nll, _ = self.compute_loss(model, net_output, sample, reduce=reduce)
+            if adaptive_softmax is None:
+                nll, _ = self.compute_loss(model, net_output, sample, reduce=reduce)
+            else:
+                target = model.get_targets(sample, net_output).view(-1)
+                nll = adaptive_nll(adaptive_softmax, net_output[0].flatten(0, 1), target, self.padding_idx)
+                nll = nll.sum() if reduce else nll
             return nll, nll
         log_probs = model.get_normalized_probs(net_output, log_probs=True)
         target = model.get_targets(sample, net_output).view(-1)

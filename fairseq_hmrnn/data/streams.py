@@ -178,7 +178,11 @@ class CarriedRows:
 
 
 class StreamBatchIterator(EpochBatchIterator):
-    """fairseq's iterator over the windows of streams, in order; takes the carried state into checkpoints and back."""
+    """fairseq's iterator over the windows of streams, in order; takes the carried state into checkpoints and back.
+
+    It has neither workers nor a buffer, whatever --num-workers says: a window is a slice of an array in memory, made in
+    less time than a process needs to hand it over, and nothing has to be ended with the iterator.
+    """
 
     def __init__(self, batches: StreamBatches, carried: CarriedRows, **kwargs):
         super().__init__(batches, collate_fn=_the_batch, batch_sampler=[], disable_shuffling=True, **kwargs)

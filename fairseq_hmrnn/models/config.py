@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Tuple
 
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
+from omegaconf import II
 
 from ..annealing import SlopeSchedule
 from ..modules import HMLSTM
@@ -73,7 +74,27 @@ class HMLSTMConfig(FairseqDataclass):
 
 
 @dataclass
-class HMLSTMLanguageModelConfig(HMLSTMConfig):
+class DecoderEmbeddingConfig(FairseqDataclass):
+    """Of the embedding and softmax layer of every decoder; the names are fairseq's."""
+
+    decoder_embed_path: str = field(
+        default="", metadata={"help": "text file with vectors that the decoder's embedding starts from"}
+    )
+    share_decoder_input_output_embed: bool = field(
+        default=False, metadata={"help": "softmax weights are the decoder's embedding"}
+    )
+    adaptive_softmax_cutoff: str = field(
+        default="",
+        metadata={
+            "help": "for large dictionaries, an adaptive softmax (arXiv 1609.04309): numbers of most frequent symbols "
+            "in its first parts, rising, by comma, such as 10000,50000; with any criterion; empty: a plain softmax"
+        },
+    )
+    criterion_name: str = II("criterion._name")
+
+
+@dataclass
+class HMLSTMLanguageModelConfig(HMLSTMConfig, DecoderEmbeddingConfig):
     """Options of `hmlstm_lm`."""
 
     output_dim: int = field(
@@ -81,8 +102,10 @@ class HMLSTMLanguageModelConfig(HMLSTMConfig):
     )
     dropout_output: float = field(default=0.1, metadata={"help": "dropout on the output module's embedding"})
     tie_embeddings: bool = field(
-        default=False, metadata={"help": "softmax weights are the input embedding; wants output-dim = embed-dim"}
+        default=False,
+        metadata={"help": "as share-decoder-input-output-embed, which requires output-dim equal to embed-dim"},
     )
+
 
 UNLIMITED = 2**31 - 1  # positions: a recurrent network has no longest input
 

@@ -36,7 +36,7 @@ class StepFunction(nn.Module):
         before = HMLSTMState(tuple(parts[:layers]), tuple(parts[layers:]), z)
         x = decoder.embed_tokens(tokens).unsqueeze(0)
         output = hm_lstm_reference(x, decoder.hm_lstm.layers(), before, self.options)
-        logits = decoder.output_layer(decoder.layer_output([h[0] for h in output.hidden]))
+        logits = decoder.predict(decoder.layer_output([h[0] for h in output.hidden]))
         return logits.log_softmax(1), output.boundaries[0], output.state.pack()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fairseq.models import register_model
 
+from . import scripting
 from .architectures import register_architectures
 from .hmlstm_attention_decoder import HMLSTMAttentionDecoder
 from .translation_config import IWSLT_ENCODER, TINY_ENCODER, HMLSTMTranslationConfig
@@ -15,6 +16,7 @@ class HMLSTMModel(TranslationModel):
     """HM-LSTM encoder and HM-LSTM decoder with attention."""
 
     decoder_class = HMLSTMAttentionDecoder
+    scripted_decoder = scripting.AttentionDecoder
 
 
 register_architectures(

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import copy
-from typing import NamedTuple, Optional
+from typing import NamedTuple, Optional, Tuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..modules import Attention
@@ -17,10 +16,12 @@ from .translation_config import HMLSTMTranslationConfig
 
 
 class DecoderState(NamedTuple):
-    """Of the recurrence, and what was attended to last, (B, output_dim), None without input feeding."""
+    """Of the recurrence; what was attended to last, (B, output_dim), None without input feeding; and the masks of
+    recurrent dropout for the whole sequence, one for each layer, None without."""
 
     recurrent: HMLSTMState
     attended: Optional[Tensor]
+    masks: Optional[Tuple[Tensor, ...]]
 
 
 class HMLSTMAttentionDecoder(HMLSTMDecoder):
@@ -36,7 +37,7 @@ class HMLSTMAttentionDecoder(HMLSTMDecoder):
         cfg = copy.deepcopy(cfg)
         cfg.embed_dim = cfg.decoder_embed_dim or cfg.embed_dim
         cfg.hidden_sizes = cfg.decoder_hidden_sizes or cfg.hidden_sizes
-        super().__init__(cfg, dictionary)
+        super().__init__(cfg, dictionary, embed_tokens=encoder.embed_tokens if cfg.share_all_embeddings else None)
         del self.layer_output  # attention reads the states themselves: behind (8)'s ReLU units died before it learned
         self.initial_state = InitialState(encoder.final_units, self.hm_lstm.hidden_sizes)
         self.attention = Attention(sum(self.hm_lstm.hidden_sizes), encoder.output_units, cfg.output_dim)
@@ -62,6 +63,8 @@ class HMLSTMAttentionDecoder(HMLSTMDecoder):
         state = state or self._first_state(encoder_out)
         valid = prev_output_tokens.ne(self.padding_idx)
         x = self.embed(prev_output_tokens)
+        if state.masks is None:
+            state = state._replace(masks=self.hm_lstm.draw_recurrent_masks(x.size(0)))
         run = self._run_sequence if self.feed is None else self._run_steps
         features, attention, boundaries, boundary_probs, state = run(x, valid, state, encoder_out)
         if incremental_state is not None:
@@ -79,29 +82,29 @@ class HMLSTMAttentionDecoder(HMLSTMDecoder):
         h, c = self.initial_state(encoder_out)
         z = self.hm_lstm.zero_state(h[0].size(0)).z
         attended = None if self.feed is None else h[0].new_zeros(h[0].size(0), self.feed.in_features)
-        return DecoderState(HMLSTMState(h, c, z).to(z), attended)
+        return DecoderState(HMLSTMState(h, c, z).to(z), attended, None)
 
     def _attend(self, hidden, memory: Tensor, padding_mask: Tensor):
         """hidden: tuple over layers of (B, T, H_l), memory (B, M, C). Returns (B, T, output_dim) and (B, T, M)."""
         attended, attention = self.attention(torch.cat(list(hidden), dim=2), memory, padding_mask)
-        return F.dropout(attended, self.dropout_output, self.training), attention
+        return self.dropout_output(attended), attention
 
     def _run_sequence(self, x: Tensor, valid: Tensor, state: DecoderState, encoder_out: EncoderOut):
         """x (B, T, embed_dim), valid (B, T). Returns features (B, T, output_dim), attention (B, T, M), boundaries and
         their probabilities (B, T, L), and the state after the last step."""
         padding = unless_all(valid.t())
-        output = self.hm_lstm(x.transpose(0, 1), state.recurrent, padding, self.slope_progress.slope)
+        slope, masks = self.slope_progress.slope, state.masks
+        output = self.hm_lstm(x.transpose(0, 1), state.recurrent, padding, slope, recurrent_masks=masks)
         hidden = [h.transpose(0, 1) for h in output.hidden]
         memory, padding_mask = encoder_out["encoder_out"][0].transpose(0, 1), encoder_out["encoder_padding_mask"][0]
         features, attention = self._attend(hidden, memory, padding_mask)
         boundaries, probs = output.boundaries.transpose(0, 1), output.boundary_probs.transpose(0, 1)
-        return features, attention, boundaries, probs, DecoderState(output.state, None)
+        return features, attention, boundaries, probs, DecoderState(output.state, None, masks)
 
     def _run_steps(self, x: Tensor, valid: Tensor, state: DecoderState, encoder_out: EncoderOut):
         """As `_run_sequence`, step by step, with input feeding."""
-        masks = self.hm_lstm.draw_recurrent_masks(x.size(0))
         memory, padding_mask = encoder_out["encoder_out"][0].transpose(0, 1), encoder_out["encoder_padding_mask"][0]
-        recurrent, attended = state
+        recurrent, attended, masks = state
         steps = []
         for t in range(x.size(1)):
             fed = x[:, t] + self.feed(attended)
@@ -113,7 +116,7 @@ class HMLSTMAttentionDecoder(HMLSTMDecoder):
             attended = features if padding is None else torch.where(padding.unsqueeze(1), features, attended)
             recurrent = output.state
             steps.append((features, attention, output.boundaries, output.boundary_probs))
-        return (*(torch.stack(values, dim=1) for values in zip(*steps)), DecoderState(recurrent, attended))
+        return (*(torch.stack(values, dim=1) for values in zip(*steps)), DecoderState(recurrent, attended, masks))
 
     def _cached_state(self, incremental_state) -> Optional[DecoderState]:
         cached = self.get_incremental_state(incremental_state, "decoding")
@@ -127,4 +130,5 @@ class HMLSTMAttentionDecoder(HMLSTMDecoder):
         state = self._cached_state(incremental_state)
         if state is not None:
             attended = None if state.attended is None else state.attended.index_select(0, new_order)
-            self._cache_state(incremental_state, DecoderState(state.recurrent.reorder(new_order), attended))
+            masks = None if state.masks is None else tuple(mask.index_select(0, new_order) for mask in state.masks)
+            self._cache_state(incremental_state, DecoderState(state.recurrent.reorder(new_order), attended, masks))

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import Optional, Tuple
 
-import torch.nn.functional as F
 from fairseq.models import FairseqIncrementalDecoder
+from fairseq.modules import FairseqDropout
 from torch import Tensor, nn
 
 from ..modules import LayerOutput
-from ..ops import HMLSTMOutput, HMLSTMState, unless_all
+from ..ops import HMLSTMOutput, HMLSTMState, capturing, linear, unless_all
 from . import incremental
 from .config import UNLIMITED, HMLSTMLanguageModelConfig, build_hm_lstm, build_slope_schedule
+from .dropout import RecurrentDropout, drops_out
+from .embeddings import build_adaptive_softmax, ties_output
 from .progress import DictionaryFingerprint, SlopeProgress
 
 
@@ -19,21 +21,33 @@ class HMLSTMDecoder(FairseqIncrementalDecoder):
     """Embedding, HM-LSTM over the prefix, gated output module, softmax.
 
     cfg: sizes and options. dictionary: of the input symbols. output_dictionary: of the predicted ones, if smaller.
+    embed_tokens: of somebody else, to be shared. With an adaptive softmax `output_projection` is None, and what
+    fairseq calls logits are the features that `get_normalized_probs` and fairseq's adaptive_loss take.
     """
 
-    def __init__(self, cfg: HMLSTMLanguageModelConfig, dictionary, output_dictionary=None):
+    def __init__(
+        self,
+        cfg: HMLSTMLanguageModelConfig,
+        dictionary,
+        output_dictionary=None,
+        embed_tokens: Optional[nn.Embedding] = None,
+    ):
         output_dictionary = output_dictionary or dictionary
         super().__init__(output_dictionary)
-        if cfg.tie_embeddings and (cfg.output_dim != cfg.embed_dim or len(output_dictionary) != len(dictionary)):
-            raise ValueError("tie-embeddings wants output-dim equal to embed-dim and one dictionary for both sides")
+        symbols, sizes = len(output_dictionary), {"embed-dim": cfg.embed_dim, "output-dim": cfg.output_dim}
+        tied = ties_output(cfg, sizes, symbols == len(dictionary))
         self.padding_idx = dictionary.pad()
-        self.dropout_input, self.dropout_output = cfg.dropout_input, cfg.dropout_output
-        self.embed_tokens = nn.Embedding(len(dictionary), cfg.embed_dim, self.padding_idx)
+        self.embed_tokens = embed_tokens or nn.Embedding(len(dictionary), cfg.embed_dim, self.padding_idx)
         self.hm_lstm = build_hm_lstm(cfg, cfg.embed_dim)
-        self.layer_output = LayerOutput(self.hm_lstm.hidden_sizes, cfg.output_dim)
-        self.output_projection = nn.Linear(cfg.output_dim, len(output_dictionary))
-        if cfg.tie_embeddings:
+        self.layer_output = LayerOutput(self.hm_lstm.hidden_sizes, cfg.output_dim, self.hm_lstm.bfloat16_products)
+        self.adaptive_softmax = build_adaptive_softmax(cfg.adaptive_softmax_cutoff, symbols, cfg.output_dim)
+        self.output_projection = nn.Linear(cfg.output_dim, symbols) if self.adaptive_softmax is None else None
+        if tied:
             self.output_projection.weight = self.embed_tokens.weight
+        self.dropout_input, self.dropout_output = (
+            FairseqDropout(p, type(self).__name__) for p in (cfg.dropout_input, cfg.dropout_output)
+        )
+        self.dropout_recurrent = RecurrentDropout(type(self), self.hm_lstm)
         self.slope_progress = SlopeProgress(build_slope_schedule(cfg))
         self.dictionary_fingerprint = DictionaryFingerprint(dictionary)
         self.frozen_weights = incremental.FrozenWeights()
@@ -67,21 +81,30 @@ class HMLSTMDecoder(FairseqIncrementalDecoder):
         if incremental_state is not None:
             features, _, extra = self._step(prev_output_tokens[:, -1:], incremental_state, state)
             return features, extra
+        state = self.hm_lstm.zero_state(prev_output_tokens.size(0)) if state is None else state
         output, valid = self.recur(prev_output_tokens, state)
-        features = self.layer_output([h.transpose(0, 1) for h in output.hidden])
+        changed = None if capturing() else output.changed(state, valid.t())
+        features = self.layer_output.over_sequence(output.hidden, changed).transpose(0, 1)
         boundaries, probs = output.boundaries.transpose(0, 1), output.boundary_probs.transpose(0, 1)
-        features = F.dropout(features, self.dropout_output, self.training)
-        return features, self._extra(valid, boundaries, probs, output.state)
+        return self.dropout_output(features), self._extra(valid, boundaries, probs, output.state)
 
     def recur(self, tokens: Tensor, state: Optional[HMLSTMState] = None) -> Tuple[HMLSTMOutput, Tensor]:
         """The recurrence over tokens (B, T) from `state` on, time-major, and which of them are not padding (B, T)."""
         valid = tokens.ne(self.padding_idx)
-        x, padding = self.embed(tokens).transpose(0, 1), unless_all(valid.t())
-        return self.hm_lstm(x, state, padding, self.slope_progress.slope), valid
+        padding = unless_all(valid.t())
+        slope, table = self.slope_progress.slope, self.embed_tokens.weight
+        if not capturing() and table.size(0) < tokens.numel() and not drops_out(self.dropout_input):
+            return self.hm_lstm(table, state, padding, slope, tokens=tokens.t().contiguous()), valid
+        return self.hm_lstm(self.embed(tokens).transpose(0, 1), state, padding, slope), valid
 
     def embed(self, tokens: Tensor) -> Tensor:
         """The recurrence's input for tokens of any shape: (..., embed_dim)."""
-        return F.dropout(self.embed_tokens(tokens), self.dropout_input, self.training)
+        return self.dropout_input(self.embed_tokens(tokens))
+
+    @property
+    def drops_out(self) -> bool:
+        """Whether a call is random: in training, and with --retain-dropout."""
+        return any(map(drops_out, (self.dropout_input, self.dropout_recurrent, self.dropout_output)))
 
     def _step(self, tokens: Tensor, incremental_state, state: Optional[HMLSTMState]):
         """One step of the generation that incremental_state holds, tokens (B, 1); `state` is where a new one starts.
@@ -111,7 +134,18 @@ class HMLSTMDecoder(FairseqIncrementalDecoder):
         }
 
     def output_layer(self, features: Tensor) -> Tensor:
-        return self.output_projection(features)
+        if self.output_projection is None:
+            return features
+        weight, bias = self.output_projection.weight, self.output_projection.bias
+        return linear(features, weight, bias, self.hm_lstm.bfloat16_products)
+
+    def predict(self, features: Tensor) -> Tensor:
+        """features (..., output_dim) to logits, or with an adaptive softmax log-probabilities, (..., V): the softmax
+        of either is the model's distribution."""
+        if self.output_projection is not None:
+            return self.output_projection(features)
+        flat = features.reshape(1, -1, features.size(-1))
+        return self.adaptive_softmax.get_log_prob(flat, None).view(*features.shape[:-1], -1)
 
     def max_positions(self) -> int:
         return UNLIMITED

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import torch
-import torch.nn.functional as F
 from fairseq.models import FairseqEncoder
+from fairseq.modules import FairseqDropout
 from torch import Tensor, nn
 
 from ..modules import LayerOutput
 from ..ops import HMLSTMOutput, unless_all
 from .config import UNLIMITED, build_hm_lstm, build_slope_schedule
+from .dropout import RecurrentDropout
 from .progress import DictionaryFingerprint, SlopeProgress
 from .translation_config import HMLSTMEncoderConfig, parse_encoder_memory
 
@@ -28,10 +29,13 @@ class HMLSTMEncoder(FairseqEncoder):
     def __init__(self, cfg: HMLSTMEncoderConfig, dictionary):
         super().__init__(dictionary)
         self.padding_idx = dictionary.pad()
-        self.dropout_input, self.dropout_memory = cfg.dropout_input, cfg.dropout_memory
+        self.dropout_input, self.dropout_memory = (
+            FairseqDropout(p, type(self).__name__) for p in (cfg.dropout_input, cfg.dropout_memory)
+        )
         self.embed_tokens = source_embedding(len(dictionary), cfg.embed_dim, self.padding_idx)
         self.hm_lstm = build_hm_lstm(cfg, cfg.embed_dim)
         self.hm_lstm_backward = build_hm_lstm(cfg, cfg.embed_dim) if cfg.bidirectional else None
+        self.dropout_recurrent = RecurrentDropout(type(self), *filter(None, (self.hm_lstm, self.hm_lstm_backward)))
         self.memory_kind, self.memory_layer = parse_encoder_memory(cfg.encoder_memory, self.hm_lstm.num_detectors)
         sizes = self.hm_lstm.hidden_sizes * (2 if cfg.bidirectional else 1)
         self.output_units = self.final_units = sum(sizes)
@@ -58,7 +62,7 @@ class HMLSTMEncoder(FairseqEncoder):
         directions = self._read(src_tokens, valid)
         aligned = [directions[0], *(_reverse(output) for output in directions[1:])]
         memory = self._features([h for output in aligned for h in output.hidden])
-        memory = F.dropout(memory, self.dropout_memory, self.training)
+        memory = self.dropout_memory(memory)
         padding_mask, positions = ~valid, []
         if self.memory_kind == "segments":
             closed = torch.stack([output.boundaries[..., self.memory_layer] > 0.5 for output in aligned]).any(0)
@@ -83,7 +87,7 @@ class HMLSTMEncoder(FairseqEncoder):
 
     def _read(self, src_tokens: Tensor, valid: Tensor) -> List[HMLSTMOutput]:
         """The output of every direction, in its own order of steps."""
-        x = F.dropout(self.embed_tokens(src_tokens), self.dropout_input, self.training).transpose(0, 1)
+        x = self.dropout_input(self.embed_tokens(src_tokens)).transpose(0, 1)
         padding, slope = unless_all(valid.t()), self.slope_progress.slope
         outputs = [self.hm_lstm(x, None, padding, slope)]
         if self.hm_lstm_backward is not None:

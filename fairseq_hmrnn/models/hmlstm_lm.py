@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import functools
 import logging
-import os
 from typing import Optional
 
 from fairseq.models import FairseqLanguageModel, register_model
@@ -13,7 +13,9 @@ from . import hub
 from .architectures import register_architectures
 from .carried_state import CarriedState
 from .config import HMLSTMLanguageModelConfig
+from .embeddings import check_criterion, load_embedding
 from .hmlstm_decoder import HMLSTMDecoder
+from .pretrained import StartsFromFiles
 
 # Sizes and slopes of the published experiments (arXiv 1609.01704, section 4), which state no dropout.
 logger = logging.getLogger(__name__)
@@ -27,7 +29,7 @@ PUBLISHED = {
 
 
 @register_model("hmlstm_lm", dataclass=HMLSTMLanguageModelConfig)
-class HMLSTMLanguageModel(FairseqLanguageModel):
+class HMLSTMLanguageModel(StartsFromFiles, FairseqLanguageModel):
     """Language model of "Hierarchical Multiscale Recurrent Neural Networks" (arXiv 1609.01704).
 
     Its state goes from one window of a stream to the next where a batch names stream and window (`data/streams.py`);
@@ -47,7 +49,11 @@ class HMLSTMLanguageModel(FairseqLanguageModel):
                 f"the slope stays {cfg.slope}: {type(task).__name__} does not tell a model the epoch, slope-per-epoch "
                 "wants --task hmlstm_language_modeling; slope-per-update works with any task"
             )
-        return cls(HMLSTMDecoder(cfg, task.source_dictionary, task.target_dictionary))
+        check_criterion(cfg)
+        model = cls(HMLSTMDecoder(cfg, task.source_dictionary, task.target_dictionary))
+        load = functools.partial(load_embedding, model.decoder.embed_tokens, task.source_dictionary)
+        model.start_from("decoder-embed-path", cfg.decoder_embed_path, load)
+        return model
 
     @classmethod
     def from_pretrained(cls, model_name_or_path, checkpoint_file=None, data_name_or_path=None, **kwargs):
@@ -56,9 +62,7 @@ class HMLSTMLanguageModel(FairseqLanguageModel):
         model_name_or_path: a checkpoint, or a folder with checkpoint_best.pt. checkpoint_file: its name there, several
         with ":" between them for an ensemble. The other arguments: see `hub.load`.
         """
-        names = [""] if checkpoint_file is None else checkpoint_file.split(os.pathsep)
-        paths = [os.path.join(model_name_or_path, name) if name else model_name_or_path for name in names]
-        return hub.load(paths, data_name_or_path, **kwargs)
+        return hub.load(hub.split_checkpoints(model_name_or_path, checkpoint_file), data_name_or_path, **kwargs)
 
     def forward(
         self,
@@ -70,6 +74,7 @@ class HMLSTMLanguageModel(FairseqLanguageModel):
     ):
         """As the decoder. src_tokens: (B, T), which is window number `window` of `stream` if that is given; reset: (B,)
         bool, the rows whose state starts from zeros (in training; evaluation never forgets)."""
+        self.check_files()
         if stream is None:
             return self.decoder(src_tokens, **kwargs)
         carried = self.training_state if self.training else self.evaluation_state

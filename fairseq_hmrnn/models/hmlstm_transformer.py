@@ -7,7 +7,9 @@ from fairseq.models.transformer import Embedding, TransformerConfig, Transformer
 from fairseq.models.transformer.transformer_config import DecoderConfig, EncDecBaseConfig
 from torch import Tensor
 
+from . import scripting
 from .architectures import register_architectures
+from .embeddings import parse_cutoffs, ties_output
 from .hmlstm_encoder import HMLSTMEncoder, encoder_extra
 from .translation_config import IWSLT_ENCODER, TINY_ENCODER, HMLSTMTransformerConfig
 from .translation_model import TranslationModel
@@ -17,10 +19,11 @@ class HMLSTMTransformerDecoder(TransformerDecoderBase):
     """fairseq's Transformer decoder over the memory of an HM-LSTM encoder."""
 
     def __init__(self, cfg: HMLSTMTransformerConfig, dictionary, encoder: HMLSTMEncoder):
+        dim = cfg.decoder_embed_dim
         decoder = DecoderConfig(
-            embed_dim=cfg.decoder_embed_dim,
-            input_dim=cfg.decoder_embed_dim,
-            output_dim=cfg.decoder_embed_dim,
+            embed_dim=dim,
+            input_dim=dim,
+            output_dim=dim,
             ffn_embed_dim=cfg.decoder_ffn_embed_dim,
             layers=cfg.decoder_layers,
             attention_heads=cfg.decoder_attention_heads,
@@ -32,15 +35,17 @@ class HMLSTMTransformerDecoder(TransformerDecoderBase):
             dropout=cfg.dropout,
             attention_dropout=cfg.attention_dropout,
             activation_dropout=cfg.activation_dropout,
-            share_decoder_input_output_embed=cfg.share_decoder_input_output_embed,
+            share_decoder_input_output_embed=ties_output(cfg, {"decoder-embed-dim": dim}),
+            adaptive_softmax_cutoff=parse_cutoffs(cfg.adaptive_softmax_cutoff, len(dictionary), dim),
             max_target_positions=cfg.max_target_positions,
         )
-        super().__init__(config, dictionary, Embedding(len(dictionary), cfg.decoder_embed_dim, dictionary.pad()))
+        shared = encoder.embed_tokens if cfg.share_all_embeddings else None
+        super().__init__(config, dictionary, shared or Embedding(len(dictionary), dim, dictionary.pad()))
 
-    def forward(self, prev_output_tokens: Tensor, encoder_out=None, incremental_state=None, **options):
-        """Logits (B, T, V) after each of prev_output_tokens (B, T), and what `encoder_extra` tells."""
-        logits, extra = super().forward(prev_output_tokens, encoder_out, incremental_state, **options)
-        return logits, {**extra, **encoder_extra(encoder_out, extra["attn"][0])}
+    def extract_features(self, prev_output_tokens: Tensor, encoder_out=None, incremental_state=None, *args, **options):
+        """fairseq's, of which `forward` makes logits, and beside it what `encoder_extra` tells."""
+        found = super().extract_features(prev_output_tokens, encoder_out, incremental_state, *args, **options)
+        return found[0], {**found[1], **encoder_extra(encoder_out, found[1]["attn"][0])}
 
 
 @register_model("hmlstm_transformer", dataclass=HMLSTMTransformerConfig)
@@ -48,6 +53,7 @@ class HMLSTMTransformerModel(TranslationModel):
     """HM-LSTM encoder and fairseq's Transformer decoder."""
 
     decoder_class = HMLSTMTransformerDecoder
+    scripted_decoder = scripting.TransformerDecoder
 
 
 TINY_DECODER = {"decoder_layers": 2, "decoder_embed_dim": 64, "decoder_ffn_embed_dim": 128}

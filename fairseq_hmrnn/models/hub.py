@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import glob
 import logging
 import math
 import os
-from typing import Iterator, List, NamedTuple, Optional, Sequence, Set, Union
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Union
 
 import torch
 from fairseq import checkpoint_utils, tasks
+from fairseq.dataclass.configs import GenerationConfig
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.hub_utils import GeneratorHubInterface
 from torch import Tensor
@@ -20,14 +24,29 @@ from .windows import WINDOW, check_lookahead, output_symbols, read_windows
 logger = logging.getLogger(__name__)
 
 CHECKPOINT_NAMES = ("checkpoint_best.pt", "checkpoint_last.pt", "model.pt")
+ENDS = ("auto", "length", "newline")
+# What fairseq's hub interface takes beside the options of fairseq-generate.
+HUB_OPTIONS = ("verbose", "skip_invalid_size_inputs", "inference_step_args", "prefix_allowed_tokens_fn")
+GENERATION_OPTIONS = {*HUB_OPTIONS, *(field.name for field in dataclasses.fields(GenerationConfig))}
 
 
-class Score(NamedTuple):
-    """bits_per_character: over the text's characters. bits: of every symbol. symbols: as in the dictionary."""
-
+class _Score(NamedTuple):
     bits_per_character: float
     bits: List[float]
     symbols: List[str]
+
+
+class Score(_Score):
+    """bits_per_character: over the text's characters. bits: of every symbol. symbols: as in the dictionary.
+
+    By name it has what fairseq's `score` returns, in nats: `score["positional_scores"]` (T,), `score["tokens"]` (T,),
+    `score["score"]`, their mean, and None as `attention` and `alignment`.
+    """
+
+    hypothesis: Dict[str, Any]
+
+    def __getitem__(self, key):
+        return self.hypothesis[key] if isinstance(key, str) else super().__getitem__(key)
 
 
 def find_checkpoint(path: str) -> str:
@@ -40,6 +59,19 @@ def find_checkpoint(path: str) -> str:
         if os.path.exists(os.path.join(path, name)):
             return os.path.join(path, name)
     raise FileNotFoundError(f"no {', '.join(CHECKPOINT_NAMES)} in {path}: name the checkpoint file")
+
+
+def split_checkpoints(path: str, names: Optional[str]) -> List[str]:
+    """Paths of a checkpoint `path`, or of those in the folder `path` whose names have ":" between them."""
+    return [os.path.join(path, name) if name else path for name in (names or "").split(os.pathsep)]
+
+
+def data_folder(data: str, checkpoint: str) -> str:
+    """`data`, or where it begins with "." the folder of that name seen from the checkpoint's, as in fairseq's hub, if
+    it has a dictionary."""
+    seen_from_there = os.path.join(os.path.dirname(os.path.abspath(checkpoint)), data)
+    there = data.startswith(".") and glob.glob(os.path.join(glob.escape(seen_from_there), "dict*.txt"))
+    return seen_from_there if there else data
 
 
 def load(paths: Sequence[str], data: Optional[str] = None, **overrides) -> LanguageModelHub:
@@ -63,6 +95,7 @@ def load(paths: Sequence[str], data: Optional[str] = None, **overrides) -> Langu
                 f"{paths[0]} does not carry its dictionary: give the folder that has its dict.txt as data"
             )
     if data is not None:
+        data = data_folder(data, paths[0])
         task_state, overrides, cfg.task.data = {}, {**overrides, "data": data}, data
     task = tasks.setup_task(cfg.task, task_state=task_state)
     models, cfg, task = checkpoint_utils.load_model_ensemble_and_task(
@@ -110,49 +143,123 @@ class LanguageModelHub(GeneratorHubInterface):
         return Sampler(self.models, options, self.src_dict.pad(), never)
 
     def sample(
-        self, sentences: Union[str, Sequence[str]], length: int = 200, batch_size: int = 16, **options
+        self,
+        sentences: Union[str, Sequence[str]],
+        length: int = 200,
+        batch_size: int = 16,
+        end: Optional[str] = None,
+        **options,
     ) -> Union[str, List[str]]:
-        """Continue each text by `length` symbols. options: those of SamplingOptions. Returns texts, prompts included.
+        """Continue each text by at most `length` symbols. Returns texts, prompts included.
 
-        For beam search and what else fairseq-generate can do: `generate([hub.encode(text)], beam=5, max_len_b=200)`.
+        options: those of SamplingOptions, or fairseq's, such as `beam=5` or `beam=1, sampling=True, sampling_topk=10`:
+        then fairseq's generator chooses. end: see `stop`. TypeError for an option that neither has.
         """
         if length < 0 or batch_size < 1:
             raise ValueError(f"length must not be negative and batch_size positive, got {length} and {batch_size}")
         if isinstance(sentences, str):
-            return self.sample([sentences], length, batch_size, **options)[0]
-        sampler, texts = self.sampler(SamplingOptions(**options)), []
+            return self.sample([sentences], length, batch_size, end, **options)[0]
+        ours = not options.keys() - set(SamplingOptions._fields)
+        if ours:
+            sampler = self.sampler(SamplingOptions(**options))
+        else:
+            _check_generation(options)
+            options = {"beam": 1, "max_len_b": length, **options}
+        stop, texts = self.stop(end), []
         for start in range(0, len(sentences), batch_size):
             prompts = sentences[start : start + batch_size]
-            steps = sampler.run([[self.begin, *self.encode(prompt).tolist()] for prompt in prompts])
-            symbols = [next(steps).tokens for _ in range(length)]
-            texts += map(self.continued, prompts, zip(*symbols) if length else [()] * len(prompts))
+            found = self._draw(sampler, prompts, length, stop) if ours else self._search(prompts, end, options)
+            texts += [self.continued(prompt, _until(new, stop)) for prompt, new in zip(prompts, found)]
         return texts
 
+    def translate(self, sentences, beam: int = 5, verbose: bool = False, **options):
+        """fairseq's name for `sample` with beam search."""
+        return self.sample(sentences, beam=beam, verbose=verbose, **options)
+
+    def stop(self, end: Optional[str] = None) -> Optional[int]:
+        """The symbol that ends a sample, and is no part of it; None where its length alone does.
+
+        end: "length"; "newline": `</s>`; "auto": length for a model of characters, which writes lines, and newline for
+        any other; None: as the task was told by end_of_sample. ValueError for anything else.
+        """
+        end = str(getattr(self.task.args, "end_of_sample", "auto")) if end is None else end
+        if end not in ENDS:
+            raise ValueError(f"unknown end {end!r}: choose from {', '.join(ENDS)}")
+        by_length = end == "length" or (end == "auto" and getattr(self.task, "has_characters", False))
+        return None if by_length else self.tgt_dict.eos()
+
+    def _draw(self, sampler: Sampler, prompts: Sequence[str], length: int, stop: Optional[int]) -> List[List[int]]:
+        """New symbols of each prompt, `length` of them or until all have come to `stop`."""
+        steps = sampler.run([[self.begin, *self.encode(prompt).tolist()] for prompt in prompts])
+        drawn, going = [], set(range(len(prompts)))
+        while len(drawn) < length and going:
+            drawn.append(next(steps).tokens)
+            going -= {row for row in going if drawn[-1][row] == stop}
+        return list(map(list, zip(*drawn))) if drawn else [[] for _ in prompts]
+
+    def _search(self, prompts: Sequence[str], end: Optional[str], options: Dict[str, Any]) -> List[List[int]]:
+        """New symbols of each prompt, found by fairseq's generator with its options."""
+        symbols = [self.encode(prompt) for prompt in prompts]
+        with self._ending(end):
+            found = self.generate(symbols, **options)
+        return [hypos[0]["tokens"][before.numel() :].tolist() for before, hypos in zip(symbols, found)]
+
+    @contextlib.contextmanager
+    def _ending(self, end: Optional[str]):
+        """Within this context the task's generators end samples so."""
+        args = self.task.args
+        before = getattr(args, "end_of_sample", None)
+        if end is not None and before is not None:
+            args.end_of_sample = end
+        try:
+            yield
+        finally:
+            if before is not None:
+                args.end_of_sample = before
+
     def continued(self, prompt: str, new: Sequence[int]) -> str:
-        """The prompt as it is, and new symbols as they read behind it: words and pieces want to know what is before."""
+        """The prompt as it is, and new symbols as they read behind it, `</s>` as a newline: words and pieces need to
+        know what is before."""
+        first, *lines = _lines(new, self.src_dict.eos()) if not getattr(self.task, "has_characters", False) else [new]
         before = self.encode(prompt)
-        together = self.decode(torch.cat([before, before.new_tensor(new)]))
-        return prompt + together[len(self.decode(before)) :]
+        together = self.decode(torch.cat([before, before.new_tensor(first)]))
+        texts = [prompt + together[len(self.decode(before)) :], *(self.decode(before.new_tensor(x)) for x in lines)]
+        return "\n".join(texts)
 
-    def score(self, sentences: Union[str, Sequence[str]]) -> Union[Score, List[Score]]:
-        """Bits of each text, character by character: of exactly its symbols, the first one predicted from nothing."""
+    def score(
+        self, sentences: Union[str, Sequence[str]], replace_newline_with_eos: bool = False, **options
+    ) -> Union[Score, List[Score]]:
+        """Bits of each text, character by character: of exactly its symbols, the first one predicted from nothing.
+
+        replace_newline_with_eos: a newline is `</s>`, as it always is for characters, not white space between words.
+        options: fairseq's, none of which changes a score.
+        """
+        _check_generation(options)
         if isinstance(sentences, str):
-            return self.score([sentences])[0]
+            return self.score([sentences], replace_newline_with_eos)[0]
         self._tell_of_unknown(sentences)
-        return [self._score(text) for text in sentences]
+        return [self._score(text, replace_newline_with_eos) for text in sentences]
 
-    def _score(self, text: str) -> Score:
+    def _score(self, text: str, newline_is_eos: bool) -> Score:
         if not text:
             raise ValueError("the text to score is empty")
         symbols = self.encode(text)
+        if newline_is_eos and not getattr(self.task, "has_characters", False):
+            first, *lines = map(self.encode, text.split("\n"))
+            eos = first.new_tensor([self.src_dict.eos()])
+            symbols = torch.cat([first, *(part for line in lines for part in (eos, line))])
         targets = output_symbols(symbols.to(self.device), self.tgt_dict)
         nats = []
         for window, found in zip(targets.split(WINDOW), self._windows(symbols)):
             log_probs = torch.stack([logits.float().log_softmax(-1) for logits, _ in found])
             mean = log_probs.logsumexp(0) - math.log(len(self.models))
             nats.append(-mean.gather(1, window.unsqueeze(1)).squeeze(1))
-        bits = (torch.cat(nats) / math.log(2)).tolist()
-        return Score(sum(bits) / len(text), bits, [self.src_dict[index] for index in symbols])
+        log_probs = -torch.cat(nats)
+        bits = (-log_probs / math.log(2)).tolist()
+        score = Score(sum(bits) / len(text), bits, [self.src_dict[index] for index in symbols])
+        score.hypothesis = {"tokens": symbols, "score": log_probs.mean(), "positional_scores": log_probs}
+        score.hypothesis.update(attention=None, alignment=None)
+        return score
 
     def boundaries(self, text: str, lookahead: int = 0) -> Tensor:
         """(T, L) 0 or 1 for the layers with a detector: whether a segment ends with each symbol. First model's.
@@ -216,3 +323,29 @@ class LanguageModelHub(GeneratorHubInterface):
             raise ValueError("scoring and segmenting want HM-LSTM language models")
         inputs = torch.cat([torch.tensor([self.begin]), symbols[:-1]]).to(self.device)
         return zip(*[read_windows(model.decoder, inputs, size=WINDOW) for model in self.models])
+
+
+def _check_generation(options: Dict[str, Any]) -> None:
+    """TypeError for what is no option of fairseq's hub interface."""
+    unknown = sorted(options.keys() - GENERATION_OPTIONS)
+    if unknown:
+        raise TypeError(
+            f"{', '.join(unknown)}: no option of sampling here ({', '.join(SamplingOptions._fields)}), which cannot be "
+            "mixed with fairseq's, nor one of fairseq-generate"
+        )
+
+
+def _until(symbols: Sequence[int], stop: Optional[int]) -> Sequence[int]:
+    """Those before the first `stop`."""
+    return symbols[: symbols.index(stop)] if stop in symbols else symbols
+
+
+def _lines(symbols: Sequence[int], eos: int) -> List[List[int]]:
+    """What stands between `eos`."""
+    lines: List[List[int]] = [[]]
+    for symbol in symbols:
+        if symbol == eos:
+            lines.append([])
+        else:
+            lines[-1].append(symbol)
+    return lines

@@ -34,24 +34,27 @@ class Step(NamedTuple):
 
 
 class Steps:
-    """Single steps on any device, in any precision, with a graph where one is wanted."""
+    """Single steps on any device, in any precision, with a graph where one is wanted, and with dropout: the mask on the
+    recurrent product is the same at all steps."""
 
     def __init__(self, decoder, state: HMLSTMState):
         self.decoder, self.state, self.slope = decoder, state, decoder.slope_progress.slope
+        self.masks = decoder.hm_lstm.draw_recurrent_masks(state.batch_size)
 
     def __call__(self, tokens: Tensor) -> Step:
         """tokens (B,); padding leaves its sample as it is."""
         valid = tokens.ne(self.decoder.padding_idx)
         output = self.recur(tokens, unless_all(valid))
         self.state = output.state
-        features = F.dropout(self.features(output), self.decoder.dropout_output, self.decoder.training)
+        features = self.decoder.dropout_output(self.features(output))
         logits = self.decoder.output_layer(features)
         tensors = features, logits, output.boundaries, output.boundary_probs
         return Step(*[tensor.unsqueeze(1) for tensor in tensors], output.state)
 
     def recur(self, tokens: Tensor, valid: Optional[Tensor]) -> HMLSTMOutput:
         """One step of the recurrence."""
-        return self.decoder.hm_lstm.step(self.decoder.embed(tokens), self.state, valid, self.slope)
+        x = self.decoder.embed(tokens)
+        return self.decoder.hm_lstm.step(x, self.state, valid, self.slope, recurrent_masks=self.masks)
 
     def features(self, output: HMLSTMOutput) -> Tensor:
         """The output module."""
@@ -60,10 +63,13 @@ class Steps:
     def reorder(self, order: Tensor) -> None:
         """Let row i go on from what was row order[i]."""
         self.state = self.state.reorder(order)
+        if self.masks is not None:
+            self.masks = tuple(mask.index_select(0, order) for mask in self.masks)
 
 
 class PackedWeights:
-    """The weights of a decoder as they are now, for steps of the CPU kernel's Python path. Copies share it."""
+    """The weights of a decoder as they are now, for steps of the CPU kernel but not its compiled generation. Copies
+    share it."""
 
     def __init__(self, decoder, packed):
         self.packed, embedding = packed, decoder.embed_tokens.weight
@@ -75,8 +81,9 @@ class PackedWeights:
 
 
 class PackedSteps(Steps):
-    """Single steps on CPU, without gradients and without compiled code: packed weights, layer 1's input projection from
-    a table, and neither the recurrence nor the output module computes anew what COPY leaves as it is."""
+    """Single steps on CPU, without gradients, of models that the compiled generation does not take or where it was not
+    built: packed weights, layer 1's input projection from a table, and neither the recurrence nor the output module
+    computes anew what COPY leaves as it is."""
 
     def __init__(self, decoder, state: HMLSTMState, weights: PackedWeights):
         super().__init__(decoder, state)
@@ -140,18 +147,19 @@ class CompiledSteps:
         self.reached = self.reached.reorder_(order)
 
 
-def _reads_own_weights(decoder) -> bool:
-    """Whether steps must go through the decoder's own modules: for gradients, or to be recorded."""
-    return decoder.training or torch.is_grad_enabled() or capturing()
+def _reads_weights(decoder) -> bool:
+    """Whether steps read the decoder's own weights: they have a graph, or dropout, behind them, or are
+    recorded."""
+    return decoder.training or decoder.drops_out or torch.is_grad_enabled() or capturing()
 
 
 def freeze(decoder):
     """The weights of a decoder as they are now, in the form in which steps read them: a Generation, PackedWeights, or
     None where steps read the decoder's own. decoder: as for `begin`."""
-    packed = None if _reads_own_weights(decoder) else decoder.hm_lstm.pack()
+    packed = None if _reads_weights(decoder) else decoder.hm_lstm.pack()
     if packed is None:
         return None
-    if packed.compiled_weights is None:
+    if packed.compiled_weights is None or decoder.output_projection is None:  # an adaptive softmax is not compiled
         return PackedWeights(decoder, packed)
     softmax, embedding = decoder.output_projection, decoder.embed_tokens.weight
     return Generation(
@@ -167,8 +175,7 @@ def freeze(decoder):
 def begin(decoder, state: HMLSTMState, weights=None):
     """The steps of one generation from `state` on, packed if they can be.
 
-    decoder: with `embed_tokens`, `embed`, `hm_lstm`, `layer_output`, `output_projection`, `output_layer`,
-    `slope_progress`, `padding_idx` and `dropout_output`. weights: of `freeze`; None: as they are now.
+    decoder: an HMLSTMDecoder. weights: of `freeze`; None: as they are now.
     """
     weights = freeze(decoder) if weights is None else weights
     if isinstance(weights, Generation):
@@ -198,7 +205,7 @@ class FrozenWeights:
 
     def of(self, decoder):
         """As `freeze`."""
-        if not self._depth or _reads_own_weights(decoder):
+        if not self._depth or _reads_weights(decoder):
             return freeze(decoder)
         if self._weights is None:
             self._weights = freeze(decoder)

@@ -1,9 +1,10 @@
-"""Starting an encoder or a decoder from a trained model."""
+"""Starting an encoder, a decoder or an embedding from a file."""
 
 from __future__ import annotations
 
 import logging
-from typing import Sequence
+import os
+from typing import Callable, Optional, Sequence
 
 from fairseq import checkpoint_utils
 from torch import nn
@@ -11,7 +12,30 @@ from torch import nn
 logger = logging.getLogger(__name__)
 
 ENCODER_PARTS = ("embed_tokens.", "hm_lstm.", "hm_lstm_backward.")
-DECODER_PARTS = ("embed_tokens.", "hm_lstm.", "output_projection.")
+DECODER_PARTS = ("embed_tokens.", "hm_lstm.", "output_projection.", "adaptive_softmax.")
+
+
+class StartsFromFiles:
+    """Mixin of models that start from files which their options name. A trained model that is loaded later does without
+    them; training does not."""
+
+    missing_file: Optional[str] = None
+
+    def start_from(self, option: str, path: str, load: Callable[[str], None]) -> None:
+        """Have `load` read the file, if the option names one that is there."""
+        if path and os.path.exists(path):
+            load(path)
+        elif path:
+            self.missing_file = f"no {path}, which {option} names"
+
+    def check_files(self) -> None:
+        """FileNotFoundError if it was to start from a file that is not there, and nothing was loaded since."""
+        if self.missing_file is not None:
+            raise FileNotFoundError(self.missing_file)
+
+    def load_state_dict(self, *args, **kwargs):
+        self.missing_file = None
+        return super().load_state_dict(*args, **kwargs)
 
 
 def load_pretrained(module: nn.Module, path: str, parts: Sequence[str]) -> None:

@@ -155,7 +155,7 @@ class Sampler:
         boundaries (B, L)."""
         found = [decoder(tokens, incremental_state=state) for decoder, state in zip(self.decoders, states)]
         boundaries = found[0][1].get("boundaries") if isinstance(found[0][1], dict) else None
-        logits = [logits[:, -1].float() for logits, _ in found]
+        logits = [_predictions(decoder, output) for decoder, output in zip(self.decoders, found)]
         if len(logits) == 1:
             mean = logits[0]
         else:
@@ -184,6 +184,13 @@ class Sampler:
             self.noise = exponential.clamp_(min=1e-30).log_().neg_()
         noise, self.noise = self.noise[:steps], self.noise[steps:]
         return noise
+
+
+def _predictions(decoder, output) -> Tensor:
+    """A decoder's logits, or log-probabilities, for the last step, (B, V). output: what it returned."""
+    if getattr(decoder, "adaptive_softmax", None) is None:
+        return output[0][:, -1].float()
+    return decoder.get_normalized_probs(output, log_probs=True)[:, -1].float()
 
 
 def limited(logits: Tensor, top_k: int = 0, top_p: float = 1.0) -> Tensor:

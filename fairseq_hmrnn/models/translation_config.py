@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Optional, Tuple
 
-from .config import HMLSTMConfig, HMLSTMLanguageModelConfig
+from .config import DecoderEmbeddingConfig, HMLSTMConfig, HMLSTMLanguageModelConfig
 
 # Settings of the architectures `_tiny` and `_iwslt_de_en`.
 TINY_ENCODER = {"embed_dim": 64, "hidden_sizes": "64,64", "bidirectional": True}
@@ -31,6 +31,16 @@ class HMLSTMEncoderConfig(HMLSTMConfig):
         default=0, metadata={"help": "width of the gated sum with encoder-memory all-layers; 0: the widest layer's"}
     )
     dropout_memory: float = field(default=0.1, metadata={"help": "dropout on what the decoder attends to"})
+    encoder_embed_path: str = field(
+        default="", metadata={"help": "text file with vectors that the encoder's embedding starts from"}
+    )
+    share_all_embeddings: bool = field(
+        default=False,
+        metadata={
+            "help": "one embedding for encoder, decoder and, unless it is adaptive, softmax weights; requires one "
+            "dictionary and equal sizes"
+        },
+    )
     load_pretrained_encoder_from: str = field(
         default="",
         metadata={
@@ -64,7 +74,7 @@ class HMLSTMTranslationConfig(HMLSTMEncoderConfig, HMLSTMLanguageModelConfig):
 
 
 @dataclass
-class HMLSTMTransformerConfig(HMLSTMEncoderConfig):
+class HMLSTMTransformerConfig(HMLSTMEncoderConfig, DecoderEmbeddingConfig):
     """Options of `hmlstm_transformer`; names of the decoder's are those of fairseq's transformer."""
 
     decoder_embed_dim: int = field(default=256, metadata={"help": "size of the decoder's embedding and layers"})
@@ -77,14 +87,11 @@ class HMLSTMTransformerConfig(HMLSTMEncoderConfig):
     dropout: float = field(default=0.1, metadata={"help": "dropout in the decoder"})
     attention_dropout: float = field(default=0.0, metadata={"help": "dropout on the decoder's attention weights"})
     activation_dropout: float = field(default=0.0, metadata={"help": "dropout inside the feed-forward layers"})
-    share_decoder_input_output_embed: bool = field(
-        default=False, metadata={"help": "softmax weights are the decoder's embedding"}
-    )
     max_target_positions: int = field(default=1024, metadata={"help": "longest target, in symbols"})
 
 
 @dataclass
-class HMLSTMLSTMConfig(HMLSTMEncoderConfig):
+class HMLSTMLSTMConfig(HMLSTMEncoderConfig, DecoderEmbeddingConfig):
     """Options of `hmlstm_lstm`; names and defaults of the decoder's are those of fairseq's lstm."""
 
     decoder_embed_dim: int = field(default=256, metadata={"help": "size of the decoder's embedding"})
@@ -93,9 +100,6 @@ class HMLSTMLSTMConfig(HMLSTMEncoderConfig):
     decoder_out_embed_dim: int = field(default=256, metadata={"help": "size of the decoder's output embedding"})
     decoder_dropout_in: float = field(default=0.1, metadata={"help": "dropout on the decoder's embedding"})
     decoder_dropout_out: float = field(default=0.1, metadata={"help": "dropout on the decoder's output"})
-    share_decoder_input_output_embed: bool = field(
-        default=False, metadata={"help": "softmax weights are the decoder's embedding"}
-    )
 
 
 def parse_encoder_memory(text: str, num_detectors: int) -> Tuple[str, Optional[int]]:

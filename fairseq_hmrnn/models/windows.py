@@ -16,12 +16,13 @@ WINDOW = 1000  # symbols per forward pass; the state is carried, so that it chan
 def read_windows(
     decoder, tokens: Tensor, state: Optional[HMLSTMState] = None, size: int = WINDOW
 ) -> Iterator[Tuple[Tensor, HMLSTMOutput]]:
-    """Windows of at most `size` of the tokens (T,): each one's logits (T', V), and what the recurrence made of it, with
-    a batch of 1. decoder: an HMLSTMDecoder, in evaluation. state: before the first token, zeros if None."""
+    """Windows of at most `size` of the tokens (T,): each one's logits, or log-probabilities, (T', V), and what the
+    recurrence made of it, with a batch of 1. decoder: an HMLSTMDecoder, in evaluation. state: before the first token,
+    zeros if None."""
     for window in tokens.split(size):
         output, _ = decoder.recur(window.unsqueeze(0), state)
         state = output.state
-        yield decoder.output_layer(decoder.layer_output(output.hidden)).squeeze(1), output
+        yield decoder.predict(decoder.layer_output(output.hidden)).squeeze(1), output
 
 
 def output_symbols(tokens: Tensor, dictionary) -> Tensor:

@@ -44,6 +44,8 @@ class HMLSTM(nn.Module):
     recurrent_dropout: probability of variational dropout on the recurrent product's input: one mask for all steps.
     backend: who computes it, see ops.dispatch.
     recompute_chunks: pieces of a sequence that the backward pass computes again, for less memory: ops.recompute.
+    bfloat16_products: round the operands of products to bfloat16 although the weights are float32; sums and states stay
+        float32. With bfloat16 weights products are of bfloat16 operands anyway.
 
     Parameters, for layer l: weight_recurrent.l (4H+1, H), weight_bottom_up.l (4H+1, H_below), weight_top_down.l
     (4H+1, H_above) for all but the top layer, bias.l (4H+1); with layer_norm a gain (4H+1) for each weight. Rows:
@@ -64,6 +66,7 @@ class HMLSTM(nn.Module):
         recurrent_dropout: float = 0.0,
         backend: str = "auto",
         recompute_chunks: int = 1,
+        bfloat16_products: bool = False,
     ):
         super().__init__()
         self.input_size = input_size
@@ -76,8 +79,10 @@ class HMLSTM(nn.Module):
         self.forget_bias = forget_bias
         self.detector_bias = detector_bias
         self.recurrent_dropout = recurrent_dropout
+        self.retain_dropout = False  # True: in evaluation too
         self.backend = backend
         self.recompute_chunks = recompute_chunks
+        self.bfloat16_products = bfloat16_products
 
         rows = [num_rows(size) for size in self.hidden_sizes]
         below = (input_size, *self.hidden_sizes[:-1])
@@ -163,31 +168,42 @@ class HMLSTM(nn.Module):
         slope: float = 1.0,
         noise: Optional[Tensor] = None,
         recurrent_masks: Optional[Tuple[Tensor, ...]] = None,
+        tokens: Optional[Tensor] = None,
     ) -> HMLSTMOutput:
         """Run over a sequence.
 
-        x: (T, B, input_size). state: before the first step, zeros if None. valid: (T, B) bool, False keeps the
-        state of that sample bit for bit. slope: of the hard sigmoid. noise: (T, B, L) for boundary="bernoulli" in
-        training, drawn here if None. recurrent_masks: of `draw_recurrent_masks`, for a sequence that is run in several
-        calls; drawn here if None. Raises ValueError where shapes, dtypes or devices do not fit.
+        x: (T, B, input_size), or with tokens (T, B) the table (symbols, input_size) that they are rows of. state:
+        before the first step, zeros if None. valid: (T, B) bool, False keeps the state of that sample bit for bit.
+        slope: of the hard sigmoid; in a recorded graph a constant, unless it is a tensor (). noise: (T, B, L) for
+        boundary="bernoulli" in training, drawn here if None. recurrent_masks: of `draw_recurrent_masks`, for a
+        sequence that is run in several calls; drawn here if None. Raises ValueError where shapes, dtypes or devices do
+        not fit.
         """
-        check_input(x, self.input_size)
+        if tokens is None:
+            check_input(x, self.input_size)
+        steps, batch_size = (x if tokens is None else tokens).shape[:2]
         if state is None:
-            state = self.zero_state(x.size(1))
+            state = self.zero_state(batch_size)
         options = self.options(slope, sampled=self.training or noise is not None)
         if options.boundary == "bernoulli" and noise is None:
-            noise = torch.rand(*x.shape[:2], self.num_layers, dtype=state_dtype(self.bias[0].dtype), device=x.device)
+            dtype = state_dtype(self.bias[0].dtype)
+            noise = torch.rand(steps, batch_size, self.num_layers, dtype=dtype, device=x.device)
         if recurrent_masks is None:
-            recurrent_masks = self.draw_recurrent_masks(x.size(1))
+            recurrent_masks = self.draw_recurrent_masks(batch_size)
         return hm_lstm(
-            x, self.layers(), state, options, valid, noise, recurrent_masks, self.backend, self.recompute_chunks
+            x, self.layers(), state, options, valid, noise, recurrent_masks, self.backend, self.recompute_chunks, tokens
         )
 
     def options(self, slope: float, sampled: bool = False) -> RecurrenceOptions:
         """What `ops.hm_lstm` is called with. sampled: whether boundary="bernoulli" draws, or takes the step."""
         boundary = "step" if self.boundary == "bernoulli" and not sampled else self.boundary
         return RecurrenceOptions(
-            slope, boundary, self.nested_boundaries, self.top_boundary, float(self.detector_grad_scale)
+            slope,
+            boundary,
+            self.nested_boundaries,
+            self.top_boundary,
+            float(self.detector_grad_scale),
+            self.bfloat16_products,
         )
 
     def step(
@@ -220,8 +236,9 @@ class HMLSTM(nn.Module):
         return pack_layers(self.layers(), self.backend)
 
     def draw_recurrent_masks(self, batch_size: int) -> Optional[Tuple[Tensor, ...]]:
-        """Masks of recurrent dropout for a batch, tuple over layers of (B, H_l); None outside training or without."""
-        if not self.training or self.recurrent_dropout == 0:
+        """Masks of recurrent dropout for a batch, tuple over layers of (B, H_l); None without it, and in evaluation
+        unless `retain_dropout` is set."""
+        if self.recurrent_dropout == 0 or not (self.training or self.retain_dropout):
             return None
         keep, like = 1 - self.recurrent_dropout, self.zero_state(0).z
         return tuple(like.new_empty(batch_size, size).bernoulli_(keep) / keep for size in self.hidden_sizes)

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Sequence, Tuple
+from typing import Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor, nn
+
+from ..ops import layer_output
 
 
 class LayerOutput(nn.Module):
     """h_e = ReLU(sum_l gate_l W_e[l] h[l]), gate_l = sigmoid(w_l . [h[1]; ...; h[L]]), eq. (7) and (8).
 
-    hidden_sizes: sizes of the layers. output_size: size of h_e.
+    hidden_sizes: sizes of the layers. output_size: size of h_e. bfloat16_products: round the operands of products to
+    bfloat16, as HMLSTM does with the same option.
     """
 
-    def __init__(self, hidden_sizes: Sequence[int], output_size: int):
+    def __init__(self, hidden_sizes: Sequence[int], output_size: int, bfloat16_products: bool = False):
         super().__init__()
+        self.bfloat16_products = bfloat16_products
         self.gates = nn.Linear(sum(hidden_sizes), len(hidden_sizes), bias=False)
         self.projections = nn.ModuleList([nn.Linear(size, output_size, bias=False) for size in hidden_sizes])
 
@@ -24,6 +28,12 @@ class LayerOutput(nn.Module):
         gates = self.gates(torch.cat(list(hidden), dim=-1)).sigmoid().unbind(-1)
         terms = [gate.unsqueeze(-1) * project(h) for gate, project, h in zip(gates, self.projections, hidden)]
         return torch.stack(terms).sum(0).relu()
+
+    def over_sequence(self, hidden: Sequence[Tensor], changed: Optional[Tensor]) -> Tensor:
+        """As `forward`, of hidden (T, B, H_l), without computing again what COPY keeps. changed: (T, B, L) bool, False
+        where h[l] is that of the step before (`HMLSTMOutput.changed`); None: all are computed. Returns (T, B,
+        output_size)."""
+        return layer_output(hidden, self.layer_weights(), changed, self.bfloat16_products)
 
     def layer_weights(self) -> Tuple[Tensor, ...]:
         """One weight (output_size + L, H_l) for each layer: W_e[l], then layer l's columns of all gates.

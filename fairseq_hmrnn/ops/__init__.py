@@ -6,6 +6,7 @@ from .cpu import PackedLayers
 from .dispatch import BACKENDS, hm_lstm, pack_layers
 from .parameters import LayerParameters
 from .precision import state_dtype
+from .products import layer_output, linear
 from .recurrence import HMLSTMOutput, RecurrenceOptions
 from .state import HMLSTMState
 
@@ -19,6 +20,8 @@ __all__ = [
     "RecurrenceOptions",
     "capturing",
     "hm_lstm",
+    "layer_output",
+    "linear",
     "pack_layers",
     "state_dtype",
     "unless_all",

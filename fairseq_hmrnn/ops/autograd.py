@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Optional, Sequence
 
 import torch
@@ -13,6 +14,9 @@ from .recurrence import HMLSTMOutput, RecurrenceOptions
 from .state import HMLSTMState
 
 
+CONSTANTS = 3  # arguments of a call before the masks: tokens, valid, noise
+
+
 def flat_output(results: Sequence[Tensor], n: int) -> HMLSTMOutput:
     """From the flat results of a call over n layers."""
     hidden, h, c, (boundaries, probs, z) = results[:n], results[n : 2 * n], results[2 * n : 3 * n], results[3 * n :]
@@ -22,10 +26,10 @@ def flat_output(results: Sequence[Tensor], n: int) -> HMLSTMOutput:
 class Call:
     """What is constant in one call, and the order of its flat lists of tensors.
 
-    Arguments: valid, noise, masks of every layer; x, z, h and c of every layer, 7 weights for every layer.
+    Arguments: tokens, valid, noise, masks of every layer; x, z, h and c of every layer, 7 weights for every layer.
     Results: hidden, h and c of every layer, boundaries, boundary_probs, z.
-    Subclasses have `forward`, the flat results and what the backward pass needs, and `backward`, the gradients of x,
-    z, h, c and the weights, flat.
+    Subclasses have `forward`, the flat results and what the backward pass needs (a list of tensors or None, which
+    autograd keeps, or an object), and `backward`, the gradients of x, z, h, c and the weights, flat.
     """
 
     FIELDS = len(LayerParameters._fields)
@@ -35,13 +39,13 @@ class Call:
         self.num_layers, self.options, self.skip = num_layers, options, skip
 
     def split(self, tensors: Sequence[Optional[Tensor]]):
-        """The flat arguments as x, weights per layer, state, valid, noise, masks."""
+        """The flat arguments as x, weights per layer, state, tokens, valid, noise, masks."""
         n = self.num_layers
-        valid, noise, *rest = tensors
+        tokens, valid, noise, *rest = tensors
         masks, (x, z), rest = rest[:n], rest[n : n + 2], rest[n + 2 :]
         weights = [list(rest[i : i + self.FIELDS]) for i in range(2 * n, len(rest), self.FIELDS)]
         state = HMLSTMState(tuple(rest[:n]), tuple(rest[n : 2 * n]), z)
-        return x, weights, state, valid, noise, None if masks[0] is None else list(masks)
+        return x, weights, state, tokens, valid, noise, None if masks[0] is None else list(masks)
 
     def output(self, results: Sequence[Tensor]) -> HMLSTMOutput:
         return flat_output(results, self.num_layers)
@@ -50,22 +54,26 @@ class Call:
 class Recurrence(torch.autograd.Function):
     @staticmethod
     def forward(ctx, call: Call, *tensors: Optional[Tensor]):
-        results, ctx.kept = call.forward(tensors, training=True)
-        ctx.call, ctx.num_tensors = call, len(tensors)
+        results, kept = call.forward(tensors, training=True)
+        kept, ctx.kept = (kept, None) if isinstance(kept, list) else ((), kept)
+        hidden = results[: call.num_layers] if call.keeps_hidden else ()
+        ctx.call, ctx.counts = call, (len(tensors), len(hidden), len(kept))
         ctx.set_materialize_grads(False)
-        # Tensors go through save_for_backward: it notices when one of them is overwritten, and keeps no cycle alive.
-        ctx.save_for_backward(*tensors, *(results[: call.num_layers] if call.keeps_hidden else ()))
+        # Tensors go through save_for_backward: it notices when one of them is overwritten, keeps no cycle alive, and
+        # lets activation checkpointing and hooks on saved tensors do their work.
+        ctx.save_for_backward(*tensors, *hidden, *kept)
         return results
 
     @staticmethod
     @once_differentiable
     def backward(ctx, *grads: Optional[Tensor]):
-        call, count = ctx.call, 2 + ctx.call.num_layers
-        tensors, hidden = ctx.saved_tensors[: ctx.num_tensors], ctx.saved_tensors[ctx.num_tensors :]
+        call, count = ctx.call, CONSTANTS + ctx.call.num_layers
+        saved = iter(ctx.saved_tensors)  # once: hooks may make them anew at every access
+        tensors, hidden, kept = (list(itertools.islice(saved, count)) for count in ctx.counts)
         wanted = ctx.needs_input_grad[1 + count :]
         want_weights = any(wanted[2 + 2 * call.num_layers :])
         with torch.autocast(tensors[count].device.type, enabled=False):  # backward may be called where it is on
-            found = call.backward(tensors, ctx.kept, hidden, grads, wanted[0], want_weights)
+            found = call.backward(tensors, kept or ctx.kept, hidden, grads, wanted[0], want_weights)
         return (None, *[None] * count, *(grad if want else None for grad, want in zip(found, wanted)))
 
 
@@ -77,10 +85,11 @@ def run(
     valid: Optional[Tensor] = None,
     noise: Optional[Tensor] = None,
     recurrent_masks: Optional[Sequence[Tensor]] = None,
+    tokens: Optional[Tensor] = None,
 ) -> HMLSTMOutput:
     """Make the arguments contiguous and call, under autograd where a gradient is wanted."""
     given = [x, state.z, *state.h, *state.c, *(tensor for layer in layers for tensor in layer)]
-    constants = [valid, noise, *(recurrent_masks or [None] * len(layers))]
+    constants = [tokens, valid, noise, *(recurrent_masks or [None] * len(layers))]
     given = [None if t is None else t.contiguous() for t in given]
     constants = [None if t is None else t.detach().contiguous() for t in constants]
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in given):

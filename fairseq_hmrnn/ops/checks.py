@@ -66,16 +66,28 @@ def check_input(x: Tensor, input_size: int) -> None:
         raise ValueError(f"x must be (T, B, {input_size}) for these layers, got {tuple(x.shape)}")
 
 
-def check_tensors(x, layers, state, valid, noise, recurrent_masks, projected: bool = False) -> None:
+def check_tensors(x, layers, state, valid, noise, recurrent_masks, tokens=None, projected: bool = False) -> None:
     """Shapes against x and the layers; one device throughout, and the dtypes that `hm_lstm` says. projected: x is layer
     1's bottom-up product."""
-    check_input(x, layers[0].weight_bottom_up.size(0 if projected else 1))
     if not isinstance(state, HMLSTMState):
         raise ValueError(
             f"state must be an HMLSTMState(h, c, z), as a call returns it and zero_state makes one, got a "
             f"{type(state).__name__}"
         )
-    steps, batch_size = x.shape[:2]
+    input_size = layers[0].weight_bottom_up.size(0 if projected else 1)
+    if tokens is None:
+        check_input(x, input_size)
+        steps, batch_size = x.shape[:2]
+    else:
+        if not isinstance(x, Tensor) or not isinstance(tokens, Tensor):
+            raise ValueError(f"x and tokens must be tensors, got {type(x).__name__} and {type(tokens).__name__}")
+        if x.dim() != 2 or x.size(1) != input_size:
+            raise ValueError(f"with tokens x must be (symbols, {input_size}) for these layers, got {tuple(x.shape)}")
+        if tokens.dim() != 2 or tokens.dtype != torch.int64 or tokens.device != x.device:
+            raise ValueError(
+                f"tokens must be int64 (T, B) on {x.device}, got {tokens.dtype} {tuple(tokens.shape)} on {tokens.device}"
+            )
+        steps, batch_size = tokens.shape
     num_layers = len(layers)
     wanted = [("x", x, tuple(x.shape)), ("state.z", state.z, (batch_size, num_layers))]
     for name, tensors in (("state.h", state.h), ("state.c", state.c), ("recurrent_masks", recurrent_masks)):

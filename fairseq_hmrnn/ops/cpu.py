@@ -39,6 +39,7 @@ def hm_lstm_cpu(
     valid: Optional[Tensor] = None,
     noise: Optional[Tensor] = None,
     recurrent_masks: Optional[Sequence[Tensor]] = None,
+    tokens: Optional[Tensor] = None,
     skip: bool = True,
     path: Optional[str] = None,
 ) -> HMLSTMOutput:
@@ -47,25 +48,32 @@ def hm_lstm_cpu(
     skip: False computes COPY steps and closed terms too (compiled: to the same bits); for tests and benchmarks.
     path: "compiled" or "python", None for the better one that is there.
     """
-    if x.size(0) == 0:
-        return HMLSTMOutput.empty(x, state)
     path = path or DEFAULT_PATH
+    if tokens is not None and (path == "python" or tokens.size(0) == 0):
+        x, tokens = torch.nn.functional.embedding(tokens, x), None
+    if tokens is None and x.size(0) == 0:
+        return HMLSTMOutput.empty(x, state)
     call = (_CompiledCall if path == "compiled" else _PythonCall)(len(layers), options, skip)
-    return run(call, x, layers, state, valid, noise, recurrent_masks)
+    return run(call, x, layers, state, valid, noise, recurrent_masks, tokens)
 
 
 class PackedLayers:
     """The layers' weights in the order that a path reads them, for many calls with unchanging weights.
 
     A step of generation is then `packed(x.unsqueeze(0), state, options)`. Keeps no graph. The weights must not change
-    while this is used: a part of them is copied, the rest read where it is. path: as in `hm_lstm_cpu`.
+    while this is used: a part of them is copied, the rest read where it is. path: as in `hm_lstm_cpu`. bfloat16: the
+    compiled path packs them in bfloat16, and rounds what it multiplies them with, as with bfloat16_products.
     """
 
-    def __init__(self, layers: Sequence[LayerParameters], path: Optional[str] = None):
+    def __init__(self, layers: Sequence[LayerParameters], path: Optional[str] = None, bfloat16: bool = False):
         self.layers = [LayerParameters(*(None if t is None else t.detach().contiguous() for t in p)) for p in layers]
         self._weights = [list(layer) for layer in self.layers]
         self._compiled = (path or DEFAULT_PATH) == "compiled"
-        self._packed = compiled.pack(self._weights) if self._compiled else cpu_python.pack(self.layers, reorder=True)
+        self.bfloat16 = bfloat16 and self._compiled
+        if self._compiled:
+            self._packed = compiled.pack(self._weights, self.bfloat16)
+        else:
+            self._packed = cpu_python.pack(self.layers, reorder=True)
 
     @property
     def compiled_weights(self) -> Optional[tuple]:
@@ -75,7 +83,12 @@ class PackedLayers:
     def project(self, x: Tensor) -> Tensor:
         """Layer 1's bottom-up product of x (..., input_size): (..., 4H+1). Of an embedding matrix: a table of rows."""
         with torch.autocast("cpu", enabled=False):
-            return torch.nn.functional.linear(x.detach(), self.layers[0].weight_bottom_up)
+            projected = torch.nn.functional.linear(x.detach(), self.layers[0].weight_bottom_up)
+            if self.bfloat16:  # the gates' rows; the detector's stays as it is
+                rows, weight = x.detach().reshape(-1, x.size(-1)).contiguous(), self.layers[0].weight_bottom_up
+                gates = compiled.multiply(rows, False, weight[:-1], False, True)
+                projected[..., :-1] = gates.view_as(projected[..., :-1])
+            return projected
 
     def __call__(
         self,
@@ -88,15 +101,16 @@ class PackedLayers:
     ) -> HMLSTMOutput:
         """x: (T, B, input_size), or with `projected` (T, B, 4H+1) as `project` returns it. Otherwise as `hm_lstm`."""
         refuse_capture("a step with packed weights")
+        options = options._replace(bfloat16_products=self.bfloat16)
         check_options(options, noise)
-        check_tensors(x, self.layers, state, valid, noise, None, projected)
+        check_tensors(x, self.layers, state, valid, noise, None, projected=projected)
         if x.size(0) == 0:
             return HMLSTMOutput.empty(x, state)
         x, state = x.contiguous(), state.apply(Tensor.contiguous)
         valid, noise = (None if tensor is None else tensor.contiguous() for tensor in (valid, noise))
         if not self._compiled:
             return self._run_python(x, state, options, valid, noise, projected)
-        inputs = _inputs(x, self._weights, state, valid, noise, None, options, True)
+        inputs = _inputs(x, self._weights, state, None, valid, noise, None, options, True)
         hidden, boundaries, probs, h, c, z, _ = compiled.forward(inputs, False, x if projected else None, self._packed)
         return HMLSTMOutput(tuple(hidden), boundaries, probs, HMLSTMState(tuple(h), tuple(c), z))
 
@@ -106,13 +120,14 @@ class PackedLayers:
         return flat_output(cpu_python.forward(inputs, False, self._packed, projected)[0], len(self.layers))
 
 
-def _inputs(x, weights, state, valid, noise, masks, options, skip):
+def _inputs(x, weights, state, tokens, valid, noise, masks, options, skip):
     return compiled.Inputs(
         x,
         weights,
         list(state.h),
         list(state.c),
         state.z,
+        tokens,
         valid,
         noise,
         masks,
@@ -122,6 +137,7 @@ def _inputs(x, weights, state, valid, noise, masks, options, skip):
         bool(options.top_boundary),
         float(options.detector_grad_scale),
         bool(skip),
+        bool(options.bfloat16_products),
     )
 
 
@@ -145,8 +161,8 @@ class _CompiledCall(Call):
 
 class _PythonCall(Call):
     def inputs(self, tensors):
-        x, weights, *rest = self.split(tensors)
-        return cpu_python.Inputs(x, [LayerParameters(*layer) for layer in weights], *rest, self.options, self.skip)
+        x, weights, state, _, *rest = self.split(tensors)
+        return cpu_python.Inputs(x, [LayerParameters(*layer) for layer in weights], state, *rest, self.options, self.skip)
 
     def forward(self, tensors, training):
         with torch.no_grad():

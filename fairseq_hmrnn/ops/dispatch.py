@@ -9,6 +9,7 @@ import os
 from typing import Callable, Optional, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from . import cpu, library
@@ -16,7 +17,7 @@ from .capture import capturing, exporting_onnx
 from .checks import check_layers, check_options, check_tensors
 from .parameters import LayerParameters
 from .precision import LOW_PRECISION, autocast_dtype, autocast_is_on, state_dtype
-from .recompute import in_chunks
+from .recompute import in_chunks, with_tokens
 from .recurrence import HMLSTMOutput, RecurrenceOptions
 from .reference import hm_lstm_reference
 from .state import HMLSTMState
@@ -39,10 +40,11 @@ def hm_lstm(
     recurrent_masks: Optional[Sequence[Tensor]] = None,
     backend: str = "auto",
     recompute_chunks: int = 1,
+    tokens: Optional[Tensor] = None,
 ) -> HMLSTMOutput:
     """Run an L-layer HM-LSTM over a sequence.
 
-    x: (T, B, input_size), of the weights' dtype; T and B may be 0.
+    x: (T, B, input_size), of the weights' dtype; T and B may be 0. With tokens a table (symbols, input_size).
     layers: bottom to top.
     state: the state before the first step.
     valid: (T, B) bool; where False the sample keeps its state bit for bit and emits no boundary.
@@ -54,6 +56,8 @@ def hm_lstm(
         triton or cpu where it can run, else reference.
     recompute_chunks: pieces of the sequence of which the backward pass computes one after the other again, see
         `recompute`; 1 keeps everything.
+    tokens: (T, B) int64, the row of the table x that each step reads. The compiled kernel then computes layer 1's
+        bottom-up product once for each symbol instead of once for each step.
 
     With float16 or bfloat16 weights state, noise, masks, boundaries and boundary_probs are float32 and `hidden` has
     the weights' dtype; sums, gates and detectors are computed in float32, by the reference and on CPU everything is.
@@ -72,14 +76,16 @@ def hm_lstm(
         dtype = autocast_dtype(x, layers[0].weight_recurrent)
         x, layers = x.to(dtype), [layer.to(dtype) for layer in layers]
         with torch.autocast(x.device.type, enabled=False):
-            return hm_lstm(x, layers, state, options, valid, noise, recurrent_masks, backend, recompute_chunks)
+            return hm_lstm(x, layers, state, options, valid, noise, recurrent_masks, backend, recompute_chunks, tokens)
     if backend not in BACKENDS:
         raise ValueError(f"unknown backend {backend!r}: choose from {', '.join(BACKENDS)}")
     check_options(options, noise)
-    check_tensors(x, layers, state, valid, noise, recurrent_masks)
+    check_tensors(x, layers, state, valid, noise, recurrent_masks, tokens)
     arguments = (x, layers, state, options, valid, noise, recurrent_masks)
     if not recorded:
-        return compute(*arguments, backend, recompute_chunks)
+        return compute(*arguments, backend, recompute_chunks, tokens)
+    if tokens is not None:
+        arguments = (F.embedding(tokens, x), *arguments[1:])
     if captured is None or backend == "reference" or exporting_onnx():
         return _run(hm_lstm_reference, *arguments)
     return captured(*arguments, backend, recompute_chunks)
@@ -95,20 +101,26 @@ def compute(
     recurrent_masks: Optional[Sequence[Tensor]],
     backend: str,
     recompute_chunks: int,
+    tokens: Optional[Tensor] = None,
 ) -> HMLSTMOutput:
     """`hm_lstm` once its arguments are checked: by whoever computes on this device and dtype."""
     run = choose(backend, x.device.type, x.dtype)
-    return _run(run, x, layers, state, options, valid, noise, recurrent_masks, recompute_chunks)
+    return _run(run, x, layers, state, options, valid, noise, recurrent_masks, recompute_chunks, tokens)
 
 
-def _run(run, x, layers, state, options, valid, noise, recurrent_masks, recompute_chunks: int = 1) -> HMLSTMOutput:
+def _run(
+    run, x, layers, state, options, valid, noise, recurrent_masks, recompute_chunks: int = 1, tokens=None
+) -> HMLSTMOutput:
     """By `run`, in the precision and the pieces that it is to compute in."""
     dtype = x.dtype
     if dtype in LOW_PRECISION and run in (cpu.hm_lstm_cpu, hm_lstm_reference):
         x, layers = x.float(), [layer.to(torch.float32) for layer in layers]
-    if recompute_chunks > 1 and x.size(0) > 1 and torch.is_grad_enabled():
+        options = options._replace(bfloat16_products=dtype == torch.bfloat16)
+    if tokens is not None and run is not cpu.hm_lstm_cpu:
+        x, tokens = F.embedding(tokens, x), None
+    if recompute_chunks > 1 and len(x if tokens is None else tokens) > 1 and torch.is_grad_enabled():
         run = functools.partial(in_chunks, run, recompute_chunks)
-    output = run(x, layers, state, options, valid, noise, recurrent_masks)
+    output = run(x, layers, state, options, valid, noise, recurrent_masks, **with_tokens(tokens))
     return output._replace(hidden=tuple(h.to(dtype) for h in output.hidden))
 
 

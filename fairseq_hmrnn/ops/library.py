@@ -23,7 +23,7 @@ from .state import HMLSTMState
 ARGUMENTS = (
     "Tensor x, Tensor[] weights, Tensor[] h, Tensor[] c, Tensor z, Tensor? valid, Tensor? noise, "
     "Tensor[] recurrent_masks, Tensor slope, str boundary, bool nested_boundaries, bool top_boundary, "
-    "float detector_grad_scale, str backend, int recompute_chunks"
+    "float detector_grad_scale, bool bfloat16_products, str backend, int recompute_chunks"
 )
 
 

@@ -29,3 +29,26 @@ def autocast_is_on(x: Tensor) -> bool:
     if hasattr(torch, "get_autocast_dtype"):  # torch 2.4 or later
         return torch.is_autocast_enabled(x.device.type)
     return torch.is_autocast_enabled() if x.is_cuda else torch.is_autocast_cpu_enabled()
+
+
+class RoundedLinear(torch.autograd.Function):
+    """F.linear whose products, forward and backward, are of operands rounded to bfloat16; what kernels with
+    bfloat16_products compute, to the rounding of their sums."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor) -> Tensor:
+        """x (B, H_in), weight (R, H_in); returns (B, R), all of one dtype."""
+        x, weight = rounded(x), rounded(weight)
+        ctx.save_for_backward(x, weight)
+        return x @ weight.t()
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        x, weight = ctx.saved_tensors
+        grad = rounded(grad)
+        return grad @ weight, grad.t() @ x
+
+
+def rounded(tensor: Tensor) -> Tensor:
+    """Rounded to the nearest bfloat16, in the dtype that it has."""
+    return tensor.to(torch.bfloat16).to(tensor.dtype)

@@ -11,7 +11,7 @@ from typing import Callable, Optional, Sequence
 import torch
 from torch import Tensor
 
-from .autograd import Call, run
+from .autograd import CONSTANTS, Call, run
 from .parameters import LayerParameters
 from .recurrence import HMLSTMOutput, RecurrenceOptions
 from .state import HMLSTMState
@@ -27,9 +27,9 @@ class _RecomputedCall(Call):
         self.compute = compute
 
     def results(self, tensors):
-        x, weights, state, valid, noise, masks = self.split(tensors)
+        x, weights, state, tokens, valid, noise, masks = self.split(tensors)
         layers = [LayerParameters(*layer) for layer in weights]
-        output = self.compute(x, layers, state, self.options, valid, noise, masks)
+        output = self.compute(x, layers, state, self.options, valid, noise, masks, **with_tokens(tokens))
         return (*output.hidden, *output.state.h, *output.state.c, output.boundaries, output.boundary_probs,
                 output.state.z)  # fmt: skip
 
@@ -38,7 +38,7 @@ class _RecomputedCall(Call):
             return self.results(tensors), None
 
     def backward(self, tensors, kept, hidden, grads, want_x, want_weights):
-        count = 2 + self.num_layers  # constants come first, then x, the state, the weights
+        count = CONSTANTS + self.num_layers  # constants come first, then x, the state, the weights
         given = [None if t is None else t.detach() for t in tensors[count:]]
         state_end = 2 + 2 * self.num_layers
         for index, tensor in enumerate(given):
@@ -57,6 +57,11 @@ class _RecomputedCall(Call):
         return [next(found) if tensor is not None and tensor.requires_grad else None for tensor in given]
 
 
+def with_tokens(tokens: Optional[Tensor]) -> dict:
+    """The argument `tokens` where there are any: not every kernel takes it."""
+    return {} if tokens is None else {"tokens": tokens}
+
+
 def in_chunks(
     compute: Callable[..., HMLSTMOutput],
     chunks: int,
@@ -67,18 +72,20 @@ def in_chunks(
     valid: Optional[Tensor] = None,
     noise: Optional[Tensor] = None,
     recurrent_masks: Optional[Sequence[Tensor]] = None,
+    tokens: Optional[Tensor] = None,
 ) -> HMLSTMOutput:
     """What `compute` makes of the rest of the arguments (see `ops.dispatch.hm_lstm`), the T steps in `chunks` pieces.
 
     The same numbers as in one call, to rounding: products over time and the weights' gradients are summed by chunk.
     """
-    size = -(-x.size(0) // chunks)
-    pieces = [x.split(size)] + [None if t is None else t.split(size) for t in (valid, noise)]
+    steps = (x if tokens is None else tokens).size(0)
+    size = -(-steps // chunks)
     outputs = []
-    for index, piece in enumerate(pieces[0]):
-        constants = [None if p is None else p[index] for p in pieces[1:]]
+    for first in range(0, steps, size):
+        piece_of = [None if t is None else t[first : first + size] for t in (valid, noise, tokens)]
+        piece = x[first : first + size] if tokens is None else x
         call = _RecomputedCall(len(layers), options, compute)
-        outputs.append(run(call, piece, layers, state, *constants, recurrent_masks))
+        outputs.append(run(call, piece, layers, state, *piece_of[:2], recurrent_masks, piece_of[2]))
         state = outputs[-1].state
     hidden = tuple(torch.cat(parts) for parts in zip(*(output.hidden for output in outputs)))
     boundaries, probs = (torch.cat([getattr(o, name) for o in outputs]) for name in ("boundaries", "boundary_probs"))

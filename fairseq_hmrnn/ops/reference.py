@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .boundary import decide, hard_sigmoid, scale_gradient
 from .parameters import LayerParameters, split_gates
+from .precision import RoundedLinear
 from .recurrence import HMLSTMOutput, RecurrenceOptions
 from .state import HMLSTMState
 
@@ -20,14 +21,16 @@ from .state import HMLSTMState
 LAYER_NORM_EPS = 1e-2
 
 
-def product(x: Tensor, weight: Tensor, gain: Optional[Tensor], grad_scale: float) -> Tensor:
+def product(x: Tensor, weight: Tensor, gain: Optional[Tensor], options: RecurrenceOptions) -> Tensor:
     """One of the three products of eq. (1), layer-normalised over its 4H+1 rows if it has a gain.
 
     x (B, H_in), weight (4H+1, H_in), gain (4H+1) or None; returns (B, 4H+1). The last row is the detector's: what
-    it sends back to x, and through the normalisation to the other rows, is multiplied by `grad_scale`.
+    it sends back to x, and through the normalisation to the other rows, is multiplied by detector_grad_scale.
     """
+    grad_scale = options.detector_grad_scale
+    multiply = RoundedLinear.apply if options.bfloat16_products else F.linear
     gates, detector = weight[:-1], weight[-1:]
-    p = torch.cat([F.linear(x, gates), F.linear(scale_gradient(x, grad_scale), detector)], dim=1)
+    p = torch.cat([multiply(x, gates), F.linear(scale_gradient(x, grad_scale), detector)], dim=1)
     if gain is None:
         return p
     mean = p.mean(1, keepdim=True)
@@ -45,10 +48,10 @@ def pre_activation(layer: LayerParameters, h, z_prev, h_above, h_below, z_below,
         z = z.unsqueeze(1)
         return torch.cat([z * term[:, :-1], scale_gradient(z, scale) * term[:, -1:]], dim=1)
 
-    s = product(h, layer.weight_recurrent, layer.gain_recurrent, scale) + layer.bias
+    s = product(h, layer.weight_recurrent, layer.gain_recurrent, options) + layer.bias
     if layer.weight_top_down is not None:
-        s = s + gated(z_prev, product(h_above, layer.weight_top_down, layer.gain_top_down, scale))
-    return s + gated(z_below, product(h_below, layer.weight_bottom_up, layer.gain_bottom_up, scale))
+        s = s + gated(z_prev, product(h_above, layer.weight_top_down, layer.gain_top_down, options))
+    return s + gated(z_below, product(h_below, layer.weight_bottom_up, layer.gain_bottom_up, options))
 
 
 def cell(layer, h, c, z_prev, h_above, h_below, z_below, mask, has_detector, noise, options):

@@ -1,5 +1,6 @@
 """Language modelling with raw text in and raw text out."""
 
+import glob
 import os
 from dataclasses import dataclass, field
 from typing import List, Tuple, Type, Union
@@ -11,7 +12,7 @@ from fairseq.dataclass import ChoiceEnum
 from fairseq.sequence_scorer import SequenceScorer
 from fairseq.tasks import register_task
 
-from ..compat import keep_prompt_spaces
+from ..compat import is_loading_model, keep_prompt_spaces
 from ..data.characters import CharacterCodec, CharacterDictionary, is_character_dictionary
 from ..generation import PromptedGenerator
 from ..models.windows import output_symbols
@@ -47,12 +48,15 @@ class HMLSTMLanguageModelingTask(StatefulLanguageModelingTask):
 
     @classmethod
     def setup_dictionary(cls, args, task_state=None, **kwargs):
-        """The dictionaries of the data folder, or of a checkpoint whose `task_state` is given."""
+        """The dictionaries of the data folder, or of a checkpoint whose `task_state` is given. None where the folder
+        has none and fairseq loads a checkpoint, the language model of --lm-path: `load_state_dict` follows."""
         if task_state and "dictionary" in task_state:
             source = task_state["dictionary"]
         elif args.data:
             source = os.path.join(utils.split_paths(args.data)[0], "dict.txt")
             if not os.path.exists(source):
+                if is_loading_model():
+                    return None, None
                 raise FileNotFoundError(f"no {source}: prepare a text with scripts/prepare_text.py TEXT --dest DIR")
         else:
             return None, None
@@ -69,6 +73,25 @@ class HMLSTMLanguageModelingTask(StatefulLanguageModelingTask):
         dictionary = self.source_dictionary
         entries = [list(entry) for entry in zip(dictionary.symbols, dictionary.count)][dictionary.nspecial :]
         return {**super().state_dict(), "dictionary": entries}
+
+    def load_state_dict(self, state_dict):
+        """Of a checkpoint: the dictionary too, if there was none in the data folder. ValueError if that folder is one
+        of translation data and this is no dictionary of it; FileNotFoundError if the checkpoint has none either."""
+        super().load_state_dict(state_dict)
+        if self.dictionary is not None:
+            return
+        folder = utils.split_paths(self.args.data)[0]
+        if "dictionary" not in state_dict:
+            raise FileNotFoundError(
+                f"the language model's checkpoint does not carry its dictionary: copy its dict.txt to {folder}"
+            )
+        self.dictionary, self.output_dictionary = self.setup_dictionary(self.args, state_dict)
+        others = sorted(glob.glob(os.path.join(glob.escape(folder), "dict.*.txt")))
+        if others and not any(Dictionary.load(path).symbols == self.dictionary.symbols for path in others):
+            raise ValueError(
+                f"the language model's dictionary is not among {', '.join(others)}: train it on text prepared with "
+                "fairseq-preprocess --only-source --srcdict and the dictionary of the target language"
+            )
 
     @property
     def has_characters(self) -> bool:

@@ -91,15 +91,16 @@ class StatefulLanguageModelingTask(LanguageModelingTask):
         """For streams: max_sentences of them, or as many windows as max_tokens hold, for every one of num_shards."""
         if not isinstance(dataset, StreamDataset):
             shard = {"seed": seed, "num_shards": num_shards, "shard_id": shard_id, "epoch": epoch}
-            return refuse_streams(super().get_batch_iterator(dataset, max_tokens, max_sentences, **shard, **kwargs))
+            iterator = super().get_batch_iterator(dataset, max_tokens, max_sentences, **shard, **kwargs)
+            if dataset not in self.dataset_to_epoch_iter:  # used once: its workers end with its epoch, not when it dies
+                iterator.persistent_workers = False
+            return refuse_streams(iterator)
         streams = self._count_streams(max_sentences, max_tokens)
         rows = range(shard_id * streams, (shard_id + 1) * streams)
         return StreamBatchIterator(
             StreamBatches(dataset, streams * num_shards, rows, seed, epoch),
             self._carried,
             epoch=epoch,
-            num_workers=kwargs.get("num_workers", 0),
-            buffer_size=kwargs.get("data_buffer_size", 0),
             skip_remainder_batch=kwargs.get("skip_remainder_batch", False),
         )
 

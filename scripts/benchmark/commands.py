@@ -30,10 +30,10 @@ def command(name, *arguments, log):
     return printed
 
 
-def recipe_options(recipe, data, folder):
-    """What fairseq-hydra-train wants to train a recipe on prepared data, with checkpoints and log in `folder`."""
+def recipe_options(recipe, data, folder, user_dir=USER_DIR):
+    """What fairseq-hydra-train requires to train a recipe on prepared data, with checkpoints and log in `folder`."""
     folder = Path(folder).resolve()
-    options = ["--config-dir", USER_DIR / "configs", "--config-name", recipe, f"common.user_dir={USER_DIR}"]
+    options = ["--config-dir", USER_DIR / "configs", "--config-name", recipe, f"common.user_dir={user_dir}"]
     options += [f"task.data={Path(data).resolve()}", f"checkpoint.save_dir={folder}", f"hydra.run.dir={folder}"]
     return options
 

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
-"""HM-LSTM by the recipe ptb_small beside fairseq's lstm_lm of equal parameters: bits per character of the validation
-split over updates and over seconds of training, several seeds, drawn.
+"""HM-LSTM by the recipe ptb_small beside two LSTM language models of equal parameters, one over torch.nn.LSTM that
+carries its state too and fairseq's lstm_lm: bits per character of the validation split over updates and over seconds of
+training, several seeds, drawn.
 
     bash scripts/prepare_ptb.sh FOLDER_WITH_PTB_TXT
     python scripts/benchmark/language_model.py data/ptb --csv curves.csv --plot curves.png
@@ -17,19 +18,14 @@ import re
 import statistics
 from pathlib import Path
 
-from commands import USER_DIR, command, log_records, recipe_options
+from candidates import HMLSTM, LSTMS, Recipe
+from commands import command, log_records
 
-# The rest of ptb_small for a model that carries no state; 316 units a layer make it as many parameters, within 4 %.
-LSTM = ["--user-dir", USER_DIR, "--task", "hmlstm_language_modeling", "--criterion", "cross_entropy"]
-LSTM += "--arch lstm_lm --decoder-embed-dim 128 --decoder-hidden-size 316 --decoder-layers 3".split()
-LSTM += "--decoder-out-embed-dim 256 --optimizer adam --lr 0.002 --clip-norm 1 --batch-size 32".split()
-LSTM += "--tokens-per-sample 100 --cpu --num-workers 0".split()
-LSTM += "--log-format json --no-epoch-checkpoints --keep-interval-updates 1 --batch-size-valid 64".split()
-# As many epochs as the updates are, at one learning rate, for both models alike.
-HYDRA = "common.cpu=true dataset.num_workers=0 common.log_format=json dataset.batch_size_valid=64".split()
-HYDRA += "optimization.max_epoch=0 lr_scheduler.lr_patience=1000000".split()
-MODELS = ("hmlstm_lm", "lstm_lm")
-COLORS = {"hmlstm_lm": "#0072B2", "lstm_lm": "#D55E00"}
+RECIPE = "ptb_small"
+# As many epochs as the updates are, at one learning rate, for all models alike.
+SETTINGS = "common.cpu=true dataset.num_workers=0 common.log_format=json dataset.batch_size_valid=64".split()
+SETTINGS += "optimization.max_epoch=0 lr_scheduler.lr_patience=1000000".split()
+COLORS = {HMLSTM: "#0072B2", "nn_lstm_lm": "#009E73", "lstm_lm": "#D55E00"}
 SPEED_UPDATES = 24
 
 
@@ -38,37 +34,50 @@ def parse_args():
     parser.add_argument("data", type=Path, help="folder of scripts/prepare_ptb.sh, or any prepared text")
     parser.add_argument("--out", type=Path, default=Path("runs/language_model"), help="folder of checkpoints and logs")
     length = parser.add_mutually_exclusive_group()
-    length.add_argument("--updates", type=int, default=1000, help="the same number for both models")
-    length.add_argument("--seconds", type=float, help="of training, the same for both models")
+    length.add_argument("--updates", type=int, default=1000, help="the same number for all models")
+    length.add_argument("--seconds", type=float, help="of training, the same for all models")
     parser.add_argument("--validate-every", type=int, default=200, help="updates")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--beside", nargs="*", choices=LSTMS, default=list(LSTMS), help="LSTMs to compare with")
     parser.add_argument("--csv", type=Path, help="file of the curves")
     parser.add_argument("--plot", type=Path, help="picture of the curves")
     return parser.parse_args()
 
 
-def train(model, data, folder, log, options):
-    """One training command; `options` are hydra's names and values."""
-    if model == "hmlstm_lm":
-        overrides = [f"{name}={value}" for name, value in options.items()]
-        return command("fairseq-hydra-train", *recipe_options("ptb_small", data, folder), *HYDRA, *overrides, log=log)
-    flags = []
-    for name, value in options.items():
-        flag = "--" + name.split(".")[1].replace("_", "-")
-        flags += [flag] if value == "true" else [flag, value]
-    return command("fairseq-train", data, *LSTM, "--save-dir", folder, *flags, log=log)
+def train(model, equal_to, folder, log, options, args):
+    """One training command; `options` are hydra's names and values. equal_to: parameters and symbols of the recipe's
+    model, which an LSTM is given as many of."""
+    recipe = Recipe(RECIPE, [*SETTINGS, *(f"{name}={value}" for name, value in options.items())])
+    if model == HMLSTM:
+        return command("fairseq-hydra-train", *recipe.hmlstm_arguments(args.data, folder), log=log)
+    size = recipe.lstm_sizes(model, *equal_to)["hidden_size"]
+    return command("fairseq-train", *recipe.lstm_arguments(model, size, args.data, folder), log=log)
 
 
-def speed(model, args):
-    """Seconds an update and parameters, by two short trainings of each model in turns."""
+def speed(model, equal_to, args):
+    """Seconds an update, parameters and symbols of one short training."""
     log = args.out / f"{model}.speed.log"
     options = {"optimization.max_update": SPEED_UPDATES, "common.log_interval": 4, "checkpoint.no_save": "true"}
     options["dataset.disable_validation"] = "true"
-    train(model, args.data, args.out / "speed", log, options)
-    text = log.read_text(encoding="utf-8")
+    text = train(model, equal_to, args.out / "speed", log, options, args)
     parameters = int(re.search(r"num\. shared model params: ([0-9,]+)", text).group(1).replace(",", ""))
-    rates = [float(record["ups"]) for record in log_records(text, "train_inner")]
-    return 1 / statistics.median(rates), parameters
+    symbols = int(re.search(r"\(embed_tokens\): Embedding\(([0-9]+),", text).group(1))
+    rates = [float(record["ups"]) for record in log_records(log.read_text(encoding="utf-8"), "train_inner")]
+    return 1 / statistics.median(rates), parameters, symbols
+
+
+def speeds_of(models, args):
+    """{model: what `speed` returns}, by two short trainings of each in turns; from a file if they were taken before."""
+    saved = args.out / "speeds.json"
+    speeds = json.loads(saved.read_text()) if saved.exists() else {}
+    if not all(len(speeds.get(model, ())) == 3 for model in models):
+        for log in args.out.glob("*.speed.log"):
+            log.unlink()
+        for _ in range(2):
+            for model in models:
+                speeds[model] = speed(model, speeds[HMLSTM][1:] if model != HMLSTM else None, args)
+        saved.write_text(json.dumps(speeds))
+    return {model: speeds[model] for model in models}
 
 
 def num_updates(seconds_an_update, args):
@@ -89,7 +98,7 @@ def validations(log):
     return {int(record["valid_num_updates"]): float(record["valid_loss"]) for record in records}
 
 
-def curve(model, seed, updates, args):
+def curve(model, equal_to, seed, updates, args):
     """[(updates, bits per character of the validation split)] of one training."""
     folder = args.out / f"{model}.{seed}"
     log = folder / "train.log"
@@ -99,7 +108,7 @@ def curve(model, seed, updates, args):
         options = {"optimization.max_update": updates, "common.seed": seed, "common.log_interval": 100}
         for name in ("dataset.validate_interval_updates", "checkpoint.save_interval_updates"):
             options[name] = args.validate_every
-        train(model, args.data, folder, log, options)
+        train(model, equal_to, folder, log, options, args)
     return sorted(point for point in validations(log).items() if point[0] <= updates)
 
 
@@ -112,7 +121,7 @@ def plot(rows, path):
 
     figure, panels = pyplot.subplots(1, 2, figsize=(9, 3.6), sharey=True, layout="constrained")
     for axes, x, title in zip(panels, ("updates", "seconds"), ("updates", "seconds of training")):
-        for model in MODELS:
+        for model in dict.fromkeys(row["model"] for row in rows):
             seeds = sorted({row["seed"] for row in rows if row["model"] == model})
             lines = [[r for r in rows if r["model"] == model and r["seed"] == seed] for seed in seeds]
             for line in lines:
@@ -135,23 +144,18 @@ def plot(rows, path):
 def main():
     args = parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    saved = args.out / "speeds.json"
-    if not saved.exists():
-        for _ in range(2):
-            speeds = {model: speed(model, args) for model in MODELS}
-        saved.write_text(json.dumps(speeds))
-    speeds = json.loads(saved.read_text())
-    for model, (seconds, parameters) in speeds.items():
+    models = [HMLSTM, *args.beside]
+    speeds = speeds_of(models, args)
+    for model, (seconds, parameters, _) in speeds.items():
         print(f"{model}: {parameters:,} parameters, {seconds:.3f} seconds an update")
-    lengths = {model: num_updates(seconds, args) for model, (seconds, _) in speeds.items()}
+    lengths = {model: num_updates(seconds, args) for model, (seconds, *_) in speeds.items()}
     rows = []
-    for seed in args.seeds:
-        for model in MODELS:
-            seconds = speeds[model][0]
-            for updates, bpc in curve(model, seed, lengths[model], args):
-                row = {"model": model, "seed": seed, "updates": updates, "seconds": updates * seconds, "bpc": bpc}
-                print("{model} seed {seed}: {updates} updates, {seconds:.0f} s, {bpc:.3f}".format(**row), flush=True)
-                rows.append(row)
+    for seed, model in itertools.product(args.seeds, models):
+        seconds, equal_to = speeds[model][0], speeds[HMLSTM][1:]
+        for updates, bpc in curve(model, equal_to, seed, lengths[model], args):
+            row = {"model": model, "seed": seed, "updates": updates, "seconds": updates * seconds, "bpc": bpc}
+            print("{model} seed {seed}: {updates} updates, {seconds:.0f} s, {bpc:.3f}".format(**row), flush=True)
+            rows.append(row)
     if args.csv:
         with args.csv.open("w", newline="") as file:
             writer = csv.DictWriter(file, list(rows[0]))

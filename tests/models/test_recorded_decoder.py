@@ -30,6 +30,11 @@ def tokens(decoder, rows=3, columns=9, padded=False):
     return found
 
 
+def assert_close(found, expected):
+    """Eager calls have the compiled kernel's large products, graphs torch's: sums are rounded in another order."""
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
 class Logits(torch.nn.Module):
     def __init__(self, decoder):
         super().__init__()
@@ -49,8 +54,8 @@ def test_traces_and_exports_read_padding_that_they_were_not_recorded_with():
     traced = torch.jit.trace(Logits(decoder), tokens(decoder))
     for x in (tokens(decoder), tokens(decoder, padded=True), tokens(decoder, 2, 5, padded=True)):
         logits, extra = decoder(x)
-        assert torch.equal(traced(x), logits)
-        assert torch.equal(exported(x)[0], logits)
+        assert_close(traced(x), logits)
+        assert_close(exported(x)[0], logits)
         assert torch.equal(exported(x)[1]["boundaries"], extra["boundaries"])
 
 
@@ -65,10 +70,11 @@ def test_one_compiled_graph_serves_all_updates_of_an_annealed_slope():
     for update in range(5):
         decoder.slope_progress.set_num_updates(update)
         (logits, extra), (expected, plain) = compiled(x), decoder(x)
-        assert torch.equal(logits, expected) and int(extra["num_updates"]) == update
-        assert torch.equal(extra["boundary_probs"], plain["boundary_probs"])
+        assert_close(logits, expected)
+        assert int(extra["num_updates"]) == update
+        assert_close(extra["boundary_probs"], plain["boundary_probs"])
         ours, theirs = (torch.autograd.grad(y.pow(2).mean(), list(decoder.parameters())) for y in (logits, expected))
-        assert all(map(torch.equal, ours, theirs))
+        assert_close(ours, theirs)
         seen.append(extra["boundary_probs"])
     assert counter.frame_count == 1 and not torch.equal(seen[0], seen[-1])
 
@@ -79,7 +85,7 @@ def test_the_slope_of_a_loaded_checkpoint_is_that_of_the_graph():
     decoder.slope_progress.set_num_updates(4)
     other.load_state_dict(decoder.state_dict())
     compiled, x = torch.compile(other, backend="aot_eager", fullgraph=True), tokens(decoder)
-    assert torch.equal(compiled(x)[0], decoder(x)[0])
+    assert_close(compiled(x)[0], decoder(x)[0])
     assert "_as_tensors" not in " ".join(decoder.state_dict())
 
 
@@ -92,6 +98,6 @@ def test_generation_under_a_recorder():
     for column in range(1, 5):
         found = compiled(x[:, :column], incremental_state=state)[0]
         expected = decoder(x[:, :column], incremental_state=other)[0]
-        torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+        assert_close(found, expected)
     with pytest.raises(RuntimeError, match="a generation that has begun cannot be traced or exported"):
         torch.jit.trace(lambda x: decoder(x, incremental_state=other)[0], x)

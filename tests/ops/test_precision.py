@@ -33,7 +33,10 @@ def test_low_precision_is_float32_rounded_once(dtype, backend):
     options = RecurrenceOptions(boundary="bernoulli", detector_grad_scale=0.3)
     problem = make_problem(3, 9, 3, [5, 4], options, layer_norm=True, padded=True, masked=True, dtype=dtype)
     function = functools.partial(hm_lstm, backend=backend)
-    (found, grads), (expected, expected_grads) = run(function, problem), run(function, widened(problem))
+    wide = widened(problem)
+    if dtype == torch.bfloat16:  # the weights are rounded already; so is then what they are multiplied with
+        wide = wide._replace(options=options._replace(bfloat16_products=True))
+    (found, grads), (expected, expected_grads) = run(function, problem), run(function, wide)
     for index, (a, b) in enumerate(zip(found, expected)):
         assert a.dtype == (dtype if index < 2 else torch.float32), "only `hidden` has the weights' dtype"
         assert torch.equal(a, b.to(a.dtype))
@@ -63,7 +66,9 @@ def test_module_keeps_state_in_float32(dtype):
     assert output.hidden[0].dtype == dtype
     assert output.state.c[0].dtype == torch.float32
     exact = copy.deepcopy(module).double()(x.double()).state.c[0]
-    assert exact.min() > 0.2 and (output.state.c[0] - exact).abs().max() < 1e-5
+    # c would be off by its own rounding 300 times over; the operands of bfloat16's products are rounded, c is not
+    assert exact.min() > 0.2
+    assert (output.state.c[0] - exact).abs().max() < (1e-4 if dtype == torch.bfloat16 else 1e-5)
     stepped = module.eval().step(torch.randn(2, 4).to(dtype), output.state)
     assert stepped.state.c[0].dtype == torch.float32 and stepped.hidden[0].dtype == dtype
 

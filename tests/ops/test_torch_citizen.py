@@ -118,6 +118,7 @@ KINDS = {
     "sampled": dict(options=RecurrenceOptions(1.5, "bernoulli", True, True, 0.5), padded=True),
     "float32": dict(dtype=torch.float32, masked=True),
     "bfloat16": dict(dtype=torch.bfloat16, layer_norm=True, padded=True),
+    "bfloat16 products": dict(options=RecurrenceOptions(bfloat16_products=True), dtype=torch.float32),
     "no steps": dict(steps=0),
     "one layer": dict(sizes=[5], layer_norm=True),
 }

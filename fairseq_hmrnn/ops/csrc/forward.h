@@ -10,46 +10,57 @@
 #include <limits>
 
 #include "problem.h"
+#include "stopwatch.h"
 #include "team.h"
 
 namespace hmrnn {
 
 constexpr double LAYER_NORM_EPS = 1e-2;  // as in reference.py, which says why
 
+// Where one layer writes what the backward pass needs, as in SavedLayer, and how much of it.
 template <class T>
+struct SavedRoom {
+  int *slot = nullptr, *step = nullptr, *sample = nullptr, *previous = nullptr;
+  T *gates = nullptr, *copy_terms = nullptr, *normalised[PRODUCTS] = {}, *statistics = nullptr;
+  T* copy_statistics = nullptr;
+  int64_t slots = 0, copies = 0;
+};
+
+// S: the type of the products' operands, T or Pair.
+template <class T, class S>
 struct ForwardCall {
   Problem<T> problem;
-  Saved* saved = nullptr;            // training if not null
-  const T* projected = nullptr;      // (T, B, 4H+1): layer 1's bottom-up product, normalised if layer_norm; or null
-  const T* projected_rstd = nullptr; // (T, B) with layer_norm
-  const int64_t* tokens = nullptr;   // (T, B): the row of x and of `projected` that a step reads; null: its own
+  std::vector<SavedRoom<T>>* saved = nullptr;  // training if not null; one for each layer
+  T *saved_u = nullptr, *saved_z = nullptr;    // as in Saved
+  const T* projected = nullptr;      // (rows of x, 4H+1): layer 1's bottom-up product, normalised if layer_norm; or null
+  const T* projected_rstd = nullptr; // (rows of x) with layer_norm
+  std::vector<const S*> packed;      // per layer and product: panels of a weight by pack_gates, or null
   std::vector<T*> hidden;            // (T, B, H) per layer
   T *boundaries = nullptr, *boundary_probs = nullptr;  // (T, B, L), filled with 0
   std::vector<T*> h, c;              // (B, H) per layer: final state; without `saved` c holds the start state
   T* z = nullptr;                    // (B, L)
   T* copy_u = nullptr;               // (B, L), in and out: u of the run of COPY steps that lasts, else NaN; or null
-  std::vector<T*> to_pack;           // per layer and product: room for the panels of a weight without, or null
+  std::vector<S*> to_pack;           // per layer and product: room for the panels of a weight without, or null
   std::vector<T*> masked;            // per layer (2, B, H), room for mask * h; or null
   T* statistics = nullptr;           // with layer_norm: (PRODUCTS, B, most panels, 2)
   int64_t most_panels = 0;
   bool backwards = false;            // which way the last pass before this call went over a weight, see Share::at
 
-  // What layer 1 reads at a step.
-  int64_t input_row(int64_t t, int64_t b) const { return tokens ? tokens[t * problem.B + b] : t * problem.B + b; }
-  const T* x(int64_t t, int64_t b) const { return problem.x + input_row(t, b) * problem.layers[0].columns[BOTTOM_UP]; }
-  const T* projected_row(int64_t t, int64_t b) const { return projected + input_row(t, b) * problem.layers[0].rows(); }
+  const T* projected_row(int64_t t, int64_t b) const {
+    return projected + problem.input_row(t, b) * problem.layers[0].rows();
+  }
 };
 
-template <class T>
+template <class T, class S>
 class ForwardWorker {
   static constexpr int W = LANES<T>;
   static constexpr int64_t P = PANEL<T>;
   enum Kind { FROZEN_STEP, KEPT_COPY, FRESH_COPY, ACTIVE };
 
  public:
-  ForwardWorker(const ForwardCall<T>& call, int thread, int threads, Barrier& barrier)
+  ForwardWorker(const ForwardCall<T, S>& call, int thread, int threads, Barrier& barrier)
       : call_(call), p_(call.problem), B_(p_.B), L_(p_.L), training_(call.saved), thread_(thread), threads_(threads),
-        barrier_(barrier) {
+        barrier_(barrier), watch_(thread == 0 && call.problem.B >= 4) {
     const int64_t n = L_ * B_;
     z_.resize(n);
     h_.resize(n);
@@ -119,8 +130,9 @@ class ForwardWorker {
             masked[b * H + j] = p_.mask[l][b * H + j] * p_.h0[l][b * H + j];
         }
       }
-    if (training_ && thread_ == 0) std::copy(z_.begin(), z_.end(), call_.saved->z.template as<T>());
+    if (training_ && thread_ == 0) std::copy(z_.begin(), z_.end(), call_.saved_z);
     barrier_.wait();
+    watch_.lap(FORWARD_PRODUCTS);
   }
 
   // Write the final state.
@@ -137,12 +149,17 @@ class ForwardWorker {
         }
     }
     if (thread_ == 0)
-      for (int64_t l = 0; l < L_; ++l)
+      for (int64_t l = 0; l < L_; ++l) {
+        if (training_) {
+          (*call_.saved)[l].slots = slots_[l];
+          (*call_.saved)[l].copies = copies_[l];
+        }
         for (int64_t b = 0; b < B_; ++b) {
           const int64_t i = l * B_ + b;
           call_.z[b * L_ + l] = z_[i];
           if (call_.copy_u) call_.copy_u[b * L_ + l] = run_[i] < 0 ? std::numeric_limits<T>::quiet_NaN() : u_[i];
         }
+      }
   }
 
  private:
@@ -156,8 +173,8 @@ class ForwardWorker {
       const auto& layer = p_.layers[l];
       const Share own = share(layer);
       for (int product = 0; product < PRODUCTS; ++product) {
-        T* room = call_.to_pack[l * PRODUCTS + product];
-        packed_[l * PRODUCTS + product] = room ? room : layer.packed[product];
+        S* room = call_.to_pack[l * PRODUCTS + product];
+        packed_[l * PRODUCTS + product] = room ? room : call_.packed[l * PRODUCTS + product];
         if (!room) continue;
         for (int64_t panel = own.first; panel < own.last; ++panel)
           pack_gates(layer.weight[product], layer.size, layer.columns[product], panel, room);
@@ -212,19 +229,26 @@ class ForwardWorker {
     classify(l);
     const bool any = !rows_[RECURRENT].empty();
     if (any) backwards_[l] = !backwards_[l] && rows_[RECURRENT].size() <= TILE_ROWS;  // more do not wait for memory
+    for (int product = 0; any && product < PRODUCTS; ++product)
+      if (!rows_[product].empty() && packed_[l * PRODUCTS + product])
+        rows_[product].prepare(p_.layers[l].columns[product]);
     if (p_.layer_norm && any) {
       multiply_and_measure(l);
       barrier_.wait();
+      watch_.lap(FORWARD_PRODUCTS);
       combine_statistics(l);
     }
     detect(l);
+    watch_.lap(FORWARD_CELLS);
     const auto& layer = p_.layers[l];
     const Share own = share(layer);
     for (int64_t n = 0; any && n < own.size(); ++n) {
       const int64_t panel = own.at(n, backwards_[l]);
       if (l == 0 && call_.projected) fetch_projected(panel);
       if (!p_.layer_norm) multiply_all(l, panel);
+      if (!p_.layer_norm) watch_.lap(FORWARD_PRODUCTS);
       for (const int b : members_) update(l, b, panel, panel - own.first);
+      watch_.lap(FORWARD_CELLS);
     }
     const int64_t first = own_first(layer), count = own_last(layer) - first, H = layer.size;
     for (const int b : members_) {
@@ -251,7 +275,7 @@ class ForwardWorker {
   void fetch_projected(int64_t panel) const {
     const auto& layer = p_.layers[0];
     for (const int b : members_)
-      for (int q = 0; q < 4; ++q) {
+      for (int q = 0; q < GATES; ++q) {
         const T* at = call_.projected_row(t_[b], b) + q * layer.size + panel * W;
         __builtin_prefetch(at, 0, 2);
         __builtin_prefetch(at + W - 1, 0, 2);
@@ -277,20 +301,20 @@ class ForwardWorker {
       rows_[RECURRENT].add(h_read_[i], 1, b);
       if (layer.weight[TOP_DOWN] && (zp != 0 || dense)) rows_[TOP_DOWN].add(h_[i + B_], p_.layer_norm ? 1 : zp, b);
       if (l > 0 && (zb != 0 || closed_too)) rows_[BOTTOM_UP].add(h_[i - B_], p_.layer_norm ? 1 : zb, b);
-      if (l == 0 && !call_.projected) rows_[BOTTOM_UP].add(call_.x(t_[b], b), 1, b);
+      if (l == 0 && !call_.projected) rows_[BOTTOM_UP].add(p_.input(t_[b], b), 1, b);
     }
     if (training_ && thread_ == 0) remember(l);
   }
 
   void remember(int64_t l) {
-    SavedLayer& saved = call_.saved->layers[l];
-    saved.copies = copies_[l];
+    SavedRoom<T>& saved = (*call_.saved)[l];
     for (const int b : members_) {
-      saved.slot[t_[b] * B_ + b] = new_slot_[b];
+      const int slot = new_slot_[b];
+      saved.slot[t_[b] * B_ + b] = slot;
       if (kind_[b] != ACTIVE) continue;
-      saved.step.push_back(int(t_[b]));
-      saved.sample.push_back(b);
-      saved.previous.push_back(slot_[l * B_ + b]);
+      saved.step[slot] = int(t_[b]);
+      saved.sample[slot] = b;
+      saved.previous[slot] = slot_[l * B_ + b];
     }
   }
 
@@ -298,9 +322,9 @@ class ForwardWorker {
   void multiply(int64_t l, int product, int64_t panel, bool add, T* out) {
     const auto& layer = p_.layers[l];
     const int64_t K = layer.columns[product];
-    if (const T* packed = packed_[l * PRODUCTS + product])
-      multiply_panel<T>(rows_[product], K, packed + panel * K * P, P, add, out);
-    else
+    if (const S* packed = packed_[l * PRODUCTS + product])
+      multiply_panel<T, S>(rows_[product], elements<S>(K), packed + panel * elements<S>(K) * P, P, add, out);
+    else if constexpr (std::is_same<S, T>::value)
       multiply_gates<T>(rows_[product], K, layer.weight[product], layer.size, panel * W, width(layer, panel), add, out);
   }
 
@@ -334,11 +358,11 @@ class ForwardWorker {
 
   static void measure(const T* row, int lanes, T* result) {
     Vec<T> total{}, squares{};
-    for (int q = 0; q < 4; ++q) total += load(row + q * W, lanes);
-    const T mean = sum<T>(total) / (4 * lanes);
+    for (int q = 0; q < GATES; ++q) total += load(row + q * W, lanes);
+    const T mean = sum<T>(total) / (GATES * lanes);
     T ones[W];
     for (int j = 0; j < W; ++j) ones[j] = j < lanes;
-    for (int q = 0; q < 4; ++q) {
+    for (int q = 0; q < GATES; ++q) {
       const Vec<T> d = (load(row + q * W, lanes) - mean) * load(ones);
       squares += d * d;
     }
@@ -356,11 +380,11 @@ class ForwardWorker {
         const T* parts = statistics(product, b, 0);
         double total = detector, squares = 0;
         for (int64_t panel = 0; panel < layer.panels(); ++panel)
-          total += double(parts[2 * panel]) * (4 * width(layer, panel));
+          total += double(parts[2 * panel]) * (GATES * width(layer, panel));
         const double mean = total / layer.rows();
         for (int64_t panel = 0; panel < layer.panels(); ++panel) {
           const double d = parts[2 * panel] - mean;
-          squares += parts[2 * panel + 1] + 4 * width(layer, panel) * d * d;
+          squares += parts[2 * panel + 1] + GATES * width(layer, panel) * d * d;
         }
         squares += (detector - mean) * (detector - mean);
         mean_[product][b] = T(mean);
@@ -369,22 +393,22 @@ class ForwardWorker {
       }
     if (l == 0 && call_.projected)
       for (const int b : members_) {
-        rstd_[BOTTOM_UP][b] = call_.projected_rstd[call_.input_row(t_[b], b)];
-        nu_[BOTTOM_UP][b] = call_.projected_row(t_[b], b)[4 * layer.size];
+        rstd_[BOTTOM_UP][b] = call_.projected_rstd[p_.input_row(t_[b], b)];
+        nu_[BOTTOM_UP][b] = call_.projected_row(t_[b], b)[GATES * layer.size];
       }
     if (training_ && thread_ == 0) remember_statistics(l);
   }
 
   void remember_statistics(int64_t l) {
-    SavedLayer& saved = call_.saved->layers[l];
+    SavedRoom<T>& saved = (*call_.saved)[l];
     for (const int b : members_) {
       if (kind_[b] == FRESH_COPY) {
-        T* to = saved.copy_statistics.template as<T>() + new_slot_[b] * 2;
+        T* to = saved.copy_statistics + new_slot_[b] * 2;
         to[0] = rstd_[RECURRENT][b];
         to[1] = nu_[RECURRENT][b];
       }
       if (kind_[b] != ACTIVE) continue;
-      T* to = saved.statistics.template as<T>() + new_slot_[b] * PRODUCTS * 2;
+      T* to = saved.statistics + int64_t(new_slot_[b]) * PRODUCTS * 2;
       for (int product = 0; product < PRODUCTS; ++product) {
         to[2 * product] = rstd_[product][b];
         to[2 * product + 1] = nu_[product][b];
@@ -395,26 +419,26 @@ class ForwardWorker {
   T detector_product(int64_t l, int product, const T* a) const {
     const auto& layer = p_.layers[l];
     const int64_t K = layer.columns[product];
-    return dot(layer.weight[product] + 4 * layer.size * K, a, K);
+    return dot(layer.weight[product] + GATES * layer.size * K, a, K);
   }
 
   // The detector's term of one product, gate included. Called for open terms only, or for all without `skip`.
   T detector_term(int64_t l, int64_t b, int product) const {
     const auto& layer = p_.layers[l];
-    if (p_.layer_norm) return layer.gain[product][4 * layer.size] * nu_[product][b];
+    if (p_.layer_norm) return layer.gain[product][GATES * layer.size] * nu_[product][b];
     const int64_t i = l * B_ + b;
     if (product == RECURRENT) return detector_product(l, product, h_read_[i]);
     if (product == TOP_DOWN) return detector_product(l, product, h_[i + B_]);
     if (l > 0) return detector_product(l, product, h_[i - B_]);
-    if (call_.projected) return call_.projected_row(t_[b], b)[4 * layer.size];
-    return detector_product(l, product, call_.x(t_[b], b));
+    if (call_.projected) return call_.projected_row(t_[b], b)[GATES * layer.size];
+    return detector_product(l, product, p_.input(t_[b], b));
   }
 
   T detector(int64_t l, int64_t b) {
     const int64_t i = l * B_ + b;
     if (kind_[b] == KEPT_COPY) return u_[i];
     const auto& layer = p_.layers[l];
-    T u = detector_term(l, b, RECURRENT) + layer.bias[4 * layer.size];
+    T u = detector_term(l, b, RECURRENT) + layer.bias[GATES * layer.size];
     if (layer.weight[TOP_DOWN] && zp_[b] != 0) u += zp_[b] * detector_term(l, b, TOP_DOWN);
     if (zb_[b] != 0) u += zb_[b] * detector_term(l, b, BOTTOM_UP);
     return u_[i] = u;
@@ -425,7 +449,7 @@ class ForwardWorker {
     for (const int b : members_) {
       if (kind_[b] != FROZEN_STEP) decide(l, b);
       if (training_ && thread_ == 0)
-        call_.saved->z.template as<T>()[((t_[b] + 1) * L_ + l) * B_ + b] = z_[l * B_ + b];
+        call_.saved_z[((t_[b] + 1) * L_ + l) * B_ + b] = z_[l * B_ + b];
     }
   }
 
@@ -445,7 +469,7 @@ class ForwardWorker {
     if (thread_ != 0) return;
     call_.boundaries[out] = z;
     call_.boundary_probs[out] = z_tilde;
-    if (training_) call_.saved->u.template as<T>()[(t * L_ + l) * B_ + b] = u;
+    if (training_) call_.saved_u[(t * L_ + l) * B_ + b] = u;
   }
 
   static int width(const LayerWeights<T>& layer, int64_t panel) {
@@ -453,90 +477,80 @@ class ForwardWorker {
   }
 
   T* saved_gates(int64_t l, int64_t slot, int64_t panel) const {
-    return call_.saved->layers[l].gates.template as<T>() + (slot * p_.layers[l].panels() + panel) * 5 * W;
+    return (*call_.saved)[l].gates + (slot * p_.layers[l].panels() + panel) * SAVED * W;
   }
 
   // s of eq. (1) for the units of a panel, from products in scratch_.
-  void pre_activation(int64_t l, int64_t b, int64_t panel, int64_t own_panel, Vec<T> (&s)[4]) {
+  void pre_activation(int64_t l, int64_t b, int64_t panel, int64_t own_panel, Vec<T> (&s)[GATES]) {
     const auto& layer = p_.layers[l];
     const int64_t H = layer.size, unit = panel * W;
     const int lanes = width(layer, panel);
     const T* projected = l == 0 && call_.projected ? call_.projected_row(t_[b], b) + unit : nullptr;
-    for (int q = 0; q < 4; ++q) s[q] = load(layer.bias + q * H + unit, lanes);
+    for (int q = 0; q < GATES; ++q) s[q] = load(layer.bias + q * H + unit, lanes);
     if (!p_.layer_norm) {
       const T* row = scratch_.template as<T>() + b * P;
-      for (int q = 0; q < 4; ++q) s[q] += load(row + q * W);
+      for (int q = 0; q < GATES; ++q) s[q] += load(row + q * W);
       if (projected)
-        for (int q = 0; q < 4; ++q) s[q] += load(projected + q * H, lanes);
+        for (int q = 0; q < GATES; ++q) s[q] += load(projected + q * H, lanes);
       return;
     }
     const T factor[PRODUCTS] = {1, zp_[b], zb_[b]};
     for (int product = 0; product < PRODUCTS; ++product) {
       if (!layer.weight[product]) continue;
-      const bool keep = training_ && kind_[b] == ACTIVE && (product != TOP_DOWN || zp_[b] != 0);
+      const bool given = product == BOTTOM_UP && projected;  // and kept as it is
+      const bool keep = training_ && kind_[b] == ACTIVE && !given && (product != TOP_DOWN || zp_[b] != 0);
       if (factor[product] == 0 && !keep) continue;
-      const bool given = product == BOTTOM_UP && projected;
       const T* row = scratch(own_panel, product) + b * P;
-      for (int q = 0; q < 4; ++q) {
+      T* kept = keep ? (*call_.saved)[l].normalised[product] + (new_slot_[b] * layer.panels() + panel) * P : nullptr;
+      for (int q = 0; q < GATES; ++q) {
         const Vec<T> n = given ? load(projected + q * H, lanes)
                                : (load(row + q * W) - mean_[product][b]) * rstd_[product][b];
         s[q] += factor[product] * load(layer.gain[product] + q * H + unit, lanes) * n;
-        if (keep)
-          store(call_.saved->layers[l].normalised[product].template as<T>() +
-                    (new_slot_[b] * layer.panels() + panel) * P + q * W, n);
+        if (keep) store(kept + q * W, n);
       }
     }
   }
 
-  // Equations (2) to (4) for the units of a panel of one sample.
+  // Equations (1) to (4) for the units of a panel of one sample.
   void update(int64_t l, int64_t b, int64_t panel, int64_t own_panel) {
     if (kind_[b] == FROZEN_STEP || kind_[b] == KEPT_COPY || (kind_[b] == FRESH_COPY && !training_)) return;
     const auto& layer = p_.layers[l];
     const int64_t H = layer.size, unit = panel * W, i = l * B_ + b;
     const int lanes = width(layer, panel);
-    Vec<T> s[4];
+    Vec<T> s[GATES];
     pre_activation(l, b, panel, own_panel, s);
-    const Vec<T> f = sigmoid<T>(s[0]), in = sigmoid<T>(s[1]), o = sigmoid<T>(s[2]), g = tanh<T>(s[3]);
+    const Gates<T> gates = activate<T>(s);
     const Vec<T> h_prev = load(h_[i] + unit, lanes), c_prev = previous_c(l, b, panel, lanes);
-
     if (kind_[b] == FRESH_COPY) {
-      T* to = call_.saved->layers[l].coefficients.template as<T>() + (new_slot_[b] * layer.panels() + panel) * 3 * W;
-      store(to, in * g - c_prev);
-      store(to + W, in * g + (f - T(1)) * c_prev);
-      store(to + 2 * W, h_prev - o * tanh<T>(c_prev));
+      const int64_t at = new_slot_[b] * layer.panels() + panel;
+      save_copy_terms<T>(gates, h_prev, c_prev, (*call_.saved)[l].copy_terms + at * COPY_TERMS * W);
       return;
     }
-    const T zp = zp_[b], zb = zb_[b], open = (1 - zp) * zb, copy = (1 - zp) * (1 - zb);
-    const Vec<T> ig = in * g;
-    const Vec<T> c = open * (f * c_prev + ig) + copy * c_prev + zp * ig;
-    const Vec<T> h = copy * h_prev + (1 - copy) * (o * tanh<T>(c));
-    store(call_.hidden[l] + (t_[b] * B_ + b) * H + unit, h, lanes);
+    const Cell<T> now = step<T>(gates, Operation<T>(zp_[b], zb_[b]), h_prev, c_prev);
+    store(call_.hidden[l] + (t_[b] * B_ + b) * H + unit, now.h, lanes);
     if (T* masked = call_.masked[l])
-      store(masked + ((parity_[i] ^ 1) * B_ + b) * H + unit, h * load(p_.mask[l] + b * H + unit, lanes), lanes);
-    if (!training_) {
-      store(call_.c[l] + b * H + unit, c, lanes);
-      return;
-    }
-    T* to = saved_gates(l, new_slot_[b], panel);
-    const Vec<T> values[5] = {f, in, o, g, c};
-    for (int q = 0; q < 5; ++q) store(to + q * W, values[q]);
+      store(masked + ((parity_[i] ^ 1) * B_ + b) * H + unit, now.h * load(p_.mask[l] + b * H + unit, lanes), lanes);
+    if (training_)
+      save<T>(gates, now.c, saved_gates(l, new_slot_[b], panel));
+    else
+      store(call_.c[l] + b * H + unit, now.c, lanes);
   }
 
   Vec<T> previous_c(int64_t l, int64_t b, int64_t panel, int lanes) const {
     if (!training_) return load(call_.c[l] + b * p_.layers[l].size + panel * W, lanes);
     const int slot = slot_[l * B_ + b];
     if (slot < 0) return load(p_.c0[l] + b * p_.layers[l].size + panel * W, lanes);
-    return load(saved_gates(l, slot, panel) + 4 * W);
+    return saved_c<T>(saved_gates(l, slot, panel));
   }
 
-  const ForwardCall<T>& call_;
+  const ForwardCall<T, S>& call_;
   const Problem<T>& p_;
   const int64_t B_, L_;
   const bool training_;
   const int thread_, threads_;
   Barrier& barrier_;
 
-  std::vector<const T*> packed_;
+  std::vector<const S*> packed_;
   std::vector<T> z_, u_;                  // (L, B): boundaries now; detector of the run of COPY steps
   std::vector<const T*> h_, h_read_;      // (L, B): rows of h now, and what the recurrent product reads (masked)
   std::vector<int> run_, slot_, parity_;  // (L, B): copy slot of the run; last active slot; half of `masked` in use
@@ -548,8 +562,9 @@ class ForwardWorker {
   std::vector<Kind> kind_;                // (B): in that cell, as all below
   std::vector<T> zp_, zb_, mean_[PRODUCTS], rstd_[PRODUCTS], nu_[PRODUCTS];
   std::vector<int> new_slot_;
-  Rows<T> rows_[PRODUCTS];
+  Rows<T, S> rows_[PRODUCTS];
   Buffer scratch_;
+  Stopwatch watch_;
 };
 
 }  // namespace hmrnn

@@ -43,7 +43,7 @@ struct Reached {
 // logits (T, B, V), features (T, B, E), boundaries and their probabilities (T, B, L), and any chosen symbols (., B).
 using Generated = std::tuple<Tensor, Tensor, Tensor, Tensor, MaybeTensor>;
 
-template <class T>
+template <class T, class S>
 PackedOutput pack_output(const OutputTensors& tensors) {
   PackedOutput packed;
   packed.tensors = tensors;
@@ -53,21 +53,21 @@ PackedOutput pack_output(const OutputTensors& tensors) {
   int64_t size = 0;
   for (const Tensor& matrix : matrices) {
     packed.offsets.push_back(size);
-    size += ceil_div(matrix.size(0), PANEL<T>) * matrix.size(1) * PANEL<T>;
+    size += ceil_div(matrix.size(0), PANEL<T>) * elements<S>(matrix.size(1)) * PANEL<T>;
   }
-  packed.memory = buffer_of<T>(size);
+  packed.memory = buffer_of<S>(size);
   for (size_t i = 0; i < matrices.size(); ++i) {
     const Tensor& matrix = matrices[i];
     const int64_t rows = matrix.size(0), K = matrix.size(1);
-    T* to = packed.memory.as<T>() + packed.offsets[i];
+    S* to = packed.memory.as<S>() + packed.offsets[i];
     at::parallel_for(0, ceil_div(rows, PANEL<T>), 1, [&](int64_t first, int64_t last) {
-      for (int64_t panel = first; panel < last; ++panel) pack_rows(matrix.data_ptr<T>(), rows, K, panel, to);
+      for (int64_t panel = first; panel < last; ++panel) pack_rows<T, S>(matrix.data_ptr<T>(), rows, K, panel, to);
     });
   }
   return packed;
 }
 
-template <class T>
+template <class T, class S>
 std::shared_ptr<Generation> begin_generation(Weights weights, std::shared_ptr<PackedWeights> packed, Tensor inputs,
                                              bool projected, const OutputTensors& output, Options options,
                                              int64_t pad) {
@@ -82,19 +82,19 @@ std::shared_ptr<Generation> begin_generation(Weights weights, std::shared_ptr<Pa
   generation->inputs = inputs;
   generation->projected = projected;
   generation->rstd = rstd;
-  generation->output = pack_output<T>(output);
+  generation->output = pack_output<T, S>(output);
   generation->options = options;
   generation->pad = pad;
   return generation;
 }
 
-template <class T>
-OutputWeights<T> output_weights(const PackedOutput& packed) {
-  OutputWeights<T> weights;
+template <class T, class S>
+OutputWeights<T, S> output_weights(const PackedOutput& packed) {
+  OutputWeights<T, S> weights;
   weights.V = packed.tensors.weight.size(0);
   weights.E = packed.tensors.weight.size(1);
   weights.bias = packed.tensors.bias.template data_ptr<T>();
-  for (const int64_t offset : packed.offsets) weights.terms.push_back(packed.memory.as<T>() + offset);
+  for (const int64_t offset : packed.offsets) weights.terms.push_back(packed.memory.as<S>() + offset);
   weights.softmax = weights.terms.back();
   weights.terms.pop_back();
   for (const Tensor& layer : packed.tensors.layers)
@@ -109,20 +109,16 @@ struct Room {
 };
 
 // The recurrence's part of a call.
-template <class T>
-Room prepare_cells(const Generation& generation, const Reached& reached, const Tensor& tokens, ForwardCall<T>& call) {
+template <class T, class S>
+Room prepare_cells(const Generation& generation, const Reached& reached, const Tensor& tokens, ForwardCall<T, S>& call) {
   const auto like = generation.inputs.options();
   Problem<T>& p = call.problem;
-  p = make_problem<T>({generation.inputs.unsqueeze(1), generation.weights, reached.state, {}, {}, {},
-                       generation.options});
-  p.T_ = tokens.size(0);
-  p.B = tokens.size(1);
+  p = make_problem<T>({generation.inputs, generation.weights, reached.state, tokens, {}, {}, {}, generation.options});
   Room room;
   room.valid = tokens.ne(generation.pad);
   room.boundaries = at::zeros({p.T_, p.B, p.L}, like);
   room.probs = at::zeros_like(room.boundaries);
   p.valid = room.valid.data_ptr<bool>();
-  call.tokens = tokens.data_ptr<int64_t>();
   if (generation.projected) call.projected = generation.inputs.data_ptr<T>();
   if (generation.projected && p.layer_norm) call.projected_rstd = generation.rstd.data_ptr<T>();
   for (int64_t l = 0; l < p.L; ++l) {
@@ -132,7 +128,7 @@ Room prepare_cells(const Generation& generation, const Reached& reached, const T
     call.c.push_back(reached.state.c[l].template data_ptr<T>());
     call.masked.push_back(nullptr);
     for (int product = 0; product < PRODUCTS; ++product) {
-      p.layers[l].packed[product] = generation.packed->template panels<T>(l, product);
+      call.packed.push_back(generation.packed->template panels<S>(l, product));
       call.to_pack.push_back(nullptr);
     }
   }
@@ -140,7 +136,7 @@ Room prepare_cells(const Generation& generation, const Reached& reached, const T
   call.boundary_probs = room.probs.data_ptr<T>();
   call.z = reached.state.z.data_ptr<T>();
   call.copy_u = reached.copy_u.data_ptr<T>();
-  call.most_panels = most_panels(p);
+  call.most_panels = p.most_panels();
   call.backwards = generation.calls++ % 2;
   if (p.layer_norm) {
     room.buffers.push_back(buffer_of<T>(PRODUCTS * p.B * call.most_panels * 2));
@@ -167,16 +163,16 @@ inline void check_reached(const Generation& generation, const Reached& reached, 
 }
 
 // tokens (steps, B): changed in place from row `given` on.
-template <class T>
+template <class T, class S>
 Generated generate(const Generation& generation, Reached reached, Tensor tokens, int64_t given, bool choose,
                    const Choice& choice, const MaybeTensor& noise) {
   TORCH_CHECK(tokens.dim() == 2 && tokens.is_contiguous() && (!noise || noise->is_contiguous()),
               "contiguous tensors expected, tokens (T, B)");
   check_reached(generation, reached, tokens);
   const int64_t steps = tokens.size(0), B = tokens.size(1), symbols = generation.inputs.size(0);
-  GenerationCall<T> call;
-  const Room room = prepare_cells(generation, reached, tokens, call.forward);
-  call.output = output_weights<T>(generation.output);
+  GenerationCall<T, S> call;
+  const Room room = prepare_cells<T, S>(generation, reached, tokens, call.forward);
+  call.output = output_weights<T, S>(generation.output);
   const int64_t E = call.output.E, V = call.output.V;
   const auto like = generation.inputs.options();
   Tensor features = at::empty({steps, B, E}, like), logits = at::empty({steps, B, V}, like);
@@ -202,7 +198,7 @@ Generated generate(const Generation& generation, Reached reached, Tensor tokens,
 
   const int size = team_size(call.forward.most_panels, call.forward.problem.products_per_cell());
   run_team(size, [&](int thread, int threads, Barrier& barrier) {
-    GenerationWorker<T>(call, thread, threads, barrier).run();
+    GenerationWorker<T, S>(call, thread, threads, barrier).run();
   });
   return {logits, features, room.boundaries, room.probs, chosen};
 }

@@ -7,10 +7,10 @@
 
 namespace hmrnn {
 
-template <class T>
+template <class T, class S>
 struct GenerationCall {
-  ForwardCall<T> forward;     // T: the steps; tokens and valid point to the two below
-  OutputWeights<T> output;
+  ForwardCall<T, S> forward;  // T: the steps; tokens and valid point to the two below
+  OutputWeights<T, S> output;
   Choice choice;
   int64_t given = 0;          // steps whose symbols are given; those after them read what was chosen
   int64_t* tokens = nullptr;  // (T, B): read
@@ -20,10 +20,10 @@ struct GenerationCall {
   T *terms = nullptr, *features = nullptr, *logits = nullptr;  // (B, L, E + L), (T, B, E), (T, B, V)
 };
 
-template <class T>
+template <class T, class S>
 class GenerationWorker {
  public:
-  GenerationWorker(const GenerationCall<T>& call, int thread, int threads, Barrier& barrier)
+  GenerationWorker(const GenerationCall<T, S>& call, int thread, int threads, Barrier& barrier)
       : call_(call), p_(call.forward.problem), cells_(call.forward, thread, threads, barrier),
         output_(call.output, call.forward, call.terms, thread, threads, barrier), choose_(call.choice),
         own_(p_.B, thread, threads), barrier_(barrier) {}
@@ -52,10 +52,10 @@ class GenerationWorker {
     call_.valid[next] = symbol != call_.pad;
   }
 
-  const GenerationCall<T>& call_;
+  const GenerationCall<T, S>& call_;
   const Problem<T>& p_;
-  ForwardWorker<T> cells_;
-  OutputWorker<T> output_;
+  ForwardWorker<T, S> cells_;
+  OutputWorker<T, S> output_;
   Chooser choose_;
   const Share own_;
   Barrier& barrier_;

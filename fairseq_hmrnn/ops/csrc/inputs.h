@@ -1,17 +1,11 @@
 // From tensors to what a call works on, and weights packed for many calls.
 #pragma once
 
-#include <torch/extension.h>
-
-#include <optional>
-
 #include "forward.h"
+#include "gemm.h"
 
 namespace hmrnn {
 
-using at::Tensor;
-using Tensors = std::vector<Tensor>;
-using MaybeTensor = std::optional<Tensor>;
 using Weights = std::vector<std::vector<MaybeTensor>>;  // per layer in the order of ops.parameters.LayerParameters
 
 // LayerParameters: recurrent, bottom_up, top_down, bias, then the gains in the same order.
@@ -26,22 +20,29 @@ struct State {
 // pages can hold.
 struct PackedWeights {
   Buffer memory;
+  bool low = false;              // pairs of bfloat16
   std::vector<int64_t> offsets;  // per layer and product, in elements; -1 where there is no weight
 
-  template <class T>
-  const T* panels(int64_t l, int product) const {
+  template <class S>
+  const S* panels(int64_t l, int product) const {
     const int64_t offset = offsets[l * PRODUCTS + product];
-    return offset < 0 ? nullptr : memory.as<T>() + offset;
+    return offset < 0 ? nullptr : memory.as<S>() + offset;
   }
 };
 
 struct Inputs {
-  Tensor x;
+  Tensor x;            // (T, B, input), or with `tokens` (symbols, input)
   Weights weights;
   State state;
+  MaybeTensor tokens;  // (T, B) int64
   MaybeTensor valid, noise;
   std::optional<Tensors> masks;
   Options options;
+  bool low = false;    // products of bfloat16 operands
+
+  // Steps and samples.
+  int64_t steps() const { return (tokens ? *tokens : x).size(0); }
+  int64_t samples() const { return (tokens ? *tokens : x).size(1); }
 };
 
 template <class T>
@@ -52,11 +53,12 @@ const T* data(const MaybeTensor& tensor) {
 template <class T>
 Problem<T> make_problem(const Inputs& in) {
   Problem<T> problem;
-  problem.T_ = in.x.size(0);
-  problem.B = in.x.size(1);
+  problem.T_ = in.steps();
+  problem.B = in.samples();
   problem.L = int64_t(in.weights.size());
   problem.options = in.options;
   problem.x = in.x.data_ptr<T>();
+  problem.tokens = data<int64_t>(in.tokens);
   problem.valid = in.valid ? in.valid->data_ptr<bool>() : nullptr;
   problem.noise = data<T>(in.noise);
   problem.z0 = in.state.z.data_ptr<T>();
@@ -78,18 +80,6 @@ Problem<T> make_problem(const Inputs& in) {
     problem.mask.push_back(in.masks ? (*in.masks)[l].template data_ptr<T>() : nullptr);
   }
   return problem;
-}
-
-template <class T>
-int64_t most_panels(const Problem<T>& problem) {
-  int64_t most = 1;
-  for (const auto& layer : problem.layers) most = std::max(most, layer.panels());
-  return most;
-}
-
-template <class T>
-Tensor wrap(const Buffer& buffer, at::IntArrayRef sizes, const Tensor& like) {
-  return at::from_blob(buffer.as<T>(), sizes, like.options());
 }
 
 // Normalises rows (n, R) in place, with one deviation each.
@@ -114,28 +104,38 @@ void normalise(T* rows, T* rstd, int64_t n, int64_t R) {
   });
 }
 
-template <class T>
+template <class T, class S>
 PackedWeights pack_typed(const Weights& weights) {
   PackedWeights packed;
+  packed.low = !std::is_same<S, T>::value;
   int64_t size = 0;
   for (const auto& tensors : weights)
     for (const int which : TENSOR_OF_PRODUCT) {
       const auto& weight = tensors[which];
       packed.offsets.push_back(weight ? size : -1);
-      if (weight) size += ceil_div(tensors[0]->size(1), LANES<T>) * weight->size(1) * PANEL<T>;
+      if (weight) size += ceil_div(tensors[0]->size(1), LANES<T>) * elements<S>(weight->size(1)) * PANEL<T>;
     }
-  packed.memory = buffer_of<T>(size);
+  packed.memory = buffer_of<S>(size);
   for (size_t l = 0; l < weights.size(); ++l)
     for (int product = 0; product < PRODUCTS; ++product) {
       const auto& weight = weights[l][TENSOR_OF_PRODUCT[product]];
       if (!weight) continue;
       const int64_t H = weights[l][0]->size(1), K = weight->size(1);
-      T* to = packed.memory.as<T>() + packed.offsets[l * PRODUCTS + product];
+      S* to = packed.memory.as<S>() + packed.offsets[l * PRODUCTS + product];
       at::parallel_for(0, ceil_div(H, LANES<T>), 1, [&](int64_t first, int64_t last) {
-        for (int64_t panel = first; panel < last; ++panel) pack_gates(weight->data_ptr<T>(), H, K, panel, to);
+        for (int64_t panel = first; panel < last; ++panel) pack_gates<T, S>(weight->data_ptr<T>(), H, K, panel, to);
       });
     }
   return packed;
+}
+
+// a (M, K) times weight (N, K) transposed.
+template <class T, class S>
+Tensor linear(const Tensor& a, const Tensor& weight) {
+  const int64_t M = a.size(0), N = weight.size(0), K = weight.size(1);
+  Tensor result = at::empty({M, N}, a.options());
+  gemm<T, S>(M, N, K, {a.data_ptr<T>(), K}, {weight.data_ptr<T>(), K}, result.data_ptr<T>(), N);
+  return result;
 }
 
 }  // namespace hmrnn

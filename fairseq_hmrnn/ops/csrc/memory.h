@@ -7,13 +7,15 @@
 #include <list>
 #include <mutex>
 #include <new>
+#include <utility>
 #ifdef __linux__
 #include <sys/mman.h>
 #endif
 
 namespace hmrnn {
 
-// Buffers not in use. What is kept never exceeds what was in use at the worst moment since the last `clear`.
+// Buffers not in use. What is kept never exceeds, by more than a quarter, what was in use at the worst moment since the
+// last `clear`.
 class Pool {
  public:
   struct Block {
@@ -29,36 +31,53 @@ class Pool {
   Block take(size_t wanted) {
     const size_t size = round_up(wanted);
     std::lock_guard<std::mutex> lock(mutex_);
-    in_use_ += size;
-    most_in_use_ = std::max(most_in_use_, in_use_);
-    for (auto it = free_.begin(); it != free_.end(); ++it) {
-      if (it->size != size) continue;
-      const Block block = *it;
-      free_.erase(it);
-      kept_ -= size;
-      return block;
+    auto best = free_.end();  // the smallest that is large enough, but not twice as large
+    for (auto it = free_.begin(); it != free_.end(); ++it)
+      if (it->size >= size && it->size < 2 * size && (best == free_.end() || it->size < best->size)) best = it;
+    Block block{nullptr, size};
+    if (best != free_.end()) {
+      block = *best;
+      free_.erase(best);
+      kept_ -= block.size;
+    } else {
+      shrink(size);
+      block.data = allocate(size);
+      if (!block.data) {  // what is kept for later may be what is missing now
+        free_all();
+        block.data = allocate(size);
+      }
+      if (!block.data) throw std::bad_alloc();
     }
-    shrink();
-    return {allocate(size), size};
+    in_use_ += block.size;
+    most_in_use_ = std::max(most_in_use_, in_use_);
+    return block;
   }
 
   void give(Block block) {
     std::lock_guard<std::mutex> lock(mutex_);
     in_use_ -= block.size;
+    try {
+      free_.push_front(block);
+    } catch (const std::bad_alloc&) {
+      std::free(block.data);
+      return;
+    }
     kept_ += block.size;
-    free_.push_front(block);
-    shrink();
+    shrink(0);
   }
 
   void clear() {
     std::lock_guard<std::mutex> lock(mutex_);
     most_in_use_ = 0;
-    shrink();
+    shrink(0);
     most_in_use_ = in_use_;
   }
 
-  int64_t bytes_kept() const { return int64_t(kept_); }
-  int64_t bytes_in_use() const { return int64_t(in_use_); }
+  // Bytes in use, and bytes kept for later.
+  std::pair<int64_t, int64_t> bytes() {
+    std::lock_guard<std::mutex> lock(mutex_);
+    return {int64_t(in_use_), int64_t(kept_)};
+  }
 
  private:
   // Few distinct sizes, so that batches of slightly different length share buffers.
@@ -71,19 +90,27 @@ class Pool {
   static void* allocate(size_t size) {
     const size_t huge_page = size_t(2) << 20;
     void* data = nullptr;
-    if (posix_memalign(&data, size >= huge_page ? huge_page : 64, size) != 0) throw std::bad_alloc();
+    if (posix_memalign(&data, size >= huge_page ? huge_page : 64, size) != 0) return nullptr;
 #ifdef __linux__
     if (size >= huge_page) madvise(data, size, MADV_HUGEPAGE);
 #endif
     return data;
   }
 
-  void shrink() {
-    while (!free_.empty() && in_use_ + kept_ > most_in_use_) {
+  // Frees what was unused the longest, so that `more` bytes can come into use.
+  void shrink(size_t more) {
+    const size_t most = std::max(most_in_use_, in_use_ + more);
+    while (!free_.empty() && in_use_ + more + kept_ > most + most / 4) {
       kept_ -= free_.back().size;
       std::free(free_.back().data);
       free_.pop_back();
     }
+  }
+
+  void free_all() {
+    for (const Block& block : free_) std::free(block.data);
+    free_.clear();
+    kept_ = 0;
   }
 
   std::mutex mutex_;

@@ -6,28 +6,28 @@
 
 namespace hmrnn {
 
-template <class T>
+template <class T, class S>
 struct OutputWeights {
-  std::vector<const T*> terms;  // per layer: W_e[l] in panels, (ceil(E / PANEL), H_l, PANEL)
+  std::vector<const S*> terms;  // per layer: W_e[l] in panels, (ceil(E / PANEL), H_l, PANEL)
   std::vector<const T*> gates;  // per layer: its columns in all gates, (L, H_l)
-  const T* softmax = nullptr;   // panels, (ceil(V / PANEL), E, PANEL)
+  const S* softmax = nullptr;   // panels, (ceil(V / PANEL), E, PANEL)
   const T* bias = nullptr;      // (V)
   int64_t E = 0, V = 0;
 };
 
-template <class T>
+template <class T, class S>
 class OutputWorker {
   static constexpr int64_t P = PANEL<T>;
 
  public:
   // terms (B, L, E + L), in and out: per layer its part of h_e, then of every gate. features (B, E): room for h_e.
-  OutputWorker(const OutputWeights<T>& weights, const ForwardCall<T>& call, T* terms, int thread, int threads,
+  OutputWorker(const OutputWeights<T, S>& weights, const ForwardCall<T, S>& call, T* terms, int thread, int threads,
                Barrier& barrier)
       : weights_(weights), p_(call.problem), terms_(terms), thread_(thread), threads_(threads), barrier_(barrier),
         backwards_(!call.backwards), gates_(p_.L), scratch_(buffer_of<T>(p_.B * P)) {}
 
   // After a step of `cells`: h_e into features (B, E), and logits (B, V). Ends with a barrier.
-  void step(const ForwardWorker<T>& cells, T* features, T* logits) {
+  void step(const ForwardWorker<T, S>& cells, T* features, T* logits) {
     for (int64_t l = 0; l < p_.L; ++l) update_terms(cells, l);
     barrier_.wait();
     for (int64_t b = 0; b < p_.B; ++b) combine(b, features + b * weights_.E);
@@ -40,7 +40,7 @@ class OutputWorker {
  private:
   int64_t width() const { return weights_.E + p_.L; }
 
-  void update_terms(const ForwardWorker<T>& cells, int64_t l) {
+  void update_terms(const ForwardWorker<T, S>& cells, int64_t l) {
     const int64_t H = p_.layers[l].size;
     rows_.clear();
     for (int b = 0; b < p_.B; ++b)
@@ -55,11 +55,13 @@ class OutputWorker {
 
   // Products of rows_ with the own panels of a matrix (columns, K): into `columns` numbers at to(sample).
   template <class F>
-  void multiply(const T* panels, int64_t columns, int64_t K, F to) {
+  void multiply(const S* panels, int64_t columns, int64_t K, F to) {
     const Share own(ceil_div(columns, P), thread_, threads_);
+    const int64_t E = elements<S>(K);
+    if (own.size() > 0) rows_.prepare(K);
     for (int64_t i = 0; i < own.size(); ++i) {
       const int64_t panel = own.at(i, backwards_);
-      multiply_panel<T>(rows_, K, panels + panel * K * P, P, false, scratch_.template as<T>());
+      multiply_panel<T, S>(rows_, E, panels + panel * E * P, P, false, scratch_.template as<T>());
       const int64_t count = std::min(P, columns - panel * P);
       for (const int b : rows_.sample)
         std::memcpy(to(b) + panel * P, scratch_.template as<T>() + b * P, count * sizeof(T));
@@ -95,14 +97,14 @@ class OutputWorker {
       if (first < last) add_scaled(logits + b * V + first, T(1), weights_.bias + first, last - first);
   }
 
-  const OutputWeights<T>& weights_;
+  const OutputWeights<T, S>& weights_;
   const Problem<T>& p_;
   T* const terms_;
   const int thread_, threads_;
   Barrier& barrier_;
   bool backwards_;
   std::vector<T> gates_;
-  Rows<T> rows_;
+  Rows<T, S> rows_;
   Buffer scratch_;
 };
 

@@ -5,9 +5,10 @@
 #pragma once
 
 #include <algorithm>
+#include <type_traits>
 #include <vector>
 
-#include "vector.h"
+#include "bfloat16.h"
 
 namespace hmrnn {
 
@@ -17,13 +18,11 @@ constexpr int PANEL = 4 * LANES<T>;
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // The rows of one product: `a[i]` is read, `scale[i]` multiplies the result, which belongs to sample `sample[i]`.
-template <class T>
+template <class T, class S>
 struct Rows {
   std::vector<const T*> a;
   std::vector<T> scale;
   std::vector<int> sample;
-  std::vector<const T*> at;      // room for multiply_panel
-  std::vector<Vec<T>> partial;
 
   void clear() {
     a.clear();
@@ -37,6 +36,25 @@ struct Rows {
   }
   int size() const { return int(a.size()); }
   bool empty() const { return a.empty(); }
+
+  // The rows as operands of products: as they are, or rounded to pairs. Called once all rows are there.
+  void prepare(int64_t K) {
+    if constexpr (std::is_same<S, T>::value) {
+      operands = a;
+    } else {
+      const int64_t width = elements<S>(K);
+      rounded.resize(size() * width);
+      operands.resize(size());
+      for (int i = 0; i < size(); ++i) {
+        make_pairs(a[i], K, &rounded[i * width]);
+        operands[i] = &rounded[i * width];
+      }
+    }
+  }
+
+  std::vector<const S*> operands;
+  std::vector<S> rounded;
+  std::vector<Vec<T>> partial;  // room for multiply_panel
 };
 
 // out (+)= scale * acc. One instance for tiles of any size: inlined, the compiler would round some and fuse others.
@@ -47,78 +65,77 @@ __attribute__((noinline)) void finish_row(T* out, T scale, const Vec<T>* acc, bo
 }
 
 // What a tile fetches into the cache while it computes: for every k `vectors` vectors, `step` elements after the last k's.
-template <class T>
+template <class S>
 struct Ahead {
-  const T* at;
+  const S* at;
   int64_t step;
   int vectors;
 };
 
-// partial (M, 4 vectors) += a[k] w[k] for `count` k.
-template <class T, int M>
-inline void multiply_tile(const T* const* rows, int64_t count, const T* w, int64_t ldw, Ahead<T> ahead, Vec<T>* partial) {
+// partial (M, 4 vectors) += a[k] w[k] for `count` elements of rows + k.
+template <class S, int M, class T>
+inline void multiply_tile(const S* const* rows, int64_t k, int64_t count, const S* w, int64_t ldw, Ahead<S> ahead,
+                          Vec<T>* partial) {
   constexpr int W = LANES<T>;
-  const T* a[M];
+  const S* a[M];
   Vec<T> acc[M][4];
   for (int i = 0; i < M; ++i) {
-    a[i] = rows[i];
+    a[i] = rows[i] + k;
     for (int v = 0; v < 4; ++v) acc[i][v] = partial[4 * i + v];
   }
-  for (int64_t k = 0; k < count; ++k, w += ldw) {
+  for (int64_t e = 0; e < count; ++e, w += ldw) {
     for (int v = 0; v < ahead.vectors; ++v) __builtin_prefetch(ahead.at + v * W);
     ahead.at += ahead.step;
-    const Vec<T> w0 = load(w), w1 = load(w + W), w2 = load(w + 2 * W), w3 = load(w + 3 * W);
+    const Vec<S> w0 = load(w), w1 = load(w + W), w2 = load(w + 2 * W), w3 = load(w + 3 * W);
 #pragma GCC unroll 8
     for (int i = 0; i < M; ++i) {
-      const T x = a[i][k];
-      acc[i][0] += x * w0;
-      acc[i][1] += x * w1;
-      acc[i][2] += x * w2;
-      acc[i][3] += x * w3;
+      const S x = a[i][e];
+      acc[i][0] = multiply_add(acc[i][0], x, w0);
+      acc[i][1] = multiply_add(acc[i][1], x, w1);
+      acc[i][2] = multiply_add(acc[i][2], x, w2);
+      acc[i][3] = multiply_add(acc[i][3], x, w3);
     }
   }
   for (int i = 0; i < M; ++i)
     for (int v = 0; v < 4; ++v) partial[4 * i + v] = acc[i][v];
 }
 
-template <class T, int M = TILE_ROWS>
-inline void multiply_tile(int rows_in_tile, const T* const* rows, int64_t count, const T* w, int64_t ldw,
-                          Ahead<T> ahead, Vec<T>* partial) {
+template <class S, class T, int M = TILE_ROWS>
+inline void multiply_tile(int rows_in_tile, const S* const* rows, int64_t k, int64_t count, const S* w, int64_t ldw,
+                          Ahead<S> ahead, Vec<T>* partial) {
   if constexpr (M > 0) {
     if (rows_in_tile == M)
-      multiply_tile<T, M>(rows, count, w, ldw, ahead, partial);
+      multiply_tile<S, M, T>(rows, k, count, w, ldw, ahead, partial);
     else
-      multiply_tile<T, M - 1>(rows_in_tile, rows, count, w, ldw, ahead, partial);
+      multiply_tile<S, T, M - 1>(rows_in_tile, rows, k, count, w, ldw, ahead, partial);
   }
 }
 
-// The share of a block of `count` rows that tile `tile` fetches ahead: the next block, a piece per tile, or with a single
-// tile what is 16 rows further on.
-template <class T>
-inline Ahead<T> fetch_ahead(const T* w, int64_t ldw, int64_t count, int tile, int tiles) {
-  constexpr int W = LANES<T>;
+// The share of a block of `count` elements that tile `tile` fetches ahead: the next block, a piece per tile, or with a
+// single tile what is 16 elements further on.
+template <class S>
+inline Ahead<S> fetch_ahead(const S* w, int64_t ldw, int64_t count, int tile, int tiles) {
+  constexpr int W = LANES<S>;
   if (tiles == 1) return {w + 16 * ldw, ldw, 4};
   const int vectors = tiles < 4 ? 2 : 1;
-  if (ldw != PANEL<T> || tile * vectors >= 4) return {w, 0, 0};
+  if (ldw != PANEL<S> || tile * vectors >= 4) return {w, 0, 0};
   return {w + count * ldw + tile * count * vectors * W, vectors * W, vectors};
 }
 
-// out[sample] (+)= scale * a w; a (K), w (K, PANEL) with leading dimension ldw, out (., PANEL). A block of w stays in the
-// first cache while all tiles pass over it, and the next one is on its way.
-template <class T>
-inline void multiply_panel(Rows<T>& rows, int64_t K, const T* w, int64_t ldw, bool add, T* out) {
+// out[sample] (+)= scale * a w; a (E elements, see Rows::prepare), w (E, PANEL) with leading dimension ldw, out
+// (., PANEL). A block of w stays in the first cache while all tiles pass over it, and the next one is on its way.
+template <class T, class S>
+inline void multiply_panel(Rows<T, S>& rows, int64_t E, const S* w, int64_t ldw, bool add, T* out) {
   const int n = rows.size(), tiles = int(ceil_div(n, TILE_ROWS));
-  const int64_t block = 16384 / (PANEL<T> * int64_t(sizeof(T)));
+  const int64_t block = 16384 / (PANEL<T> * int64_t(sizeof(S)));
   rows.partial.assign(4 * n, Vec<T>{});
-  rows.at = rows.a;
-  for (int64_t k = 0; k < K; k += block, w += block * ldw) {
-    const int64_t count = std::min(block, K - k);
+  for (int64_t k = 0; k < E; k += block, w += block * ldw) {
+    const int64_t count = std::min(block, E - k);
     for (int tile = 0; tile < tiles; ++tile) {
       const int first = int(int64_t(n) * tile / tiles), last = int(int64_t(n) * (tile + 1) / tiles);
-      multiply_tile<T>(last - first, &rows.at[first], count, w, ldw, fetch_ahead(w, ldw, count, tile, tiles),
-                       &rows.partial[4 * first]);
+      multiply_tile<S, T>(last - first, &rows.operands[first], k, count, w, ldw,
+                          fetch_ahead(w, ldw, count, tile, tiles), &rows.partial[4 * first]);
     }
-    for (auto& row : rows.at) row += block;
   }
   for (int i = 0; i < n; ++i)
     finish_row(out + int64_t(rows.sample[i]) * PANEL<T>, rows.scale[i], &rows.partial[4 * i], add);
@@ -126,7 +143,7 @@ inline void multiply_panel(Rows<T>& rows, int64_t K, const T* w, int64_t ldw, bo
 
 // The same for the four gates of `width` units with the weight as it is, (4H+1, K): no packing, for few rows.
 template <class T>
-inline void multiply_gates(const Rows<T>& rows, int64_t K, const T* weight, int64_t H, int64_t unit, int width, bool add,
+inline void multiply_gates(const Rows<T, T>& rows, int64_t K, const T* weight, int64_t H, int64_t unit, int width, bool add,
                            T* out) {
   constexpr int W = LANES<T>;
   for (int i = 0; i < rows.size(); ++i) {
@@ -159,41 +176,53 @@ inline void multiply_gates(const Rows<T>& rows, int64_t K, const T* weight, int6
   }
 }
 
-// `count` rows of K numbers side by side, for every k PANEL numbers further on; what is missing to `width` rows is 0.
-template <class T>
-inline void pack_side_by_side(const T* rows, int64_t count, int64_t width, int64_t K, T* packed) {
-  for (int64_t k = 0; k < K; ++k, packed += PANEL<T>) {
-    for (int64_t r = 0; r < count; ++r) packed[r] = rows[r * K + k];
-    for (int64_t r = count; r < width; ++r) packed[r] = 0;
+// One element of each of `count` operands, the i-th of which begins at row(i), where `left` numbers are left.
+template <class T, class S, class F>
+inline void pack_element(const F& row, int64_t left, int64_t count, S* to) {
+  if constexpr (std::is_same<S, T>::value)
+    for (int64_t i = 0; i < count; ++i) to[i] = *row(i);
+  else
+    for (int64_t i = 0; i < count; ++i) to[i] = make_pair(row(i)[0], left > 1 ? row(i)[1] : T(0));
+}
+
+// `count` rows of K numbers side by side, for every element PANEL further on; what is missing to `width` rows is 0.
+template <class T, class S>
+inline void pack_side_by_side(const T* rows, int64_t count, int64_t width, int64_t K, S* packed) {
+  for (int64_t k = 0; k < K; k += Operand<S>::STEP, packed += PANEL<T>) {
+    pack_element<T, S>([&](int64_t r) { return rows + r * K + k; }, K - k, count, packed);
+    std::fill(packed + count, packed + width, S{});
   }
 }
 
-// Panels of the forward product: panel p holds, for every k, the four gates of LANES units. (P, K, 4, LANES)
-template <class T>
-inline void pack_gates(const T* weight, int64_t H, int64_t K, int64_t panel, T* packed) {
+// Panels of the forward product: panel p holds, for every element, the four gates of LANES units. (P, E, 4, LANES)
+template <class T, class S>
+inline void pack_gates(const T* weight, int64_t H, int64_t K, int64_t panel, S* packed) {
   constexpr int W = LANES<T>;
   const int64_t unit = panel * W;
   for (int q = 0; q < 4; ++q)
     pack_side_by_side(weight + (q * H + unit) * K, std::min<int64_t>(W, H - unit), W, K,
-                      packed + panel * K * PANEL<T> + q * W);
+                      packed + panel * elements<S>(K) * PANEL<T> + q * W);
 }
 
-// Panels of a matrix (rows, K): panel p holds, for every k, PANEL rows. (P, K, PANEL)
-template <class T>
-inline void pack_rows(const T* matrix, int64_t rows, int64_t K, int64_t panel, T* packed) {
+// Panels of a matrix (rows, K): panel p holds, for every element, PANEL rows. (P, E, PANEL)
+template <class T, class S>
+inline void pack_rows(const T* matrix, int64_t rows, int64_t K, int64_t panel, S* packed) {
   const int64_t first = panel * PANEL<T>;
   pack_side_by_side(matrix + first * K, std::min<int64_t>(PANEL<T>, rows - first), PANEL<T>, K,
-                    packed + panel * K * PANEL<T>);
+                    packed + panel * elements<S>(K) * PANEL<T>);
 }
 
-// Panels of the backward product: PANEL columns of the weight's 4H gate rows. (P, 4H, PANEL)
-template <class T>
-inline void pack_columns(const T* weight, int64_t H, int64_t K, int64_t panel, T* packed) {
-  const int64_t column = panel * PANEL<T>, width = K - column < PANEL<T> ? K - column : PANEL<T>;
-  for (int64_t r = 0; r < 4 * H; ++r) {
-    T* to = packed + r * PANEL<T>;
-    std::memcpy(to, weight + r * K + column, width * sizeof(T));
-    for (int64_t j = width; j < PANEL<T>; ++j) to[j] = 0;
+// Panels of the backward product: PANEL columns of the weight's 4H gate rows. (P, elements of 4H, PANEL)
+template <class T, class S>
+inline void pack_columns(const T* weight, int64_t H, int64_t K, int64_t panel, S* packed) {
+  const int64_t column = panel * PANEL<T>, width = std::min<int64_t>(K - column, PANEL<T>);
+  for (int64_t r = 0; r < 4 * H; r += Operand<S>::STEP, packed += PANEL<T>) {
+    const T* row = weight + r * K + column;
+    if constexpr (std::is_same<S, T>::value)
+      std::memcpy(packed, row, width * sizeof(T));
+    else
+      for (int64_t j = 0; j < width; ++j) packed[j] = make_pair(row[j], row[K + j]);
+    std::fill(packed + width, packed + PANEL<T>, S{});
   }
 }
 

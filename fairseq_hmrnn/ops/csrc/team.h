@@ -6,12 +6,21 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
+#include <exception>
 #include <thread>
 #ifdef _OPENMP
 #include <omp.h>
 #endif
+#ifdef __linux__
+#include <linux/futex.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 namespace hmrnn {
+
+// Thrown out of a barrier where another thread of the team has failed.
+struct Aborted {};
 
 class Barrier {
  public:
@@ -20,25 +29,47 @@ class Barrier {
     arrived_.store(0);
   }
 
-  // Spins, for the wait is mostly shorter than a system call; gives up its core after a while, for there may be
-  // fewer cores than threads.
+  // Spins first, for the wait is mostly shorter than a system call, then sleeps: there may be fewer cores than threads,
+  // and then a thread that spins keeps the one it waits for from running.
   void wait() {
     if (count_ == 1) return;
     const int phase = phase_.load(std::memory_order_relaxed);
     if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == count_) {
       arrived_.store(0, std::memory_order_relaxed);
-      phase_.store(phase + 1, std::memory_order_release);
-      return;
+      advance(phase);
+    } else {
+      for (int spins = 0; spins < SPINS && phase_.load(std::memory_order_acquire) == phase; ++spins) pause();
+      while (phase_.load(std::memory_order_acquire) == phase) sleep(phase);
     }
-    for (int spins = 0; phase_.load(std::memory_order_acquire) == phase; ++spins) {
-      if (spins < 4000)
-        pause();
-      else
-        std::this_thread::yield();
-    }
+    if (aborted_.load(std::memory_order_acquire)) throw Aborted();
+  }
+
+  // Lets every thread that waits, or comes to wait, leave by an exception.
+  void abort() {
+    aborted_.store(true, std::memory_order_release);
+    advance(phase_.load());
   }
 
  private:
+  static constexpr int SPINS = 500;  // 10 to 20 us
+
+  void advance(int phase) {
+    phase_.store(phase + 1);
+    if (asleep_.load() > 0) wake();
+  }
+
+#ifdef __linux__
+  void sleep(int phase) {
+    asleep_.fetch_add(1);
+    syscall(SYS_futex, &phase_, FUTEX_WAIT_PRIVATE, phase, nullptr, nullptr, 0);
+    asleep_.fetch_sub(1);
+  }
+  void wake() { syscall(SYS_futex, &phase_, FUTEX_WAKE_PRIVATE, count_, nullptr, nullptr, 0); }
+#else
+  void sleep(int) { std::this_thread::yield(); }
+  void wake() {}
+#endif
+
   static void pause() {
 #if defined(__x86_64__) || defined(__i386__)
     __builtin_ia32_pause();
@@ -50,6 +81,9 @@ class Barrier {
   int count_ = 1;
   alignas(64) std::atomic<int> arrived_{0};
   alignas(64) std::atomic<int> phase_{0};
+  std::atomic<int> asleep_{0};
+  std::atomic<bool> aborted_{false};
+  static_assert(sizeof(std::atomic<int>) == sizeof(int), "a futex is a plain int");
 };
 
 // Threads worth using: those torch would use, at most `parts`, each with some 10 us of work between two barriers.
@@ -63,18 +97,28 @@ inline int team_size(int64_t parts, int64_t products_per_cell) {
 #endif
 }
 
-// f(thread, threads, barrier) on at most `size` threads at once.
+// f(thread, threads, barrier) on at most `size` threads at once. What one of them throws, such as std::bad_alloc, ends
+// the others at their next barrier and is thrown here: nothing may leave a parallel region by itself.
 template <class F>
 void run_team(int size, const F& f) {
   Barrier barrier;
 #ifdef _OPENMP
   if (size > 1) {
+    std::exception_ptr error;
 #pragma omp parallel num_threads(size)
     {
 #pragma omp single
       barrier.reset(omp_get_num_threads());
-      f(omp_get_thread_num(), omp_get_num_threads(), barrier);
+      try {
+        f(omp_get_thread_num(), omp_get_num_threads(), barrier);
+      } catch (const Aborted&) {
+      } catch (...) {
+#pragma omp critical(hmrnn_error)
+        if (!error) error = std::current_exception();
+        barrier.abort();
+      }
     }
+    if (error) std::rethrow_exception(error);
     return;
   }
 #endif

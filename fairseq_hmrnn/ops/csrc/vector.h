@@ -69,13 +69,23 @@ inline void store(T* p, Vec<T> v, int n) {
     std::memcpy(p, &v, n * sizeof(T));
 }
 
+// The sum of the first N lanes of vectors of N lanes, by halves.
+template <class T, int N, class V>
+inline T sum_lanes(V v) {
+  if constexpr (N == 1) {
+    return v[0];
+  } else {
+    typedef T Half __attribute__((vector_size(sizeof(T) * (N / 2))));
+    Half halves[2];
+    std::memcpy(halves, &v, sizeof v);
+    const Half both = halves[0] + halves[1];
+    return sum_lanes<T, N / 2>(both);
+  }
+}
+
 template <class T>
 inline T sum(Vec<T> v) {
-  T lanes[LANES<T>];
-  std::memcpy(lanes, &v, sizeof v);
-  for (int width = LANES<T> / 2; width > 0; width /= 2)
-    for (int i = 0; i < width; ++i) lanes[i] += lanes[i + width];
-  return lanes[0];
+  return sum_lanes<T, LANES<T>>(v);
 }
 
 template <class T>

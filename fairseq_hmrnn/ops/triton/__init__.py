@@ -50,7 +50,7 @@ class _TritonCall(Call):
         self.graphs = graphs
 
     def forward(self, tensors, training):
-        x, weights, state, valid, noise, masks = self.split(tensors)
+        x, weights, state, _, valid, noise, masks = self.split(tensors)
         layers, options = [LayerParameters(*layer) for layer in weights], self.options
         shape = Shape(
             *x.shape, tuple(layer.hidden_size for layer in layers), x.dtype, x.device, layers[0].layer_norm,

@@ -1,0 +1,67 @@
+"""fairseq's exponential moving average of weights (`--store-ema`) for the models of this package."""
+
+from __future__ import annotations
+
+import functools
+
+import fairseq.trainer
+from fairseq import checkpoint_utils
+from fairseq.models import ema
+from torch import nn
+
+from .hmlstm_lm import HMLSTMLanguageModel
+from .translation_model import TranslationModel
+
+
+class MovingAverage(ema.EMA):
+    """fairseq's, but for four things: integers of a model (its progress, its dictionary's fingerprint) are copied, for
+    they have no mean; a weight that a model has under two names decays once an update, not twice; an adaptive softmax
+    can be averaged; and after a restart `--ema-update-freq` goes on counting where it was."""
+
+    def __init__(self, model, config, device=None, skip_keys=None):
+        integers = {name for name, tensor in model.state_dict().items() if not tensor.is_floating_point()}
+        super().__init__(model, config, device, integers.union(skip_keys or ()))
+        separate_tied(self.model)
+        if config.ema_fp32:
+            self.fp32_params = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
+            self.fp32_params = {n: t.float() if t.is_floating_point() else t for n, t in self.fp32_params.items()}
+
+    def step(self, new_model, updates=None):
+        """Told after every update; updates: how many there were."""
+        if updates is not None:
+            self.update_freq_counter = (updates - 1) % self.config.ema_update_freq
+        super().step(new_model, updates)
+
+    def restore(self, state_dict, build_fp32_params=False):
+        """Load averaged weights; what fairseq leaves out, the version that its adaptive softmax asks for, stays."""
+        super().restore({**self.model.state_dict(), **state_dict}, build_fp32_params)
+
+
+def separate_tied(model: nn.Module) -> None:
+    """Give every name of a parameter a parameter of its own, of the same value."""
+    seen = set()
+    for module in model.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            if id(parameter) in seen:
+                setattr(module, name, nn.Parameter(parameter.detach().clone(), parameter.requires_grad))
+            seen.add(id(parameter))
+
+
+def install() -> None:
+    """Have fairseq's trainer average models of this package, and no others, as above; and let an average begin where
+    training goes on from a checkpoint without one: fairseq has let go of the weights before it asks for them."""
+    build, load = fairseq.trainer.build_ema, checkpoint_utils.load_checkpoint_to_cpu
+
+    def build_ema(model, cfg, device):
+        ours = isinstance(model, (HMLSTMLanguageModel, TranslationModel))
+        return (MovingAverage if ours else build)(model, cfg, device)
+
+    @functools.wraps(load)
+    def load_checkpoint_to_cpu(path, *args, **kwargs):
+        checkpoint = load(path, *args, **kwargs)
+        if "load_on_all_ranks" in kwargs:  # the trainer calls
+            checkpoint.get("extra_state", {}).setdefault("ema", checkpoint.get("model"))
+        return checkpoint
+
+    fairseq.trainer.build_ema = build_ema
+    checkpoint_utils.load_checkpoint_to_cpu = load_checkpoint_to_cpu

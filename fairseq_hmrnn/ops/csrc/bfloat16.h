@@ -1,0 +1,96 @@
+// Products of bfloat16 operands with float32 sums. Operands come in pairs of neighbouring k, so that one instruction does
+// both where the processor has it; elsewhere they are widened as they are read, from half the memory of float32.
+#pragma once
+
+#include "vector.h"
+#if defined(__AVX512BF16__)
+#include <immintrin.h>
+#endif
+
+namespace hmrnn {
+
+// Two bfloat16 numbers: that of the even k in the low half, that of the odd k in the high half.
+struct Pair {
+  uint32_t bits;
+};
+
+template <>
+struct VectorOf<Pair> {
+  typedef uint32_t type __attribute__((vector_size(VECTOR_BYTES)));
+};
+
+// Element of an operand, and that of the sums of its products.
+template <class S>
+struct Operand {
+  using Sum = S;
+  static constexpr int STEP = 1;  // numbers in one element
+};
+template <>
+struct Operand<Pair> {
+  using Sum = float;
+  static constexpr int STEP = 2;
+};
+
+// Elements that K numbers take; what is missing to a whole one is 0.
+template <class S>
+inline int64_t elements(int64_t K) {
+  return (K + Operand<S>::STEP - 1) / Operand<S>::STEP;
+}
+
+// The high halves of the float32 numbers rounded to the nearest bfloat16, ties to even; NaN stays NaN.
+inline Vec<Pair> round_to_bfloat16(Vec<float> x) {
+  const Vec<Pair> bits = (Vec<Pair>)x;
+  const Vec<Pair> rounded = bits + 0x7fffu + ((bits >> 16) & 1u);
+  return ((Vec<Pair>)(x == x) & rounded) | ((Vec<Pair>)(x != x) & 0x7fc00000u);
+}
+
+inline uint32_t round_to_bfloat16(float x) {
+  uint32_t bits;
+  std::memcpy(&bits, &x, sizeof bits);
+  return x == x ? bits + 0x7fffu + ((bits >> 16) & 1u) : 0x7fc00000u;
+}
+
+inline Pair make_pair(float even, float odd) {
+  return {(round_to_bfloat16(even) >> 16) | (round_to_bfloat16(odd) & 0xffff0000u)};
+}
+inline Vec<Pair> make_pair(Vec<float> even, Vec<float> odd) {
+  return (round_to_bfloat16(even) >> 16) | (round_to_bfloat16(odd) & 0xffff0000u);
+}
+
+// K numbers side by side as pairs.
+inline void make_pairs(const float* from, int64_t K, Pair* to) {
+  typedef uint16_t Halves __attribute__((vector_size(VECTOR_BYTES / 2)));
+  constexpr int W = LANES<float>;
+  auto* out = reinterpret_cast<char*>(to);
+  int64_t k = 0;
+  for (; k + W <= K; k += W) {
+    const Halves halves = __builtin_convertvector(round_to_bfloat16(load(from + k)) >> 16, Halves);
+    std::memcpy(out + 2 * k, &halves, sizeof halves);
+  }
+  for (; k < K; k += 2) to[k / 2] = make_pair(from[k], k + 1 < K ? from[k + 1] : 0.f);
+}
+
+// sum + x w over both numbers of the pairs.
+inline Vec<float> multiply_add_portable(Vec<float> sum, Pair x, Vec<Pair> w) {
+  float even, odd;
+  const uint32_t low = x.bits << 16, high = x.bits & 0xffff0000u;
+  std::memcpy(&even, &low, sizeof even);
+  std::memcpy(&odd, &high, sizeof odd);
+  sum += odd * (Vec<float>)(w & 0xffff0000u);
+  return sum + even * (Vec<float>)(w << 16);
+}
+
+inline Vec<float> multiply_add(Vec<float> sum, Pair x, Vec<Pair> w) {
+#if defined(__AVX512BF16__) && defined(__AVX512F__)
+  return (Vec<float>)_mm512_dpbf16_ps((__m512)sum, (__m512bh)_mm512_set1_epi32(int(x.bits)), (__m512bh)w);
+#else
+  return multiply_add_portable(sum, x, w);
+#endif
+}
+
+template <class T>
+inline Vec<T> multiply_add(Vec<T> sum, T x, Vec<T> w) {
+  return sum + x * w;
+}
+
+}  // namespace hmrnn

@@ -1,0 +1,103 @@
+"""Large products outside of the recurrence: by the compiled kernel's own panels where it was built, else by torch, as
+where a graph is recorded.
+
+torch's float32 products on CPU are MKL's, which reaches less than half of what AMD's processors can do; the kernel's are
+as fast on either maker's, and their bits do not depend on the number of threads.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from typing import Optional, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from . import cpu
+from .capture import capturing
+from .precision import autocast_is_on, rounded
+
+logger = logging.getLogger(__name__)
+
+
+@functools.lru_cache(maxsize=None)
+def chooses_panels(device_type: str, dtype: torch.dtype) -> bool:
+    """Whether large products of this dtype are the compiled kernel's. Says so once, for the answer is cached."""
+    panels = device_type == "cpu" and dtype in cpu.DTYPES and cpu.compiled is not None
+    logger.info("large products of %s on %s: %s", dtype, device_type, "compiled panels" if panels else "torch's")
+    return panels
+
+
+def linear(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None, bfloat16: bool = False) -> Tensor:
+    """As torch.nn.functional.linear: x (..., K), weight (N, K), bias (N,); returns (..., N).
+
+    bfloat16: round the operands of products to bfloat16, forward and backward, with sums in x's dtype; for float32.
+    """
+    if autocast_is_on(x) or capturing() or not chooses_panels(x.device.type, x.dtype) or weight.dtype != x.dtype:
+        return F.linear(x, weight, bias)
+    y = _Linear.apply(x.reshape(-1, x.size(-1)), weight, bfloat16).view(*x.shape[:-1], weight.size(0))
+    return y if bias is None else y + bias
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, low: bool) -> Tensor:
+        x, weight = x.contiguous(), weight.contiguous()
+        ctx.save_for_backward(x, weight)
+        ctx.low = low
+        return cpu.compiled.multiply(x, False, weight, False, low)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor):
+        x, weight = ctx.saved_tensors
+        grad, multiply = grad.contiguous(), cpu.compiled.multiply
+        dx = multiply(grad, False, weight, True, ctx.low) if ctx.needs_input_grad[0] else None
+        dweight = multiply(grad, True, x, True, ctx.low) if ctx.needs_input_grad[1] else None
+        return dx, dweight, None
+
+
+def layer_output(
+    hidden: Sequence[Tensor], weights: Sequence[Tensor], changed: Optional[Tensor] = None, bfloat16: bool = False
+) -> Tensor:
+    """The gated output module, eq. (7) and (8): ReLU(sum_l gate_l W_e[l] h[l]), gate_l = sigmoid(w_l . [h[1]; ...]).
+
+    hidden: per layer (T, B, H_l). weights: per layer (E + L, H_l), W_e[l] and below it the layer's columns in all
+    gates. changed: (T, B, L) bool, False where h[l] is that of the step before: there its term is not computed again.
+    bfloat16: as in `linear`. Returns (T, B, E), by the panels laid out with B before T.
+    """
+    x = hidden[0]
+    if x.dim() == 3 and not (autocast_is_on(x) or capturing()) and x.numel():
+        if chooses_panels(x.device.type, x.dtype):
+            return _LayerOutput.apply(len(hidden), changed, bfloat16, *hidden, *weights).transpose(0, 1)
+        if x.dtype == torch.bfloat16 and chooses_panels(x.device.type, torch.float32):
+            wide = [tensor.float() for tensor in (*hidden, *weights)]
+            return _LayerOutput.apply(len(hidden), changed, True, *wide).transpose(0, 1).to(x.dtype)
+    size = weights[0].size(0) - len(hidden)
+    terms = [F.linear(*((rounded(h), rounded(w)) if bfloat16 else (h, w))) for h, w in zip(hidden, weights)]
+    gates = torch.stack([term[..., size:] for term in terms]).sum(0).sigmoid().unbind(-1)
+    return torch.stack([gate.unsqueeze(-1) * term[..., :size] for gate, term in zip(gates, terms)]).sum(0).relu()
+
+
+class _LayerOutput(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, layers: int, changed: Optional[Tensor], low: bool, *tensors: Tensor) -> Tensor:
+        tensors = [tensor.contiguous() for tensor in tensors]
+        changed = None if changed is None else changed.contiguous()
+        features, saved = cpu.compiled.layer_output(tensors[:layers], tensors[layers:], changed, low)
+        ctx.layers, ctx.low = layers, low
+        ctx.save_for_backward(features, changed, *tensors, *saved)
+        return features
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor):
+        features, changed, *rest = ctx.saved_tensors
+        n = ctx.layers
+        hidden, weights = cpu.compiled.layer_output_backward(
+            grad.contiguous(), features, rest[:n], rest[n : 2 * n], changed, rest[2 * n :], ctx.low
+        )
+        return (None, None, None, *hidden, *weights)

@@ -1,0 +1,144 @@
+"""The models that the benchmarks train beside one another: the recipe's own, LSTM language models of as many
+parameters, and earlier states of this project."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence
+
+from arithmetic import equal_hidden_size
+from commands import ROOT, USER_DIR, recipe_options
+from omegaconf import OmegaConf
+
+RECIPES = sorted(path.stem for path in (USER_DIR / "configs").glob("*.yaml"))
+LSTM_USER_DIR = Path(__file__).resolve().parent / "nn_lstm_lm"
+HMLSTM = "hmlstm_lm"
+LSTMS = ("nn_lstm_lm", "lstm_lm")
+# Given otherwise, or a number that only the recipe's criterion logs.
+NOT_OF_LSTMS = {"common.user_dir", "task.data", "task.stateful", "checkpoint.best_checkpoint_metric"}
+DEFAULT_DROPOUT = 0.1  # of hmlstm_lm
+
+
+class Recipe:
+    """A recipe with settings of the user's over it, `section.name=value`."""
+
+    def __init__(self, name: str, settings: Sequence[str] = ()):
+        self.name, settings = name, [quoted(setting.lstrip("+")) for setting in settings]
+        loaded = OmegaConf.load(str(USER_DIR / "configs" / f"{name}.yaml"))
+        self.settings = [self._for_hydra(setting, loaded) for setting in settings]
+        self.values = OmegaConf.to_container(OmegaConf.merge(loaded, OmegaConf.from_dotlist(settings)))
+
+    @staticmethod
+    def _for_hydra(setting: str, loaded) -> str:
+        """hydra knows what belongs to a registered class only where the recipe names it: else it is to be added."""
+        section, _, name = setting.partition("=")[0].partition(".")
+        return setting if "_name" not in loaded.get(section, {}) or name in loaded[section] else f"+{setting}"
+
+    def hmlstm_arguments(self, data: Path, folder: Path, root: Path = ROOT) -> List[str]:
+        """Of fairseq-hydra-train, with the package of `root`."""
+        options = recipe_options(self.name, data, folder, root / "fairseq_hmrnn")
+        return [*map(str, options), *self.settings]
+
+    def lstm_arguments(self, model: str, hidden_size: int, data: Path, folder: Path) -> List[str]:
+        """Of fairseq-train, for one of LSTMS: everything but model and criterion as in the recipe."""
+        arguments = [str(Path(data).resolve()), "--user-dir", str(LSTM_USER_DIR), "--save-dir", str(folder)]
+        for section, values in self.values.items():
+            if section not in ("model", "criterion") and isinstance(values, dict):
+                for name, value in values.items():
+                    if f"{section}.{name}" not in NOT_OF_LSTMS:
+                        arguments += flag(section.replace("_", "-") if name == "_name" else name, value)
+        sizes = {"hidden_size": hidden_size, "embed_dim": self.embed_dim}
+        if model == "nn_lstm_lm":
+            arguments += flag("stateful", self.values["task"].get("stateful"))  # lstm_lm cannot carry its state
+            sizes["num_layers"] = self.num_layers
+        else:
+            sizes["layers"], sizes["out_embed_dim"] = self.num_layers, self.output_size(model)
+            sizes = {f"decoder_{name}": size for name, size in sizes.items()}
+        for name, value in {"arch": model, "criterion": "cross_entropy", "dropout": self.dropout, **sizes}.items():
+            arguments += flag(name, value)
+        return arguments
+
+    @property
+    def embed_dim(self) -> int:
+        return int(self.values["model"]["embed_dim"])
+
+    @property
+    def num_layers(self) -> int:
+        return len(str(self.values["model"]["hidden_sizes"]).split(","))
+
+    @property
+    def dropout(self) -> float:
+        return float(self.values["model"].get("dropout_input", DEFAULT_DROPOUT))
+
+    def output_size(self, model: str) -> Optional[int]:
+        """Between LSTM and softmax layer; None for none."""
+        return int(self.values["model"]["output_dim"]) if model == "lstm_lm" else None
+
+    def lstm_sizes(self, model: str, parameters: int, num_symbols: int) -> Dict[str, Optional[int]]:
+        """Of an LSTM language model of as many parameters, as `arithmetic.lstm_multiply_adds` takes them."""
+        sizes = {"input_size": self.embed_dim, "num_layers": self.num_layers, "output_size": self.output_size(model)}
+        sizes["num_symbols"] = num_symbols
+        return {**sizes, "hidden_size": equal_hidden_size(parameters, **sizes)}
+
+
+def quoted(setting: str) -> str:
+    """`a.b=.2,.05` with quotes around what has a comma, which would be a sweep to hydra."""
+    name, _, value = setting.partition("=")
+    return f"{name}='{value}'" if "," in value and value[0] not in "'\"[{(" else setting
+
+
+def flag(name: str, value: Any) -> List[str]:
+    """An option of fairseq's commands from one of its settings."""
+    option = "--" + name.replace("_", "-")
+    if value is None or value is False:
+        return []
+    if value is True:
+        return [option]
+    return [option, ",".join(map(str, value)) if isinstance(value, list) else str(value)]
+
+
+class EarlierState(NamedTuple):
+    """A commit of this project, checked out and built in a folder of its own."""
+
+    commit: str  # abbreviated
+    root: Path
+
+    @classmethod
+    def prepare(cls, commit: str, folder: Path) -> EarlierState:
+        """In folder/COMMIT; what is there already is taken. SystemExit where it cannot be built."""
+        root = folder.resolve() / commit
+        if not root.exists():
+            part = folder.resolve() / f"{commit}.part"
+            shutil.rmtree(part, ignore_errors=True)
+            part.mkdir(parents=True)
+            archive = subprocess.Popen(["git", "-C", str(ROOT), "archive", commit], stdout=subprocess.PIPE)
+            subprocess.run(["tar", "-x", "-C", str(part)], stdin=archive.stdout, check=True)
+            build = [sys.executable, "setup_extension.py", "build_ext", "--inplace"]
+            built = subprocess.run(
+                build, cwd=part, env=environment(part), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+            )
+            if built.returncode or not list(part.glob("fairseq_hmrnn/ops/**/*.so")):
+                end = built.stdout.decode()[-1500:]
+                raise SystemExit(f"the extension of {commit} could not be built in {part}:\n{end}")
+            part.rename(root)
+        return cls(commit, root)
+
+
+def environment(root: Path, threads: int = 1):
+    """Of a process that takes the package from `root` and has so many threads."""
+    settings = {"PYTHONPATH": str(root), "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    return {**os.environ, **settings}
+
+
+def commit_named(name: str) -> str:
+    """The abbreviated hash of a commit; ValueError where there is none of that name."""
+    command = ["git", "-C", str(ROOT), "rev-parse", "--verify", "--quiet", "--short=9", f"{name}^{{commit}}"]
+    found = subprocess.run(command, capture_output=True, encoding="utf-8")
+    if found.returncode or not re.fullmatch("[0-9a-f]+", found.stdout.strip()):
+        raise ValueError(f"there is no commit {name!r} here: give a hash, a branch or a tag of this repository")
+    return found.stdout.strip()

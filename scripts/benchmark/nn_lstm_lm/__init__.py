@@ -1,0 +1,75 @@
+"""A language model over torch.nn.LSTM, as people write it, for comparisons: `fairseq-train --user-dir` of this folder,
+`--arch nn_lstm_lm`. With --stateful its state goes from window to window, as that of hmlstm_lm does."""
+
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from fairseq.dataclass import FairseqDataclass
+from fairseq.models import FairseqDecoder, FairseqLanguageModel, register_model
+from torch import nn
+
+import fairseq_hmrnn  # noqa: F401  registers the task
+from fairseq_hmrnn.models.carried_state import CarriedState
+from fairseq_hmrnn.ops import HMLSTMState
+
+
+@dataclass
+class NNLSTMLanguageModelConfig(FairseqDataclass):
+    embed_dim: int = field(default=128, metadata={"help": "size of the symbol embedding"})
+    hidden_size: int = field(default=256, metadata={"help": "size of every layer"})
+    num_layers: int = field(default=3, metadata={"help": "layers"})
+    dropout: float = field(default=0.1, metadata={"help": "dropout on the embedding and on the output of every layer"})
+
+
+class NNLSTMDecoder(FairseqDecoder):
+    """Embedding, torch.nn.LSTM, softmax."""
+
+    def __init__(self, cfg: NNLSTMLanguageModelConfig, dictionary):
+        super().__init__(dictionary)
+        self.dropout = cfg.dropout
+        self.embed_tokens = nn.Embedding(len(dictionary), cfg.embed_dim, dictionary.pad())
+        self.lstm = nn.LSTM(cfg.embed_dim, cfg.hidden_size, cfg.num_layers, batch_first=True, dropout=cfg.dropout)
+        self.output_projection = nn.Linear(cfg.hidden_size, len(dictionary))
+
+    def forward(self, prev_output_tokens, encoder_out=None, state=None, **kwargs):
+        """prev_output_tokens: (B, T). state: h and c, (L, B, H) each, zeros if None. Logits (B, T, V), and a dict with
+        the state reached."""
+        x = F.dropout(self.embed_tokens(prev_output_tokens), self.dropout, self.training)
+        x, state = self.lstm(x, state)
+        return self.output_projection(F.dropout(x, self.dropout, self.training)), {"state": state}
+
+    def max_positions(self):
+        return 2**31 - 1
+
+
+@register_model("nn_lstm_lm", dataclass=NNLSTMLanguageModelConfig)
+class NNLSTMLanguageModel(FairseqLanguageModel):
+    def __init__(self, decoder: NNLSTMDecoder):
+        super().__init__(decoder)
+        sizes = [decoder.lstm.hidden_size] * decoder.lstm.num_layers
+        self.training_state = CarriedState(sizes, replays=True)
+        self.evaluation_state = CarriedState(sizes, replays=False)
+
+    @classmethod
+    def build_model(cls, cfg, task):
+        return cls(NNLSTMDecoder(cfg, task.source_dictionary))
+
+    def forward(self, src_tokens, stream=None, window=0, reset=None, **kwargs):
+        """src_tokens: (B, T), which is window number `window` of `stream` if that is given; reset: (B,) bool, the rows
+        that then start from zeros in training."""
+        if stream is None:
+            return self.decoder(src_tokens, **kwargs)
+        carried = self.training_state if self.training else self.evaluation_state
+        start = carried.start(stream, window, self.decoder.output_projection.bias, reset if self.training else None)
+        if start is not None:
+            kwargs["state"] = (torch.stack(start.h), torch.stack(start.c))
+        logits, extra = self.decoder(src_tokens, **kwargs)
+        h, c = extra["state"]
+        no_boundaries = h.new_zeros(h.size(1), h.size(0))
+        carried.reach(stream, window, HMLSTMState(tuple(h), tuple(c), no_boundaries))
+        return logits, extra
+
+    def set_num_updates(self, num_updates):
+        super().set_num_updates(num_updates)
+        self.training_state.begin_update(num_updates)

@@ -1,0 +1,102 @@
+#!/usr/bin/env python3
+"""What this processor multiplies at best: the fastest of torch's ways over several large shapes.
+
+    python scripts/benchmark/peak.py --precision float32 bf16 --threads 2
+
+Float32 counts only where the sums are those of float32: what rounds its operands to fewer bits is left out.
+"""
+
+import argparse
+import json
+import platform
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+SHAPES = ((6400, 512, 512), (2048, 1024, 1024), (1536, 1536, 1536))  # rows, inner, columns
+PRECISIONS = ("float32", "bf16")
+REPEATS = 3
+
+
+def processor():
+    """The processor's name and what it has for 16-bit products, as /proc/cpuinfo gives them."""
+    try:
+        lines = [line.partition(":") for line in Path("/proc/cpuinfo").read_text().splitlines()]
+    except OSError:
+        return platform.processor() or platform.machine()
+    found = {name.strip(): value.strip() for name, _, value in reversed(lines)}
+    known = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in found.get("flags", "").split()]
+    name = found.get("model name", platform.machine())
+    return f"{name}, family {found.get('cpu family', '?')} model {found.get('model', '?')} ({', '.join(known)})"
+
+
+def ways(torch):
+    """torch's ways to a product of a (M, K) and b (K, N), by name."""
+    found = {"mm": torch.mm}
+    pointwise = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+    if pointwise is not None:
+        found["oneDNN"] = lambda a, b: pointwise(a, b.t(), None, "none", [], "")
+    return found
+
+
+def is_exact(torch, product, a, b):
+    """Whether the sums are those of a and b as they are: a bfloat16 operand errs a thousand times as much."""
+    rows = a[:8].double()
+    error = (product[:8].double() - rows @ b.double()).abs() / (rows.abs() @ b.double().abs())
+    return float(error.max()) < 1e-5
+
+
+def peak(precision, threads):
+    """{"gflops", "shape", "by"} of the best product."""
+    import torch
+
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    best = {"gflops": 0.0}
+    for rows, inner, columns in SHAPES:
+        dtype = torch.float32 if precision == "float32" else torch.bfloat16
+        a, b = torch.randn(rows, inner).to(dtype), torch.randn(columns, inner).to(dtype).t()
+        for name, multiply in ways(torch).items():
+            try:
+                product = multiply(a, b)
+            except RuntimeError:
+                continue  # not every build of torch has every way
+            if precision == "float32" and not is_exact(torch, product, a, b):
+                continue
+            seconds = []
+            for _ in range(REPEATS):
+                began = time.perf_counter()
+                multiply(a, b)
+                seconds.append(time.perf_counter() - began)
+            gflops = 2e-9 * rows * inner * columns / min(seconds)
+            if gflops > best["gflops"]:
+                best = {"gflops": gflops, "shape": [rows, inner, columns], "by": name}
+    return best
+
+
+def measure(precision, threads, environment=None):
+    """`peak` in a process of its own."""
+    command = [sys.executable, __file__, "--precision", precision, "--threads", str(threads), "--json"]
+    return json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True, env=environment).stdout)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--precision", nargs="+", choices=PRECISIONS, default=list(PRECISIONS))
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--json", action="store_true", help="the one precision given, for programs")
+    args = parser.parse_args()
+    if args.threads < 1:
+        parser.error(f"--threads must be at least 1, not {args.threads}")
+    if args.json:
+        print(json.dumps(peak(args.precision[0], args.threads)))
+        return
+    print(processor())
+    for precision in args.precision:
+        found = measure(precision, args.threads)
+        print("{}: {:.0f} GFLOP/s, {} of {}".format(precision, found["gflops"], found["by"], found["shape"]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,158 @@
+#!/usr/bin/env python3
+"""Whole training updates as fairseq-train makes them, on CPU: what they take, what the processor needs for their
+arithmetic at best, and where the rest goes.
+
+    bash scripts/prepare_ptb.sh FOLDER_WITH_PTB_TXT
+    python scripts/benchmark/training.py data/ptb ptb criterion.boundary_rates=.18,.04 --precision float32 bf16
+    python scripts/benchmark/training.py data/ptb ptb_small --threads 1 --batch-size 8 64
+    python scripts/benchmark/training.py data/ptb ptb criterion.boundary_rates=.18,.04 --against v0.1 --csv table.csv
+
+Every candidate is a process of its own that runs the real command; they make a few updates in turns within one run,
+the others waiting. Candidates: the recipe's hmlstm_lm; nn_lstm_lm, a language model over torch.nn.LSTM that carries its
+state too, and fairseq's lstm_lm, both of as many parameters; with --against the recipe in an earlier state of this
+project. Needed arithmetic: arithmetic.py, at the boundary rates measured during the very updates that are timed. The
+limit is that arithmetic at the speed of the best large product of the same precision (peak.py), measured before and
+after the turns. New boundaries are not trained ones: the warm-up lets the rates settle, or take a --checkpoint.
+"""
+
+import argparse
+import contextlib
+import itertools
+from pathlib import Path
+
+import peak
+import training_report as report
+from candidates import HMLSTM, LSTMS, RECIPES, EarlierState, Recipe, commit_named, environment
+from commands import ROOT
+from contestants import Contestant
+
+WARM_UP, LSTM_WARM_UP = 40, 3  # updates
+REFUSED = {
+    "common.cpu": "this benchmark is of the CPU",
+    "common.bf16": "give --precision",
+    "common.fp16": "give --precision",
+    "common.amp": "give --precision",
+    "dataset.batch_size": "give --batch-size",
+    "task.data": "give the folder as the first argument",
+    "model._name": "the recipe's model is hmlstm_lm; --beside chooses others",
+    "criterion._name": "the recipe's criterion measures the boundaries",
+}
+# Nothing but updates: no validation, no checkpoints, no end; batches are made when it is their candidate's turn.
+OPTIONS = "common.cpu=true dataset.num_workers=0 dataset.data_buffer_size=0 dataset.disable_validation=true".split()
+OPTIONS += "checkpoint.no_save=true optimization.max_epoch=0 optimization.max_update=0".split()
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, help="prepared folder")
+    parser.add_argument("recipe", help=f"of fairseq_hmrnn/configs: {', '.join(RECIPES)}")
+    parser.add_argument("settings", nargs="*", metavar="SECTION.NAME=VALUE", help="over those of the recipe")
+    parser.add_argument("--precision", nargs="+", choices=peak.PRECISIONS, default=["float32"])
+    parser.add_argument("--beside", nargs="*", choices=LSTMS, default=list(LSTMS), help="LSTMs to compare with")
+    parser.add_argument("--batch-size", type=int, nargs="+", help="default: the recipe's")
+    parser.add_argument("--against", metavar="COMMIT", help="an earlier state of this project as a candidate more")
+    parser.add_argument("--checkpoint", type=Path, help="weights of the recipe to start from")
+    parser.add_argument("--warm-up", type=int, help=f"updates before the turns; {WARM_UP}, with --checkpoint 3")
+    parser.add_argument("--turns", type=int, default=5, help="of each candidate; figures are medians over them")
+    parser.add_argument("--updates", type=int, default=4, help="of a turn")
+    parser.add_argument("--profiled", type=int, default=2, help="updates that the breakdown is taken of; 0: none")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--out", type=Path, default=Path("runs/training"), help="folder of logs and earlier states")
+    parser.add_argument("--csv", type=Path, help="file of the figures, a line for each candidate")
+    args = parser.parse_intermixed_args()
+    try:
+        check(args)
+    except ValueError as error:
+        parser.error(str(error))
+    return args
+
+
+def check(args):
+    """ValueError for options that mean nothing, before anything runs; fills in defaults."""
+    if args.recipe not in RECIPES:
+        raise ValueError(f"no recipe {args.recipe}: give one of {', '.join(RECIPES)}")
+    for file in ("dict.txt", "train.idx"):
+        if not (args.data / file).is_file():
+            raise ValueError(f"no {file} in {args.data}: prepare a text with scripts/prepare_text.py TEXT --dest DIR")
+    for setting in args.settings:
+        name, equals, value = setting.lstrip("+").partition("=")
+        if not equals or not value or "." not in name:
+            raise ValueError(f"{setting!r} is no setting: give SECTION.NAME=VALUE, such as model.output_dim=256")
+        if name in REFUSED:
+            raise ValueError(f"{name} cannot be set here: {REFUSED[name]}")
+    if args.checkpoint and not args.checkpoint.is_file():
+        raise ValueError(f"no checkpoint {args.checkpoint}")
+    if args.csv and not args.csv.parent.is_dir():
+        raise ValueError(f"no folder {args.csv.parent} for --csv")
+    args.warm_up = args.warm_up if args.warm_up is not None else LSTM_WARM_UP if args.checkpoint else WARM_UP
+    least = {"turns": 1, "updates": 1, "profiled": 0, "threads": 1, "warm_up": 1}
+    for name, smallest in least.items():
+        if getattr(args, name) < smallest:
+            raise ValueError(f"--{name.replace('_', '-')} must be at least {smallest}, not {getattr(args, name)}")
+    if args.batch_size and min(args.batch_size) < 1:
+        raise ValueError(f"--batch-size must be at least 1, not {min(args.batch_size)}")
+    args.against = commit_named(args.against) if args.against else None
+
+
+def start(args, running):
+    """All contestants, each before its first update; `running` closes them."""
+    candidates = [(HMLSTM, HMLSTM, ROOT)]
+    if args.against:
+        earlier = EarlierState.prepare(args.against, args.out / "states")
+        candidates.append((f"{HMLSTM} @ {earlier.commit}", HMLSTM, earlier.root))
+    candidates += [(model, model, ROOT) for model in args.beside]
+    batches = args.batch_size or [Recipe(args.recipe).values["dataset"]["batch_size"]]
+    found = []
+    for batch, precision, (title, model, root) in itertools.product(batches, args.precision, candidates):
+        folder = args.out / "logs" / f"{title.replace(' ', '')}.{precision}.{batch}"
+        folder.mkdir(parents=True, exist_ok=True)
+        log = folder / "train.log"
+        log.write_text("")
+        options = [*OPTIONS, f"dataset.batch_size={batch}", f"common.bf16={str(precision == 'bf16').lower()}"]
+        recipe, lstm = Recipe(args.recipe, [*args.settings, *options]), None
+        if model == HMLSTM:
+            command = ["fairseq-hydra-train", *recipe.hmlstm_arguments(args.data, folder, root)]
+            if args.checkpoint:
+                command.append(f"checkpoint.finetune_from_model={args.checkpoint.resolve()}")
+        else:
+            lstm = recipe.lstm_sizes(model, found[0].model["parameters"], found[0].model["num_symbols"])
+            command = ["fairseq-train", *recipe.lstm_arguments(model, lstm["hidden_size"], args.data, folder)]
+        label = ", ".join([title, *[precision] * (len(args.precision) > 1), *[f"B {batch}"] * (len(batches) > 1)])
+        contestant = Contestant(title, label, precision, batch, command, log, environment(root, args.threads), lstm)
+        running.callback(contestant.close)
+        found.append(contestant)
+        found[0].wait_for_model()  # the LSTMs are made as large
+    for contestant in found:
+        contestant.wait_for_model()
+    return found
+
+
+def measure(args, contestants):
+    """Warm-ups, then turns, then the breakdowns; returns the peaks {precision: GFLOP/s and how}."""
+    surroundings = environment(ROOT, args.threads)
+    peaks = [[peak.measure(precision, args.threads, surroundings) for precision in args.precision]]
+    for contestant in contestants:
+        contestant.make(LSTM_WARM_UP if contestant.lstm else args.warm_up)
+    for _ in range(args.turns):
+        for contestant in contestants:
+            contestant.take_turn(args.updates)
+    if args.profiled:
+        for contestant in contestants:
+            contestant.parts = contestant.make(args.profiled, profiled=True)["parts"]
+    peaks.append([peak.measure(precision, args.threads, surroundings) for precision in args.precision])
+    best = [max(pair, key=lambda found: found["gflops"]) for pair in zip(*peaks)]
+    return dict(zip(args.precision, best))
+
+
+def main():
+    args = parse_args()
+    with contextlib.ExitStack() as running:
+        contestants = start(args, running)
+        peaks = measure(args, contestants)
+    report.print_all(args, contestants, peaks)
+    if args.csv:
+        report.write_csv(args.csv, contestants, peaks)
+
+
+if __name__ == "__main__":
+    main()

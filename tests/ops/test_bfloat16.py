@@ -1,0 +1,126 @@
+"""Products of operands rounded to bfloat16, and layer 1's input by symbol, against the reference that rounds alike."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from problems import assert_close, make_problem, run, tensors
+
+from fairseq_hmrnn.ops import RecurrenceOptions, cpu, hm_lstm
+from fairseq_hmrnn.ops.reference import hm_lstm_reference
+
+pytestmark = pytest.mark.skipif(cpu.compiled is None, reason="the compiled kernel was not built")
+KINDS = pytest.mark.parametrize(
+    "keywords",
+    [{}, {"layer_norm": True}, {"padded": True, "masked": True}, {"layer_norm": True, "padded": True, "masked": True}],
+    ids=["plain", "layer_norm", "padded", "layer_norm_padded"],
+)
+SCALES = pytest.mark.parametrize("scale", [0.0, 1.0])
+
+
+def low_problem(seed, sizes, batch=5, steps=9, scale=0.0, boundary="step", **keywords):
+    options = RecurrenceOptions(0.8, boundary, detector_grad_scale=scale, bfloat16_products=True)
+    return make_problem(seed, steps, batch, sizes, options, dtype=torch.float32, **keywords)
+
+
+@SCALES
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("batch", [1, 5])
+def test_equals_the_reference_that_rounds_alike(padded, scale, batch):
+    """In float32's tolerance: with these seeds no number lies so near the middle of two bfloat16 numbers that two orders
+    of summation round it to both."""
+    problem = low_problem(19, [17, 9, 6], batch, 6, scale, layer_norm=True, padded=padded, masked=padded)
+    (expected, expected_grads), (found, grads) = run(hm_lstm_reference, problem), run(cpu.hm_lstm_cpu, problem)
+    assert_close(found, expected, 1e-4)
+    assert_close(grads, expected_grads, 1e-4)
+    with torch.no_grad():
+        assert_close(tensors(cpu.hm_lstm_cpu(*problem)), expected, 1e-4)
+    exact = problem._replace(options=problem.options._replace(bfloat16_products=False))
+    assert float((run(cpu.hm_lstm_cpu, exact)[0][0] - found[0]).detach().abs().max()) > 1e-4, "nothing was rounded"
+
+
+@SCALES
+def test_without_layer_norm(scale):
+    """The gradient of a boundary, z of the start state among them, is then taken from what a product sends to its input, of which a factor is rounded, so
+    that the detectors' rows, and with a scale all that hears of them, agree to bfloat16's tolerance."""
+    problem = low_problem(5, [33, 17, 6], scale=scale)
+    (expected, expected_grads), (found, grads) = run(hm_lstm_reference, problem), run(cpu.hm_lstm_cpu, problem)
+    assert_close(found, expected, 1e-4)
+    assert_close(grads, expected_grads, 1e-2)
+    if scale == 0:
+        z = 1 + 2 * 3  # the start state's, behind x, h and c
+        for found, expected in zip(grads[:z] + grads[z + 1 :], expected_grads[:z] + expected_grads[z + 1 :]):
+            rows = slice(None, -1) if len(found) in (133, 69, 25) else slice(None)
+            assert_close([found[rows]], [expected[rows]], 1e-4)
+
+
+@KINDS
+@pytest.mark.parametrize("boundary", ["step", "bernoulli"])
+def test_skipped_equals_not_skipped(keywords, boundary):
+    problem = low_problem(2, [130, 64, 17], 7, boundary=boundary, **keywords)
+    results = [run(cpu.hm_lstm_cpu, problem, skip=skip) for skip in (True, False)]
+    for a, b in zip(*(found + grads for found, grads in results)):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("low", [False, True], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("layer_norm", [False, True], ids=["plain", "layer_norm"])
+def test_bits_do_not_depend_on_threads(low, layer_norm):
+    problem = low_problem(2, [300, 200, 130], 9, 12, scale=1.0, layer_norm=layer_norm)
+    problem = problem._replace(options=problem.options._replace(bfloat16_products=low))
+    threads, results = torch.get_num_threads(), []
+    try:
+        for count in (1, 2, 3, 5):
+            torch.set_num_threads(count)
+            results.append(run(cpu.hm_lstm_cpu, problem))
+    finally:
+        torch.set_num_threads(threads)
+    for found, grads in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(found + grads, results[0][0] + results[0][1]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("layer_norm", [False, True], ids=["plain", "layer_norm"])
+@pytest.mark.parametrize("chunks", [1, 3])
+def test_input_by_symbol(dtype, layer_norm, chunks):
+    """A table and tokens give what the table's rows give one by one, the table's gradient summed over its readers."""
+    options = RecurrenceOptions(0.8, detector_grad_scale=1.0)
+    problem = make_problem(3, 1, 4, [40, 17], options, layer_norm=layer_norm, dtype=dtype)
+    random = torch.Generator().manual_seed(0)
+    tokens = torch.randint(0, 6, (11, 4), generator=random)
+    valid = torch.rand(11, 4, generator=random) > 0.2
+    table = problem.x.detach()[0, :, :].repeat(2, 1)[:6].clone().requires_grad_()
+    problem = problem._replace(x=table, valid=valid)
+
+    def by_row(x, *rest):
+        return hm_lstm(torch.nn.functional.embedding(tokens, x), *rest)
+
+    def by_symbol(*arguments):
+        return hm_lstm(*arguments, tokens=tokens, recompute_chunks=chunks)
+
+    (expected, expected_grads), (found, grads) = run(by_row, problem), run(by_symbol, problem)
+    tolerance = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 3e-2}[dtype]
+    assert_close(found, expected, tolerance)
+    assert_close(grads, expected_grads, tolerance)
+
+
+def test_symbols_that_the_table_has_not():
+    problem = make_problem(3, 1, 4, [4], RecurrenceOptions())
+    with pytest.raises(IndexError, match="symbol 4 is not in a table of 4"):
+        hm_lstm(problem.x[0], *problem[1:], tokens=torch.tensor([[0, 1, 2, 4]]))
+    with pytest.raises(ValueError, match="tokens must be int64"):
+        hm_lstm(problem.x[0], *problem[1:], tokens=torch.zeros(1, 4))
+
+
+@pytest.mark.parametrize("layer_norm", [False, True], ids=["plain", "layer_norm"])
+def test_packed_steps_round_as_sequences_do(layer_norm):
+    problem = low_problem(5, [33, 17], 3, layer_norm=layer_norm)
+    with torch.no_grad():
+        expected = hm_lstm(*problem)
+        packed = cpu.PackedLayers(problem.layers, bfloat16=True)
+        state, options = problem.state, problem.options
+        for t, x in enumerate(problem.x.split(1)):
+            for given in (x, packed.project(x)):
+                output = packed(given, state, options, projected=given is not x)
+                assert_close([h[0] for h in output.hidden], [h[t] for h in expected.hidden], 1e-5)
+            state = output.state

@@ -1,0 +1,116 @@
+"""Large products outside of the recurrence, and the output module that leaves out what COPY keeps."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from fairseq_hmrnn.modules import HMLSTM, LayerOutput
+from fairseq_hmrnn.ops import HMLSTMState, cpu, products
+
+pytestmark = pytest.mark.skipif(cpu.compiled is None, reason="the compiled kernel was not built")
+SHAPES = [(1, 1, 1), (7, 65, 3), (6, 64, 256), (130, 1, 257), (97, 515, 31), (300, 70, 1100), (5, 3, 0)]
+
+
+def random(*shape, dtype=torch.float64):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape)), dtype=torch.float64).to(dtype)
+
+
+@pytest.mark.parametrize("rows, columns, depth", SHAPES)
+@pytest.mark.parametrize("a_over", [False, True])
+@pytest.mark.parametrize("b_over", [False, True])
+def test_product_of_any_shape_and_order(rows, columns, depth, a_over, b_over):
+    a, b = random(rows, depth), random(depth, columns)
+    given = (a.t().contiguous() if a_over else a, a_over, b if b_over else b.t().contiguous(), b_over)
+    assert torch.allclose(cpu.compiled.multiply(*given, False), a @ b, atol=1e-11)
+    given = [t.float() if isinstance(t, torch.Tensor) else t for t in given]
+    single = cpu.compiled.multiply(*given, False)
+    assert (single - (a @ b)).abs().max() <= 1e-5 * (1 + depth**0.5)
+    low = cpu.compiled.multiply(*given, True)
+    assert torch.allclose(low.double(), a.bfloat16().double() @ b.bfloat16().double(), atol=1e-5 * (1 + depth**0.5))
+
+
+def test_products_that_do_not_fit():
+    with pytest.raises(ValueError, match="sums over 3 and 4"):
+        cpu.compiled.multiply(random(2, 3), False, random(5, 4), False, False)
+
+
+def test_bfloat16_by_this_processor_and_by_any():
+    a, b = random(1001, dtype=torch.float32), random(1001, dtype=torch.float32).flip(0)
+    expected = float(a.bfloat16().double() @ b.bfloat16().double())
+    for portable in (False, True):
+        assert cpu.compiled.dot_pairs(a, b, portable) == pytest.approx(expected, abs=1e-4)
+    halfway = torch.tensor([1 + 2**-8, 1 + 3 * 2**-8, -1 - 2**-8 - 2**-20, 3.3e38, float("inf")])
+    for x in halfway:  # ties to even, as torch rounds
+        found = cpu.compiled.dot_pairs(x.reshape(1), torch.ones(1), True)
+        assert found == float(x.bfloat16())
+    assert cpu.compiled.dot_pairs(torch.tensor([float("nan")]), torch.ones(1), True) != found
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_bits_do_not_depend_on_threads(dtype):
+    x, weight = random(700, 300, dtype=dtype), random(260, 300, dtype=dtype)
+    threads, found = torch.get_num_threads(), []
+    try:
+        for count in (1, 2, 3, 5):
+            torch.set_num_threads(count)
+            found.append(products.linear(x, weight))
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(found[0], other) for other in found[1:])
+
+
+def test_linear_is_torchs():
+    x, weight, bias = (random(*s).requires_grad_() for s in ((3, 4, 20), (30, 20), (30,)))
+    for found, expected in zip(gradients(products.linear, x, weight, bias), gradients(F.linear, x, weight, bias)):
+        assert torch.allclose(found, expected, atol=1e-12)
+
+
+def gradients(function, *leaves):
+    result = function(*leaves)
+    along = random(*result.shape, dtype=result.dtype)
+    return [result, *torch.autograd.grad((result * along).sum(), leaves)]
+
+
+def recurrence(valid=None, dtype=torch.float64):
+    """Outputs of a recurrence that copies, with a start state whose upper layer is about to FLUSH."""
+    torch.manual_seed(1)
+    model = HMLSTM(6, [20, 17, 9]).to(dtype)
+    h, c = (tuple(random(5, size, dtype=dtype) for size in model.hidden_sizes) for _ in range(2))
+    z = torch.tensor([[1.0, 0, 0], [0, 1, 0], [0, 0, 0], [1, 1, 0], [0, 0, 0]], dtype=dtype)
+    state = HMLSTMState(h, c, z)
+    with torch.no_grad():
+        return model, model(random(13, 5, 6, dtype=dtype), state, valid), state
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_changed_tells_what_copy_keeps(padded):
+    valid = (random(13, 5) > -0.5) if padded else None
+    _, output, state = recurrence(valid)
+    changed = output.changed(state, valid)
+    for layer, hidden in enumerate(output.hidden):
+        same = (hidden == torch.cat([state.h[layer].unsqueeze(0), hidden[:-1]])).all(-1)
+        assert bool((changed[..., layer] | same).all()), "a changed h is called unchanged"
+        if valid is None:
+            assert torch.equal(changed[..., layer], ~same)
+    assert 0.2 < float(changed[..., 1:].double().mean()) < 0.9, "the test needs steps of both kinds"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_output_module_without_what_copy_keeps(dtype):
+    model, output, state = recurrence(dtype=dtype)
+    module = LayerOutput(model.hidden_sizes, 33).to(dtype)
+    hidden = [h.requires_grad_() for h in output.hidden]
+    leaves = [*hidden, *module.parameters()]
+
+    expected = gradients(lambda *leaves: module(hidden), *leaves)
+    everything = torch.ones_like(output.boundaries, dtype=torch.bool)
+    dense = gradients(lambda *leaves: module.over_sequence(hidden, everything), *leaves)
+    sparse = gradients(lambda *leaves: module.over_sequence(hidden, output.changed(state)), *leaves)
+    tolerance = 1e-12 if dtype == torch.float64 else 1e-5
+    for a, b, c in zip(expected, dense, sparse):
+        assert torch.allclose(b, a, atol=tolerance * (1 + a.detach().abs().max().item()))
+        assert torch.allclose(c, a, atol=tolerance * (1 + a.detach().abs().max().item()))
+    for b, c in zip(dense[:4], sparse[:4]):
+        assert torch.equal(b, c), "features and gradients of states: to the bit"

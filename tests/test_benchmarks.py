@@ -1,0 +1,212 @@
+"""The benchmarks' own arithmetic and models, and short runs of them on a tiny text. What they time is no test."""
+
+import csv
+import importlib
+import json
+import re
+
+import pytest
+import torch
+from conftest import ROOT, run
+from fairseq.data import Dictionary
+
+TINY = ["model.embed_dim=8", "model.hidden_sizes=16,12,8", "model.output_dim=12", "task.tokens_per_sample=30"]
+TINY += ["criterion.boundary_rates=.3,.1"]
+
+
+@pytest.fixture
+def benchmark(monkeypatch):
+    """The modules of scripts/benchmark, by name."""
+    monkeypatch.syspath_prepend(str(ROOT / "scripts" / "benchmark"))
+    return importlib.import_module
+
+
+def test_multiply_adds_are_those_counted_by_hand(benchmark):
+    """Two layers of 2 and 3 over an input of 5, output module of 7, 11 symbols."""
+    arithmetic = benchmark("arithmetic")
+    # Of ten steps layer 1 updates at 7 and flushes at 3; layer 2 updates at 3, flushes at 1 and copies at 6.
+    shares = [arithmetic.LayerShares(0.7, 0.0, 0.3, 1.0), arithmetic.LayerShares(0.3, 0.6, 0.1, 0.3)]
+    ten_steps = {
+        "recurrent": 9 * 2 * 10 + 13 * 3 * 4,  # every state but copies, each layer's 4H+1 rows
+        "top-down": 9 * 3 * 3,
+        "bottom-up": 13 * 2 * 3,  # where layer 1 closes a segment
+        "layer 1's input": 9 * 5 * 10,
+        "output module": (7 + 2) * 2 * 10 + (7 + 2) * 3 * 4,
+        "softmax layer": 7 * 11 * 10,
+    }
+    found = arithmetic.hmlstm_multiply_adds(5, [2, 3], 7, 11, shares)
+    assert {name: round(10 * number, 6) for name, number in found.items()} == ten_steps
+    soft = arithmetic.hmlstm_multiply_adds(5, [2, 3], 7, 11, arithmetic.dense(2))
+    assert soft["recurrent"] == 9 * 2 + 13 * 3 and soft["top-down"] == 9 * 3 and soft["bottom-up"] == 13 * 2
+    lstm = arithmetic.lstm_multiply_adds(input_size=5, hidden_size=2, num_layers=3, output_size=None, num_symbols=11)
+    assert sum(lstm.values()) == 8 * (5 + 2) + 2 * 8 * (2 + 2) + 2 * 11
+
+
+@pytest.mark.parametrize("parameters", [2_000_000, 8_453_440])
+@pytest.mark.parametrize("output_size", [None, 512])
+def test_an_lstm_is_given_equal_parameters(benchmark, parameters, output_size):
+    arithmetic = benchmark("arithmetic")
+    sizes = {"input_size": 128, "num_layers": 3, "output_size": output_size, "num_symbols": 53}
+    hidden = arithmetic.equal_hidden_size(parameters, **sizes)
+    modules = [torch.nn.Embedding(53, 128), torch.nn.LSTM(128, hidden, 3)]
+    modules += [torch.nn.Linear(hidden, output_size)] if output_size else []
+    modules += [torch.nn.Linear(output_size or hidden, 53)]
+    found = sum(p.numel() for module in modules for p in module.parameters())
+    assert found == arithmetic.lstm_parameters(hidden_size=hidden, **sizes)
+    assert abs(found / parameters - 1) < 0.01
+
+
+def nn_lstm_lm(benchmark):
+    """A small one over 9 symbols."""
+    lm, dictionary = benchmark("nn_lstm_lm"), Dictionary()
+    for symbol in "abcde":
+        dictionary.add_symbol(symbol)
+    torch.manual_seed(0)
+    cfg = lm.NNLSTMLanguageModelConfig(embed_dim=6, hidden_size=5, num_layers=2, dropout=0.0)
+    return lm.NNLSTMLanguageModel(lm.NNLSTMDecoder(cfg, dictionary))
+
+
+def test_nn_lstm_lm_carries_its_state(benchmark):
+    """Two windows of a stream are one sequence; a row that is reset, and every row of window 0, starts from zeros."""
+    model, tokens = nn_lstm_lm(benchmark), torch.randint(2, 9, (3, 8))
+    for mode in (True, False):
+        model.train(mode)
+        whole, _ = model(tokens)
+        for _ in range(2):  # the second time window 0 forgets where the stream ended
+            first, _ = model(tokens[:, :5], stream="train", window=0)
+            reset = torch.tensor([False, True, False])
+            second, _ = model(tokens[:, 5:], stream="train", window=1, reset=reset)
+            torch.testing.assert_close(first, whole[:, :5])
+            torch.testing.assert_close(second[::2], whole[::2, 5:])
+            alone = whole[1:2, 5:] if not mode else model(tokens[1:2, 5:])[0]  # evaluation never forgets
+            torch.testing.assert_close(second[1:2], alone)
+
+
+class Trainer:
+    """What the breakdown asks of fairseq's: a model, a criterion over it, and gradients to forget."""
+
+    def __init__(self, model):
+        self.model, self.criterion = model, torch.nn.Module()
+        self.criterion.forward = lambda tokens: -model.get_normalized_probs(model(tokens), log_probs=True).mean()
+
+    def get_model(self):
+        return self.model
+
+    def get_criterion(self):
+        return self.criterion
+
+    def zero_grad(self):
+        self.model.zero_grad()
+
+
+def test_breakdown_knows_the_parts_of_both_passes(benchmark, monkeypatch):
+    """Also what a kernel counts of itself; and nothing of it stays behind."""
+    model, tokens = nn_lstm_lm(benchmark), torch.randint(2, 9, (3, 8))
+    trainer, counts = Trainer(model), iter([1.0, 3.5])
+    names = ("forward products", "backward gates")
+    monkeypatch.setattr(
+        "fairseq_hmrnn.ops.cpu.kernel_seconds", lambda: dict.fromkeys(names, next(counts)), raising=False
+    )
+    with benchmark("breakdown").Breakdown(trainer) as found:
+        trainer.zero_grad()
+        trainer.criterion(tokens).backward()
+    parts = ("embedding", "recurrence", "softmax")
+    assert all(found.seconds[part] > 0 < found.seconds[f"{part}, backward"] for part in parts)
+    assert found.seconds["criterion"] > 0 < found.seconds["optimizer"]
+    kernel = {name: seconds for name, seconds in found.seconds.items() if name.endswith(("of it products", "gates"))}
+    assert kernel == {"recurrence, of it products": 2.5, "recurrence, backward, of it gates": 2.5}
+    assert "zero_grad" not in vars(trainer) and not any(module._forward_hooks for module in model.modules())
+
+
+def test_settings_reach_either_command(benchmark, tmp_path):
+    """A recipe and a user's settings as hydra takes them, and as the flags of fairseq-train for an LSTM."""
+    settings = ["criterion.boundary_rates=.3,.1", "dataset.batch_size=7", "optimization.lr=[0.5]", "common.bf16=true"]
+    recipe = benchmark("candidates").Recipe("ptb", settings)
+    arguments = recipe.hmlstm_arguments(tmp_path, tmp_path)
+    assert {"+criterion.boundary_rates='.3,.1'", "dataset.batch_size=7"} <= set(arguments)
+    flags = " ".join(recipe.lstm_arguments("nn_lstm_lm", 10, tmp_path, tmp_path))
+    wanted_flags = ["--batch-size 7", "--lr 0.5", "--bf16", "--stateful", "--clip-norm 1.0", "--optimizer adam"]
+    wanted_flags += ["--adam-betas (0.9, 0.999)", "--tokens-per-sample 100", "--dropout 0.0", "--hidden-size 10"]
+    for wanted in wanted_flags:
+        assert re.search(rf"{re.escape(wanted)}( |$)", flags), wanted
+    assert "boundary" not in flags and "slope" not in flags
+    assert "--stateful" not in recipe.lstm_arguments("lstm_lm", 10, tmp_path, tmp_path)
+
+
+@pytest.mark.slow
+def test_training_benchmark_on_a_tiny_text(data, tmp_path):
+    """Its figures belong together: rates, arithmetic, limit and share, and the parts are those of an update."""
+    options = ["--turns", 1, "--updates", 2, "--warm-up", 1, "--profiled", 1, "--threads", 1, "--batch-size", 4]
+    options += ["--out", tmp_path, "--csv", tmp_path / "table.csv", "--beside", "nn_lstm_lm"]
+    printed = run("scripts/benchmark/training.py", data, "ptb", *TINY, *options).stdout
+    with open(tmp_path / "table.csv", newline="") as file:
+        rows = {row["candidate"]: row for row in csv.DictReader(file)}
+    assert list(rows) == ["hmlstm_lm", "nn_lstm_lm"]
+    for row in rows.values():
+        seconds, speed, gflop, limit, share, peak = (
+            float(row[name]) * scale
+            for name, scale in (("ms_an_update", 1e-3), ("characters_a_second", 1), ("gflop_an_update", 1),
+                                ("ms_limit", 1e-3), ("share_of_limit", 1), ("peak_gflops", 1))
+        )  # fmt: skip
+        assert seconds * speed == pytest.approx(4 * 30, rel=0.01), "two whole windows"
+        assert limit == pytest.approx(gflop / peak, rel=0.01) and share == pytest.approx(limit / seconds, rel=0.01)
+        parts = {"recurrence", "softmax", "embedding", "criterion"}
+        parts |= {"output module"} if row["candidate"] == "hmlstm_lm" else set()
+        for part in [*parts, *(f"{part}, backward" for part in parts), "optimizer", "fairseq, rest"]:
+            assert float(row[f"ms {part}"]) > 0, part
+    own = rows["hmlstm_lm"]
+    for layer in (1, 2, 3):
+        assert sum(float(own[f"{name}{layer}"]) for name in ("update", "copy", "flush")) == pytest.approx(1, abs=1e-3)
+    assert float(own["copy1"]) == 0 == float(own["flush3"]) and float(own["below1"]) == 1
+    for layer in (2, 3):  # UPDATE and the FLUSHes below which a segment closes are the steps that look down
+        assert float(own[f"update{layer}"]) <= float(own[f"below{layer}"]) + 0.05
+    assert "share of the limit" in printed and "best product in float32" in printed
+
+
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        ([], "no recipe tpb: give one of"),
+        (["ptb", "output_dim=3"], "'output_dim=3' is no setting: give SECTION.NAME=VALUE"),
+        (["ptb", "common.bf16=true"], "common.bf16 cannot be set here: give --precision"),
+        (["ptb", "--batch-size", "0"], "--batch-size must be at least 1, not 0"),
+        (["ptb", "--turns", "0"], "--turns must be at least 1, not 0"),
+        (["ptb", "--checkpoint", "none.pt"], "no checkpoint none.pt"),
+        (["ptb", "--against", "no-such-commit"], "there is no commit 'no-such-commit' here"),
+    ],
+)
+def test_training_benchmark_checks_its_options(benchmark, monkeypatch, capsys, tmp_path, wrong, message):
+    for name in ("dict.txt", "train.idx"):
+        (tmp_path / name).write_text("")
+    monkeypatch.setattr("sys.argv", ["training.py", str(tmp_path), *(wrong or ["tpb"])])
+    with pytest.raises(SystemExit) as error:
+        benchmark("training").main()
+    assert error.value.code == 2
+    assert f"training.py: error: {message}" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_training_benchmark_says_why_a_candidate_does_not_train(data, tmp_path):
+    options = ["--threads", 1, "--beside", "--out", tmp_path, "--batch-size", 100000]
+    refused = run("scripts/benchmark/training.py", data, "ptb", *TINY, *options, check=False).stdout
+    assert re.search(r"^hmlstm_lm does not train \(all of it: .*\): ValueError: train has \d+ symbols", refused, re.M)
+    assert "Traceback" not in refused
+
+
+@pytest.mark.slow
+def test_language_model_benchmark_on_a_tiny_text(data, tmp_path):
+    """Speeds are taken as they were found before; a training that is at its end is not started again."""
+    speeds = {"hmlstm_lm": [0.5, 20000, 30], "nn_lstm_lm": [1.5, 20000, 30]}
+    (tmp_path / "speeds.json").write_text(json.dumps(speeds))
+    command = ["scripts/benchmark/language_model.py", data, "--out", tmp_path, "--csv", tmp_path / "curves.csv"]
+    command += ["--updates", 2, "--validate-every", 1, "--seeds", 1, "--beside", "nn_lstm_lm"]
+    run(*command, "--plot", tmp_path / "curves.png")
+    logs = {path: path.read_bytes() for path in tmp_path.glob("*/train.log")}
+    again = run(*command).stdout
+    assert len(logs) == 2 and all(path.read_bytes() == log for path, log in logs.items())
+    with open(tmp_path / "curves.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    points = [(row["model"], row["updates"], row["seconds"]) for row in rows]
+    assert points == [(m, str(u), str(s * u)) for m, s in (("hmlstm_lm", 0.5), ("nn_lstm_lm", 1.5)) for u in (1, 2)]
+    assert all(1 < float(row["bpc"]) < 8 for row in rows)
+    assert f"nn_lstm_lm seed 1: 2 updates, 3 s, {float(rows[-1]['bpc']):.3f}" in again
+    assert (tmp_path / "curves.png").stat().st_size > 1000

@@ -23,9 +23,10 @@ from triton.compiler import ASTSource
 from fairseq_hmrnn.ops.triton import launch
 from fairseq_hmrnn.ops.triton.buffers import Buffers, Shape
 
-SHARED_MEMORY = {80: 163 * 1024, 86: 99 * 1024, 90: 227 * 1024}  # bytes of one block at most
+SHARED_MEMORY = {80: 163 * 1024, 86: 99 * 1024, 90: 227 * 1024, 100: 227 * 1024}  # bytes of one block at most
 KERNELS = ("forward_products", "forward_cell", "backward_products", "backward_cell")
 TYPES = {torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16", torch.int32: "*i32"}
+TENSOR_CORES = ("tcgen05.mma", "wgmma", "mma.sync")  # instructions, those of the newest GPUs first
 OPTIONS = ("num_warps", "num_stages")
 
 
@@ -33,14 +34,12 @@ class Recorder:
     """Stands in for a kernel: keeps the arguments of its launches instead of running."""
 
     def __init__(self, kernel):
-        self.kernel, self.launches = kernel, {}
+        self.kernel, self.arg_names, self.launches = kernel, kernel.arg_names, {}
 
     def __getitem__(self, grid):
         return self.record
 
-    def record(self, *arguments, **keywords):
-        names = [p.name for p in self.kernel.params]
-        given = {**dict(zip(names, arguments)), **keywords}
+    def record(self, **given):
         signature, constants, attributes = {}, {}, {}
         for index, parameter in enumerate(self.kernel.params):
             value = given[parameter.name]
@@ -95,12 +94,14 @@ def compile_one(kernel, signature, constants, attributes, options, capability):
 
 
 def shapes():
-    """Both kinds of normalisation and all dtypes at a published size, and the other switches on small ones."""
+    """Both kinds of normalisation and all dtypes at a published size, and the other switches on small ones. On the meta
+    device: on a CPU the kernels would be compiled as the interpreter takes them."""
     real = dict(steps=2, batch=64, input_size=128, sizes=(512, 512, 512), dtype=torch.bfloat16,
-                device=torch.device("cpu"), layer_norm=False, masked=False, training=True, boundary="step",
+                device=torch.device("meta"), layer_norm=False, masked=False, training=True, boundary="step",
                 nested_boundaries=False, top_boundary=False, exact_detector=False, skip=True)  # fmt: skip
     yield "bf16", Shape(**real)
     yield "bf16 layer norm", Shape(**{**real, "layer_norm": True})
+    yield "fp16", Shape(**{**real, "dtype": torch.float16})
     yield "fp32 layer norm", Shape(**{**real, "layer_norm": True, "dtype": torch.float32})
     yield "fp16 sorted", Shape(**{**real, "dtype": torch.float16, "batch": 192})
     small = {**real, "sizes": (33, 5), "batch": 3, "masked": True, "nested_boundaries": True, "top_boundary": True}
@@ -114,7 +115,7 @@ def shapes():
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("capabilities", type=int, nargs="*", default=[80, 90], metavar="CAPABILITY")
+    parser.add_argument("capabilities", type=int, nargs="*", default=[80, 90, 100], metavar="CAPABILITY")
     parser.add_argument("--quick", action="store_true", help="for the suite: one shape each")
     args = parser.parse_args()
     count, all_spilled = 0, 0
@@ -122,7 +123,7 @@ def main():
         for name, shape in [list(shapes())[number]] if args.quick else shapes():
             for kernel, *rest in launches(shape):
                 registers, spilled, shared, ptx = compile_one(kernel, *rest, capability)
-                tensor_cores = "wgmma" if "wgmma" in ptx else "mma" if "mma.sync" in ptx else "-"
+                tensor_cores = next((name for name in TENSOR_CORES if name in ptx), "-")
                 print(f"sm_{capability} {name:24} {kernel.__name__:18} {registers:4} registers {spilled:5} bytes"
                       f" spilled {shared:7} shared {tensor_cores}", flush=True)  # fmt: skip
                 if shared > SHARED_MEMORY[capability]:

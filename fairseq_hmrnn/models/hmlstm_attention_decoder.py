@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..modules import Attention
-from ..ops import HMLSTMState
+from ..ops import HMLSTMState, padding_of
 from .hmlstm_decoder import HMLSTMDecoder
 from .hmlstm_encoder import EncoderOut, HMLSTMEncoder, InitialState, encoder_extra
 from .translation_config import HMLSTMTranslationConfig
@@ -89,8 +89,8 @@ class HMLSTMAttentionDecoder(HMLSTMDecoder):
     def _run_sequence(self, x: Tensor, valid: Tensor, state: DecoderState, encoder_out: EncoderOut):
         """x (B, T, embed_dim), valid (B, T). Returns features (B, T, output_dim), attention (B, T, M), boundaries and
         their probabilities (B, T, L), and the state after the last step."""
-        padding = None if valid.all() else valid.t()
-        output = self.hm_lstm(x.transpose(0, 1), state.recurrent, padding, self.slope_progress.slope)
+        slope = self.slope_progress.slope
+        output = self.hm_lstm(x.transpose(0, 1), state.recurrent, padding_of(valid.t()), slope)
         hidden = [h.transpose(0, 1) for h in output.hidden]
         memory, padding_mask = encoder_out["encoder_out"][0].transpose(0, 1), encoder_out["encoder_padding_mask"][0]
         features, attention = self._attend(hidden, memory, padding_mask)
@@ -105,7 +105,7 @@ class HMLSTMAttentionDecoder(HMLSTMDecoder):
         steps = []
         for t in range(x.size(1)):
             fed = x[:, t] + self.feed(attended)
-            padding = None if valid[:, t].all() else valid[:, t]
+            padding = padding_of(valid[:, t])
             slope = self.slope_progress.slope
             output = self.hm_lstm.step(fed, recurrent, padding, slope, recurrent_masks=masks)
             features, attention = self._attend([h.unsqueeze(1) for h in output.hidden], memory, padding_mask)

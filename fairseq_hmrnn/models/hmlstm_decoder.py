@@ -9,7 +9,7 @@ from fairseq.models import FairseqIncrementalDecoder
 from torch import Tensor, nn
 
 from ..modules import LayerOutput
-from ..ops import HMLSTMOutput, HMLSTMState
+from ..ops import HMLSTMOutput, HMLSTMState, padding_of
 from . import incremental
 from .config import UNLIMITED, HMLSTMLanguageModelConfig, build_hm_lstm, build_slope_schedule
 from .progress import DictionaryFingerprint, SlopeProgress
@@ -76,9 +76,8 @@ class HMLSTMDecoder(FairseqIncrementalDecoder):
     def recur(self, tokens: Tensor, state: Optional[HMLSTMState] = None) -> Tuple[HMLSTMOutput, Tensor]:
         """The recurrence over tokens (B, T) from `state` on, time-major, and which of them are not padding (B, T)."""
         valid = tokens.ne(self.padding_idx)
-        padding = None if valid.all() else valid.t()
         x = self.embed(tokens).transpose(0, 1)
-        return self.hm_lstm(x, state, padding, self.slope_progress.slope), valid
+        return self.hm_lstm(x, state, padding_of(valid.t()), self.slope_progress.slope), valid
 
     def embed(self, tokens: Tensor) -> Tensor:
         """The recurrence's input for tokens of any shape: (..., embed_dim)."""

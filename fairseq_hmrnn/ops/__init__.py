@@ -3,6 +3,7 @@
 from .boundary import BOUNDARY_MODES
 from .cpu import PackedLayers
 from .dispatch import BACKENDS, hm_lstm, pack_layers
+from .host import is_on_host, padding_of
 from .parameters import LayerParameters
 from .precision import state_dtype
 from .recurrence import HMLSTMOutput, RecurrenceOptions
@@ -17,6 +18,8 @@ __all__ = [
     "PackedLayers",
     "RecurrenceOptions",
     "hm_lstm",
+    "is_on_host",
     "pack_layers",
+    "padding_of",
     "state_dtype",
 ]

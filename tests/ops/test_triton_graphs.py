@@ -123,10 +123,10 @@ def rounded(problem, dtype):
 
 
 def test_autocast_replays_its_graphs(recorder, casts):
-    """Five updates with weights cast anew, of two models of one shape: one workspace, one graph of either pass, and no
+    """Four updates with weights cast anew, of two models of one shape: one workspace, one graph of either pass, and no
     cast outlives its update."""
     problems = problem_of(1), problem_of(2)
-    for update in range(5):
+    for update in range(4):
         problem = problems[update % 2]
         with torch.no_grad():
             problem.layers[0].weight_recurrent.mul_(1.1)
@@ -137,7 +137,7 @@ def test_autocast_replays_its_graphs(recorder, casts):
         assert all(torch.equal(a, b.to(a.dtype)) for a, b in zip(grads, expected_grads))
         del found, grads, expected, expected_grads, low
         assert casts and not any(cast() is not None for cast in casts)
-    assert recorder.captured == 2 and recorder.replayed == 2 * 4
+    assert recorder.captured == 2 and recorder.replayed == 2 * 3
     used = [w for w in recorder.workspaces if w.use_graphs]
     assert len(used) == 1 and sum(map(len, graphs.pool.idle.values())) == 1
 
@@ -147,11 +147,12 @@ def test_autocast_equals_the_reference(recorder, casts):
     problem = problem_of(3, bias=6.0, padded=True)
     expected, expected_grads = run(hm_lstm_reference, rounded(problem, torch.float64))
     assert not near_threshold(problem, expected, 0.01), "take another seed"
-    for _ in range(3):
+    for _ in range(2):
         found, grads = run(autocast, problem)
         assert_close([t.double() for t in found], expected, 3e-2)
         assert_close([t.double() for t in grads], expected_grads, 3e-2)
-    assert recorder.replayed == 4
+        del found, grads
+    assert recorder.replayed == 2
 
 
 def test_calls_alive_at_once_have_workspaces_of_their_own(recorder):

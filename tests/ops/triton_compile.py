@@ -1,9 +1,10 @@
 """Compile every Triton kernel for GPUs that need not be there, as the launches of real shapes would.
 
-    python tests/ops/triton_compile.py [--quick] [CAPABILITY ...]
+    python tests/ops/triton_compile.py [--quick | --table] [CAPABILITY ...]
 
 Prints for every kernel and set of constants its registers, spilled bytes and shared memory, as the assembler that
 comes with Triton reports them. Fails where a kernel does not compile or wants more shared memory than there is.
+--table is the one of ops/README.md: layers of 512 and 1024 with layer normalisation, B 64.
 """
 
 from __future__ import annotations
@@ -113,24 +114,45 @@ def shapes():
     yield "H 2048, layer norm", Shape(**{**real, "sizes": (2048, 1500), "layer_norm": True})
 
 
+def table(capabilities):
+    """Registers, spilled bytes and shared memory in Markdown, a column for each GPU."""
+    real = dict(shapes())["bf16 layer norm"]
+    print("| kernel | H | |", " | ".join(f"sm_{capability}" for capability in capabilities), "|")
+    print("|---|---|---" + "|---" * len(capabilities), "|", sep="")
+    for size in (512, 1024):
+        for name, dtype in (("16 bit", torch.bfloat16), ("fp32", torch.float32)):
+            for kernel, *rest in launches(real._replace(sizes=(size,) * 3, dtype=dtype)):
+                found = [compile_one(kernel, *rest, capability)[:3] for capability in capabilities]
+                cells = [f"{registers}, {spilled} B, {shared / 1024:g} KB" for registers, spilled, shared in found]
+                print(f"| {kernel.__name__} | {size} | {name} |", " | ".join(cells), "|", flush=True)
+
+
+def report(capability, name, shape):
+    """Prints a line for every kernel of a call; yields its spilled bytes."""
+    for kernel, *rest in launches(shape):
+        registers, spilled, shared, ptx = compile_one(kernel, *rest, capability)
+        tensor_cores = next((name for name in TENSOR_CORES if name in ptx), "-")
+        print(f"sm_{capability} {name:24} {kernel.__name__:18} {registers:4} registers {spilled:5} bytes spilled"
+              f" {shared:7} shared {tensor_cores}", flush=True)  # fmt: skip
+        if shared > SHARED_MEMORY[capability]:
+            sys.exit(f"{kernel.__name__} wants {shared} bytes of shared memory")
+        yield spilled
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("capabilities", type=int, nargs="*", default=[80, 90, 100], metavar="CAPABILITY")
     parser.add_argument("--quick", action="store_true", help="for the suite: one shape each")
+    parser.add_argument("--table", action="store_true", help="what ops/README.md shows")
     args = parser.parse_args()
-    count, all_spilled = 0, 0
+    if args.table:
+        table(args.capabilities)
+        return
+    spilled = []
     for number, capability in enumerate(args.capabilities):
         for name, shape in [list(shapes())[number]] if args.quick else shapes():
-            for kernel, *rest in launches(shape):
-                registers, spilled, shared, ptx = compile_one(kernel, *rest, capability)
-                tensor_cores = next((name for name in TENSOR_CORES if name in ptx), "-")
-                print(f"sm_{capability} {name:24} {kernel.__name__:18} {registers:4} registers {spilled:5} bytes"
-                      f" spilled {shared:7} shared {tensor_cores}", flush=True)  # fmt: skip
-                if shared > SHARED_MEMORY[capability]:
-                    sys.exit(f"{kernel.__name__} wants {shared} bytes of shared memory")
-                count += 1
-                all_spilled += spilled
-    print(f"{count} kernels compiled, {all_spilled} bytes spilled")
+            spilled += report(capability, name, shape)
+    print(f"{len(spilled)} kernels compiled, {sum(spilled)} bytes spilled")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Optional, Sequence, Tuple
+from typing import List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor
@@ -137,6 +137,8 @@ class Buffers:
         return tensor[: NUM_GATES * padded].view(NUM_GATES, padded, *tensor.shape[1:])[:, : self.shape.sizes[index]]
 
     def load_weights(self, layers: Sequence[LayerParameters]) -> None:
+        """Into the padded layout. Two lists by dtype, each of which is one kernel where nothing has to be padded."""
+        operands, others = [], []
         for index, layer in enumerate(layers):
             size = self.shape.sizes[index]
             given = (layer.weight_recurrent, layer.weight_top_down, layer.weight_bottom_up)
@@ -148,13 +150,19 @@ class Buffers:
                 is_input = index == 0 and product == 2
                 matrix = self.input_weight if is_input else self.weights[index, product]
                 row = self.input_detector if is_input else self.detectors[index, product]
-                self.gate_rows(matrix, index)[..., :columns].copy_(weight[:-1].view(NUM_GATES, size, columns))
-                row[:columns].copy_(weight[-1])
+                target = self.gate_rows(matrix, index)[..., :columns]
+                operands.append((target, weight[:-1].view(NUM_GATES, size, columns)))
+                others.append((row[:columns], weight[-1]))
                 if gain is not None:
-                    self.gate_rows(self.gains[index, product], index).copy_(gain[:-1].view(NUM_GATES, size))
-                    self.gains_last[index, product].copy_(gain[-1])
-            self.gate_rows(self.bias[index], index).copy_(layer.bias[:-1].view(NUM_GATES, size))
-            self.bias_last[index].copy_(layer.bias[-1])
+                    others += self.vector(self.gains[index, product], self.gains_last[index, product], gain, index)
+            others += self.vector(self.bias[index], self.bias_last[index], layer.bias, index)
+        for pairs in (operands, others):
+            torch._foreach_copy_(*map(list, zip(*pairs)))
+
+    def vector(self, rows: Tensor, last: Tensor, given: Tensor, index: int) -> List[Tuple[Tensor, Tensor]]:
+        """Where the parts of a bias or a gain (4H+1) go: target and source."""
+        parts = given[:-1].view(NUM_GATES, self.shape.sizes[index])
+        return [(self.gate_rows(rows, index), parts), (last, given[-1])]
 
     def load_inputs(
         self,

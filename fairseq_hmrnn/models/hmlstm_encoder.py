@@ -137,8 +137,8 @@ def keep_segments(memory: Tensor, closed: Tensor, valid: Tensor) -> Tuple[Tensor
     keep = closed | (valid & (valid_from_here == 1))
     lengths = keep.sum(0)
     longest = keep.size(0)
-    if lengths.numel() and is_on_host(lengths):
-        longest = int(lengths.max())
+    if is_on_host(lengths):
+        longest = int(lengths.max()) if lengths.numel() else 0
     steps = keep.to(torch.uint8).sort(dim=0, descending=True, stable=True)[1][:longest]
     kept = memory.gather(0, steps.unsqueeze(-1).expand(-1, -1, memory.size(-1)))
     slots = torch.arange(longest, device=memory.device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Dict, List, Optional
 
 import torch
@@ -76,10 +77,10 @@ class Launcher:
         width = NUM_GATES * shape.padded[0]
         b.projected.view(-1, b.projected.size(2))[:, :width].copy_(float32_product(x, b.input_weight.t()))
         torch.mv(x.float(), b.input_detector, out=b.projected_last.view(-1))
-        columns = NUM_GATES * b.size_padded
-        grid = (columns // 64, self.tiles, 3 * self.pairs)
+        block_n = math.gcd(64, NUM_GATES * shape.granule)  # no block may reach into the padding behind a layer's rows
+        grid = (NUM_GATES * b.size_padded // block_n, self.tiles, 3 * self.pairs)
         products = dict(
-            **self.arguments(forward_products), **self.skipping, **self.product_constants, KEEP=b.keep, BLOCK_N=64,
+            **self.arguments(forward_products), **self.skipping, **self.product_constants, KEEP=b.keep, BLOCK_N=block_n,
             BLOCK_K=self.block_k,
         )  # fmt: skip
         cell = dict(

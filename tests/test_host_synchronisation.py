@@ -29,10 +29,18 @@ pytestmark = pytest.mark.skipif(
 WAITING = ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal", "_unique2", "unique_dim")
 
 
+@contextlib.contextmanager
 def no_waiting():
-    """A mode that refuses what makes the host wait: values read, sizes that depend on values, copies between host and
-    device, which must not be of pageable memory."""
+    """Refuses what makes the host wait: values read, sizes that depend on values, copies between host and device."""
+    from torch.overrides import TorchFunctionMode
     from torch.utils._python_dispatch import TorchDispatchMode
+
+    class NoNumbersSent(TorchFunctionMode):
+        def __torch_function__(self, function, types, args=(), kwargs=None):
+            found = function(*args, **(kwargs or {}))
+            if getattr(function, "__name__", "") in ("tensor", "as_tensor", "new_tensor"):
+                assert found.device.type == "cpu", "a tensor made of the host's numbers makes the host wait"
+            return found
 
     class NoWaiting(TorchDispatchMode):
         def __torch_dispatch__(self, function, types, args=(), kwargs=None):
@@ -46,7 +54,8 @@ def no_waiting():
                 raise AssertionError("indexing by a bool tensor makes the host wait")
             return found
 
-    return NoWaiting()
+    with NoNumbersSent(), NoWaiting():
+        yield
 
 
 def dictionary_of(symbols, kind=Dictionary):

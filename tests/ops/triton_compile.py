@@ -10,6 +10,7 @@ comes with Triton reports them. Fails where a kernel does not compile or wants m
 from __future__ import annotations
 
 import argparse
+import inspect
 import re
 import subprocess
 import sys
@@ -79,6 +80,11 @@ def launches(shape: Shape):
             yield (recorder.kernel, *found)
 
 
+def assembler(capability):
+    """Triton's own; before 3.5 it had one for all."""
+    return get_ptxas(capability) if inspect.signature(get_ptxas).parameters else get_ptxas()
+
+
 def compile_one(kernel, signature, constants, attributes, options, capability):
     """Registers, spilled bytes and shared memory of a kernel on a GPU of this capability."""
     source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=attributes)
@@ -87,7 +93,7 @@ def compile_one(kernel, signature, constants, attributes, options, capability):
         ptx.write(compiled.asm["ptx"].encode())
         ptx.flush()
         name = re.search(r"^\.target\s+(\w+)", compiled.asm["ptx"], re.MULTILINE).group(1)
-        command = [get_ptxas(capability).path, "-v", f"--gpu-name={name}", ptx.name, "-o", "/dev/null"]
+        command = [assembler(capability).path, "-v", f"--gpu-name={name}", ptx.name, "-o", "/dev/null"]
         report = subprocess.run(command, capture_output=True, text=True, check=True).stderr
     registers = int(re.search(r"Used (\d+) registers", report).group(1))
     spilled = int(re.search(r"(\d+) bytes spill stores", report).group(1))

@@ -295,6 +295,17 @@ class TestOnGPU:
             for a, b in zip(launched[0] + launched[1], replayed[0] + replayed[1]):
                 assert torch.equal(a, b)
 
+    def test_autocast_replays_its_graphs(self):
+        graphs.pool.clear()
+        module = HMLSTM(24, [64, 48]).cuda()
+        for _ in range(4):
+            with torch.autocast("cuda", dtype=torch.bfloat16):
+                output = module(torch.randn(30, 8, 24, device="cuda"))
+            sum(h.float().sum() for h in output.hidden).backward()
+            del output
+        (workspace,) = sum(graphs.pool.idle.values(), [])
+        assert len(workspace.graphs) == 2 and all(graph.replay for graph in workspace.graphs.values())
+
     def test_skipping_gives_the_same_bits(self):
         problem = gpu_problem(batch=192)
         for a, b in zip(*(sum(run_here(problem, skip=skip), []) for skip in (True, False))):

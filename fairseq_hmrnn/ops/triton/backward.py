@@ -168,6 +168,23 @@ def collect(
 
 
 @triton.jit
+def through_detector(
+    u, noise, grad_probs, dz_below, d_z, z_below, here, layer, b, rows_padded, after, emitted, slope,
+    LAYERS: tl.constexpr, MODE: tl.constexpr, NESTED: tl.constexpr, TOP: tl.constexpr,
+):  # fmt: skip
+    """The detector backwards, d_z being all that reaches z but for the layer above: the gradients of its logit and of
+    z_below."""
+    has_above = layer + 1 < LAYERS
+    above = tl.where(has_above, layer + 1, 0)
+    d_z += tl.where(has_above, tl.load(dz_below + row_of(above, 0, 1, b, rows_padded)), 0.0)
+    du, to_below = detect_backward(
+        tl.load(u + after), tl.load(noise + emitted), d_z, tl.load(grad_probs + emitted), z_below, slope, MODE, NESTED
+    )
+    has_detector = here & (has_above | TOP)
+    return tl.where(has_detector, du, 0.0), tl.where(has_detector, to_below, 0.0)
+
+
+@triton.jit
 def through_cell(
     h, c, gates, dh, dc, total, z_prev, z_below, here, active, before, after, own, units, mask, stride,
     SIZE: tl.constexpr,
@@ -246,7 +263,6 @@ def backward_cell(
         stride = tl.load(padded + layer)
         units = tl.arange(0, BLOCK)
         mask = units < size
-        has_above = layer + 1 < LAYERS
         after = row_of(layer, step + 1, steps + 1, b, rows_padded)
         own = row_of(layer, 0, 1, b, rows_padded)
         total, dz_sum, dz_from_above = collect(
@@ -265,16 +281,11 @@ def backward_cell(
             active = here & ((z_prev != 0) | (z_below != 0))
             total += tl.load(grad_hidden + emitted * SIZE + units, mask=mask, other=0.0)
 
-            above = tl.where(has_above, layer + 1, 0)
             d_z = dz_sum + dz_from_above + tl.load(grad_boundaries + emitted)
-            d_z += tl.where(has_above, tl.load(dz_below + row_of(above, 0, 1, b, rows_padded)), 0.0)
-            du, to_below = detect_backward(
-                tl.load(u + after), tl.load(noise + emitted), d_z, tl.load(grad_probs + emitted), z_below,
-                tl.load(scalars), MODE, NESTED,
+            du, to_below = through_detector(
+                u, noise, grad_probs, dz_below, d_z, z_below, here, layer, b, rows_padded, after, emitted,
+                tl.load(scalars), LAYERS, MODE, NESTED, TOP,
             )  # fmt: skip
-            has_detector = here & (has_above | TOP)
-            du = tl.where(has_detector, du, 0.0)
-            to_below = tl.where(has_detector, to_below, 0.0)
             ds, d_flush, d_open = through_cell(
                 h, c, gates, dh, dc, total, z_prev, z_below, here, active, before, after, own, units, mask, stride, SIZE
             )

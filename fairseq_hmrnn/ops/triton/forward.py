@@ -185,6 +185,26 @@ def bottom_up_term(
 
 
 @triton.jit
+def store_state(
+    h, hidden, read, mask_of_h, c, gates, z_prev, z_below, keep, before, after, units, mask, SIZE: tl.constexpr,
+    MASKED: tl.constexpr, HALF: tl.constexpr,
+):  # fmt: skip
+    """Stores h and c, bit for bit those of the step before where `keep`, and h as products read it."""
+    h_prev = tl.load(h + before * SIZE + units, mask=mask, other=0.0)
+    c_prev = tl.load(c + before * SIZE + units, mask=mask, other=0.0)
+    h_next, c_next = advance(gates, h_prev, c_prev, z_prev, z_below)
+    c_next = tl.where(keep, c_prev, c_next)
+    h_next = tl.where(keep, h_prev, h_next)
+    tl.store(c + after * SIZE + units, c_next, mask=mask)
+    tl.store(h + after * SIZE + units, h_next, mask=mask)
+    if HALF:
+        tl.store(hidden + after * SIZE + units, h_next.to(hidden.dtype.element_ty), mask=mask)
+    if MASKED:
+        factor = tl.load(mask_of_h + units, mask=mask, other=0.0)
+        tl.store(read + after * SIZE + units, (h_next * factor).to(read.dtype.element_ty), mask=mask)
+
+
+@triton.jit
 def emit(
     u, z, boundaries, probs, noise, layer, z_prev, z_below, here, slope, after, emitted,
     LAYERS: tl.constexpr, MODE: tl.constexpr, NESTED: tl.constexpr, TOP: tl.constexpr,
@@ -247,20 +267,8 @@ def forward_cell(
         logit = pre_activation(recurrent_u, top_down_u, bottom_up_u, tl.load(bias_last + layer), z_prev, z_below)
         logit = tl.where(again | (here == 0), tl.load(u + before), logit)
 
-        h_prev = tl.load(h + before * SIZE + units, mask=mask, other=0.0)
-        c_prev = tl.load(c + before * SIZE + units, mask=mask, other=0.0)
-        h_next, c_next = advance(activated, h_prev, c_prev, z_prev, z_below)
-        keep = copied | (here == 0)
-        c_next = tl.where(keep, c_prev, c_next)
-        h_next = tl.where(keep, h_prev, h_next)
-        tl.store(c + after * SIZE + units, c_next, mask=mask)
-        tl.store(h + after * SIZE + units, h_next, mask=mask)
-        if HALF:
-            tl.store(hidden + after * SIZE + units, h_next.to(hidden.dtype.element_ty), mask=mask)
-        if MASKED:
-            factor = tl.load(masks + row_of(layer, 0, 1, b, rows_padded) * SIZE + units, mask=mask, other=0.0)
-            tl.store(read + after * SIZE + units, (h_next * factor).to(read.dtype.element_ty), mask=mask)
-
+        store_state(h, hidden, read, masks + row_of(layer, 0, 1, b, rows_padded) * SIZE, c, activated, z_prev, z_below,
+                    copied | (here == 0), before, after, units, mask, SIZE, MASKED, HALF)  # fmt: skip
         emit(logit, z, boundaries, probs, noise, layer, z_prev, z_below, here, tl.load(scalars), after,
              row_of(layer, step, steps, b, rows_padded), LAYERS, MODE, NESTED, TOP)  # fmt: skip
         tl.store(u + after, logit)

@@ -10,15 +10,14 @@ To build in place: python setup_extension.py build_ext --inplace
 
 from __future__ import annotations
 
+import glob
 import os
 import shutil
 import sys
 import sysconfig
 
 SOURCES = ["fairseq_hmrnn/ops/csrc/hm_lstm.cpp"]
-HEADERS = ["backward.h", "bfloat16.h", "cell.h", "choice.h", "forward.h", "gemm.h", "generate.h", "generation.h", "inputs.h"]
-HEADERS += ["layer_output.h"]
-HEADERS += ["memory.h", "output.h", "problem.h", "product.h", "stopwatch.h", "team.h", "vector.h"]
+HEADERS = sorted(glob.glob("fairseq_hmrnn/ops/csrc/*.h"))
 
 
 def _can_build() -> bool:
@@ -57,7 +56,7 @@ def extensions() -> list:
         CppExtension(
             "fairseq_hmrnn.ops._hm_lstm_cpu",
             SOURCES,
-            depends=[f"fairseq_hmrnn/ops/csrc/{name}" for name in HEADERS],
+            depends=HEADERS,
             extra_compile_args=_compile_flags(),
         )
     ]

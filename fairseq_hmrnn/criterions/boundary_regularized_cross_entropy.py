@@ -26,8 +26,8 @@ from .boundary_regularizers import (
     entropy_and_surprisal,
     parse_regularizers,
 )
-from .boundary_statistics import boundary_counts, gold_counts, log_boundary_metrics
-from .boundary_supervision import Supervision, build_supervision, whitespace_indices
+from .boundary_statistics import boundary_counts, gold_counts, log_boundary_metrics, numbers
+from .boundary_supervision import Supervision, SymbolSet, build_supervision, whitespace_indices
 from .right_to_left import RightToLeftPredictor
 
 logger = logging.getLogger(__name__)
@@ -120,7 +120,8 @@ class BoundaryRegularizedCrossEntropy(CrossEntropyCriterion):
                 raise ValueError(f"boundary-supervision-layer counts from 1, got {boundary_supervision_layer}")
         self.supervision_layer = boundary_supervision_layer - 1
         self.supervision_weight = boundary_supervision_weight
-        self.whitespace = whitespace_indices(dictionary)
+        whitespace = whitespace_indices(dictionary)
+        self.is_whitespace = SymbolSet(whitespace, len(dictionary)) if whitespace else None
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"label-smoothing must lie in [0, 1), got {label_smoothing}")
         self.label_smoothing = label_smoothing
@@ -239,9 +240,8 @@ class BoundaryRegularizedCrossEntropy(CrossEntropyCriterion):
         boundaries, valid = extra["boundaries"].detach(), extra["valid"]
         counts = boundary_counts(boundaries, valid, extra["num_detectors"])
         tokens = sample["net_input"]["src_tokens"]
-        if self.whitespace and tokens.shape == valid.shape:
-            gold = torch.isin(tokens, tokens.new_tensor(self.whitespace))
-            counts.update(gold_counts(boundaries, gold, valid, extra["num_detectors"]))
+        if self.is_whitespace is not None and tokens.shape == valid.shape:
+            counts.update(gold_counts(boundaries, self.is_whitespace(tokens), valid, extra["num_detectors"]))
         return counts
 
     @staticmethod
@@ -253,6 +253,7 @@ class BoundaryRegularizedCrossEntropy(CrossEntropyCriterion):
         for log in logging_outputs:
             for key, value in log.items():
                 totals[key] = totals.get(key, 0) + value
+        totals = numbers(totals)
         tokens = totals.get("ntokens", 0)
         metrics.log_scalar("loss", totals["loss"] / totals["sample_size"] / math.log(2), totals["sample_size"], round=3)
         nll_bits = totals["nll"] / tokens / math.log(2)

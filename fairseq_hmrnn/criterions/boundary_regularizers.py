@@ -9,7 +9,7 @@ uncertainty family with given targets) add up over accumulated batches and ranks
 from __future__ import annotations
 
 import math
-from typing import Callable, Dict, List, NamedTuple, Optional, Tuple
+from typing import Callable, Dict, List, NamedTuple, Optional, Tuple, Union
 
 import torch
 from torch import Tensor
@@ -102,12 +102,15 @@ def detector_cross_entropy(z_tilde: Tensor, target: Tensor, known: Tensor) -> Te
     return masked_mean(-torch.where(target, p, 1 - p).log(), known)
 
 
-def top_share(values: Tensor, candidates: Tensor, count: int) -> Tensor:
-    """bool (B, T): the `count` candidates with the largest values of the batch (all that tie with the last of them)."""
-    count = min(count, int(candidates.sum()))
-    if count < 1:
-        return torch.zeros_like(candidates)
-    return candidates & (values >= values[candidates].topk(count).values[-1])
+def top_share(values: Tensor, candidates: Tensor, count: Union[int, Tensor]) -> Tensor:
+    """bool (B, T): the `count` candidates with the largest values of the batch (all that tie with the last of them).
+
+    count: an integer, or a tensor of one. It stays on its device: to read it would make the host wait for a GPU.
+    """
+    count = candidates.sum().clamp(max=count)
+    ranked = values.masked_fill(~candidates, -math.inf).flatten().sort(descending=True)[0]
+    last = ranked.gather(0, (count - 1).clamp(min=0).view(1))
+    return candidates & (values >= last) & (count > 0)
 
 
 def _listen(steps: LayerSteps, values: Tensor, known: Tensor) -> Tensor:
@@ -115,7 +118,8 @@ def _listen(steps: LayerSteps, values: Tensor, known: Tensor) -> Tensor:
     steps. A layer above the first only has to choose among the steps where the layer below closes a segment."""
     known = known & steps.valid
     candidates = known if steps.z_below is None else known & (steps.z_below > 0.5)
-    target = top_share(values, candidates, round(steps.rate * int(known.sum())))
+    count = (known.sum().double() * steps.rate).round().long()
+    target = top_share(values, candidates, count)
     return detector_cross_entropy(steps.z_tilde, target, known)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Callable, Dict, Tuple
+from typing import Callable, Dict, Tuple, Union
 
 import torch
 from fairseq.logging import metrics
@@ -18,16 +18,16 @@ def boundary_counts(boundaries: Tensor, valid: Tensor, num_detectors: int) -> Di
     on, sums over the `pairs` of valid steps with a valid predecessor, since an operation depends on the step before.
     """
     z = boundaries.double() * valid.unsqueeze(-1)
-    counts = {f"z{layer + 1}:steps": z[..., layer].sum() for layer in range(num_detectors)}
+    closed = z.sum((0, 1))
+    counts = {f"z{layer + 1}:steps": closed[layer] for layer in range(num_detectors)}
     counts["steps"] = valid.sum()
     pairs = valid[:, 1:] & valid[:, :-1]
     counts["pairs"] = pairs.sum()
-    z_below = torch.ones_like(z[:, 1:, 0])
-    for layer in range(z.size(-1)):
-        shares = operations(z[:, :-1, layer], z_below)
-        for name, share in zip(OPERATIONS, shares):
-            counts[f"{name}{layer + 1}:pairs"] = (share * pairs).sum()
-        z_below = z[:, 1:, layer]
+    z_below = torch.cat([torch.ones_like(z[:, 1:, :1]), z[:, 1:, :-1]], dim=-1)
+    shares = torch.stack(operations(z[:, :-1], z_below)) * pairs.unsqueeze(-1)  # all layers at once: few kernels
+    sums = shares.sum((1, 2))
+    for index, name in enumerate(OPERATIONS):
+        counts.update({f"{name}{layer + 1}:pairs": sums[index, layer] for layer in range(z.size(-1))})
     return counts
 
 
@@ -44,10 +44,21 @@ def gold_counts(boundaries: Tensor, gold: Tensor, valid: Tensor, num_detectors: 
     """
     z = (boundaries > 0.5) & valid.unsqueeze(-1)
     counts = {"gold:gold_steps": (gold & valid).sum(), "gold_steps": valid.sum()}
+    closed, hits = z.sum((0, 1)), (z & gold.unsqueeze(-1)).sum((0, 1))
     for layer in range(num_detectors):
-        counts[f"closed{layer + 1}:gold_steps"] = z[..., layer].sum()
-        counts[f"hits{layer + 1}:gold_steps"] = (z[..., layer] & gold).sum()
+        counts[f"closed{layer + 1}:gold_steps"] = closed[layer]
+        counts[f"hits{layer + 1}:gold_steps"] = hits[layer]
     return counts
+
+
+def numbers(totals: Dict[str, Union[Tensor, float]]) -> Dict[str, float]:
+    """The values as numbers. Tensors, scalars of one device, are brought over together: one by one, the host would
+    wait for a GPU as often."""
+    tensors = {key: value for key, value in totals.items() if torch.is_tensor(value)}
+    if not tensors:
+        return dict(totals)
+    read = torch.stack([tensor.double() for tensor in tensors.values()]).tolist()
+    return {**totals, **dict(zip(tensors, read))}
 
 
 def log_boundary_metrics(totals: Dict[str, float]) -> None:

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import itertools
 import os
-from typing import Callable, List, Optional, Tuple
+from typing import Callable, List, Optional, Sequence, Tuple
 
 import torch
 from fairseq.data import Dictionary
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..data.characters import decode, is_character_dictionary
 
@@ -49,20 +49,42 @@ def build_supervision(source: str, dictionary: Optional[Dictionary], separator: 
         return TextSupervision(dictionary, FileEnds(file.read(), separator, path))
 
 
-class WhitespaceSupervision:
+class SymbolSet(nn.Module):
+    """Tells which tokens are of a set of symbols, in a table that stays where the tokens are: a list of indices would
+    be copied to a GPU for every batch. The table is in no checkpoint.
+
+    indices: of the set, in a dictionary of num_symbols.
+    """
+
+    def __init__(self, indices: Sequence[int], num_symbols: int):
+        super().__init__()
+        table = torch.zeros(num_symbols, dtype=torch.bool)
+        table[list(indices)] = True
+        self.register_buffer("table", table, persistent=False)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """bool, of the shape of tokens."""
+        if self.table.device != tokens.device:  # fairseq leaves some criterions on the CPU
+            self.table = self.table.to(tokens.device)
+        return self.table[tokens]
+
+
+class WhitespaceSupervision(nn.Module):
     """The steps that read whitespace."""
 
     def __init__(self, dictionary: Dictionary):
-        self.indices = whitespace_indices(dictionary)
-        if not self.indices:
+        super().__init__()
+        indices = whitespace_indices(dictionary)
+        if not indices:
             raise ValueError("boundary-supervision whitespace: the dictionary has no whitespace but the newline")
+        self.is_whitespace = SymbolSet(indices, len(dictionary))
 
-    def __call__(self, tokens: Tensor) -> Tuple[Tensor, Tensor]:
-        return torch.isin(tokens, tokens.new_tensor(self.indices)), torch.ones_like(tokens, dtype=torch.bool)
+    def forward(self, tokens: Tensor) -> Tuple[Tensor, Tensor]:
+        return self.is_whitespace(tokens), torch.ones_like(tokens, dtype=torch.bool)
 
 
 class TextSupervision:
-    """Boundaries that `find` finds in the text of each row."""
+    """Boundaries that `find` finds in the text of each row. It reads the tokens, so a GPU is waited for."""
 
     def __init__(self, dictionary: Dictionary, find: Find):
         self.characters = [decode([symbol]) for symbol in dictionary.symbols]

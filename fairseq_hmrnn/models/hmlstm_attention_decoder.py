@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..modules import Attention
-from ..ops import HMLSTMState, unless_all
+from ..ops import HMLSTMState, padding_of
 from .hmlstm_decoder import HMLSTMDecoder
 from .hmlstm_encoder import EncoderOut, HMLSTMEncoder, InitialState, encoder_extra
 from .translation_config import HMLSTMTranslationConfig
@@ -92,7 +92,7 @@ class HMLSTMAttentionDecoder(HMLSTMDecoder):
     def _run_sequence(self, x: Tensor, valid: Tensor, state: DecoderState, encoder_out: EncoderOut):
         """x (B, T, embed_dim), valid (B, T). Returns features (B, T, output_dim), attention (B, T, M), boundaries and
         their probabilities (B, T, L), and the state after the last step."""
-        padding = unless_all(valid.t())
+        padding = padding_of(valid.t())
         slope, masks = self.slope_progress.slope, state.masks
         output = self.hm_lstm(x.transpose(0, 1), state.recurrent, padding, slope, recurrent_masks=masks)
         hidden = [h.transpose(0, 1) for h in output.hidden]
@@ -108,7 +108,7 @@ class HMLSTMAttentionDecoder(HMLSTMDecoder):
         steps = []
         for t in range(x.size(1)):
             fed = x[:, t] + self.feed(attended)
-            padding = unless_all(valid[:, t])
+            padding = padding_of(valid[:, t])
             slope = self.slope_progress.slope
             output = self.hm_lstm.step(fed, recurrent, padding, slope, recurrent_masks=masks)
             features, attention = self._attend([h.unsqueeze(1) for h in output.hidden], memory, padding_mask)

@@ -9,7 +9,7 @@ from fairseq.modules import FairseqDropout
 from torch import Tensor, nn
 
 from ..modules import LayerOutput
-from ..ops import HMLSTMOutput, HMLSTMState, capturing, linear, unless_all
+from ..ops import HMLSTMOutput, HMLSTMState, capturing, linear, padding_of
 from . import incremental
 from .config import UNLIMITED, HMLSTMLanguageModelConfig, build_hm_lstm, build_slope_schedule
 from .dropout import RecurrentDropout, drops_out
@@ -91,7 +91,7 @@ class HMLSTMDecoder(FairseqIncrementalDecoder):
     def recur(self, tokens: Tensor, state: Optional[HMLSTMState] = None) -> Tuple[HMLSTMOutput, Tensor]:
         """The recurrence over tokens (B, T) from `state` on, time-major, and which of them are not padding (B, T)."""
         valid = tokens.ne(self.padding_idx)
-        padding = unless_all(valid.t())
+        padding = padding_of(valid.t())
         slope, table = self.slope_progress.slope, self.embed_tokens.weight
         if not capturing() and table.size(0) < tokens.numel() and not drops_out(self.dropout_input):
             return self.hm_lstm(table, state, padding, slope, tokens=tokens.t().contiguous()), valid

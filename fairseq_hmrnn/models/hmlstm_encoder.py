@@ -10,7 +10,7 @@ from fairseq.modules import FairseqDropout
 from torch import Tensor, nn
 
 from ..modules import LayerOutput
-from ..ops import HMLSTMOutput, unless_all
+from ..ops import HMLSTMOutput, is_on_host, padding_of
 from .config import UNLIMITED, build_hm_lstm, build_slope_schedule
 from .dropout import RecurrentDropout
 from .progress import DictionaryFingerprint, SlopeProgress
@@ -88,7 +88,7 @@ class HMLSTMEncoder(FairseqEncoder):
     def _read(self, src_tokens: Tensor, valid: Tensor) -> List[HMLSTMOutput]:
         """The output of every direction, in its own order of steps."""
         x = self.dropout_input(self.embed_tokens(src_tokens)).transpose(0, 1)
-        padding, slope = unless_all(valid.t()), self.slope_progress.slope
+        padding, slope = padding_of(valid.t()), self.slope_progress.slope
         outputs = [self.hm_lstm(x, None, padding, slope)]
         if self.hm_lstm_backward is not None:
             padding = None if padding is None else padding.flip(0)
@@ -133,14 +133,16 @@ def _reverse(output: HMLSTMOutput) -> HMLSTMOutput:
 def keep_segments(memory: Tensor, closed: Tensor, valid: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
     """Only the steps that closed a segment, and the last valid one of each sample.
 
-    memory (S, B, C); closed, valid (S, B) bool, closed only where valid. Returns the memory (M, B, C) padded to the
-    batch's longest, its padding mask (B, M), True where there is nothing, and the steps kept (M, B), in order; the
-    padding's are any.
+    memory (S, B, C); closed, valid (S, B) bool, closed only where valid. Returns the memory (M, B, C), its padding mask
+    (B, M), True where there is nothing, and the steps kept (M, B), in order; the padding's are any. M is the batch's
+    longest, on a GPU S: how long that is the host could only wait for.
     """
     valid_from_here = valid.flip(0).cumsum(0).flip(0)
     keep = closed | (valid & (valid_from_here == 1))
     lengths = keep.sum(0)
-    longest = int(lengths.max()) if lengths.numel() else 0
+    longest = keep.size(0)
+    if is_on_host(lengths):
+        longest = int(lengths.max()) if lengths.numel() else 0
     steps = keep.to(torch.uint8).sort(dim=0, descending=True, stable=True)[1][:longest]
     kept = memory.gather(0, steps.unsqueeze(-1).expand(-1, -1, memory.size(-1)))
     slots = torch.arange(longest, device=memory.device)

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..ops import HMLSTMOutput, HMLSTMState, capturing, unless_all
+from ..ops import HMLSTMOutput, HMLSTMState, capturing, padding_of
 from ..ops.cpu_generation import Choice, Generated, Generation, OutputParameters
 
 # Up to this many symbols the table of their input projections is worth its memory: (4H+1) numbers for each.
@@ -44,7 +44,7 @@ class Steps:
     def __call__(self, tokens: Tensor) -> Step:
         """tokens (B,); padding leaves its sample as it is."""
         valid = tokens.ne(self.decoder.padding_idx)
-        output = self.recur(tokens, unless_all(valid))
+        output = self.recur(tokens, padding_of(valid))
         self.state = output.state
         features = self.decoder.dropout_output(self.features(output))
         logits = self.decoder.output_layer(features)

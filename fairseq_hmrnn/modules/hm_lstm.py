@@ -134,7 +134,7 @@ class HMLSTM(nn.Module):
                     nn.init.ones_(gain)
             for gain in (layer.gain_recurrent, layer.gain_top_down):
                 if gain is not None:
-                    nn.init.constant_(gain.detach()[: 4 * size], LOOP_GAIN)
+                    nn.init.constant_(gain.detach()[: num_rows(size) - 1], LOOP_GAIN)
             nn.init.zeros_(layer.bias)
             with torch.no_grad():
                 layer.bias[gate_rows("f", size)] = self.forget_bias

@@ -1,9 +1,10 @@
 """The recurrence itself: torch only, time-major, no modules. Start reading at `reference.py`."""
 
 from .boundary import BOUNDARY_MODES
-from .capture import capturing, unless_all
+from .capture import capturing
 from .cpu import PackedLayers
 from .dispatch import BACKENDS, hm_lstm, pack_layers
+from .host import is_on_host, padding_of
 from .parameters import LayerParameters
 from .precision import state_dtype
 from .products import layer_output, linear
@@ -20,9 +21,10 @@ __all__ = [
     "RecurrenceOptions",
     "capturing",
     "hm_lstm",
+    "is_on_host",
     "layer_output",
     "linear",
     "pack_layers",
+    "padding_of",
     "state_dtype",
-    "unless_all",
 ]

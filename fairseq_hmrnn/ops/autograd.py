@@ -13,7 +13,6 @@ from .parameters import LayerParameters
 from .recurrence import HMLSTMOutput, RecurrenceOptions
 from .state import HMLSTMState
 
-
 CONSTANTS = 3  # arguments of a call before the masks: tokens, valid, noise
 
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Optional
-
 import torch
-from torch import Tensor
 
 
 def _nothing() -> bool:
@@ -28,11 +25,6 @@ def capturing() -> bool:
     """Whether the call is recorded or run on tensors without data: by torch.jit.trace, torch.compile, torch.export,
     make_fx, FakeTensorMode or another dispatch mode."""
     return _is_compiling() or torch.jit.is_tracing() or bool(_dispatch_modes()) or _before_dispatch()
-
-
-def unless_all(valid: Tensor) -> Optional[Tensor]:
-    """None where everything is valid, which spares a kernel its work. A recorded graph cannot look: `valid`."""
-    return None if not capturing() and valid.all() else valid
 
 
 def exporting_onnx() -> bool:

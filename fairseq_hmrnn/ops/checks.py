@@ -85,7 +85,8 @@ def check_tensors(x, layers, state, valid, noise, recurrent_masks, tokens=None, 
             raise ValueError(f"with tokens x must be (symbols, {input_size}) for these layers, got {tuple(x.shape)}")
         if tokens.dim() != 2 or tokens.dtype != torch.int64 or tokens.device != x.device:
             raise ValueError(
-                f"tokens must be int64 (T, B) on {x.device}, got {tokens.dtype} {tuple(tokens.shape)} on {tokens.device}"
+                f"tokens must be int64 (T, B) on {x.device}, "
+                f"got {tokens.dtype} {tuple(tokens.shape)} on {tokens.device}"
             )
         steps, batch_size = tokens.shape
     num_layers = len(layers)

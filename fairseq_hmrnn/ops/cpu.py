@@ -162,7 +162,8 @@ class _CompiledCall(Call):
 class _PythonCall(Call):
     def inputs(self, tensors):
         x, weights, state, _, *rest = self.split(tensors)
-        return cpu_python.Inputs(x, [LayerParameters(*layer) for layer in weights], state, *rest, self.options, self.skip)
+        layers = [LayerParameters(*layer) for layer in weights]
+        return cpu_python.Inputs(x, layers, state, *rest, self.options, self.skip)
 
     def forward(self, tensors, training):
         with torch.no_grad():

@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 GATE_ORDER = ("f", "i", "o", "g", "z")
+NUM_GATES = len(GATE_ORDER) - 1  # those of H rows
 
 
 def num_rows(hidden_size: int) -> int:
     """Rows of every weight of a layer of this size."""
-    return 4 * hidden_size + 1
+    return NUM_GATES * hidden_size + 1
 
 
 def gate_rows(gate: str, hidden_size: int) -> slice:
@@ -57,6 +58,6 @@ class LayerParameters(NamedTuple):
 
 def split_gates(pre_activation: Tensor) -> Tuple[Tensor, ...]:
     """(B, 4H+1) to f, i, o, g of (B, H) and z of (B,)."""
-    hidden_size = (pre_activation.size(-1) - 1) // 4
-    *gates, z = pre_activation.split([hidden_size] * 4 + [1], dim=-1)
+    hidden_size = (pre_activation.size(-1) - 1) // NUM_GATES
+    *gates, z = pre_activation.split([hidden_size] * NUM_GATES + [1], dim=-1)
     return (*gates, z.squeeze(-1))

@@ -7,6 +7,8 @@ from typing import Callable, NamedTuple, Sequence, Tuple
 import torch
 from torch import Tensor
 
+from .host import is_on_host
+
 
 class HMLSTMState(NamedTuple):
     """State of an L-layer HM-LSTM between two steps.
@@ -70,7 +72,7 @@ class HMLSTMState(NamedTuple):
         finding the rows would make it wait, so there this is `reorder`.
         """
         kept = order.numel()
-        if kept > self.batch_size or order.is_cuda:
+        if kept > self.batch_size or not is_on_host(order):
             return self.reorder(order)
         changed = order.ne(torch.arange(kept)).nonzero().squeeze(1)
         if changed.numel():

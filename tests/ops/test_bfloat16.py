@@ -27,7 +27,7 @@ def low_problem(seed, sizes, batch=5, steps=9, scale=0.0, boundary="step", **key
 @pytest.mark.parametrize("padded", [False, True])
 @pytest.mark.parametrize("batch", [1, 5])
 def test_equals_the_reference_that_rounds_alike(padded, scale, batch):
-    """In float32's tolerance: with these seeds no number lies so near the middle of two bfloat16 numbers that two orders
+    """In float32's tolerance: with this seed no number lies so near the middle of two bfloat16 numbers that two orders
     of summation round it to both."""
     problem = low_problem(19, [17, 9, 6], batch, 6, scale, layer_norm=True, padded=padded, masked=padded)
     (expected, expected_grads), (found, grads) = run(hm_lstm_reference, problem), run(cpu.hm_lstm_cpu, problem)
@@ -41,8 +41,9 @@ def test_equals_the_reference_that_rounds_alike(padded, scale, batch):
 
 @SCALES
 def test_without_layer_norm(scale):
-    """The gradient of a boundary, z of the start state among them, is then taken from what a product sends to its input, of which a factor is rounded, so
-    that the detectors' rows, and with a scale all that hears of them, agree to bfloat16's tolerance."""
+    """The gradient of a boundary, z of the start state among them, is then taken from what a product sends to its input,
+    of which a factor is rounded: the detectors' rows, and with a scale all that hears of them, agree to bfloat16's
+    tolerance."""
     problem = low_problem(5, [33, 17, 6], scale=scale)
     (expected, expected_grads), (found, grads) = run(hm_lstm_reference, problem), run(cpu.hm_lstm_cpu, problem)
     assert_close(found, expected, 1e-4)

@@ -1,14 +1,16 @@
 """Compile every Triton kernel for GPUs that need not be there, as the launches of real shapes would.
 
-    python tests/ops/triton_compile.py [--quick] [CAPABILITY ...]
+    python tests/ops/triton_compile.py [--quick | --table] [CAPABILITY ...]
 
 Prints for every kernel and set of constants its registers, spilled bytes and shared memory, as the assembler that
 comes with Triton reports them. Fails where a kernel does not compile or wants more shared memory than there is.
+--table is the one of ops/README.md: layers of 512 and 1024 with layer normalisation, B 64.
 """
 
 from __future__ import annotations
 
 import argparse
+import inspect
 import re
 import subprocess
 import sys
@@ -23,9 +25,10 @@ from triton.compiler import ASTSource
 from fairseq_hmrnn.ops.triton import launch
 from fairseq_hmrnn.ops.triton.buffers import Buffers, Shape
 
-SHARED_MEMORY = {80: 163 * 1024, 86: 99 * 1024, 90: 227 * 1024}  # bytes of one block at most
+SHARED_MEMORY = {80: 163 * 1024, 86: 99 * 1024, 90: 227 * 1024, 100: 227 * 1024}  # bytes of one block at most
 KERNELS = ("forward_products", "forward_cell", "backward_products", "backward_cell")
 TYPES = {torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16", torch.int32: "*i32"}
+TENSOR_CORES = ("tcgen05.mma", "wgmma", "mma.sync")  # instructions, those of the newest GPUs first
 OPTIONS = ("num_warps", "num_stages")
 
 
@@ -33,14 +36,12 @@ class Recorder:
     """Stands in for a kernel: keeps the arguments of its launches instead of running."""
 
     def __init__(self, kernel):
-        self.kernel, self.launches = kernel, {}
+        self.kernel, self.arg_names, self.launches = kernel, kernel.arg_names, {}
 
     def __getitem__(self, grid):
         return self.record
 
-    def record(self, *arguments, **keywords):
-        names = [p.name for p in self.kernel.params]
-        given = {**dict(zip(names, arguments)), **keywords}
+    def record(self, **given):
         signature, constants, attributes = {}, {}, {}
         for index, parameter in enumerate(self.kernel.params):
             value = given[parameter.name]
@@ -79,6 +80,11 @@ def launches(shape: Shape):
             yield (recorder.kernel, *found)
 
 
+def assembler(capability):
+    """Triton's own; before 3.5 it had one for all."""
+    return get_ptxas(capability) if inspect.signature(get_ptxas).parameters else get_ptxas()
+
+
 def compile_one(kernel, signature, constants, attributes, options, capability):
     """Registers, spilled bytes and shared memory of a kernel on a GPU of this capability."""
     source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=attributes)
@@ -87,7 +93,7 @@ def compile_one(kernel, signature, constants, attributes, options, capability):
         ptx.write(compiled.asm["ptx"].encode())
         ptx.flush()
         name = re.search(r"^\.target\s+(\w+)", compiled.asm["ptx"], re.MULTILINE).group(1)
-        command = [get_ptxas(capability).path, "-v", f"--gpu-name={name}", ptx.name, "-o", "/dev/null"]
+        command = [assembler(capability).path, "-v", f"--gpu-name={name}", ptx.name, "-o", "/dev/null"]
         report = subprocess.run(command, capture_output=True, text=True, check=True).stderr
     registers = int(re.search(r"Used (\d+) registers", report).group(1))
     spilled = int(re.search(r"(\d+) bytes spill stores", report).group(1))
@@ -95,12 +101,14 @@ def compile_one(kernel, signature, constants, attributes, options, capability):
 
 
 def shapes():
-    """Both kinds of normalisation and all dtypes at a published size, and the other switches on small ones."""
+    """Both kinds of normalisation and all dtypes at a published size, and the other switches on small ones. On the meta
+    device: on a CPU the kernels would be compiled as the interpreter takes them."""
     real = dict(steps=2, batch=64, input_size=128, sizes=(512, 512, 512), dtype=torch.bfloat16,
-                device=torch.device("cpu"), layer_norm=False, masked=False, training=True, boundary="step",
+                device=torch.device("meta"), layer_norm=False, masked=False, training=True, boundary="step",
                 nested_boundaries=False, top_boundary=False, exact_detector=False, skip=True)  # fmt: skip
     yield "bf16", Shape(**real)
     yield "bf16 layer norm", Shape(**{**real, "layer_norm": True})
+    yield "fp16", Shape(**{**real, "dtype": torch.float16})
     yield "fp32 layer norm", Shape(**{**real, "layer_norm": True, "dtype": torch.float32})
     yield "fp16 sorted", Shape(**{**real, "dtype": torch.float16, "batch": 192})
     small = {**real, "sizes": (33, 5), "batch": 3, "masked": True, "nested_boundaries": True, "top_boundary": True}
@@ -112,24 +120,45 @@ def shapes():
     yield "H 2048, layer norm", Shape(**{**real, "sizes": (2048, 1500), "layer_norm": True})
 
 
+def table(capabilities):
+    """Registers, spilled bytes and shared memory in Markdown, a column for each GPU."""
+    real = dict(shapes())["bf16 layer norm"]
+    print("| kernel | H | |", " | ".join(f"sm_{capability}" for capability in capabilities), "|")
+    print("|---|---|---" + "|---" * len(capabilities), "|", sep="")
+    for size in (512, 1024):
+        for name, dtype in (("16 bit", torch.bfloat16), ("fp32", torch.float32)):
+            for kernel, *rest in launches(real._replace(sizes=(size,) * 3, dtype=dtype)):
+                found = [compile_one(kernel, *rest, capability)[:3] for capability in capabilities]
+                cells = [f"{registers}, {spilled} B, {shared / 1024:g} KB" for registers, spilled, shared in found]
+                print(f"| {kernel.__name__} | {size} | {name} |", " | ".join(cells), "|", flush=True)
+
+
+def report(capability, name, shape):
+    """Prints a line for every kernel of a call; yields its spilled bytes."""
+    for kernel, *rest in launches(shape):
+        registers, spilled, shared, ptx = compile_one(kernel, *rest, capability)
+        tensor_cores = next((name for name in TENSOR_CORES if name in ptx), "-")
+        print(f"sm_{capability} {name:24} {kernel.__name__:18} {registers:4} registers {spilled:5} bytes spilled"
+              f" {shared:7} shared {tensor_cores}", flush=True)  # fmt: skip
+        if shared > SHARED_MEMORY[capability]:
+            sys.exit(f"{kernel.__name__} wants {shared} bytes of shared memory")
+        yield spilled
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("capabilities", type=int, nargs="*", default=[80, 90], metavar="CAPABILITY")
+    parser.add_argument("capabilities", type=int, nargs="*", default=[80, 90, 100], metavar="CAPABILITY")
     parser.add_argument("--quick", action="store_true", help="for the suite: one shape each")
+    parser.add_argument("--table", action="store_true", help="what ops/README.md shows")
     args = parser.parse_args()
-    count, all_spilled = 0, 0
+    if args.table:
+        table(args.capabilities)
+        return
+    spilled = []
     for number, capability in enumerate(args.capabilities):
         for name, shape in [list(shapes())[number]] if args.quick else shapes():
-            for kernel, *rest in launches(shape):
-                registers, spilled, shared, ptx = compile_one(kernel, *rest, capability)
-                tensor_cores = "wgmma" if "wgmma" in ptx else "mma" if "mma.sync" in ptx else "-"
-                print(f"sm_{capability} {name:24} {kernel.__name__:18} {registers:4} registers {spilled:5} bytes"
-                      f" spilled {shared:7} shared {tensor_cores}", flush=True)  # fmt: skip
-                if shared > SHARED_MEMORY[capability]:
-                    sys.exit(f"{kernel.__name__} wants {shared} bytes of shared memory")
-                count += 1
-                all_spilled += spilled
-    print(f"{count} kernels compiled, {all_spilled} bytes spilled")
+            spilled += report(capability, name, shape)
+    print(f"{len(spilled)} kernels compiled, {sum(spilled)} bytes spilled")
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ def hm_lstm_triton(
         return HMLSTMOutput.empty(x, state)
     if x.size(1) == 0:
         return hm_lstm_reference(x, layers, state, options, valid, noise, recurrent_masks)
-    call = _TritonCall(len(layers), options, skip, graphs and x.is_cuda)
+    call = _TritonCall(len(layers), options, skip, graphs)
     return run(call, x, layers, state, valid, noise, recurrent_masks)
 
 
@@ -59,7 +59,8 @@ class _TritonCall(Call):
         )  # fmt: skip
         with torch.no_grad():
             layers = [LayerParameters(*(None if t is None else t.detach() for t in layer)) for layer in layers]
-            kept = lease(shape, layers, self.graphs)
+            kept = lease(shape, self.graphs)
+            kept.workspace.buffers.load_weights(layers)
             kept.workspace.buffers.load_inputs(x, state, options, valid, noise, masks)
             kept.workspace.forward()
             return kept.workspace.buffers.results(), kept if training else None

@@ -7,20 +7,23 @@ cells that it read come to their turn, so that no two programs write to one plac
 import triton
 import triton.language as tl
 
+from .cell import GATES, SAVED, advance_backward, detect_backward
 from .common import (
     BOTTOM_UP,
     RECURRENT,
     SPLIT,
     TOP_DOWN,
+    accumulate_gates,
     add_product,
     choose_rows,
-    decision,
+    gates_where,
     load_gates,
+    multiply_gates,
+    normalised,
     place,
     row_of,
     store_gates,
     sum_gates,
-    tanh,
 )
 from .forward import product_index, z_below_of
 
@@ -56,9 +59,9 @@ def backward_products(
                 inner = tl.arange(0, BLOCK_K)
                 outer = column + tl.arange(0, BLOCK_N)
                 kind = layer + (product * LAYERS if NORM else 0)
-                first = row_of(kind, step, steps, rows, rows_padded) * (4 * SIZE)
+                first = row_of(kind, step, steps, rows, rows_padded) * (GATES * SIZE)
                 a = gradients + first[:, None] + inner[None, :]
-                matrix = weights + (layer * 3 + product).to(tl.int64) * (4 * SIZE * SIZE)
+                matrix = weights + (layer * 3 + product).to(tl.int64) * (GATES * SIZE * SIZE)
                 w = matrix + inner[:, None] * SIZE + outer[None, :]
                 total = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
                 height = tl.load(padded + layer)
@@ -100,38 +103,26 @@ def pulled(
 
 @triton.jit
 def through_norm(
-    pointer, gains, gain_sums, gain_last_sum, found, last_gain, ds_f, ds_i, ds_o, ds_g, du, gate, computed, units,
-    mask, stride, count, kappa,
+    pointer, gains, gain_sums, gain_last_sum, found, last_gain, ds, du, gate, computed, units, mask, stride, count,
+    kappa,
 ):  # fmt: skip
     """Layer normalisation of one product backwards: the gradient of the product, its detector's row, and the sum over
     the rows that reaches the gate. Adds to this sample's sums of the gains' gradients."""
     mean = tl.load(found)
     rstd = tl.load(found + 1)
-    f, i, o, g = load_gates(pointer, units, stride, mask & computed)
-    f = tl.where(mask & computed, (f - mean) * rstd, 0.0)
-    i = tl.where(mask & computed, (i - mean) * rstd, 0.0)
-    o = tl.where(mask & computed, (o - mean) * rstd, 0.0)
-    g = tl.where(mask & computed, (g - mean) * rstd, 0.0)
+    n = gates_where(mask & computed, normalised(load_gates(pointer, units, stride, mask & computed), mean, rstd))
     last = (tl.load(found + 2) - mean) * rstd
-    sum_f, sum_i, sum_o, sum_g = load_gates(gain_sums, units, stride, mask)
-    store_gates(gain_sums, units, stride, mask, sum_f + gate * ds_f * f, sum_i + gate * ds_i * i,
-                sum_o + gate * ds_o * o, sum_g + gate * ds_g * g)  # fmt: skip
+    accumulate_gates(gain_sums, units, stride, mask, multiply_gates(normalised(ds, 0.0, gate), n))
     tl.store(gain_last_sum, tl.load(gain_last_sum) + gate * du * last)
-    gain_f, gain_i, gain_o, gain_g = load_gates(gains, units, stride, mask)
-    gd_f = ds_f * gain_f
-    gd_i = ds_i * gain_i
-    gd_o = ds_o * gain_o
-    gd_g = ds_g * gain_g
+    gd = multiply_gates(ds, load_gates(gains, units, stride, mask))
     gd_last = du * last_gain
-    to_gate = sum_gates(gd_f * f, gd_i * i, gd_o * o, gd_g * g) + kappa * gd_last * last
-    mean_1 = gate * (sum_gates(gd_f, gd_i, gd_o, gd_g) + kappa * gd_last) / count
+    to_gate = sum_gates(multiply_gates(gd, n)) + kappa * gd_last * last
+    mean_1 = gate * (sum_gates(gd) + kappa * gd_last) / count
     mean_2 = gate * to_gate / count
-    gd_f = tl.where(mask, rstd * (gate * gd_f - mean_1 - f * mean_2), 0.0)
-    gd_i = tl.where(mask, rstd * (gate * gd_i - mean_1 - i * mean_2), 0.0)
-    gd_o = tl.where(mask, rstd * (gate * gd_o - mean_1 - o * mean_2), 0.0)
-    gd_g = tl.where(mask, rstd * (gate * gd_g - mean_1 - g * mean_2), 0.0)
-    gd_last = rstd * (gate * gd_last - mean_1 - last * mean_2)
-    return gd_f, gd_i, gd_o, gd_g, gd_last, to_gate
+    dp = ()
+    for row in tl.static_range(GATES):
+        dp += (tl.where(mask, rstd * (gate * gd[row] - mean_1 - n[row] * mean_2), 0.0),)
+    return dp, rstd * (gate * gd_last - mean_1 - last * mean_2), to_gate
 
 
 @triton.jit
@@ -177,19 +168,20 @@ def collect(
 
 
 @triton.jit
-def detector_gradient(
-    logit, noise, d_z, d_tilde, z_below, slope, has_detector, MODE: tl.constexpr, NESTED: tl.constexpr
-):
-    """Eq. (5) and (6) backwards, straight-through: the gradient of the logit, and of z below where boundaries nest."""
-    p = (slope * logit + 1) / 2
-    to_below = 0.0
-    if NESTED:
-        z_tilde = tl.minimum(tl.maximum(p, 0.0), 1.0)
-        to_below = d_z * decision(z_tilde, noise, MODE) + d_tilde * z_tilde
-        d_z = d_z * z_below
-        d_tilde = d_tilde * z_below
-    du = tl.where(has_detector & (p >= 0) & (p <= 1), slope / 2 * (d_z + d_tilde), 0.0)
-    return du, tl.where(has_detector, to_below, 0.0)
+def through_detector(
+    u, noise, grad_probs, dz_below, d_z, z_below, here, layer, b, rows_padded, after, emitted, slope,
+    LAYERS: tl.constexpr, MODE: tl.constexpr, NESTED: tl.constexpr, TOP: tl.constexpr,
+):  # fmt: skip
+    """The detector backwards, d_z being all that reaches z but for the layer above: the gradients of its logit and of
+    z_below."""
+    has_above = layer + 1 < LAYERS
+    above = tl.where(has_above, layer + 1, 0)
+    d_z += tl.where(has_above, tl.load(dz_below + row_of(above, 0, 1, b, rows_padded)), 0.0)
+    du, to_below = detect_backward(
+        tl.load(u + after), tl.load(noise + emitted), d_z, tl.load(grad_probs + emitted), z_below, slope, MODE, NESTED
+    )
+    has_detector = here & (has_above | TOP)
+    return tl.where(has_detector, du, 0.0), tl.where(has_detector, to_below, 0.0)
 
 
 @triton.jit
@@ -197,36 +189,25 @@ def through_cell(
     h, c, gates, dh, dc, total, z_prev, z_below, here, active, before, after, own, units, mask, stride,
     SIZE: tl.constexpr,
 ):  # fmt: skip
-    """Eq. (2) to (4) backwards: the gradients of the gate rows, of z_prev (FLUSH) and of z_below (UPDATE). Leaves in
-    dc and dh what goes on to the step before."""
-    f, i, o, g = load_gates(gates + after * (4 * SIZE), units, stride, mask)
+    """The cell backwards: the gradients of the gate rows, of z_prev (FLUSH) and of z_below (UPDATE). Leaves in dc and
+    dh what goes on to the step before."""
+    saved = load_gates(gates + after * (SAVED * SIZE), units, stride, mask, SAVED)
     h_prev = tl.load(h + before * SIZE + units, mask=mask, other=0.0)
     c_prev = tl.load(c + before * SIZE + units, mask=mask, other=0.0)
-    tanh_c = tanh(tl.load(c + after * SIZE + units, mask=mask, other=0.0))
-    dc_kept = tl.load(dc + own * SIZE + units, mask=mask, other=0.0)
-    update = (1 - z_prev) * z_below
-    copy = (1 - z_prev) * (1 - z_below)
-    dh_new = (1 - copy) * total
-    dc_all = dc_kept + dh_new * o * (1 - tanh_c * tanh_c)
-    d_ig = (update + z_prev) * dc_all
-    ds_f = tl.where(active, update * dc_all * c_prev * f * (1 - f), 0.0)
-    ds_i = tl.where(active, d_ig * g * i * (1 - i), 0.0)
-    ds_o = tl.where(active, dh_new * tanh_c * o * (1 - o), 0.0)
-    ds_g = tl.where(active, d_ig * i * (1 - g * g), 0.0)
-    other = total * (h_prev - o * tanh_c)
-    kept = dc_all * f * c_prev
-    d_flush = (1 - z_below) * tl.sum(dc_all * (i * g - c_prev) - other, 0) - z_below * tl.sum(kept, 0)
-    d_open = (1 - z_prev) * tl.sum(dc_all * (i * g - c_prev) - other + kept, 0)
-    tl.store(dc + own * SIZE + units, tl.where(here, dc_all * (update * f + copy), dc_kept), mask=mask)
-    tl.store(dh + own * SIZE + units, tl.where(here, copy * total, total), mask=mask)
-    return ds_f, ds_i, ds_o, ds_g, d_flush, d_open
+    c_next = tl.load(c + after * SIZE + units, mask=mask, other=0.0)
+    dc_next = tl.load(dc + own * SIZE + units, mask=mask, other=0.0)
+    ds, dh_prev, dc_prev, d_flush, d_open = advance_backward(
+        saved, h_prev, c_prev, c_next, total, dc_next, z_prev, z_below
+    )
+    tl.store(dc + own * SIZE + units, tl.where(here, dc_prev, dc_next), mask=mask)
+    tl.store(dh + own * SIZE + units, tl.where(here, dh_prev, total), mask=mask)
+    return gates_where(active, ds), d_flush, d_open
 
 
 @triton.jit
 def through_products(
     products, projected, statistics, gains, gains_last, gradients, detector_gradients, gain_sums, gain_last_sums,
-    ds_f, ds_i, ds_o, ds_g, du, z_prev, z_below, here, active, layer, step, after, b, steps, rows_padded, units, mask,
-    stride, count, kappa,
+    ds, du, z_prev, z_below, here, active, layer, step, after, b, steps, rows_padded, units, mask, stride, count, kappa,
     LAYERS: tl.constexpr, SIZE: tl.constexpr, KEEP: tl.constexpr, FULL: tl.constexpr,
 ):  # fmt: skip
     """With layer normalisation: stores the gradients of the three products; returns those that reach their gates
@@ -237,17 +218,17 @@ def through_products(
         gate = 1.0 if product == RECURRENT else (z_prev if product == TOP_DOWN else z_below)
         there = layer + 1 < LAYERS if product == TOP_DOWN else layer >= 0
         row = product_index(layer, product, step, LAYERS, KEEP).to(tl.int64) * rows_padded + b
-        pointer = products + row * (4 * SIZE)
+        pointer = products + row * (GATES * SIZE)
         if product == BOTTOM_UP:
             if layer == 0:
-                pointer = projected + (step.to(tl.int64) * rows_padded + b) * (4 * SIZE)
+                pointer = projected + (step.to(tl.int64) * rows_padded + b) * (GATES * SIZE)
         vector = layer * 3 + product
         sums = row_of(vector, 0, 1, b, rows_padded)
         wanted = there & (active | (here & FULL))
-        d_f, d_i, d_o, d_g, d_last, to_gate = through_norm(
-            pointer, gains + vector * (4 * SIZE), gain_sums + sums * (4 * SIZE), gain_last_sums + sums,
-            statistics + after * 9 + product * 3, tl.load(gains_last + vector), ds_f, ds_i, ds_o, ds_g,
-            du, gate, wanted, units, mask, stride, count, kappa,
+        dp, d_last, to_gate = through_norm(
+            pointer, gains + vector * (GATES * SIZE), gain_sums + sums * (GATES * SIZE), gain_last_sums + sums,
+            statistics + after * 9 + product * 3, tl.load(gains_last + vector), ds, du, gate, wanted, units, mask,
+            stride, count, kappa,
         )  # fmt: skip
         to_gate = tl.where(wanted, to_gate, 0.0)
         if product == TOP_DOWN:
@@ -255,10 +236,7 @@ def through_products(
         if product == BOTTOM_UP:
             to_open += to_gate
         kind = row_of(layer + product * LAYERS, step, steps, b, rows_padded)
-        store_gates(
-            gradients + kind * (4 * SIZE), units, stride, mask, tl.where(wanted, d_f, 0.0),
-            tl.where(wanted, d_i, 0.0), tl.where(wanted, d_o, 0.0), tl.where(wanted, d_g, 0.0),
-        )  # fmt: skip
+        store_gates(gradients + kind * (GATES * SIZE), units, stride, mask, gates_where(wanted, dp))
         tl.store(detector_gradients + kind, tl.where(here & there, d_last, 0.0))
     flags = (active | (here & FULL)).to(tl.int32) + 2 * (active & (z_prev != 0)).to(tl.int32)
     return to_flush, to_open, flags + 4 * (active & (z_below != 0)).to(tl.int32)
@@ -285,7 +263,6 @@ def backward_cell(
         stride = tl.load(padded + layer)
         units = tl.arange(0, BLOCK)
         mask = units < size
-        has_above = layer + 1 < LAYERS
         after = row_of(layer, step + 1, steps + 1, b, rows_padded)
         own = row_of(layer, 0, 1, b, rows_padded)
         total, dz_sum, dz_from_above = collect(
@@ -304,31 +281,27 @@ def backward_cell(
             active = here & ((z_prev != 0) | (z_below != 0))
             total += tl.load(grad_hidden + emitted * SIZE + units, mask=mask, other=0.0)
 
-            above = tl.where(has_above, layer + 1, 0)
             d_z = dz_sum + dz_from_above + tl.load(grad_boundaries + emitted)
-            d_z += tl.where(has_above, tl.load(dz_below + row_of(above, 0, 1, b, rows_padded)), 0.0)
-            du, to_below = detector_gradient(
-                tl.load(u + after), tl.load(noise + emitted), d_z, tl.load(grad_probs + emitted), z_below,
-                tl.load(scalars), here & (has_above | TOP), MODE, NESTED,
+            du, to_below = through_detector(
+                u, noise, grad_probs, dz_below, d_z, z_below, here, layer, b, rows_padded, after, emitted,
+                tl.load(scalars), LAYERS, MODE, NESTED, TOP,
             )  # fmt: skip
-            ds_f, ds_i, ds_o, ds_g, d_flush, d_open = through_cell(
+            ds, d_flush, d_open = through_cell(
                 h, c, gates, dh, dc, total, z_prev, z_below, here, active, before, after, own, units, mask, stride, SIZE
             )
-            sum_f, sum_i, sum_o, sum_g = load_gates(bias_sums + own * (4 * SIZE), units, stride, mask)
-            store_gates(bias_sums + own * (4 * SIZE), units, stride, mask, sum_f + ds_f, sum_i + ds_i, sum_o + ds_o,
-                        sum_g + ds_g)  # fmt: skip
+            accumulate_gates(bias_sums + own * (GATES * SIZE), units, stride, mask, ds)
             tl.store(bias_last_sums + own, tl.load(bias_last_sums + own) + du)
             if NORM:
                 to_flush, to_open, flags = through_products(
                     products, projected, statistics, gains, gains_last, gradients, detector_gradients, gain_sums,
-                    gain_last_sums, ds_f, ds_i, ds_o, ds_g, du, z_prev, z_below, here, active, layer, step, after, b,
-                    steps, rows_padded, units, mask, stride, (4 * size + 1).to(tl.float32), kappa,
+                    gain_last_sums, ds, du, z_prev, z_below, here, active, layer, step, after, b, steps, rows_padded,
+                    units, mask, stride, (size * GATES + 1).to(tl.float32), kappa,
                     LAYERS, SIZE, KEEP, FULL,
                 )  # fmt: skip
                 d_flush += to_flush
                 d_open += to_open
             else:
-                store_gates(gradients + emitted * (4 * SIZE), units, stride, mask, ds_f, ds_i, ds_o, ds_g)
+                store_gates(gradients + emitted * (GATES * SIZE), units, stride, mask, ds)
                 for product in tl.static_range(3):
                     tl.store(detector_gradients + row_of(layer + product * LAYERS, step, steps, b, rows_padded), du)
                 flags = 7 * active.to(tl.int32)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Optional, Sequence, Tuple
+from typing import List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor
 
-from ..parameters import LayerParameters
+from ..parameters import NUM_GATES, LayerParameters
 from ..recurrence import RecurrenceOptions
 from ..state import HMLSTMState
+from .cell import SAVED
+from .common import SPLIT
 
 SORTED_ROWS = 512  # largest batch whose samples a product can sort: every tile does it again
 
@@ -73,18 +75,19 @@ class Buffers:
     def __init__(self, shape: Shape):
         self.shape = shape
         L, T, R, P = len(shape.sizes), shape.steps, shape.rows, max(shape.padded)
+        rows = NUM_GATES * P
         place = {"device": shape.device}
         operand = {**place, "dtype": shape.dtype}
         zeros, empty = torch.zeros, torch.empty
         self.size_padded = P
-        self.sizes = torch.tensor(shape.sizes, dtype=torch.int32, **place)
-        self.padded = torch.tensor(shape.padded, dtype=torch.int32, **place)
+        self.sizes, self.padded = zeros(L, dtype=torch.int32, **place), zeros(L, dtype=torch.int32, **place)
+        self.load_numbers(self.sizes, shape.sizes), self.load_numbers(self.padded, shape.padded)
         self.scalars = zeros(2, **place)  # slope, detector_grad_scale
-        self.weights = zeros(L, 3, 4 * P, P, **operand)
-        self.input_weight = zeros(4 * shape.padded[0], shape.input_size, **operand)
+        self.weights = zeros(L, 3, rows, P, **operand)
+        self.input_weight = zeros(NUM_GATES * shape.padded[0], shape.input_size, **operand)
         self.detectors, self.input_detector = zeros(L, 3, P, **place), zeros(shape.input_size, **place)
-        self.bias, self.bias_last = zeros(L, 4 * P, **place), zeros(L, **place)
-        self.gains, self.gains_last = zeros(L, 3, 4 * P, **place), zeros(L, 3, **place)
+        self.bias, self.bias_last = zeros(L, rows, **place), zeros(L, **place)
+        self.gains, self.gains_last = zeros(L, 3, rows, **place), zeros(L, 3, **place)
 
         self.x = zeros(T, R, shape.input_size, **operand)
         self.valid = zeros(T, R, dtype=torch.int32, **place)
@@ -98,35 +101,44 @@ class Buffers:
         self.running = zeros(L, T + 1, R, dtype=torch.int32, **place)
         self.boundaries, self.probs = zeros(L, T, R, **place), zeros(L, T, R, **place)
         self.keep = shape.training and shape.layer_norm
-        self.products = empty(T if self.keep else 1, L, 3, R, 4 * P, **place)
-        self.projected = empty(T, R, 4 * P, **place)
+        self.products = empty(T if self.keep else 1, L, 3, R, rows, **place)
+        self.projected = empty(T, R, rows, **place)
         self.projected_last = zeros(T, R, **place)
-        self.gates = empty(L if shape.training else 0, T + 1, R, 4 * P, **place)
+        self.gates = empty(L if shape.training else 0, T + 1, R, int(SAVED) * P, **place)
         self.statistics = empty(L if self.keep else 0, T + 1, R, 9, **place)
         if shape.training:
             self.allocate_gradients(L, T, R, P, place, operand)
 
     def allocate_gradients(self, L, T, R, P, place, operand) -> None:
         zeros = torch.zeros
+        rows = NUM_GATES * P
         kinds = 3 if self.shape.layer_norm else 1  # without, the three products have one gradient
         self.grad_hidden = zeros(L, T, R, P, **place)
         self.grad_boundaries, self.grad_probs = zeros(L, T, R, **place), zeros(L, T, R, **place)
         self.dh, self.dc = zeros(L, R, P, **place), zeros(L, R, P, **place)
         self.dz, self.dz_below = zeros(L, R, **place), zeros(L, R, **place)
         self.sent = zeros(L, T, R, dtype=torch.int32, **place)
-        self.sent_gates = torch.empty(2, L, 3, 4, R, P, **place)
-        self.gradients = zeros(kinds, L, T, R, 4 * P, **operand)
+        self.sent_gates = torch.empty(2, L, 3, int(SPLIT), R, P, **place)
+        self.gradients = zeros(kinds, L, T, R, rows, **operand)
         self.detector_gradients = zeros(3, L, T, R, **place)
-        self.bias_sums, self.bias_last_sums = zeros(L, R, 4 * P, **place), zeros(L, R, **place)
+        self.bias_sums, self.bias_last_sums = zeros(L, R, rows, **place), zeros(L, R, **place)
         norms = L if self.shape.layer_norm else 0
-        self.gain_sums, self.gain_last_sums = zeros(norms, 3, R, 4 * P, **place), zeros(norms, 3, R, **place)
+        self.gain_sums, self.gain_last_sums = zeros(norms, 3, R, rows, **place), zeros(norms, 3, R, **place)
+
+    @staticmethod
+    def load_numbers(target: Tensor, numbers: Sequence[float]) -> None:
+        """Into a vector, one by one: a copy from the host's memory would wait for everything launched before."""
+        for index, number in enumerate(numbers):
+            target[index].fill_(number)
 
     def gate_rows(self, tensor: Tensor, index: int) -> Tensor:
         """(..., 4P, *) or (..., 4P) of a layer, gate rows first, as (4, H, ...)."""
         padded = self.shape.padded[index]
-        return tensor[: 4 * padded].view(4, padded, *tensor.shape[1:])[:, : self.shape.sizes[index]]
+        return tensor[: NUM_GATES * padded].view(NUM_GATES, padded, *tensor.shape[1:])[:, : self.shape.sizes[index]]
 
     def load_weights(self, layers: Sequence[LayerParameters]) -> None:
+        """Into the padded layout. Two lists by dtype, each of which is one kernel where nothing has to be padded."""
+        operands, others = [], []
         for index, layer in enumerate(layers):
             size = self.shape.sizes[index]
             given = (layer.weight_recurrent, layer.weight_top_down, layer.weight_bottom_up)
@@ -138,13 +150,19 @@ class Buffers:
                 is_input = index == 0 and product == 2
                 matrix = self.input_weight if is_input else self.weights[index, product]
                 row = self.input_detector if is_input else self.detectors[index, product]
-                self.gate_rows(matrix, index)[..., :columns].copy_(weight[:-1].view(4, size, columns))
-                row[:columns].copy_(weight[-1])
+                target = self.gate_rows(matrix, index)[..., :columns]
+                operands.append((target, weight[:-1].view(NUM_GATES, size, columns)))
+                others.append((row[:columns], weight[-1]))
                 if gain is not None:
-                    self.gate_rows(self.gains[index, product], index).copy_(gain[:-1].view(4, size))
-                    self.gains_last[index, product].copy_(gain[-1])
-            self.gate_rows(self.bias[index], index).copy_(layer.bias[:-1].view(4, size))
-            self.bias_last[index].copy_(layer.bias[-1])
+                    others += self.vector(self.gains[index, product], self.gains_last[index, product], gain, index)
+            others += self.vector(self.bias[index], self.bias_last[index], layer.bias, index)
+        for pairs in (operands, others):
+            torch._foreach_copy_(*map(list, zip(*pairs)))
+
+    def vector(self, rows: Tensor, last: Tensor, given: Tensor, index: int) -> List[Tuple[Tensor, Tensor]]:
+        """Where the parts of a bias or a gain (4H+1) go: target and source."""
+        parts = given[:-1].view(NUM_GATES, self.shape.sizes[index])
+        return [(self.gate_rows(rows, index), parts), (last, given[-1])]
 
     def load_inputs(
         self,
@@ -156,7 +174,7 @@ class Buffers:
         masks: Optional[Sequence[Tensor]],
     ) -> None:
         batch = self.shape.batch
-        self.scalars.copy_(torch.tensor([options.slope, options.detector_grad_scale]))
+        self.load_numbers(self.scalars, (options.slope, options.detector_grad_scale))
         self.x[:, :batch].copy_(x)
         self.valid[:, :batch].copy_(valid) if valid is not None else self.valid[:, :batch].fill_(1)
         if noise is not None:

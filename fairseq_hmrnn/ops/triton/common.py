@@ -3,19 +3,12 @@
 import triton
 import triton.language as tl
 
+from .cell import GATES
+
 RECURRENT = tl.constexpr(0)
 TOP_DOWN = tl.constexpr(1)
 BOTTOM_UP = tl.constexpr(2)
-STEP = tl.constexpr(0)
-BERNOULLI = tl.constexpr(1)
-SPLIT = tl.constexpr(4)  # the backward product sums over its 4H rows in this many parts, side by side
-
-
-@triton.jit
-def tanh(x):
-    e = tl.exp(-2 * tl.abs(x))
-    y = (1 - e) / (1 + e)
-    return tl.where(x < 0, -y, y)
+SPLIT = GATES  # the backward product sums over its rows gate by gate, side by side
 
 
 @triton.jit
@@ -73,33 +66,57 @@ def add_product(total, a, w, UPCAST: tl.constexpr):
 
 
 @triton.jit
-def load_gates(pointer, units, stride, mask):
-    """Rows f, i, o, g of one sample, 0 where not `mask`."""
-    f = tl.load(pointer + units, mask=mask, other=0.0).to(tl.float32)
-    i = tl.load(pointer + stride + units, mask=mask, other=0.0).to(tl.float32)
-    o = tl.load(pointer + 2 * stride + units, mask=mask, other=0.0).to(tl.float32)
-    g = tl.load(pointer + 3 * stride + units, mask=mask, other=0.0).to(tl.float32)
-    return f, i, o, g
+def load_gates(pointer, units, stride, mask, COUNT: tl.constexpr = GATES):
+    """The rows of all gates, or of COUNT other vectors, of one sample; 0 where not `mask`."""
+    gates = ()
+    for gate in tl.static_range(COUNT):
+        gates += (tl.load(pointer + gate * stride + units, mask=mask, other=0.0).to(tl.float32),)
+    return gates
 
 
 @triton.jit
-def store_gates(pointer, units, stride, mask, f, i, o, g):
-    dtype = pointer.dtype.element_ty
-    tl.store(pointer + units, f.to(dtype), mask=mask)
-    tl.store(pointer + stride + units, i.to(dtype), mask=mask)
-    tl.store(pointer + 2 * stride + units, o.to(dtype), mask=mask)
-    tl.store(pointer + 3 * stride + units, g.to(dtype), mask=mask)
+def store_gates(pointer, units, stride, mask, gates, COUNT: tl.constexpr = GATES):
+    for gate in tl.static_range(COUNT):
+        tl.store(pointer + gate * stride + units, gates[gate].to(pointer.dtype.element_ty), mask=mask)
 
 
 @triton.jit
-def sum_gates(f, i, o, g):
-    return tl.sum(f + i + o + g, 0)
+def accumulate_gates(pointer, units, stride, mask, gates):
+    """Adds to what lies there."""
+    for gate in tl.static_range(GATES):
+        target = pointer + gate * stride + units
+        tl.store(target, tl.load(target, mask=mask, other=0.0) + gates[gate], mask=mask)
 
 
 @triton.jit
-def decision(z_tilde, noise, MODE: tl.constexpr):
-    """Eq. (6); noise is 0.5 for "step"."""
-    if MODE == STEP or MODE == BERNOULLI:
-        return (z_tilde > noise).to(tl.float32)
-    else:
-        return z_tilde
+def gates_where(condition, gates):
+    """0 where the condition does not hold."""
+    kept = ()
+    for gate in tl.static_range(GATES):
+        kept += (tl.where(condition, gates[gate], 0.0),)
+    return kept
+
+
+@triton.jit
+def normalised(gates, mean, rstd):
+    found = ()
+    for gate in tl.static_range(GATES):
+        found += ((gates[gate] - mean) * rstd,)
+    return found
+
+
+@triton.jit
+def multiply_gates(a, b):
+    products = ()
+    for gate in tl.static_range(GATES):
+        products += (a[gate] * b[gate],)
+    return products
+
+
+@triton.jit
+def sum_gates(gates):
+    """Over gates and units."""
+    total = gates[0]
+    for gate in tl.static_range(1, GATES):
+        total += gates[gate]
+    return tl.sum(total, 0)

@@ -3,19 +3,21 @@
 import triton
 import triton.language as tl
 
+from .cell import GATES, SAVED, activate, advance, detect, pre_activation
 from .common import (
     BOTTOM_UP,
     RECURRENT,
     TOP_DOWN,
     add_product,
     choose_rows,
-    decision,
+    gates_where,
     load_gates,
+    multiply_gates,
+    normalised,
     place,
     row_of,
     store_gates,
     sum_gates,
-    tanh,
     wanted,
 )
 
@@ -53,7 +55,7 @@ def forward_products(
     exists = (layer < LAYERS) & (step >= 0) & (step < steps) & (source >= 0) & (source < LAYERS)
     column = tl.program_id(0) * BLOCK_N
     if exists:
-        if column < 4 * tl.load(padded + layer):
+        if column < tl.load(padded + layer) * GATES:
             own = tl.program_id(1) * BLOCK_M + tl.arange(0, BLOCK_M)
             rows = tl.arange(0, ROWS) if SORT else own
             inside = rows < rows_padded
@@ -73,7 +75,7 @@ def forward_products(
                 inner = tl.arange(0, BLOCK_K)
                 outer = column + tl.arange(0, BLOCK_N)
                 first = row_of(source, slot, steps + 1, rows, rows_padded) * SIZE
-                matrix = weights + (layer * 3 + product).to(tl.int64) * (4 * SIZE * SIZE)
+                matrix = weights + (layer * 3 + product).to(tl.int64) * (GATES * SIZE * SIZE)
                 w = matrix + outer[None, :] * SIZE + inner[:, None]
                 total = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
                 end = tl.load(padded + source)
@@ -85,43 +87,37 @@ def forward_products(
                 for k in range(0, end, BLOCK_K):
                     total = add_product(total, tl.load(a + k), tl.load(w + k), UPCAST)
                 target = product_index(layer, product, step, LAYERS, KEEP).to(tl.int64) * rows_padded + rows
-                out = products + target[:, None] * (4 * SIZE) + outer[None, :]
+                out = products + target[:, None] * (GATES * SIZE) + outer[None, :]
                 tl.store(out, total, mask=used[:, None])
 
 
 @triton.jit
 def term(
-    pointer, gains, last, last_gain, units, mask, stride, count, opened, EPS: tl.constexpr, NORM: tl.constexpr
+    pointer, gains, product_last, last_gain, units, mask, stride, count, opened, EPS: tl.constexpr, NORM: tl.constexpr
 ):  # fmt: skip
-    """One product of a sample, normalised over its 4H+1 rows: the rows f, i, o, g, z, the mean and 1 / deviation."""
-    f, i, o, g = load_gates(pointer, units, stride, mask & opened)
-    last = tl.where(opened, last, 0.0)
+    """One product of a sample, normalised over its rows: those of the gates, the detector's, and for the backward pass
+    the mean, 1 / deviation and the detector's row before it was normalised."""
+    gates = load_gates(pointer, units, stride, mask & opened)
+    last = tl.where(opened, product_last, 0.0)
     mean = 0.0
     rstd = 1.0
     if NORM:
-        mean = (sum_gates(f, i, o, g) + last) / count
-        f = tl.where(mask, f - mean, 0.0)
-        i = tl.where(mask, i - mean, 0.0)
-        o = tl.where(mask, o - mean, 0.0)
-        g = tl.where(mask, g - mean, 0.0)
+        mean = (sum_gates(gates) + last) / count
+        gates = gates_where(mask, normalised(gates, mean, 1.0))
         last = last - mean
-        rstd = tl.rsqrt((sum_gates(f * f, i * i, o * o, g * g) + last * last) / count + EPS)
-        gain_f, gain_i, gain_o, gain_g = load_gates(gains, units, stride, mask)
-        f = f * rstd * gain_f
-        i = i * rstd * gain_i
-        o = o * rstd * gain_o
-        g = g * rstd * gain_g
+        rstd = tl.rsqrt((sum_gates(multiply_gates(gates, gates)) + last * last) / count + EPS)
+        gates = multiply_gates(normalised(gates, 0.0, rstd), load_gates(gains, units, stride, mask))
         last = last * rstd * last_gain
-    return f, i, o, g, last, mean, rstd
+    return gates, last, (mean, rstd, product_last)
 
 
 @triton.jit
-def detector_product(hidden, detectors, layer, product, source, slot, slots, b, rows_padded, units, size,
-                     SIZE: tl.constexpr):  # fmt: skip
-    """The detector's row of a product in float32, of a source that is there or else is masked by size 0."""
-    h = tl.load(hidden + row_of(source, slot, slots, b, rows_padded) * SIZE + units, mask=units < size, other=0.0)
+def detector_row(h, detectors, layer, product, source, slot, slots, b, rows_padded, units, size, SIZE: tl.constexpr):
+    """What the detector's row of a product reads, and its weights, in float32; a source that is not there has size
+    0."""
+    read = tl.load(h + row_of(source, slot, slots, b, rows_padded) * SIZE + units, mask=units < size, other=0.0)
     w = tl.load(detectors + (layer * 3 + product) * SIZE + units, mask=units < size, other=0.0)
-    return h, w
+    return read, w
 
 
 @triton.jit
@@ -130,20 +126,18 @@ def recurrent_term(
     wanted, LAYERS: tl.constexpr, SIZE: tl.constexpr, KEEP: tl.constexpr, NORM: tl.constexpr, MASKED: tl.constexpr,
     EPS: tl.constexpr,
 ):  # fmt: skip
-    """U h' of eq. (1), as `term`, with the product's own last row. Without gates (inference, COPY) the detector's row
-    is all there is."""
+    """U h' of eq. (1), as `term`. Without gates (inference, COPY) the detector's row is all there is."""
     mask = units < size
-    h_read, w = detector_product(h, detectors, layer, RECURRENT, layer, step, steps + 1, b, rows_padded, units, size,
-                                 SIZE)  # fmt: skip
+    h_read, w = detector_row(h, detectors, layer, RECURRENT, layer, step, steps + 1, b, rows_padded, units, size, SIZE)
     if MASKED:
         h_read = h_read * tl.load(masks + row_of(layer, 0, 1, b, rows_padded) * SIZE + units, mask=mask, other=0.0)
     last = tl.sum(h_read * w, 0)
     row = product_index(layer, RECURRENT, step, LAYERS, KEEP).to(tl.int64) * rows_padded + b
-    f, i, o, g, u, mean, rstd = term(
-        products + row * (4 * SIZE), gains + (layer * 3) * (4 * SIZE), last, tl.load(gains_last + layer * 3),
+    gates, u, found = term(
+        products + row * (GATES * SIZE), gains + (layer * 3) * (GATES * SIZE), last, tl.load(gains_last + layer * 3),
         units, mask, stride, count, wanted != 0, EPS, NORM,
     )  # fmt: skip
-    return f, i, o, g, u if NORM else last, mean, rstd, last
+    return gates, u if NORM else last, found
 
 
 @triton.jit
@@ -151,20 +145,18 @@ def top_down_term(
     products, h, detectors, gains, gains_last, sizes, layer, step, steps, b, rows_padded, units, size, stride, count,
     wanted, LAYERS: tl.constexpr, SIZE: tl.constexpr, KEEP: tl.constexpr, NORM: tl.constexpr, EPS: tl.constexpr,
 ):  # fmt: skip
-    """V h_above' of eq. (1), as `term`, with the product's own last row."""
+    """V h_above' of eq. (1), as `term`."""
     has_above = layer + 1 < LAYERS
     above = tl.where(has_above, layer + 1, 0)
     size_above = tl.where(has_above & (wanted != 0), tl.load(sizes + above), 0)
-    h_above, w = detector_product(h, detectors, layer, TOP_DOWN, above, step, steps + 1, b, rows_padded, units,
-                                  size_above, SIZE)  # fmt: skip
-    last = tl.sum(h_above * w, 0)
+    h_above, w = detector_row(h, detectors, layer, TOP_DOWN, above, step, steps + 1, b, rows_padded, units, size_above,
+                              SIZE)  # fmt: skip
     row = product_index(layer, TOP_DOWN, step, LAYERS, KEEP).to(tl.int64) * rows_padded + b
-    f, i, o, g, u, mean, rstd = term(
-        products + row * (4 * SIZE), gains + (layer * 3 + TOP_DOWN) * (4 * SIZE), last,
+    return term(
+        products + row * (GATES * SIZE), gains + (layer * 3 + TOP_DOWN) * (GATES * SIZE), tl.sum(h_above * w, 0),
         tl.load(gains_last + layer * 3 + TOP_DOWN), units, units < size, stride, count, (wanted != 0) & has_above, EPS,
         NORM,
     )  # fmt: skip
-    return f, i, o, g, u, mean, rstd, last
 
 
 @triton.jit
@@ -173,42 +165,55 @@ def bottom_up_term(
     units, size, stride, count, wanted,
     LAYERS: tl.constexpr, SIZE: tl.constexpr, KEEP: tl.constexpr, NORM: tl.constexpr, EPS: tl.constexpr,
 ):  # fmt: skip
-    """W h_below of eq. (1), in layer 1 of the input, as `term`, with the product's own last row."""
+    """W h_below of eq. (1), in layer 1 of the input, as `term`."""
     has_below = layer > 0
     below = tl.where(has_below, layer - 1, 0)
     size_below = tl.where(has_below & (wanted != 0), tl.load(sizes + below), 0)
-    h_below, w = detector_product(h, detectors, layer, BOTTOM_UP, below, step + 1, steps + 1, b, rows_padded,
-                                  units, size_below, SIZE)  # fmt: skip
+    h_below, w = detector_row(h, detectors, layer, BOTTOM_UP, below, step + 1, steps + 1, b, rows_padded, units,
+                              size_below, SIZE)  # fmt: skip
     input_row = step.to(tl.int64) * rows_padded + b
     last = tl.where(has_below, tl.sum(h_below * w, 0), tl.load(projected_last + input_row))
     row = product_index(layer, BOTTOM_UP, step, LAYERS, KEEP).to(tl.int64) * rows_padded + b
     if has_below:
-        bottom = products + row * (4 * SIZE)
+        bottom = products + row * (GATES * SIZE)
     else:
-        bottom = projected + input_row * (4 * SIZE)
-    f, i, o, g, u, mean, rstd = term(
-        bottom, gains + (layer * 3 + BOTTOM_UP) * (4 * SIZE), last,
-        tl.load(gains_last + layer * 3 + BOTTOM_UP), units, units < size, stride, count, wanted != 0, EPS, NORM,
+        bottom = projected + input_row * (GATES * SIZE)
+    return term(
+        bottom, gains + (layer * 3 + BOTTOM_UP) * (GATES * SIZE), last, tl.load(gains_last + layer * 3 + BOTTOM_UP),
+        units, units < size, stride, count, wanted != 0, EPS, NORM,
     )  # fmt: skip
-    return f, i, o, g, u, mean, rstd, last
 
 
 @triton.jit
-def detect(
-    logit, z, boundaries, probs, noise, layer, z_prev, z_below, here, slope, after, emitted,
+def store_state(
+    h, hidden, read, mask_of_h, c, gates, z_prev, z_below, keep, before, after, units, mask, SIZE: tl.constexpr,
+    MASKED: tl.constexpr, HALF: tl.constexpr,
+):  # fmt: skip
+    """Stores h and c, bit for bit those of the step before where `keep`, and h as products read it."""
+    h_prev = tl.load(h + before * SIZE + units, mask=mask, other=0.0)
+    c_prev = tl.load(c + before * SIZE + units, mask=mask, other=0.0)
+    h_next, c_next = advance(gates, h_prev, c_prev, z_prev, z_below)
+    c_next = tl.where(keep, c_prev, c_next)
+    h_next = tl.where(keep, h_prev, h_next)
+    tl.store(c + after * SIZE + units, c_next, mask=mask)
+    tl.store(h + after * SIZE + units, h_next, mask=mask)
+    if HALF:
+        tl.store(hidden + after * SIZE + units, h_next.to(hidden.dtype.element_ty), mask=mask)
+    if MASKED:
+        factor = tl.load(mask_of_h + units, mask=mask, other=0.0)
+        tl.store(read + after * SIZE + units, (h_next * factor).to(read.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def emit(
+    u, z, boundaries, probs, noise, layer, z_prev, z_below, here, slope, after, emitted,
     LAYERS: tl.constexpr, MODE: tl.constexpr, NESTED: tl.constexpr, TOP: tl.constexpr,
 ):  # fmt: skip
-    """Eq. (5) and (6); stores z and what is emitted."""
+    """Stores the boundary and what is emitted of it."""
+    z_new, z_tilde = detect(u, tl.load(noise + emitted), z_below, slope, MODE, NESTED)
     has_detector = (layer + 1 < LAYERS) | TOP
-    # A NaN stays one, where clamping would hide it
-    p = (slope * logit + 1) / 2
-    z_tilde = tl.where(p > 1, 1.0, tl.where(p < 0, 0.0, p))
-    z_new = decision(z_tilde, tl.load(noise + emitted), MODE)
-    if NESTED:
-        z_tilde = z_below * z_tilde
-        z_new = z_below * z_new
-    z_tilde = tl.where(has_detector, z_tilde, 0.0)
     z_new = tl.where(has_detector, z_new, 0.0)
+    z_tilde = tl.where(has_detector, z_tilde, 0.0)
     tl.store(boundaries + emitted, tl.where(here != 0, z_new, 0.0))
     tl.store(probs + emitted, tl.where(here != 0, z_tilde, 0.0))
     tl.store(z + after, tl.where(here != 0, z_new, z_prev))
@@ -216,7 +221,7 @@ def detect(
 
 @triton.jit(do_not_specialize=["phase", "steps"])
 def forward_cell(
-    products, projected, projected_last, h, operand, read, masks, c, z, u, running, gates, statistics,
+    products, projected, projected_last, h, hidden, read, masks, c, z, u, running, gates, statistics,
     valid, noise, boundaries, probs, detectors, bias, bias_last, gains, gains_last, sizes, padded,
     scalars, phase, steps, rows_padded,
     LAYERS: tl.constexpr, SIZE: tl.constexpr, BLOCK: tl.constexpr, KEEP: tl.constexpr, TRAINING: tl.constexpr,
@@ -231,7 +236,7 @@ def forward_cell(
         stride = tl.load(padded + layer)
         units = tl.arange(0, BLOCK)
         mask = units < size
-        count = (4 * size + 1).to(tl.float32)
+        count = (size * GATES + 1).to(tl.float32)
         before = row_of(layer, step, steps + 1, b, rows_padded)
         after = before + rows_padded
         here = tl.load(valid + step * rows_padded + b)
@@ -240,84 +245,56 @@ def forward_cell(
         run = tl.load(running + before)
         recurrent, top_down, bottom_up, again = wanted(z_prev, z_below, here, run, TRAINING, NORM, SKIP)
         copied = (here != 0) & (z_prev == 0) & (z_below == 0)
-        s_f, s_i, s_o, s_g, s_u, mean_r, rstd_r, last_r = recurrent_term(
+        recurrent_gates, recurrent_u, found_r = recurrent_term(
             products, h, masks, detectors, gains, gains_last, layer, step, steps, b, rows_padded, units, size, stride,
             count, recurrent, LAYERS, SIZE, KEEP, NORM, MASKED, EPS,
         )  # fmt: skip
-        t_f, t_i, t_o, t_g, t_u, mean_t, rstd_t, last_t = top_down_term(
+        top_down_gates, top_down_u, found_t = top_down_term(
             products, h, detectors, gains, gains_last, sizes, layer, step, steps, b, rows_padded, units, size, stride,
             count, top_down, LAYERS, SIZE, KEEP, NORM, EPS,
         )  # fmt: skip
-        b_f, b_i, b_o, b_g, b_u, mean_b, rstd_b, last_b = bottom_up_term(
+        bottom_up_gates, bottom_up_u, found_b = bottom_up_term(
             products, projected, projected_last, h, detectors, gains, gains_last, sizes, layer, step, steps, b,
             rows_padded, units, size, stride, count, bottom_up, LAYERS, SIZE, KEEP, NORM, EPS,
         )  # fmt: skip
 
-        # (1) and (2); a closed term is exactly zero, whatever is behind the gate
-        bias_f, bias_i, bias_o, bias_g = load_gates(bias + layer * (4 * SIZE), units, stride, mask)
-        open_t = z_prev != 0
-        open_b = z_below != 0
-        f = tl.sigmoid(s_f + bias_f + tl.where(open_t, z_prev * t_f, 0.0) + tl.where(open_b, z_below * b_f, 0.0))
-        i = tl.sigmoid(s_i + bias_i + tl.where(open_t, z_prev * t_i, 0.0) + tl.where(open_b, z_below * b_i, 0.0))
-        o = tl.sigmoid(s_o + bias_o + tl.where(open_t, z_prev * t_o, 0.0) + tl.where(open_b, z_below * b_o, 0.0))
-        g = tanh(s_g + bias_g + tl.where(open_t, z_prev * t_g, 0.0) + tl.where(open_b, z_below * b_g, 0.0))
-        logit = s_u + tl.load(bias_last + layer)
-        logit += tl.where(open_t, z_prev * t_u, 0.0) + tl.where(open_b, z_below * b_u, 0.0)
+        biases = load_gates(bias + layer * (GATES * SIZE), units, stride, mask)
+        s = ()
+        for gate in tl.static_range(GATES):
+            s += (pre_activation(recurrent_gates[gate], top_down_gates[gate], bottom_up_gates[gate], biases[gate],
+                                 z_prev, z_below),)  # fmt: skip
+        activated = activate(s)
+        logit = pre_activation(recurrent_u, top_down_u, bottom_up_u, tl.load(bias_last + layer), z_prev, z_below)
         logit = tl.where(again | (here == 0), tl.load(u + before), logit)
 
-        # (3) and (4)
-        h_prev = tl.load(h + before * SIZE + units, mask=mask, other=0.0)
-        c_prev = tl.load(c + before * SIZE + units, mask=mask, other=0.0)
-        update = (1 - z_prev) * z_below
-        copy = (1 - z_prev) * (1 - z_below)
-        c_next = update * (f * c_prev + i * g) + copy * c_prev + z_prev * (i * g)
-        h_next = copy * h_prev + (1 - copy) * (o * tanh(c_next))
-        keep = copied | (here == 0)
-        c_next = tl.where(keep, c_prev, c_next)
-        h_next = tl.where(keep, h_prev, h_next)
-        tl.store(c + after * SIZE + units, c_next, mask=mask)
-        tl.store(h + after * SIZE + units, h_next, mask=mask)
-        if HALF:
-            tl.store(operand + after * SIZE + units, h_next.to(operand.dtype.element_ty), mask=mask)
-        if MASKED:
-            factor = tl.load(masks + row_of(layer, 0, 1, b, rows_padded) * SIZE + units, mask=mask, other=0.0)
-            tl.store(read + after * SIZE + units, (h_next * factor).to(read.dtype.element_ty), mask=mask)
-
-        detect(logit, z, boundaries, probs, noise, layer, z_prev, z_below, here, tl.load(scalars), after,
-               row_of(layer, step, steps, b, rows_padded), LAYERS, MODE, NESTED, TOP)  # fmt: skip
+        store_state(h, hidden, read, masks + row_of(layer, 0, 1, b, rows_padded) * SIZE, c, activated, z_prev, z_below,
+                    copied | (here == 0), before, after, units, mask, SIZE, MASKED, HALF)  # fmt: skip
+        emit(logit, z, boundaries, probs, noise, layer, z_prev, z_below, here, tl.load(scalars), after,
+             row_of(layer, step, steps, b, rows_padded), LAYERS, MODE, NESTED, TOP)  # fmt: skip
         tl.store(u + after, logit)
         tl.store(running + after, copied.to(tl.int32))
         if TRAINING:
-            keep_gates(gates, f, i, o, g, again, before, after, units, stride, mask, SIZE)
+            keep_saved(gates, activated, again, before, after, units, stride, mask, SIZE)
             if NORM:
-                keep_statistics(statistics, again, before, after, mean_r, rstd_r, last_r, mean_t, rstd_t, last_t,
-                                mean_b, rstd_b, last_b)  # fmt: skip
+                keep_statistics(statistics, again, before, after, found_r, found_t, found_b)
 
 
 @triton.jit
-def keep_gates(gates, f, i, o, g, again, before, after, units, stride, mask, SIZE: tl.constexpr):
+def keep_saved(gates, activated, again, before, after, units, stride, mask, SIZE: tl.constexpr):
     """The gates for the backward pass; within a run of COPY steps those of its first step."""
-    old_f, old_i, old_o, old_g = load_gates(gates + before * (4 * SIZE), units, stride, mask & again)
-    f = tl.where(again, old_f, f)
-    i = tl.where(again, old_i, i)
-    o = tl.where(again, old_o, o)
-    g = tl.where(again, old_g, g)
-    store_gates(gates + after * (4 * SIZE), units, stride, mask, f, i, o, g)
+    old = load_gates(gates + before * (SAVED * SIZE), units, stride, mask & again, SAVED)
+    kept = ()
+    for vector in tl.static_range(SAVED):
+        kept += (tl.where(again, old[vector], activated[vector]),)
+    store_gates(gates + after * (SAVED * SIZE), units, stride, mask, kept, SAVED)
 
 
 @triton.jit
-def keep_statistics(
-    statistics, again, before, after, mean_r, rstd_r, last_r, mean_t, rstd_t, last_t, mean_b, rstd_b, last_b
-):
-    """Mean, 1/deviation and last row of the three products; those of the recurrent one go with the gates of a run."""
-    found = statistics + before * 9
+def keep_statistics(statistics, again, before, after, recurrent, top_down, bottom_up):
+    """What `term` found of the three products; that of the recurrent one goes with the gates of a run."""
+    old = statistics + before * 9
     new = statistics + after * 9
-    tl.store(new + 0, tl.where(again, tl.load(found + 0), mean_r))
-    tl.store(new + 1, tl.where(again, tl.load(found + 1), rstd_r))
-    tl.store(new + 2, tl.where(again, tl.load(found + 2), last_r))
-    tl.store(new + 3, mean_t)
-    tl.store(new + 4, rstd_t)
-    tl.store(new + 5, last_t)
-    tl.store(new + 6, mean_b)
-    tl.store(new + 7, rstd_b)
-    tl.store(new + 8, last_b)
+    for index in tl.static_range(3):
+        tl.store(new + index, tl.where(again, tl.load(old + index), recurrent[index]))
+        tl.store(new + 3 + index, top_down[index])
+        tl.store(new + 6 + index, bottom_up[index])

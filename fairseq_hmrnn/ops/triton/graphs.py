@@ -10,53 +10,73 @@ from typing import Callable, Dict, Hashable, List, Optional, Sequence, Tuple
 import torch
 from torch import Tensor
 
-from ..parameters import LayerParameters
 from .buffers import Buffers, Shape
 from .launch import Launcher
 
 IDLE = 4  # buffers kept for later calls; a training run on texts of one length needs one or two
 
 
+Results = Sequence[Optional[Tensor]]
+
+
+def capturable(device: torch.device) -> bool:
+    """Whether what is launched there can become a CUDA graph of its own."""
+    return device.type == "cuda" and not torch.cuda.is_current_stream_capturing()
+
+
+def current_stream(device: torch.device) -> int:
+    """What tells streams apart: buffers of one stream must not be used on another while it runs."""
+    return torch.cuda.current_stream(device).cuda_stream
+
+
+def capture(function: Callable[[], Results]) -> Tuple[Callable[[], None], Results]:
+    """A function as a CUDA graph: what replays it, and its results, which every replay writes anew. It must read and
+    write memory that stays in place."""
+    graph = torch.cuda.CUDAGraph()
+    # Other threads, such as a data loader's, may allocate meanwhile.
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        results = function()
+    return graph.replay, results
+
+
 class _Graph:
     """A function of fixed memory: called the first time, which compiles its kernels; then captured; then replayed."""
 
-    def __init__(self, function: Callable[[], Sequence[Optional[Tensor]]]):
-        self.function, self.calls, self.graph, self.results = function, 0, None, ()
+    def __init__(self, function: Callable[[], Results]):
+        self.function, self.called = function, False
+        self.replay: Optional[Callable[[], None]] = None
+        self.results: Results = ()
 
     def __call__(self) -> List[Optional[Tensor]]:
-        self.calls += 1
-        if self.calls == 1 or torch.cuda.is_current_stream_capturing():
+        if not self.called:
+            self.called = True
             return list(self.function())
-        if self.graph is None:
-            graph = torch.cuda.CUDAGraph()
-            # Other threads, such as a data loader's, may allocate meanwhile.
-            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-                self.results = self.function()
-            self.graph = graph
-        self.graph.replay()
+        if self.replay is None:
+            self.replay, self.results = capture(self.function)
+        self.replay()
         return [None if t is None else t.clone() for t in self.results]
 
 
 class Workspace:
-    """Buffers and what runs over them, for one shape and weights at one place."""
+    """Buffers and what runs over them, for one shape. A call loads its weights and inputs into the buffers first, so
+    that graphs read nothing else: under autocast weights are cast anew, to another place, by every call."""
 
-    def __init__(self, shape: Shape, layers: Sequence[LayerParameters], use_graphs: bool):
+    def __init__(self, shape: Shape, use_graphs: bool):
         self.buffers, self.use_graphs = Buffers(shape), use_graphs
         self.launcher = Launcher(self.buffers)
         self.graphs: Dict[Hashable, _Graph] = {}
-        # In a graph the weights are read from where they are now; the key of the pool holds their addresses.
-        self.layers = layers
 
-    def run(self, name: Hashable, function: Callable[[], Sequence[Optional[Tensor]]]) -> List[Optional[Tensor]]:
-        if not self.use_graphs:
+    def run(self, name: Hashable, function: Callable[[], Results]) -> List[Optional[Tensor]]:
+        if not self.use_graphs or not capturable(self.buffers.shape.device):
             return list(function())
-        return self.graphs.setdefault(name, _Graph(function))()
+        if name not in self.graphs:
+            self.graphs[name] = _Graph(function)
+        return self.graphs[name]()
 
     def forward(self) -> None:
         self.run("forward", self._forward)
 
-    def _forward(self) -> Tuple[Tensor, ...]:
-        self.buffers.load_weights(self.layers)
+    def _forward(self) -> Results:
         self.launcher.forward()
         return ()
 
@@ -105,10 +125,9 @@ class Lease:
             weakref.finalize(self, pool.give_back, key, workspace).atexit = False
 
 
-def lease(shape: Shape, layers: Sequence[LayerParameters], use_graphs: bool) -> Lease:
-    """With graphs, a workspace that ran before over the same weights on this stream, if one is at rest."""
-    if not use_graphs or torch.cuda.is_current_stream_capturing():
-        return Lease(Workspace(shape, layers, False), None)
-    addresses = tuple(None if t is None else t.data_ptr() for layer in layers for t in layer)
-    key = (shape, addresses, torch.cuda.current_stream(shape.device).cuda_stream)
-    return Lease(pool.take(key) or Workspace(shape, layers, True), key)
+def lease(shape: Shape, use_graphs: bool) -> Lease:
+    """With graphs, a workspace that ran before on this stream, if one is at rest."""
+    if not use_graphs or not capturable(shape.device):
+        return Lease(Workspace(shape, False), None)
+    key = (shape, current_stream(shape.device))
+    return Lease(pool.take(key) or Workspace(shape, True), key)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import List, Optional
+import math
+from typing import Any, Dict, List, Optional
 
 import torch
 import triton
 from torch import Tensor
 
 from ..boundary import BOUNDARY_MODES
+from ..parameters import NUM_GATES, num_rows
 from ..reference import LAYER_NORM_EPS
 from .backward import backward_cell, backward_products
 from .buffers import SORTED_ROWS, Buffers
@@ -24,7 +26,7 @@ def float32_product(a: Tensor, b: Tensor) -> Tensor:
 
 
 class Launcher:
-    """The constants of all launches over some buffers."""
+    """The launches over some buffers. A kernel's arguments are the buffers of their names, sizes and constants."""
 
     def __init__(self, buffers: Buffers):
         shape = buffers.shape
@@ -64,26 +66,30 @@ class Launcher:
     def block_k(self) -> int:
         return min(self.shape.granule, 32 if self.shape.dtype == torch.float32 else 64)
 
+    def arguments(self, kernel) -> Dict[str, Any]:
+        """What is the same at every launch of a kernel: steps, samples, and the buffers that it names."""
+        buffers = {name: value for name, value in vars(self.buffers).items() if name in kernel.arg_names}
+        return dict(**buffers, steps=self.shape.steps, rows_padded=self.shape.rows)
+
     def forward(self) -> None:
         b, shape = self.buffers, self.shape
         x = b.x.view(-1, shape.input_size)
-        width = 4 * shape.padded[0]
+        width = NUM_GATES * shape.padded[0]
         b.projected.view(-1, b.projected.size(2))[:, :width].copy_(float32_product(x, b.input_weight.t()))
         torch.mv(x.float(), b.input_detector, out=b.projected_last.view(-1))
-        columns = 4 * b.size_padded
-        grid = (columns // 64, self.tiles, 3 * self.pairs)
+        block_n = math.gcd(64, NUM_GATES * shape.granule)  # no block may reach into the padding behind a layer's rows
+        grid = (NUM_GATES * b.size_padded // block_n, self.tiles, 3 * self.pairs)
+        products = dict(
+            **self.arguments(forward_products), **self.skipping, **self.product_constants, KEEP=b.keep, BLOCK_N=block_n,
+            BLOCK_K=self.block_k,
+        )  # fmt: skip
+        cell = dict(
+            **self.arguments(forward_cell), **self.skipping, **self.cell_constants, HALF=b.hidden is not b.h,
+            EPS=LAYER_NORM_EPS,
+        )  # fmt: skip
         for phase in range(self.last_phase + 1):
-            forward_products[grid](
-                b.weights, b.read, b.hidden, b.products, b.z, b.valid, b.running, b.padded,
-                phase, shape.steps, shape.rows, KEEP=b.keep, BLOCK_N=64, BLOCK_K=self.block_k,
-                **self.skipping, **self.product_constants,
-            )  # fmt: skip
-            forward_cell[(shape.batch, self.pairs)](
-                b.products, b.projected, b.projected_last, b.h, b.hidden, b.read, b.masks, b.c, b.z, b.u, b.running,
-                b.gates, b.statistics, b.valid, b.noise, b.boundaries, b.probs, b.detectors, b.bias, b.bias_last,
-                b.gains, b.gains_last, b.sizes, b.padded, b.scalars, phase, shape.steps, shape.rows,
-                HALF=b.hidden is not b.h, EPS=LAYER_NORM_EPS, **self.skipping, **self.cell_constants,
-            )  # fmt: skip
+            forward_products[grid](phase=phase, **products)
+            forward_cell[(shape.batch, self.pairs)](phase=phase, **cell)
 
     def backward(self) -> None:
         """From the gradients in the buffers to those of the state before the first step, of all gates, and the sums
@@ -92,24 +98,19 @@ class Launcher:
         for total in (b.bias_sums, b.bias_last_sums, b.gain_sums, b.gain_last_sums):
             total.zero_()
         grid = (b.size_padded // shape.granule, self.tiles, int(SPLIT) * 3 * self.pairs)
+        cell = dict(**self.arguments(backward_cell), **self.cell_constants, FULL=shape.full)
+        products = dict(
+            **self.arguments(backward_products), **self.product_constants, BLOCK_N=shape.granule, BLOCK_K=self.block_k
+        )
         for phase in range(self.last_phase, -3, -1):
-            backward_cell[(shape.batch, self.pairs)](
-                b.products, b.projected, b.h, b.masks, b.c, b.z, b.u, b.gates, b.statistics, b.valid, b.noise,
-                b.detectors, b.gains, b.gains_last, b.grad_hidden, b.grad_boundaries, b.grad_probs, b.dh, b.dc, b.dz,
-                b.dz_below, b.sent, b.sent_gates, b.gradients, b.detector_gradients, b.bias_sums, b.bias_last_sums,
-                b.gain_sums, b.gain_last_sums, b.sizes, b.padded, b.scalars, phase, shape.steps, shape.rows,
-                FULL=shape.full, **self.cell_constants,
-            )  # fmt: skip
+            backward_cell[(shape.batch, self.pairs)](phase=phase, **cell)
             if phase >= 0:
-                backward_products[grid](
-                    b.weights, b.gradients, b.sent, b.sent_gates, b.padded, phase, shape.steps, shape.rows,
-                    BLOCK_N=shape.granule, BLOCK_K=self.block_k, **self.product_constants,
-                )  # fmt: skip
+                backward_products[grid](phase=phase, **products)
 
     def kind(self, index: int, product: int) -> Tensor:
         """Gradients of a product's gate rows, all steps, (T R, 4 padded)."""
         whole = self.buffers.gradients[product if self.shape.layer_norm else 0, index]
-        return whole.view(-1, whole.size(2))[:, : 4 * self.shape.padded[index]]
+        return whole.view(-1, whole.size(2))[:, : NUM_GATES * self.shape.padded[index]]
 
     def source(self, index: int, product: int) -> Tensor:
         """What a product read at every step, times its gate without layer normalisation, (T R, columns)."""
@@ -129,8 +130,8 @@ class Launcher:
         """(4H+1, columns)"""
         source, size = self.source(index, product), self.shape.sizes[index]
         gates = torch.mm(self.kind(index, product).t(), source)
-        grad = gates.new_empty(4 * size + 1, source.size(1))
-        grad[:-1].view(4, size, -1).copy_(self.buffers.gate_rows(gates, index))
+        grad = gates.new_empty(num_rows(size), source.size(1))
+        grad[:-1].view(NUM_GATES, size, -1).copy_(self.buffers.gate_rows(gates, index))
         grad[-1] = torch.mv(source.float().t(), self.buffers.detector_gradients[product, index].view(-1))
         return grad
 

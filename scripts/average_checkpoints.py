@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch  # noqa: E402
 from fairseq import checkpoint_utils  # noqa: E402
 
-import fairseq_hmrnn  # noqa: E402, F401  (safe loading)
+from fairseq_hmrnn.checkpoints import check_finite  # noqa: E402
 
 KEPT = ("args", "cfg", "criterion", "optimizer_history", "task_state")
 
@@ -64,6 +64,7 @@ def average(paths):
     for path in paths:
         checkpoint = checkpoint_utils.load_checkpoint_to_cpu(str(path))
         model = checkpoint["model"]
+        check_finite(str(path), model)
         if sums and {k: v.shape for k, v in model.items()} != {k: v.shape for k, v in sums.items()}:
             sys.exit(f"average_checkpoints: {path} is of another model than {paths[0]}")
         for key, tensor in model.items():

@@ -11,6 +11,7 @@ from fairseq.dataclass import ChoiceEnum
 from fairseq.sequence_scorer import SequenceScorer
 from fairseq.tasks import register_task
 
+from ..checkpoints import is_dictionary
 from ..compat import keep_prompt_spaces
 from ..data.characters import CharacterCodec, CharacterDictionary, is_character_dictionary
 from ..generation import PromptedGenerator
@@ -50,6 +51,8 @@ class HMLSTMLanguageModelingTask(StatefulLanguageModelingTask):
         """The dictionaries of the data folder, or of a checkpoint whose `task_state` is given."""
         if task_state and "dictionary" in task_state:
             source = task_state["dictionary"]
+            if not is_dictionary(source):  # a name of a file, for instance, is never opened
+                raise ValueError("the dictionary in a checkpoint must be a list of symbols and counts")
         elif args.data:
             source = os.path.join(utils.split_paths(args.data)[0], "dict.txt")
             if not os.path.exists(source):

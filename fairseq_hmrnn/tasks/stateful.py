@@ -18,6 +18,7 @@ from ..data.streams import (
     read_tokens,
     refuse_streams,
 )
+from ..resumption import keep_batches
 
 
 @dataclass
@@ -91,7 +92,8 @@ class StatefulLanguageModelingTask(LanguageModelingTask):
         """For streams: max_sentences of them, or as many windows as max_tokens hold, for every one of num_shards."""
         if not isinstance(dataset, StreamDataset):
             shard = {"seed": seed, "num_shards": num_shards, "shard_id": shard_id, "epoch": epoch}
-            return refuse_streams(super().get_batch_iterator(dataset, max_tokens, max_sentences, **shard, **kwargs))
+            options = {"max_tokens": max_tokens, "max_sentences": max_sentences, **shard, **kwargs}
+            return refuse_streams(keep_batches(self, super().get_batch_iterator, dataset, **options))
         streams = self._count_streams(max_sentences, max_tokens)
         rows = range(shard_id * streams, (shard_id + 1) * streams)
         return StreamBatchIterator(

@@ -10,7 +10,8 @@ import pytest
 import torch
 from fairseq import checkpoint_utils
 
-from fairseq_hmrnn.compat import UnsafeCheckpointError, check_checkpoint, pickled_globals
+from fairseq_hmrnn.archive import pickled_globals
+from fairseq_hmrnn.checkpoints import UnsafeCheckpointError, check_checkpoint
 
 
 def test_wants_are_found_in_every_pickle_protocol_without_running_anything(tmp_path):

@@ -127,7 +127,7 @@ def drop_unnamed_codec(cfg, overrides: Dict[str, Any]) -> Optional[str]:
     fields = OmegaConf.structured(registry[name]) if name in registry else OmegaConf.create({})
     with open_dict(fields):
         fields._name = name
-        files = {field: value for field, value in overrides.items() if field in fields and field != "bpe"}
+        files = {field: overrides[field] for field in fields.keys() if field in overrides}  # missing ones are not `in` it
         fields.update(files)
     named = name in _CODECS_WITHOUT_FILES or any(os.path.isfile(str(value)) for value in files.values())
     with open_dict(cfg):

@@ -30,6 +30,7 @@ def allow_in_torch() -> None:
             argparse.Namespace,
             collections.defaultdict,
             collections.deque,
+            bytes,
             complex,
             dict,
             frozenset,

@@ -127,7 +127,8 @@ def drop_unnamed_codec(cfg, overrides: Dict[str, Any]) -> Optional[str]:
     fields = OmegaConf.structured(registry[name]) if name in registry else OmegaConf.create({})
     with open_dict(fields):
         fields._name = name
-        files = {field: overrides[field] for field in fields.keys() if field in overrides}  # missing ones are not `in` it
+        names = list(fields.keys())  # of fields without a value too, which are not `in` it
+        files = {field: overrides[field] for field in names if field in overrides}
         fields.update(files)
     named = name in _CODECS_WITHOUT_FILES or any(os.path.isfile(str(value)) for value in files.values())
     with open_dict(cfg):

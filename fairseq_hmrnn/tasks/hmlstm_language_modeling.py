@@ -84,6 +84,8 @@ class HMLSTMLanguageModelingTask(StatefulLanguageModelingTask):
         except FileNotFoundError as error:
             folders = utils.split_paths(self.args.data)
             folder = folders[(epoch - 1) % len(folders)]
+            if os.path.exists(f"{folder}/{split}.idx"):
+                raise
             found = sorted(name[:-4] for name in os.listdir(folder) if name.endswith(".idx"))
             found = ", ".join(found) or "no prepared text"
             raise FileNotFoundError(f"no {split}.idx in {folder}; it has: {found}") from error

@@ -9,6 +9,7 @@ from fairseq.distributed import utils as distributed_utils
 from fairseq.tasks.language_modeling import LanguageModelingConfig, LanguageModelingTask
 from omegaconf import II
 
+from ..data.indexed import check_split
 from ..data.streams import (
     CarriedRows,
     StreamBatches,
@@ -75,11 +76,12 @@ class StatefulLanguageModelingTask(LanguageModelingTask):
         return model
 
     def load_dataset(self, split, epoch=1, combine=False, **kwargs):
-        """With --stateful the split becomes one sequence of symbols."""
-        if not self.args.stateful:
-            return super().load_dataset(split, epoch, combine, **kwargs)
+        """With --stateful the split becomes one sequence of symbols. ValueError for files that are not whole."""
         folders = utils.split_paths(self.args.data)
         path = f"{folders[(epoch - 1) % len(folders)]}/{split}"
+        check_split(path, self.dictionary, combine)
+        if not self.args.stateful:
+            return super().load_dataset(split, epoch, combine, **kwargs)
         indexed = data_utils.load_indexed_dataset(path, self.dictionary, self.args.dataset_impl, combine=combine)
         if indexed is None:
             raise FileNotFoundError(f"no {path}.idx")

@@ -220,6 +220,6 @@ def _checksum(file: BinaryIO, member: zipfile.ZipInfo, reader, name: str) -> int
 
 
 def first_line(error: BaseException) -> str:
-    """An error's kind and the first line of what it says."""
-    lines = str(error).splitlines() or [""]
-    return f"{type(error).__name__}: {lines[0][:200]}" if lines[0] else type(error).__name__
+    """An error's kind and the beginning of what it says, in one line."""
+    said = " ".join(str(error).split("\n    full_key")[0].split())
+    return f"{type(error).__name__}: {said[:250]}" if said else type(error).__name__

@@ -6,6 +6,7 @@ before they are used for anything but training.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import functools
 import logging
@@ -20,7 +21,7 @@ from fairseq.models import ARCH_MODEL_REGISTRY, MODEL_REGISTRY
 from fairseq.registry import REGISTRIES
 from fairseq.tasks import TASK_REGISTRY
 from omegaconf import OmegaConf, open_dict
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from . import compat
 from .archive import EARLIER, UnsafeCheckpointError, check_checkpoint, first_line
@@ -80,7 +81,7 @@ def _registered(cfg) -> Dict[str, Any]:
     }
 
 
-def _check_use(path: str, checkpoint: Dict[str, Any]) -> None:
+def _prepare_use(path: str, checkpoint: Dict[str, Any], overrides: Dict[str, Any]) -> None:
     """UnsafeCheckpointError if its model and task cannot be set up, or its dictionary is not data."""
     cfg = settings(checkpoint)
     if cfg is None:
@@ -92,6 +93,20 @@ def _check_use(path: str, checkpoint: Dict[str, Any]) -> None:
             raise UnsafeCheckpointError(f"{path} names an unknown {kind}, {ascii(name)}: give its plugin's --user-dir")
     if "task" in _needed and is_of_this_package(classes["task"]):
         _check_dictionary(path, checkpoint.get("task_state"))
+    if is_of_this_package(classes["model"]):
+        forget_files(cfg, overrides)
+
+
+def forget_files(cfg, overrides: Dict[str, Any]) -> None:
+    """Have no file be opened that a checkpoint names and the user (`overrides`) does not: those that its model was
+    started from, whose weights it has, and one for replacing unknown words."""
+    with open_dict(cfg):
+        for group, endings, nothing in (("model", ("_from", "_path"), ""), ("generation", ("replace_unk",), None)):
+            part = getattr(cfg, group, None)
+            for field in list(part.keys() if OmegaConf.is_config(part) else vars(part or argparse.Namespace())):
+                value = getattr(part, field) if field.endswith(endings) else None
+                if isinstance(value, str) and overrides.get(field) != value:
+                    setattr(part, field, nothing)
 
 
 def _check_dictionary(path: str, task_state: Any) -> None:
@@ -136,6 +151,19 @@ def drop_unnamed_codec(cfg, overrides: Dict[str, Any]) -> Optional[str]:
     return None if cfg.bpe is not None else name
 
 
+@contextlib.contextmanager
+def naming(path: str) -> Iterator[None]:
+    """What goes wrong meanwhile with what a checkpoint holds becomes one line with its name."""
+    try:
+        yield
+    except (UnsafeCheckpointError, MissingMandatoryValue):  # the latter is for the user to name
+        raise
+    except (LookupError, TypeError, AttributeError, RuntimeError, EOFError) as error:
+        raise UnsafeCheckpointError(f"{path} is not a whole fairseq checkpoint ({first_line(error)})") from error
+    except (pickle.UnpicklingError, OmegaConfBaseException) as error:
+        raise UnsafeCheckpointError(f"{path} cannot be used by fairseq ({first_line(error)})") from error
+
+
 def check_finite(path: str, weights: Dict[str, torch.Tensor]) -> None:
     """UnsafeCheckpointError if a weight is NaN or infinite: whatever is computed with it is nonsense."""
     for name, tensor in weights.items():
@@ -149,16 +177,11 @@ def _load_checked(load: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(load)
     def load_checked(path, arg_overrides=None, *args, **kwargs):
         _check_structure(path, check_checkpoint(path))
-        try:
-            with compat.loading_data_only():
-                checkpoint = load(path, arg_overrides, *args, **kwargs)
-        except (LookupError, TypeError, AttributeError, ValueError, RuntimeError, EOFError) as error:
-            raise UnsafeCheckpointError(f"{path} is not a whole fairseq checkpoint ({first_line(error)})") from error
-        except (pickle.UnpicklingError, OmegaConfBaseException) as error:
-            raise UnsafeCheckpointError(f"{path} cannot be read by fairseq ({first_line(error)})") from error
+        with naming(path), compat.loading_data_only():
+            checkpoint = load(path, arg_overrides, *args, **kwargs)
         hand_over_loss(checkpoint)
         if _needed:
-            _check_use(path, checkpoint)
+            _prepare_use(path, checkpoint, arg_overrides or {})
         return checkpoint
 
     return load_checked
@@ -169,7 +192,8 @@ def _load_for_use(load: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(load)
     def load_models(filenames, arg_overrides=None, task=None, *args, **kwargs):
-        with _for_use(*(["model"] if task is not None else ["model", "task"])):
+        needed = ["model"] if task is not None else ["model", "task"]
+        with _for_use(*needed), naming(", ".join(filenames)):
             models, cfg, task = load(filenames, arg_overrides, task, *args, **kwargs)
         for path, model in zip(filenames, models):
             check_finite(path, dict(model.named_parameters()))
@@ -180,6 +204,18 @@ def _load_for_use(load: Callable[..., Any]) -> Callable[..., Any]:
         return models, cfg, task
 
     return load_models
+
+
+def _look_first(load: Callable[..., Any]) -> Callable[..., Any]:
+    """fairseq's `load_ema_from_checkpoint`, which opens a checkpoint by itself."""
+
+    @functools.wraps(load)
+    def load_ema(path):
+        check_checkpoint(path)
+        with compat.loading_data_only():
+            return load(path)
+
+    return load_ema
 
 
 def _copy_whole(copy: Callable[..., Any]) -> Callable[..., Any]:
@@ -203,4 +239,5 @@ def install() -> None:
     if not hasattr(checkpoint_utils.load_checkpoint_to_cpu, "__wrapped__"):
         checkpoint_utils.load_checkpoint_to_cpu = _load_checked(checkpoint_utils.load_checkpoint_to_cpu)
         checkpoint_utils.load_model_ensemble_and_task = _load_for_use(checkpoint_utils.load_model_ensemble_and_task)
+        checkpoint_utils.load_ema_from_checkpoint = _look_first(checkpoint_utils.load_ema_from_checkpoint)
         file_io.PathManager.copy = staticmethod(_copy_whole(file_io.PathManager.copy))

@@ -20,7 +20,7 @@ from fairseq.data import Dictionary
 from omegaconf import OmegaConf
 
 from fairseq_hmrnn.archive import pickled_globals
-from fairseq_hmrnn.checkpoints import UnsafeCheckpointError, check_checkpoint, drop_unnamed_codec
+from fairseq_hmrnn.checkpoints import UnsafeCheckpointError, check_checkpoint, drop_unnamed_codec, forget_files
 from fairseq_hmrnn.models import hub
 
 
@@ -273,6 +273,21 @@ def test_what_is_no_checkpoint_is_named_in_one_line(trained, tmp_path, monkeypat
     assert one_line(error, path) and message in str(error.value)
 
 
+@pytest.mark.slow
+def test_whatever_is_missing_or_wrong_inside_is_one_line(trained, tmp_path):
+    state, choose = torch.load(trained / "checkpoint_best.pt", map_location="cpu"), random.Random(0)
+    places = [(group, key) for group in ("model", "task_state", "extra_state") for key in state[group]]
+    places += [("cfg", group, key) for group in ("model", "task") for key in state["cfg"][group]]
+    places += [("cfg", group) for group in state["cfg"]] + [(group,) for group in state]
+    for _ in range(80):
+        place, wrong = choose.choice(places), choose.choice([None, -1, "x", [], {}, float("nan"), torch.ones(2)])
+        path = changed(trained, tmp_path / "wrong.pt", with_value(wrong, *place))
+        try:
+            hub.load([path])
+        except (UnsafeCheckpointError, ValueError) as error:  # ValueError: of values out of their range
+            assert "\n" not in str(error), place
+
+
 def test_a_pickle_that_is_cut_short_is_named(tmp_path):
     whole = pickle.dumps({"model": {"a": [1] * 50}})
     (tmp_path / "short.pt").write_bytes(archive_of(whole[: len(whole) // 2]))
@@ -331,6 +346,15 @@ def test_a_codec_is_the_users_to_name(trained, tmp_path, monkeypatch):
         assert cfg.bpe is None and len(models) == 1
     path = changed(trained, tmp_path / "characters.pt", with_value({"_name": "characters"}, "cfg", "bpe"))
     assert hub.load([path]).cfg.bpe._name == "characters"
+
+
+def test_files_that_a_checkpoint_names_are_not_opened(trained, tmp_path):
+    """A list for replacing unknown words, and what a model was started from: that may be gone, or another by now."""
+    path = changed(trained, tmp_path / "named.pt", with_value("/nowhere/list", "cfg", "generation", "replace_unk"))
+    assert hub.load([path]).align_dict is None
+    cfg = OmegaConf.create({"model": {"load_pretrained_encoder_from": "/a", "decoder_embed_path": "/b", "slope": 1}})
+    forget_files(cfg, {"decoder_embed_path": "/b"})
+    assert cfg.model == {"load_pretrained_encoder_from": "", "decoder_embed_path": "/b", "slope": 1}
 
 
 def test_a_codec_takes_only_what_the_user_names(tmp_path):

@@ -11,7 +11,7 @@ from fairseq import checkpoint_utils, tasks
 from fairseq.hub_utils import GeneratorHubInterface
 from torch import Tensor
 
-from ..checkpoints import drop_unnamed_codec, load_for_use, settings
+from ..checkpoints import drop_unnamed_codec, forget_files, load_for_use, naming, settings
 from .sampler import Sampler, SamplingOptions
 from .windows import WINDOW, check_lookahead, output_symbols, read_windows
 
@@ -51,6 +51,7 @@ def load(paths: Sequence[str], data: Optional[str] = None, **overrides) -> Langu
     if any(name.startswith("encoder.") for name in state["model"]):
         raise ValueError(f"{paths[0]} is a translation model, not a language model: fairseq-generate runs it")
     cfg = settings(state)
+    forget_files(cfg, overrides)
     codec = drop_unnamed_codec(cfg, overrides)
     if codec is not None:
         raise ValueError(f"{paths[0]} was trained with the codec {codec}: name it and its files, bpe=\"{codec}\", ...")
@@ -64,11 +65,13 @@ def load(paths: Sequence[str], data: Optional[str] = None, **overrides) -> Langu
             )
     if data is not None:
         task_state, overrides, cfg.task.data = {}, {**overrides, "data": data}, data
-    task = tasks.setup_task(cfg.task, task_state=task_state)
+    with naming(paths[0]):
+        task = tasks.setup_task(cfg.task, task_state=task_state)
     models, cfg, task = checkpoint_utils.load_model_ensemble_and_task(
         paths, overrides, task=task, state=state if len(paths) == 1 else None
     )
-    return LanguageModelHub(cfg, task, models)
+    with naming(paths[0]):
+        return LanguageModelHub(cfg, task, models)
 
 
 class LanguageModelHub(GeneratorHubInterface):

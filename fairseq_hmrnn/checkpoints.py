@@ -179,9 +179,9 @@ def _load_checked(load: Callable[..., Any]) -> Callable[..., Any]:
         _check_structure(path, check_checkpoint(path))
         with naming(path), compat.loading_data_only():
             checkpoint = load(path, arg_overrides, *args, **kwargs)
-        hand_over_loss(checkpoint)
-        if _needed:
-            _prepare_use(path, checkpoint, arg_overrides or {})
+            hand_over_loss(checkpoint)
+            if _needed:
+                _prepare_use(path, checkpoint, arg_overrides or {})
         return checkpoint
 
     return load_checked

@@ -202,12 +202,13 @@ def _read_archive(path: str) -> bytes:
 
 def _checksum(file: BinaryIO, member: zipfile.ZipInfo, reader, name: str) -> int:
     """Of what torch's reader finds under a name; -1 if that is not where Python's finds it, or is not as long."""
-    if not hasattr(reader, "get_record_offset"):  # before torch 2.1
+    offset = compat.record_offset(reader, name)
+    if offset is None:
         record = reader.get_record(name)
         return zlib.crc32(record) if len(record) == member.file_size else -1
     file.seek(member.header_offset + 26)
     start = file.tell() + 4 + sum(struct.unpack("<HH", file.read(4)))  # behind the member's own name and padding
-    if reader.get_record_offset(name) != start or member.compress_size != member.file_size:
+    if offset != start or member.compress_size != member.file_size:
         return -1
     file.seek(start)
     checksum, left = 0, member.file_size

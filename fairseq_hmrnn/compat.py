@@ -75,6 +75,11 @@ def loading_data_only() -> Iterator[None]:
         torch.load = load
 
 
+def record_offset(reader, name: str) -> Optional[int]:
+    """Where torch's reader of archives finds a member in the file; None if this torch does not tell."""
+    return reader.get_record_offset(name) if hasattr(reader, "get_record_offset") else None
+
+
 def read_prompts(source: str, buffer_size: int) -> Iterator[List[str]]:
     """Lines of a file, or of standard input for "-", without their newline, in lists of buffer_size."""
     with contextlib.ExitStack() as stack:

@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch  # noqa: E402
 from fairseq import checkpoint_utils  # noqa: E402
 
-from fairseq_hmrnn.checkpoints import check_finite  # noqa: E402
+from fairseq_hmrnn.checkpoints import UnsafeCheckpointError, check_finite  # noqa: E402
 
 KEPT = ("args", "cfg", "criterion", "optimizer_history", "task_state")
 
@@ -87,7 +87,9 @@ def main():
         paths = newest(args.folder, args.last)
     try:
         checkpoint = average(paths)
-    except (KeyError, RuntimeError) as error:  # RuntimeError: torch's, and UnsafeCheckpointError
+    except UnsafeCheckpointError as error:
+        sys.exit(f"average_checkpoints: {error}")
+    except KeyError as error:
         sys.exit(f"average_checkpoints: not a fairseq checkpoint ({error})")
     if args.half:
         halved = {key: t.half() if t.is_floating_point() else t for key, t in checkpoint["model"].items()}

@@ -199,8 +199,8 @@ def _load_for_use(load: Callable[..., Any]) -> Callable[..., Any]:
             check_finite(path, dict(model.named_parameters()))
         if is_of_this_package(type(task), *map(type, models)):
             codec = drop_unnamed_codec(cfg, arg_overrides or {})
-            if codec is not None:
-                logger.warning(f"the codec {codec} that a checkpoint names is not used: name it yourself, with bpe=...")
+            if codec is not None and "task" in needed:  # otherwise a command takes what it is given with --bpe
+                logger.warning(f"the codec {codec} that {filenames[-1]} names is not used: name it yourself, bpe=...")
         return models, cfg, task
 
     return load_models

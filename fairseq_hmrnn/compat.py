@@ -57,9 +57,11 @@ def allow_in_torch() -> None:
 
 def safe_globals() -> Set[Tuple[str, str]]:
     """(module, name) of what torch was told to be safe, here or by other code; nothing where torch has no such list."""
-    listed = getattr(torch.serialization, "get_safe_globals", list)()
-    things = [entry[0] if isinstance(entry, tuple) else entry for entry in listed]
-    return {(thing.__module__, thing.__qualname__) for thing in things if hasattr(thing, "__qualname__")}
+    found = set()
+    for thing in getattr(torch.serialization, "get_safe_globals", list)():
+        name = thing[1] if isinstance(thing, tuple) else f"{thing.__module__}.{getattr(thing, '__qualname__', thing)}"
+        found.add(tuple(name.rsplit(".", 1)))
+    return found
 
 
 @contextlib.contextmanager

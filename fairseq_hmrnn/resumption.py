@@ -59,9 +59,9 @@ class _Ended:
 def _why_ended(trainer) -> Optional[str]:
     """By which of its limits training ended before it was started again; None if it did not."""
     options, updates = trainer.cfg.optimization, trainer.get_num_updates()
-    if 0 < options.max_update <= updates:
+    if 0 < (options.max_update or 0) <= updates:
         return f"{updates} updates of --max-update {options.max_update} were made"
-    if 0 < options.stop_time_hours < trainer.cumulative_training_time() / 3600:
+    if 0 < (options.stop_time_hours or 0) < trainer.cumulative_training_time() / 3600:
         return f"--stop-time-hours {options.stop_time_hours} are over"
     patience, bad = trainer.cfg.checkpoint.patience, _early_stopping().get("num_runs", 0)
     if 0 < patience <= bad:
@@ -96,7 +96,8 @@ def _resume_whole(load: Callable[..., Any]) -> Callable[..., Any]:
             task.get_batch_iterator = functools.partial(keep_batches, task, task.get_batch_iterator)
         extra_state, epoch_itr = load(cfg, trainer, **kwargs)
         if trainer.get_num_updates() > 0:  # resumed, and not with other data or from another model
-            _early_stopping().update(extra_state.get("early_stopping") or {})
+            if not cfg.reset_meters:  # as fairseq does with the best validation
+                _early_stopping().update(extra_state.get("early_stopping") or {})
             reason = _why_ended(trainer)
             if reason is not None:
                 logger.info(f"training had ended before: {reason}; raise that to go on")

@@ -1,10 +1,11 @@
 """Hierarchical Multiscale LSTM (arXiv 1609.01704) for fairseq. Importing registers all that the package adds."""
 
-from . import compat
+from . import checkpoints, resumption
 
-compat.install()
+checkpoints.install()
+resumption.install()
 
 from . import criterions, lr_scheduler, models, tasks  # noqa: E402  (what they load must be checked)
 
 __version__ = "0.1.0"
-__all__ = ["compat", "criterions", "lr_scheduler", "models", "tasks"]
+__all__ = ["checkpoints", "criterions", "lr_scheduler", "models", "resumption", "tasks"]

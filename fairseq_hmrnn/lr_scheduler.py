@@ -20,7 +20,7 @@ class ExactReduceLROnPlateau(ReduceLROnPlateauLRSchedule):
     has not improved for --lr-patience epochs. The paper's rule is --lr-shrink 0.02 --lr-patience 0.
 
     fairseq writes the checkpoint of an epoch's end before its scheduler hears of that epoch's loss, and resumes
-    without telling it; nor does it keep the count of bad epochs. This one knows both (`compat.hand_over_loss`). And
+    without telling it; nor does it keep the count of bad epochs. This one knows both (`resumption.hand_over_loss`). And
     with --reset-lr-scheduler it takes the --lr that it is given, as fairseq's other schedules do, not the optimizer's.
     """
 

@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch  # noqa: E402
 from fairseq import checkpoint_utils  # noqa: E402
 
-import fairseq_hmrnn  # noqa: E402, F401  (safe loading)
+from fairseq_hmrnn.checkpoints import UnsafeCheckpointError, check_finite  # noqa: E402
 
 KEPT = ("args", "cfg", "criterion", "optimizer_history", "task_state")
 
@@ -79,6 +79,7 @@ def average(paths, ema):
     for path in paths:
         checkpoint = checkpoint_utils.load_checkpoint_to_cpu(str(path))
         model = weights_of(checkpoint, path, ema)
+        check_finite(str(path), model)
         if sums and {k: v.shape for k, v in model.items()} != {k: v.shape for k, v in sums.items()}:
             sys.exit(f"average_checkpoints: {path} is of another model than {paths[0]}")
         for key, tensor in model.items():
@@ -101,7 +102,9 @@ def main():
         paths = newest(args.folder, args.last)
     try:
         checkpoint = average(paths, args.ema)
-    except (KeyError, RuntimeError) as error:  # RuntimeError: torch's, and UnsafeCheckpointError
+    except UnsafeCheckpointError as error:
+        sys.exit(f"average_checkpoints: {error}")
+    except KeyError as error:
         sys.exit(f"average_checkpoints: not a fairseq checkpoint ({error})")
     if args.half:
         halved = {key: t.half() if t.is_floating_point() else t for key, t in checkpoint["model"].items()}

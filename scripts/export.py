@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch  # noqa: E402
 
 import fairseq_hmrnn  # noqa: E402, F401  (registers the models)
-from fairseq_hmrnn.compat import UnsafeCheckpointError  # noqa: E402
+from fairseq_hmrnn.checkpoints import UnsafeCheckpointError  # noqa: E402
 from fairseq_hmrnn.models import export, hub  # noqa: E402
 from fairseq_hmrnn.models.transcript import symbol_texts  # noqa: E402
 
@@ -53,12 +53,12 @@ def largest_difference(step, function, decoder, batch_size=3, steps=25):
     tokens[tokens == decoder.padding_idx] = 0
     features, extra = decoder.extract_features(tokens)
     logits = decoder.predict(features)
-    state, worst = torch.zeros(batch_size, function.state_size, dtype=logits.dtype), 0.0
+    state, differences = torch.zeros(batch_size, function.state_size, dtype=logits.dtype), []
     for t in range(steps):
         log_probs, boundaries, state = step(tokens[:, t], state)
-        worst = max(worst, float((log_probs - logits[:, t].log_softmax(1)).abs().max()))
-        worst = max(worst, float((boundaries - extra["boundaries"][:, t]).abs().max()))
-    return worst
+        differences.append((log_probs - logits[:, t].log_softmax(1)).abs().max())
+        differences.append((boundaries - extra["boundaries"][:, t]).abs().max())
+    return float(torch.stack(differences).max())  # NaN if any is, unlike Python's max
 
 
 def main():

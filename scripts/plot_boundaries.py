@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from fairseq_hmrnn.analysis import plot_boundaries, plot_norms, plot_training, read_log  # noqa: E402
 from fairseq_hmrnn.analysis.plots import check_path  # noqa: E402
-from fairseq_hmrnn.compat import UnsafeCheckpointError  # noqa: E402
+from fairseq_hmrnn.checkpoints import UnsafeCheckpointError  # noqa: E402
 from fairseq_hmrnn.reader import CharacterReader  # noqa: E402
 
 

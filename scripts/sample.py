@@ -27,7 +27,7 @@ from fairseq.data.encoders import BPE_REGISTRY  # noqa: E402
 from omegaconf.errors import MissingMandatoryValue  # noqa: E402
 
 import fairseq_hmrnn  # noqa: E402, F401  (registers the models)
-from fairseq_hmrnn.compat import UnsafeCheckpointError  # noqa: E402
+from fairseq_hmrnn.checkpoints import UnsafeCheckpointError  # noqa: E402
 from fairseq_hmrnn.models import hub  # noqa: E402
 from fairseq_hmrnn.models.sampler import SamplingOptions  # noqa: E402
 from fairseq_hmrnn.models.transcript import Plain, WithBoundaries, symbol_texts  # noqa: E402

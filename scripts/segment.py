@@ -19,7 +19,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from fairseq_hmrnn.analysis import segments  # noqa: E402
-from fairseq_hmrnn.compat import UnsafeCheckpointError  # noqa: E402
+from fairseq_hmrnn.checkpoints import UnsafeCheckpointError  # noqa: E402
 from fairseq_hmrnn.models.windows import check_lookahead  # noqa: E402
 from fairseq_hmrnn.reader import CharacterReader, Reading  # noqa: E402
 

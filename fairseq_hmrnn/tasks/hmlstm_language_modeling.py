@@ -12,7 +12,8 @@ from fairseq.dataclass import ChoiceEnum
 from fairseq.sequence_scorer import SequenceScorer
 from fairseq.tasks import register_task
 
-from ..compat import is_loading_model, keep_prompt_spaces
+from ..checkpoints import is_dictionary, is_loading_model
+from ..compat import keep_prompt_spaces
 from ..data.characters import CharacterCodec, CharacterDictionary, is_character_dictionary
 from ..generation import PromptedGenerator
 from ..models.windows import output_symbols
@@ -52,6 +53,8 @@ class HMLSTMLanguageModelingTask(StatefulLanguageModelingTask):
         has none and fairseq loads a checkpoint, the language model of --lm-path: `load_state_dict` follows."""
         if task_state and "dictionary" in task_state:
             source = task_state["dictionary"]
+            if not is_dictionary(source):  # a name of a file, for instance, is never opened
+                raise ValueError("the dictionary in a checkpoint must be a list of symbols and counts")
         elif args.data:
             source = os.path.join(utils.split_paths(args.data)[0], "dict.txt")
             if not os.path.exists(source):
@@ -104,6 +107,8 @@ class HMLSTMLanguageModelingTask(StatefulLanguageModelingTask):
         except FileNotFoundError as error:
             folders = utils.split_paths(self.args.data)
             folder = folders[(epoch - 1) % len(folders)]
+            if os.path.exists(f"{folder}/{split}.idx"):
+                raise
             found = sorted(name[:-4] for name in os.listdir(folder) if name.endswith(".idx"))
             found = ", ".join(found) or "no prepared text"
             raise FileNotFoundError(f"no {split}.idx in {folder}; it has: {found}") from error

@@ -9,6 +9,7 @@ from fairseq.distributed import utils as distributed_utils
 from fairseq.tasks.language_modeling import LanguageModelingConfig, LanguageModelingTask
 from omegaconf import II
 
+from ..data.indexed import check_split
 from ..data.streams import (
     CarriedRows,
     StreamBatches,
@@ -18,6 +19,7 @@ from ..data.streams import (
     read_tokens,
     refuse_streams,
 )
+from ..resumption import keep_batches
 
 
 @dataclass
@@ -74,11 +76,12 @@ class StatefulLanguageModelingTask(LanguageModelingTask):
         return model
 
     def load_dataset(self, split, epoch=1, combine=False, **kwargs):
-        """With --stateful the split becomes one sequence of symbols."""
-        if not self.args.stateful:
-            return super().load_dataset(split, epoch, combine, **kwargs)
+        """With --stateful the split becomes one sequence of symbols. ValueError for files that are not whole."""
         folders = utils.split_paths(self.args.data)
         path = f"{folders[(epoch - 1) % len(folders)]}/{split}"
+        check_split(path, self.dictionary, combine)
+        if not self.args.stateful:
+            return super().load_dataset(split, epoch, combine, **kwargs)
         indexed = data_utils.load_indexed_dataset(path, self.dictionary, self.args.dataset_impl, combine=combine)
         if indexed is None:
             raise FileNotFoundError(f"no {path}.idx")
@@ -91,7 +94,8 @@ class StatefulLanguageModelingTask(LanguageModelingTask):
         """For streams: max_sentences of them, or as many windows as max_tokens hold, for every one of num_shards."""
         if not isinstance(dataset, StreamDataset):
             shard = {"seed": seed, "num_shards": num_shards, "shard_id": shard_id, "epoch": epoch}
-            iterator = super().get_batch_iterator(dataset, max_tokens, max_sentences, **shard, **kwargs)
+            options = {"max_tokens": max_tokens, "max_sentences": max_sentences, **shard, **kwargs}
+            iterator = keep_batches(self, super().get_batch_iterator, dataset, **options)
             if dataset not in self.dataset_to_epoch_iter:  # used once: its workers end with its epoch, not when it dies
                 iterator.persistent_workers = False
             return refuse_streams(iterator)

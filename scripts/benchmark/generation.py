@@ -31,7 +31,7 @@ import torch  # noqa: E402
 from fairseq.models.lstm import LSTMDecoder  # noqa: E402
 from fairseq_cli import generate, train  # noqa: E402
 
-from fairseq_hmrnn import compat  # noqa: E402
+from fairseq_hmrnn import checkpoints  # noqa: E402
 from fairseq_hmrnn.data.binarize import embedded_text  # noqa: E402
 from fairseq_hmrnn.data.binarize import main as prepare  # noqa: E402
 from fairseq_hmrnn.models import hub  # noqa: E402
@@ -220,7 +220,7 @@ def main():
             make_checkpoints(args, folder)
             calibrate(args, folder / "hmlstm_lm" / "checkpoint_last.pt")
         path = folder / "hmlstm_lm" / "checkpoint_last.pt"
-        compat.check_checkpoint(str(path))
+        checkpoints.check_checkpoint(str(path))
         found = ", ".join(f"{rate:.3f}" for rate in rates(hub.load([str(path)])))
         print(f"torch {torch.__version__}, {args.threads} threads, boundary rates on samples: {found}")
         report(args, measure(args, folder))

@@ -14,6 +14,7 @@ from .translation_model import TranslationModel
 class HMLSTMModel(TranslationModel):
     """HM-LSTM encoder and HM-LSTM decoder with attention."""
 
+    config_class = HMLSTMTranslationConfig
     decoder_class = HMLSTMAttentionDecoder
 
 

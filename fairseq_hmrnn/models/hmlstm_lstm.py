@@ -46,6 +46,7 @@ class HMLSTMLSTMDecoder(LSTMDecoder):
 class HMLSTMLSTMModel(TranslationModel):
     """HM-LSTM encoder and fairseq's LSTM decoder."""
 
+    config_class = HMLSTMLSTMConfig
     decoder_class = HMLSTMLSTMDecoder
 
 

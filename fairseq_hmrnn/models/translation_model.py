@@ -7,13 +7,15 @@ from typing import Optional
 
 from fairseq.models import FairseqEncoderDecoderModel
 
+from ..options import CheckedOptions, check_config
 from .hmlstm_encoder import HMLSTMEncoder
 from .pretrained import DECODER_PARTS, ENCODER_PARTS, load_pretrained
 
 
-class TranslationModel(FairseqEncoderDecoderModel):
-    """An HM-LSTM encoder and, by subclass, a decoder: `decoder_class(cfg, dictionary, encoder)`."""
+class TranslationModel(CheckedOptions, FairseqEncoderDecoderModel):
+    """An HM-LSTM encoder and, by subclass, a decoder: `decoder_class(cfg, dictionary, encoder)`, of `config_class`."""
 
+    config_class = None
     decoder_class = None
 
     def __init__(self, encoder, decoder):
@@ -22,6 +24,7 @@ class TranslationModel(FairseqEncoderDecoderModel):
 
     @classmethod
     def build_model(cls, cfg, task):
+        check_config(cfg, cls.config_class)
         if cfg.slope_per_epoch:
             raise ValueError("translation tasks do not tell a model the epoch: anneal with slope-per-update instead")
         encoder = HMLSTMEncoder(cfg, task.source_dictionary)

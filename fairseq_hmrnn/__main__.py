@@ -9,6 +9,8 @@ import os
 
 from fairseq.dataclass.utils import gen_parser_from_dataclass
 
+from .cli.arguments import Parser
+from .cli.errors import run_command
 from .criterions.boundary_regularized_cross_entropy import BoundaryRegularizedCrossEntropyConfig
 from .models.config import HMLSTMLanguageModelConfig
 from .models.translation_config import HMLSTMLSTMConfig, HMLSTMTransformerConfig, HMLSTMTranslationConfig
@@ -33,7 +35,7 @@ def print_options() -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m fairseq_hmrnn", description="Print the package's folder, for fairseq's --user-dir."
     )
     parser.add_argument("--options", action="store_true", help="print what it adds to fairseq's commands instead")
@@ -44,4 +46,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main, "fairseq_hmrnn")

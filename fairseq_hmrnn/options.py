@@ -58,8 +58,10 @@ class Range:
         noun = "a whole number" if self.kind is int else "a number"
         low = f"above {self.minimum:.10g}" if self.open_below else f"from {self.minimum:.10g}"
         high = f"below {self.maximum:.10g}" if self.open_above else f"to {self.maximum:.10g}"
+        if self.open_below and not self.open_above:
+            high = f"at most {self.maximum:.10g}"
         also = "".join(f", or {value:g}" for value in self.also)
-        return f"{noun} {low} {'and ' if self.open_above else ''}{high}{also}"
+        return f"{noun} {low} {'and ' if self.open_below or self.open_above else ''}{high}{also}"
 
     def __call__(self, text: str):
         """The value that a command line gives, as argparse's `type`; ArgumentTypeError for any other."""

@@ -16,7 +16,7 @@ ALLOWED = {
     "compat": set(),
     "analysis": set(),
     "options": set(),
-    "cli": {"compat", "options"},
+    "cli": {"data", "options"},
     "modules": {"ops"},
     "models": {"ops", "modules", "annealing", "compat", "options"},
     "criterions": {"compat", "data", "options"},
@@ -26,7 +26,7 @@ ALLOWED = {
     "reader": {"data", "models", "ops"},
     "tasks": {"generation", "ops", "modules", "models", "annealing", "data", "compat", "options"},
     "__init__": {"compat", "criterions", "data", "lr_scheduler", "models", "tasks"},
-    "__main__": {"criterions", "models", "tasks"},
+    "__main__": {"cli", "criterions", "models", "tasks"},
 }
 FORBIDDEN = {
     "ops": {"fairseq", "omegaconf", "hydra"},

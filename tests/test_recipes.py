@@ -109,7 +109,7 @@ def test_averaged_checkpoints_are_the_mean_of_their_weights(data, trained, tmp_p
     assert "Loss (base 2)" in run("fairseq-eval-lm", data, *TASK, *scored).stdout
     missing = run("scripts/average_checkpoints.py", tmp_path, "--out", tmp_path / "none.pt", check=False).stdout
     assert "no checkpoint_EPOCH_UPDATE.pt" in missing and "Traceback" not in missing
-    wrongs = {"--last must be positive": ["--last", 0], "no folder": ["--out", tmp_path / "no" / "o.pt"]}
+    wrongs = {"--last: must be a whole number from 1": ["--last", 0], "no folder": ["--out", tmp_path / "no" / "o.pt"]}
     for message, wrong in wrongs.items():
         refused = run("scripts/average_checkpoints.py", save, "--out", tmp_path / "o.pt", *wrong, check=False).stdout
         assert message in refused and "Traceback" not in refused

@@ -7,7 +7,7 @@
 #   TYPE       unigram, bpe or char (default unigram)         N   size of the vocabulary (default 8000; char: all)
 #   DEST       default DIR/bin; gets spm.SRC.model and spm.TGT.model too
 set -euo pipefail
-fail() { echo "prepare_translation: error: $*" >&2; exit 1; }
+fail() { echo "prepare_translation: error: $*" >&2; exit 2; }
 [ $# -ge 3 ] || fail "usage: prepare_translation.sh SRC TGT DIR [--source-type TYPE] ... (see the head of this file)"
 src=$1 tgt=$2 dir=${3%/}
 shift 3
@@ -86,7 +86,7 @@ for split in valid test; do
 done
 fairseq-preprocess --source-lang "$src" --target-lang "$tgt" --trainpref "$work/pieces/train" "${splits[@]}" \
   --srcdict "$work/pieces.$src.txt" --tgtdict "$work/pieces.$tgt.txt" --destdir "$work" --workers 1 \
-  > "$work/preprocess.stdout" 2>&1 || { cat "$work/preprocess.stdout" >&2; exit 1; }
+  > "$work/preprocess.stdout" 2>&1 || { cat "$work/preprocess.stdout" >&2; exit 2; }
 rm -rf "$dest/pieces" "$dest"/dict.*.txt "$dest"/{train,valid,test}."$src-$tgt".*  # of an earlier run
 mv "$work"/* "$dest"
 echo "prepared $dest: $(wc -l < "$dest/dict.$src.txt") $source_type symbols of $src," \

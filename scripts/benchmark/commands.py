@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from fairseq_hmrnn.cli.recipe import write_recipe
+
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
 USER_DIR = ROOT / "fairseq_hmrnn"
@@ -31,11 +33,10 @@ def command(name, *arguments, log):
 
 
 def recipe_options(recipe, data, folder):
-    """What fairseq-hydra-train wants to train a recipe on prepared data, with checkpoints and log in `folder`."""
+    """Options of fairseq-hydra-train to train a recipe on prepared data, with checkpoints and log in `folder`."""
     folder = Path(folder).resolve()
-    options = ["--config-dir", USER_DIR / "configs", "--config-name", recipe, f"common.user_dir={USER_DIR}"]
-    options += [f"task.data={Path(data).resolve()}", f"checkpoint.save_dir={folder}", f"hydra.run.dir={folder}"]
-    return options
+    write_recipe(recipe, str(Path(data).resolve()), str(folder), str(folder / "recipe"))
+    return ["--config-dir", folder / "recipe", "--config-name", recipe]
 
 
 def log_records(text, kind):

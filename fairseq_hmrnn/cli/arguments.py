@@ -9,13 +9,14 @@ import argparse
 import os
 import stat
 
-from ..options import number, whole
+from ..options import LARGEST_SIZE, number, whole
 from .errors import UserError
 
 SEED = whole(0, 2**63 - 1)
 THREADS = whole(1, max(256, os.cpu_count() or 1))
 COUNT = whole(1)
-COUNT_OR_NONE = whole(0)
+BATCH_SIZE = whole(1, 2**16)
+STEPS = whole(1, LARGEST_SIZE)
 SHARE = number(0, 1, open_below=True, open_above=True)
 RATE = number(0, 1)
 
@@ -80,6 +81,13 @@ def folder_to_write(argument: str) -> str:
     """A folder, made by the command if it is not there."""
     if os.path.exists(path(argument)) and not os.path.isdir(argument):
         raise argparse.ArgumentTypeError(f"{argument} is a file: give a folder")
+    return argument
+
+
+def prepared_folder(argument: str) -> str:
+    """A folder of a prepared text."""
+    if not os.path.isfile(os.path.join(path(argument), "dict.txt")):
+        raise argparse.ArgumentTypeError(f"no {argument}/dict.txt: prepare a text with scripts/prepare_text.py")
     return argument
 
 

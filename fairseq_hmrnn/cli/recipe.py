@@ -17,6 +17,7 @@ from .arguments import Parser, path
 from .errors import UserError, run_command
 
 PACKAGE = Path(__file__).resolve().parents[1]
+RECIPES = sorted(file.stem for file in (PACKAGE / "configs").glob("*.yaml"))
 HEADER = "# @package _group_\n"
 # What no quoting helps with, and who reads it: OmegaConf, and fairseq, which takes such a name as several.
 MEANINGFUL = {"${": "an interpolation", os.pathsep: "a list of folders", "\n": "two lines"}
@@ -44,7 +45,7 @@ def write_recipe(name: str, data: str, save_dir: str, dest: str) -> None:
 
 def main() -> None:
     parser = Parser(description=__doc__)
-    parser.add_argument("name", choices=sorted(file.stem for file in (PACKAGE / "configs").glob("*.yaml")))
+    parser.add_argument("name", choices=RECIPES)
     for folder in ("data", "save_dir", "dest"):
         parser.add_argument(folder, type=path)
     arguments = parser.parse_args()

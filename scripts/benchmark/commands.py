@@ -7,16 +7,19 @@ import subprocess
 import sys
 from pathlib import Path
 
-from fairseq_hmrnn.cli.recipe import write_recipe
-
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from fairseq_hmrnn.cli.errors import UserError  # noqa: E402
+from fairseq_hmrnn.cli.recipe import write_recipe  # noqa: E402
+
 BIN = Path(sys.executable).parent
 USER_DIR = ROOT / "fairseq_hmrnn"
 
 
 def command(name, *arguments, log):
     """Run a command of this environment and return what it printed, which is appended to the file `log` as it comes, so
-    that it is there after an interruption. If it fails, so does the benchmark, with the end of what was printed."""
+    that it is there after an interruption. If it fails, so does the benchmark, with the reason that was printed."""
     with open(log, "a+b") as file:
         begin = file.seek(0, os.SEEK_END)
         code = subprocess.call(
@@ -28,8 +31,14 @@ def command(name, *arguments, log):
         file.seek(begin)
         printed = file.read().decode()
     if code:
-        sys.exit(f"{name} failed, see {log}:\n{printed[-1500:]}")
+        raise UserError(f"{name} failed, see {log}: {last_line(printed)}")
     return printed
+
+
+def last_line(printed):
+    """The last line in which a command that failed names an error, else its last."""
+    lines = [line for line in printed.splitlines() if line.strip()] or ["it printed nothing"]
+    return next((line for line in reversed(lines) if re.search(r"(Error|Exception|\berror)\b.*:", line)), lines[-1])
 
 
 def recipe_options(recipe, data, folder):

@@ -1,8 +1,10 @@
 """Hierarchical Multiscale LSTM (arXiv 1609.01704) for fairseq. Importing registers all that the package adds."""
 
 from . import compat
+from .cli.errors import tell_in_fairseq_commands
 
 compat.install()
+tell_in_fairseq_commands()
 
 from . import criterions, lr_scheduler, models, tasks  # noqa: E402  (what they load must be checked)
 

@@ -53,7 +53,7 @@ def build_parser():
     add(
         "--data",
         metavar="DIR",
-        type=kinds.path,
+        type=kinds.prepared_folder,
         help="the folder with dict.txt, if the checkpoint does not carry its dictionary",
     )
     add(

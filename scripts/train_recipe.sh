@@ -22,7 +22,7 @@ recipe=$(mktemp -d)
 trap 'rm -rf -- "$recipe"' EXIT
 # The folders' names go through a file: overrides are read by hydra's grammar, in which quotes and brackets mean something.
 python -m fairseq_hmrnn.cli.recipe "$name" "$data" "$save" "$recipe"
-fairseq-hydra-train --config-dir "$recipe" --config-name "$name" "$@"
+HYDRA_FULL_ERROR=1 fairseq-hydra-train --config-dir "$recipe" --config-name "$name" "$@"
 
 [ -f "$data/test.idx" ] || { echo "train_recipe: $data has no test split; done"; exit 0; }
 cpu=() && [[ " $* " != *" common.cpu=true "* ]] || cpu=(--cpu)

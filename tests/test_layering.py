@@ -16,7 +16,7 @@ ALLOWED = {
     "compat": set(),
     "analysis": set(),
     "options": set(),
-    "cli": {"data", "options"},
+    "cli": {"compat", "data", "options"},
     "modules": {"ops"},
     "models": {"ops", "modules", "annealing", "compat", "options"},
     "criterions": {"compat", "data", "options"},
@@ -25,7 +25,7 @@ ALLOWED = {
     "lr_scheduler": {"compat", "options"},
     "reader": {"data", "models", "ops"},
     "tasks": {"generation", "ops", "modules", "models", "annealing", "data", "compat", "options"},
-    "__init__": {"compat", "criterions", "data", "lr_scheduler", "models", "tasks"},
+    "__init__": {"cli", "compat", "criterions", "data", "lr_scheduler", "models", "tasks"},
     "__main__": {"cli", "criterions", "models", "tasks"},
 }
 FORBIDDEN = {

@@ -28,6 +28,9 @@ class Parser(argparse.ArgumentParser):
         keywords.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
         super().__init__(*arguments, **keywords)
 
+    def print_help(self, file=None):
+        print(self.format_help(), end="", file=file)  # argparse's own says nothing if it cannot be written
+
     def error(self, message):
         raise UserError(f"{message[:1000]} (--help says more)")
 

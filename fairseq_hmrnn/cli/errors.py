@@ -14,7 +14,10 @@ import signal
 import sys
 from typing import Callable, Optional
 
+from ..compat import UnsafeCheckpointError
+
 EXIT_CODE = 2  # as argparse's
+FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)  # of a device, or of what one may write there
 TOO_MUCH = "can't allocate memory"  # how torch says so, in a RuntimeError
 
 
@@ -73,6 +76,30 @@ def _tell(line: str) -> None:
         pass
 
 
+def tell_in_fairseq_commands() -> None:
+    """Have fairseq's own commands, if one of them runs, tell the errors that this package raises for users in one line
+    too; their exit code stays 1, and every other error keeps its traceback."""
+    main = getattr(sys.modules["__main__"], "__spec__", None)
+    name = os.path.basename(sys.argv[0]) if main is None else main.name
+    before = sys.excepthook
+    if not name.startswith(("fairseq-", "fairseq_cli.")) or before is not sys.__excepthook__:
+        return
+
+    def tell(kind, error, traceback):
+        if isinstance(error, (ValueError, OSError, UnsafeCheckpointError)) and _raised_by_this_package(traceback):
+            _tell(f"{name}: error: {describe(error)}")
+        else:
+            before(kind, error, traceback)
+
+    sys.excepthook = tell
+
+
+def _raised_by_this_package(traceback) -> bool:
+    while traceback is not None and traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    return traceback is not None and traceback.tb_frame.f_globals.get("__name__", "").startswith("fairseq_hmrnn.")
+
+
 def describe(error: BaseException) -> str:
     """An error's message in one line."""
     if isinstance(error, (MemoryError, OverflowError)) or TOO_MUCH in str(error):
@@ -80,11 +107,11 @@ def describe(error: BaseException) -> str:
         return f"a size is too large for this machine: give smaller ones ({''.join(first) or type(error).__name__})"
     if isinstance(error, UnicodeError) and not isinstance(error, UserError):
         return f"the text is not UTF-8: convert it first ({error})"
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        where = f" for {error.filename}" if error.filename else ""
-        return f"no space is left on the device{where}: give another, or make room"
+    if isinstance(error, OSError) and error.errno in FULL:
+        where = f"{error.filename} was not written" if error.filename else "the output was not written"
+        return f"{where}: {error.strerror}: make room, or write it elsewhere"
     if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}" if error.filename else f"{error.strerror} (standard streams)"
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     return " ".join(str(error).split()) or type(error).__name__
 
 

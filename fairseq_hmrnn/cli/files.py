@@ -54,8 +54,12 @@ def whole_file(path: str) -> Iterator[str]:
     target = Path(path)
     with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=str(target.absolute().parent)) as folder:
         unfinished = Path(folder) / target.name
-        yield str(unfinished)
-        os.replace(unfinished, target)
+        try:
+            yield str(unfinished)
+            os.replace(unfinished, target)
+        except OSError as error:
+            error.filename, error.filename2 = path, None  # not one that the user never named
+            raise
 
 
 def write_whole(path: str, data) -> None:

@@ -56,7 +56,7 @@ class HMLSTMLanguageModelingTask(StatefulLanguageModelingTask):
             source = task_state["dictionary"]
         elif args.data:
             source = os.path.join(utils.split_paths(args.data)[0], "dict.txt")
-            if not os.path.exists(source):
+            if not os.path.isfile(source):
                 raise FileNotFoundError(f"no {source}: prepare a text with scripts/prepare_text.py TEXT --dest DIR")
         else:
             return None, None

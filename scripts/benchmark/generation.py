@@ -204,7 +204,7 @@ def main():
     parser.add_argument(
         "--rates", type=kinds.RATE, nargs="+", default=[0.2, 0.05], help="boundary rates, bottom to top"
     )
-    parser.add_argument("--batch", type=kinds.BATCH_SIZE, nargs="+", default=[1, 16, 64])
+    parser.add_argument("--batch", type=whole(1, 1024), nargs="+", default=[1, 16, 64])
     parser.add_argument(
         "--length", type=kinds.STEPS, default=200, help="characters that fairseq-generate generates per sample"
     )

@@ -65,7 +65,8 @@ def parse_args():
     parser = kinds.Parser(description=__doc__)
     parser.add_argument("checkpoint", type=kinds.path, help="a checkpoint, or a folder with checkpoint_best.pt")
     parser.add_argument(
-        "--data", metavar="DIR", type=kinds.prepared_folder, help="the folder with dict.txt, if the checkpoint does not carry it"
+        "--data", metavar="DIR", type=kinds.prepared_folder,
+        help="the folder with dict.txt, if the checkpoint does not carry it",
     )
     parser.add_argument("--out", required=True, metavar="FILE", type=kinds.new_file)
     parser.add_argument("--format", choices=["torchscript", "torch.export", "onnx"], default="torchscript")

@@ -33,7 +33,8 @@ def parse_arguments():
     parser = kinds.Parser(description=__doc__)
     parser.add_argument("checkpoint", type=kinds.path, help="of an hmlstm_lm trained on characters")
     parser.add_argument(
-        "data", nargs="?", type=kinds.prepared_folder, help="the prepared folder with its dict.txt (default: that of the training)"
+        "data", nargs="?", type=kinds.prepared_folder,
+        help="the prepared folder with its dict.txt (default: that of the training)",
     )
     parser.add_argument(
         "--text", default="-", type=kinds.file_or_input, help="a UTF-8 file; - reads standard input (default)"

@@ -35,7 +35,8 @@ def parse_arguments():
     parser = kinds.Parser(description=__doc__)
     parser.add_argument("checkpoint", type=kinds.path, help="of an hmlstm_lm trained on characters")
     parser.add_argument(
-        "--data", type=kinds.prepared_folder, help="the prepared folder with its dict.txt (default: the one it was trained on)"
+        "--data", type=kinds.prepared_folder,
+        help="the prepared folder with its dict.txt (default: the one it was trained on)",
     )
     parser.add_argument(
         "--text", default="-", type=kinds.file_or_input, help="a UTF-8 file; - reads standard input (default)"

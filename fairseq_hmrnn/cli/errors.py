@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import logging
 import os
 import signal
 import sys
@@ -117,6 +118,7 @@ def describe(error: BaseException) -> str:
 
 def _order_streams() -> None:
     """Take closed descriptors, have output written as UTF-8; UserError without a standard output."""
+    logging.raiseExceptions = False  # a line of the log that cannot be written is no reason for a traceback
     for descriptor in range(3):
         try:
             os.fstat(descriptor)

@@ -3,6 +3,7 @@
 import os
 import random
 import re
+import shutil
 import string
 import subprocess
 import sys
@@ -17,6 +18,9 @@ from fairseq_hmrnn.models.hmlstm_lm import PUBLISHED
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 ENVIRONMENT["PATH"] = f"{sys.prefix}/bin{os.pathsep}{os.environ['PATH']}"
+
+
+ODD_NAME = "it's \"odd\" $(touch x) `touch y`; [z],{a=b} ~#% \\"  # each part means something to a shell or a grammar
 
 
 def script(name, *arguments, check=True):
@@ -45,8 +49,12 @@ def test_a_recipe_trains_goes_on_and_scores_the_test_split(data, tmp_path):
     tiny = ["common.cpu=true", "model.embed_dim=8", "model.hidden_sizes='12,8'", "model.output_dim=8"]
     tiny += ["dataset.batch_size=8", "criterion.boundary_rates='.2'", "task.tokens_per_sample=30"]
     tiny += ["dataset.num_workers=0"]
-    script("train_recipe.sh", "ptb_small", data, tmp_path, *tiny, "optimization.max_update=8")
-    log = script("train_recipe.sh", "ptb_small", data, tmp_path, *tiny, "optimization.max_update=20")
+    folder = tmp_path / ODD_NAME
+    shutil.copytree(str(data), str(folder / "data"))
+    arguments = ["ptb_small", folder / "data", folder / "save", *tiny]
+    script("train_recipe.sh", *arguments, "optimization.max_update=8")
+    log = script("train_recipe.sh", *arguments, "optimization.max_update=20")
+    assert (folder / "save" / "hydra_train.log").is_file()
     assert "(epoch 1 @ 8 updates)" in log
     characters = len((data.parent / "test.txt").read_bytes().decode())
     assert int(re.search(r"Evaluated ([0-9,]+) tokens", log).group(1).replace(",", "")) == characters

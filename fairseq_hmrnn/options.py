@@ -165,11 +165,12 @@ class CheckedOptions:
 
     @classmethod
     def add_args(cls, parser):
-        super().add_args(_CheckingParser(parser, getattr(cls, "__dataclass")))
+        super().add_args(CheckingParser(parser, getattr(cls, "__dataclass")))
 
 
-class _CheckingParser:
-    """Passes arguments on to a parser, with what each may be as its type."""
+class CheckingParser:
+    """Passes arguments on to a parser, with what each may be as its type, and numbers' ranges in their help. For
+    fairseq's `gen_parser_from_dataclass`."""
 
     def __init__(self, parser, config: Type):
         self.parser = parser
@@ -180,4 +181,6 @@ class _CheckingParser:
         allowed = self.allowed.get(names[0])
         if allowed is not None and not getattr(allowed, "many", False):
             kwargs["type"] = allowed
+        if isinstance(allowed, Range) and kwargs.get("help"):
+            kwargs["help"] += f"; {allowed}"
         return self.parser.add_argument(*names, **kwargs)

@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-LIMIT = 30  # seconds an input may take
+LIMIT = 120  # seconds an input may take; hardly one takes two, but a machine may be busy
 STREAMED = 10_000  # characters: so much output is that of an input without end
 LARGEST_OUTPUT = 1 << 20  # bytes: endless output ends there, as on a full device
 NOT_NUMBERS = ("nan", "inf", "-inf")
@@ -223,6 +223,8 @@ def run_fuzz(work, inputs, seed):
     options = {command: options_of(command) for command in [*COMMANDS, "fairseq-train"]}
     for number in range(inputs):
         *drawn, refused = draw(choose, options, work)
+        if number % 100 == 0:
+            print(f"input {number}", file=sys.stderr, flush=True)
         problem = problem_of(drawn[0], drawn[3], refused, *attempt(work, *drawn))
         if problem:
             wrong.append({"input": number, "problem": problem, "what": drawn})

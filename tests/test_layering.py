@@ -26,7 +26,7 @@ ALLOWED = {
     "reader": {"data", "models", "ops"},
     "tasks": {"generation", "ops", "modules", "models", "annealing", "data", "compat", "options"},
     "__init__": {"cli", "compat", "criterions", "data", "lr_scheduler", "models", "tasks"},
-    "__main__": {"cli", "criterions", "models", "tasks"},
+    "__main__": {"cli", "criterions", "lr_scheduler", "models", "options", "tasks"},
 }
 FORBIDDEN = {
     "ops": {"fairseq", "omegaconf", "hydra"},

@@ -1,5 +1,6 @@
 """Language modelling whose state goes from one window of text to the next (`--stateful`)."""
 
+import math
 from dataclasses import dataclass
 from typing import Optional
 
@@ -158,6 +159,9 @@ class StatefulLanguageModelingTask(CheckedOptions, LanguageModelingTask):
         self._gather_carried()  # an update that overflowed moved on without optimizer_step
 
     def optimizer_step(self, optimizer, model, update_num):
+        lr = optimizer.get_lr()
+        if not 0 <= lr < math.inf:  # fairseq's own schedules take any --lr, --lr-shrink and the like
+            raise ValueError(f"the learning rate is {lr}: give other --lr or options of --lr-scheduler")
         super().optimizer_step(optimizer, model, update_num)
         self._gather_carried()
 

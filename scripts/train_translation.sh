@@ -8,6 +8,7 @@ fail() { echo "train_translation: error: $*" >&2; exit 2; }
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 data=$1 save_dir=$2
 shift 2
+case $data$save_dir in *:*) fail "fairseq takes a name with a colon as several: give folders without" ;; esac
 has() { local found=("$data"/$1); [ -f "${found[0]}" ]; }
 has 'dict.*.txt' && has 'spm.*.model' ||
   fail "no dict.*.txt with spm.*.model in $data: prepare it with scripts/prepare_translation.sh"

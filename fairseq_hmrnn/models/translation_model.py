@@ -35,7 +35,7 @@ class TranslationModel(CheckedOptions, FairseqEncoderDecoderModel):
 
     def _start_from(self, part, path: str, names) -> None:
         """Load a pretrained part. A trained model that is loaded later does without the file, training does not."""
-        if path and os.path.exists(path):
+        if path and os.path.isfile(path):
             load_pretrained(part, path, names)
         elif path:
             self.missing_pretrained = path

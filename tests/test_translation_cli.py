@@ -183,7 +183,7 @@ def test_rank_options_end_with_equal_weights(pairs, tmp_path):
 @pytest.mark.parametrize(
     "options, message",
     [
-        (["--encoder-memory", "segments:2"], "wants a layer with a boundary detector"),
+        (["--encoder-memory", "segments:2"], "requires a layer with a boundary detector"),
         (["--load-pretrained-encoder-from", "nowhere.pt"], "no nowhere.pt"),
     ],
 )

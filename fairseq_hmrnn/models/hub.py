@@ -54,9 +54,11 @@ def find_checkpoint(path: str) -> str:
     if not os.path.isdir(path):
         if not os.path.exists(path):
             raise FileNotFoundError(f"no {path}: give a checkpoint file, or a folder with one")
+        if not os.path.isfile(path):
+            raise ValueError(f"{path} is not a regular file: give a checkpoint file, or a folder with one")
         return path
     for name in CHECKPOINT_NAMES:
-        if os.path.exists(os.path.join(path, name)):
+        if os.path.isfile(os.path.join(path, name)):
             return os.path.join(path, name)
     raise FileNotFoundError(f"no {', '.join(CHECKPOINT_NAMES)} in {path}: name the checkpoint file")
 

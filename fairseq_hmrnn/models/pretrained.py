@@ -25,10 +25,10 @@ class StartsFromFiles:
 
     def start_from(self, option: str, path: str, load: Callable[[str], None]) -> None:
         """Have `load` read the file, if the option names one that is there."""
-        if path and os.path.exists(path):
+        if path and os.path.isfile(path):
             load(path)
         elif path:
-            self.missing_file = f"no {path}, which {option} names"
+            self.missing_file = f"no file {path}, which {option} names"
 
     def check_files(self) -> None:
         """FileNotFoundError if it was to start from a file that is not there, and nothing was loaded since."""

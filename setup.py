@@ -24,9 +24,10 @@ def version():
 
 
 # Official fairseq cannot be imported on Python 3.11 and later; ve-fairseq is its main branch with that repaired.
+# torch 2.6 is the first to load data only, unless told otherwise.
 FAIRSEQ = [
     've-fairseq==0.12.3; python_version >= "3.11"',
-    'torch>=2.1; python_version >= "3.11"',
+    'torch>=2.6; python_version >= "3.11"',
     'numpy>=1.23,<2; python_version >= "3.11"',
     'fairseq==0.12.2; python_version < "3.11"',
     'torch>=1.12,<2; python_version < "3.11"',

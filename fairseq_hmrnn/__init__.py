@@ -1,10 +1,13 @@
 """Hierarchical Multiscale LSTM (arXiv 1609.01704) for fairseq. Importing registers all that the package adds."""
 
-from . import compat
+from . import checkpoints, resumption
+from .cli.errors import tell_in_fairseq_commands
 
-compat.install()
+checkpoints.install()
+resumption.install()
+tell_in_fairseq_commands()
 
 from . import criterions, lr_scheduler, models, tasks  # noqa: E402  (what they load must be checked)
 
 __version__ = "0.1.0"
-__all__ = ["compat", "criterions", "lr_scheduler", "models", "tasks"]
+__all__ = ["checkpoints", "criterions", "lr_scheduler", "models", "resumption", "tasks"]

@@ -9,9 +9,13 @@ import os
 
 from fairseq.dataclass.utils import gen_parser_from_dataclass
 
+from .cli.arguments import Parser
+from .cli.errors import run_command
 from .criterions.boundary_regularized_cross_entropy import BoundaryRegularizedCrossEntropyConfig
+from .lr_scheduler import ExactReduceLROnPlateauConfig
 from .models.config import HMLSTMLanguageModelConfig
 from .models.translation_config import HMLSTMLSTMConfig, HMLSTMTransformerConfig, HMLSTMTranslationConfig
+from .options import CheckingParser
 from .tasks.hmlstm_language_modeling import HMLSTMLanguageModelingConfig
 
 OPTIONS = {
@@ -21,6 +25,7 @@ OPTIONS = {
     "--arch hmlstm": HMLSTMTranslationConfig,
     "--arch hmlstm_lstm": HMLSTMLSTMConfig,
     "--arch hmlstm_transformer": HMLSTMTransformerConfig,
+    "--lr-scheduler exact_reduce_lr_on_plateau": ExactReduceLROnPlateauConfig,
 }
 
 
@@ -28,12 +33,13 @@ def print_options() -> None:
     for choice, config in OPTIONS.items():
         style = argparse.ArgumentDefaultsHelpFormatter
         parser = argparse.ArgumentParser(usage=argparse.SUPPRESS, add_help=False, formatter_class=style)
-        gen_parser_from_dataclass(parser.add_argument_group(f"with {choice}"), config())
+        group = CheckingParser(parser.add_argument_group(f"with {choice}"), config)
+        gen_parser_from_dataclass(group, config())
         print(parser.format_help())
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m fairseq_hmrnn", description="Print the package's folder, for fairseq's --user-dir."
     )
     parser.add_argument("--options", action="store_true", help="print what it adds to fairseq's commands instead")
@@ -44,4 +50,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main, "fairseq_hmrnn")

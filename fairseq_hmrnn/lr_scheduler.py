@@ -1,6 +1,7 @@
 """Learning rates: fairseq's reduce_lr_on_plateau, made to resume exactly."""
 
 from dataclasses import dataclass
+from typing import List
 
 from fairseq.optim.lr_scheduler import register_lr_scheduler
 from fairseq.optim.lr_scheduler.reduce_lr_on_plateau import (
@@ -8,24 +9,43 @@ from fairseq.optim.lr_scheduler.reduce_lr_on_plateau import (
     ReduceLROnPlateauLRScheduleConfig,
 )
 
+from .options import PROBABILITY, CheckedOptions, check_config, inherited, number, whole
+
+LARGEST_LR = 1000
+
 
 @dataclass
 class ExactReduceLROnPlateauConfig(ReduceLROnPlateauLRScheduleConfig):
-    pass
+    lr_shrink: float = inherited(
+        ReduceLROnPlateauLRScheduleConfig, "lr_shrink", number(0, 1, open_below=True, open_above=True)
+    )
+    lr_threshold: float = inherited(ReduceLROnPlateauLRScheduleConfig, "lr_threshold", PROBABILITY)
+    lr_patience: int = inherited(ReduceLROnPlateauLRScheduleConfig, "lr_patience", whole())
+    warmup_updates: int = inherited(ReduceLROnPlateauLRScheduleConfig, "warmup_updates", whole())
+    warmup_init_lr: float = inherited(
+        ReduceLROnPlateauLRScheduleConfig, "warmup_init_lr", number(0, LARGEST_LR, also=(-1,))
+    )
+    lr: List[float] = inherited(
+        ReduceLROnPlateauLRScheduleConfig, "lr", number(0, LARGEST_LR, open_below=True, many=True)
+    )
 
 
 @register_lr_scheduler("exact_reduce_lr_on_plateau", dataclass=ExactReduceLROnPlateauConfig)
-class ExactReduceLROnPlateau(ReduceLROnPlateauLRSchedule):
+class ExactReduceLROnPlateau(CheckedOptions, ReduceLROnPlateauLRSchedule):
     """As `reduce_lr_on_plateau`: multiplies the learning rate by --lr-shrink when the validation loss at an epoch's end
     has not improved for --lr-patience epochs. The paper's rule is --lr-shrink 0.02 --lr-patience 0.
 
     fairseq writes the checkpoint of an epoch's end before its scheduler hears of that epoch's loss, and resumes
-    without telling it; nor does it keep the count of bad epochs. This one knows both (`compat.hand_over_loss`). And
+    without telling it; nor does it keep the count of bad epochs. This one knows both (`resumption.hand_over_loss`). And
     with --reset-lr-scheduler it takes the --lr that it is given, as fairseq's other schedules do, not the optimizer's.
     """
 
     _missed_loss = None
     _goes_on = False  # the learning rate is what earlier updates left
+
+    def __init__(self, cfg: ExactReduceLROnPlateauConfig, optimizer):
+        check_config(cfg, ExactReduceLROnPlateauConfig)
+        super().__init__(cfg, optimizer)
 
     def state_dict(self):
         return {**super().state_dict(), "num_bad_epochs": self.lr_scheduler.num_bad_epochs}

@@ -10,7 +10,7 @@ Averaging the last checkpoints of a training often predicts better than any of t
 average in every checkpoint, which --ema takes in place of the weights.
 """
 
-import argparse
+import io
 import re
 import sys
 from pathlib import Path
@@ -20,19 +20,26 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch  # noqa: E402
 from fairseq import checkpoint_utils  # noqa: E402
 
-import fairseq_hmrnn  # noqa: E402, F401  (safe loading)
+from fairseq_hmrnn.checkpoints import check_finite  # noqa: E402
+from fairseq_hmrnn.cli import arguments as kinds  # noqa: E402
+from fairseq_hmrnn.cli.errors import UserError, run_command  # noqa: E402
+from fairseq_hmrnn.cli.files import write_whole  # noqa: E402
+from fairseq_hmrnn.options import whole  # noqa: E402
 
 KEPT = ("args", "cfg", "criterion", "optimizer_history", "task_state")
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoints", type=Path, nargs="+", help="checkpoints, or one folder of a training")
-    parser.add_argument("--last", type=int, help="of a folder, so many of its newest checkpoint_E_U.pt (default: 5)")
+    parser = kinds.Parser(description=__doc__)
+    parser.add_argument("checkpoints", type=kinds.path, nargs="+", help="checkpoints, or one folder of a training")
+    parser.add_argument(
+        "--last", type=whole(1), help="of a folder, so many of its newest checkpoint_E_U.pt (default: 5)"
+    )
     parser.add_argument("--ema", action="store_true", help="the moving average of --store-ema in place of the weights")
     parser.add_argument("--half", action="store_true", help="write weights as float16, half the size")
-    parser.add_argument("--out", type=Path, required=True, help="file to write")
+    parser.add_argument("--out", type=kinds.new_file, required=True, help="file to write")
     args = parser.parse_args()
+    args.checkpoints = [Path(name) for name in args.checkpoints]
     args.folder = args.checkpoints[0] if len(args.checkpoints) == 1 and args.checkpoints[0].is_dir() else None
     if args.last is None:
         args.last = 5
@@ -49,8 +56,8 @@ def newest(folder, count):
         if match:
             numbered.append((int(match.group(1)), path))
     if not numbered:
-        sys.exit(
-            f"average_checkpoints: no checkpoint_EPOCH_UPDATE.pt in {folder}: train with --save-interval-updates and "
+        raise UserError(
+            f"no checkpoint_EPOCH_UPDATE.pt in {folder}: train with --save-interval-updates and "
             "--keep-interval-updates, or name checkpoints one by one"
         )
     if len(numbered) < count:
@@ -64,7 +71,7 @@ def weights_of(checkpoint, path, ema):
         return checkpoint["model"]
     extra = checkpoint["extra_state"]
     if "ema" not in extra:
-        sys.exit(f"average_checkpoints: {path} has no moving average: train with --store-ema, or leave --ema out")
+        raise UserError(f"{path} has no moving average: train with --store-ema, or leave --ema out")
     averaged = extra.get("ema_fp32_params", extra["ema"])
     return {key: averaged[key] if t.is_floating_point() else t for key, t in checkpoint["model"].items()}
 
@@ -74,13 +81,14 @@ def average(paths, ema):
     ema: of their moving averages."""
     for path in paths:
         if not path.is_file():
-            sys.exit(f"average_checkpoints: no such file: {path}")
+            raise UserError(f"no such file: {path}")
     sums = {}
     for path in paths:
         checkpoint = checkpoint_utils.load_checkpoint_to_cpu(str(path))
         model = weights_of(checkpoint, path, ema)
+        check_finite(str(path), model)
         if sums and {k: v.shape for k, v in model.items()} != {k: v.shape for k, v in sums.items()}:
-            sys.exit(f"average_checkpoints: {path} is of another model than {paths[0]}")
+            raise UserError(f"{path} is of another model than {paths[0]}")
         for key, tensor in model.items():
             floating = tensor.is_floating_point()
             sums[key] = tensor.double() + sums.get(key, 0) if floating else tensor
@@ -92,23 +100,19 @@ def average(paths, ema):
 
 def main():
     args = parse_args()
-    paths = args.checkpoints
-    if args.last < 1:
-        sys.exit(f"average_checkpoints: --last must be positive, got {args.last}")
-    if not args.out.absolute().parent.is_dir():
-        sys.exit(f"average_checkpoints: there is no folder {args.out.parent} to write to")
-    if args.folder:
-        paths = newest(args.folder, args.last)
+    paths = newest(args.folder, args.last) if args.folder else args.checkpoints
     try:
         checkpoint = average(paths, args.ema)
-    except (KeyError, RuntimeError) as error:  # RuntimeError: torch's, and UnsafeCheckpointError
-        sys.exit(f"average_checkpoints: not a fairseq checkpoint ({error})")
+    except KeyError as error:
+        raise UserError(f"not a fairseq checkpoint ({error})") from error
     if args.half:
         halved = {key: t.half() if t.is_floating_point() else t for key, t in checkpoint["model"].items()}
         checkpoint["model"] = halved
-    torch.save(checkpoint, args.out)
+    written = io.BytesIO()  # torch's own writer ends the process where a device is full
+    torch.save(checkpoint, written)
+    write_whole(args.out, written.getbuffer())
     print(f"{args.out}: the mean of {', '.join(path.name for path in paths)}")
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -8,7 +8,6 @@ The symbols, the begin symbol, those never to sample and S are written beside it
 checked against the model.
 """
 
-import argparse
 import json
 import logging
 import sys
@@ -19,7 +18,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch  # noqa: E402
 
 import fairseq_hmrnn  # noqa: E402, F401  (registers the models)
-from fairseq_hmrnn.compat import UnsafeCheckpointError  # noqa: E402
+from fairseq_hmrnn.cli import arguments as kinds  # noqa: E402
+from fairseq_hmrnn.cli.errors import UserError, run_command  # noqa: E402
+from fairseq_hmrnn.cli.files import whole_file, write_whole  # noqa: E402
 from fairseq_hmrnn.models import export, hub  # noqa: E402
 from fairseq_hmrnn.models.transcript import symbol_texts  # noqa: E402
 
@@ -53,42 +54,49 @@ def largest_difference(step, function, decoder, batch_size=3, steps=25):
     tokens[tokens == decoder.padding_idx] = 0
     features, extra = decoder.extract_features(tokens)
     logits = decoder.predict(features)
-    state, worst = torch.zeros(batch_size, function.state_size, dtype=logits.dtype), 0.0
+    state, differences = torch.zeros(batch_size, function.state_size, dtype=logits.dtype), []
     for t in range(steps):
         log_probs, boundaries, state = step(tokens[:, t], state)
-        worst = max(worst, float((log_probs - logits[:, t].log_softmax(1)).abs().max()))
-        worst = max(worst, float((boundaries - extra["boundaries"][:, t]).abs().max()))
-    return worst
+        differences.append((log_probs - logits[:, t].log_softmax(1)).abs().max())
+        differences.append((boundaries - extra["boundaries"][:, t]).abs().max())
+    return float(torch.stack(differences).max())  # NaN if any is, unlike Python's max
+
+
+def parse_args():
+    parser = kinds.Parser(description=__doc__)
+    parser.add_argument("checkpoint", type=kinds.path, help="a checkpoint, or a folder with checkpoint_best.pt")
+    parser.add_argument(
+        "--data", metavar="DIR", type=kinds.prepared_folder,
+        help="the folder with dict.txt, if the checkpoint does not carry it",
+    )
+    parser.add_argument("--out", required=True, metavar="FILE", type=kinds.new_file)
+    parser.add_argument("--format", choices=["torchscript", "torch.export", "onnx"], default="torchscript")
+    args = parser.parse_args()
+    if args.format == "torch.export" and not args.out.endswith(".pt2"):
+        parser.error("torch.export requires a file name that ends in .pt2")
+    kinds.new_file(args.out + ".json")
+    return args
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoint", help="a checkpoint, or a folder with checkpoint_best.pt")
-    parser.add_argument("--data", metavar="DIR", help="the folder with dict.txt, if the checkpoint does not carry it")
-    parser.add_argument("--out", required=True, metavar="FILE")
-    parser.add_argument("--format", choices=["torchscript", "torch.export", "onnx"], default="torchscript")
-    args = parser.parse_args()
+    args = parse_args()
     logging.disable(logging.INFO)
-    if args.format == "torch.export" and not args.out.endswith(".pt2"):
-        sys.exit("export: torch.export wants a file name that ends in .pt2")
-    try:
-        model = hub.load([args.checkpoint], args.data)
-        decoder = model.models[0].decoder
-        if not hasattr(decoder, "hm_lstm"):
-            raise ValueError(f"{args.checkpoint} is not an HM-LSTM language model")
-        function = export.StepFunction(decoder)
-        export.export(function, args.out, args.format)
-        worst = largest_difference(load_step(args.out, args.format), function, decoder)
+    model = hub.load([args.checkpoint], args.data)
+    decoder = model.models[0].decoder
+    if not hasattr(decoder, "hm_lstm"):
+        raise UserError(f"{args.checkpoint} is not an HM-LSTM language model")
+    function = export.StepFunction(decoder)
+    with whole_file(args.out) as unfinished:
+        export.export(function, unfinished, args.format)
+        worst = largest_difference(load_step(unfinished, args.format), function, decoder)
         if not worst < TOLERANCE:
-            raise RuntimeError(f"{args.out} differs from the model by {worst}: do not use it")
-        symbols = symbol_texts(model.task, model.bpe)
-        never = [model.tgt_dict.pad(), model.tgt_dict.unk(), model.tgt_dict.bos()]
-        about = {"symbols": symbols, "begin": model.begin, "never": never, "state_size": function.state_size}
-        Path(args.out + ".json").write_text(json.dumps(about), encoding="utf-8")
-    except (OSError, ValueError, RuntimeError, UnsafeCheckpointError) as error:
-        sys.exit(f"export: {error}")
+            raise UserError(f"what was exported differs from the model by {worst}: nothing was written")
+    symbols = symbol_texts(model.task, model.bpe)
+    never = [model.tgt_dict.pad(), model.tgt_dict.unk(), model.tgt_dict.bos()]
+    about = {"symbols": symbols, "begin": model.begin, "never": never, "state_size": function.state_size}
+    write_whole(args.out + ".json", json.dumps(about))
     print(f"written: {args.out} and {args.out}.json; largest difference to the model {worst:.1e}")
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -53,9 +53,9 @@ train() {  # data, overrides ...
   shift
   mkdir -p "$save"
   save=$(cd "$save" && pwd)
-  timeout "$((limit - 45))" "$python" -m fairseq_cli.hydra_train --config-dir "$PWD/fairseq_hmrnn/configs" \
-    --config-name "${RECIPE:-ptb}" common.user_dir="$PWD/fairseq_hmrnn" task.data="$data" checkpoint.save_dir="$save" \
-    hydra.run.dir="$save" checkpoint.save_interval_updates="${SAVE_EVERY:-500}" "common.cpu=$([ "$gpu" = 1 ] && echo false || echo true)" \
+  "$python" -m fairseq_hmrnn.cli.recipe "${RECIPE:-ptb}" "$data" "$save" "$save/recipe" || return
+  timeout "$((limit - 45))" "$python" -m fairseq_cli.hydra_train --config-dir "$save/recipe" \
+    --config-name "${RECIPE:-ptb}" checkpoint.save_interval_updates="${SAVE_EVERY:-500}" "common.cpu=$([ "$gpu" = 1 ] && echo false || echo true)" \
     "$@" || code=$?
   [ "$code" = 0 ] || [ "$code" = 124 ] || return "$code"
   [ -f "$save/checkpoint_best.pt" ] || { echo "nothing was saved in the time: set SAVE_EVERY below 500 updates"; return 1; }

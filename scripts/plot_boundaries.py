@@ -11,66 +11,92 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from fairseq_hmrnn.analysis import plot_boundaries, plot_norms, plot_training, read_log  # noqa: E402
 from fairseq_hmrnn.analysis.plots import check_path  # noqa: E402
-from fairseq_hmrnn.compat import UnsafeCheckpointError  # noqa: E402
+from fairseq_hmrnn.cli import arguments as kinds  # noqa: E402
+from fairseq_hmrnn.cli.errors import run_command  # noqa: E402
+from fairseq_hmrnn.cli.files import read_text, whole_file  # noqa: E402
+from fairseq_hmrnn.options import LARGEST_SIZE, whole  # noqa: E402
 from fairseq_hmrnn.reader import CharacterReader  # noqa: E402
+
+LARGEST_PICTURE = 20_000  # bytes of text: a picture of more cannot be read, nor drawn in a minute
+
+
+def picture(argument):
+    """The name of a picture to draw."""
+    try:
+        check_path(kinds.new_file(argument))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return argument
 
 
 def parse_arguments():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("checkpoint", help="of an hmlstm_lm trained on characters")
-    parser.add_argument("data", nargs="?", help="the prepared folder with its dict.txt (default: that of the training)")
-    parser.add_argument("--text", default="-", help="a UTF-8 file; - reads standard input (default)")
+    parser = kinds.Parser(description=__doc__)
+    parser.add_argument("checkpoint", type=kinds.path, help="of an hmlstm_lm trained on characters")
     parser.add_argument(
-        "--out", nargs="+", default=["boundaries.png"], help=".png, .svg or .pdf, or several (default: boundaries.png)"
+        "data", nargs="?", type=kinds.prepared_folder,
+        help="the prepared folder with its dict.txt (default: that of the training)",
     )
-    parser.add_argument("--norms", metavar="OUT", help="also draw a heat map of the norms of h, here")
-    parser.add_argument("--log", help="what fairseq-train printed: also draw boundary rates over training, to --rates")
-    parser.add_argument("--rates", metavar="OUT", help="with --log (default: rates.png)")
     parser.add_argument(
-        "--lookahead", type=int, default=0, help="draw boundaries this many characters earlier, as segment.py does"
+        "--text", default="-", type=kinds.file_or_input, help="a UTF-8 file; - reads standard input (default)"
     )
-    parser.add_argument("--width", type=int, default=80, help="the most characters in a line (default: 80)")
-    parser.add_argument("--title", help="over the picture")
+    parser.add_argument(
+        "--out",
+        nargs="+",
+        type=picture,
+        default=["boundaries.png"],
+        help=".png, .svg or .pdf, or several (default: boundaries.png)",
+    )
+    parser.add_argument("--norms", metavar="OUT", type=picture, help="also draw a heat map of the norms of h, here")
+    parser.add_argument(
+        "--log",
+        type=kinds.existing_file,
+        help="what fairseq-train printed: also draw boundary rates over training, to --rates",
+    )
+    parser.add_argument("--rates", metavar="OUT", type=picture, help="with --log (default: rates.png)")
+    parser.add_argument(
+        "--lookahead",
+        type=whole(0, LARGEST_SIZE),
+        default=0,
+        help="draw boundaries this many characters earlier, as segment.py does",
+    )
+    parser.add_argument("--width", type=whole(1, 1000), default=80, help="the most characters in a line (default: 80)")
+    parser.add_argument("--title", type=kinds.text, help="over the picture")
     arguments = parser.parse_args()
     if arguments.rates and not arguments.log:
-        parser.error("--rates wants --log, what fairseq-train printed")
+        parser.error("--rates requires --log, what fairseq-train printed")
+    for name in arguments.out if arguments.rates else [*arguments.out, "rates.png"]:
+        picture(name)  # argparse does not look at defaults
     arguments.rates = arguments.rates or "rates.png"
     return arguments
 
 
 def draw(arguments, text):
     """Draw everything that was asked for; the boundaries and the names of the files."""
-    written = [*arguments.out, *([arguments.norms] if arguments.norms else [])]
-    written += [arguments.rates] if arguments.log else []
-    for path in written:
-        check_path(path)
-    if arguments.log:
-        with open(arguments.log, encoding="utf-8") as log:
-            curves = read_log(log)
+    curves = read_log(read_text(arguments.log).splitlines()) if arguments.log else None
     reading = CharacterReader(arguments.checkpoint, arguments.data).read(text).closed_earlier(arguments.lookahead)
-    for path in arguments.out:
-        plot_boundaries(text, reading.boundaries, path, width=arguments.width, title=arguments.title)
+    style = {"width": arguments.width, "title": arguments.title}
+    pictures = [(path, lambda out: plot_boundaries(text, reading.boundaries, out, **style)) for path in arguments.out]
     if arguments.norms:
-        plot_norms(text, reading.norms, arguments.norms, width=arguments.width, title=arguments.title)
+        pictures.append((arguments.norms, lambda out: plot_norms(text, reading.norms, out, **style)))
     if arguments.log:
-        plot_training(curves, arguments.rates)
-    return reading.boundaries, written
+        pictures.append((arguments.rates, lambda out: plot_training(curves, out)))
+    for path, plot in pictures:
+        with whole_file(path) as unfinished:
+            plot(unfinished)
+    return reading.boundaries, [path for path, _ in pictures]
 
 
 def main():
     arguments = parse_arguments()
     logging.disable(logging.INFO)
-    try:
-        text = (sys.stdin.buffer.read() if arguments.text == "-" else Path(arguments.text).read_bytes()).decode()
-        if not text:
-            raise ValueError("the text is empty: there is nothing to draw")
-        boundaries, written = draw(arguments, text)
-    except (OSError, ImportError, ValueError, UnsafeCheckpointError) as error:
-        sys.exit(f"plot_boundaries: {error}")
+    text = read_text(arguments.text, LARGEST_PICTURE)
+    if not text:
+        raise ValueError("the text is empty: there is nothing to draw")
+    boundaries, written = draw(arguments, text)
     for layer, rate in enumerate(boundaries.mean(0), 1):
         print(f"layer {layer}: a boundary every {1 / rate:.1f} characters" if rate else f"layer {layer}: no boundary")
     print(f"written: {', '.join(written)}")
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

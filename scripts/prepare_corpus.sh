@@ -2,7 +2,7 @@
 set -euo pipefail
 corpus_root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
-corpus_fail() { echo "$(basename "$0"): error: $*" >&2; exit 1; }
+corpus_fail() { echo "$(basename "$0"): error: $*" >&2; exit 2; }
 
 corpus_expect_bytes() {  # FILE COUNT WHAT
   local found
@@ -21,12 +21,12 @@ print(len(seen))')
 }
 
 corpus_hundred_million() {  # FILE TYPES DEST FILTER...: 90M, 5M and 5M bytes, through a filter
-  local file=$1 types=$2 dest=$3 work
+  local file=$1 types=$2 dest=$3
   shift 3
   corpus_expect_bytes "$file" 100000000 "$file"
   corpus_expect_types "$types" "$file"
   work=$(mktemp -d)
-  trap "rm -rf '$work'" EXIT
+  trap 'rm -rf "$work"' EXIT  # not a local variable: the trap is run outside this function
   dd if="$file" bs=1000000 count=90 status=none | "$@" >"$work/train"
   dd if="$file" bs=1000000 skip=90 count=5 status=none | "$@" >"$work/valid"
   dd if="$file" bs=1000000 skip=95 count=5 status=none | "$@" >"$work/test"
@@ -39,5 +39,5 @@ corpus_binarise() {  # FOLDER WITH train, valid, test    DEST
     grep -v '^fairseq-train\|To train'
   local name
   name=$(basename "$0" .sh)
-  echo "written to $2. To train on it: bash scripts/train_recipe.sh ${name#prepare_} $2 SAVE_DIR"
+  printf 'written to %s. To train on it: bash scripts/train_recipe.sh %s %q SAVE_DIR\n' "$2" "${name#prepare_}" "$2"
 }

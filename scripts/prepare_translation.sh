@@ -7,7 +7,7 @@
 #   TYPE       unigram, bpe or char (default unigram)         N   size of the vocabulary (default 8000; char: all)
 #   DEST       default DIR/bin; gets spm.SRC.model and spm.TGT.model too
 set -euo pipefail
-fail() { echo "prepare_translation: error: $*" >&2; exit 1; }
+fail() { echo "prepare_translation: error: $*" >&2; exit 2; }
 [ $# -ge 3 ] || fail "usage: prepare_translation.sh SRC TGT DIR [--source-type TYPE] ... (see the head of this file)"
 src=$1 tgt=$2 dir=${3%/}
 shift 3
@@ -59,11 +59,13 @@ prefix = os.path.join(dest, f"spm.{language}")
 size_options = {"use_all_vocab": True} if kind == "char" else {"vocab_size": int(size), "hard_vocab_limit": False}
 try:
     spm.SentencePieceTrainer.train(
-        input=os.path.join(folder, f"train.{language}"), model_prefix=prefix, model_type=kind,
+        input=[os.path.join(folder, f"train.{language}")],  # a name alone would be split at commas
+        model_prefix=prefix, model_type=kind,
         character_coverage=1.0, minloglevel=2, **size_options,
     )
 except (OSError, RuntimeError) as error:
-    sys.exit(f"prepare_translation: error: sentencepiece makes no {kind} model of train.{language}: {error}")
+    print(f"prepare_translation: error: sentencepiece makes no {kind} model of train.{language}: {error}", file=sys.stderr)
+    sys.exit(2)
 model = spm.SentencePieceProcessor(model_file=f"{prefix}.model")
 with open(os.path.join(dest, f"pieces.{language}.txt"), "w", encoding="utf-8") as dictionary:
     for index in range(3, model.get_piece_size()):  # <unk>, <s> and </s> are fairseq's own
@@ -82,11 +84,12 @@ prepare_side "$src" "$source_type" "$source_size"
 prepare_side "$tgt" "$target_type" "$target_size"
 splits=()
 for split in valid test; do
-  [ -s "$dir/$split.$src" ] && [ -s "$dir/$split.$tgt" ] && splits+=("--${split}pref" "$work/pieces/$split")
+  [ -s "$dir/$split.$src" ] && [ -s "$dir/$split.$tgt" ] && splits+=("--${split}pref" "pieces/$split")
 done
-fairseq-preprocess --source-lang "$src" --target-lang "$tgt" --trainpref "$work/pieces/train" "${splits[@]}" \
-  --srcdict "$work/pieces.$src.txt" --tgtdict "$work/pieces.$tgt.txt" --destdir "$work" --workers 1 \
-  > "$work/preprocess.stdout" 2>&1 || { cat "$work/preprocess.stdout" >&2; exit 1; }
+# From within the folder, for fairseq-preprocess splits names at commas.
+(cd "$work" && fairseq-preprocess --source-lang "$src" --target-lang "$tgt" --trainpref pieces/train "${splits[@]}" \
+  --srcdict "pieces.$src.txt" --tgtdict "pieces.$tgt.txt" --destdir . --workers 1) \
+  > "$work/preprocess.stdout" 2>&1 || { cat "$work/preprocess.stdout" >&2; exit 2; }
 rm -rf "$dest/pieces" "$dest"/dict.*.txt "$dest"/{train,valid,test}."$src-$tgt".*  # of an earlier run
 mv "$work"/* "$dest"
 echo "prepared $dest: $(wc -l < "$dest/dict.$src.txt") $source_type symbols of $src," \

@@ -5,6 +5,9 @@
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/setup_venv.sh"
 folder=$(mkdir -p "${1:-$hmrnn_root/runs/quickstart}" && cd "${1:-$hmrnn_root/runs/quickstart}" && pwd)
+case $folder in
+  *:*) echo "quickstart: error: fairseq takes a name with a colon as several: give a folder without" >&2; exit 2 ;;
+esac
 cd "$hmrnn_root"
 data=$folder/data
 checkpoint=$folder/checkpoints/checkpoint_best.pt

@@ -11,7 +11,7 @@ import signal
 
 signal.signal(signal.SIGINT, signal.SIG_DFL)  # while the libraries load: end quietly
 
-import argparse  # noqa: E402
+import itertools  # noqa: E402
 import json  # noqa: E402
 import logging  # noqa: E402
 import math  # noqa: E402
@@ -27,67 +27,123 @@ from fairseq.data.encoders import BPE_REGISTRY  # noqa: E402
 from omegaconf.errors import MissingMandatoryValue  # noqa: E402
 
 import fairseq_hmrnn  # noqa: E402, F401  (registers the models)
-from fairseq_hmrnn.compat import UnsafeCheckpointError  # noqa: E402
+from fairseq_hmrnn.cli import arguments as kinds  # noqa: E402
+from fairseq_hmrnn.cli.errors import UserError, run_command  # noqa: E402
+from fairseq_hmrnn.cli.files import read_text  # noqa: E402
 from fairseq_hmrnn.models import hub  # noqa: E402
 from fairseq_hmrnn.models.sampler import SamplingOptions  # noqa: E402
 from fairseq_hmrnn.models.transcript import Plain, WithBoundaries, symbol_texts  # noqa: E402
+from fairseq_hmrnn.options import number, whole  # noqa: E402
+
+ENDLESS = 10**15  # symbols, samples: what nobody waits for
+LARGEST_BATCH = 2**16
+LARGEST_PROMPT = 1 << 26  # bytes: it is read as a whole
+LARGEST_SEARCH = 10**8  # symbols of all beams together, which beam search keeps
 
 
 def build_parser():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = kinds.Parser(description=__doc__)
     add = parser.add_argument
-    add("checkpoint", nargs="+", help="a checkpoint, or a folder with checkpoint_best.pt; several: an ensemble")
-    add("--data", metavar="DIR", help="the folder with dict.txt, if the checkpoint does not carry its dictionary")
-    add("--prompt", action="append", metavar="TEXT", help="text to continue, kept exactly; - reads it from standard "
-        "input, newlines included; may be given several times (default: the start of a text)")
-    add("--length", type=int, default=500, help="new symbols per sample (default %(default)s)")
-    add("--end", choices=hub.ENDS, default="auto", help="what ends a sample: length alone, or newline, its line's end "
-        "too (</s>); auto: length for a model of characters, newline for any other (default %(default)s)")
-    add("--samples", type=int, default=1, metavar="N", help="samples of each prompt (default %(default)s)")
-    add("--batch-size", type=int, default=1, metavar="N",
-        help="samples drawn at once; more than one is faster, but does not stream (default %(default)s)")
-    how = parser.add_argument_group("which symbol comes next")
-    how.add_argument("--temperature", type=float, default=1.0, help="below 1: more probable text (default %(default)s)")
-    how.add_argument("--top-k", type=int, default=0, metavar="K", help="of the K most probable symbols only")
-    how.add_argument("--top-p", type=float, default=1.0, metavar="P",
-                     help="of the most probable symbols that together have probability P only")
-    how.add_argument("--greedy", action="store_true", help="always the most probable symbol")
-    how.add_argument("--beam", type=int, default=0, metavar="N", help="beam search for the most probable text; shown "
-                     "when it is complete")
-    how.add_argument("--nbest", type=int, default=1, metavar="N", help="with --beam: show the N best")
-    how.add_argument("--diverse-beam-groups", type=int, default=-1, metavar="N", help="with --beam")
-    how.add_argument("--diverse-beam-strength", type=float, default=0.5, metavar="F", help="with --beam")
-    how.add_argument("--seed", type=int, help="the same seed and options give the same text")
+    add(
+        "checkpoint",
+        nargs="+",
+        type=kinds.path,
+        help="a checkpoint, or a folder with checkpoint_best.pt; several: an ensemble",
+    )
+    add(
+        "--data",
+        metavar="DIR",
+        type=kinds.prepared_folder,
+        help="the folder with dict.txt, if the checkpoint does not carry its dictionary",
+    )
+    add(
+        "--prompt",
+        action="append",
+        metavar="TEXT",
+        type=kinds.text,
+        help="text to continue, kept exactly; - reads it from standard "
+        "input, newlines included; may be given several times (default: the start of a text)",
+    )
+    add("--length", type=whole(0, ENDLESS), default=500, help="new symbols per sample (default %(default)s)")
+    add(
+        "--end",
+        choices=hub.ENDS,
+        default="auto",
+        help="what ends a sample: length alone, or newline, its line's end too (</s>); auto: length for a model of "
+        "characters, newline for any other (default %(default)s)",
+    )
+    add(
+        "--samples", type=whole(1, ENDLESS), default=1, metavar="N", help="samples of each prompt (default %(default)s)"
+    )
+    add(
+        "--batch-size",
+        type=whole(1, LARGEST_BATCH),
+        default=1,
+        metavar="N",
+        help="samples drawn at once; more than one is faster, but does not stream (default %(default)s)",
+    )
+    add_choice(parser.add_argument_group("which symbol comes next"))
     output = parser.add_argument_group("output")
-    output.add_argument("--show-boundaries", action="store_true",
-                        help="mark where segments end: | in layer 1, \u2016 in layer 2, ...; in colour on a terminal")
+    output.add_argument(
+        "--show-boundaries",
+        action="store_true",
+        help="mark where segments end: | in layer 1, \u2016 in layer 2, ...; in colour on a terminal",
+    )
     output.add_argument("--json", action="store_true", help="a line of JSON for each sample: scores and boundaries too")
     output.add_argument("--hide-prompt", action="store_true", help="print the new text only")
     output.add_argument("--timing", action="store_true", help="say on standard error how fast it was")
-    parser.add_argument("--threads", type=int, metavar="N", help="of torch (default: as torch chooses)")
+    parser.add_argument("--threads", type=kinds.THREADS, metavar="N", help="of torch (default: as torch chooses)")
     parser.add_argument("--bpe", help="as for fairseq, for instance sentencepiece (characters need none)")
-    parser.add_argument("--sentencepiece-model", metavar="FILE", help="with --bpe sentencepiece")
+    parser.add_argument(
+        "--sentencepiece-model", metavar="FILE", type=kinds.existing_file, help="with --bpe sentencepiece"
+    )
     return parser
+
+
+def add_choice(how):
+    """Options of which symbol comes next."""
+    how.add_argument("--temperature", type=float, default=1.0, help="below 1: more probable text (default %(default)s)")
+    how.add_argument("--top-k", type=whole(), default=0, metavar="K", help="of the K most probable symbols only")
+    how.add_argument(
+        "--top-p",
+        type=float,
+        default=1.0,
+        metavar="P",
+        help="of the most probable symbols that together have probability P only",
+    )
+    how.add_argument("--greedy", action="store_true", help="always the most probable symbol")
+    how.add_argument(
+        "--beam",
+        type=whole(0, 10000),
+        default=0,
+        metavar="N",
+        help="beam search for the most probable text; shown when it is complete",
+    )
+    how.add_argument("--nbest", type=whole(1, 10000), default=1, metavar="N", help="with --beam: show the N best")
+    how.add_argument(
+        "--diverse-beam-groups", type=whole(1, 10000, also=(-1,)), default=-1, metavar="N", help="with --beam"
+    )
+    how.add_argument("--diverse-beam-strength", type=number(0, 1e6), default=0.5, metavar="F", help="with --beam")
+    how.add_argument("--seed", type=kinds.SEED, help="the same seed and options give the same text")
 
 
 def check(args):
     """ValueError for options that do not go together or have no meaning."""
-    for name, least in (("length", 0), ("samples", 1), ("batch_size", 1), ("beam", 0), ("nbest", 1)):
-        if getattr(args, name) < least:
-            raise ValueError(f"--{name.replace('_', '-')} must be at least {least}")
-    if args.threads is not None and args.threads < 1:
-        raise ValueError("--threads must be at least 1")
     if args.bpe and args.bpe not in BPE_REGISTRY:
         raise ValueError(f"there is no --bpe {args.bpe}: choose from {', '.join(sorted(BPE_REGISTRY))}")
     if (args.bpe == "sentencepiece") != bool(args.sentencepiece_model):
-        raise ValueError("--bpe sentencepiece and --sentencepiece-model FILE want each other")
+        raise ValueError("--bpe sentencepiece and --sentencepiece-model FILE require each other")
     if args.beam:
         if args.show_boundaries or args.greedy or args.top_k or args.top_p != 1 or args.samples > 1:
             raise ValueError("--beam does not go with options of sampling")
         if args.nbest > args.beam:
             raise ValueError("--nbest cannot be larger than --beam")
+        if args.beam * args.length > LARGEST_SEARCH:
+            raise ValueError(f"--beam keeps all of its text: --beam times --length must be at most {LARGEST_SEARCH:,}")
+        if args.diverse_beam_groups > 0 and args.beam % args.diverse_beam_groups:
+            raise ValueError("--diverse-beam-groups must divide --beam")
     elif args.nbest != 1 or args.diverse_beam_groups > 0:
-        raise ValueError("--nbest and --diverse-beam-groups want --beam")
+        raise ValueError("--nbest and --diverse-beam-groups require --beam")
     if args.json and args.show_boundaries:
         raise ValueError("--json has the boundaries already: leave --show-boundaries out")
     return SamplingOptions(args.temperature, args.top_k, args.top_p, args.greedy, args.seed).check()
@@ -97,7 +153,7 @@ def read_prompts(args):
     prompts = args.prompt or [""]
     if prompts.count("-") > 1:
         raise ValueError("standard input can be one prompt only")
-    return [sys.stdin.buffer.read().decode("utf-8") if prompt == "-" else prompt for prompt in prompts]
+    return [read_text("-", LARGEST_PROMPT) if prompt == "-" else prompt for prompt in prompts]
 
 
 def warn_of_unknown(model, prompts):
@@ -239,7 +295,7 @@ class Run:
 
 def produce(run, prompts):
     args = run.args
-    queue = [prompt for prompt in prompts for _ in range(args.samples)]
+    queue = itertools.chain.from_iterable(itertools.repeat(prompt, args.samples) for prompt in prompts)
     if args.beam:
         for prompt in queue:
             run.search(prompt)
@@ -247,39 +303,35 @@ def produce(run, prompts):
         for prompt in queue:
             run.stream(prompt)
     else:
-        for start in range(0, len(queue), args.batch_size):
-            for sample in run.batch(queue[start : start + args.batch_size]):
+        for batch in iter(lambda: list(itertools.islice(queue, args.batch_size)), []):
+            for sample in run.batch(batch):
                 run.write(*sample)
+
+
+def load(args):
+    """The model; UserError where a codec misses one of its files."""
+    codec = {"bpe": args.bpe, "sentencepiece_model": args.sentencepiece_model} if args.bpe else {}
+    check_ensemble(args.checkpoint)
+    try:
+        return hub.load(args.checkpoint, args.data, **codec)
+    except MissingMandatoryValue as error:
+        first = str(error).splitlines()[0]
+        raise UserError(f"--bpe {args.bpe} requires more than can be given here ({first})") from error
 
 
 def main():
     args = build_parser().parse_args()
     logging.disable(logging.INFO)
-    sys.stdout.reconfigure(encoding="utf-8", errors="replace", newline="\n")
-    if hasattr(signal, "SIGPIPE"):
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # as any filter ends when nobody reads on
-    try:
-        options = check(args)
-        if args.threads:
-            torch.set_num_threads(args.threads)
-        prompts = read_prompts(args)
-        codec = {"bpe": args.bpe, "sentencepiece_model": args.sentencepiece_model} if args.bpe else {}
-        check_ensemble(args.checkpoint)
-        model = hub.load(args.checkpoint, args.data, **codec)
-        warn_of_unknown(model, prompts)
-        run = Run(model, args, options)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        start = time.perf_counter()
-        produce(run, prompts)
-    except KeyboardInterrupt:
-        sys.stdout.flush()
-        sys.exit(130)
-    except UnicodeDecodeError as error:
-        sys.exit(f"sample: the prompt is not UTF-8: {error}")
-    except MissingMandatoryValue as error:
-        sys.exit(f"sample: --bpe {args.bpe} wants more than can be given here ({str(error).splitlines()[0]})")
-    except (OSError, ImportError, ValueError, RuntimeError, UnsafeCheckpointError) as error:
-        sys.exit(f"sample: {error}")
+    options = check(args)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    prompts = read_prompts(args)
+    model = load(args)
+    warn_of_unknown(model, prompts)
+    run = Run(model, args, options)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    start = time.perf_counter()
+    produce(run, prompts)
     if sys.stdout.isatty():
         print()
     sys.stdout.flush()
@@ -290,4 +342,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

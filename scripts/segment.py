@@ -6,11 +6,9 @@ segment; JSON lines, one for each stretch that no layer cuts; or, with --gold, a
 with gold ones, beside random boundaries, every k-th character, and peaks of the model's own surprisal and entropy.
 """
 
-import argparse
 import codecs
 import json
 import logging
-import os
 import sys
 from pathlib import Path
 
@@ -19,33 +17,50 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from fairseq_hmrnn.analysis import segments  # noqa: E402
-from fairseq_hmrnn.compat import UnsafeCheckpointError  # noqa: E402
-from fairseq_hmrnn.models.windows import check_lookahead  # noqa: E402
+from fairseq_hmrnn.cli import arguments as kinds  # noqa: E402
+from fairseq_hmrnn.cli.errors import run_command  # noqa: E402
+from fairseq_hmrnn.cli.files import not_utf8, open_bytes, read_text  # noqa: E402
+from fairseq_hmrnn.options import LARGEST_SIZE, whole  # noqa: E402
 from fairseq_hmrnn.reader import CharacterReader, Reading  # noqa: E402
 
 CHUNK_BYTES = 1 << 14
 
 
+def gold_source(argument):
+    """whitespace, lines, or a file."""
+    return argument if argument in ("whitespace", "lines") else kinds.existing_file(argument)
+
+
 def parse_arguments():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoint", help="of an hmlstm_lm trained on characters")
-    parser.add_argument("--data", help="the prepared folder with its dict.txt (default: the one it was trained on)")
-    parser.add_argument("--text", default="-", help="a UTF-8 file; - reads standard input (default)")
+    parser = kinds.Parser(description=__doc__)
+    parser.add_argument("checkpoint", type=kinds.path, help="of an hmlstm_lm trained on characters")
+    parser.add_argument(
+        "--data", type=kinds.prepared_folder,
+        help="the prepared folder with its dict.txt (default: the one it was trained on)",
+    )
+    parser.add_argument(
+        "--text", default="-", type=kinds.file_or_input, help="a UTF-8 file; - reads standard input (default)"
+    )
     parser.add_argument("--format", choices=["text", "json"], default="text")
-    parser.add_argument("--layer", type=int, help="whose boundaries, from 1 (default: 1; json and --gold have all)")
-    parser.add_argument("--separator", default="|", help="behind each segment, here and in --gold (default: |)")
+    parser.add_argument(
+        "--layer", type=whole(1, 1000), help="whose boundaries, from 1 (default: 1; json and --gold have all)"
+    )
+    parser.add_argument(
+        "--separator", default="|", type=kinds.separator, help="behind each segment, here and in --gold (default: |)"
+    )
     parser.add_argument(
         "--gold",
+        type=gold_source,
         help="compare with: whitespace (word ends), lines (sentence ends), or a file, the same text with separators",
     )
     parser.add_argument(
         "--lookahead",
-        type=int,
+        type=whole(0, LARGEST_SIZE),
         default=0,
         help="characters that a layer reads of the next segment before it closes one: boundaries are put that far back "
         "(default: 0; 1 for layers trained with bidirectional)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the random baseline")
+    parser.add_argument("--seed", type=kinds.SEED, default=0, help="of the random baseline")
     arguments = parser.parse_args()
     if arguments.gold and arguments.format == "json":
         parser.error("--gold prints a table: leave --format json out")
@@ -56,14 +71,20 @@ def parse_arguments():
     return arguments
 
 
-def pieces(path):
+def pieces(source):
     """The text, piece by piece, as soon as there is any."""
-    with sys.stdin.buffer if path == "-" else open(path, "rb") as file:
-        decoder = codecs.getincrementaldecoder("utf-8")()
+    decoder, position = codecs.getincrementaldecoder("utf-8")(), 0
+    with open_bytes(source) as file:
         read = getattr(file, "read1", file.read)
         while True:
             data = read(CHUNK_BYTES)
-            text = decoder.decode(data, final=not data)
+            begun = len(decoder.getstate()[0])
+            try:
+                text = decoder.decode(data, final=not data)
+            except UnicodeDecodeError as error:
+                name = "standard input" if source == "-" else source
+                raise not_utf8(name, position - begun + error.start) from error
+            position += len(data)
             if text:
                 yield text
             if not data:
@@ -116,9 +137,8 @@ def golds_for(name, text, separator):
         return segments.word_gold(text)
     if name == "lines":
         return {"newline": segments.line_gold(text)}
-    with open(name, encoding="utf-8", newline="") as file:
-        gold = segments.segmented_gold(text, file.read(), separator)
-    return {"file": gold, "file, late": segments.late(gold)}
+    marks = segments.segmented_gold(text, read_text(name), separator)
+    return {"file": marks, "file, late": segments.late(marks)}
 
 
 def write_comparison(reading: Reading, golds, seed):
@@ -149,27 +169,22 @@ def write_comparison(reading: Reading, golds, seed):
 def main():
     arguments = parse_arguments()
     logging.disable(logging.INFO)
-    try:
-        reader = CharacterReader(arguments.checkpoint, arguments.data)
-        if not 1 <= arguments.layer <= reader.num_detectors:
-            raise ValueError(f"there is no layer {arguments.layer} with a detector: choose 1 to {reader.num_detectors}")
-        check_lookahead(arguments.lookahead)
-        texts = pieces(arguments.text)
-        if arguments.gold:
-            text = "".join(texts)
-            if not text:
-                raise ValueError("the text is empty: there is nothing to compare")
-            golds = golds_for(arguments.gold, text, arguments.separator)
-            write_comparison(reader.read(text).closed_earlier(arguments.lookahead), golds, arguments.seed)
-        elif arguments.format == "json":
-            write_json(closings(reader, texts, arguments.lookahead))
-        else:
-            write_text(closings(reader, texts, arguments.lookahead), arguments.layer - 1, arguments.separator)
-    except BrokenPipeError:  # whoever read the output has had enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (OSError, ValueError, UnsafeCheckpointError) as error:
-        sys.exit(f"segment: {error}")
+    reader = CharacterReader(arguments.checkpoint, arguments.data)
+    if arguments.layer > reader.num_detectors:
+        raise ValueError(f"there is no layer {arguments.layer} with a detector: choose 1 to {reader.num_detectors}")
+    if arguments.gold:
+        text = read_text(arguments.text)
+        if not text:
+            raise ValueError("the text is empty: there is nothing to compare")
+        golds = golds_for(arguments.gold, text, arguments.separator)
+        write_comparison(reader.read(text).closed_earlier(arguments.lookahead), golds, arguments.seed)
+        return
+    closed = closings(reader, pieces(arguments.text), arguments.lookahead)
+    if arguments.format == "json":
+        write_json(closed)
+    else:
+        write_text(closed, arguments.layer - 1, arguments.separator)
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

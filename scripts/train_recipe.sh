@@ -5,21 +5,24 @@
 #   DATA       what scripts/prepare_NAME.sh made
 #   OVERRIDES  any setting of the YAML, such as common.fp16=true optimization.max_update=1000 common.cpu=true
 set -euo pipefail
-fail() { echo "train_recipe: error: $*" >&2; exit 1; }
-[ $# -ge 3 ] || { sed -n 's/^# \{0,1\}//p' "$0" | sed -n '2,6p' >&2; exit 1; }
+fail() { echo "train_recipe: error: $*" >&2; exit 2; }
+[ $# -ge 3 ] || { sed -n 's/^# \{0,1\}//p' "$0" | sed -n '2,6p' >&2; exit 2; }
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 case $1 in
   ptb | text8 | enwik8 | ptb_small | ptb_beyond) ;;
   *) fail "no recipe $1: give ptb, text8, enwik8, ptb_small or ptb_beyond" ;;
 esac
 [ -f "$2/dict.txt" ] || fail "no $2/dict.txt: run scripts/prepare_${1%%_*}.sh first"
-name=$1 data=$(realpath "$2") save=$(mkdir -p "$3" && cd "$3" && pwd)
+name=$1 data=$(realpath -- "$2") save=$(mkdir -p -- "$3" && realpath -- "$3")
 shift 3
 source "$root/scripts/use_environment.sh"
 cd "$root"
 
-fairseq-hydra-train --config-dir "$root/fairseq_hmrnn/configs" --config-name "$name" \
-  common.user_dir="$root/fairseq_hmrnn" task.data="$data" checkpoint.save_dir="$save" hydra.run.dir="$save" "$@"
+recipe=$(mktemp -d)
+trap 'rm -rf -- "$recipe"' EXIT
+# The folders' names go through a file: overrides are read by hydra's grammar, in which quotes and brackets mean something.
+python -m fairseq_hmrnn.cli.recipe "$name" "$data" "$save" "$recipe"
+HYDRA_FULL_ERROR=1 fairseq-hydra-train --config-dir "$recipe" --config-name "$name" "$@"
 
 [ -f "$data/test.idx" ] || { echo "train_recipe: $data has no test split; done"; exit 0; }
 cpu=() && [[ " $* " != *" common.cpu=true "* ]] || cpu=(--cpu)

@@ -3,11 +3,12 @@
 # usage: bash scripts/train_translation.sh DATA SAVE_DIR [OPTIONS OF FAIRSEQ-TRAIN...]
 # Options given go before the ones here. The same command again goes on with an interrupted training.
 set -euo pipefail
-fail() { echo "train_translation: error: $*" >&2; exit 1; }
+fail() { echo "train_translation: error: $*" >&2; exit 2; }
 [ $# -ge 2 ] || fail "usage: train_translation.sh DATA SAVE_DIR [OPTIONS OF FAIRSEQ-TRAIN...]"
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 data=$1 save_dir=$2
 shift 2
+case $data$save_dir in *:*) fail "fairseq takes a name with a colon as several: give folders without" ;; esac
 has() { local found=("$data"/$1); [ -f "${found[0]}" ]; }
 has 'dict.*.txt' && has 'spm.*.model' ||
   fail "no dict.*.txt with spm.*.model in $data: prepare it with scripts/prepare_translation.sh"

@@ -7,8 +7,8 @@ import pytest
 import torch
 from fairseq.optim.sgd import SGD
 
-from fairseq_hmrnn.compat import hand_over_loss
 from fairseq_hmrnn.lr_scheduler import ExactReduceLROnPlateau, ExactReduceLROnPlateauConfig
+from fairseq_hmrnn.resumption import hand_over_loss
 
 
 def make(patience=0):

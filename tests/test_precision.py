@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import ROOT, TASK, TRAIN, run_forked
 
-from fairseq_hmrnn import compat  # noqa: F401  (allows what checkpoints hold)
+from fairseq_hmrnn import checkpoints  # noqa: F401  (allows what checkpoints hold)
 
 MODES = {
     "float32": [],

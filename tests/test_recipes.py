@@ -3,6 +3,7 @@
 import os
 import random
 import re
+import shutil
 import string
 import subprocess
 import sys
@@ -17,6 +18,9 @@ from fairseq_hmrnn.models.hmlstm_lm import PUBLISHED
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 ENVIRONMENT["PATH"] = f"{sys.prefix}/bin{os.pathsep}{os.environ['PATH']}"
+
+
+ODD_NAME = "it's \"odd\" $(touch x) `touch y`; [z],{a=b} ~#% \\"  # each part means something to a shell or a grammar
 
 
 def script(name, *arguments, check=True):
@@ -45,8 +49,12 @@ def test_a_recipe_trains_goes_on_and_scores_the_test_split(data, tmp_path):
     tiny = ["common.cpu=true", "model.embed_dim=8", "model.hidden_sizes='12,8'", "model.output_dim=8"]
     tiny += ["dataset.batch_size=8", "criterion.boundary_rates='.2'", "task.tokens_per_sample=30"]
     tiny += ["dataset.num_workers=0"]
-    script("train_recipe.sh", "ptb_small", data, tmp_path, *tiny, "optimization.max_update=8")
-    log = script("train_recipe.sh", "ptb_small", data, tmp_path, *tiny, "optimization.max_update=20")
+    folder = tmp_path / ODD_NAME
+    shutil.copytree(str(data), str(folder / "data"))
+    arguments = ["ptb_small", folder / "data", folder / "save", *tiny]
+    script("train_recipe.sh", *arguments, "optimization.max_update=8")
+    log = script("train_recipe.sh", *arguments, "optimization.max_update=20")
+    assert (folder / "save" / "hydra_train.log").is_file()
     assert "(epoch 1 @ 8 updates)" in log
     characters = len((data.parent / "test.txt").read_bytes().decode())
     assert int(re.search(r"Evaluated ([0-9,]+) tokens", log).group(1).replace(",", "")) == characters
@@ -109,7 +117,7 @@ def test_averaged_checkpoints_are_the_mean_of_their_weights(data, trained, tmp_p
     assert "Loss (base 2)" in run("fairseq-eval-lm", data, *TASK, *scored).stdout
     missing = run("scripts/average_checkpoints.py", tmp_path, "--out", tmp_path / "none.pt", check=False).stdout
     assert "no checkpoint_EPOCH_UPDATE.pt" in missing and "Traceback" not in missing
-    wrongs = {"--last must be positive": ["--last", 0], "no folder": ["--out", tmp_path / "no" / "o.pt"]}
+    wrongs = {"--last: must be a whole number from 1": ["--last", 0], "no folder": ["--out", tmp_path / "no" / "o.pt"]}
     for message, wrong in wrongs.items():
         refused = run("scripts/average_checkpoints.py", save, "--out", tmp_path / "o.pt", *wrong, check=False).stdout
         assert message in refused and "Traceback" not in refused

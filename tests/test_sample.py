@@ -97,7 +97,7 @@ for arguments in json.load(sys.stdin):
     try:
         runpy.run_path("scripts/sample.py", run_name="__main__")
     except SystemExit as error:
-        print(error.code)
+        assert error.code == 2
 """
 
 
@@ -106,10 +106,10 @@ def test_mistakes_are_told_in_one_line(checkpoint, tmp_path):
     state["model"] = {name.replace("decoder.", "encoder."): value for name, value in state["model"].items()}
     torch.save(state, tmp_path / "translation.pt")
     messages = {
-        "--threads must be at least 1": ["--threads", "-1"],
+        "--threads: must be a whole number from 1": ["--threads", "-1"],
         "there is no --bpe nothing: choose from": ["--bpe", "nothing"],
         "--bpe sentencepiece and --sentencepiece-model FILE": ["--bpe", "sentencepiece"],
-        "--bpe subword_nmt wants more": ["--bpe", "subword_nmt"],
+        "--bpe subword_nmt requires more": ["--bpe", "subword_nmt"],
         "translation.pt is a translation model": [str(tmp_path / "translation.pt")],
     }
     attempts = [[str(checkpoint), *options] for options in messages.values()]
@@ -154,7 +154,7 @@ def test_beam_search_and_user_errors(checkpoint, model, tmp_path):
     assert texts == [model.decode(hypo["tokens"]) for hypo in hypos[:2]]
     for options, message in (([tmp_path], "checkpoint_best.pt"), ([checkpoint, "--top-p", 2], "top-p must be")):
         failed = run(SAMPLE, *options, check=False)
-        assert failed.returncode == 1 and message in failed.stdout and "Traceback" not in failed.stdout
+        assert failed.returncode == 2 and message in failed.stdout and "Traceback" not in failed.stdout
 
 
 def test_the_hub_reads_and_writes_text_exactly(model):

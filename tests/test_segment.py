@@ -83,14 +83,14 @@ def test_segments_as_text_json_and_against_gold(checkpoint, text, tmp_path):
     "options, message",
     [
         (["--layer", "3"], "no layer 3 with a detector: choose 1 to 2"),
-        (["--lookahead", "-1"], "lookahead counts symbols from 0"),
+        (["--lookahead", "-1"], "--lookahead: must be a whole number from 0 to 1000000, not -1"),
         (["--gold", "gold.txt"], "gold text has 8 characters without its separators, the text has 9"),
     ],
 )
 def test_bad_input(checkpoint, tmp_path, options, message):
     (tmp_path / "gold.txt").write_text("ka |lumo\n")
     result = run("scripts/segment.py", checkpoint, *options, cwd=tmp_path, stdin="ka lumo a", check=False)
-    assert result.returncode == 1 and message in result.stdout and "Traceback" not in result.stdout
+    assert result.returncode == 2 and message in result.stdout and "Traceback" not in result.stdout
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_bad_input(checkpoint, tmp_path, options, message):
         ("segment.py", ["--gold", "lines", "--format", "json"], "leave --format json out"),
         ("segment.py", ["--gold", "lines", "--layer", "2"], "leave --layer out"),
         ("segment.py", ["--format", "json", "--layer", "1"], "leave --layer out"),
-        ("plot_boundaries.py", ["--rates", "r.png"], "--rates wants --log"),
+        ("plot_boundaries.py", ["--rates", "r.png"], "--rates requires --log"),
         ("average_checkpoints.py", ["other.pt", "--last", "2", "--out", "o.pt"], "--last chooses from one folder"),
     ],
 )
@@ -131,4 +131,4 @@ def test_pictures(checkpoint, trained, tmp_path):
     assert "layer 1: no boundary" in printed
     options = ["--out", tmp_path / "none.png", "--log", tmp_path / "none.txt"]
     refused = run("scripts/plot_boundaries.py", checkpoint, *options, stdin="ka lumo\n", check=False)
-    assert refused.returncode == 1 and "none.txt" in refused.stdout and not (tmp_path / "none.png").exists()
+    assert refused.returncode == 2 and "none.txt" in refused.stdout and not (tmp_path / "none.png").exists()

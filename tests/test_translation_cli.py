@@ -30,7 +30,8 @@ def sentences(count, seed):
 @pytest.fixture(scope="session")
 def pairs(tmp_path_factory):
     """Folder prepared by the script, from characters of the source to pieces of the target; texts are beside it."""
-    folder = tmp_path_factory.mktemp("pairs")
+    folder = tmp_path_factory.mktemp("pairs") / "it's, $(odd)"  # no name of a folder is read by a grammar
+    folder.mkdir()
     for split, count, seed in (("train", 400, 0), ("valid", 21, 1), ("test", 13, 2)):
         for language, lines in zip(("de", "en"), sentences(count, seed)):
             (folder / f"{split}.{language}").write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -182,7 +183,7 @@ def test_rank_options_end_with_equal_weights(pairs, tmp_path):
 @pytest.mark.parametrize(
     "options, message",
     [
-        (["--encoder-memory", "segments:2"], "wants a layer with a boundary detector"),
+        (["--encoder-memory", "segments:2"], "requires a layer with a boundary detector"),
         (["--load-pretrained-encoder-from", "nowhere.pt"], "no nowhere.pt"),
     ],
 )

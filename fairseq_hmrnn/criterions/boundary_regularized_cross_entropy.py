@@ -2,7 +2,7 @@
 
 import logging
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Dict, List, Optional
 
 import torch
@@ -13,6 +13,7 @@ from fairseq.criterions.label_smoothed_cross_entropy import label_smoothed_nll_l
 from fairseq.logging import metrics
 from torch import Tensor
 
+from ..options import WEIGHT, CheckedOptions, Parsed, check_config, number, option, whole
 from .adaptive import adaptive_nll
 from .boundary_regularizers import (
     NEEDS_RATE,
@@ -33,47 +34,77 @@ from .right_to_left import RightToLeftPredictor
 logger = logging.getLogger(__name__)
 
 
+def parse_terms(text: str, rates: List[float]) -> List[List[Term]]:
+    """The regularisers by layer, one entry for all layers; without rates the default is none."""
+    if not rates and text == "rate":
+        return [[]]
+    terms = parse_regularizers(text)
+    wanting = NEEDS_RATE.intersection(term.name for layer in terms for term in layer)
+    if wanting and not rates:
+        wanting = ", ".join(sorted(wanting))
+        raise ValueError(f"{wanting} in boundary-regularizers wants --boundary-rates, such as .2,.05")
+    return terms
+
+
+def _parse_separator(text: str) -> str:
+    """Itself; ValueError if it separates nothing."""
+    if not text:
+        raise ValueError("boundary-supervision-separator must not be empty")
+    return text
+
+
+def parse_rates(text: str) -> List[float]:
+    """ ".2,.05" to [0.2, 0.05]; ValueError with a remedy otherwise."""
+    if not text:
+        return []
+    try:
+        rates = [float(part) for part in text.split(",")]
+    except ValueError:
+        rates = [math.nan]
+    if not all(0 < rate < 1 for rate in rates):
+        raise ValueError(
+            f"boundary-rates must be numbers between 0 and 1, exclusive, separated by commas, not {text!r}"
+        )
+    return rates
+
+
 @dataclass
 class BoundaryRegularizedCrossEntropyConfig(CrossEntropyCriterionConfig):
-    boundary_rates: str = field(
-        default="",
-        metadata={
-            "help": "target share of steps at which each detector closes a segment, bottom to top, by comma, each "
-            "between 0 and 1, such as .2,.05; empty: no regulariser"
-        },
+    boundary_rates: str = option(
+        "",
+        "target share of steps at which each detector closes a segment, bottom to top, by comma, each "
+        "between 0 and 1, such as .2,.05; empty: no regulariser",
+        Parsed(parse_rates),
     )
-    boundary_regularizers: str = field(
-        default="rate",
-        metadata={
-            "help": "regularisers of each detector, bottom to top, by comma (one entry: for all); an entry is none or "
-            f"terms joined by +, of {', '.join(REGULARIZERS)}; a term may have a weight, NAME=WEIGHT, or one that is "
-            "annealed, NAME=START:END:UPDATES. Such as rate+uncertainty=.1,rate (criterions/boundary_regularizers.py)"
-        },
+    boundary_regularizers: str = option(
+        "rate",
+        "regularisers of each detector, bottom to top, by comma (one entry: for all); an entry is none or "
+        f"terms joined by +, of {', '.join(REGULARIZERS)}; a term may have a weight, NAME=WEIGHT, or one that is "
+        "annealed, NAME=START:END:UPDATES. Such as rate+uncertainty=.1,rate (criterions/boundary_regularizers.py)",
+        Parsed(parse_regularizers),
     )
-    boundary_weight: float = field(
-        default=1.0, metadata={"help": "factor on the weights of all boundary regularisers"}
+    boundary_weight: float = option(1.0, "factor on the weights of all boundary regularisers", WEIGHT)
+    boundary_supervision: str = option(
+        "",
+        "boundaries that one layer is to learn: whitespace, sentencepiece:MODEL (the last character of "
+        "each piece), or a file: the training text with a separator behind each segment",
     )
-    boundary_supervision: str = field(
-        default="",
-        metadata={
-            "help": "boundaries that one layer is to learn: whitespace, sentencepiece:MODEL (the last character of "
-            "each piece), or a file: the training text with a separator behind each segment"
-        },
+    boundary_supervision_layer: int = option(1, "the layer that learns them, from 1", whole(1, 1000))
+    boundary_supervision_weight: float = option(1.0, "weight of the binary cross-entropy of that layer's z~", WEIGHT)
+    boundary_supervision_separator: str = option(
+        "|", "what ends a segment in the file of boundary-supervision", Parsed(_parse_separator)
     )
-    boundary_supervision_layer: int = field(default=1, metadata={"help": "the layer that learns them, from 1"})
-    boundary_supervision_weight: float = field(
-        default=1.0, metadata={"help": "weight of the binary cross-entropy of that layer's z~"}
+    label_smoothing: float = option(
+        0.0, "epsilon of label smoothing, in training alone; 0: none", number(0, 1, open_above=True)
     )
-    boundary_supervision_separator: str = field(
-        default="|", metadata={"help": "what ends a segment in the file of boundary-supervision"}
-    )
-    label_smoothing: float = field(
-        default=0.0, metadata={"help": "epsilon of label smoothing, in training alone; 0: none"}
-    )
+
+    @staticmethod
+    def check_together(cfg) -> None:
+        parse_terms(cfg.boundary_regularizers, parse_rates(cfg.boundary_rates))
 
 
 @register_criterion("boundary_regularized_cross_entropy", dataclass=BoundaryRegularizedCrossEntropyConfig)
-class BoundaryRegularizedCrossEntropy(CrossEntropyCriterion):
+class BoundaryRegularizedCrossEntropy(CheckedOptions, CrossEntropyCriterion):
     """loss = sum of -log p + sample_size * (boundary_weight * sum_l sum_r w_r R_r(layer l) + supervision), with R_r of
     boundary_regularizers.py, means over the steps of a batch that are not padding.
 
@@ -101,13 +132,20 @@ class BoundaryRegularizedCrossEntropy(CrossEntropyCriterion):
         boundary_supervision_separator="|",
         label_smoothing=0.0,
     ):
+        options = BoundaryRegularizedCrossEntropyConfig(
+            boundary_rates=boundary_rates,
+            boundary_regularizers=boundary_regularizers,
+            boundary_weight=boundary_weight,
+            boundary_supervision=boundary_supervision,
+            boundary_supervision_layer=boundary_supervision_layer,
+            boundary_supervision_weight=boundary_supervision_weight,
+            boundary_supervision_separator=boundary_supervision_separator,
+            label_smoothing=label_smoothing,
+        )
+        check_config(options, BoundaryRegularizedCrossEntropyConfig)
         super().__init__(task, sentence_avg)
         self.rates = parse_rates(boundary_rates)
         self.terms = parse_terms(boundary_regularizers, self.rates)
-        weights = {"boundary-weight": boundary_weight, "boundary-supervision-weight": boundary_supervision_weight}
-        for name, weight in weights.items():
-            if not (weight >= 0 and math.isfinite(weight)):
-                raise ValueError(f"{name} must not be negative, got {weight}")
         self.weight = boundary_weight
         dictionary = getattr(task, "source_dictionary", None)
         self.right_to_left: Optional[RightToLeftPredictor] = None
@@ -116,14 +154,10 @@ class BoundaryRegularizedCrossEntropy(CrossEntropyCriterion):
         self.supervision: Optional[Supervision] = None
         if boundary_supervision:
             self.supervision = build_supervision(boundary_supervision, dictionary, boundary_supervision_separator)
-            if boundary_supervision_layer < 1:
-                raise ValueError(f"boundary-supervision-layer counts from 1, got {boundary_supervision_layer}")
         self.supervision_layer = boundary_supervision_layer - 1
         self.supervision_weight = boundary_supervision_weight
         whitespace = whitespace_indices(dictionary)
         self.is_whitespace = SymbolSet(whitespace, len(dictionary)) if whitespace else None
-        if not 0 <= label_smoothing < 1:
-            raise ValueError(f"label-smoothing must lie in [0, 1), got {label_smoothing}")
         self.label_smoothing = label_smoothing
 
     def forward(self, model, sample, reduce=True):
@@ -271,30 +305,3 @@ def layer_steps(
     z, z_tilde = extra["boundaries"].to(dtype), extra["boundary_probs"].to(dtype)
     below = z[..., layer - 1] if layer else None
     return LayerSteps(z[..., layer], z_tilde[..., layer], extra["valid"], rate, below, signals, right_to_left)
-
-
-def parse_terms(text: str, rates: List[float]) -> List[List[Term]]:
-    """The regularisers by layer, one entry for all layers; without rates the default is none."""
-    if not rates and text == "rate":
-        return [[]]
-    terms = parse_regularizers(text)
-    wanting = NEEDS_RATE.intersection(term.name for layer in terms for term in layer)
-    if wanting and not rates:
-        wanting = ", ".join(sorted(wanting))
-        raise ValueError(f"{wanting} in boundary-regularizers wants --boundary-rates, such as .2,.05")
-    return terms
-
-
-def parse_rates(text: str) -> List[float]:
-    """ ".2,.05" to [0.2, 0.05]; ValueError with a remedy otherwise."""
-    if not text:
-        return []
-    try:
-        rates = [float(part) for part in text.split(",")]
-    except ValueError:
-        rates = [math.nan]
-    if not all(0 < rate < 1 for rate in rates):
-        raise ValueError(
-            f"boundary-rates must be numbers between 0 and 1, exclusive, separated by commas, not {text!r}"
-        )
-    return rates

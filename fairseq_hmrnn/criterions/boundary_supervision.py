@@ -39,14 +39,18 @@ def build_supervision(source: str, dictionary: Optional[Dictionary], separator: 
         raise ValueError("boundary-supervision wants text prepared as characters: see scripts/prepare_text.py")
     if source == "whitespace":
         return WhitespaceSupervision(dictionary)
-    kind, _, path = source.rpartition(":")
+    kind, _, path = source.partition(":")
     path = path if kind == "sentencepiece" else source
     if not os.path.isfile(path):
         raise ValueError(f"boundary-supervision is whitespace, sentencepiece:MODEL or a file; there is no file {path}")
     if kind == "sentencepiece":
         return TextSupervision(dictionary, SentencepieceEnds(path))
-    with open(path, encoding="utf-8", newline="") as file:
-        return TextSupervision(dictionary, FileEnds(file.read(), separator, path))
+    try:
+        with open(path, encoding="utf-8", newline="") as file:
+            segmented = file.read()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"boundary-supervision: {path} is not UTF-8 ({error}): convert it first") from error
+    return TextSupervision(dictionary, FileEnds(segmented, separator, path))
 
 
 class SymbolSet(nn.Module):
@@ -111,7 +115,10 @@ class SentencepieceEnds:
     def __init__(self, path: str):
         import sentencepiece
 
-        self.model = sentencepiece.SentencePieceProcessor(model_file=path)
+        try:
+            self.model = sentencepiece.SentencePieceProcessor(model_file=path)
+        except (OSError, RuntimeError) as error:
+            raise ValueError(f"boundary-supervision: {path} is not a sentencepiece model ({error})") from error
 
     def __call__(self, text: str) -> Tuple[List[int], int, int]:
         breaks = [index for index, character in enumerate(text) if character in " \n"]

@@ -2,18 +2,15 @@
 
 One item per line, one token per character, `</s>` for the newline: fairseq's base-2 loss over these tokens is bits per
 character of the very file. The work is done on arrays of code points, chunk by chunk; no text is held as a whole.
-Run it as `scripts/prepare_text.py`.
+The command is `scripts/prepare_text.py`.
 """
 
 from __future__ import annotations
 
-import argparse
 import codecs
 import io
 import os
-import shlex
 import shutil
-import sys
 import tempfile
 from typing import BinaryIO, Callable, Dict, Iterator, List, NamedTuple, Optional
 
@@ -28,14 +25,8 @@ CHUNK_BYTES = 1 << 22
 _NUM_CODE_POINTS = 0x110000
 _NEWLINE = ord("\n")
 
-NEXT_COMMAND = (
-    "fairseq-train {data} --user-dir fairseq_hmrnn --task hmlstm_language_modeling --arch hmlstm_lm "
-    "--criterion boundary_regularized_cross_entropy --boundary-rates .2,.05 --optimizer adam --lr 0.002 --clip-norm 1 "
-    "--batch-size 32 --tokens-per-sample 100 --max-epoch 10 --best-checkpoint-metric bpc --save-dir {save_dir}"
-)
 
-
-class InputError(Exception):
+class InputError(ValueError):
     """What the user gave cannot be used; the message is one line that says what to do."""
 
 
@@ -55,13 +46,13 @@ class TextSource:
 
     @classmethod
     def from_file(cls, path: str) -> TextSource:
+        if os.path.exists(path) and not os.path.isfile(path):  # a pipe can be read only once, and opening it may wait
+            raise InputError(f"{path} is not a regular file: save the text in a file first")
         try:
             with open(path, "rb") as stream:
                 num_bytes = os.fstat(stream.fileno()).st_size
         except OSError as error:
             raise InputError(f"cannot read {path} ({error.strerror}): give the path of a text file") from error
-        if not os.path.isfile(path):  # a pipe can be read only once
-            raise InputError(f"{path} is not a regular file: save the text in a file first")
         return cls(path, lambda: open(path, "rb"), num_bytes)
 
     @classmethod
@@ -303,64 +294,3 @@ def embedded_text() -> str:
     from pydoc_data.topics import topics
 
     return "\n".join(topics[name] for name in sorted(topics))
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="prepare_text.py",
-        description="Binarise plain text for character-level language models: every character is one token. Missing "
-        "splits are cut from the end of the training text at line borders.",
-    )
-    parser.add_argument("train", nargs="?", metavar="TRAIN", help="training text, UTF-8")
-    parser.add_argument("valid", nargs="?", metavar="VALID", help="validation text")
-    parser.add_argument("test", nargs="?", metavar="TEST", help="test text")
-    parser.add_argument("--embedded", action="store_true",
-                        help="use CPython's own documentation topics instead of TRAIN")
-    parser.add_argument("--dest", required=True, metavar="DIR", help="where the data is written")
-    parser.add_argument("--dict", metavar="FILE", help="use this dict.txt instead of one from the training split")
-    parser.add_argument("--valid-fraction", type=float, default=0.05, metavar="F",
-                        help="share of TRAIN cut off for validation if there is no VALID (default %(default)s)")
-    parser.add_argument("--test-fraction", type=float, default=0.05, metavar="F",
-                        help="share of TRAIN cut off for testing if there is no TEST (default %(default)s)")
-    parser.add_argument("--overwrite", action="store_true", help="replace data that is in DIR already")
-    return parser
-
-
-def _sources(args: argparse.Namespace) -> Dict[str, TextSource]:
-    """The texts that the command line names."""
-    if args.embedded:
-        if args.train is not None:
-            raise InputError("--embedded brings its own text: leave TRAIN, VALID and TEST out")
-        return {"train": TextSource.from_text("the embedded text", embedded_text())}
-    if args.train is None:
-        raise InputError("no text: give a TRAIN file, or --embedded")
-    paths = {"train": args.train, "valid": args.valid, "test": args.test}
-    return {name: TextSource.from_file(path) for name, path in paths.items() if path is not None}
-
-
-def _fractions(args: argparse.Namespace) -> Dict[str, float]:
-    fractions = {"valid": args.valid_fraction, "test": args.test_fraction}
-    for name, fraction in fractions.items():
-        if not 0 < fraction < 1:
-            raise InputError(f"--{name}-fraction {fraction} is out of range: give a number between 0 and 1")
-    if sum(fractions.values()) >= 1:
-        raise InputError("--valid-fraction and --test-fraction leave nothing to train on: give smaller numbers")
-    return fractions
-
-
-def main(argv: Optional[List[str]] = None) -> int:
-    """The command; returns the exit status."""
-    args = _parser().parse_args(argv)
-    try:
-        fractions = _fractions(args)
-        check_destination(args.dest, args.overwrite)
-        report = prepare(_sources(args), args.dest, fractions, args.dict)
-    except (InputError, OSError) as error:
-        message = " ".join(str(error).split())  # what fairseq and the system say may run over several lines
-        print(f"prepare_text.py: error: {message}", file=sys.stderr)
-        return 1
-    print("\n".join(report))
-    save_dir = os.path.join("checkpoints", os.path.basename(os.path.abspath(args.dest)))
-    print(f"written to {args.dest}. To train on it:")
-    print(NEXT_COMMAND.format(data=shlex.quote(args.dest), save_dir=shlex.quote(save_dir)))
-    return 0

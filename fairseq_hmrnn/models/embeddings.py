@@ -8,6 +8,8 @@ from fairseq import utils
 from fairseq.modules import AdaptiveSoftmax
 from torch import nn
 
+from ..options import LARGEST_COUNT
+
 SHRINKING = 4  # each tail of an adaptive softmax has so many times fewer dimensions than the one before it
 
 
@@ -80,20 +82,28 @@ def check_shared_embeddings(cfg, task) -> None:
         raise ValueError("with share-all-embeddings give the file as encoder-embed-path alone: there is one embedding")
 
 
-def parse_cutoffs(text: str, num_symbols: int, dim: int) -> Optional[List[int]]:
-    """ "1000,5000" to [1000, 5000], "" to None. ValueError with a remedy for what a softmax over num_symbols of an
-    input of `dim` cannot be cut into."""
+def split_cutoffs(text: str, largest: int = LARGEST_COUNT) -> List[int]:
+    """ "1000,5000" to [1000, 5000], "" to []. ValueError for anything but rising numbers from 1 to `largest`."""
     if not text:
-        return None
+        return []
     try:
         cutoffs = [int(part) for part in text.split(",")]
     except ValueError:
         cutoffs = []
-    if not cutoffs or sorted(set(cutoffs)) != cutoffs or not 1 <= cutoffs[0] or cutoffs[-1] > num_symbols:
+    if not cutoffs or sorted(set(cutoffs)) != cutoffs or not 1 <= cutoffs[0] or cutoffs[-1] > largest:
         raise ValueError(
-            f"adaptive-softmax-cutoff must be rising whole numbers by comma, from 1 to the {num_symbols} symbols of "
-            f"the dictionary, not {text!r}"
+            "adaptive-softmax-cutoff must be rising whole numbers by comma, from 1 to the number of the dictionary's "
+            f"symbols (at most {largest}), not {text[:200]!r}"
         )
+    return cutoffs
+
+
+def parse_cutoffs(text: str, num_symbols: int, dim: int) -> Optional[List[int]]:
+    """As `split_cutoffs`, "" to None. ValueError with a remedy for what a softmax over num_symbols of an input of `dim`
+    cannot be cut into."""
+    cutoffs = split_cutoffs(text, num_symbols)
+    if not cutoffs:
+        return None
     tails = len(cutoffs) - (cutoffs[-1] == num_symbols)
     if not tails or dim < SHRINKING**tails:
         raise ValueError(

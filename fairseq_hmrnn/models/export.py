@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+from pathlib import Path
 from typing import Tuple
 
 import torch
@@ -49,14 +51,18 @@ def export(step: StepFunction, path: str, kind: str) -> None:
     dtype = step.decoder.hm_lstm.bias[0].dtype
     tokens, state = torch.zeros(2, dtype=torch.long), torch.zeros(2, step.state_size, dtype=dtype)
     if kind == "torchscript":
-        torch.jit.trace(step, (tokens, state), check_trace=False).save(path)
+        written = io.BytesIO()  # torch's own writer ends the process where a device is full
+        torch.jit.save(torch.jit.trace(step, (tokens, state), check_trace=False), written)
+        Path(path).write_bytes(written.getbuffer())
         return
     if kind == "torch.export":
         if not hasattr(torch, "export"):
             raise RuntimeError(f"torch {torch.__version__} has no torch.export: use --format torchscript")
         batch = torch.export.Dim("batch")
         program = torch.export.export(step, (tokens, state), dynamic_shapes=({0: batch}, {0: batch}))
-        torch.export.save(program, path)
+        written = io.BytesIO()
+        torch.export.save(program, written)
+        Path(path).write_bytes(written.getbuffer())
         return
     names = {"input_names": ["tokens", "state"], "output_names": ["log_probs", "boundaries", "next_state"]}
     free = {name: {0: "batch"} for name in (*names["input_names"], *names["output_names"])}

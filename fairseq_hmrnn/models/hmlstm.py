@@ -15,6 +15,7 @@ from .translation_model import TranslationModel
 class HMLSTMModel(TranslationModel):
     """HM-LSTM encoder and HM-LSTM decoder with attention."""
 
+    config_class = HMLSTMTranslationConfig
     decoder_class = HMLSTMAttentionDecoder
     scripted_decoder = scripting.AttentionDecoder
 

@@ -36,7 +36,7 @@ class HMLSTMEncoder(FairseqEncoder):
         self.hm_lstm = build_hm_lstm(cfg, cfg.embed_dim)
         self.hm_lstm_backward = build_hm_lstm(cfg, cfg.embed_dim) if cfg.bidirectional else None
         self.dropout_recurrent = RecurrentDropout(type(self), *filter(None, (self.hm_lstm, self.hm_lstm_backward)))
-        self.memory_kind, self.memory_layer = parse_encoder_memory(cfg.encoder_memory, self.hm_lstm.num_detectors)
+        self.memory_kind, self.memory_layer = parse_encoder_memory(cfg.encoder_memory)
         sizes = self.hm_lstm.hidden_sizes * (2 if cfg.bidirectional else 1)
         self.output_units = self.final_units = sum(sizes)
         self.layer_output = None

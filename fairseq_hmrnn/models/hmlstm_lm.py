@@ -9,6 +9,7 @@ from typing import Optional
 from fairseq.models import FairseqLanguageModel, register_model
 from torch import Tensor
 
+from ..options import CheckedOptions, check_config
 from . import hub
 from .architectures import register_architectures
 from .carried_state import CarriedState
@@ -29,7 +30,7 @@ PUBLISHED = {
 
 
 @register_model("hmlstm_lm", dataclass=HMLSTMLanguageModelConfig)
-class HMLSTMLanguageModel(StartsFromFiles, FairseqLanguageModel):
+class HMLSTMLanguageModel(CheckedOptions, StartsFromFiles, FairseqLanguageModel):
     """Language model of "Hierarchical Multiscale Recurrent Neural Networks" (arXiv 1609.01704).
 
     Its state goes from one window of a stream to the next where a batch names stream and window (`data/streams.py`);
@@ -44,6 +45,7 @@ class HMLSTMLanguageModel(StartsFromFiles, FairseqLanguageModel):
 
     @classmethod
     def build_model(cls, cfg, task):
+        check_config(cfg, HMLSTMLanguageModelConfig)
         if cfg.slope_per_epoch and not hasattr(task, "tells_epoch"):
             logger.warning(
                 f"the slope stays {cfg.slope}: {type(task).__name__} does not tell a model the epoch, slope-per-epoch "

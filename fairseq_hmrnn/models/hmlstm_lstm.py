@@ -55,6 +55,7 @@ class HMLSTMLSTMDecoder(LSTMDecoder):
 class HMLSTMLSTMModel(TranslationModel):
     """HM-LSTM encoder and fairseq's LSTM decoder."""
 
+    config_class = HMLSTMLSTMConfig
     decoder_class = HMLSTMLSTMDecoder
     scripted_decoder = scripting.LSTMDecoder
 

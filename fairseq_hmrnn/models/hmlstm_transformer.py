@@ -52,6 +52,7 @@ class HMLSTMTransformerDecoder(TransformerDecoderBase):
 class HMLSTMTransformerModel(TranslationModel):
     """HM-LSTM encoder and fairseq's Transformer decoder."""
 
+    config_class = HMLSTMTransformerConfig
     decoder_class = HMLSTMTransformerDecoder
     scripted_decoder = scripting.TransformerDecoder
 

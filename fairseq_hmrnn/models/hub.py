@@ -13,10 +13,10 @@ from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Se
 import torch
 from fairseq import checkpoint_utils, tasks
 from fairseq.dataclass.configs import GenerationConfig
-from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.hub_utils import GeneratorHubInterface
 from torch import Tensor
 
+from ..checkpoints import drop_unnamed_codec, forget_files, load_for_use, naming, settings
 from .sampler import Sampler, SamplingOptions
 from .surface import symbol_ends, unknown_message
 from .windows import WINDOW, check_lookahead, output_symbols, read_windows
@@ -54,9 +54,11 @@ def find_checkpoint(path: str) -> str:
     if not os.path.isdir(path):
         if not os.path.exists(path):
             raise FileNotFoundError(f"no {path}: give a checkpoint file, or a folder with one")
+        if not os.path.isfile(path):
+            raise ValueError(f"{path} is not a regular file: give a checkpoint file, or a folder with one")
         return path
     for name in CHECKPOINT_NAMES:
-        if os.path.exists(os.path.join(path, name)):
+        if os.path.isfile(os.path.join(path, name)):
             return os.path.join(path, name)
     raise FileNotFoundError(f"no {', '.join(CHECKPOINT_NAMES)} in {path}: name the checkpoint file")
 
@@ -79,13 +81,18 @@ def load(paths: Sequence[str], data: Optional[str] = None, **overrides) -> Langu
 
     data: a folder with the dict.txt; not wanted where the checkpoint carries its dictionary, as those of the task
     hmlstm_language_modeling do, or has dict.txt beside it. overrides: options to change, for instance
-    `bpe="sentencepiece", sentencepiece_model=PATH`.
+    `bpe="sentencepiece", sentencepiece_model=PATH`. UnsafeCheckpointError for what is no whole checkpoint, or has
+    weights that are not finite.
     """
     paths = [find_checkpoint(path) for path in paths]
-    state = checkpoint_utils.load_checkpoint_to_cpu(paths[0], overrides)
+    state = load_for_use(paths[0], overrides)
     if any(name.startswith("encoder.") for name in state["model"]):
         raise ValueError(f"{paths[0]} is a translation model, not a language model: fairseq-generate runs it")
-    cfg = state["cfg"] if state.get("cfg") is not None else convert_namespace_to_omegaconf(state["args"])
+    cfg = settings(state)
+    forget_files(cfg, overrides)
+    codec = drop_unnamed_codec(cfg, overrides)
+    if codec is not None:
+        raise ValueError(f"{paths[0]} was trained with the codec {codec}: name it and its files, bpe=\"{codec}\", ...")
     task_state = state.get("task_state") or {}
     if data is None and "dictionary" not in task_state:
         folders = [os.path.dirname(os.path.abspath(paths[0])), *str(cfg.task.data).split(os.pathsep)[:1]]
@@ -97,11 +104,13 @@ def load(paths: Sequence[str], data: Optional[str] = None, **overrides) -> Langu
     if data is not None:
         data = data_folder(data, paths[0])
         task_state, overrides, cfg.task.data = {}, {**overrides, "data": data}, data
-    task = tasks.setup_task(cfg.task, task_state=task_state)
+    with naming(paths[0]):
+        task = tasks.setup_task(cfg.task, task_state=task_state)
     models, cfg, task = checkpoint_utils.load_model_ensemble_and_task(
         paths, overrides, task=task, state=state if len(paths) == 1 else None
     )
-    return LanguageModelHub(cfg, task, models)
+    with naming(paths[0]):
+        return LanguageModelHub(cfg, task, models)
 
 
 class LanguageModelHub(GeneratorHubInterface):

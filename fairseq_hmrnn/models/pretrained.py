@@ -9,6 +9,8 @@ from typing import Callable, Optional, Sequence
 from fairseq import checkpoint_utils
 from torch import nn
 
+from ..checkpoints import check_finite
+
 logger = logging.getLogger(__name__)
 
 ENCODER_PARTS = ("embed_tokens.", "hm_lstm.", "hm_lstm_backward.")
@@ -23,10 +25,10 @@ class StartsFromFiles:
 
     def start_from(self, option: str, path: str, load: Callable[[str], None]) -> None:
         """Have `load` read the file, if the option names one that is there."""
-        if path and os.path.exists(path):
+        if path and os.path.isfile(path):
             load(path)
         elif path:
-            self.missing_file = f"no {path}, which {option} names"
+            self.missing_file = f"no file {path}, which {option} names"
 
     def check_files(self) -> None:
         """FileNotFoundError if it was to start from a file that is not there, and nothing was loaded since."""
@@ -42,7 +44,8 @@ def load_pretrained(module: nn.Module, path: str, parts: Sequence[str]) -> None:
     """Copy the weights under the names `parts` from a checkpoint into an encoder or decoder.
 
     From a translation model an encoder takes the encoder's weights, else, as from a language model, those of its
-    decoder. ValueError if the checkpoint has none, was trained with another dictionary, or has other sizes.
+    decoder. ValueError if the checkpoint has none, was trained with another dictionary, or has other sizes;
+    UnsafeCheckpointError if they are not finite.
     """
     state = checkpoint_utils.load_checkpoint_to_cpu(path)["model"]
     has_encoder = any(name.startswith("encoder.hm_lstm.") for name in state)
@@ -61,5 +64,6 @@ def load_pretrained(module: nn.Module, path: str, parts: Sequence[str]) -> None:
                 f"{path} does not fit: {name} has shape {shapes[0]} there and {shapes[1]} here (None: there is none); "
                 "give the sizes, layers, directions and normalization that it was trained with"
             )
+    check_finite(path, found)
     module.load_state_dict(found, strict=False)
     logger.info("started %s from %s: %d tensors", type(module).__name__, path, len(found))

@@ -13,6 +13,7 @@ from ..ops.cpu_generation import Choice, check_numbers
 from .incremental import CompiledSteps
 from .windows import output_symbols
 
+LEAST_TEMPERATURE = 1e-6
 NOISE_NUMBERS = 2**16  # drawn at a time: one call for many steps
 COMPILED_SYMBOLS = 256  # at most, that one call of the compiled kernel chooses or reads
 CALL_SECONDS = 0.02  # calls grow until they take so long: text keeps flowing
@@ -34,8 +35,11 @@ class SamplingOptions(NamedTuple):
 
     def check(self) -> SamplingOptions:
         """Itself; ValueError where a value has no meaning."""
-        if not (self.temperature > 0 and math.isfinite(self.temperature)):
-            raise ValueError(f"temperature must be a positive number, not {self.temperature}: for 0 use greedy")
+        if not LEAST_TEMPERATURE <= self.temperature <= 1 / LEAST_TEMPERATURE:  # else logits overflow
+            raise ValueError(
+                f"temperature must be a positive number, from {LEAST_TEMPERATURE:g} to {1 / LEAST_TEMPERATURE:g}, not "
+                f"{self.temperature}: for 0 use greedy"
+            )
         if self.top_k < 0:
             raise ValueError(f"top-k must be 0 (all symbols) or more, not {self.top_k}")
         if not 0 < self.top_p <= 1:
@@ -61,7 +65,8 @@ class Sampler:
 
     def __init__(self, models: Sequence, options: SamplingOptions, pad: int, never: Sequence[int] = ()):
         self.decoders = [model.decoder for model in models]
-        self.options = options.check()
+        options = options.check()
+        self.options = options._replace(top_k=min(options.top_k, len(self.decoders[0].dictionary)))
         self.pad, self.never = pad, list(never)
         self.random = torch.Generator()
         if options.seed is None:

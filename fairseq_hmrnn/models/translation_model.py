@@ -6,24 +6,27 @@ import functools
 import glob
 import os
 
-from fairseq import checkpoint_utils
 from fairseq.models import FairseqEncoderDecoderModel
 
+from ..checkpoints import load_for_use, settings
+from ..options import CheckedOptions, check_config
 from . import hub, scripting
 from .embeddings import check_criterion, check_shared_embeddings, load_embedding
 from .hmlstm_encoder import HMLSTMEncoder
 from .pretrained import DECODER_PARTS, ENCODER_PARTS, StartsFromFiles, load_pretrained
 
 
-class TranslationModel(StartsFromFiles, FairseqEncoderDecoderModel):
-    """An HM-LSTM encoder and, by subclass, a decoder, `decoder_class(cfg, dictionary, encoder)`, and what
-    torch.jit.script reads in its place, `scripted_decoder(decoder)`."""
+class TranslationModel(CheckedOptions, StartsFromFiles, FairseqEncoderDecoderModel):
+    """An HM-LSTM encoder and, by subclass, a decoder, `decoder_class(cfg, dictionary, encoder)`, of `config_class`, and
+    what torch.jit.script reads in its place, `scripted_decoder(decoder)`."""
 
+    config_class = None
     decoder_class = None
     scripted_decoder = None
 
     @classmethod
     def build_model(cls, cfg, task):
+        check_config(cfg, cls.config_class)
         if cfg.slope_per_epoch:
             raise ValueError("translation tasks do not tell a model the epoch: anneal with slope-per-update instead")
         check_criterion(cfg)
@@ -58,8 +61,7 @@ class TranslationModel(StartsFromFiles, FairseqEncoderDecoderModel):
         if data_name_or_path is None and glob.glob(os.path.join(glob.escape(folder), "dict.*.txt")):
             data_name_or_path = "."
         elif data_name_or_path is None:
-            cfg = checkpoint_utils.load_checkpoint_to_cpu(paths[0])["cfg"]
-            data_name_or_path = str(cfg.task.data).split(os.pathsep)[0]
+            data_name_or_path = str(settings(load_for_use(paths[0])).task.data).split(os.pathsep)[0]
         data_name_or_path = hub.data_folder(data_name_or_path, paths[0])
         if not os.path.isdir(data_name_or_path):
             raise FileNotFoundError(f"no folder {data_name_or_path}: name the one with the dictionaries as data")

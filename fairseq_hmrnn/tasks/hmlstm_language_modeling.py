@@ -2,7 +2,7 @@
 
 import glob
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import List, Tuple, Type, Union
 
 import torch
@@ -12,10 +12,12 @@ from fairseq.dataclass import ChoiceEnum
 from fairseq.sequence_scorer import SequenceScorer
 from fairseq.tasks import register_task
 
-from ..compat import is_loading_model, keep_prompt_spaces
+from ..checkpoints import is_dictionary, is_loading_model
+from ..compat import keep_prompt_spaces
 from ..data.characters import CharacterCodec, CharacterDictionary, is_character_dictionary
 from ..generation import PromptedGenerator
 from ..models.windows import output_symbols
+from ..options import check_config, option
 from .stateful import StatefulLanguageModelingConfig, StatefulLanguageModelingTask
 
 END_CHOICES = ChoiceEnum(["auto", "length", "newline"])
@@ -24,16 +26,13 @@ SCORE_CHOICES = ChoiceEnum(["all", "new"])
 
 @dataclass
 class HMLSTMLanguageModelingConfig(StatefulLanguageModelingConfig):
-    end_of_sample: END_CHOICES = field(
-        default="auto",
-        metadata={
-            "help": "what ends a generated sample: length (--max-len-b new symbols, over any number of lines), newline "
-            "(the end of the line, </s>), or auto: length for a dictionary of characters, newline for any other"
-        },
+    end_of_sample: END_CHOICES = option(
+        "auto",
+        "what ends a generated sample: length (--max-len-b new symbols, over any number of lines), newline "
+        "(the end of the line, </s>), or auto: length for a dictionary of characters, newline for any other",
     )
-    scored_text: SCORE_CHOICES = field(
-        default="all",
-        metadata={"help": "what the score in H- and D- is the mean of: all symbols, prompt included, or the new ones"},
+    scored_text: SCORE_CHOICES = option(
+        "all", "what the score in H- and D- is the mean of: all symbols, prompt included, or the new ones"
     )
 
 
@@ -47,14 +46,22 @@ class HMLSTMLanguageModelingTask(StatefulLanguageModelingTask):
     """
 
     @classmethod
+    def setup_task(cls, args, **kwargs):
+        """Check the options, then as fairseq's."""
+        check_config(args, HMLSTMLanguageModelingConfig)
+        return super().setup_task(args, **kwargs)
+
+    @classmethod
     def setup_dictionary(cls, args, task_state=None, **kwargs):
         """The dictionaries of the data folder, or of a checkpoint whose `task_state` is given. None where the folder
         has none and fairseq loads a checkpoint, the language model of --lm-path: `load_state_dict` follows."""
         if task_state and "dictionary" in task_state:
             source = task_state["dictionary"]
+            if not is_dictionary(source):  # a name of a file, for instance, is never opened
+                raise ValueError("the dictionary in a checkpoint must be a list of symbols and counts")
         elif args.data:
             source = os.path.join(utils.split_paths(args.data)[0], "dict.txt")
-            if not os.path.exists(source):
+            if not os.path.isfile(source):
                 if is_loading_model():
                     return None, None
                 raise FileNotFoundError(f"no {source}: prepare a text with scripts/prepare_text.py TEXT --dest DIR")
@@ -104,6 +111,8 @@ class HMLSTMLanguageModelingTask(StatefulLanguageModelingTask):
         except FileNotFoundError as error:
             folders = utils.split_paths(self.args.data)
             folder = folders[(epoch - 1) % len(folders)]
+            if os.path.exists(f"{folder}/{split}.idx"):
+                raise
             found = sorted(name[:-4] for name in os.listdir(folder) if name.endswith(".idx"))
             found = ", ".join(found) or "no prepared text"
             raise FileNotFoundError(f"no {split}.idx in {folder}; it has: {found}") from error
@@ -126,9 +135,9 @@ class HMLSTMLanguageModelingTask(StatefulLanguageModelingTask):
         return CharacterCodec() if codec is None and self.has_characters else codec
 
     def build_generator(self, models, args, seq_gen_cls=None, extra_gen_cls_kwargs=None, **kwargs):
-        for option in ("constraints", "match_source_len"):
-            if getattr(args, option, False):
-                raise ValueError(f"--{option.replace('_', '-')} has no meaning for a language model: leave it out")
+        for name in ("constraints", "match_source_len"):
+            if getattr(args, name, False):
+                raise ValueError(f"--{name.replace('_', '-')} has no meaning for a language model: leave it out")
         end = str(self.args.end_of_sample)
         by_length = end == "length" or (end == "auto" and self.has_characters)
         if seq_gen_cls is None and not getattr(args, "score_reference", False):

@@ -1,6 +1,7 @@
 """Language modelling whose state goes from one window of text to the next (`--stateful`)."""
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass
 from typing import Optional
 
 from fairseq import utils
@@ -9,6 +10,7 @@ from fairseq.distributed import utils as distributed_utils
 from fairseq.tasks.language_modeling import LanguageModelingConfig, LanguageModelingTask
 from omegaconf import II
 
+from ..data.indexed import check_split
 from ..data.streams import (
     CarriedRows,
     StreamBatches,
@@ -18,30 +20,42 @@ from ..data.streams import (
     read_tokens,
     refuse_streams,
 )
+from ..options import PROBABILITY, SEED, CheckedOptions, inherited, number, option, whole
+from ..resumption import keep_batches
+
+COUNT_OR_NONE = whole(1, optional=True)
+SPECIAL_SYMBOLS = 4  # of every dictionary of fairseq
 
 
 @dataclass
 class StatefulLanguageModelingConfig(LanguageModelingConfig):
-    stateful: bool = field(
-        default=False,
-        metadata={
-            "help": "read the text as batch-size contiguous streams in windows of --tokens-per-sample and start every "
-            "window with the state that the one before it reached; without it, windows are shuffled and start from "
-            "zeros. eval-lm then reads a split as one stream"
-        },
+    tokens_per_sample: int = inherited(LanguageModelingConfig, "tokens_per_sample", whole(1))
+    output_dictionary_size: int = inherited(
+        LanguageModelingConfig, "output_dictionary_size", whole(SPECIAL_SYMBOLS + 1, also=(-1,))
     )
-    window_jitter: float = field(
-        default=0.0,
-        metadata={"help": "with --stateful: share by which window lengths vary at random, anew in every epoch"},
+    max_target_positions: Optional[int] = inherited(LanguageModelingConfig, "max_target_positions", COUNT_OR_NONE)
+    seed: int = inherited(LanguageModelingConfig, "seed", SEED)
+    batch_size: Optional[int] = inherited(LanguageModelingConfig, "batch_size", COUNT_OR_NONE)
+    batch_size_valid: Optional[int] = inherited(LanguageModelingConfig, "batch_size_valid", COUNT_OR_NONE)
+    data_buffer_size: int = inherited(LanguageModelingConfig, "data_buffer_size", whole())
+    stateful: bool = option(
+        False,
+        "read the text as batch-size contiguous streams in windows of --tokens-per-sample and start every "
+        "window with the state that the one before it reached; without it, windows are shuffled and start from "
+        "zeros. eval-lm then reads a split as one stream",
     )
-    state_reset_prob: float = field(
-        default=0.0,
-        metadata={"help": "with --stateful: probability that a stream starts a window of training from zeros"},
+    window_jitter: float = option(
+        0.0,
+        "with --stateful: share by which window lengths vary at random, anew in every epoch",
+        number(0, 1, open_above=True),
     )
-    max_tokens_valid: Optional[int] = II("dataset.max_tokens_valid")
+    state_reset_prob: float = option(
+        0.0, "with --stateful: probability that a stream starts a window of training from zeros", PROBABILITY
+    )
+    max_tokens_valid: Optional[int] = option(II("dataset.max_tokens_valid"), None, COUNT_OR_NONE)
 
 
-class StatefulLanguageModelingTask(LanguageModelingTask):
+class StatefulLanguageModelingTask(CheckedOptions, LanguageModelingTask):
     """fairseq's language modelling task with `--stateful`. Training, validation and evaluation each have a state of
     their own; that of training is in every checkpoint, for all processes."""
 
@@ -63,9 +77,9 @@ class StatefulLanguageModelingTask(LanguageModelingTask):
             "pad-to-fixed-bsz": self.args.pad_to_fixed_bsz,
             "self-target and --past-target": self.targets != ["future"],
         }
-        for option, given in meaningless.items():
+        for name, given in meaningless.items():
             if given:
-                raise ValueError(f"--{option} has no meaning with --stateful, which reads text as it is: leave it out")
+                raise ValueError(f"--{name} has no meaning with --stateful, which reads text as it is: leave it out")
 
     def build_model(self, cfg, from_checkpoint=False):
         model = super().build_model(cfg, from_checkpoint)
@@ -74,11 +88,12 @@ class StatefulLanguageModelingTask(LanguageModelingTask):
         return model
 
     def load_dataset(self, split, epoch=1, combine=False, **kwargs):
-        """With --stateful the split becomes one sequence of symbols."""
-        if not self.args.stateful:
-            return super().load_dataset(split, epoch, combine, **kwargs)
+        """With --stateful the split becomes one sequence of symbols. ValueError for files that are not whole."""
         folders = utils.split_paths(self.args.data)
         path = f"{folders[(epoch - 1) % len(folders)]}/{split}"
+        check_split(path, self.dictionary, combine)
+        if not self.args.stateful:
+            return super().load_dataset(split, epoch, combine, **kwargs)
         indexed = data_utils.load_indexed_dataset(path, self.dictionary, self.args.dataset_impl, combine=combine)
         if indexed is None:
             raise FileNotFoundError(f"no {path}.idx")
@@ -91,7 +106,8 @@ class StatefulLanguageModelingTask(LanguageModelingTask):
         """For streams: max_sentences of them, or as many windows as max_tokens hold, for every one of num_shards."""
         if not isinstance(dataset, StreamDataset):
             shard = {"seed": seed, "num_shards": num_shards, "shard_id": shard_id, "epoch": epoch}
-            iterator = super().get_batch_iterator(dataset, max_tokens, max_sentences, **shard, **kwargs)
+            options = {"max_tokens": max_tokens, "max_sentences": max_sentences, **shard, **kwargs}
+            iterator = keep_batches(self, super().get_batch_iterator, dataset, **options)
             if dataset not in self.dataset_to_epoch_iter:  # used once: its workers end with its epoch, not when it dies
                 iterator.persistent_workers = False
             return refuse_streams(iterator)
@@ -148,6 +164,9 @@ class StatefulLanguageModelingTask(LanguageModelingTask):
         self._gather_carried()  # an update that overflowed moved on without optimizer_step
 
     def optimizer_step(self, optimizer, model, update_num):
+        lr = optimizer.get_lr()
+        if not 0 <= lr < math.inf:  # fairseq's own schedules take any --lr, --lr-shrink and the like
+            raise ValueError(f"the learning rate is {lr}: give other --lr or options of --lr-scheduler")
         super().optimizer_step(optimizer, model, update_num)
         self._gather_carried()
 

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence
 
 from arithmetic import equal_hidden_size
-from commands import ROOT, USER_DIR, recipe_options
+from commands import ROOT, USER_DIR, reason, recipe_options
 from omegaconf import OmegaConf
 
-RECIPES = sorted(path.stem for path in (USER_DIR / "configs").glob("*.yaml"))
+from fairseq_hmrnn.cli.errors import UserError
+
 LSTM_USER_DIR = Path(__file__).resolve().parent / "nn_lstm_lm"
 HMLSTM = "hmlstm_lm"
 LSTMS = ("nn_lstm_lm", "lstm_lm")
@@ -110,7 +111,7 @@ class EarlierState(NamedTuple):
 
     @classmethod
     def prepare(cls, commit: str, folder: Path) -> EarlierState:
-        """In folder/COMMIT; what is there already is taken. SystemExit where it cannot be built."""
+        """In folder/COMMIT; what is there already is taken. UserError where it cannot be built."""
         root = folder.resolve() / commit
         if not root.exists():
             part = folder.resolve() / f"{commit}.part"
@@ -123,8 +124,8 @@ class EarlierState(NamedTuple):
                 build, cwd=part, env=environment(part), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
             )
             if built.returncode or not list(part.glob("fairseq_hmrnn/ops/**/*.so")):
-                end = built.stdout.decode()[-1500:]
-                raise SystemExit(f"the extension of {commit} could not be built in {part}:\n{end}")
+                why = reason(built.stdout.decode(errors="replace"))
+                raise UserError(f"the extension of {commit} could not be built in {part}: {why}")
             part.rename(root)
         return cls(commit, root)
 

@@ -5,7 +5,6 @@ Model, regularisers and their defaults are those of fairseq-train; text is CPyth
 sentence again and again. A detector has collapsed if its rate over any 50 updates after the first 200 leaves [.02, .9].
 """
 
-import argparse
 import logging
 import sys
 from types import SimpleNamespace
@@ -13,12 +12,17 @@ from types import SimpleNamespace
 import torch
 from tqdm import tqdm
 
+from fairseq_hmrnn.cli import arguments as kinds
+from fairseq_hmrnn.cli.errors import run_command
 from fairseq_hmrnn.criterions import BoundaryRegularizedCrossEntropy
+from fairseq_hmrnn.criterions.boundary_regularized_cross_entropy import parse_rates
+from fairseq_hmrnn.criterions.boundary_regularizers import parse_regularizers
 from fairseq_hmrnn.data.binarize import embedded_text
 from fairseq_hmrnn.data.characters import CharacterDictionary, encode
-from fairseq_hmrnn.models.config import HMLSTMLanguageModelConfig
+from fairseq_hmrnn.models.config import SLOPE, HMLSTMLanguageModelConfig, parse_sizes
 from fairseq_hmrnn.models.hmlstm_decoder import HMLSTMDecoder
 from fairseq_hmrnn.models.hmlstm_lm import HMLSTMLanguageModel
+from fairseq_hmrnn.options import BIAS, Parsed, check_config, whole
 
 ALLOWED = (0.02, 0.9)
 WINDOW, WARM_UP = 50, 200  # updates
@@ -27,19 +31,22 @@ DEFAULTS = HMLSTMLanguageModelConfig()
 
 
 def parse_arguments():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--normalization", nargs="+", default=["layer", "none"])
+    parser = kinds.Parser(description=__doc__)
+    parser.add_argument("--seeds", type=kinds.COUNT, default=10)
+    parser.add_argument("--normalization", nargs="+", default=["layer", "none"], choices=["layer", "none"])
     parser.add_argument("--text", nargs="+", default=["topics", "sentence"], choices=["topics", "sentence"])
-    parser.add_argument("--updates", type=int, default=1000)
-    parser.add_argument("--hidden-sizes", default="48,48,48")
-    parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--steps", type=int, default=50)
-    parser.add_argument("--slope", type=float, default=DEFAULTS.slope)
-    parser.add_argument("--detector-bias", type=float, default=DEFAULTS.detector_bias)
-    parser.add_argument("--boundary-rates", default=".2,.05")
-    parser.add_argument("--boundary-regularizers", default="rate")
-    return parser.parse_args()
+    parser.add_argument("--updates", type=whole(WARM_UP + WINDOW), default=1000)
+    parser.add_argument("--hidden-sizes", type=Parsed(parse_sizes), default="48,48,48")
+    parser.add_argument("--batch-size", type=kinds.BATCH_SIZE, default=8)
+    parser.add_argument("--steps", type=whole(1, 1000), default=50)
+    parser.add_argument("--slope", type=SLOPE, default=DEFAULTS.slope)
+    parser.add_argument("--detector-bias", type=BIAS, default=DEFAULTS.detector_bias)
+    parser.add_argument("--boundary-rates", type=Parsed(parse_rates), default=".2,.05")
+    parser.add_argument("--boundary-regularizers", type=Parsed(parse_regularizers), default="rate")
+    arguments = parser.parse_args()
+    if len(parse_sizes(arguments.hidden_sizes)) != 3:
+        parser.error("--hidden-sizes must be three, for two detectors")
+    return arguments
 
 
 def build(arguments, normalization, dictionary):
@@ -52,6 +59,7 @@ def build(arguments, normalization, dictionary):
         embed_dim=32,
         output_dim=48,
     )
+    check_config(cfg, HMLSTMLanguageModelConfig)
     task = SimpleNamespace(source_dictionary=dictionary, target_dictionary=dictionary)
     criterion = BoundaryRegularizedCrossEntropy(
         task, False, arguments.boundary_rates, boundary_regularizers=arguments.boundary_regularizers
@@ -111,4 +119,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

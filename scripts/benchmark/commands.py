@@ -8,13 +8,18 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from fairseq_hmrnn.cli.errors import UserError  # noqa: E402
+from fairseq_hmrnn.cli.recipe import write_recipe  # noqa: E402
+
 BIN = Path(sys.executable).parent
 USER_DIR = ROOT / "fairseq_hmrnn"
 
 
 def command(name, *arguments, log):
     """Run a command of this environment and return what it printed, which is appended to the file `log` as it comes, so
-    that it is there after an interruption. If it fails, so does the benchmark, with the end of what was printed."""
+    that it is there after an interruption. If it fails, so does the benchmark, with the reason that was printed."""
     with open(log, "a+b") as file:
         begin = file.seek(0, os.SEEK_END)
         code = subprocess.call(
@@ -26,16 +31,23 @@ def command(name, *arguments, log):
         file.seek(begin)
         printed = file.read().decode()
     if code:
-        sys.exit(f"{name} failed, see {log}:\n{printed[-1500:]}")
+        raise UserError(f"{name} failed, see {log}: {reason(printed)}")
     return printed
 
 
+def reason(printed):
+    """The line of a command's output that says why it ended: the first error, for what follows may come of it."""
+    lines = [line for line in printed.splitlines() if line.strip()] or ["it printed nothing"]
+    errors = [line for line in lines if re.match(r"[\w.]*(Error|Exception): |Could not override |\S+: error: ", line)]
+    return (errors or lines[-1:])[0]
+
+
 def recipe_options(recipe, data, folder, user_dir=USER_DIR):
-    """What fairseq-hydra-train requires to train a recipe on prepared data, with checkpoints and log in `folder`."""
+    """Options of fairseq-hydra-train to train a recipe on prepared data, with checkpoints and log in `folder`.
+    user_dir: the package that it is to load."""
     folder = Path(folder).resolve()
-    options = ["--config-dir", USER_DIR / "configs", "--config-name", recipe, f"common.user_dir={user_dir}"]
-    options += [f"task.data={Path(data).resolve()}", f"checkpoint.save_dir={folder}", f"hydra.run.dir={folder}"]
-    return options
+    write_recipe(recipe, str(Path(data).resolve()), str(folder), str(folder / "recipe"), str(user_dir))
+    return ["--config-dir", folder / "recipe", "--config-name", recipe]
 
 
 def log_records(text, kind):

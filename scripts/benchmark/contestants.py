@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import statistics
 import subprocess
 import sys
@@ -12,6 +11,9 @@ from pathlib import Path
 from typing import Any, Dict, List, Optional
 
 from arithmetic import PASSES, LayerShares, dense, hmlstm_multiply_adds, lstm_multiply_adds
+from commands import reason
+
+from fairseq_hmrnn.cli.errors import UserError
 
 WORKER = Path(__file__).resolve().parent / "training_worker.py"
 
@@ -41,7 +43,7 @@ class Contestant:
         self.model = self.model or self._reply()
         root = self.environment["PYTHONPATH"]
         if self.model.get("package", root) != root:
-            raise SystemExit(f"{self.label} took the package from {self.model['package']}, not from {root}")
+            raise UserError(f"{self.label} took the package from {self.model['package']}, not from {root}")
 
     def make(self, updates: int, profiled: bool = False) -> dict:
         """Have it make so many updates; what the worker answers."""
@@ -72,7 +74,8 @@ class Contestant:
         line = self._process.stdout.readline()
         if line:
             return json.loads(line)
-        raise SystemExit(f"{self.label} does not train (all of it: {self.log}): {reason(self.log)}")
+        why = reason(self.log.read_text(errors="replace"))
+        raise UserError(f"{self.label} does not train (all of it: {self.log}): {why}")
 
     @property
     def symbols(self) -> float:
@@ -120,10 +123,3 @@ class Contestant:
         """How many times as many characters a second as another, turn by turn."""
         per_second = self.symbols / other.symbols
         return [per_second * theirs / own for own, theirs in zip(self.seconds, other.seconds)]
-
-
-def reason(log: Path) -> str:
-    """The line of a command's output that says why it ended: the first error, for what follows may come of it."""
-    lines = log.read_text(errors="replace").splitlines()
-    errors = [line for line in lines if re.match(r"[\w.]*(Error|Exception): |Could not override |\S+: error: ", line)]
-    return (errors or list(filter(str.strip, lines))[-1:] or ["it printed nothing"])[0]

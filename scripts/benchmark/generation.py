@@ -11,7 +11,6 @@ fairseq-generate's step is fairseq's own.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import io
 import logging
@@ -31,12 +30,15 @@ import torch  # noqa: E402
 from fairseq.models.lstm import LSTMDecoder  # noqa: E402
 from fairseq_cli import generate, train  # noqa: E402
 
-from fairseq_hmrnn import compat  # noqa: E402
+from fairseq_hmrnn import checkpoints  # noqa: E402
+from fairseq_hmrnn.cli import arguments as kinds  # noqa: E402
+from fairseq_hmrnn.cli.errors import run_command  # noqa: E402
+from fairseq_hmrnn.cli.prepare_text import main as prepare  # noqa: E402
 from fairseq_hmrnn.data.binarize import embedded_text  # noqa: E402
-from fairseq_hmrnn.data.binarize import main as prepare  # noqa: E402
 from fairseq_hmrnn.models import hub  # noqa: E402
 from fairseq_hmrnn.models.hmlstm_decoder import HMLSTMDecoder  # noqa: E402
 from fairseq_hmrnn.models.sampler import SamplingOptions  # noqa: E402
+from fairseq_hmrnn.options import SEED, SIZE, whole  # noqa: E402
 
 MODELS = ("hmlstm_lm", "lstm_lm")
 PROMPT = 8  # characters
@@ -75,11 +77,9 @@ def prepare_data(folder: Path, batches) -> None:
     (folder / "train.txt").write_text(text[:200_000], encoding="utf-8")
     (folder / "test.txt").write_text(text[200_000 : 200_000 + PROMPT * max(batches)].replace("\n", " "), "utf-8")
     with quietly():
-        status = prepare(
+        prepare(
             [*(str(folder / f"{name}.txt") for name in ("train", "test", "test")), "--dest", str(folder / "data")]
         )
-    if status:
-        sys.exit("the data could not be prepared")
 
 
 def make_checkpoints(args, folder: Path) -> None:
@@ -197,19 +197,27 @@ def report(args, results) -> None:
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--layers", type=int, default=3)
-    parser.add_argument("--hidden", type=int, default=512)
+    parser = kinds.Parser(description=__doc__)
+    parser.add_argument("--layers", type=whole(2, 100), default=3)
+    parser.add_argument("--hidden", type=SIZE, default=512)
     parser.add_argument("--normalization", choices=["layer", "none"], default="layer")
-    parser.add_argument("--rates", type=float, nargs="+", default=[0.2, 0.05], help="boundary rates, bottom to top")
-    parser.add_argument("--batch", type=int, nargs="+", default=[1, 16, 64])
-    parser.add_argument("--length", type=int, default=200, help="characters that fairseq-generate generates per sample")
-    parser.add_argument("--sample-length", type=int, default=2000, help="characters per sample of sample.py at B 1, at "
-                        "B by the square root of B fewer")
-    parser.add_argument("--turns", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--folder", help="keep data and checkpoints here, and use those that are there")
+    parser.add_argument(
+        "--rates", type=kinds.RATE, nargs="+", default=[0.2, 0.05], help="boundary rates, bottom to top"
+    )
+    parser.add_argument("--batch", type=whole(1, 1024), nargs="+", default=[1, 16, 64])
+    parser.add_argument(
+        "--length", type=kinds.STEPS, default=200, help="characters that fairseq-generate generates per sample"
+    )
+    parser.add_argument(
+        "--sample-length", type=kinds.STEPS, default=2000,
+        help="characters per sample of sample.py at B 1, at B by the square root of B fewer",
+    )
+    parser.add_argument("--turns", type=kinds.COUNT, default=3)
+    parser.add_argument("--threads", type=kinds.THREADS, default=2)
+    parser.add_argument("--seed", type=SEED, default=1)
+    parser.add_argument(
+        "--folder", type=kinds.folder_to_write, help="keep data and checkpoints here, and use those that are there"
+    )
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     with contextlib.ExitStack() as stack:
@@ -220,11 +228,11 @@ def main():
             make_checkpoints(args, folder)
             calibrate(args, folder / "hmlstm_lm" / "checkpoint_last.pt")
         path = folder / "hmlstm_lm" / "checkpoint_last.pt"
-        compat.check_checkpoint(str(path))
+        checkpoints.check_checkpoint(str(path))
         found = ", ".join(f"{rate:.3f}" for rate in rates(hub.load([str(path)])))
         print(f"torch {torch.__version__}, {args.threads} threads, boundary rates on samples: {found}")
         report(args, measure(args, folder))
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -9,7 +9,6 @@ the machine's own ceilings, measured at the start, would have done the products 
 
 from __future__ import annotations
 
-import argparse
 import csv
 import itertools
 import statistics
@@ -18,9 +17,12 @@ import time
 
 import torch
 
+from fairseq_hmrnn.cli import arguments as kinds
+from fairseq_hmrnn.cli.errors import UserError, run_command
 from fairseq_hmrnn.modules import HMLSTM
 from fairseq_hmrnn.ops import RecurrenceOptions
 from fairseq_hmrnn.ops.reference import cell, hm_lstm_reference
+from fairseq_hmrnn.options import SIZE, number, whole
 
 try:
     from fairseq_hmrnn.ops.triton import hm_lstm_triton
@@ -30,6 +32,7 @@ except ModuleNotFoundError as error:
     hm_lstm_triton = None  # main says so, behind --help
 
 COLUMNS = ["dtype", "hidden", "batch", "rates", "task", "candidate", "median_ms", "ratio", "boundary_rates", "roofline"]
+TASKS = ["train", "sequence", "step"]
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 GPU = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if GPU else "cpu")
@@ -174,23 +177,23 @@ def measure(jobs, repeats, slow):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--layers", type=int, default=3)
-    parser.add_argument("--hidden", type=int, nargs="+", default=[512, 1024])
-    parser.add_argument("--batch", type=int, nargs="+", default=[64, 1, 128])
-    parser.add_argument("--steps", type=int, default=100)
+    parser = kinds.Parser(description=__doc__)
+    parser.add_argument("--layers", type=whole(1, 100), default=3)
+    parser.add_argument("--hidden", type=SIZE, nargs="+", default=[512, 1024])
+    parser.add_argument("--batch", type=kinds.BATCH_SIZE, nargs="+", default=[64, 1, 128])
+    parser.add_argument("--steps", type=kinds.STEPS, default=100)
     parser.add_argument("--dtypes", nargs="+", default=["bf16", "fp32"], choices=list(DTYPES))
-    parser.add_argument("--tasks", nargs="+", default=["train", "sequence", "step"])
-    parser.add_argument("--repeats", type=int, default=10)
-    parser.add_argument("--calibration", type=int, default=12, help="halvings of a detector's bias")
+    parser.add_argument("--tasks", nargs="+", default=TASKS, choices=TASKS)
+    parser.add_argument("--repeats", type=kinds.COUNT, default=10)
+    parser.add_argument("--calibration", type=whole(1, 100), default=12, help="halvings of a detector's bias")
     parser.add_argument("--compile", action="store_true", help="torch.compile of the reference's cell too (minutes)")
-    parser.add_argument("--limit", type=float, default=510, help="seconds after which no new row is begun")
-    parser.add_argument("--ceiling-size", type=int, default=8192)
+    parser.add_argument("--limit", type=number(0, 1e9), default=510, help="seconds after which no new row is begun")
+    parser.add_argument("--ceiling-size", type=whole(1, 10**5), default=8192)
     parser.add_argument("--tiny", action="store_true")
-    parser.add_argument("--csv", metavar="FILE")
+    parser.add_argument("--csv", metavar="FILE", type=kinds.new_file)
     args = parser.parse_args()
     if hm_lstm_triton is None:
-        sys.exit("gpu: there is no Triton: pip install triton")
+        raise UserError("there is no Triton: pip install triton")
     if args.tiny:
         args.layers, args.hidden, args.batch, args.steps, args.dtypes = 2, [8], [2], 2, ["fp32"]
         args.repeats, args.calibration, args.ceiling_size = 1, 1, 64
@@ -237,4 +240,4 @@ def measured_rows(args, dtype_name, hidden, batch, rates):
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

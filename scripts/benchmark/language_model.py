@@ -10,7 +10,6 @@ Speeds come first, in turns and without validation: keep the machine quiet for t
 the seconds that an update took there. The same command again goes on where it was interrupted.
 """
 
-import argparse
 import csv
 import itertools
 import json
@@ -21,6 +20,10 @@ from pathlib import Path
 from candidates import HMLSTM, LSTMS, Recipe
 from commands import command, log_records
 
+from fairseq_hmrnn.cli import arguments as kinds
+from fairseq_hmrnn.cli.errors import UserError, run_command
+from fairseq_hmrnn.options import SEED, number
+
 RECIPE = "ptb_small"
 # As many epochs as the updates are, at one learning rate, for all models alike.
 SETTINGS = "common.cpu=true dataset.num_workers=0 common.log_format=json dataset.batch_size_valid=64".split()
@@ -30,18 +33,26 @@ SPEED_UPDATES = 24
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path, help="folder of scripts/prepare_ptb.sh, or any prepared text")
-    parser.add_argument("--out", type=Path, default=Path("runs/language_model"), help="folder of checkpoints and logs")
+    parser = kinds.Parser(description=__doc__)
+    parser.add_argument(
+        "data", type=kinds.prepared_folder, help="folder of scripts/prepare_ptb.sh, or any prepared text"
+    )
+    parser.add_argument(
+        "--out", type=kinds.folder_to_write, default="runs/language_model", help="folder of checkpoints and logs"
+    )
     length = parser.add_mutually_exclusive_group()
-    length.add_argument("--updates", type=int, default=1000, help="the same number for all models")
-    length.add_argument("--seconds", type=float, help="of training, the same for all models")
-    parser.add_argument("--validate-every", type=int, default=200, help="updates")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    length.add_argument("--updates", type=kinds.COUNT, default=1000, help="the same number for all models")
+    length.add_argument(
+        "--seconds", type=number(0, 1e9, open_below=True), help="of training, the same for all models"
+    )
+    parser.add_argument("--validate-every", type=kinds.COUNT, default=200, help="updates")
+    parser.add_argument("--seeds", type=SEED, nargs="+", default=[1, 2, 3])
     parser.add_argument("--beside", nargs="*", choices=LSTMS, default=list(LSTMS), help="LSTMs to compare with")
-    parser.add_argument("--csv", type=Path, help="file of the curves")
-    parser.add_argument("--plot", type=Path, help="picture of the curves")
-    return parser.parse_args()
+    parser.add_argument("--csv", type=kinds.new_file, help="file of the curves")
+    parser.add_argument("--plot", type=kinds.new_file, help="picture of the curves")
+    args = parser.parse_args()
+    args.out = Path(args.out)
+    return args
 
 
 def train(model, equal_to, folder, log, options, args):
@@ -86,7 +97,7 @@ def num_updates(seconds_an_update, args):
         return args.updates
     updates = int(args.seconds / seconds_an_update) // args.validate_every * args.validate_every
     if not updates:
-        raise SystemExit(f"--seconds {args.seconds} is less than --validate-every {args.validate_every} updates take")
+        raise UserError(f"--seconds {args.seconds} is less than --validate-every {args.validate_every} updates take")
     return updates
 
 
@@ -157,7 +168,7 @@ def main():
             print("{model} seed {seed}: {updates} updates, {seconds:.0f} s, {bpc:.3f}".format(**row), flush=True)
             rows.append(row)
     if args.csv:
-        with args.csv.open("w", newline="") as file:
+        with open(args.csv, "w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, list(rows[0]))
             writer.writeheader()
             writer.writerows({**row, "seconds": f"{row['seconds']:.1f}"} for row in rows)
@@ -166,4 +177,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -5,7 +5,6 @@ backward pass computes again (`--recompute-chunks`). On CPU; every row is measur
     python scripts/benchmark/memory.py --steps 1000 --batch 16 --chunks 1 2 4 8 16
 """
 
-import argparse
 import json
 import resource
 import statistics
@@ -17,17 +16,22 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
+from fairseq_hmrnn.cli import arguments as kinds  # noqa: E402
+from fairseq_hmrnn.cli.errors import run_command  # noqa: E402
+from fairseq_hmrnn.ops import BACKENDS  # noqa: E402
+from fairseq_hmrnn.options import SIZE, whole  # noqa: E402
+
 
 def parse_args():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=1000)
-    parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--hidden", type=int, default=512)
-    parser.add_argument("--layers", type=int, default=3)
-    parser.add_argument("--chunks", type=int, nargs="+", default=[1, 2, 4, 8, 16])
-    parser.add_argument("--turns", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--backend", default="auto")
+    parser = kinds.Parser(description=__doc__)
+    parser.add_argument("--steps", type=kinds.STEPS, default=1000)
+    parser.add_argument("--batch", type=kinds.BATCH_SIZE, default=16)
+    parser.add_argument("--hidden", type=SIZE, default=512)
+    parser.add_argument("--layers", type=whole(1, 100), default=3)
+    parser.add_argument("--chunks", type=kinds.COUNT, nargs="+", default=[1, 2, 4, 8, 16])
+    parser.add_argument("--turns", type=kinds.COUNT, default=3)
+    parser.add_argument("--threads", type=kinds.THREADS, default=2)
+    parser.add_argument("--backend", default="auto", choices=list(BACKENDS))
     parser.add_argument("--in-process", action="store_true", help="measure the one number of chunks given, print JSON")
     return parser.parse_args()
 
@@ -62,7 +66,10 @@ def main():
     print("| chunks | peak, MiB | time | of the first |\n|---|---|---|---|")
     for chunks in args.chunks:
         command = [sys.executable, __file__, *arguments, "--chunks", str(chunks), "--in-process"]
-        found = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True, encoding="utf-8").stdout)
+        measured = subprocess.run(command, stdout=subprocess.PIPE, encoding="utf-8")
+        if measured.returncode:  # it has said why
+            sys.exit(measured.returncode)
+        found = json.loads(measured.stdout)
         base = base or found["seconds"]
         print(
             f"| {chunks} | {found['mib']:.0f} | {found['seconds']:.2f} s | {found['seconds'] / base:.2f} |", flush=True
@@ -70,4 +77,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -6,13 +6,17 @@
 Float32 counts only where the sums are those of float32: what rounds its operands to fewer bits is left out.
 """
 
-import argparse
 import json
 import platform
 import subprocess
 import sys
 import time
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from fairseq_hmrnn.cli import arguments as kinds  # noqa: E402
+from fairseq_hmrnn.cli.errors import run_command  # noqa: E402
 
 SHAPES = ((6400, 512, 512), (2048, 1024, 1024), (1536, 1536, 1536))  # rows, inner, columns
 PRECISIONS = ("float32", "bf16")
@@ -82,13 +86,11 @@ def measure(precision, threads, environment=None):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = kinds.Parser(description=__doc__)
     parser.add_argument("--precision", nargs="+", choices=PRECISIONS, default=list(PRECISIONS))
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=kinds.THREADS, default=2)
     parser.add_argument("--json", action="store_true", help="the one precision given, for programs")
     args = parser.parse_args()
-    if args.threads < 1:
-        parser.error(f"--threads must be at least 1, not {args.threads}")
     if args.json:
         print(json.dumps(peak(args.precision[0], args.threads)))
         return
@@ -99,4 +101,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -10,12 +10,16 @@ float32's, words per second. Exit status 1 if one is further away than --toleran
 the recipe, such as dataset.batch_size=8.
 """
 
-import argparse
 import statistics
 import sys
 from pathlib import Path
 
 from commands import command, log_records, parse_with_rest, recipe_options
+
+from fairseq_hmrnn.cli import arguments as kinds
+from fairseq_hmrnn.cli.errors import UserError, run_command
+from fairseq_hmrnn.cli.recipe import RECIPES
+from fairseq_hmrnn.options import WEIGHT, whole
 
 PRECISIONS = {
     "float32": [],
@@ -27,13 +31,15 @@ PRECISIONS = {
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path, help="prepared folder")
-    parser.add_argument("--recipe", default="ptb_small")
-    parser.add_argument("--updates", type=int, default=200)
-    parser.add_argument("--tolerance", type=float, default=0.05, help="bits")
+    parser = kinds.Parser(description=__doc__)
+    parser.add_argument("data", type=kinds.prepared_folder, help="prepared folder")
+    parser.add_argument("--recipe", default="ptb_small", choices=RECIPES)
+    parser.add_argument("--updates", type=whole(2), default=200)
+    parser.add_argument("--tolerance", type=WEIGHT, default=0.05, help="bits")
     parser.add_argument("--cpu", action="store_true")
-    parser.add_argument("--out", type=Path, default=Path("runs/precision"), help="folder of checkpoints and logs")
+    parser.add_argument(
+        "--out", type=kinds.folder_to_write, default="runs/precision", help="folder of checkpoints and logs"
+    )
     return parse_with_rest(parser)
 
 
@@ -68,8 +74,9 @@ def measure(args, rest, name, settings):
 
 def main():
     args, rest = parse_args()
+    args.out = Path(args.out)
     if args.out.exists():
-        sys.exit(f"precision.py: {args.out} exists: remove it, or give another --out")
+        raise UserError(f"{args.out} exists: remove it, or give another --out")
     print("| | loss | interrupted | worst difference | words per second |\n|---|---|---|---|---|")
     expected, failed = None, []
     for name, settings in PRECISIONS.items():
@@ -84,4 +91,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -8,17 +8,19 @@ Every number of processes is run --turns times, in turns, each process with one 
 rates, which every process takes over its own part of the batch.
 """
 
-import argparse
 import os
 import socket
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 
-from commands import BIN, ROOT, USER_DIR, log_records, parse_with_rest
+from commands import BIN, ROOT, USER_DIR, log_records, parse_with_rest, reason
+
+from fairseq_hmrnn.cli import arguments as kinds
+from fairseq_hmrnn.cli.errors import UserError, run_command
+from fairseq_hmrnn.options import whole
 
 TRAINING = "--task hmlstm_language_modeling --stateful --arch hmlstm_lm --criterion boundary_regularized_cross_entropy "
 TRAINING += "--optimizer adam --lr 0.002 --clip-norm 1 --tokens-per-sample 100 --seed 1 --cpu --num-workers 0 "
@@ -27,16 +29,16 @@ TRAINING += "--log-format json --log-interval 1"
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path, help="prepared folder")
-    parser.add_argument("--processes", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--batch-size", type=int, default=32, help="of all processes together")
-    parser.add_argument("--updates", type=int, default=30)
-    parser.add_argument("--turns", type=int, default=2)
-    parser.add_argument("--ddp-backend", default="legacy_ddp")
+    parser = kinds.Parser(description=__doc__)
+    parser.add_argument("data", type=kinds.prepared_folder, help="prepared folder")
+    parser.add_argument("--processes", type=whole(1, 64), nargs="+", default=[1, 2])
+    parser.add_argument("--batch-size", type=kinds.BATCH_SIZE, default=32, help="of all processes together")
+    parser.add_argument("--updates", type=kinds.COUNT, default=30)
+    parser.add_argument("--turns", type=kinds.COUNT, default=2)
+    parser.add_argument("--ddp-backend", default="legacy_ddp", choices=["legacy_ddp", "pytorch_ddp"])
     args, rest = parse_with_rest(parser)
     for count in args.processes:
-        if count < 1 or args.batch_size % count:
+        if args.batch_size % count:
             parser.error(f"--batch-size {args.batch_size} is not a multiple of {count} processes")
     return args, rest
 
@@ -80,7 +82,7 @@ def train(args, rest, count):
                     process.kill()
         logs = [log.read_text(encoding="utf-8") for log in logs]
     if any(process.returncode for process in running):
-        sys.exit("\n".join(log[-1500:] for log in logs))
+        raise UserError(f"fairseq-train failed: {reason(max(logs, key=len))}")
     records = log_records(logs[0], "train_inner")
     losses = [float(record["loss"]) for record in records]
     return losses, statistics.median(float(record["wps"]) for record in records[len(records) // 3 :])
@@ -102,4 +104,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

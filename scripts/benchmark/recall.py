@@ -8,7 +8,6 @@ three layers of equal size and a forget bias of 1, see the same sequences in the
 row of the CSV is written when a run has ended; run again, the script goes on with the runs that have no row yet.
 """
 
-import argparse
 import csv
 import itertools
 import logging
@@ -21,7 +20,10 @@ import torch.nn.functional as F
 from torch import nn
 from tqdm import tqdm
 
+from fairseq_hmrnn.cli import arguments as kinds
+from fairseq_hmrnn.cli.errors import UserError, run_command
 from fairseq_hmrnn.modules import HMLSTM, LayerOutput
+from fairseq_hmrnn.options import LARGEST_SIZE, SEED, SIZE, whole
 
 KEYS, VALUES, LETTERS = 8, 8, 8
 SEPARATOR, QUERY = 0, 1
@@ -29,21 +31,26 @@ FIRST_KEY, FIRST_VALUE, FIRST_LETTER = 2, 2 + KEYS, 2 + KEYS + VALUES
 SYMBOLS = 2 + KEYS + VALUES + LETTERS
 TARGET_RATES = (0.2, 0.05)
 MODELS = ("hm_lstm", "lstm")
+SHORTEST_GAP = 5  # of training
 
 
 def parse_arguments():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", default="recall.csv", type=Path)
-    parser.add_argument("--plot", type=Path, help="draw the CSV as this PNG")
-    parser.add_argument("--hidden", type=int, default=64)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
-    parser.add_argument("--updates", type=int, default=1000)
-    parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--pairs", type=int, default=2, help="key-value pairs to keep in mind")
-    parser.add_argument("--train-gap", type=int, default=200, help="longest gap of training")
-    parser.add_argument("--gaps", type=int, nargs="+", default=[50, 100, 200, 500, 1000, 2000])
-    parser.add_argument("--samples", type=int, default=256, help="sequences per gap to measure accuracy on")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser = kinds.Parser(description=__doc__)
+    parser.add_argument("--out", default="recall.csv", type=kinds.new_file)
+    parser.add_argument("--plot", type=kinds.new_file, help="draw the CSV as this PNG")
+    parser.add_argument("--hidden", type=SIZE, default=64)
+    parser.add_argument("--seeds", type=SEED, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--updates", type=kinds.COUNT, default=1000)
+    parser.add_argument("--batch-size", type=kinds.BATCH_SIZE, default=32)
+    parser.add_argument("--pairs", type=whole(1, KEYS), default=2, help="key-value pairs to keep in mind")
+    parser.add_argument(
+        "--train-gap", type=whole(SHORTEST_GAP, LARGEST_SIZE), default=200, help="longest gap of training"
+    )
+    parser.add_argument("--gaps", type=whole(1, LARGEST_SIZE), nargs="+", default=[50, 100, 200, 500, 1000, 2000])
+    parser.add_argument(
+        "--samples", type=kinds.BATCH_SIZE, default=256, help="sequences per gap to measure accuracy on"
+    )
+    parser.add_argument("--threads", type=kinds.THREADS, default=torch.get_num_threads())
     return parser.parse_args()
 
 
@@ -95,7 +102,7 @@ def train(kind, seed, arguments):
     optimizer = torch.optim.Adam(model.parameters(), lr=0.002)
     losses = []
     for _ in tqdm(range(arguments.updates), desc=f"{kind} seed {seed}", mininterval=10):
-        shortest, longest = math.log(5), math.log(arguments.train_gap)
+        shortest, longest = math.log(SHORTEST_GAP), math.log(arguments.train_gap)
         gap = round(math.exp(shortest + (longest - shortest) * torch.rand(1, generator=random).item()))
         x, value = sequences(arguments.batch_size, arguments.pairs, gap, random)
         logits, penalty = model(x)
@@ -146,13 +153,14 @@ def plot(rows, gaps, path):
 def main():
     arguments = parse_arguments()
     torch.set_num_threads(arguments.threads)
+    arguments.out = Path(arguments.out)
     settings = ["model", "seed", "hidden", "updates", "pairs", "train_gap"]
     columns = [*settings, "loss", "seconds", *(f"gap{gap}" for gap in arguments.gaps)]
     if not arguments.out.exists():
         csv.writer(arguments.out.open("w")).writerow(columns)
     rows = list(csv.DictReader(arguments.out.open()))
     if rows and list(rows[0]) != columns:
-        raise SystemExit(f"recall.py: {arguments.out} has other columns: give another --out")
+        raise UserError(f"{arguments.out} has other columns: give another --out")
     done = {tuple(row[key] for key in settings) for row in rows}
     for seed, kind in itertools.product(arguments.seeds, MODELS):
         row = [kind, seed, arguments.hidden, arguments.updates, arguments.pairs, arguments.train_gap]
@@ -168,4 +176,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

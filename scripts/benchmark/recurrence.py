@@ -12,7 +12,6 @@ with (input_size, hidden_sizes), map x (T, B, input_size) to a tensor.
 
 from __future__ import annotations
 
-import argparse
 import csv
 import importlib
 import itertools
@@ -22,11 +21,15 @@ import time
 
 import torch
 
+from fairseq_hmrnn.cli import arguments as kinds
+from fairseq_hmrnn.cli.errors import UserError, run_command
 from fairseq_hmrnn.modules import HMLSTM
 from fairseq_hmrnn.ops import RecurrenceOptions, cpu
 from fairseq_hmrnn.ops.reference import hm_lstm_reference
+from fairseq_hmrnn.options import SIZE, whole
 
 COLUMNS = ["rates", "layer_norm", "steps", "batch", "task", "candidate", "median_ms", "ratio", "ratio_min", "ratio_max"]
+TASKS = ["train", "sequence", "steps"]
 SWEPT_RATES = (1.0, 0.5, 0.35, 0.2, 0.1, 0.05)  # of layer 1; layer 2's is a quarter of it
 SWEPT_LENGTHS = (25, 50, 100, 200, 400)
 
@@ -158,9 +161,8 @@ def jobs_of(args, model, x):
     if "reference" in args.extra:
         jobs.append(reference_job(args, model, x))
     if args.peer:
-        module, _, name = args.peer.partition(":")
-        peer = getattr(importlib.import_module(module), name)(args.hidden, [args.hidden] * args.layers)
-        jobs.append(Job(args.peer, peer, x, peer))
+        peer = args.peer(args.hidden, [args.hidden] * args.layers)
+        jobs.append(Job(args.peer.__name__, peer, x, peer))
     return jobs
 
 
@@ -213,25 +215,40 @@ def plot(rows, what, path):
     pyplot.savefig(path, dpi=120)
 
 
+def peer_class(argument):
+    """The class that MODULE:CLASS names."""
+    module, _, name = argument.partition(":")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(f"--peer {argument} is no class that can be imported: {error}") from error
+
+
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--layers", type=int, default=3)
-    parser.add_argument("--hidden", type=int, default=512)
-    parser.add_argument("--steps", type=int, default=100)
-    parser.add_argument("--batch", type=int, nargs="+", default=[1, 16, 64])
-    parser.add_argument("--rates", type=float, nargs="+", default=[0.2, 0.05], help="boundary rates, bottom to top")
-    parser.add_argument("--tasks", nargs="+", default=["train", "sequence", "steps"])
-    parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--seed", type=int, default=0)
+    parser = kinds.Parser(description=__doc__)
+    parser.add_argument("--layers", type=whole(1, 100), default=3)
+    parser.add_argument("--hidden", type=SIZE, default=512)
+    parser.add_argument("--steps", type=kinds.STEPS, default=100)
+    parser.add_argument("--batch", type=kinds.BATCH_SIZE, nargs="+", default=[1, 16, 64])
+    parser.add_argument(
+        "--rates", type=kinds.RATE, nargs="+", default=[0.2, 0.05], help="boundary rates, bottom to top"
+    )
+    parser.add_argument("--tasks", nargs="+", default=TASKS, choices=TASKS)
+    parser.add_argument("--repeats", type=kinds.COUNT, default=7)
+    parser.add_argument("--threads", type=kinds.THREADS, default=2)
+    parser.add_argument("--seed", type=kinds.SEED, default=0)
     parser.add_argument("--layer-norm", action="store_true")
     parser.add_argument("--with", dest="extra", nargs="*", default=[], choices=["dense", "python", "reference"])
-    parser.add_argument("--peer", metavar="MODULE:CLASS")
-    parser.add_argument("--detector-grad-scale", type=float, default=0.0, help="1: the exact straight-through gradient")
+    parser.add_argument("--peer", metavar="MODULE:CLASS", type=peer_class)
+    parser.add_argument(
+        "--detector-grad-scale", type=kinds.RATE, default=0.0, help="1: the exact straight-through gradient"
+    )
     parser.add_argument("--sweep", choices=["rate", "length"], help="time against it, at the last batch size")
-    parser.add_argument("--csv", metavar="FILE")
-    parser.add_argument("--plot", metavar="FILE", help="with --sweep")
+    parser.add_argument("--csv", metavar="FILE", type=kinds.new_file)
+    parser.add_argument("--plot", metavar="FILE", type=kinds.new_file, help="with --sweep")
     args = parser.parse_args()
+    if args.plot and not args.sweep:
+        parser.error("--plot requires --sweep")
     torch.set_num_threads(args.threads)
     print(f"torch {torch.__version__}, {args.threads} threads, compiled: {cpu.compiled is not None}")
     if args.sweep:
@@ -246,4 +263,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -7,7 +7,6 @@ row of the CSV is written when its run has ended; run again, the
 script goes on with the runs that have no row yet.
 """
 
-import argparse
 import csv
 import itertools
 import math
@@ -20,8 +19,11 @@ from torch import nn
 from tqdm import tqdm
 
 from fairseq_hmrnn.annealing import SlopeSchedule
+from fairseq_hmrnn.cli import arguments as kinds
+from fairseq_hmrnn.cli.errors import UserError, run_command
 from fairseq_hmrnn.data.binarize import embedded_text
 from fairseq_hmrnn.modules import HMLSTM, LayerOutput
+from fairseq_hmrnn.options import SEED, SIZE, whole
 
 COLUMNS = ["hidden", "layer_norm", "steps", "seed", "detector_grad_scale", "updates", "non_finite", "largest_norm"]
 COLUMNS += ["median_norm", "bpc", "rate1", "rate2", "seconds"]
@@ -29,16 +31,16 @@ TARGET_RATES = (0.2, 0.05)
 
 
 def parse_arguments():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", default="stability.csv", type=Path)
-    parser.add_argument("--hidden", type=int, nargs="+", default=[64, 256, 512])
-    parser.add_argument("--layer-norm", type=int, nargs="+", default=[1, 0])
-    parser.add_argument("--steps", type=int, nargs="+", default=[400], help="longest window")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
-    parser.add_argument("--detector-grad-scale", type=float, nargs="+", default=[0.0], help="1: exact gradients")
-    parser.add_argument("--updates", type=int, default=2000)
-    parser.add_argument("--batch-size", type=int, default=4)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser = kinds.Parser(description=__doc__)
+    parser.add_argument("--out", default="stability.csv", type=kinds.new_file)
+    parser.add_argument("--hidden", type=SIZE, nargs="+", default=[64, 256, 512])
+    parser.add_argument("--layer-norm", type=whole(0, 1), nargs="+", default=[1, 0])
+    parser.add_argument("--steps", type=kinds.STEPS, nargs="+", default=[400], help="longest window")
+    parser.add_argument("--seeds", type=SEED, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--detector-grad-scale", type=kinds.RATE, nargs="+", default=[0.0], help="1: exact gradients")
+    parser.add_argument("--updates", type=kinds.COUNT, default=2000)
+    parser.add_argument("--batch-size", type=kinds.BATCH_SIZE, default=4)
+    parser.add_argument("--threads", type=kinds.THREADS, default=torch.get_num_threads())
     return parser.parse_args()
 
 
@@ -103,12 +105,14 @@ def run(data, symbols, hidden, layer_norm, steps, seed, detector_grad_scale, upd
 def main():
     arguments = parse_arguments()
     torch.set_num_threads(arguments.threads)
-    done = set()
+    data, symbols = streams(arguments.batch_size)
+    if max(arguments.steps) >= len(data):
+        raise UserError(f"a stream has {len(data)} symbols: give fewer --steps, or a smaller --batch-size")
+    arguments.out, done = Path(arguments.out), set()
     if arguments.out.exists():
         done = {tuple(row[:5]) for row in csv.reader(arguments.out.open())}
     else:
         csv.writer(arguments.out.open("w")).writerow(COLUMNS)
-    data, symbols = streams(arguments.batch_size)
     axes = (arguments.detector_grad_scale, arguments.seeds, arguments.hidden, arguments.steps, arguments.layer_norm)
     for scale, seed, hidden, steps, layer_norm in itertools.product(*axes):
         if tuple(map(str, (hidden, layer_norm, steps, seed, scale))) not in done:
@@ -119,4 +123,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

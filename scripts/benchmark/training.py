@@ -15,16 +15,20 @@ limit is that arithmetic at the speed of the best large product of the same prec
 after the turns. New boundaries are not trained ones: the warm-up lets the rates settle, or take a --checkpoint.
 """
 
-import argparse
 import contextlib
 import itertools
 from pathlib import Path
 
 import peak
 import training_report as report
-from candidates import HMLSTM, LSTMS, RECIPES, EarlierState, Recipe, commit_named, environment
+from candidates import HMLSTM, LSTMS, EarlierState, Recipe, commit_named, environment
 from commands import ROOT
 from contestants import Contestant
+
+from fairseq_hmrnn.cli import arguments as kinds
+from fairseq_hmrnn.cli.errors import run_command
+from fairseq_hmrnn.cli.recipe import RECIPES
+from fairseq_hmrnn.options import whole
 
 WARM_UP, LSTM_WARM_UP = 40, 3  # updates
 REFUSED = {
@@ -43,23 +47,28 @@ OPTIONS += "checkpoint.no_save=true optimization.max_epoch=0 optimization.max_up
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path, help="prepared folder")
-    parser.add_argument("recipe", help=f"of fairseq_hmrnn/configs: {', '.join(RECIPES)}")
+    parser = kinds.Parser(description=__doc__)
+    parser.add_argument("data", type=kinds.prepared_folder, help="prepared folder")
+    parser.add_argument("recipe", choices=RECIPES, help="of fairseq_hmrnn/configs")
     parser.add_argument("settings", nargs="*", metavar="SECTION.NAME=VALUE", help="over those of the recipe")
     parser.add_argument("--precision", nargs="+", choices=peak.PRECISIONS, default=["float32"])
     parser.add_argument("--beside", nargs="*", choices=LSTMS, default=list(LSTMS), help="LSTMs to compare with")
-    parser.add_argument("--batch-size", type=int, nargs="+", help="default: the recipe's")
+    parser.add_argument("--batch-size", type=kinds.BATCH_SIZE, nargs="+", help="default: the recipe's")
     parser.add_argument("--against", metavar="COMMIT", help="an earlier state of this project as a candidate more")
-    parser.add_argument("--checkpoint", type=Path, help="weights of the recipe to start from")
-    parser.add_argument("--warm-up", type=int, help=f"updates before the turns; {WARM_UP}, with --checkpoint 3")
-    parser.add_argument("--turns", type=int, default=5, help="of each candidate; figures are medians over them")
-    parser.add_argument("--updates", type=int, default=4, help="of a turn")
-    parser.add_argument("--profiled", type=int, default=2, help="updates that the breakdown is taken of; 0: none")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--out", type=Path, default=Path("runs/training"), help="folder of logs and earlier states")
-    parser.add_argument("--csv", type=Path, help="file of the figures, a line for each candidate")
+    parser.add_argument("--checkpoint", type=kinds.existing_file, help="weights of the recipe to start from")
+    parser.add_argument("--warm-up", type=kinds.COUNT, help=f"updates before the turns; {WARM_UP}, with --checkpoint 3")
+    parser.add_argument("--turns", type=kinds.COUNT, default=5, help="of each candidate; figures are medians over them")
+    parser.add_argument("--updates", type=kinds.COUNT, default=4, help="of a turn")
+    parser.add_argument(
+        "--profiled", type=whole(), default=2, help="updates that the breakdown is taken of; 0: none"
+    )
+    parser.add_argument("--threads", type=kinds.THREADS, default=2)
+    parser.add_argument(
+        "--out", type=kinds.folder_to_write, default="runs/training", help="folder of logs and earlier states"
+    )
+    parser.add_argument("--csv", type=kinds.new_file, help="file of the figures, a line for each candidate")
     args = parser.parse_intermixed_args()
+    args.data, args.out = Path(args.data), Path(args.out)
     try:
         check(args)
     except ValueError as error:
@@ -69,28 +78,15 @@ def parse_args():
 
 def check(args):
     """ValueError for options that mean nothing, before anything runs; fills in defaults."""
-    if args.recipe not in RECIPES:
-        raise ValueError(f"no recipe {args.recipe}: give one of {', '.join(RECIPES)}")
-    for file in ("dict.txt", "train.idx"):
-        if not (args.data / file).is_file():
-            raise ValueError(f"no {file} in {args.data}: prepare a text with scripts/prepare_text.py TEXT --dest DIR")
+    if not (args.data / "train.idx").is_file():
+        raise ValueError(f"no train.idx in {args.data}: prepare a text with scripts/prepare_text.py TEXT --dest DIR")
     for setting in args.settings:
         name, equals, value = setting.lstrip("+").partition("=")
         if not equals or not value or "." not in name:
             raise ValueError(f"{setting!r} is no setting: give SECTION.NAME=VALUE, such as model.output_dim=256")
         if name in REFUSED:
             raise ValueError(f"{name} cannot be set here: {REFUSED[name]}")
-    if args.checkpoint and not args.checkpoint.is_file():
-        raise ValueError(f"no checkpoint {args.checkpoint}")
-    if args.csv and not args.csv.parent.is_dir():
-        raise ValueError(f"no folder {args.csv.parent} for --csv")
     args.warm_up = args.warm_up if args.warm_up is not None else LSTM_WARM_UP if args.checkpoint else WARM_UP
-    least = {"turns": 1, "updates": 1, "profiled": 0, "threads": 1, "warm_up": 1}
-    for name, smallest in least.items():
-        if getattr(args, name) < smallest:
-            raise ValueError(f"--{name.replace('_', '-')} must be at least {smallest}, not {getattr(args, name)}")
-    if args.batch_size and min(args.batch_size) < 1:
-        raise ValueError(f"--batch-size must be at least 1, not {min(args.batch_size)}")
     args.against = commit_named(args.against) if args.against else None
 
 
@@ -113,7 +109,7 @@ def start(args, running):
         if model == HMLSTM:
             command = ["fairseq-hydra-train", *recipe.hmlstm_arguments(args.data, folder, root)]
             if args.checkpoint:
-                command.append(f"checkpoint.finetune_from_model={args.checkpoint.resolve()}")
+                command.append(f"checkpoint.finetune_from_model={Path(args.checkpoint).resolve()}")
         else:
             lstm = recipe.lstm_sizes(model, found[0].model["parameters"], found[0].model["num_symbols"])
             command = ["fairseq-train", *recipe.lstm_arguments(model, lstm["hidden_size"], args.data, folder)]
@@ -155,4 +151,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

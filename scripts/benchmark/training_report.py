@@ -135,7 +135,7 @@ def write_csv(path, contestants, peaks):
             row.update({f"{name}{layer}": value for name, value in share._asdict().items()})
         row.update({f"ms {name}": 1e3 * seconds for name, seconds in contestant.parts.items()})
         rows.append({name: f"{value:.4g}" if isinstance(value, float) else value for name, value in row.items()})
-    with path.open("w", newline="") as file:
+    with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(dict.fromkeys(itertools.chain(*rows))), restval="")
         writer.writeheader()
         writer.writerows(rows)

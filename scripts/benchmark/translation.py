@@ -9,13 +9,17 @@ a table: parameters, memory slots per source symbol, perplexity of the validatio
 The same command again goes on where it was interrupted. Everything after -- goes to every fairseq-train.
 """
 
-import argparse
 import re
 import statistics
 import sys
 from pathlib import Path
 
 from commands import ROOT, USER_DIR, command, parse_with_rest
+
+from fairseq_hmrnn.cli import arguments as kinds
+from fairseq_hmrnn.cli.errors import UserError, run_command
+from fairseq_hmrnn.criterions.boundary_regularized_cross_entropy import parse_rates
+from fairseq_hmrnn.options import Parsed, whole
 
 PLUGIN = ["--user-dir", str(USER_DIR), "--task", "translation", "--required-batch-size-multiple", "1"]
 TRAINING = "--optimizer adam --lr 0.002 --clip-norm 1 --max-tokens 1500 --seed 1 --cpu --num-workers 0 "
@@ -44,14 +48,16 @@ MODELS = {
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path, help="folder of scripts/prepare_translation.sh")
-    parser.add_argument("--out", type=Path, default=Path("runs/translation"), help="folder of checkpoints and logs")
-    parser.add_argument("--updates", type=int, default=1000)
-    parser.add_argument("--beam", type=int, default=5)
-    parser.add_argument("--rate", default=".4", help="target boundary rate of layer 1")
+    parser = kinds.Parser(description=__doc__)
+    parser.add_argument("data", type=kinds.path, help="folder of scripts/prepare_translation.sh")
+    parser.add_argument(
+        "--out", type=kinds.folder_to_write, default="runs/translation", help="folder of checkpoints and logs"
+    )
+    parser.add_argument("--updates", type=kinds.COUNT, default=1000)
+    parser.add_argument("--beam", type=whole(1, 1000), default=5)
+    parser.add_argument("--rate", type=Parsed(parse_rates), default=".4", help="target boundary rate of layer 1")
     parser.add_argument("--speed", action="store_true", help="measure training speed in turns, and nothing else")
-    parser.add_argument("--turns", type=int, default=3, help="of --speed")
+    parser.add_argument("--turns", type=kinds.COUNT, default=3, help="of --speed")
     parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS), metavar="MODEL")
     return parse_with_rest(parser)
 
@@ -119,6 +125,9 @@ def compare_speeds(args, rest):
 
 def main():
     args, rest = parse_args()
+    args.data, args.out = Path(args.data), Path(args.out)
+    if not any(args.data.glob("spm.*.model")) or not any(args.data.glob("dict.*.txt")):
+        raise UserError(f"no dict.*.txt with spm.*.model in {args.data}: see scripts/prepare_translation.sh")
     if args.speed:
         args.out = args.out / "speed"
         return compare_speeds(args, rest)
@@ -128,4 +137,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

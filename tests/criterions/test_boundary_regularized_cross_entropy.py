@@ -243,8 +243,8 @@ def test_translation_has_its_boundaries_at_source_steps(dictionary, model, sampl
     [
         (dict(boundary_regularizers="rate,rate,rate", rates=".2,.05"), "has 3 entries, the model has 2"),
         (dict(boundary_regularizers="binomial"), "wants --boundary-rates"),
-        (dict(weight=-1.0), "boundary-weight must not be negative"),
-        (dict(boundary_supervision_weight=float("nan")), "boundary-supervision-weight must not be negative"),
+        (dict(weight=-1.0), "boundary-weight must be a number from 0"),
+        (dict(boundary_supervision_weight=float("nan")), "boundary-supervision-weight must be a number"),
         (dict(boundary_supervision="nowhere.txt"), "there is no file nowhere.txt"),
         (dict(boundary_supervision="whitespace"), "no whitespace but the newline"),
     ],

@@ -67,6 +67,10 @@ def test_bad_files(dictionary, tmp_path):
         build_supervision("nowhere.txt", dictionary)
     with pytest.raises(ValueError, match="there is no file x.model"):
         build_supervision("sentencepiece:x.model", dictionary)
+    (tmp_path / "a:b").write_bytes(b"to| \xe9")
+    for source, message in (("", "a:b is not UTF-8"), ("sentencepiece:", "a:b is not a sentencepiece model")):
+        with pytest.raises(ValueError, match=message):
+            build_supervision(f"{source}{tmp_path / 'a:b'}", dictionary)
     (tmp_path / "plain.txt").write_text(TEXT)
     with pytest.raises(ValueError, match="no separator '|'"):
         build_supervision(str(tmp_path / "plain.txt"), dictionary)

@@ -13,6 +13,8 @@ import torch
 from fairseq.data.indexed_dataset import MMapIndexedDataset, MMapIndexedDatasetBuilder, infer_dataset_impl
 from fairseq.tasks.language_modeling import LanguageModelingConfig, LanguageModelingTask
 
+from fairseq_hmrnn.cli.errors import run_command
+from fairseq_hmrnn.cli.prepare_text import main
 from fairseq_hmrnn.data import binarize
 from fairseq_hmrnn.data.characters import CharacterDictionary, decode, encode
 
@@ -22,7 +24,11 @@ LINES = "The \u2581 cat\tsat \r\n\n  on\u00a0\u3000the \U0001f63a mat.\x00\u2028
 
 def run(*arguments):
     """The command in this process: its exit status."""
-    return binarize.main([str(argument) for argument in arguments])
+    try:
+        run_command(lambda: main([str(argument) for argument in arguments]), "prepare_text")
+    except SystemExit as stopped:
+        return stopped.code
+    return 0
 
 
 def write(path, text):
@@ -149,16 +155,16 @@ class TestBadInput:
         "not UTF-8 in VALID": (["{good}", "{latin}"], "latin is not UTF-8"),
         "truncated UTF-8": (["{truncated}"], "not UTF-8 (byte 4)"),
         "empty": (["{empty}"], "empty is empty"),
-        "missing": (["{dir}/none"], "No such file"),
-        "a folder": (["{dir}"], "Is a directory"),
+        "missing": (["{dir}/none"], "there is no file"),
+        "a folder": (["{dir}"], "is a folder"),
         "one line": (["{line}"], "too few lines"),
         "no text": ([], "give a TRAIN file"),
         "two texts": (["{good}", "--embedded"], "leave TRAIN"),
-        "fraction 0": (["{good}", "--valid-fraction", "0"], "--valid-fraction 0.0 is out of range"),
-        "fraction 1": (["{good}", "--test-fraction", "1"], "--test-fraction 1.0 is out of range"),
-        "fraction nan": (["{good}", "--test-fraction", "nan"], "out of range"),
+        "fraction 0": (["{good}", "--valid-fraction", "0"], "--valid-fraction: must be a number above 0"),
+        "fraction 1": (["{good}", "--test-fraction", "1"], "--test-fraction: must be a number above 0"),
+        "fraction nan": (["{good}", "--test-fraction", "nan"], "not nan"),
         "fractions together": (["{good}", "--valid-fraction", ".5", "--test-fraction", ".5"], "nothing to train on"),
-        "no dictionary": (["{good}", "--dict", "{dir}/none"], "No such file"),
+        "no dictionary": (["{good}", "--dict", "{dir}/none"], "there is no file"),
         "word dictionary": (["{good}", "--dict", "{words}"], "not single characters"),
         "broken dictionary": (["{good}", "--dict", "{good}"], "not a fairseq dictionary"),
         "dest is a file": (["{good}", "--dest", "{good}"], "is a file"),
@@ -182,9 +188,9 @@ class TestBadInput:
         arguments = [argument.format(**places) for argument in arguments]
         if "--dest" not in arguments:
             arguments += ["--dest", str(tmp_path / "data")]
-        assert run(*arguments) == 1
+        assert run(*arguments) == 2
         last = capsys.readouterr().err.splitlines()[-1]
-        assert last.startswith("prepare_text.py: error: ") and message in last
+        assert last.startswith("prepare_text: error: ") and message in last
         assert not (tmp_path / "data").exists()
 
     def test_a_failure_while_writing_leaves_the_old_data(self, tmp_path, monkeypatch):
@@ -196,7 +202,7 @@ class TestBadInput:
             raise OSError("No space left on device")
 
         monkeypatch.setattr(binarize, "write_split", fail)
-        assert run(write(tmp_path / "new", "x\ny\nz\n"), "--dest", data, "--overwrite") == 1
+        assert run(write(tmp_path / "new", "x\ny\nz\n"), "--dest", data, "--overwrite") == 2
         assert {path.name: path.read_bytes() for path in data.iterdir()} == before
 
 
@@ -216,5 +222,5 @@ class TestCommand:
 
     def test_bad_input_has_no_traceback(self, tmp_path):
         result = self.command("none.txt", "--dest", "data", cwd=tmp_path)
-        assert result.returncode == 1 and result.stdout == ""
-        assert "Traceback" not in result.stderr and "cannot read none.txt" in result.stderr
+        assert result.returncode == 2 and result.stdout == ""
+        assert "Traceback" not in result.stderr and "there is no file none.txt" in result.stderr

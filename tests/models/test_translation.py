@@ -173,7 +173,7 @@ def test_keep_segments_of_an_empty_batch():
         ({"encoder_memory": "words"}, "choose from steps, segments:LAYER, all-layers"),
         ({"encoder_memory": "segments:x"}, "choose from steps, segments:LAYER, all-layers"),
         ({"encoder_memory": "segments:3"}, "has 2 from the bottom"),
-        ({"encoder_memory": "segments:0"}, "has 2 from the bottom"),
+        ({"encoder_memory": "segments:0"}, "choose from steps, segments:LAYER, all-layers"),
         ({"slope_per_epoch": 0.04}, "slope-per-update"),
     ],
 )

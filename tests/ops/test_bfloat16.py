@@ -41,9 +41,9 @@ def test_equals_the_reference_that_rounds_alike(padded, scale, batch):
 
 @SCALES
 def test_without_layer_norm(scale):
-    """The gradient of a boundary, z of the start state among them, is then taken from what a product sends to its input,
-    of which a factor is rounded: the detectors' rows, and with a scale all that hears of them, agree to bfloat16's
-    tolerance."""
+    """The gradient of a boundary, z of the start state among them, is then taken from what a product sends to its
+    input, of which a factor is rounded: the detectors' rows, and with a scale all that hears of them, agree to
+    bfloat16's tolerance."""
     problem = low_problem(5, [33, 17, 6], scale=scale)
     (expected, expected_grads), (found, grads) = run(hm_lstm_reference, problem), run(cpu.hm_lstm_cpu, problem)
     assert_close(found, expected, 1e-4)

@@ -1,0 +1,248 @@
+"""What of a checkpoint may be used, and writing that leaves none half done.
+
+`install` has fairseq look through every checkpoint before it loads it (`archive.py`), and through its weights and names
+before they are used for anything but training.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import functools
+import logging
+import os
+import pickle
+from typing import Any, Callable, Dict, Iterator, List, Optional
+
+import torch
+from fairseq import checkpoint_utils, file_io
+from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+from fairseq.models import ARCH_MODEL_REGISTRY, MODEL_REGISTRY
+from fairseq.registry import REGISTRIES
+from fairseq.tasks import TASK_REGISTRY
+from omegaconf import OmegaConf, open_dict
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+from . import compat
+from .archive import EARLIER, UnsafeCheckpointError, check_checkpoint, first_line
+from .resumption import hand_over_loss, is_of_this_package
+
+logger = logging.getLogger(__name__)
+
+# Codecs that need no file, and so can be taken from a checkpoint as they are.
+_CODECS_WITHOUT_FILES = {"bytes", "characters"}
+
+
+def _check_structure(path: str, contents: Any) -> None:
+    """UnsafeCheckpointError unless it is a dict with a model's weights."""
+    if not isinstance(contents, dict):
+        kind = type(contents).__name__ if isinstance(contents, (list, tuple, str, int, float)) else "single object"
+        raise UnsafeCheckpointError(f"{path} is not a fairseq checkpoint: it holds a {kind}, not a dict with a model")
+    if not isinstance(contents.get("model"), dict) or not contents["model"]:
+        raise UnsafeCheckpointError(f'{path} is not a fairseq checkpoint: it has no "model" with weights')
+
+
+# What `load_checkpoint_to_cpu` is to find known, beyond whole: "model", and "task" if the checkpoint's own is set up.
+_needed: List[str] = []
+
+
+@contextlib.contextmanager
+def _for_use(*needed: str) -> Iterator[None]:
+    """Checkpoints loaded meanwhile are to be used with the model (and task) that they name."""
+    before = _needed[:]
+    _needed[:] = needed
+    try:
+        yield
+    finally:
+        _needed[:] = before
+
+
+def is_loading_model() -> bool:
+    """Whether fairseq is loading a model, and so sets up its task, unless it was given one, as the checkpoint says."""
+    return bool(_needed)
+
+
+def load_for_use(path: str, overrides: Optional[Dict[str, Any]] = None) -> Dict[str, Any]:
+    """A checkpoint whose model and task are to be set up as it says. UnsafeCheckpointError if that cannot be."""
+    with _for_use("model", "task"):
+        return checkpoint_utils.load_checkpoint_to_cpu(path, overrides)
+
+
+def settings(checkpoint: Dict[str, Any]):
+    """The configuration that a model was trained with, whichever way the checkpoint has it; None if it has none."""
+    if checkpoint.get("cfg") is not None:
+        return checkpoint["cfg"]
+    return convert_namespace_to_omegaconf(checkpoint["args"]) if checkpoint.get("args") is not None else None
+
+
+def _registered(cfg) -> Dict[str, Any]:
+    """The classes of the model and the task that a configuration names; None where no such name is known."""
+    model, task = getattr(cfg, "model", None), getattr(cfg, "task", None)
+    model = getattr(model, "_name", None) or getattr(model, "arch", None)
+    task = getattr(task, "_name", None) or getattr(task, "task", None)
+    return {
+        "model": ARCH_MODEL_REGISTRY.get(model) or MODEL_REGISTRY.get(model),
+        "task": TASK_REGISTRY.get(task),
+    }
+
+
+def _prepare_use(path: str, checkpoint: Dict[str, Any], overrides: Dict[str, Any]) -> None:
+    """UnsafeCheckpointError if its model and task cannot be set up, or its dictionary is not data."""
+    cfg = settings(checkpoint)
+    if cfg is None:
+        raise UnsafeCheckpointError(f'{path} does not say how its model is built: it has neither "cfg" nor "args"')
+    classes = _registered(cfg)
+    for kind in _needed:
+        if classes[kind] is None:
+            name = getattr(getattr(cfg, kind, None), "_name", None)
+            raise UnsafeCheckpointError(f"{path} names an unknown {kind}, {ascii(name)}: give its plugin's --user-dir")
+    if "task" in _needed and is_of_this_package(classes["task"]):
+        _check_dictionary(path, checkpoint.get("task_state"))
+    if is_of_this_package(classes["model"]):
+        forget_files(cfg, overrides)
+
+
+def forget_files(cfg, overrides: Dict[str, Any]) -> None:
+    """Have no file be opened that a checkpoint names and the user (`overrides`) does not: those that its model was
+    started from, whose weights it has, and one for replacing unknown words."""
+    with open_dict(cfg):
+        for group, endings, nothing in (("model", ("_from", "_path"), ""), ("generation", ("replace_unk",), None)):
+            part = getattr(cfg, group, None)
+            for field in list(part.keys() if OmegaConf.is_config(part) else vars(part or argparse.Namespace())):
+                value = getattr(part, field) if field.endswith(endings) else None
+                if isinstance(value, str) and overrides.get(field) != value:
+                    setattr(part, field, nothing)
+
+
+def _check_dictionary(path: str, task_state: Any) -> None:
+    """A dictionary in a checkpoint is data, never the name of a file to open."""
+    if task_state is None or (isinstance(task_state, dict) and "dictionary" not in task_state):
+        return
+    entries = task_state["dictionary"] if isinstance(task_state, dict) else None
+    if not is_dictionary(entries):
+        kind = type(entries).__name__
+        raise UnsafeCheckpointError(f"{path} has a {kind} where symbols and counts of its dictionary belong: {EARLIER}")
+
+
+def is_dictionary(entries: Any) -> bool:
+    """Whether it is a list of (symbol, count)."""
+    return isinstance(entries, list) and all(
+        isinstance(entry, (list, tuple)) and len(entry) == 2 and isinstance(entry[0], str) and isinstance(entry[1], int)
+        for entry in entries
+    )
+
+
+def drop_unnamed_codec(cfg, overrides: Dict[str, Any]) -> Optional[str]:
+    """Have `cfg.bpe` be the codec that the user named in `overrides`, with defaults beside what the user named.
+
+    One that the checkpoint alone names stays if it needs no file, or only local ones that the user named; otherwise it
+    is dropped, and its name is returned.
+    """
+    bpe = getattr(cfg, "bpe", None)
+    asked, found = overrides.get("bpe"), bpe if isinstance(bpe, str) else getattr(bpe, "_name", None)
+    name = asked if isinstance(asked, str) else found
+    if name is None:
+        return None
+    registry = REGISTRIES["bpe"]["dataclass_registry"]
+    fields = OmegaConf.structured(registry[name]) if name in registry else OmegaConf.create({})
+    with open_dict(fields):
+        fields._name = name
+        names = list(fields.keys())  # of fields without a value too, which are not `in` it
+        files = {field: overrides[field] for field in names if field in overrides}
+        fields.update(files)
+    named = name in _CODECS_WITHOUT_FILES or any(os.path.isfile(str(value)) for value in files.values())
+    with open_dict(cfg):
+        cfg.bpe = fields if asked is not None or named else None
+    return None if cfg.bpe is not None else name
+
+
+@contextlib.contextmanager
+def naming(path: str) -> Iterator[None]:
+    """What goes wrong meanwhile with what a checkpoint holds becomes one line with its name."""
+    try:
+        yield
+    except (UnsafeCheckpointError, MissingMandatoryValue):  # the latter is for the user to name
+        raise
+    except (LookupError, TypeError, AttributeError, RuntimeError, EOFError) as error:
+        raise UnsafeCheckpointError(f"{path} is not a whole fairseq checkpoint ({first_line(error)})") from error
+    except (pickle.UnpicklingError, OmegaConfBaseException) as error:
+        raise UnsafeCheckpointError(f"{path} cannot be used by fairseq ({first_line(error)})") from error
+
+
+def check_finite(path: str, weights: Dict[str, torch.Tensor]) -> None:
+    """UnsafeCheckpointError if a weight is NaN or infinite: whatever is computed with it is nonsense."""
+    for name, tensor in weights.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise UnsafeCheckpointError(f"{path} is of no use: its weights {name} are not all finite: {EARLIER}")
+
+
+def _load_checked(load: Callable[..., Any]) -> Callable[..., Any]:
+    """fairseq's `load_checkpoint_to_cpu`, which looks through a checkpoint before it loads it."""
+
+    @functools.wraps(load)
+    def load_checked(path, arg_overrides=None, *args, **kwargs):
+        _check_structure(path, check_checkpoint(path))
+        with naming(path), compat.loading_data_only():
+            checkpoint = load(path, arg_overrides, *args, **kwargs)
+            hand_over_loss(checkpoint)
+            if _needed:
+                _prepare_use(path, checkpoint, arg_overrides or {})
+        return checkpoint
+
+    return load_checked
+
+
+def _load_for_use(load: Callable[..., Any]) -> Callable[..., Any]:
+    """fairseq's `load_model_ensemble_and_task`, through which weights come into use for anything but training."""
+
+    @functools.wraps(load)
+    def load_models(filenames, arg_overrides=None, task=None, *args, **kwargs):
+        needed = ["model"] if task is not None else ["model", "task"]
+        with _for_use(*needed), naming(", ".join(filenames)):
+            models, cfg, task = load(filenames, arg_overrides, task, *args, **kwargs)
+        for path, model in zip(filenames, models):
+            check_finite(path, dict(model.named_parameters()))
+        if is_of_this_package(type(task), *map(type, models)):
+            codec = drop_unnamed_codec(cfg, arg_overrides or {})
+            if codec is not None and "task" in needed:  # otherwise a command takes what it is given with --bpe
+                logger.warning(f"the codec {codec} that {filenames[-1]} names is not used: name it yourself, bpe=...")
+        return models, cfg, task
+
+    return load_models
+
+
+def _look_first(load: Callable[..., Any]) -> Callable[..., Any]:
+    """fairseq's `load_ema_from_checkpoint`, which opens a checkpoint by itself."""
+
+    @functools.wraps(load)
+    def load_ema(path):
+        check_checkpoint(path)
+        with compat.loading_data_only():
+            return load(path)
+
+    return load_ema
+
+
+def _copy_whole(copy: Callable[..., Any]) -> Callable[..., Any]:
+    """fairseq copies one checkpoint over another, which a process that is killed meanwhile leaves cut off: write the
+    copy beside and rename it."""
+
+    @functools.wraps(copy)
+    def copy_whole(src_path, dst_path, overwrite=False):
+        if not (overwrite and file_io.PathManager.supports_rename(dst_path)):
+            return copy(src_path, dst_path, overwrite=overwrite)
+        done = copy(src_path, dst_path + ".tmp", overwrite=True)
+        os.replace(dst_path + ".tmp", dst_path)
+        return done
+
+    return copy_whole
+
+
+def install() -> None:
+    """Check every checkpoint that fairseq loads, and have it write whole ones. Called when the package is imported."""
+    compat.allow_in_torch()
+    if not hasattr(checkpoint_utils.load_checkpoint_to_cpu, "__wrapped__"):
+        checkpoint_utils.load_checkpoint_to_cpu = _load_checked(checkpoint_utils.load_checkpoint_to_cpu)
+        checkpoint_utils.load_model_ensemble_and_task = _load_for_use(checkpoint_utils.load_model_ensemble_and_task)
+        checkpoint_utils.load_ema_from_checkpoint = _look_first(checkpoint_utils.load_ema_from_checkpoint)
+        file_io.PathManager.copy = staticmethod(_copy_whole(file_io.PathManager.copy))

@@ -1,0 +1,1 @@
+"""What the commands of this package have in common: arguments, text that they read, and what ends them."""

@@ -1,0 +1,108 @@
+"""Arguments of commands: a parser whose errors are one line, and the kinds of argument that commands take.
+
+A kind is a function for argparse's `type`. Numbers are ranges of `options.whole` and `options.number`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import stat
+
+from ..options import LARGEST_SIZE, number, whole
+from .errors import UserError
+
+SEED = whole(0, 2**63 - 1)
+THREADS = whole(1, max(256, os.cpu_count() or 1))
+COUNT = whole(1)
+BATCH_SIZE = whole(1, 2**16)
+STEPS = whole(1, LARGEST_SIZE)
+SHARE = number(0, 1, open_below=True, open_above=True)
+RATE = number(0, 1)
+
+
+class Parser(argparse.ArgumentParser):
+    """Keeps the line breaks of its description; an error is a UserError, which the boundary tells."""
+
+    def __init__(self, *arguments, **keywords):
+        keywords.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        super().__init__(*arguments, **keywords)
+
+    def print_help(self, file=None):
+        print(self.format_help(), end="", file=file)  # argparse's own says nothing if it cannot be written
+
+    def error(self, message):
+        raise UserError(f"{message[:1000]} (--help says more)")
+
+
+def text(argument: str) -> str:
+    """Text that a model reads, or that is written: UTF-8."""
+    try:
+        argument.encode()
+    except UnicodeEncodeError as error:
+        raise argparse.ArgumentTypeError("is not UTF-8") from error
+    return argument
+
+
+def separator(argument: str) -> str:
+    """Text of at least one character."""
+    if not argument:
+        raise argparse.ArgumentTypeError("must not be empty")
+    return text(argument)
+
+
+def path(argument: str) -> str:
+    """The name of a file or folder."""
+    if not argument:
+        raise argparse.ArgumentTypeError("must be the name of a file or folder, not empty")
+    return argument
+
+
+def existing_file(argument: str) -> str:
+    """A regular file: what can be read to an end, and again."""
+    refuse_irregular(path(argument))
+    if not os.path.exists(argument):
+        raise argparse.ArgumentTypeError(f"there is no file {argument}")
+    return argument
+
+
+def file_or_input(argument: str) -> str:
+    """A regular file, or - for standard input."""
+    return argument if argument == "-" else existing_file(argument)
+
+
+def new_file(argument: str) -> str:
+    """A file to write: a name in a folder that is there; a regular file of that name is replaced."""
+    refuse_irregular(path(argument))
+    folder = os.path.dirname(os.path.abspath(argument))
+    if argument.endswith(os.sep) or not os.path.isdir(folder):
+        raise argparse.ArgumentTypeError(f"there is no folder {folder} to write to")
+    return argument
+
+
+def folder_to_write(argument: str) -> str:
+    """A folder, made by the command if it is not there."""
+    if os.path.exists(path(argument)) and not os.path.isdir(argument):
+        raise argparse.ArgumentTypeError(f"{argument} is a file: give a folder")
+    return argument
+
+
+def prepared_folder(argument: str) -> str:
+    """A folder of a prepared text."""
+    if not os.path.isfile(os.path.join(path(argument), "dict.txt")):
+        raise argparse.ArgumentTypeError(f"no {argument}/dict.txt: prepare a text with scripts/prepare_text.py")
+    return argument
+
+
+def refuse_irregular(argument: str) -> None:
+    """ArgumentTypeError for what is there but no regular file: a folder, a pipe, a device."""
+    try:
+        mode = os.stat(argument).st_mode
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"{argument[:200]}: {error.strerror}") from error
+    if stat.S_ISDIR(mode):
+        raise argparse.ArgumentTypeError(f"{argument} is a folder: give a file")
+    if not stat.S_ISREG(mode):
+        raise argparse.ArgumentTypeError(f"{argument} is not a regular file: save what it gives in one first")

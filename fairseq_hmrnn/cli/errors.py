@@ -1,0 +1,157 @@
+"""The boundary of every command: what a user can mend ends in one line on standard error and exit code 2.
+
+Streams are put in order first: output is UTF-8 whatever the locale, and a descriptor that the caller closed is taken
+by the null device, so that no file of the command is written to in its place. Errors of the program itself keep their
+traceback.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import logging
+import os
+import signal
+import sys
+from typing import Callable, Optional
+
+from ..archive import UnsafeCheckpointError
+
+EXIT_CODE = 2  # as argparse's
+FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)  # of a device, or of what one may write there
+TOO_MUCH = "can't allocate memory"  # how torch says so, in a RuntimeError
+
+
+class UserError(Exception):
+    """What the user gave cannot be used; the message is one line that says what to do."""
+
+
+# What the parts of a command raise where files, streams, encodings or arguments are at fault. RuntimeError is torch's
+# and sentencepiece's word for it, but not these two kinds.
+USER_ERRORS = (UserError, argparse.ArgumentTypeError, OSError, ValueError, ImportError, EOFError)
+USER_ERRORS += (MemoryError, OverflowError, RuntimeError)
+PROGRAM_ERRORS = (NotImplementedError, RecursionError)
+
+
+def run_command(main: Callable[[], Optional[int]], name: Optional[str] = None) -> None:
+    """Call `main` and end the process unless all went well: with the exit code that it returns, with EXIT_CODE after a
+    line "NAME: error: ..." for USER_ERRORS, and quietly, by the signal, where the reader of the output went away or
+    after an interruption.
+
+    name: of the command; None: that of the script.
+    """
+    name = name or os.path.splitext(os.path.basename(sys.argv[0]))[0]
+    try:
+        _order_streams()
+        code = _exit_code(main)
+        sys.stdout.flush()
+    except PROGRAM_ERRORS:
+        raise
+    except BrokenPipeError:
+        _end_by(signal.SIGPIPE)
+    except KeyboardInterrupt:
+        _end_by(signal.SIGINT)
+    except USER_ERRORS as error:
+        _tell(f"{name}: error: {describe(error)}")
+        code = EXIT_CODE
+    _flush_or_drop()
+    if code:
+        sys.exit(code)
+
+
+def _exit_code(main: Callable[[], Optional[int]]) -> Optional[int]:
+    """What main returns, or exits with; a message in place of a code is told, and 1."""
+    try:
+        return main()
+    except SystemExit as stopped:
+        if not isinstance(stopped.code, str):
+            return stopped.code
+        _tell(stopped.code)
+        return 1
+
+
+def _tell(line: str) -> None:
+    try:
+        print(line, file=sys.stderr, flush=True)
+    except OSError:  # nobody to tell
+        pass
+
+
+def tell_in_fairseq_commands() -> None:
+    """Have fairseq's own commands, if one of them runs, tell the errors that this package raises for users in one line
+    too; their exit code stays 1, and every other error keeps its traceback."""
+    main = getattr(sys.modules["__main__"], "__spec__", None)
+    name = os.path.basename(sys.argv[0]) if main is None else main.name
+    before = sys.excepthook
+    if not name.startswith(("fairseq-", "fairseq_cli.")) or before is not sys.__excepthook__:
+        return
+
+    def tell(kind, error, traceback):
+        if isinstance(error, (ValueError, OSError, UnsafeCheckpointError)) and _raised_by_this_package(traceback):
+            _tell(f"{name}: error: {describe(error)}")
+        else:
+            before(kind, error, traceback)
+
+    sys.excepthook = tell
+
+
+def _raised_by_this_package(traceback) -> bool:
+    while traceback is not None and traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    return traceback is not None and traceback.tb_frame.f_globals.get("__name__", "").startswith("fairseq_hmrnn.")
+
+
+def describe(error: BaseException) -> str:
+    """An error's message in one line."""
+    if isinstance(error, (MemoryError, OverflowError)) or TOO_MUCH in str(error):
+        first = str(error).strip().splitlines()[:1]
+        return f"a size is too large for this machine: give smaller ones ({''.join(first) or type(error).__name__})"
+    if isinstance(error, UnicodeError) and not isinstance(error, UserError):
+        return f"the text is not UTF-8: convert it first ({error})"
+    if isinstance(error, OSError) and error.errno in FULL:
+        where = f"{error.filename} was not written" if error.filename else "the output was not written"
+        return f"{where}: {error.strerror}: make room, or write it elsewhere"
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _order_streams() -> None:
+    """Take closed descriptors, have output written as UTF-8; UserError without a standard output."""
+    logging.raiseExceptions = False  # a line of the log that cannot be written is no reason for a traceback
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w")
+        raise UserError("standard output is closed: let it go somewhere, such as to /dev/null")
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # not where a caller put another object there
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace", newline="\n")
+
+
+def _drop_output() -> None:
+    """What is still in the buffers, or comes yet, is written nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for descriptor in (1, 2):
+        os.dup2(nowhere, descriptor)
+
+
+def _flush_or_drop() -> None:
+    """Empty the buffers, so that nothing can fail when the interpreter ends."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            _drop_output()
+
+
+def _end_by(number: int) -> None:
+    """End as a process without a handler for the signal does."""
+    _flush_or_drop()
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)

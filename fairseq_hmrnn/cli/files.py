@@ -1,0 +1,68 @@
+"""Text that commands read and files that they write: bounded, UTF-8, whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import BinaryIO, Iterator
+
+from .errors import UserError
+
+LARGEST_TEXT = 1 << 28  # bytes that are read as a whole
+
+
+@contextlib.contextmanager
+def open_bytes(source: str) -> Iterator[BinaryIO]:
+    """A file, or standard input for "-", to read."""
+    if source != "-":
+        with open(source, "rb") as file:
+            yield file
+    elif sys.stdin is None:
+        raise UserError("standard input is closed: give the text there, or name a file")
+    else:
+        yield sys.stdin.buffer
+
+
+def read_text(source: str, largest: int = LARGEST_TEXT) -> str:
+    """The whole text of a file, or of standard input for "-"; UserError if it is longer than `largest` bytes, or not
+    UTF-8."""
+    with open_bytes(source) as file:
+        data = file.read(largest + 1)
+    name = "standard input" if source == "-" else source
+    if len(data) > largest:
+        raise UserError(f"{name} has more than {largest:,} bytes: give a shorter text")
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise not_utf8(name, error.start) from error
+
+
+def not_utf8(name: str, place: int) -> UserError:
+    """The error for a text whose byte number `place` is wrong."""
+    return UserError(
+        f"{name} is not UTF-8 (byte {place}): convert it first, for instance with `iconv -f LATIN1 -t UTF-8`"
+    )
+
+
+@contextlib.contextmanager
+def whole_file(path: str) -> Iterator[str]:
+    """The name of a file beside `path`, in a folder of its own, which takes its place when it has been written without
+    an error; else nothing is left of it."""
+    target = Path(path)
+    with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=str(target.absolute().parent)) as folder:
+        unfinished = Path(folder) / target.name
+        try:
+            yield str(unfinished)
+            os.replace(unfinished, target)
+        except OSError as error:
+            error.filename, error.filename2 = path, None  # not one that the user never named
+            raise
+
+
+def write_whole(path: str, data) -> None:
+    """Write bytes, or text as UTF-8, to a file: all of it, or OSError and the file as it was."""
+    with whole_file(path) as unfinished:
+        Path(unfinished).write_bytes(data.encode() if isinstance(data, str) else data)

@@ -1,0 +1,113 @@
+"""What fairseq forgets when training is started again, for the tasks and models of this package.
+
+That is the validation loss of the epoch at whose end it stopped, for how long validation had not improved, that it had
+already ended, and with which batches it began.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import math
+from typing import Any, Callable, Dict, Optional
+
+from fairseq import checkpoint_utils
+
+from . import compat
+
+logger = logging.getLogger(__name__)
+
+
+def hand_over_loss(checkpoint: Dict[str, Any]) -> None:
+    """fairseq writes an epoch's last checkpoint before it tells the scheduler that epoch's validation loss, and when it
+    resumes it never does: put the loss into the scheduler's own state, as `missed_loss`, if it is such a checkpoint."""
+    extra = checkpoint.get("extra_state") or {}
+    position = extra.get("train_iterator") or {}
+    if position.get("iterations_in_epoch") == 0 and extra.get("val_loss") is not None:
+        for entry in (checkpoint.get("optimizer_history") or [])[-1:]:
+            if "lr_scheduler_state" in entry:
+                entry["lr_scheduler_state"]["missed_loss"] = extra["val_loss"]
+
+
+def is_of_this_package(*classes: Optional[type]) -> bool:
+    """Whether one of the classes is, or derives from one that is."""
+    bases = [base for cls in classes if cls is not None for base in cls.__mro__]
+    return any(base.__module__.split(".")[0] == __package__ for base in bases)
+
+
+def keep_batches(task, get_batch_iterator: Callable[..., Any], dataset, epoch: int = 1, **options):
+    """What `task.get_batch_iterator` returns, its batches those of a training that began with epoch 1.
+
+    fairseq makes batches once and shuffles them in every epoch by seed and epoch; ve-fairseq makes them under the seed
+    of the epoch in which the process starts, so that a resumed training would read others than an unbroken one.
+    """
+    made_anew = options.get("disable_iterator_cache") or options.get("update_epoch_batch_itr")
+    if made_anew or not task.can_reuse_epoch_itr(dataset) or dataset in task.dataset_to_epoch_iter:
+        return get_batch_iterator(dataset, epoch=epoch, **options)
+    iterator = get_batch_iterator(dataset, epoch=1, **options)
+    iterator.epoch = max(epoch, 1)
+    dataset.set_epoch(iterator.epoch)
+    return iterator
+
+
+class _Ended:
+    """In place of an iterator over epochs: there is no next one. It is not above any last epoch, nor at or below."""
+
+    next_epoch_idx = math.nan
+
+
+def _why_ended(trainer) -> Optional[str]:
+    """By which of its limits training ended before it was started again; None if it did not."""
+    options, updates = trainer.cfg.optimization, trainer.get_num_updates()
+    if 0 < (options.max_update or 0) <= updates:
+        return f"{updates} updates of --max-update {options.max_update} were made"
+    if 0 < (options.stop_time_hours or 0) < trainer.cumulative_training_time() / 3600:
+        return f"--stop-time-hours {options.stop_time_hours} are over"
+    patience, bad = trainer.cfg.checkpoint.patience, _early_stopping().get("num_runs", 0)
+    if 0 < patience <= bad:
+        return f"validation had not improved for {bad} times, --patience {patience}"
+    return None
+
+
+def _early_stopping() -> Dict[str, Any]:
+    """What fairseq-train counts for --patience: the best validation and the number of those since, if it has begun."""
+    return vars(compat.command("train").should_stop_early) if compat.command("train") is not None else {}
+
+
+def _saves_early_stopping(save: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(save)
+    def save_checkpoint(filename, extra_state):
+        counted = {key: value for key, value in _early_stopping().items() if key in ("best", "num_runs")}
+        return save(filename, {**extra_state, "early_stopping": counted})
+
+    return save_checkpoint
+
+
+def _resume_whole(load: Callable[..., Any]) -> Callable[..., Any]:
+    """fairseq's `load_checkpoint`, with which training begins, new or resumed."""
+
+    @functools.wraps(load)
+    def load_checkpoint(cfg, trainer, **kwargs):
+        if not is_of_this_package(type(trainer.task), type(trainer.get_model())):
+            return load(cfg, trainer, **kwargs)
+        trainer.save_checkpoint = _saves_early_stopping(trainer.save_checkpoint)
+        if not is_of_this_package(type(trainer.task)):
+            task = trainer.task
+            task.get_batch_iterator = functools.partial(keep_batches, task, task.get_batch_iterator)
+        extra_state, epoch_itr = load(cfg, trainer, **kwargs)
+        if trainer.get_num_updates() > 0:  # resumed, and not with other data or from another model
+            if not cfg.reset_meters:  # as fairseq does with the best validation
+                _early_stopping().update(extra_state.get("early_stopping") or {})
+            reason = _why_ended(trainer)
+            if reason is not None:
+                logger.info(f"training had ended before: {reason}; raise that to go on")
+                epoch_itr = _Ended()
+        return extra_state, epoch_itr
+
+    return load_checkpoint
+
+
+def install() -> None:
+    """Have fairseq-train resume whole. Called when the package is imported."""
+    if not hasattr(checkpoint_utils.load_checkpoint, "__wrapped__"):
+        checkpoint_utils.load_checkpoint = _resume_whole(checkpoint_utils.load_checkpoint)

@@ -1,0 +1,191 @@
+"""What commands say of bad files, streams, encodings and arguments: one line, exit code 2, and nothing else."""
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT, run
+
+from fairseq_hmrnn.cli import arguments as kinds
+from fairseq_hmrnn.cli.errors import UserError, describe, run_command
+from fairseq_hmrnn.cli.files import read_text, whole_file, write_whole
+from fairseq_hmrnn.cli.recipe import RECIPES, write_recipe
+
+FUZZ = "tests/fuzz.py"
+
+
+@pytest.fixture(scope="module")
+def work(data, trained, tmp_path_factory):
+    """What inputs name: a prepared text, its model, a text, a pipe that nobody writes to."""
+    folder = tmp_path_factory.mktemp("work")
+    shutil.copytree(str(data), str(folder / "bin"))
+    (folder / "model").mkdir()
+    for name in ("checkpoint_best.pt", "checkpoint_1_40.pt"):
+        shutil.copy(str(trained / "checkpoint_last.pt"), str(folder / "model" / name))
+    (folder / "text.txt").write_text("ka lumo\ntiri\n", encoding="utf-8")
+    (folder / "latin.txt").write_bytes(b"ka \xe9\n")
+    (folder / "picture.png").mkdir()
+    return folder
+
+
+SAMPLE = ["{work}/model", "--length", "5"]
+# command, arguments, standard input, standard output, what the line says; None: it ends well
+CASES = [
+    ("sample", SAMPLE, "closed", "file", None),
+    ("sample", [*SAMPLE, "--prompt", "-"], "closed", "file", "standard input is closed"),
+    ("sample", [*SAMPLE, "--prompt", "-"], "zero", "file", "standard input has more than 67,108,864 bytes"),
+    ("sample", [*SAMPLE, "--prompt", "-"], "binary", "file", "standard input is not UTF-8 (byte "),
+    ("sample", [*SAMPLE, "--prompt", "\udcff"], "text", "file", "--prompt: is not UTF-8"),
+    ("sample", SAMPLE, "text", "closed", "standard output is closed"),
+    ("sample", SAMPLE, "text", "full", "the output was not written: No space left on device"),
+    ("sample", ["--help"], "text", "full", "the output was not written: No space left on device"),
+    ("sample", ["{work}/model", "--samples", "99999999999", "--length", "300"], "text", "full", "No space left"),
+    ("sample", [*SAMPLE, "--top-k", str(10**30)], "text", "file", "--top-k: must be a whole number from 0 to"),
+    ("sample", [*SAMPLE, "--top-k", "2000000000"], "text", "file", None),
+    ("sample", [*SAMPLE, "--temperature", "1e-300"], "text", "file", "temperature must be a positive number, from"),
+    ("sample", [*SAMPLE, "--beam", "7", "--diverse-beam-groups", "2"], "text", "file", "must divide --beam"),
+    ("sample", ["{work}/model", "--beam", "9999", "--length", "1000000"], "text", "file", "at most 100,000,000"),
+    ("sample", ["{work}/fifo"], "text", "file", "{work}/fifo is not a regular file"),
+    ("sample", ["/dev/zero"], "text", "file", "/dev/zero is not a regular file"),
+    ("sample", [""], "text", "file", "not empty"),
+    ("sample", [*SAMPLE, "--data", "{work}"], "text", "file", "no {work}/dict.txt"),
+    ("segment", ["{work}/model"], "closed", "file", "standard input is closed"),
+    ("segment", ["{work}/model", "--text", "{work}/fifo"], "text", "file", "fifo is not a regular file"),
+    ("segment", ["{work}/model", "--text", "{work}/latin.txt"], "text", "file", "latin.txt is not UTF-8 (byte 3)"),
+    ("segment", ["{work}/model", "--gold", "lines"], "zero", "file", "has more than 268,435,456 bytes"),
+    ("segment", ["{work}/model", "--separator", ""], "text", "file", "--separator: must not be empty"),
+    ("plot_boundaries", ["{work}/model"], "zero", "file", "has more than 20,000 bytes"),
+    ("plot_boundaries", ["{work}/model", "--out", "{work}/picture.png"], "text", "file", "picture.png is a folder"),
+    ("plot_boundaries", ["{work}/model", "--out", "{work}/p.gif"], "text", "file", "must be one of .png"),
+    ("export", ["{work}/model", "--out", "/dev/full"], "text", "file", "/dev/full is not a regular file"),
+    ("export", ["{work}/model", "--out", "{work}/bin"], "text", "file", "bin is a folder"),
+    ("export", ["{work}/model", "--out", ""], "text", "file", "not empty"),
+    ("export", ["{work}/model", "--out", "{work}/none/x.ts"], "text", "file", "there is no folder {work}/none"),
+    ("average_checkpoints", ["{work}/model", "--out", "{work}/bin"], "text", "file", "bin is a folder"),
+    ("prepare_text", ["{work}/fifo", "--dest", "{work}/p"], "text", "file", "fifo is not a regular file"),
+    ("prepare_text", ["{work}/text.txt", "--dest", "{work}/text.txt"], "text", "file", "text.txt is a file"),
+    ("prepare_synthetic", ["--dest", "{work}/l", "--seed", "nan"], "text", "file", "--seed: must be a whole number"),
+    ("benchmark/recurrence", ["--repeats", "0"], "text", "file", "--repeats: must be a whole number from 1"),
+    ("benchmark/recurrence", ["--peer", "os:nothing"], "text", "file", "no class that can be imported"),
+    ("benchmark/translation", ["{work}"], "text", "file", "no dict.*.txt with spm.*.model in {work}"),
+    ("benchmark/ranks", ["{work}"], "text", "file", "no {work}/dict.txt"),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def endings(work):
+    """(exit code, standard error, standard output) of each case."""
+    cases = []
+    for command, arguments, stdin, stdout, _ in CASES:
+        arguments = [argument.replace("{work}", str(work)) for argument in arguments]
+        cases.append([f"scripts/{command}.py", arguments, stdin, stdout])
+    return json.loads(run(FUZZ, "--folder", work, "--cases", stdin=json.dumps(cases)).stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("number", range(len(CASES)), ids=lambda n: f"{CASES[n][0]}-{(CASES[n][4] or 'fine')[:30]}")
+def test_a_mistake_is_one_line_and_exit_code_2(number, endings, work):
+    (command, *_, message), (code, errors, output) = CASES[number], endings[number]
+    if message is None:
+        assert (code, errors) == (0, "") and output
+        return
+    (line,) = errors.splitlines()
+    assert code == 2 and line.startswith(f"{command.split('/')[-1]}: error: ")
+    assert message.replace("{work}", str(work)) in line
+
+
+@pytest.mark.slow
+def test_random_inputs_end_well_or_with_one_line(work):
+    """Some of the inputs of tests/fuzz.py, over every command and option."""
+    ended = run(FUZZ, "--folder", work, "--inputs", 60, "--seed", 17, check=False)
+    assert ended.returncode == 0, ended.stdout
+
+
+def environment(**changes):
+    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **changes}
+
+
+def test_a_real_process_without_input_and_with_another_locale_writes_utf8(work):
+    """Closed standard input, a locale of ASCII: the marks of layer 2 are UTF-8 all the same."""
+    command = [sys.executable, str(ROOT / "scripts/sample.py"), str(work / "model"), "--show-boundaries"]
+    command += ["--length", "60", "--seed", "1", "--prompt", "ka"]
+    locale = environment(LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0", PYTHONIOENCODING="latin-1")
+    shell = ["bash", "-c", '"$@" <&-', "bash", *command]
+    done = subprocess.run(shell, env=locale, capture_output=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, b"") and "\u2016" in done.stdout.decode()
+
+
+def test_a_real_process_ends_quietly_when_nobody_reads_on(work):
+    command = [sys.executable, str(ROOT / "scripts/segment.py"), str(work / "model"), "--format", "json"]
+    command += ["--text", str(work / "long.txt")]
+    (work / "long.txt").write_text("ka lumo\n" * 5_000, encoding="utf-8")
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, env=environment(), **pipes) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b"" and process.wait(timeout=120) == -signal.SIGPIPE
+
+
+def test_errors_of_the_program_keep_their_traceback():
+    def fail():
+        raise KeyError("a mistake of ours")
+
+    with pytest.raises(KeyError):
+        run_command(fail, "name")
+
+
+@pytest.mark.parametrize(
+    "error, line",
+    [
+        (UserError("two\nlines"), "two lines"),
+        (FileNotFoundError(2, "No such file or directory", "x.txt"), "x.txt: No such file or directory"),
+        (OSError(28, "No space left on device"), "the output was not written: No space left on device: make room"),
+        (MemoryError(), "a size is too large for this machine"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: 1 byte\nmore"), "a size is too large for this"),
+        (ValueError(), "ValueError"),
+    ],
+)
+def test_every_error_becomes_one_line(error, line, capsys):
+    def fail():
+        raise error
+
+    assert describe(error).startswith(line)
+    with pytest.raises(SystemExit) as stopped:
+        run_command(fail, "name")
+    assert stopped.value.code == 2 and capsys.readouterr().err == f"name: error: {describe(error)}\n"
+
+
+def test_files_are_written_whole_or_not_at_all(tmp_path):
+    target = tmp_path / "file"
+    write_whole(str(target), "\u00e9")
+    with pytest.raises(OSError, match="file"):
+        with whole_file(str(target)) as unfinished:
+            (tmp_path / unfinished).write_bytes(b"half")
+            raise OSError(28, "No space left on device")
+    assert target.read_bytes() == "\u00e9".encode() and os.listdir(tmp_path) == ["file"]
+
+
+def test_reading_is_bounded(tmp_path):
+    (tmp_path / "text").write_bytes(b"12345")
+    assert read_text(str(tmp_path / "text"), 5) == "12345"
+    with pytest.raises(UserError, match="more than 4 bytes"):
+        read_text(str(tmp_path / "text"), 4)
+
+
+@pytest.mark.parametrize("kind", [kinds.new_file, kinds.existing_file, kinds.file_or_input])
+@pytest.mark.parametrize("name", ["", "folder", "fifo", "/dev/null", "x" * 5000])
+def test_what_is_no_file_is_refused(kind, name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("fifo")
+    os.mkdir("folder")
+    with pytest.raises(argparse.ArgumentTypeError):
+        kind(name)
+
+
+@pytest.mark.parametrize("name", ["a:b", "a${b}", "a\nb"])
+def test_a_folder_that_a_recipe_cannot_name_is_refused(name, tmp_path):
+    with pytest.raises(UserError, match="give the folder a name without"):
+        write_recipe(RECIPES[0], str(tmp_path / name), str(tmp_path), str(tmp_path))

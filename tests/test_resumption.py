@@ -1,0 +1,114 @@
+"""Training that is started again without `--stateful` reads what an unbroken one reads, and knows when it is over."""
+
+import re
+
+import pytest
+import torch
+from conftest import ROOT, TASK, TRAIN, run_forked
+
+import fairseq_hmrnn  # noqa: F401  (allows what checkpoints hold)
+
+UPDATES = 36  # three epochs of 12 updates
+
+
+def checkpoint(folder):
+    return torch.load(folder / "checkpoint_last.pt", map_location="cpu")
+
+
+def assert_same(one, other):
+    """Weights, optimizer and position."""
+    one, other = checkpoint(one), checkpoint(other)
+    assert one["extra_state"]["train_iterator"] == other["extra_state"]["train_iterator"]
+    assert one["optimizer_history"][-1]["num_updates"] == other["optimizer_history"][-1]["num_updates"]
+    differing = [name for name, weight in one["model"].items() if not torch.equal(weight, other["model"][name])]
+    assert not differing
+    moments, others = (state["last_optimizer_state"]["state"] for state in (one, other))
+    assert all(torch.equal(moments[key]["exp_avg"], others[key]["exp_avg"]) for key in moments) and moments
+
+
+def trainings(options, log, *runs):
+    """Groups for run_forked, one after the other: each of `runs` is (folder, further options)."""
+    return [[("fairseq-train", [*options, *more, "--save-dir", folder], log)] for folder, more in runs]
+
+
+@pytest.mark.slow
+def test_batches_are_those_of_an_unbroken_training_whatever_the_epoch(data, tmp_path):
+    options, log = [data, *TASK, *TRAIN, "--max-update", UPDATES, "--save-interval-updates", 2], tmp_path / "log"
+    options.append("--disable-validation")
+    whole, parts, killed = tmp_path / "whole", tmp_path / "parts", tmp_path / "killed"
+    stops = [(parts, ["--max-update", stop]) for stop in (15, 26)] + [(parts, ["--max-epoch", 2]), (parts, [])]
+    groups = trainings(options, log, (whole, []), *stops, *[(killed, [])] * 4)
+    # Killed in the middle of the first epoch, beyond its end, and in the second or third, which begins meanwhile.
+    said = run_forked(groups, kill_at=[0] * 5 + [7, 11, 9, 0])
+    assert said.split().count("killed") == 3
+    assert checkpoint(whole)["extra_state"]["train_iterator"]["epoch"] == 4
+    assert_same(whole, parts)
+    assert_same(whole, killed)
+
+
+def test_a_training_that_has_ended_makes_no_further_update(data, tmp_path):
+    options, folder = [data, *TASK, *TRAIN], tmp_path / "save"
+    limits = [9, 9, 5, 11]
+    logs = [tmp_path / f"log{number}" for number in range(4)]
+    run_forked([trainings(options, log, (folder, ["--max-update", limit]))[0] for log, limit in zip(logs, limits)])
+    for log, limit in zip(logs[1:3], limits[1:3]):
+        assert f"training had ended before: 9 updates of --max-update {limit} were made" in log.read_text()
+        assert "train_inner" not in log.read_text() and "Saved checkpoint" not in log.read_text()
+    assert re.findall(r"train_inner.*num_updates=(\d+)", logs[3].read_text()) == ["10", "11"]
+
+
+def test_patience_goes_on_counting(data, tmp_path):
+    stuck = ["--lr", 0, "--patience", 3, "--max-epoch", 9]  # no epoch is better than the first
+    options, folder = [data, *TASK, *TRAIN, *stuck], tmp_path / "save"
+    runs = [["--max-epoch", 2], ["--max-epoch", 3], [], [], ["--patience", 4]]
+    logs = [tmp_path / f"log{number}" for number in range(5)]
+    run_forked([trainings(options, log, (folder, more))[0] for log, more in zip(logs, runs)])
+    ends = [re.findall(r"end of epoch (\d+)", log.read_text()) for log in logs]
+    assert ends == [["1", "2"], ["3"], ["4"], [], ["5"]]
+    assert "validation had not improved for 3 times, --patience 3" in logs[3].read_text()
+    assert checkpoint(folder)["extra_state"]["early_stopping"]["num_runs"] == 4
+
+
+@pytest.mark.slow
+def test_translation_reads_the_same_batches_too(tmp_path):
+    lines = [f"{'a b c d'.split()[n % 4]} {'e f g'.split()[n % 3]} " + "h " * (n % 5) for n in range(120)]
+    for name, some in (("train", lines), ("valid", lines[:8])):
+        (tmp_path / f"{name}.de").write_text("\n".join(some) + "\n")
+        (tmp_path / f"{name}.en").write_text("\n".join(line[::-1].strip() for line in some) + "\n")
+    prefixes = [f"--{name}pref={tmp_path / name}" for name in ("train", "valid")]
+    prepare = ["--source-lang", "de", "--target-lang", "en", *prefixes, "--destdir", tmp_path / "bin"]
+    options = [tmp_path / "bin", "--user-dir", ROOT / "fairseq_hmrnn", "--task", "translation", "--arch", "hmlstm_tiny"]
+    options += ["--criterion", "boundary_regularized_cross_entropy", "--boundary-rates", ".4", "--optimizer", "adam"]
+    options += ["--lr", 0.01, "--batch-size", 8, "--required-batch-size-multiple", 1, "--cpu", "--num-workers", 0]
+    whole, parts, log = tmp_path / "whole", tmp_path / "parts", tmp_path / "log"
+    stop = ["--max-update", 20, "--disable-validation"]
+    groups = trainings([*options, "--max-update", 40], log, (whole, []), (parts, stop), (parts, []))
+    run_forked([[("fairseq-preprocess", prepare, log)], *groups])
+    assert_same(whole, parts)
+
+
+@pytest.mark.parametrize("epoch", [1, 3])
+def test_another_order_of_epochs_is_another_order_of_batches(epoch):
+    """keep_batches leaves alone what fairseq makes anew in every epoch."""
+    from fairseq_hmrnn.resumption import keep_batches
+
+    class Task:
+        dataset_to_epoch_iter = {}
+
+        def can_reuse_epoch_itr(self, dataset):
+            return True
+
+    asked = []
+
+    class Made:
+        def set_epoch(self, epoch):
+            self.epoch = epoch
+
+    def make(dataset, epoch, **options):
+        asked.append(epoch)
+        return Made()
+
+    made = keep_batches(Task(), make, Made(), epoch=epoch, update_epoch_batch_itr=False)
+    assert asked == [1] and made.epoch == epoch
+    keep_batches(Task(), make, Made(), epoch=epoch, update_epoch_batch_itr=True)
+    assert asked == [1, epoch]

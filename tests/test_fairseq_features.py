@@ -133,7 +133,7 @@ def test_a_moving_average_may_begin_at_a_restart(models):
     assert 0 < (average - weights).abs().max() < 0.1
 
 
-def test_the_moving_average_can_be_evaluated(models, tmp_path, monkeypatch):
+def test_the_moving_average_can_be_evaluated(models, tmp_path, monkeypatch, capsys):
     script, out = str(ROOT / "scripts" / "average_checkpoints.py"), str(tmp_path / "ema.pt")
     monkeypatch.setattr(sys, "argv", [script, str(models / "whole" / "checkpoint_last.pt"), "--ema", "--out", out])
     runpy.run_path(script, run_name="__main__")
@@ -145,8 +145,9 @@ def test_the_moving_average_can_be_evaluated(models, tmp_path, monkeypatch):
     assert all(torch.equal(tensor, average[name]) for name, tensor in found.items())
     assert lm.score("ka lumo").bits_per_character > 0
     sys.argv[1] = str(models / "words" / "checkpoint_last.pt")
-    with pytest.raises(SystemExit, match="train with --store-ema"):
+    with pytest.raises(SystemExit):
         runpy.run_path(script, run_name="__main__")
+    assert "train with --store-ema" in capsys.readouterr().err
 
 
 def test_adaptive_softmax_trains_and_scores(models, pairs):
@@ -165,7 +166,7 @@ def test_adaptive_softmax_trains_and_scores(models, pairs):
 def test_adaptive_loss_without_cutoffs_says_what_to_give(pairs, tmp_path):
     options = [*COMMON, *LINES, *FAIRSEQS, "--save-dir", tmp_path]
     output = run("fairseq-train", pairs / "lm", *options, check=False).stdout
-    assert "ValueError: --criterion adaptive_loss requires --adaptive-softmax-cutoff" in output.splitlines()[-1]
+    assert "--criterion adaptive_loss requires --adaptive-softmax-cutoff" in output.splitlines()[-1]
 
 
 def test_seeds_of_retained_dropout_differ_in_every_line(models):

@@ -184,7 +184,7 @@ def test_rank_options_end_with_equal_weights(pairs, tmp_path):
     "options, message",
     [
         (["--encoder-memory", "segments:2"], "requires a layer with a boundary detector"),
-        (["--load-pretrained-encoder-from", "nowhere.pt"], "no nowhere.pt"),
+        (["--load-pretrained-encoder-from", "nowhere.pt"], "no file nowhere.pt"),
     ],
 )
 def test_bad_options_stop_at_once_and_say_what_to_do(pairs, tmp_path, options, message):

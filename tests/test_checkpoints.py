@@ -306,8 +306,8 @@ def test_every_command_names_what_is_no_checkpoint(data, trained, tmp_path, monk
         command(monkeypatch, "train", *task, "--arch", "hmlstm_lm", "--restore-file", nothing, "--batch-size", 8)
     for script, arguments in {"sample": [], "export": ["--out", tmp_path / "step.ts"]}.items():
         said = run(f"scripts/{script}.py", nothing, *arguments, stdin="ka", check=False)
-        assert said.returncode and said.stdout.startswith(f"{script}: {nothing} is not a fairseq checkpoint"), said
-        assert said.stdout.count("\n") == 1
+        assert said.stdout.startswith(f"{script}: error: {nothing} is not a fairseq checkpoint"), said
+        assert said.returncode == 2 and said.stdout.count("\n") == 1
 
 
 def test_weights_that_are_not_finite_are_refused_wherever_they_are_used(data, trained, tmp_path, monkeypatch):

@@ -79,8 +79,8 @@ def hm_lstm(
         dtype = autocast_dtype(x, layers[0].weight_recurrent)
         x, layers = x.to(dtype), [layer.to(dtype) for layer in layers]
         with torch.autocast(x.device.type, enabled=False):
-            given = (state, options, valid, noise, recurrent_masks, backend, recompute_chunks, tokens, hidden_dtype)
-            return hm_lstm(x, layers, *given)
+            constants = (valid, noise, recurrent_masks, backend, recompute_chunks, tokens, hidden_dtype)
+            return hm_lstm(x, layers, state, options, *constants)
     if backend not in BACKENDS:
         raise ValueError(f"unknown backend {backend!r}: choose from {', '.join(BACKENDS)}")
     check_options(options, noise)

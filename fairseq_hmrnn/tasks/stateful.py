@@ -108,8 +108,8 @@ class StatefulLanguageModelingTask(CheckedOptions, LanguageModelingTask):
             shard = {"seed": seed, "num_shards": num_shards, "shard_id": shard_id, "epoch": epoch}
             options = {"max_tokens": max_tokens, "max_sentences": max_sentences, **shard, **kwargs}
             iterator = keep_batches(self, super().get_batch_iterator, dataset, **options)
-            if dataset not in self.dataset_to_epoch_iter:  # used once: its workers end with its epoch, not when it dies
-                iterator.persistent_workers = False
+            if dataset not in self.dataset_to_epoch_iter:  # it serves one epoch: workers would be waited for at its end
+                iterator.num_workers, iterator.persistent_workers = 0, False
             return refuse_streams(iterator)
         streams = self._count_streams(max_sentences, max_tokens)
         rows = range(shard_id * streams, (shard_id + 1) * streams)

@@ -70,13 +70,18 @@ inline void make_pairs(const float* from, int64_t K, Pair* to) {
   for (; k < K; k += 2) to[k / 2] = make_pair(from[k], k + 1 < K ? from[k + 1] : 0.f);
 }
 
-// Pairs of numbers one above the other, `count` of them; odd null: 0.
-__attribute__((always_inline)) inline void make_pairs(const float* even, const float* odd, int64_t count, Pair* to) {
+// Pairs of numbers one above the other, `count` of them, of rows of `length` numbers from there on; odd null: 0.
+inline void make_pairs(const float* even, const float* odd, int64_t count, int64_t length, Pair* to) {
   constexpr int W = LANES<float>;
-  for (int64_t i = 0; i < count; i += W) {
-    const int lanes = count - i < W ? int(count - i) : W;
-    store(to + i, make_pair(load(even + i, lanes), odd ? load(odd + i, lanes) : Vec<float>{}), lanes);
+  int64_t i = 0;
+  for (; i < count && i + W <= length; i += W) {
+    const Vec<Pair> pairs = make_pair(load(even + i), odd ? load(odd + i) : Vec<float>{});
+    if (i + W <= count)
+      store(to + i, pairs);
+    else
+      std::memcpy(to + i, &pairs, (count - i) * sizeof(Pair));
   }
+  for (; i < count; ++i) to[i] = make_pair(even[i], odd ? odd[i] : 0.f);
 }
 
 // sum + x w over both numbers of the pairs.

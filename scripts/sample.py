@@ -31,6 +31,7 @@ from fairseq_hmrnn.cli import arguments as kinds  # noqa: E402
 from fairseq_hmrnn.cli.errors import UserError, run_command  # noqa: E402
 from fairseq_hmrnn.cli.files import read_text  # noqa: E402
 from fairseq_hmrnn.models import hub  # noqa: E402
+from fairseq_hmrnn.models.incremental import GENERATION_DTYPES  # noqa: E402
 from fairseq_hmrnn.models.sampler import SamplingOptions  # noqa: E402
 from fairseq_hmrnn.models.transcript import Plain, WithBoundaries, symbol_texts  # noqa: E402
 from fairseq_hmrnn.options import number, whole  # noqa: E402
@@ -92,6 +93,12 @@ def build_parser():
     output.add_argument("--json", action="store_true", help="a line of JSON for each sample: scores and boundaries too")
     output.add_argument("--hide-prompt", action="store_true", help="print the new text only")
     output.add_argument("--timing", action="store_true", help="say on standard error how fast it was")
+    parser.add_argument(
+        "--dtype",
+        choices=GENERATION_DTYPES,
+        default="float32",
+        help="bfloat16: round what is multiplied, for less time; of any checkpoint (default %(default)s)",
+    )
     parser.add_argument("--threads", type=kinds.THREADS, metavar="N", help="of torch (default: as torch chooses)")
     parser.add_argument("--bpe", help="as for fairseq, for instance sentencepiece (characters need none)")
     parser.add_argument(
@@ -313,7 +320,7 @@ def load(args):
     codec = {"bpe": args.bpe, "sentencepiece_model": args.sentencepiece_model} if args.bpe else {}
     check_ensemble(args.checkpoint)
     try:
-        return hub.load(args.checkpoint, args.data, **codec)
+        return hub.load(args.checkpoint, args.data, args.dtype, **codec)
     except MissingMandatoryValue as error:
         first = str(error).splitlines()[0]
         raise UserError(f"--bpe {args.bpe} requires more than can be given here ({first})") from error

@@ -21,6 +21,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
 LIMIT = 120  # seconds an input may take; hardly one takes two, but a machine may be busy
 STREAMED = 10_000  # characters: so much output is that of an input without end
 LARGEST_OUTPUT = 1 << 20  # bytes: endless output ends there, as on a full device
@@ -55,7 +56,7 @@ COMMANDS = {
     "scripts/benchmark/training.py": None,
     "scripts/benchmark/translation.py": None,
 }
-TRAIN = "{work}/bin --user-dir fairseq_hmrnn --task hmlstm_language_modeling --arch hmlstm_lm --embed-dim 4 "
+TRAIN = "{work}/bin --user-dir {root}/fairseq_hmrnn --task hmlstm_language_modeling --arch hmlstm_lm --embed-dim 4 "
 TRAIN += "--hidden-sizes 6,5,4 --output-dim 4 --criterion boundary_regularized_cross_entropy --boundary-rates .3,.1 "
 TRAIN += "--lr-scheduler exact_reduce_lr_on_plateau --optimizer adam --lr 0.01 --batch-size 8 --tokens-per-sample 30 "
 TRAIN += "--cpu --num-workers 0 --no-save --disable-validation --max-update 1 --log-format simple"
@@ -132,7 +133,8 @@ def draw(choose, options, work):
             stdin, stdout = choose.choice(STREAMS), choose.choice(OUTPUTS)
             if base and choose.random() < 0.2:
                 arguments[0] = choose.choice(VALUES)
-    return command, [argument.replace("{work}", str(work)) for argument in arguments], stdin, stdout, refused
+    arguments = [argument.replace("{work}", str(work)).replace("{root}", str(ROOT)) for argument in arguments]
+    return command, arguments, stdin, stdout, refused
 
 
 def redirect(work, stdin, stdout):
@@ -216,7 +218,7 @@ def prepare(work):
     if not (work / "fifo").exists():
         os.mkfifo(work / "fifo")
     (work / "data.bin").write_bytes(bytes(range(256)))
-    os.chdir(ROOT)
+    os.chdir(work)  # for what is written under names that inputs make up
     return work
 
 

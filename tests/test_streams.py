@@ -145,7 +145,7 @@ def test_what_cannot_be_right_is_refused(data, stateful, tmp_path):
         ([*train, "--max-tokens", 29], "--max-tokens 29 is less than one window"),
         ([*train, "--max-tokens", 90, "--max-tokens-valid", 20], "--max-tokens 20 is less than one window"),
         ([*train, "--batch-size", 8, "--add-bos-token"], "--add-bos-token has no meaning with --stateful"),
-        ([*train, "--batch-size", 8, "--window-jitter", "1.5"], "--window-jitter: must be a number from 0 and below 1, not 1.5"),
+        ([*train, "--batch-size", 8, "--window-jitter", "1.5"], "window-jitter: must be a number from 0 and below 1"),
         ([*train, "--batch-size", 8, "--valid-subset", "valid,dev"], "no dev.idx"),
         ([*train, *from_checkpoint, "--batch-size", 16], "batch size times processes 8 (now 16)"),
         ([*train, *from_checkpoint, "--tokens-per-sample", 31], "tokens-per-sample 30 (now 31)"),

@@ -1,5 +1,6 @@
 """Options of the models. Every default is either the paper's or explained in its help."""
 
+import logging
 from dataclasses import dataclass
 from typing import Tuple
 
@@ -8,9 +9,11 @@ from omegaconf import II
 
 from ..annealing import SlopeSchedule
 from ..modules import HMLSTM
-from ..ops import BACKENDS, BOUNDARY_MODES
+from ..ops import BACKENDS, BOUNDARY_MODES, cpu
 from ..options import BIAS, DROPOUT, LARGEST_SIZE, PROBABILITY, SIZE, Parsed, number, option, whole
 from .embeddings import split_cutoffs
+
+logger = logging.getLogger(__name__)
 
 BOUNDARY_CHOICES = ChoiceEnum(list(BOUNDARY_MODES))
 BACKEND_CHOICES = ChoiceEnum(list(BACKENDS))
@@ -83,6 +86,11 @@ class HMLSTMConfig(FairseqDataclass):
         "long windows, more time; 1: none. A decoder with input feeding goes step by step and does without",
         whole(1),
     )
+    bfloat16_products: bool = option(
+        False,
+        "round the operands of products to bfloat16 although weights are float32, as autocast does on a GPU; "
+        "sums and states stay float32. Faster where the processor multiplies bfloat16",
+    )
 
     @staticmethod
     def check_together(cfg) -> None:
@@ -120,6 +128,8 @@ UNLIMITED = 2**31 - 1  # positions: a recurrent network has no longest input
 
 def build_hm_lstm(cfg: HMLSTMConfig, input_size: int) -> HMLSTM:
     """The recurrence that the options describe."""
+    if cfg.bfloat16_products and cpu.compiled is None:
+        logger.warning(f"on CPU products stay float32: bfloat16-products requires the compiled kernel ({cpu.MISSING})")
     return HMLSTM(
         input_size,
         parse_sizes(cfg.hidden_sizes),
@@ -133,6 +143,7 @@ def build_hm_lstm(cfg: HMLSTMConfig, input_size: int) -> HMLSTM:
         recurrent_dropout=cfg.dropout_recurrent,
         backend=str(cfg.backend),
         recompute_chunks=cfg.recompute_chunks,
+        bfloat16_products=cfg.bfloat16_products,
     )
 
 

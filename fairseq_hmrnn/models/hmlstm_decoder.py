@@ -52,6 +52,7 @@ class HMLSTMDecoder(FairseqIncrementalDecoder):
         self.slope_progress = SlopeProgress(build_slope_schedule(cfg))
         self.dictionary_fingerprint = DictionaryFingerprint(dictionary)
         self.frozen_weights = incremental.FrozenWeights()
+        self.generation_dtype = "float32"  # see incremental.generate_in
 
     def forward(
         self,
@@ -151,7 +152,7 @@ class HMLSTMDecoder(FairseqIncrementalDecoder):
         """features (..., output_dim) to logits, or with an adaptive softmax log-probabilities, (..., V): the softmax
         of either is the model's distribution."""
         if self.output_projection is not None:
-            return self.output_projection(features)
+            return self.output_layer(features)
         flat = features.reshape(1, -1, features.size(-1))
         return self.adaptive_softmax.get_log_prob(flat, None).view(*features.shape[:-1], -1)
 

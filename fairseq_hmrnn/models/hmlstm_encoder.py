@@ -42,7 +42,7 @@ class HMLSTMEncoder(FairseqEncoder):
         self.layer_output = None
         if self.memory_kind == "all-layers":
             self.output_units = cfg.memory_dim or max(self.hm_lstm.hidden_sizes)
-            self.layer_output = LayerOutput(sizes, self.output_units)
+            self.layer_output = LayerOutput(sizes, self.output_units, self.hm_lstm.bfloat16_products)
         self.slope_progress = SlopeProgress(build_slope_schedule(cfg))
         self.dictionary_fingerprint = DictionaryFingerprint(dictionary)
 

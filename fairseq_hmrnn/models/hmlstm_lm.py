@@ -62,7 +62,7 @@ class HMLSTMLanguageModel(CheckedOptions, StartsFromFiles, FairseqLanguageModel)
         """A `hub.LanguageModelHub` of a trained model: sample, score, segment, encode and decode.
 
         model_name_or_path: a checkpoint, or a folder with checkpoint_best.pt. checkpoint_file: its name there, several
-        with ":" between them for an ensemble. The other arguments: see `hub.load`.
+        with ":" between them for an ensemble. The other arguments, such as dtype="bfloat16": see `hub.load`.
         """
         return hub.load(hub.split_checkpoints(model_name_or_path, checkpoint_file), data_name_or_path, **kwargs)
 

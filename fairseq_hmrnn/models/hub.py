@@ -17,6 +17,7 @@ from fairseq.hub_utils import GeneratorHubInterface
 from torch import Tensor
 
 from ..checkpoints import drop_unnamed_codec, forget_files, load_for_use, naming, settings
+from .incremental import generate_in
 from .sampler import Sampler, SamplingOptions
 from .surface import symbol_ends, unknown_message
 from .windows import WINDOW, check_lookahead, output_symbols, read_windows
@@ -76,13 +77,14 @@ def data_folder(data: str, checkpoint: str) -> str:
     return seen_from_there if there else data
 
 
-def load(paths: Sequence[str], data: Optional[str] = None, **overrides) -> LanguageModelHub:
+def load(paths: Sequence[str], data: Optional[str] = None, dtype: str = "float32", **overrides) -> LanguageModelHub:
     """Load one checkpoint, or several as an ensemble.
 
     data: a folder with the dict.txt; not wanted where the checkpoint carries its dictionary, as those of the task
-    hmlstm_language_modeling do, or has dict.txt beside it. overrides: options to change, for instance
-    `bpe="sentencepiece", sentencepiece_model=PATH`. UnsafeCheckpointError for what is no whole checkpoint, or has
-    weights that are not finite.
+    hmlstm_language_modeling do, or has dict.txt beside it. dtype: of sampling and generation, "bfloat16" for less
+    time, see `incremental.generate_in`; scores and segments are computed in float32. overrides: options to change, for
+    instance `bpe="sentencepiece", sentencepiece_model=PATH`. UnsafeCheckpointError for what is no whole checkpoint, or
+    has weights that are not finite.
     """
     paths = [find_checkpoint(path) for path in paths]
     state = load_for_use(paths[0], overrides)
@@ -109,6 +111,9 @@ def load(paths: Sequence[str], data: Optional[str] = None, **overrides) -> Langu
     models, cfg, task = checkpoint_utils.load_model_ensemble_and_task(
         paths, overrides, task=task, state=state if len(paths) == 1 else None
     )
+    generate_in(models, dtype)
+    if hasattr(task.args, "generation_dtype"):  # which `generate` asks
+        task.args.generation_dtype = dtype
     with naming(paths[0]):
         return LanguageModelHub(cfg, task, models)
 

@@ -4,22 +4,25 @@ Packed weights must never be older than the model. They live in fairseq's increm
 generator makes anew and nobody keeps: training between two calls, `load_state_dict`, an average of weights, `.half()`
 or a move to another device all come before the next packing, and every model of an ensemble has a state of its own.
 Nothing tries to notice a change of weights: fairseq's optimizers write through `.data`, which leaves no trace.
+
+Weights are packed as they are, or rounded to bfloat16, which halves what every step reads (`generate_in`).
 """
 
 from __future__ import annotations
 
 import contextlib
-from typing import NamedTuple, Optional
+from typing import NamedTuple, Optional, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..ops import HMLSTMOutput, HMLSTMState, capturing, padding_of
+from ..ops import HMLSTMOutput, HMLSTMState, capturing, cpu, padding_of
 from ..ops.cpu_generation import Choice, Generated, Generation, OutputParameters
 
 # Up to this many symbols the table of their input projections is worth its memory: (4H+1) numbers for each.
 TABLE_SYMBOLS = 2048
+GENERATION_DTYPES = ("float32", "bfloat16")
 
 
 class Step(NamedTuple):
@@ -72,9 +75,9 @@ class PackedWeights:
     share it."""
 
     def __init__(self, decoder, packed):
-        self.packed, embedding = packed, decoder.embed_tokens.weight
-        self.table = packed.project(embedding) if embedding.size(0) <= TABLE_SYMBOLS else None
-        self.output = decoder.layer_output.layer_weights()
+        self.packed, self.dtype, embedding = packed, packed_dtype(packed), decoder.embed_tokens.weight
+        self.table = packed.project(embedding.to(self.dtype)) if embedding.size(0) <= TABLE_SYMBOLS else None
+        self.output = tuple(weight.to(self.dtype) for weight in decoder.layer_output.layer_weights())
 
     def __deepcopy__(self, memo):
         return self
@@ -93,14 +96,14 @@ class PackedSteps(Steps):
 
     def recur(self, tokens, valid):
         packed, table, z_prev = self.weights.packed, self.weights.table, self.state.z
-        x = self.decoder.embed(tokens) if table is None else table.index_select(0, tokens)
+        x = self.decoder.embed(tokens).to(self.weights.dtype) if table is None else table.index_select(0, tokens)
         lstm = self.decoder.hm_lstm
         output = lstm.step(x, self.state, valid, self.slope, packed=packed, projected=table is not None)
         self._update_terms(output, z_prev)
         return output
 
     def features(self, output):
-        return self.decoder.layer_output.combine(self.terms)
+        return self.decoder.layer_output.combine(self.terms).to(self.decoder.embed_tokens.weight.dtype)
 
     def _update_terms(self, output: HMLSTMOutput, z_prev: Tensor) -> None:
         """Compute the terms of layers that did not COPY: z_prev or z_below is not 0 there, and always in layer 1."""
@@ -153,21 +156,66 @@ def _reads_weights(decoder) -> bool:
     return decoder.training or decoder.drops_out or torch.is_grad_enabled() or capturing()
 
 
+def generate_in(models: Sequence, dtype: str) -> None:
+    """Have the steps of these models' decoders be computed in one of GENERATION_DTYPES. float32: as the weights are.
+    bfloat16: weights of products rounded to it, and what they are multiplied with; sums and states are float32.
+
+    ValueError for models that have no such steps, or without the compiled kernel.
+    """
+    if dtype not in GENERATION_DTYPES:
+        raise ValueError(f"unknown dtype {dtype!r} of generation: choose from {', '.join(GENERATION_DTYPES)}")
+    decoders = [model.decoder for model in models]
+    if dtype == "bfloat16":
+        if not all(hasattr(decoder, "generation_dtype") for decoder in decoders):
+            raise ValueError("generation in bfloat16 requires HM-LSTM language models: leave it at float32")
+        if cpu.compiled is None:
+            raise ValueError(
+                f"generation in bfloat16 requires the compiled CPU kernel, which is missing ({cpu.MISSING}): build it "
+                "with python setup_extension.py build_ext --inplace, or leave it at float32"
+            )
+    for decoder in decoders:
+        if hasattr(decoder, "generation_dtype"):
+            decoder.generation_dtype = dtype
+
+
+def packed_dtype(packed: cpu.PackedLayers) -> torch.dtype:
+    """Of the tensors that a step with these weights takes and returns."""
+    return packed.layers[0].weight_recurrent.dtype
+
+
+def _pack(decoder) -> Optional[cpu.PackedLayers]:
+    """The recurrence's weights as the decoder is to read them; None for its own. ValueError where generation is to be
+    in bfloat16 and cannot be."""
+    own = _reads_weights(decoder)
+    if decoder.generation_dtype != "bfloat16":
+        low = decoder.hm_lstm.bfloat16_products and cpu.compiled is not None
+        return None if own else decoder.hm_lstm.pack(low)
+    if own:
+        raise ValueError("generation in bfloat16 is without gradients and dropout: leave it at float32 for them")
+    packed = decoder.hm_lstm.pack(bfloat16=True)
+    if packed is None or not packed.bfloat16:
+        where = f"backend {decoder.hm_lstm.backend} on {decoder.embed_tokens.weight.device.type}"
+        raise ValueError(f"generation in bfloat16 is by the compiled CPU kernel, not {where}: leave it at float32")
+    return packed
+
+
 def freeze(decoder):
     """The weights of a decoder as they are now, in the form in which steps read them: a Generation, PackedWeights, or
-    None where steps read the decoder's own. decoder: as for `begin`."""
-    packed = None if _reads_weights(decoder) else decoder.hm_lstm.pack()
+    None where steps read the decoder's own. decoder: as for `begin`. ValueError: see `generate_in`."""
+    packed = _pack(decoder)
     if packed is None:
         return None
     if packed.compiled_weights is None or decoder.output_projection is None:  # an adaptive softmax is not compiled
         return PackedWeights(decoder, packed)
-    softmax, embedding = decoder.output_projection, decoder.embed_tokens.weight
+    softmax, embedding, dtype = decoder.output_projection, decoder.embed_tokens.weight, packed_dtype(packed)
+    output = [*decoder.layer_output.layer_weights(), softmax.weight, softmax.bias]
+    *layers, weight, bias = (tensor.to(dtype) for tensor in output)
     return Generation(
         packed,
         decoder.hm_lstm.options(decoder.slope_progress.slope),
-        embedding,
+        embedding.to(dtype),
         embedding.size(0) <= TABLE_SYMBOLS,
-        OutputParameters(decoder.layer_output.layer_weights(), softmax.weight, softmax.bias),
+        OutputParameters(tuple(layers), weight, bias),
         decoder.padding_idx,
     )
 
@@ -179,8 +227,8 @@ def begin(decoder, state: HMLSTMState, weights=None):
     """
     weights = freeze(decoder) if weights is None else weights
     if isinstance(weights, Generation):
-        return CompiledSteps(weights, state)
-    return Steps(decoder, state) if weights is None else PackedSteps(decoder, state, weights)
+        return CompiledSteps(weights, state.to(weights.output.weight))
+    return Steps(decoder, state) if weights is None else PackedSteps(decoder, state.to(weights.output[0]), weights)
 
 
 class FrozenWeights:

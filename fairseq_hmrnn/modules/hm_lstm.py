@@ -241,10 +241,11 @@ class HMLSTM(nn.Module):
         hidden = tuple([h.squeeze(0) for h in output.hidden])
         return HMLSTMOutput(hidden, output.boundaries.squeeze(0), output.boundary_probs.squeeze(0), output.state)
 
-    def pack(self) -> Optional[PackedLayers]:
+    def pack(self, bfloat16: bool = False) -> Optional[PackedLayers]:
         """The weights as they are now, laid out for `step`. They must not change while it is used: pack where
-        generation starts, and drop it where it ends. None where the CPU kernel does not run them."""
-        return pack_layers(self.layers(), self.backend)
+        generation starts, and drop it where it ends. None where the CPU kernel does not run them. bfloat16: rounded to
+        it, by the compiled kernel alone; input and state are then float32, whatever the weights are."""
+        return pack_layers(self.layers(), self.backend, bfloat16)
 
     def draw_recurrent_masks(self, batch_size: int) -> Optional[Tuple[Tensor, ...]]:
         """Masks of recurrent dropout for a batch, tuple over layers of (B, H_l); None without it, and in evaluation

@@ -25,6 +25,8 @@ class LayerOutput(nn.Module):
 
     def forward(self, hidden: Sequence[Tensor]) -> Tensor:
         """hidden: one tensor (..., H_l) for each layer. Returns (..., output_size)."""
+        if self.bfloat16_products:
+            return layer_output(hidden, self.layer_weights(), None, True)
         gates = self.gates(torch.cat(list(hidden), dim=-1)).sigmoid().unbind(-1)
         terms = [gate.unsqueeze(-1) * project(h) for gate, project, h in zip(gates, self.projections, hidden)]
         return torch.stack(terms).sum(0).relu()

@@ -122,6 +122,8 @@ def _run(
     if dtype in LOW_PRECISION and run in (cpu.hm_lstm_cpu, hm_lstm_reference):
         x, layers = x.float(), [layer.to(torch.float32) for layer in layers]
         options = options._replace(bfloat16_products=dtype == torch.bfloat16)
+    elif options.bfloat16_products and run not in (cpu.hm_lstm_cpu, hm_lstm_reference):  # as autocast casts for it
+        x, layers = x.to(torch.bfloat16), [layer.to(torch.bfloat16) for layer in layers]
     if tokens is not None and run is not cpu.hm_lstm_cpu:
         x, tokens = F.embedding(tokens, x), None
     if recompute_chunks > 1 and len(x if tokens is None else tokens) > 1 and torch.is_grad_enabled():
@@ -182,12 +184,16 @@ def missing_for_triton(device_type: str, dtype: torch.dtype) -> str:
     return ""
 
 
-def pack_layers(layers: Sequence[LayerParameters], backend: str = "auto") -> Optional[cpu.PackedLayers]:
-    """The weights as they are now, packed for many single steps; None where not the CPU kernel runs them."""
+def pack_layers(
+    layers: Sequence[LayerParameters], backend: str = "auto", bfloat16: bool = False
+) -> Optional[cpu.PackedLayers]:
+    """The weights as they are now, packed for many single steps; None where not the CPU kernel runs them. bfloat16:
+    packed in it, from weights of any dtype; the steps' tensors are float32."""
     check_layers(layers)
+    layers = [layer.to(torch.float32) for layer in layers] if bfloat16 else layers
     weight = layers[0].weight_recurrent
     fits = weight.dtype in cpu.DTYPES and choose(backend, weight.device.type, weight.dtype) is cpu.hm_lstm_cpu
-    return cpu.PackedLayers(layers) if fits else None
+    return cpu.PackedLayers(layers, bfloat16=bfloat16) if fits else None
 
 
 captured = library.register(compute)

@@ -37,7 +37,7 @@ def linear(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None, bfloat16: b
     bfloat16: round the operands of products to bfloat16, forward and backward, with sums in x's dtype; for float32.
     """
     if autocast_is_on(x) or capturing() or not chooses_panels(x.device.type, x.dtype) or weight.dtype != x.dtype:
-        return F.linear(x, weight, bias)
+        return F.linear(*((rounded(x), rounded(weight)) if bfloat16 else (x, weight)), bias)
     y = _Linear.apply(x.reshape(-1, x.size(-1)), weight, bfloat16).view(*x.shape[:-1], weight.size(0))
     return y if bias is None else y + bias
 

@@ -16,12 +16,14 @@ from ..checkpoints import is_dictionary, is_loading_model
 from ..compat import keep_prompt_spaces
 from ..data.characters import CharacterCodec, CharacterDictionary, is_character_dictionary
 from ..generation import PromptedGenerator
+from ..models.incremental import GENERATION_DTYPES, generate_in
 from ..models.windows import output_symbols
 from ..options import check_config, option
 from .stateful import StatefulLanguageModelingConfig, StatefulLanguageModelingTask
 
 END_CHOICES = ChoiceEnum(["auto", "length", "newline"])
 SCORE_CHOICES = ChoiceEnum(["all", "new"])
+DTYPE_CHOICES = ChoiceEnum(list(GENERATION_DTYPES))
 
 
 @dataclass
@@ -33,6 +35,13 @@ class HMLSTMLanguageModelingConfig(StatefulLanguageModelingConfig):
     )
     scored_text: SCORE_CHOICES = option(
         "all", "what the score in H- and D- is the mean of: all symbols, prompt included, or the new ones"
+    )
+    generation_dtype: DTYPE_CHOICES = option(
+        "float32",
+        "of the steps of fairseq-generate and fairseq-interactive on CPU. bfloat16: weights of products are rounded to "
+        "it, which takes half the memory traffic and less time; sums and states stay float32, so that it works with "
+        "any checkpoint. fairseq's own --fp16 and --bf16 convert the whole model instead, which is for GPUs. float32: "
+        "as the weights are",
     )
 
 
@@ -138,6 +147,8 @@ class HMLSTMLanguageModelingTask(StatefulLanguageModelingTask):
         for name in ("constraints", "match_source_len"):
             if getattr(args, name, False):
                 raise ValueError(f"--{name.replace('_', '-')} has no meaning for a language model: leave it out")
+        if not getattr(args, "score_reference", False):
+            generate_in(models, str(self.args.generation_dtype))
         end = str(self.args.end_of_sample)
         by_length = end == "length" or (end == "auto" and self.has_characters)
         if seq_gen_cls is None and not getattr(args, "score_reference", False):

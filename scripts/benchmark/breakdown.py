@@ -50,7 +50,11 @@ class Breakdown:
             for each in module if isinstance(module, torch.nn.ModuleList) else [module]:
                 if each is not None:
                     self._module(each, part)
+                if hasattr(each, "over_sequence"):  # in place of its forward
+                    self._method(each, "over_sequence", part)
         self._method(model, "get_normalized_probs", "softmax")
+        if hasattr(model.decoder, "output_layer"):  # which may read the weights of output_projection itself
+            self._method(model.decoder, "output_layer", "softmax")
         self._method(trainer, "zero_grad", OPTIMIZER)
         self._kernel = kernel_seconds()
         self._profile = self._undo.enter_context(profile(activities=[ProfilerActivity.CPU]))

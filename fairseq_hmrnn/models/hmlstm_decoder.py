@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Optional, Tuple
 
+import torch
 from fairseq.models import FairseqIncrementalDecoder
 from fairseq.modules import FairseqDropout
 from torch import Tensor, nn
 
 from ..modules import LayerOutput
-from ..ops import HMLSTMOutput, HMLSTMState, capturing, linear, padding_of
+from ..ops import HMLSTMOutput, HMLSTMState, capturing, is_on_host, linear, padding_of
 from . import incremental
 from .config import UNLIMITED, HMLSTMLanguageModelConfig, build_hm_lstm, build_slope_schedule
 from .dropout import RecurrentDropout, drops_out
@@ -82,20 +83,27 @@ class HMLSTMDecoder(FairseqIncrementalDecoder):
             features, _, extra = self._step(prev_output_tokens[:, -1:], incremental_state, state)
             return features, extra
         state = self.hm_lstm.zero_state(prev_output_tokens.size(0)) if state is None else state
-        output, valid = self.recur(prev_output_tokens, state)
+        # The CPU kernel's h is float32: rounded it would only be widened again.
+        wide = state.z.dtype if is_on_host(prev_output_tokens) else None
+        output, valid = self.recur(prev_output_tokens, state, wide)
         changed = None if capturing() else output.changed(state, valid.t())
         features = self.layer_output.over_sequence(output.hidden, changed).transpose(0, 1)
         boundaries, probs = output.boundaries.transpose(0, 1), output.boundary_probs.transpose(0, 1)
         return self.dropout_output(features), self._extra(valid, boundaries, probs, output.state)
 
-    def recur(self, tokens: Tensor, state: Optional[HMLSTMState] = None) -> Tuple[HMLSTMOutput, Tensor]:
-        """The recurrence over tokens (B, T) from `state` on, time-major, and which of them are not padding (B, T)."""
+    def recur(
+        self, tokens: Tensor, state: Optional[HMLSTMState] = None, hidden_dtype: Optional[torch.dtype] = None
+    ) -> Tuple[HMLSTMOutput, Tensor]:
+        """The recurrence over tokens (B, T) from `state` on, time-major, and which of them are not padding (B, T).
+        hidden_dtype: as in HMLSTM."""
         valid = tokens.ne(self.padding_idx)
         padding = padding_of(valid.t())
         slope, table = self.slope_progress.slope, self.embed_tokens.weight
         if not capturing() and table.size(0) < tokens.numel() and not drops_out(self.dropout_input):
-            return self.hm_lstm(table, state, padding, slope, tokens=tokens.t().contiguous()), valid
-        return self.hm_lstm(self.embed(tokens).transpose(0, 1), state, padding, slope), valid
+            given, tokens = table, tokens.t().contiguous()
+        else:
+            given, tokens = self.embed(tokens).transpose(0, 1), None
+        return self.hm_lstm(given, state, padding, slope, tokens=tokens, hidden_dtype=hidden_dtype), valid
 
     def embed(self, tokens: Tensor) -> Tensor:
         """The recurrence's input for tokens of any shape: (..., embed_dim)."""

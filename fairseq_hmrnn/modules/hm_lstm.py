@@ -169,6 +169,7 @@ class HMLSTM(nn.Module):
         noise: Optional[Tensor] = None,
         recurrent_masks: Optional[Tuple[Tensor, ...]] = None,
         tokens: Optional[Tensor] = None,
+        hidden_dtype: Optional[torch.dtype] = None,
     ) -> HMLSTMOutput:
         """Run over a sequence.
 
@@ -176,8 +177,8 @@ class HMLSTM(nn.Module):
         before the first step, zeros if None. valid: (T, B) bool, False keeps the state of that sample bit for bit.
         slope: of the hard sigmoid; in a recorded graph a constant, unless it is a tensor (). noise: (T, B, L) for
         boundary="bernoulli" in training, drawn here if None. recurrent_masks: of `draw_recurrent_masks`, for a
-        sequence that is run in several calls; drawn here if None. Raises ValueError where shapes, dtypes or devices do
-        not fit.
+        sequence that is run in several calls; drawn here if None. hidden_dtype: of the output's `hidden`; None: that of
+        the weights. Raises ValueError where shapes, dtypes or devices do not fit.
         """
         if tokens is None:
             check_input(x, self.input_size)
@@ -191,7 +192,17 @@ class HMLSTM(nn.Module):
         if recurrent_masks is None:
             recurrent_masks = self.draw_recurrent_masks(batch_size)
         return hm_lstm(
-            x, self.layers(), state, options, valid, noise, recurrent_masks, self.backend, self.recompute_chunks, tokens
+            x,
+            self.layers(),
+            state,
+            options,
+            valid,
+            noise,
+            recurrent_masks,
+            self.backend,
+            self.recompute_chunks,
+            tokens,
+            hidden_dtype,
         )
 
     def options(self, slope: float, sampled: bool = False) -> RecurrenceOptions:

@@ -41,6 +41,7 @@ def hm_lstm(
     backend: str = "auto",
     recompute_chunks: int = 1,
     tokens: Optional[Tensor] = None,
+    hidden_dtype: Optional[torch.dtype] = None,
 ) -> HMLSTMOutput:
     """Run an L-layer HM-LSTM over a sequence.
 
@@ -58,9 +59,11 @@ def hm_lstm(
         `recompute`; 1 keeps everything.
     tokens: (T, B) int64, the row of the table x that each step reads. The compiled kernel then computes layer 1's
         bottom-up product once for each symbol instead of once for each step.
+    hidden_dtype: of the output's `hidden`; None: that of the weights.
 
     With float16 or bfloat16 weights state, noise, masks, boundaries and boundary_probs are float32 and `hidden` has
-    the weights' dtype; sums, gates and detectors are computed in float32, by the reference and on CPU everything is.
+    the weights' dtype; sums, gates and detectors are computed in float32. On CPU operands of products are bfloat16
+    under bfloat16 weights (see RecurrenceOptions.bfloat16_products) and float32 under float16 ones.
     Under autocast x and float32 weights are cast to its dtype on a GPU; on CPU x is cast to that of the weights.
     While torch records a graph (torch.jit.trace, torch.export, torch.compile) it records one operator, see `library`;
     with backend="reference", for ONNX, and with torch before 2.4, the reference's operations of these T steps.
@@ -76,19 +79,22 @@ def hm_lstm(
         dtype = autocast_dtype(x, layers[0].weight_recurrent)
         x, layers = x.to(dtype), [layer.to(dtype) for layer in layers]
         with torch.autocast(x.device.type, enabled=False):
-            return hm_lstm(x, layers, state, options, valid, noise, recurrent_masks, backend, recompute_chunks, tokens)
+            return hm_lstm(
+                x, layers, state, options, valid, noise, recurrent_masks, backend, recompute_chunks, tokens, hidden_dtype
+            )
     if backend not in BACKENDS:
         raise ValueError(f"unknown backend {backend!r}: choose from {', '.join(BACKENDS)}")
     check_options(options, noise)
     check_tensors(x, layers, state, valid, noise, recurrent_masks, tokens)
     arguments = (x, layers, state, options, valid, noise, recurrent_masks)
-    if not recorded:
-        return compute(*arguments, backend, recompute_chunks, tokens)
-    if tokens is not None:
+    if tokens is not None and recorded:
         arguments = (F.embedding(tokens, x), *arguments[1:])
+    if not recorded:
+        return compute(*arguments, backend, recompute_chunks, tokens, hidden_dtype)
     if captured is None or backend == "reference" or exporting_onnx():
-        return _run(hm_lstm_reference, *arguments)
-    return captured(*arguments, backend, recompute_chunks)
+        return _run(hm_lstm_reference, *arguments, hidden_dtype=hidden_dtype)
+    output = captured(*arguments, backend, recompute_chunks)
+    return output._replace(hidden=tuple(h.to(hidden_dtype or x.dtype) for h in output.hidden))
 
 
 def compute(
@@ -102,14 +108,15 @@ def compute(
     backend: str,
     recompute_chunks: int,
     tokens: Optional[Tensor] = None,
+    hidden_dtype: Optional[torch.dtype] = None,
 ) -> HMLSTMOutput:
     """`hm_lstm` once its arguments are checked: by whoever computes on this device and dtype."""
-    run = choose(backend, x.device.type, x.dtype)
-    return _run(run, x, layers, state, options, valid, noise, recurrent_masks, recompute_chunks, tokens)
+    arguments = (x, layers, state, options, valid, noise, recurrent_masks)
+    return _run(choose(backend, x.device.type, x.dtype), *arguments, recompute_chunks, tokens, hidden_dtype)
 
 
 def _run(
-    run, x, layers, state, options, valid, noise, recurrent_masks, recompute_chunks: int = 1, tokens=None
+    run, x, layers, state, options, valid, noise, recurrent_masks, recompute_chunks=1, tokens=None, hidden_dtype=None
 ) -> HMLSTMOutput:
     """By `run`, in the precision and the pieces that it is to compute in."""
     dtype = x.dtype
@@ -121,7 +128,7 @@ def _run(
     if recompute_chunks > 1 and len(x if tokens is None else tokens) > 1 and torch.is_grad_enabled():
         run = functools.partial(in_chunks, run, recompute_chunks)
     output = run(x, layers, state, options, valid, noise, recurrent_masks, **with_tokens(tokens))
-    return output._replace(hidden=tuple(h.to(dtype) for h in output.hidden))
+    return output._replace(hidden=tuple(h.to(hidden_dtype or dtype) for h in output.hidden))
 
 
 @functools.lru_cache(maxsize=None)

@@ -67,16 +67,16 @@ def layer_output(
 
     hidden: per layer (T, B, H_l). weights: per layer (E + L, H_l), W_e[l] and below it the layer's columns in all
     gates. changed: (T, B, L) bool, False where h[l] is that of the step before: there its term is not computed again.
-    bfloat16: as in `linear`. Returns (T, B, E), by the panels laid out with B before T.
+    bfloat16: as in `linear`. hidden has the weights' dtype, or with 16-bit weights float32. Returns (T, B, E) of the
+    weights' dtype, by the panels laid out with B before T.
     """
-    x = hidden[0]
-    if x.dim() == 3 and not (autocast_is_on(x) or capturing()) and x.numel():
-        if chooses_panels(x.device.type, x.dtype):
-            return _LayerOutput.apply(len(hidden), changed, bfloat16, *hidden, *weights).transpose(0, 1)
-        if x.dtype == torch.bfloat16 and chooses_panels(x.device.type, torch.float32):
-            wide = [tensor.float() for tensor in (*hidden, *weights)]
-            return _LayerOutput.apply(len(hidden), changed, True, *wide).transpose(0, 1).to(x.dtype)
-    size = weights[0].size(0) - len(hidden)
+    x, dtype = hidden[0], weights[0].dtype
+    wide = torch.float32 if dtype == torch.bfloat16 else dtype
+    if x.dim() == 3 and not (autocast_is_on(x) or capturing()) and x.numel() and chooses_panels(x.device.type, wide):
+        tensors = [tensor.to(wide) for tensor in (*hidden, *weights)]
+        features = _LayerOutput.apply(len(hidden), changed, bfloat16 or wide != dtype, *tensors)
+        return features.transpose(0, 1).to(dtype)
+    hidden, size = [h.to(dtype) for h in hidden], weights[0].size(0) - len(hidden)
     terms = [F.linear(*((rounded(h), rounded(w)) if bfloat16 else (h, w))) for h, w in zip(hidden, weights)]
     gates = torch.stack([term[..., size:] for term in terms]).sum(0).sigmoid().unbind(-1)
     return torch.stack([gate.unsqueeze(-1) * term[..., :size] for gate, term in zip(gates, terms)]).sum(0).relu()

@@ -84,6 +84,13 @@ class BackwardWorker {
                         {pointer<T>(layer.normalised[0]), pointer<T>(layer.normalised[1]),
                          pointer<T>(layer.normalised[2])}});
     projected_ = pointer<T>(call.saved->projected);
+    for (const auto& layer : p_.layers) {
+      bias_sums_.emplace_back(nullptr, layer.size);
+      for (int product = 0; product < PRODUCTS; ++product) {
+        gains_.emplace_back(layer.gain[product], layer.size);
+        gain_sums_.emplace_back(nullptr, layer.size);
+      }
+    }
   }
   static constexpr int parts() { return PARTS; }
 
@@ -94,6 +101,12 @@ class BackwardWorker {
     watch_.lap(BACKWARD_PRODUCTS);
     for (int b = 0; b < B_; ++b) arrive(b);
     while (gather()) round();
+    for (int64_t l = 0; l < L_; ++l) {
+      const Range units = own(p_.layers[l].size);
+      bias_sums_[l].add_to(call_.biases[l], units.first, units.last);
+      for (int64_t i = l * PRODUCTS; i < (l + 1) * PRODUCTS; ++i)
+        if (call_.gains[i]) gain_sums_[i].add_to(call_.gains[i], units.first, units.last);
+    }
     barrier_.wait();
     for (int b = 0; b < B_; ++b) collect_boundary_gradients(b);
     if (thread_ == 0)
@@ -164,7 +177,10 @@ class BackwardWorker {
 
   void round() {
     const bool active = kind_[members_[0]] == ACTIVE;
-    for (const int b : members_) gate_gradients(b);
+    for (size_t i = 0; i < members_.size(); ++i) {
+      next_ = i + 1 < members_.size() && active ? members_[i + 1] : -1;
+      gate_gradients(members_[i]);
+    }
     barrier_.wait();  // parts of all threads are there
     for (const int b : members_) {
       if (cells_[b] > 0) collect_boundary_gradients(b);
@@ -288,16 +304,17 @@ class BackwardWorker {
       zb_sum += d.z.z_below;
       store(dh_at, d.h_prev, lanes);
       store(dc_at, d.c_prev, lanes);
-      T* bias = call_.biases[l] + j;
       for (int q = 0; q < GATES; ++q) {
         store(ds_row + q * H + j, d.s[q], lanes);
-        store(bias + q * H, load(bias + q * H, lanes) + d.s[q], lanes);
+        T* bias = bias_sums_[l].at(j, q);
+        store(bias, load(bias) + d.s[q]);
         if (symbol) store(symbol + q * H + j, load(symbol + q * H + j, lanes) + d.s[q], lanes);
         if (!closed) continue;
         const Vec<T> sent = d.s[q] * load(closed + q * H + j, lanes);
-        zp_sum += p_.layer_norm ? sent * load(layer.gain[TOP_DOWN] + q * H + j, lanes) : sent;
+        zp_sum += p_.layer_norm ? sent * load(gains_[l * PRODUCTS + TOP_DOWN].at(j, q)) : sent;
       }
       if (p_.layer_norm) gain_gradients(l, b, j, lanes, d.s);
+      if (next_ >= 0) fetch_saved(l, next_, j);
     }
     parts[GATES_TO_Z_PREV] = sum<T>(zp_sum);
     parts[GATES_TO_Z_BELOW] = sum<T>(zb_sum);
@@ -320,6 +337,14 @@ class BackwardWorker {
     return {saved_[l].normalised[product] + (int64_t(slot_[b]) * layer.panels() + j / W) * P, W};
   }
 
+  // What the next sample's cell will read of units j.. : it comes from memory.
+  void fetch_saved(int64_t l, int b, int64_t j) const {
+    const int64_t panel = int64_t(slot_[b]) * p_.layers[l].panels() + j / W;
+    for (int q = 0; q < SAVED; ++q) __builtin_prefetch(saved_[l].gates + (panel * SAVED + q) * W);
+    if (const T* n = saved_[l].normalised[RECURRENT])
+      for (int q = 0; q < GATES; ++q) __builtin_prefetch(n + panel * P + q * W);
+  }
+
   // Layer norm: gradients of the gains, and the two sums over rows that the normalisation sends back.
   void gain_gradients(int64_t l, int64_t b, int64_t j, int lanes, const Vec<T> (&ds)[GATES]) {
     const auto& layer = p_.layers[l];
@@ -327,13 +352,12 @@ class BackwardWorker {
     for (int product = 0; product < PRODUCTS; ++product) {
       if (!layer.weight[product] || (product == TOP_DOWN && zp_[b] == 0)) continue;
       const Normalised from = normalised(l, b, product, j);
-      T* grad = call_.gains[l * PRODUCTS + product] + j;
+      const ByPanel<T>&gain = gains_[l * PRODUCTS + product], &sums = gain_sums_[l * PRODUCTS + product];
       for (int q = 0; q < GATES; ++q) {
-        const int64_t r = q * layer.size;
-        const Vec<T> n = load(from.at + q * from.step, lanes), gd = load(layer.gain[product] + r + j, lanes) * ds[q];
+        const Vec<T> n = load(from.at + q * from.step, lanes), gd = load(gain.at(j, q)) * ds[q];
         norm_sums_.of[2 * product] += gd;
         norm_sums_.of[2 * product + 1] += gd * n;
-        store(grad + r, load(grad + r, lanes) + factor[product] * ds[q] * n, lanes);
+        store(sums.at(j, q), load(sums.at(j, q)) + factor[product] * ds[q] * n);
       }
     }
   }
@@ -434,7 +458,7 @@ class BackwardWorker {
       for (int q = 0; q < GATES; ++q) {
         const int64_t r = q * H + j;
         const Vec<T> n = load(from.at + q * from.step, lanes);
-        const Vec<T> gd = factor * load(layer.gain[product] + r, lanes) * load(ds + r, lanes);
+        const Vec<T> gd = factor * load(gains_[l * PRODUCTS + product].at(j, q)) * load(ds + r, lanes);
         const Vec<T> value = rstd * (gd - mean - n * slope);
         store(dp + r, by_symbol ? load(dp + r, lanes) + value : value, lanes);
       }
@@ -544,6 +568,8 @@ class BackwardWorker {
   std::vector<T> detector_[PRODUCTS];  // gradient of the detector row of each product
   std::vector<T> zeros_;
   std::vector<int> alone_;
+  int next_ = -1;  // the member after the one whose gate gradients are taken, if it is active
+  std::vector<ByPanel<T>> bias_sums_, gains_, gain_sums_;  // per layer, and product; sums of the own units
   std::vector<SavedPointers> saved_;
   const T* projected_ = nullptr;
   Rows<T, S> rows_;

@@ -70,6 +70,15 @@ inline void make_pairs(const float* from, int64_t K, Pair* to) {
   for (; k < K; k += 2) to[k / 2] = make_pair(from[k], k + 1 < K ? from[k + 1] : 0.f);
 }
 
+// Pairs of numbers one above the other, `count` of them; odd null: 0.
+__attribute__((always_inline)) inline void make_pairs(const float* even, const float* odd, int64_t count, Pair* to) {
+  constexpr int W = LANES<float>;
+  for (int64_t i = 0; i < count; i += W) {
+    const int lanes = count - i < W ? int(count - i) : W;
+    store(to + i, make_pair(load(even + i, lanes), odd ? load(odd + i, lanes) : Vec<float>{}), lanes);
+  }
+}
+
 // sum + x w over both numbers of the pairs.
 inline Vec<float> multiply_add_portable(Vec<float> sum, Pair x, Vec<Pair> w) {
   float even, odd;

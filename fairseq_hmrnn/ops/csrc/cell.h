@@ -2,6 +2,7 @@
 // cell, see "Changing the cell" in ops/README.md.
 #pragma once
 
+#include "memory.h"
 #include "product.h"
 
 namespace hmrnn {
@@ -10,6 +11,36 @@ constexpr int GATES = 4;       // rows of each unit in every weight, in the orde
 constexpr int SAVED = 5;       // vectors that the backward pass needs of an active step: f, i, o, g, c
 constexpr int COPY_TERMS = 3;  // and of a run of COPY steps: factors of dc in dz' and dzb, and of -dh in both
 static_assert(PANEL<float> == GATES * LANES<float>, "a panel holds all gates of LANES units");
+
+// Vectors over the gate rows of a layer, panel by panel: (panels, GATES, LANES). Rows of one gate are H apart in a weight,
+// often a power of two, and so many of them at once would share one set of the first cache.
+template <class T>
+class ByPanel {
+  static constexpr int W = LANES<T>;
+
+ public:
+  // rows: (4H+1) numbers, or null for zeros.
+  ByPanel(const T* rows, int64_t H) : H_(H), memory_(buffer_of<T>(ceil_div(H, W) * GATES * W)) {
+    for (int64_t j = 0; j < H; j += W)
+      for (int q = 0; q < GATES; ++q)
+        store(at(j, q), rows ? load(rows + q * H + j, int(std::min<int64_t>(W, H - j))) : Vec<T>{});
+  }
+  // Gate q of units j, j a multiple of LANES, and those behind it.
+  T* at(int64_t j, int q) const { return memory_.template as<T>() + j * GATES + q * W; }
+  // Adds units [first, last) to rows.
+  void add_to(T* rows, int64_t first, int64_t last) const {
+    for (int64_t j = first; j < last; j += W)
+      for (int q = 0; q < GATES; ++q) {
+        T* to = rows + q * H_ + j;
+        const int lanes = int(std::min<int64_t>(W, H_ - j));
+        store(to, load(to, lanes) + load(at(j, q)), lanes);
+      }
+  }
+
+ private:
+  int64_t H_;
+  Buffer memory_;
+};
 
 // How much of UPDATE, COPY and FLUSH a step does; 0 or 1 but for soft boundaries.
 template <class T>

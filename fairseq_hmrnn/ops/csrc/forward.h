@@ -85,6 +85,10 @@ class ForwardWorker {
     }
     int64_t most = 1;
     for (const auto& layer : p_.layers) most = std::max(most, share(layer).size());
+    for (const auto& layer : p_.layers) {
+      biases_.emplace_back(layer.bias, layer.size);
+      for (int product = 0; product < PRODUCTS; ++product) gains_.emplace_back(layer.gain[product], layer.size);
+    }
     scratch_ = buffer_of<T>(B_ * P * (p_.layer_norm ? most * PRODUCTS : 1));
   }
 
@@ -247,7 +251,10 @@ class ForwardWorker {
       if (l == 0 && call_.projected) fetch_projected(panel);
       if (!p_.layer_norm) multiply_all(l, panel);
       if (!p_.layer_norm) watch_.lap(FORWARD_PRODUCTS);
-      for (const int b : members_) update(l, b, panel, panel - own.first);
+      for (size_t i = 0; i < members_.size(); ++i) {
+        if (p_.layer_norm && i + 1 < members_.size()) fetch_products(members_[i + 1], panel - own.first);
+        update(l, members_[i], panel, panel - own.first);
+      }
       watch_.lap(FORWARD_CELLS);
     }
     const int64_t first = own_first(layer), count = own_last(layer) - first, H = layer.size;
@@ -269,6 +276,13 @@ class ForwardWorker {
       }
     }
     if (any) barrier_.wait();
+  }
+
+  // A sample's products with layer norm, written before the weights passed through the cache.
+  void fetch_products(int b, int64_t own_panel) {
+    for (int product = 0; product < PRODUCTS; ++product)
+      for (int q = 0; !rows_[product].empty() && q < GATES; ++q)
+        __builtin_prefetch(scratch(own_panel, product) + b * P + q * W);
   }
 
   // Layer 1's bottom-up products lie 4 H apart: asked for now, they are there after the recurrent product.
@@ -486,7 +500,7 @@ class ForwardWorker {
     const int64_t H = layer.size, unit = panel * W;
     const int lanes = width(layer, panel);
     const T* projected = l == 0 && call_.projected ? call_.projected_row(t_[b], b) + unit : nullptr;
-    for (int q = 0; q < GATES; ++q) s[q] = load(layer.bias + q * H + unit, lanes);
+    for (int q = 0; q < GATES; ++q) s[q] = load(biases_[l].at(unit, q));
     if (!p_.layer_norm) {
       const T* row = scratch_.template as<T>() + b * P;
       for (int q = 0; q < GATES; ++q) s[q] += load(row + q * W);
@@ -500,12 +514,13 @@ class ForwardWorker {
       const bool given = product == BOTTOM_UP && projected;  // and kept as it is
       const bool keep = training_ && kind_[b] == ACTIVE && !given && (product != TOP_DOWN || zp_[b] != 0);
       if (factor[product] == 0 && !keep) continue;
+      const ByPanel<T>& gain = gains_[l * PRODUCTS + product];
       const T* row = scratch(own_panel, product) + b * P;
       T* kept = keep ? (*call_.saved)[l].normalised[product] + (new_slot_[b] * layer.panels() + panel) * P : nullptr;
       for (int q = 0; q < GATES; ++q) {
         const Vec<T> n = given ? load(projected + q * H, lanes)
                                : (load(row + q * W) - mean_[product][b]) * rstd_[product][b];
-        s[q] += factor[product] * load(layer.gain[product] + q * H + unit, lanes) * n;
+        s[q] += factor[product] * load(gain.at(unit, q)) * n;
         if (keep) store(kept + q * W, n);
       }
     }
@@ -562,6 +577,7 @@ class ForwardWorker {
   std::vector<Kind> kind_;                // (B): in that cell, as all below
   std::vector<T> zp_, zb_, mean_[PRODUCTS], rstd_[PRODUCTS], nu_[PRODUCTS];
   std::vector<int> new_slot_;
+  std::vector<ByPanel<T>> biases_, gains_;  // per layer, and product
   Rows<T, S> rows_[PRODUCTS];
   Buffer scratch_;
   Stopwatch watch_;

@@ -38,14 +38,16 @@ void pack_operand(const Matrix<T>& m, int64_t first, int64_t count, int64_t widt
     } else {
       const T* even = m.at(from) + first;
       if constexpr (STEP == 1) {
-        std::memcpy(out, even, count * sizeof(T));
+        if (count == TILE_ROWS)  // a size known to the compiler
+          std::memcpy(out, even, TILE_ROWS * sizeof(T));
+        else
+          std::memcpy(out, even, count * sizeof(T));
       } else {
-        const bool alone = from + 1 == K;
-        const T* odd = alone ? nullptr : m.at(from + 1) + first;
-        int64_t i = 0;
-        for (; i + LANES<T> <= count; i += LANES<T>)
-          store(out + i, make_pair(load(even + i), alone ? Vec<T>{} : load(odd + i)));
-        for (; i < count; ++i) out[i] = make_pair(even[i], alone ? T(0) : odd[i]);
+        const T* odd = from + 1 == K ? nullptr : m.at(from + 1) + first;
+        if (count == TILE_ROWS)
+          make_pairs(even, odd, TILE_ROWS, out);
+        else
+          make_pairs(even, odd, count, out);
       }
     }
     std::fill(out + count, out + width, S{});

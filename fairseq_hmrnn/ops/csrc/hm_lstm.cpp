@@ -29,8 +29,7 @@ template <class T, class S>
 Tensor product_of_rows(const Matrix<T>& rows, int64_t n, const Tensor& weight) {
   const int64_t R = weight.size(0), K = weight.size(1);
   const T* w = weight.data_ptr<T>();
-  Tensor result = tensor_of(std::make_shared<Buffer>(buffer_of<T>(std::max<int64_t>(n, 1) * R)), {n, R},
-                            weight.options());
+  Tensor result = pooled({n, R}, weight.options());
   T* to = result.data_ptr<T>();
   gemm<T, S>(n, R - 1, K, rows, {w, K}, to, R);
   for (int64_t i = 0; i < n; ++i) to[i * R + R - 1] = dot(w + (R - 1) * K, rows.at(i), K);
@@ -165,7 +164,7 @@ Result forward_typed(const Inputs& in, bool training, const MaybeTensor& given, 
   Tensors hidden, h, c;
   for (int64_t l = 0; l < p.L; ++l) {
     const int64_t H = p.layers[l].size;
-    hidden.push_back(at::empty({p.T_, p.B, H}, in.x.options()));
+    hidden.push_back(pooled({p.T_, p.B, H}, in.x.options()));
     h.push_back(at::empty_like(in.state.h[l]));
     c.push_back(training ? at::empty_like(in.state.c[l]) : in.state.c[l].clone());
     call.hidden.push_back(hidden[l].template data_ptr<T>());
@@ -265,7 +264,7 @@ Tensor input_gradient(const BackwardCall<T, S>& call, const Tensor& x, const Ten
   const Problem<T>& p = call.problem;
   const SavedLayer& saved = call.saved->layers[0];
   const int64_t K = p.layers[0].columns[BOTTOM_UP], R = GATES * p.layers[0].size;
-  Tensor grad = at::empty_like(x);
+  Tensor grad = pooled_like(x);
   const int64_t rows = detector.numel();
   const std::vector<T> nothing(R, T(0));  // of a frozen step
   std::vector<const T*> ds;
@@ -340,7 +339,7 @@ std::vector<std::vector<MaybeTensor>> make_weight_gradients(const Weights& weigh
       call.rows.push_back(nullptr);
       call.gains.push_back(nullptr);
       if (!weights[l][which]) continue;
-      grads[l][which] = at::empty_like(*weights[l][which]);
+      grads[l][which] = pooled_like(*weights[l][which]);
       call.rows.back() = grads[l][which]->template data_ptr<T>() + GATES * p.layers[l].size * K;
       std::fill_n(call.rows.back(), K, T(0));
       if (!p.layer_norm) continue;
@@ -438,7 +437,7 @@ Tensor multiply_typed(const Tensor& a, bool a_sums_over_rows, const Tensor& b, b
   TORCH_CHECK(a.dim() == 2 && b.dim() == 2 && a.is_contiguous() && b.is_contiguous(), "contiguous matrices expected");
   const int64_t rows = a.size(a_sums_over_rows), K = a.size(!a_sums_over_rows), columns = b.size(b_sums_over_rows);
   TORCH_CHECK_VALUE(b.size(!b_sums_over_rows) == K, "sums over ", K, " and ", b.size(!b_sums_over_rows), " numbers");
-  Tensor result = at::empty({rows, columns}, a.options());
+  Tensor result = pooled({rows, columns}, a.options());
   gemm<T, S>(rows, columns, K, {a.data_ptr<T>(), a.size(1), a_sums_over_rows},
              {b.data_ptr<T>(), b.size(1), b_sums_over_rows}, result.data_ptr<T>(), columns);
   return result;

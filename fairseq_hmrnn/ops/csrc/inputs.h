@@ -129,13 +129,4 @@ PackedWeights pack_typed(const Weights& weights) {
   return packed;
 }
 
-// a (M, K) times weight (N, K) transposed.
-template <class T, class S>
-Tensor linear(const Tensor& a, const Tensor& weight) {
-  const int64_t M = a.size(0), N = weight.size(0), K = weight.size(1);
-  Tensor result = at::empty({M, N}, a.options());
-  gemm<T, S>(M, N, K, {a.data_ptr<T>(), K}, {weight.data_ptr<T>(), K}, result.data_ptr<T>(), N);
-  return result;
-}
-
 }  // namespace hmrnn

@@ -51,12 +51,12 @@ class LayerOutput {
   // h_e (B, T, E), and what the backward pass needs: gates (T B, L), then per layer the terms (distinct, E + L).
   std::pair<Tensor, Tensors> forward() const {
     const auto like = hidden_[0].options();
-    Tensor features = at::empty({B_, T_, E_}, like), gates = at::empty({N_, L_}, like);
+    Tensor features = pooled({B_, T_, E_}, like), gates = pooled({N_, L_}, like);
     Tensors saved = {gates};
     for (int64_t l = 0; l < L_; ++l) {
       const int64_t H = weights_[l].size(1), n = int64_t(rows_[l].first.size());
       const auto pointers = row_pointers(hidden_[l].template data_ptr<T>(), H, rows_[l].first);
-      Tensor terms = at::empty({n, R_}, like);
+      Tensor terms = pooled({n, R_}, like);
       gemm<T, S>(n, R_, H, {nullptr, 0, false, pointers.data()}, {weights_[l].template data_ptr<T>(), H},
                  terms.template data_ptr<T>(), R_);
       saved.push_back(terms);
@@ -84,13 +84,13 @@ class LayerOutput {
           term_gradient(i, l, grad.template data_ptr<T>() + at(i) * E_, features.template data_ptr<T>() + at(i) * E_, saved[0],
                         gate_sums.as<T>() + i * L_, steps.as<T>() + i * R_);
       });
-      hidden.push_back(at::empty_like(hidden_[l]));
+      hidden.push_back(pooled_like(hidden_[l]));
       gemm<T, S>(N_, H, R_, {steps.as<T>(), R_}, {weights_[l].template data_ptr<T>(), H, true},
                  hidden[l].template data_ptr<T>(), H);
       if (n < N_) sum_runs(l, steps.as<T>());
       const auto inputs = row_pointers(hidden_[l].template data_ptr<T>(), H, rows_[l].first);
       const auto sums = row_pointers<T>(steps.as<T>(), R_, rows_[l].first);
-      weights.push_back(at::empty_like(weights_[l]));
+      weights.push_back(pooled_like(weights_[l]));
       gemm<T, S>(R_, H, n, {nullptr, 0, true, sums.data()}, {nullptr, 0, true, inputs.data()},
                  weights[l].template data_ptr<T>(), H);
     }

@@ -88,6 +88,14 @@ inline Tensor tensor_of(std::shared_ptr<Buffer> buffer, at::IntArrayRef sizes, a
   return at::from_blob(buffer->as<void>(), sizes, [buffer](void*) {}, options);
 }
 
+// An uninitialised tensor; a large one from the pool, for new memory would have to be cleared page by page.
+inline Tensor pooled(at::IntArrayRef sizes, const at::TensorOptions& options) {
+  const size_t bytes = size_t(c10::multiply_integers(sizes)) * options.dtype().itemsize();
+  if (bytes < (size_t(1) << 16)) return at::empty(sizes, options);
+  return tensor_of(std::make_shared<Buffer>(bytes), sizes, options);
+}
+inline Tensor pooled_like(const Tensor& tensor) { return pooled(tensor.sizes(), tensor.options()); }
+
 // One layer of what the backward pass needs. A slot holds one active step of one sample; a copy slot holds one run of
 // COPY steps of one sample, in which everything is constant. `room` is what the forward pass writes into, `shrink_to`
 // leaves what was used: all of it plain tensors, so that autograd can keep them in its own way.

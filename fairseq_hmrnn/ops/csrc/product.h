@@ -129,6 +129,9 @@ inline void multiply_panel(Rows<T, S>& rows, int64_t E, const S* w, int64_t ldw,
   const int n = rows.size(), tiles = int(ceil_div(n, TILE_ROWS));
   const int64_t block = 16384 / (PANEL<T> * int64_t(sizeof(S)));
   rows.partial.assign(4 * n, Vec<T>{});
+  // A weight that passes through the second cache leaves nothing there of what was written the last time.
+  for (int i = 0; i < n; ++i)
+    for (int v = 0; v < 4; ++v) __builtin_prefetch(out + int64_t(rows.sample[i]) * PANEL<T> + v * LANES<T>, 1);
   for (int64_t k = 0; k < E; k += block, w += block * ldw) {
     const int64_t count = std::min(block, E - k);
     for (int tile = 0; tile < tiles; ++tile) {
@@ -188,8 +191,18 @@ inline void pack_element(const F& row, int64_t left, int64_t count, S* to) {
 // `count` rows of K numbers side by side, for every element PANEL further on; what is missing to `width` rows is 0.
 template <class T, class S>
 inline void pack_side_by_side(const T* rows, int64_t count, int64_t width, int64_t K, S* packed) {
-  for (int64_t k = 0; k < K; k += Operand<S>::STEP, packed += PANEL<T>) {
-    pack_element<T, S>([&](int64_t r) { return rows + r * K + k; }, K - k, count, packed);
+  const int64_t E = elements<S>(K);
+  std::vector<S> operands;
+  const S* from;
+  if constexpr (std::is_same<S, T>::value) {
+    from = rows;
+  } else {
+    operands.resize(count * E);
+    for (int64_t r = 0; r < count; ++r) make_pairs(rows + r * K, K, &operands[r * E]);
+    from = operands.data();
+  }
+  for (int64_t e = 0; e < E; ++e, packed += PANEL<T>) {
+    for (int64_t r = 0; r < count; ++r) packed[r] = from[r * E + e];
     std::fill(packed + count, packed + width, S{});
   }
 }
@@ -221,7 +234,7 @@ inline void pack_columns(const T* weight, int64_t H, int64_t K, int64_t panel, S
     if constexpr (std::is_same<S, T>::value)
       std::memcpy(packed, row, width * sizeof(T));
     else
-      for (int64_t j = 0; j < width; ++j) packed[j] = make_pair(row[j], row[K + j]);
+      make_pairs(row, row + K, width, packed);
     std::fill(packed + width, packed + PANEL<T>, S{});
   }
 }

@@ -121,9 +121,9 @@ def main(kind: str, threads: str):
     while most - least > MIB // 2:
         middle = (least + most) // 2
         least, most = (least, middle) if calls.fits(middle) else (middle, most)
-    for step in range(30):  # one thread's memory is there, another's is not
+    for step in range(16):  # one thread's memory is there, another's is not
         calls.fits(max(4 * MIB, most - step * MIB // 2))
-    for share in range(1, 10):
+    for share in (2, 4, 6, 8):
         calls.fits(4 * MIB + most * share // 10)
     print(calls.succeeded, calls.failed)
 

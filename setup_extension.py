@@ -4,6 +4,7 @@ Both are empty, and the package then runs its Python path, where torch cannot be
 `--no-build-isolation`), where no C++ compiler is found, or where FAIRSEQ_HMRNN_NO_EXTENSION=1 says so.
 FAIRSEQ_HMRNN_ARCH sets the processor compiled for: "native" (the default) is this one, wheels that travel want
 for example "x86-64-v3"; "" leaves the choice to the compiler.
+FAIRSEQ_HMRNN_SANITIZE=address, undefined or thread builds with that sanitizer of g++; scripts/sanitize.sh does so.
 
 To build in place: python setup_extension.py build_ext --inplace
 """
@@ -17,6 +18,7 @@ import sys
 import sysconfig
 
 SOURCES = ["fairseq_hmrnn/ops/csrc/hm_lstm.cpp"]
+OPENMP_ON_THREADS = "scripts/sanitize/openmp.cpp"
 HEADERS = sorted(glob.glob("fairseq_hmrnn/ops/csrc/*.h"))
 
 
@@ -33,6 +35,15 @@ def _can_build() -> bool:
     return os.name == "posix"
 
 
+def _sanitizer_flags() -> list:
+    kind = os.environ.get("FAIRSEQ_HMRNN_SANITIZE", "")
+    if kind not in ("", "address", "undefined", "thread"):
+        raise SystemExit(f"FAIRSEQ_HMRNN_SANITIZE={kind}: address, undefined or thread expected")
+    if kind == "undefined":  # torch's classes have no type information to compare with
+        return ["-fsanitize=undefined", "-fno-sanitize=vptr", "-fno-sanitize-recover=all"]
+    return [f"-fsanitize={kind}"] if kind else []
+
+
 def _compile_flags() -> list:
     flags = ["-O3", "-std=c++17", "-fvisibility=hidden", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math"]
     flags += ["-Wno-psabi", "-Wno-ignored-attributes"]
@@ -43,7 +54,9 @@ def _compile_flags() -> list:
         # Compiled with OpenMP, not linked with it: the symbols are those of the runtime that torch has loaded, so
         # that there is one pool of threads.
         flags.append("-fopenmp")
-    return flags
+    if _sanitizer_flags():
+        flags += ["-O1", "-g1", "-fno-omit-frame-pointer", "-DHMRNN_SANITIZE", "-D_GLIBCXX_ASSERTIONS"]
+    return flags + _sanitizer_flags()
 
 
 def extensions() -> list:
@@ -52,12 +65,14 @@ def extensions() -> list:
         return []
     from torch.utils.cpp_extension import CppExtension
 
+    sources = SOURCES + [OPENMP_ON_THREADS] * ("-fsanitize=thread" in _sanitizer_flags())
     return [
         CppExtension(
             "fairseq_hmrnn.ops._hm_lstm_cpu",
-            SOURCES,
+            sources,
             depends=HEADERS,
             extra_compile_args=_compile_flags(),
+            extra_link_args=_sanitizer_flags(),
         )
     ]
 

@@ -22,13 +22,14 @@ class Chooser {
  public:
   explicit Chooser(const Choice& choice) : choice_(choice) {}
 
-  // The largest of logits / temperature + noise among the symbols that the limits leave. noise: (V), of this step.
+  // The largest of logits / temperature + noise among the symbols that the limits leave. noise: (V), of this step. NaN,
+  // which has no place in an order, is never chosen; the caller says that it is there.
   template <class T>
   int64_t operator()(const T* logits, int64_t V, const float* noise) {
     scaled_.resize(V);
     for (int64_t v = 0; v < V; ++v)
-      scaled_[v] = choice_.never[v] ? -std::numeric_limits<float>::infinity()
-                                    : float(logits[v]) / float(choice_.temperature);
+      scaled_[v] = choice_.never[v] || std::isnan(logits[v]) ? -std::numeric_limits<float>::infinity()
+                                                             : float(logits[v]) / float(choice_.temperature);
     if (noise && (choice_.top_k > 0 || choice_.top_p < 1)) return best_of_limited(noise);
     if (noise)
       for (int64_t v = 0; v < V; ++v) scaled_[v] += noise[v];

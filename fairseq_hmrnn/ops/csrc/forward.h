@@ -417,7 +417,7 @@ class ForwardWorker {
     SavedRoom<T>& saved = (*call_.saved)[l];
     for (const int b : members_) {
       if (kind_[b] == FRESH_COPY) {
-        T* to = saved.copy_statistics + new_slot_[b] * 2;
+        T* to = saved.copy_statistics + int64_t(new_slot_[b]) * 2;
         to[0] = rstd_[RECURRENT][b];
         to[1] = nu_[RECURRENT][b];
       }

@@ -150,6 +150,8 @@ std::pair<Tensor, Tensor> project(const Inputs& in, const Problem<T>& p, const M
 template <class T, class S>
 Result forward_typed(const Inputs& in, bool training, const MaybeTensor& given, const PackedWeights* packed) {
   check_tokens(in);
+  TORCH_CHECK_VALUE(in.steps() * in.samples() <= std::numeric_limits<int>::max(), "steps are counted in 32 bits: ",
+                    in.steps(), " of ", in.samples(), " samples are too many for one call");
   TORCH_CHECK(!given || given->is_contiguous(), "projected must be contiguous");
   TORCH_CHECK(!packed || packed->low == !(std::is_same<S, T>::value), "the packed weights are of another precision");
   ForwardCall<T, S> call;
@@ -525,7 +527,8 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
       .def("sample", [](const Generation& generation, Tensors h, Tensors c, Tensor z, Tensor terms, Tensor copy_u,
                         Tensor tokens, int64_t given, double temperature, int64_t top_k, double top_p, Tensor never,
                         const MaybeTensor& noise) {
-        const Choice choice{temperature, top_k, top_p, nullptr, never.data_ptr<bool>()};
+        const Tensor barred = never.contiguous();
+        const Choice choice{temperature, top_k, top_p, nullptr, barred.data_ptr<bool>()};
         return dispatch(generation.inputs, generation.packed->low, [&](auto t, auto s) {
           return generate<decltype(t), decltype(s)>(generation, {{h, c, z}, terms, copy_u}, tokens, given, true, choice,
                                                     noise);

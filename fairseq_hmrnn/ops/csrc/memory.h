@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstdlib>
+#include <cstring>
 #include <list>
 #include <mutex>
 #include <new>
@@ -13,6 +14,14 @@
 #endif
 
 namespace hmrnn {
+
+// Under a sanitizer (scripts/sanitize.sh) a buffer has the size asked for and is freed at once, so that every access
+// outside of it is seen, and begins as NaN, so that whatever reads it before it is written shows in the results.
+#ifdef HMRNN_SANITIZE
+constexpr bool SANITIZE = true;
+#else
+constexpr bool SANITIZE = false;
+#endif
 
 // Buffers not in use. What is kept never exceeds, by more than a quarter, what was in use at the worst moment since the
 // last `clear`.
@@ -50,12 +59,14 @@ class Pool {
     }
     in_use_ += block.size;
     most_in_use_ = std::max(most_in_use_, in_use_);
+    if (SANITIZE) std::memset(block.data, 0xff, block.size);
     return block;
   }
 
   void give(Block block) {
     std::lock_guard<std::mutex> lock(mutex_);
     in_use_ -= block.size;
+    if (SANITIZE) return std::free(block.data);
     try {
       free_.push_front(block);
     } catch (const std::bad_alloc&) {
@@ -82,6 +93,7 @@ class Pool {
  private:
   // Few distinct sizes, so that batches of slightly different length share buffers.
   static size_t round_up(size_t size) {
+    if (SANITIZE) return size;
     size_t step = 4096;
     while (step * 8 < size) step *= 2;
     return (size + step - 1) / step * step;

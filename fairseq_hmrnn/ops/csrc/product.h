@@ -64,11 +64,11 @@ __attribute__((noinline)) void finish_row(T* out, T scale, const Vec<T>* acc, bo
   for (int v = 0; v < 4; ++v) store(out + v * W, add ? load(out + v * W) + scale * acc[v] : scale * acc[v]);
 }
 
-// What a tile fetches into the cache while it computes: for every k `vectors` vectors, `step` elements after the last k's.
+// What a tile fetches into the cache while it computes: for every k `vectors` vectors, `step` after the last k's.
 template <class S>
 struct Ahead {
-  const S* at;
-  int64_t step;
+  uintptr_t at;  // not a pointer, for it runs on beyond the weight
+  int64_t step;  // bytes
   int vectors;
 };
 
@@ -84,7 +84,7 @@ inline void multiply_tile(const S* const* rows, int64_t k, int64_t count, const 
     for (int v = 0; v < 4; ++v) acc[i][v] = partial[4 * i + v];
   }
   for (int64_t e = 0; e < count; ++e, w += ldw) {
-    for (int v = 0; v < ahead.vectors; ++v) __builtin_prefetch(ahead.at + v * W);
+    for (int v = 0; v < ahead.vectors; ++v) __builtin_prefetch(reinterpret_cast<const void*>(ahead.at + v * VECTOR_BYTES));
     ahead.at += ahead.step;
     const Vec<S> w0 = load(w), w1 = load(w + W), w2 = load(w + 2 * W), w3 = load(w + 3 * W);
 #pragma GCC unroll 8
@@ -116,10 +116,12 @@ inline void multiply_tile(int rows_in_tile, const S* const* rows, int64_t k, int
 template <class S>
 inline Ahead<S> fetch_ahead(const S* w, int64_t ldw, int64_t count, int tile, int tiles) {
   constexpr int W = LANES<S>;
-  if (tiles == 1) return {w + 16 * ldw, ldw, 4};
+  constexpr int64_t SIZE = sizeof(S);
+  const auto at = reinterpret_cast<uintptr_t>(w);
+  if (tiles == 1) return {at + 16 * ldw * SIZE, ldw * SIZE, 4};
   const int vectors = tiles < 4 ? 2 : 1;
-  if (ldw != PANEL<S> || tile * vectors >= 4) return {w, 0, 0};
-  return {w + count * ldw + tile * count * vectors * W, vectors * W, vectors};
+  if (ldw != PANEL<S> || tile * vectors >= 4) return {at, 0, 0};
+  return {at + (count * ldw + tile * count * vectors * W) * SIZE, vectors * VECTOR_BYTES, vectors};
 }
 
 // out[sample] (+)= scale * a w; a (E elements, see Rows::prepare), w (E, PANEL) with leading dimension ldw, out
@@ -132,12 +134,13 @@ inline void multiply_panel(Rows<T, S>& rows, int64_t E, const S* w, int64_t ldw,
   // A weight that passes through the second cache leaves nothing there of what was written the last time.
   for (int i = 0; i < n; ++i)
     for (int v = 0; v < 4; ++v) __builtin_prefetch(out + int64_t(rows.sample[i]) * PANEL<T> + v * LANES<T>, 1);
-  for (int64_t k = 0; k < E; k += block, w += block * ldw) {
+  for (int64_t k = 0; k < E; k += block) {
     const int64_t count = std::min(block, E - k);
+    const S* from = w + k * ldw;
     for (int tile = 0; tile < tiles; ++tile) {
       const int first = int(int64_t(n) * tile / tiles), last = int(int64_t(n) * (tile + 1) / tiles);
-      multiply_tile<S, T>(last - first, &rows.operands[first], k, count, w, ldw,
-                          fetch_ahead(w, ldw, count, tile, tiles), &rows.partial[4 * first]);
+      multiply_tile<S, T>(last - first, &rows.operands[first], k, count, from, ldw,
+                          fetch_ahead(from, ldw, count, tile, tiles), &rows.partial[4 * first]);
     }
   }
   for (int i = 0; i < n; ++i)
@@ -201,9 +204,10 @@ inline void pack_side_by_side(const T* rows, int64_t count, int64_t width, int64
     for (int64_t r = 0; r < count; ++r) make_pairs(rows + r * K, K, &operands[r * E]);
     from = operands.data();
   }
-  for (int64_t e = 0; e < E; ++e, packed += PANEL<T>) {
-    for (int64_t r = 0; r < count; ++r) packed[r] = from[r * E + e];
-    std::fill(packed + count, packed + width, S{});
+  for (int64_t e = 0; e < E; ++e) {
+    S* to = packed + e * PANEL<T>;
+    for (int64_t r = 0; r < count; ++r) to[r] = from[r * E + e];
+    std::fill(to + count, to + width, S{});
   }
 }
 

@@ -33,7 +33,8 @@ class Barrier {
   // and then a thread that spins keeps the one it waits for from running.
   void wait() {
     if (count_ == 1) return;
-    const int phase = phase_.load(std::memory_order_relaxed);
+    const int phase = phase_.load(std::memory_order_acquire);
+    if (aborted_.load(std::memory_order_acquire)) throw Aborted();  // that phase was not opened by all: it never ends
     if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == count_) {
       arrived_.store(0, std::memory_order_relaxed);
       advance(phase);

@@ -549,11 +549,11 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   }, "The product of two float32 vectors rounded to bfloat16, as this processor computes it or as any would.");
   m.def("clear_buffers", [] { Pool::instance().clear(); }, "Frees the buffers kept for the next call.");
   m.def("buffer_bytes", [] { return Pool::instance().bytes(); }, "Bytes of buffers in use, and of those kept.");
-  m.def("phase_seconds", [] {
+  m.def("seconds", [] {
     py::dict seconds;
-    const char* names[PHASES] = {"forward_products", "forward_cells", "backward_products", "backward_cells",
-                                 "large_products"};
-    for (int phase = 0; phase < PHASES; ++phase) seconds[names[phase]] = phase_seconds()[phase].exchange(0);
+    const char* names[PHASES] = {"forward products", "forward cells", "backward products", "backward cells",
+                                 "large products"};
+    for (int phase = 0; phase < PHASES; ++phase) seconds[names[phase]] = phase_seconds()[phase].load();
     return seconds;
-  }, "Seconds of the first thread in each part of the calls since this was last called.");
+  }, "Seconds of the first thread in each part of all calls so far.");
 }

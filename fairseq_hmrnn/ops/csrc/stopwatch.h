@@ -8,7 +8,7 @@ namespace hmrnn {
 
 enum Phase { FORWARD_PRODUCTS, FORWARD_CELLS, BACKWARD_PRODUCTS, BACKWARD_CELLS, LARGE_PRODUCTS, PHASES };
 
-// Seconds in each phase since they were last read, of all calls.
+// Seconds in each phase, of all calls so far.
 inline std::atomic<double>* phase_seconds() {
   static std::atomic<double> seconds[PHASES] = {};
   return seconds;

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+from .capture import capturing
 
 LOW_PRECISION = (torch.float16, torch.bfloat16)
 
@@ -47,6 +50,12 @@ class RoundedLinear(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         grad = rounded(grad)
         return grad @ weight, grad.t() @ x
+
+
+def rounded_linear(x: Tensor, weight: Tensor) -> Tensor:
+    """RoundedLinear; in a recorded graph, which may be written to a file, of torch's own operations, whose gradients
+    are rounded behind their products."""
+    return F.linear(rounded(x), rounded(weight)) if capturing() else RoundedLinear.apply(x, weight)
 
 
 def rounded(tensor: Tensor) -> Tensor:

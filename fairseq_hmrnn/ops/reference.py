@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .boundary import decide, hard_sigmoid, scale_gradient
 from .parameters import LayerParameters, split_gates
-from .precision import RoundedLinear
+from .precision import rounded_linear
 from .recurrence import HMLSTMOutput, RecurrenceOptions
 from .state import HMLSTMState
 
@@ -28,7 +28,7 @@ def product(x: Tensor, weight: Tensor, gain: Optional[Tensor], options: Recurren
     it sends back to x, and through the normalisation to the other rows, is multiplied by detector_grad_scale.
     """
     grad_scale = options.detector_grad_scale
-    multiply = RoundedLinear.apply if options.bfloat16_products else F.linear
+    multiply = rounded_linear if options.bfloat16_products else F.linear
     gates, detector = weight[:-1], weight[-1:]
     p = torch.cat([multiply(x, gates), F.linear(scale_gradient(x, grad_scale), detector)], dim=1)
     if gain is None:

@@ -10,7 +10,7 @@ from conftest import TASK, TRAIN, run, run_forked
 from models import translation
 from models.test_hmlstm_lm import DICTIONARY, PAD, make, tokens
 
-from fairseq_hmrnn.models import HMLSTMLanguageModel, incremental
+from fairseq_hmrnn.models import HMLSTMLanguageModel, export, incremental
 from fairseq_hmrnn.models.config import HMLSTMLanguageModelConfig, build_hm_lstm
 from fairseq_hmrnn.models.sampler import Sampler, SamplingOptions
 from fairseq_hmrnn.ops import cpu
@@ -104,6 +104,19 @@ def test_a_model_trained_with_rounded_products_generates_with_them():
         whole = model(x)[0].log_softmax(2)
     assert_same_but_for_rounding(log_probs(model, x), whole)
     assert not torch.equal(whole, make().float()(x)[0].log_softmax(2))
+
+
+@compiled
+def test_an_exported_step_rounds_too(tmp_path):
+    model, x = make(bfloat16_products=True).float(), tokens(2, 10)
+    function = export.StepFunction(model.decoder)
+    export.export(function, str(tmp_path / "step.ts"), "torchscript")
+    step, state, found = torch.jit.load(str(tmp_path / "step.ts")), torch.zeros(2, function.state_size), []
+    for column in x.unbind(1):
+        log_probs, _, state = step(column, state)
+        found.append(log_probs)
+    with torch.no_grad():
+        assert_same_but_for_rounding(torch.stack(found, dim=1), model(x)[0].log_softmax(2))
 
 
 @compiled

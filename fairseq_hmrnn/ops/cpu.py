@@ -59,7 +59,8 @@ def hm_lstm_cpu(
 
 def kernel_seconds() -> Dict[str, float]:
     """Seconds of the compiled kernel's first thread in each of its parts, over all calls with a batch of 4 or more so
-    far: products and the rest of the cells, forward and backward, and large products. Empty without the kernel."""
+    far: products and the rest of the cells, forward and backward, and large products (the weights' gradients, and the
+    little of that kind in the forward pass). Empty without the kernel."""
     return {} if compiled is None else compiled.seconds()
 
 

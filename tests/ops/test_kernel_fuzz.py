@@ -2,7 +2,7 @@
 
 import random
 
-import fuzz
+import kernel_fuzz as fuzz
 import pytest
 import torch
 

@@ -1,6 +1,6 @@
 """Random calls of the compiled kernel, compared with the reference; scripts/sanitize.sh runs them under a sanitizer.
 
-usage: fuzz.py [--seed N] [--cases N] [--extension FILE]
+usage: kernel_fuzz.py [--seed N] [--cases N] [--extension FILE]
 Every case prints its number first, and `--seed CASE --cases 1` repeats it alone.
 """
 

@@ -22,32 +22,42 @@ struct Matrix {
   const T* at(int64_t r) const { return row ? row[r] : data + r * stride; }
 };
 
-constexpr int64_t GEMM_DEPTH = 256;  // elements of k in a block: a panel of it is 64 KiB in float32
+constexpr int64_t GEMM_DEPTH = 288;  // most elements of k in a block: a panel of it is 72 KiB in float32
 
 // Of the operand's `length` columns or rows, those that are not summed over, `count` from `first` on, for elements
-// [k, k + depth) of the sum, into rows of `width`, padded with 0. K: numbers summed over.
+// [k, k + depth) of the sum, depth at most GEMM_DEPTH, into rows of `width`, padded with 0. K: numbers summed over.
 template <class T, class S>
 void pack_operand(const Matrix<T>& m, int64_t length, int64_t first, int64_t count, int64_t width, int64_t k,
                   int64_t depth, int64_t K, S* to) {
   constexpr int STEP = Operand<S>::STEP;
-  for (int64_t e = 0; e < depth; ++e) {
-    const int64_t from = (k + e) * STEP;
-    S* out = to + e * width;
-    if (!m.sum_over_rows) {
-      pack_element<T, S>([&](int64_t i) { return m.at(first + i) + from; }, K - from, count, out);
-    } else {
-      const T* even = m.at(from) + first;
+  if (!m.sum_over_rows) {
+    S room[GEMM_DEPTH];
+    for (int64_t i = 0; i < count; ++i) {
+      const T* row = m.at(first + i) + k * STEP;
+      const S* from;
       if constexpr (STEP == 1) {
-        if (count == TILE_ROWS)  // a size known to the compiler
-          std::memcpy(out, even, TILE_ROWS * sizeof(T));
-        else
-          std::memcpy(out, even, count * sizeof(T));
+        from = row;
       } else {
-        const T* odd = from + 1 == K ? nullptr : m.at(from + 1) + first;
-        make_pairs(even, odd, count, length - first, out);
+        make_pairs(row, std::min(depth * STEP, K - k * STEP), room);
+        from = room;
       }
+      for (int64_t e = 0; e < depth; ++e) to[e * width + i] = from[e];
     }
+  }
+  for (int64_t e = 0; e < depth; ++e) {
+    S* out = to + e * width;
     std::fill(out + count, out + width, S{});
+    if (!m.sum_over_rows) continue;
+    const int64_t row = (k + e) * STEP;
+    const T* even = m.at(row) + first;
+    if constexpr (STEP == 1) {
+      if (count == TILE_ROWS)  // a size known to the compiler
+        std::memcpy(out, even, TILE_ROWS * sizeof(T));
+      else
+        std::memcpy(out, even, count * sizeof(T));
+    } else {
+      make_pairs(even, row + 1 == K ? nullptr : m.at(row + 1) + first, count, length - first, out);
+    }
   }
 }
 
@@ -81,7 +91,8 @@ class Gemm {
   // c (rows, columns), `stride` apart = the sum over K of a b; a's result columns are c's rows.
   Gemm(int64_t rows, int64_t columns, int64_t K, const Matrix<T>& a, const Matrix<T>& b, T* c, int64_t stride)
       : rows_(rows), columns_(columns), K_(K), E_(elements<S>(K)), a_(a), b_(b), c_(c), stride_(stride),
-        blocks_(ceil_div(E_, GEMM_DEPTH)), panels_(ceil_div(columns, P)) {}
+        blocks_(ceil_div(E_, GEMM_DEPTH)), depth_(ceil_div(E_, std::max<int64_t>(blocks_, 1))),
+        panels_(ceil_div(columns, P)) {}
 
   void run() {
     if (rows_ == 0 || columns_ == 0) return;
@@ -101,14 +112,15 @@ class Gemm {
   }
 
  private:
-  int64_t depth(int64_t block) const { return std::min(GEMM_DEPTH, E_ - block * GEMM_DEPTH); }
+  // Blocks are of equal depth, but for the last.
+  int64_t depth(int64_t block) const { return std::min(depth_, E_ - block * depth_); }
 
   const S* panel(int64_t block, int64_t p) const {
-    return packed_.as<S>() + (block * GEMM_DEPTH * panels_ + p * depth(block)) * P;
+    return packed_.as<S>() + (block * depth_ * panels_ + p * depth(block)) * P;
   }
 
   void pack_panel(int64_t block, int64_t p) {
-    pack_operand<T, S>(b_, columns_, p * P, std::min(P, columns_ - p * P), P, block * GEMM_DEPTH, depth(block), K_,
+    pack_operand<T, S>(b_, columns_, p * P, std::min(P, columns_ - p * P), P, block * depth_, depth(block), K_,
                        const_cast<S*>(panel(block, p)));
   }
 
@@ -129,7 +141,7 @@ class Gemm {
     const int64_t tiles = std::min(high_, ceil_div(rows_, M) - tile), panels = std::min(wide_, panels_ - first_panel);
     std::fill_n(sums, tiles * panels * M * P, T(0));
     for (int64_t block = 0; block < blocks_; ++block) {
-      const int64_t k = block * GEMM_DEPTH, d = depth(block);
+      const int64_t k = block * depth_, d = depth(block);
       for (int64_t i = 0; i < tiles; ++i)
         pack_operand<T, S>(a_, rows_, (tile + i) * M, std::min(M, rows_ - (tile + i) * M), M, k, d, K_, a + i * M * d);
       for (int64_t p = 0; p < panels; ++p)
@@ -147,7 +159,7 @@ class Gemm {
   const int64_t rows_, columns_, K_, E_;
   const Matrix<T> a_, b_;
   T* const c_;
-  const int64_t stride_, blocks_, panels_;
+  const int64_t stride_, blocks_, depth_, panels_;
   int64_t high_ = 1, wide_ = 1;
   Buffer packed_;
 };

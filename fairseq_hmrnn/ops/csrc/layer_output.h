@@ -71,18 +71,19 @@ class LayerOutput {
   // Gradients of hidden and of the weights, from that of h_e (B, T, E).
   std::pair<Tensors, Tensors> backward(const Tensor& grad, const Tensor& features, const Tensors& saved) const {
     Tensors hidden, weights;
-    Buffer steps = buffer_of<T>(N_ * R_), gate_sums = buffer_of<T>(N_ * L_);
+    Buffer steps = buffer_of<T>(N_ * R_), behind = buffer_of<T>(N_ * E_), gate_sums = buffer_of<T>(N_ * L_);
     at::parallel_for(0, N_, 64, [&](int64_t first, int64_t last) {
-      for (int64_t i = first; i < last; ++i)
-        gate_gradients(i, grad.template data_ptr<T>() + at(i) * E_, features.template data_ptr<T>() + at(i) * E_, saved,
-                       gate_sums.as<T>() + i * L_);
+      for (int64_t i = first; i < last; ++i) {
+        T* step = behind.as<T>() + i * E_;
+        before_relu(grad.template data_ptr<T>() + at(i) * E_, features.template data_ptr<T>() + at(i) * E_, step);
+        gate_gradients(i, step, saved, gate_sums.as<T>() + i * L_);
+      }
     });
     for (int64_t l = 0; l < L_; ++l) {
       const int64_t H = weights_[l].size(1), n = int64_t(rows_[l].first.size());
       at::parallel_for(0, N_, 64, [&](int64_t first, int64_t last) {
         for (int64_t i = first; i < last; ++i)
-          term_gradient(i, l, grad.template data_ptr<T>() + at(i) * E_, features.template data_ptr<T>() + at(i) * E_, saved[0],
-                        gate_sums.as<T>() + i * L_, steps.as<T>() + i * R_);
+          term_gradient(i, l, behind.as<T>() + i * E_, saved[0], gate_sums.as<T>() + i * L_, steps.as<T>() + i * R_);
       });
       hidden.push_back(pooled_like(hidden_[l]));
       gemm<T, S>(N_, H, R_, {steps.as<T>(), R_}, {weights_[l].template data_ptr<T>(), H, true},
@@ -120,12 +121,12 @@ class LayerOutput {
   }
 
   // The gradient of the sums that the gates are sigmoids of.
-  void gate_gradients(int64_t i, const T* grad, const T* features, const Tensors& saved, T* sums) const {
+  void gate_gradients(int64_t i, const T* grad, const Tensors& saved, T* sums) const {
     for (int64_t l = 0; l < L_; ++l) {
       Vec<T> along{};
       for (int64_t e = 0; e < E_; e += W) {
         const int lanes = int(std::min<int64_t>(W, E_ - e));
-        along += through(grad + e, features + e, lanes) * load(term(saved, l, i) + e, lanes);
+        along += load(grad + e, lanes) * load(term(saved, l, i) + e, lanes);
       }
       const T gate = saved[0].template data_ptr<T>()[i * L_ + l];
       sums[l] = sum<T>(along) * gate * (1 - gate);
@@ -133,20 +134,21 @@ class LayerOutput {
   }
 
   // One step's gradient of one layer's term.
-  void term_gradient(int64_t i, int64_t l, const T* grad, const T* features, const Tensor& gates, const T* sums,
-                     T* to) const {
+  void term_gradient(int64_t i, int64_t l, const T* grad, const Tensor& gates, const T* sums, T* to) const {
     const T gate = gates.data_ptr<T>()[i * L_ + l];
     for (int64_t e = 0; e < E_; e += W) {
       const int lanes = int(std::min<int64_t>(W, E_ - e));
-      store(to + e, gate * through(grad + e, features + e, lanes), lanes);
+      store(to + e, gate * load(grad + e, lanes), lanes);
     }
     std::copy(sums, sums + L_, to + E_);
   }
 
-  // The gradient behind ReLU.
-  static Vec<T> through(const T* grad, const T* features, int lanes) {
-    const Vec<T> value = load(grad, lanes);
-    return load(features, lanes) > T(0) ? value : Vec<T>{};
+  // The gradient of the sum that h_e is ReLU of.
+  void before_relu(const T* grad, const T* features, T* to) const {
+    for (int64_t e = 0; e < E_; e += W) {
+      const int lanes = int(std::min<int64_t>(W, E_ - e));
+      store(to + e, load(features + e, lanes) > T(0) ? load(grad + e, lanes) : Vec<T>{}, lanes);
+    }
   }
 
   // Adds to the first step of each run what its other steps have.

@@ -182,15 +182,6 @@ inline void multiply_gates(const Rows<T, T>& rows, int64_t K, const T* weight, i
   }
 }
 
-// One element of each of `count` operands, the i-th of which begins at row(i), where `left` numbers are left.
-template <class T, class S, class F>
-inline void pack_element(const F& row, int64_t left, int64_t count, S* to) {
-  if constexpr (std::is_same<S, T>::value)
-    for (int64_t i = 0; i < count; ++i) to[i] = *row(i);
-  else
-    for (int64_t i = 0; i < count; ++i) to[i] = make_pair(row(i)[0], left > 1 ? row(i)[1] : T(0));
-}
-
 // `count` rows of K numbers side by side, for every element PANEL further on; what is missing to `width` rows is 0.
 template <class T, class S>
 inline void pack_side_by_side(const T* rows, int64_t count, int64_t width, int64_t K, S* packed) {

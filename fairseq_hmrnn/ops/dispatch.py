@@ -86,10 +86,10 @@ def hm_lstm(
     check_options(options, noise)
     check_tensors(x, layers, state, valid, noise, recurrent_masks, tokens)
     arguments = (x, layers, state, options, valid, noise, recurrent_masks)
-    if tokens is not None and recorded:
-        arguments = (F.embedding(tokens, x), *arguments[1:])
     if not recorded:
         return compute(*arguments, backend, recompute_chunks, tokens, hidden_dtype)
+    if tokens is not None:
+        arguments = (F.embedding(tokens, x), *arguments[1:])
     if captured is None or backend == "reference" or exporting_onnx():
         return _run(hm_lstm_reference, *arguments, hidden_dtype=hidden_dtype)
     output = captured(*arguments, backend, recompute_chunks)

@@ -97,8 +97,8 @@ inline Tensor pooled(at::IntArrayRef sizes, const at::TensorOptions& options) {
 inline Tensor pooled_like(const Tensor& tensor) { return pooled(tensor.sizes(), tensor.options()); }
 
 // One layer of what the backward pass needs. A slot holds one active step of one sample; a copy slot holds one run of
-// COPY steps of one sample, in which everything is constant. `room` is what the forward pass writes into, `shrink_to`
-// leaves what was used: all of it plain tensors, so that autograd can keep them in its own way.
+// COPY steps of one sample, in which everything is constant. All of it plain tensors, so that autograd can keep them in
+// its own way; the forward pass writes them through SavedRoom.
 struct SavedLayer {
   Tensor index;             // (4, T B) int32: of each step its slot, copy slot or FROZEN; then of each slot its step, its
                             // sample, and the slot of the sample's active step before, -1 for the start state

@@ -1,0 +1,1 @@
+"""Everything that does something with a trained model."""

@@ -124,10 +124,11 @@ def _options_of(recipe: DictConfig, names: Set[str]) -> Iterator[Tuple[str, Opti
     for section in SECTIONS:
         if section not in recipe or names & CLASSES.get(section, set()):
             continue
-        for key, value in recipe[section].items():
+        for key in (key for key in recipe[section] if key not in GIVEN_OTHERWISE):
+            value = recipe[section][key]
             if key == "_name":
                 yield min(CLASSES[section]), str(value)
-            elif key not in GIVEN_OTHERWISE and value is not False and value is not None:
+            elif value is not False and value is not None:
                 yield f"--{key.replace('_', '-')}", None if value is True else _as_text(value)
 
 

@@ -19,7 +19,10 @@ ALLOWED = {
     "resumption": {"compat"},
     "analysis": set(),
     "options": set(),
-    "cli": {"archive", "data", "options"},
+    "cli": {
+        "archive", "analysis", "criterions", "data", "inference", "lr_scheduler", "models", "options", "reader", "tasks",
+    },
+    "inference": {"checkpoints", "models"},
     "modules": {"ops"},
     "models": {"ops", "modules", "annealing", "checkpoints", "compat", "options"},
     "criterions": {"compat", "data", "options"},
@@ -31,7 +34,7 @@ ALLOWED = {
         "generation", "ops", "modules", "models", "annealing", "checkpoints", "data", "compat", "options", "resumption",
     },
     "__init__": {"checkpoints", "cli", "criterions", "data", "lr_scheduler", "models", "resumption", "tasks"},
-    "__main__": {"cli", "criterions", "lr_scheduler", "models", "options", "tasks"},
+    "__main__": {"cli"},
 }
 FORBIDDEN = {
     "ops": {"fairseq", "omegaconf", "hydra"},

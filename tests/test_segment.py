@@ -10,7 +10,7 @@ from fairseq import checkpoint_utils
 
 from fairseq_hmrnn.cli.main import run as run_here
 from fairseq_hmrnn.data.characters import encode
-from fairseq_hmrnn.reader import CharacterReader, Reading
+from fairseq_hmrnn.inference.reader import CharacterReader, Reading
 
 
 @pytest.fixture(scope="module")

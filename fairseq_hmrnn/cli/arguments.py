@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import stat
+import sys
 from typing import Any, Mapping
 
 from ..options import LARGEST_SIZE, number, whole
@@ -51,9 +52,8 @@ class ShowVersion(argparse.Action):
     """Prints the version of the package, and ends."""
 
     def __call__(self, parser, namespace, values, option_string=None):
-        from .. import __version__
-
-        print(f"{parser.prog} {__version__}")
+        package = sys.modules[__name__.partition(".")[0]]
+        print(f"{parser.prog} {package.__version__}")
         parser.exit()
 
 

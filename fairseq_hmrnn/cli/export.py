@@ -13,8 +13,8 @@ import argparse
 import json
 import logging
 
-from ..models import export, hub
-from ..models.transcript import symbol_texts
+from ..inference import export, hub
+from ..inference.transcript import symbol_texts
 from .arguments import Parser, new_file, path, prepared_folder
 from .errors import UserError
 from .files import whole_file, write_whole

@@ -16,8 +16,8 @@ import numpy as np
 
 from ..analysis import plot_boundaries, plot_norms, plot_training, read_log
 from ..analysis.plots import check_path
+from ..inference.reader import CharacterReader
 from ..options import LARGEST_SIZE, whole
-from ..reader import CharacterReader
 from . import arguments as kinds
 from .errors import UserError
 from .files import read_text, whole_file

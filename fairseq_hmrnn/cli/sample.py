@@ -18,11 +18,11 @@ import torch
 from fairseq.data.encoders import BPE_REGISTRY
 from omegaconf.errors import MissingMandatoryValue
 
+from ..inference import hub
+from ..inference.sampler import SamplingOptions
 from ..inference.samples import Layout, SampleWriter
-from ..models import hub
-from ..models.incremental import GENERATION_DTYPES
-from ..models.sampler import SamplingOptions
-from ..models.surface import unknown_message
+from ..inference.surface import unknown_message
+from ..models.decoding import GENERATION_DTYPES
 from ..options import number, whole
 from . import arguments as kinds
 from .errors import UserError

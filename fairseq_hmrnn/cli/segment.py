@@ -19,8 +19,8 @@ from typing import Dict, Iterable, Sequence
 
 from ..analysis import segments
 from ..analysis.comparison import comparison
+from ..inference.reader import CharacterReader, Closings
 from ..options import LARGEST_SIZE, whole
-from ..reader import CharacterReader, Closings
 from . import arguments as kinds
 from .errors import UserError
 from .files import read_text, text_pieces

@@ -1,1 +1,5 @@
-"""Everything that does something with a trained model."""
+"""Whatever uses a trained model: reading and scoring text, sampling, search, export."""
+
+from .hub import LanguageModelHub
+
+__all__ = ["LanguageModelHub"]

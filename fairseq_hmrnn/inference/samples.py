@@ -7,9 +7,9 @@ import math
 from itertools import chain, islice, repeat
 from typing import IO, Any, Dict, Iterator, List, NamedTuple, Optional, Sequence
 
-from ..models.hub import LanguageModelHub
-from ..models.sampler import SamplingOptions
-from ..models.transcript import Plain, WithBoundaries, symbol_texts
+from .hub import LanguageModelHub
+from .sampler import SamplingOptions
+from .transcript import Plain, WithBoundaries, symbol_texts
 
 SEPARATOR = "\n----------\n"  # between samples
 

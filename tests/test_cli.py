@@ -234,7 +234,7 @@ def test_bad_options_stop_at_once_and_say_what_to_do(data, tmp_path, options, me
 
 
 def test_missing_data_is_named(data, trained, tmp_path):
-    assert "prepare_text.py" in first_error("fairseq-train", tmp_path, *TASK, *TRAIN)
+    assert "fairseq-hmrnn prepare text" in first_error("fairseq-train", tmp_path, *TASK, *TRAIN)
     options = ["--path", trained / "checkpoint_last.pt", "--gen-subset", "tset", "--cpu"]
     output = first_error("fairseq-eval-lm", data, *TASK, *options)
     assert "no tset.idx" in output and "test, train, valid" in output

@@ -16,7 +16,8 @@ import numpy as np
 
 from ..analysis import plot_boundaries, plot_norms, plot_training, read_log
 from ..analysis.plots import check_path
-from ..inference.reader import CharacterReader
+from ..inference import hub
+from ..inference.reader import closed_earlier
 from ..options import LARGEST_SIZE, whole
 from . import arguments as kinds
 from .errors import UserError
@@ -83,9 +84,10 @@ def _picture(argument: str) -> str:
 def _draw(args: argparse.Namespace, text: str, rates: Optional[str]) -> Tuple[np.ndarray, List[str]]:
     """Draw everything that was asked for; the boundaries and the names of the files."""
     curves = read_log(read_text(args.log).splitlines()) if args.log else None
-    reading = CharacterReader(args.checkpoint, args.data).read(text).closed_earlier(args.lookahead)
+    reading = hub.load([args.checkpoint], args.data).reader().read(text)
+    boundaries = closed_earlier(reading.boundaries, args.lookahead)
     style = {"width": args.width, "title": args.title}
-    pictures = [(path, lambda out: plot_boundaries(text, reading.boundaries, out, **style)) for path in args.out]
+    pictures = [(path, lambda out: plot_boundaries(text, boundaries, out, **style)) for path in args.out]
     if args.norms:
         pictures.append((args.norms, lambda out: plot_norms(text, reading.norms, out, **style)))
     if rates:
@@ -93,4 +95,4 @@ def _draw(args: argparse.Namespace, text: str, rates: Optional[str]) -> Tuple[np
     for path, plot in pictures:
         with whole_file(path) as unfinished:
             plot(unfinished)
-    return reading.boundaries, [path for path, _ in pictures]
+    return boundaries, [path for path, _ in pictures]

@@ -19,7 +19,8 @@ from typing import Dict, Iterable, Sequence
 
 from ..analysis import segments
 from ..analysis.comparison import comparison
-from ..inference.reader import CharacterReader, Closings
+from ..inference import hub
+from ..inference.reader import CharacterReader, Closings, closed_earlier
 from ..options import LARGEST_SIZE, whole
 from . import arguments as kinds
 from .errors import UserError
@@ -64,7 +65,7 @@ def run(args: argparse.Namespace) -> None:
     if args.layer is not None and (args.gold or args.format == "json"):
         raise UserError("--gold and --format json have all layers: leave --layer out")
     logging.disable(logging.INFO)
-    reader, layer = CharacterReader(args.checkpoint, args.data), args.layer or 1
+    reader, layer = hub.load([args.checkpoint], args.data).reader(), args.layer or 1
     if layer > reader.num_detectors:
         raise UserError(f"there is no layer {layer} with a detector: choose 1 to {reader.num_detectors}")
     if args.gold:
@@ -87,8 +88,9 @@ def _compare(args: argparse.Namespace, reader: CharacterReader) -> None:
     if not text:
         raise UserError("the text is empty: there is nothing to compare")
     golds = _golds(args.gold, text, args.separator)
-    reading = reader.read(text).closed_earlier(args.lookahead)
-    for line in comparison(reading.boundaries > 0.5, reading.next_surprisal, reading.entropy, golds, args.seed):
+    reading, foretold = reader.read_with_predictions(text)
+    boundaries = closed_earlier(reading.boundaries, args.lookahead) > 0.5
+    for line in comparison(boundaries, foretold.next_surprisal, foretold.entropy, golds, args.seed):
         print(line)
 
 

@@ -182,7 +182,7 @@ def load_dictionary(path: str) -> CharacterDictionary:
         raise InputError(f"{path} is not a fairseq dictionary ({error}): give the dict.txt of prepared data") from error
     if not is_character_dictionary(dictionary):
         raise InputError(
-            f"{path} has entries that are not single characters: give a dict.txt that prepare_text wrote "
+            f"{path} has entries that are not single characters: give a dict.txt that `prepare text` wrote "
             f"(a space is {SPACE_SYMBOL} there)"
         )
     return dictionary

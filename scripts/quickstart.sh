@@ -35,7 +35,8 @@ import pydoc_data.topics as pydoc, sys
 topic = pydoc.topics["sequence-methods" if "sequence-methods" in pydoc.topics else "truth"]
 open(sys.argv[1], "w", encoding="utf-8").write(topic[:480])
 TEXT
-fairseq-hmrnn segment "$checkpoint" --text "$folder/text.txt" 2>"$folder/segment.log" | head -n 4
+fairseq-hmrnn segment "$checkpoint" --text "$folder/text.txt" >"$folder/segments.txt" 2>"$folder/segment.log"
+head -n 4 "$folder/segments.txt"
 fairseq-hmrnn plot "$checkpoint" --text "$folder/text.txt" --out "$folder/boundaries.png" \
   --title "Boundaries of layers 1 and 2 after $updates updates" 2>"$folder/plot.log"
 

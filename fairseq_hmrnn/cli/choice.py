@@ -20,7 +20,8 @@ from .recipe import PACKAGE, check_folder, load_recipe
 SIZES = ((1_000_000, "character_lm"), (20_000_000, "ptb_small"), (math.inf, "ptb"))
 FEWEST_UPDATES = 1000  # a small text gets as many epochs as these take
 SPACES = 0.05  # the share of spaces from which on a text has separators
-WITH_SPACES = {
+WORDS = {"--boundary-rates": ".18,.04", "--boundary-regularizers": "rate+uncertainty=.1"}
+SENTENCES = {  # above words, which takes more text and updates
     "--boundary-rates": ".18,.0085",
     "--boundary-regularizers": "rate+uncertainty=.1,rate=50+unforeseen=0:1:500",
 }
@@ -100,7 +101,8 @@ def _for_text(data: str, names: Set[str]) -> Tuple[Options, str]:
     if text.spaces is not None:
         kind = "characters, with spaces between words" if text.spaces else "characters, without spaces"
         if not names & CLASSES["criterion"]:
-            options.update(WITH_SPACES if text.spaces else WITHOUT_SPACES)
+            with_spaces = WORDS if name == SIZES[0][1] else SENTENCES
+            options.update(with_spaces if text.spaces else WITHOUT_SPACES)
     return options, f"{text.symbols:,} {kind}: as the recipe {name}"
 
 
@@ -147,7 +149,7 @@ def _replaced(names: Set[str], given: Sequence[str]) -> Set[str]:
     replaced = names | (ENDINGS if names & ENDINGS else set())
     sizes = value_of("--hidden-sizes", given)
     if names & CLASSES["model"] or (sizes is not None and sizes.count(",") != 2):
-        replaced |= WITH_SPACES.keys()
+        replaced |= WORDS.keys()
     return replaced
 
 

@@ -41,7 +41,10 @@ def test_a_folder_gets_the_recipe_of_its_size(data, monkeypatch, symbols, sizes,
 
 def test_boundaries_suit_the_text(data, monkeypatch):
     found = {spaces: chosen(data, monkeypatch, spaces=spaces) for spaces in (True, False, None)}
-    assert "unforeseen" in value_of("--boundary-regularizers", found[True])
+    assert value_of("--boundary-regularizers", found[True]) == "rate+uncertainty=.1"
+    sentences = chosen(data, monkeypatch, symbols=5_000_000)
+    assert value_of("--boundary-rates", sentences) == ".18,.0085"
+    assert "unforeseen" in value_of("--boundary-regularizers", sentences)
     assert value_of("--boundary-regularizers", found[False]) == "rate+bidirectional,rate"
     assert value_of("--boundary-regularizers", found[None]) is None  # words: as in the recipe
 

@@ -59,6 +59,19 @@ def script(name, *arguments, check=True):
     return result.stdout
 
 
+COMMANDS = {"run", "run_forked", "script", "subprocess"}  # what starts them
+MADE_BY_COMMANDS = {"data", "trained"}  # fixtures
+
+
+def pytest_collection_modifyitems(items):
+    """Mark as quick the tests in the folders of the package's parts that are neither slow nor start commands."""
+    for item in items:
+        names = COMMANDS.intersection(item.function.__code__.co_names) | MADE_BY_COMMANDS.intersection(item.fixturenames)
+        in_folder = Path(item.fspath).parent != ROOT / "tests"
+        if in_folder and not names and not any(map(item.get_closest_marker, ("slow", "command"))):
+            item.add_marker(pytest.mark.quick)
+
+
 def pytest_addoption(parser):
     parser.addoption("--kills", type=int, default=2, help="how often test_streams kills training (default 2)")
 

@@ -61,14 +61,16 @@ def script(name, *arguments, check=True):
 
 COMMANDS = {"run", "run_forked", "script", "subprocess"}  # what starts them
 MADE_BY_COMMANDS = {"data", "trained"}  # fixtures
+QUICK_FILES = {"test_documents.py", "test_layering.py", "test_options.py"}  # beside those in the folders of tests/
 
 
 def pytest_collection_modifyitems(items):
-    """Mark as quick the tests in the folders of the package's parts that are neither slow nor start commands."""
+    """Mark as quick the tests of the package's parts that start no commands and are not marked slow or thorough."""
     for item in items:
-        names = COMMANDS.intersection(item.function.__code__.co_names) | MADE_BY_COMMANDS.intersection(item.fixturenames)
-        in_folder = Path(item.fspath).parent != ROOT / "tests"
-        if in_folder and not names and not any(map(item.get_closest_marker, ("slow", "command"))):
+        path = Path(item.fspath)
+        is_quick = path.parent != ROOT / "tests" or path.name in QUICK_FILES
+        commands = COMMANDS & {*item.function.__code__.co_names} or MADE_BY_COMMANDS & {*item.fixturenames}
+        if is_quick and not commands and not any(map(item.get_closest_marker, ("slow", "thorough"))):
             item.add_marker(pytest.mark.quick)
 
 

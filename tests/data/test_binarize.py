@@ -205,6 +205,7 @@ class TestBadInput:
         assert {path.name: path.read_bytes() for path in data.iterdir()} == before
 
 
+@pytest.mark.thorough
 class TestCommand:
     def command(self, *arguments, cwd):
         return subprocess.run(

@@ -58,7 +58,7 @@ def largest_difference(step, function, decoder, batch_size=3, steps=25):
     for t in range(steps):
         log_probs, boundaries, state = step(tokens[:, t], state)
         differences.append((log_probs - logits[:, t].log_softmax(1)).abs().max())
-        differences.append((boundaries - extra["boundaries"][:, t]).abs().max())
+        differences.append((boundaries - extra["trace"].boundaries[:, t]).abs().max())
     return float(torch.stack(differences).max())  # NaN if any is, unlike Python's max
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..ops.cpu_generation import Choice, check_numbers
+from ..trace import trace_of
 from .incremental import CompiledSteps
 from .windows import output_symbols
 
@@ -159,13 +160,13 @@ class Sampler:
         """tokens (B, 1). Returns logits, or of an ensemble log-probabilities, (B, V), and the first model's
         boundaries (B, L)."""
         found = [decoder(tokens, incremental_state=state) for decoder, state in zip(self.decoders, states)]
-        boundaries = found[0][1].get("boundaries") if isinstance(found[0][1], dict) else None
+        trace = trace_of(found[0])
         logits = [_predictions(decoder, output) for decoder, output in zip(self.decoders, found)]
         if len(logits) == 1:
             mean = logits[0]
         else:
             mean = torch.stack([x.log_softmax(1) for x in logits]).logsumexp(0) - math.log(len(logits))
-        return mean, None if boundaries is None else boundaries[:, -1]
+        return mean, None if trace is None else trace.boundaries[:, -1]
 
     def _choose(self, logits: Tensor) -> Tensor:
         """(B,) symbols: the largest of log-probability plus Gumbel noise is a sample of the distribution."""

@@ -119,15 +119,20 @@ def _empty(arguments: Arguments) -> List[Tensor]:
     return [*hidden, *(tensor.new_empty(tensor.shape) for tensor in (*h, *c)), boundaries, probs, z.new_empty(z.shape)]
 
 
+def make_recordable(structure: type) -> None:
+    """Let torch.export.save and load handle a NamedTuple, where this torch has them."""
+    if hasattr(torch.library, "custom_op"):
+        torch.serialization.add_safe_globals([structure])
+        _pytree._register_namedtuple(structure, serialized_type_name=f"fairseq_hmrnn.{structure.__name__}")
+
+
 def register(compute: Callable[..., HMLSTMOutput]) -> Optional[Callable[..., HMLSTMOutput]]:
     """Register the operator, and return a function with the signature of `compute`, the recurrence once its arguments
     are checked, that calls it. None where this torch has no custom operators (before 2.4)."""
     if not hasattr(torch.library, "custom_op"):
         return None
-    structures = [HMLSTMState, HMLSTMOutput]  # which torch.export.save and load can then handle
-    torch.serialization.add_safe_globals(structures)
-    for structure in structures:
-        _pytree._register_namedtuple(structure, serialized_type_name=f"fairseq_hmrnn.{structure.__name__}")
+    make_recordable(HMLSTMState)
+    make_recordable(HMLSTMOutput)
 
     @torch.library.custom_op("fairseq_hmrnn::hm_lstm", mutates_args=(), schema=f"({ARGUMENTS}) -> Tensor[]")
     def operator(*arguments):

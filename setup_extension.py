@@ -1,9 +1,10 @@
 """The compiled CPU recurrence as a setuptools extension: `setup(ext_modules=extensions(), cmdclass=cmdclass())`.
 
 Both are empty, and the package then runs its Python path, where torch cannot be imported (build without
-`--no-build-isolation`), where no C++ compiler is found, or where FAIRSEQ_HMRNN_NO_EXTENSION=1 says so.
-FAIRSEQ_HMRNN_ARCH sets the processor compiled for: "native" (the default) is this one, wheels that travel want
-for example "x86-64-v3"; "" leaves the choice to the compiler.
+`--no-build-isolation`), where no C++ compiler is found, or where FAIRSEQ_HMRNN_NO_EXTENSION=1 says so; the build tells.
+FAIRSEQ_HMRNN_ARCH sets the processor compiled for: "native" (the default) is this one, wheels that travel take for
+example "x86-64-v3"; "" leaves the choice to the compiler. On a processor that lacks its instructions the kernel is not
+loaded.
 FAIRSEQ_HMRNN_SANITIZE=address, undefined or thread builds with that sanitizer of g++; scripts/sanitize.sh does so.
 
 To build in place: python setup_extension.py build_ext --inplace
@@ -12,6 +13,7 @@ To build in place: python setup_extension.py build_ext --inplace
 from __future__ import annotations
 
 import glob
+import importlib.util
 import os
 import shutil
 import sys
@@ -22,17 +24,16 @@ OPENMP_ON_THREADS = "scripts/sanitize/openmp.cpp"
 HEADERS = sorted(glob.glob("fairseq_hmrnn/ops/csrc/*.h"))
 
 
-def _can_build() -> bool:
+def _obstacle() -> str:
+    """Why the kernel cannot be built here; empty where it can."""
     if os.environ.get("FAIRSEQ_HMRNN_NO_EXTENSION", "0") not in ("", "0"):
-        return False
+        return "FAIRSEQ_HMRNN_NO_EXTENSION is set"
     compiler = os.environ.get("CXX") or (sysconfig.get_config_var("CXX") or "c++").split()[0]
     if not any(shutil.which(name.split()[0]) for name in (compiler, "c++", "g++", "clang++")):
-        return False
-    try:
-        import torch  # noqa: F401
-    except ImportError:
-        return False
-    return os.name == "posix"
+        return "there is no C++ compiler: install g++, or set CXX"
+    if importlib.util.find_spec("torch") is None:
+        return "torch cannot be imported: install it first, and build with --no-build-isolation"
+    return "" if os.name == "posix" else "it is for Linux and macOS"
 
 
 def _sanitizer_flags() -> list:
@@ -61,7 +62,9 @@ def _compile_flags() -> list:
 
 def extensions() -> list:
     """The extension modules that can be built here: one, or none."""
-    if not _can_build():
+    obstacle = _obstacle()
+    if obstacle:
+        print(f"warning: the compiled CPU kernel is not built: {obstacle}", file=sys.stderr)
         return []
     from torch.utils.cpp_extension import CppExtension
 
@@ -79,7 +82,7 @@ def extensions() -> list:
 
 def cmdclass() -> dict:
     """The build command that belongs to `extensions()`."""
-    if not _can_build():
+    if _obstacle():
         return {}
     from torch.utils.cpp_extension import BuildExtension
 
@@ -89,4 +92,6 @@ def cmdclass() -> dict:
 if __name__ == "__main__":
     from setuptools import setup
 
+    if _obstacle():
+        raise SystemExit(f"error: the compiled CPU kernel cannot be built: {_obstacle()}")
     setup(name="fairseq_hmrnn_extension", packages=[], py_modules=[], ext_modules=extensions(), cmdclass=cmdclass())

@@ -129,7 +129,7 @@ UNLIMITED = 2**31 - 1  # positions: a recurrent network has no longest input
 def build_hm_lstm(cfg: HMLSTMConfig, input_size: int) -> HMLSTM:
     """The recurrence that the options describe."""
     if cfg.bfloat16_products and cpu.compiled is None:
-        logger.warning(f"on CPU products stay float32: bfloat16-products requires the compiled kernel ({cpu.MISSING})")
+        logger.warning(f"products on CPU stay float32: bfloat16-products requires the compiled kernel, which {cpu.MISSING}")
     return HMLSTM(
         input_size,
         parse_sizes(cfg.hidden_sizes),

@@ -170,8 +170,8 @@ def generate_in(models: Sequence, dtype: str) -> None:
             raise ValueError("generation in bfloat16 requires HM-LSTM language models: leave it at float32")
         if cpu.compiled is None:
             raise ValueError(
-                f"generation in bfloat16 requires the compiled CPU kernel, which is missing ({cpu.MISSING}): build it "
-                "with python setup_extension.py build_ext --inplace, or leave it at float32"
+                f"generation in bfloat16 requires the compiled CPU kernel, which {cpu.MISSING}: leave it at "
+                f"float32, or build the kernel: {cpu.remedy()}"
             )
     for decoder in decoders:
         if hasattr(decoder, "generation_dtype"):

@@ -16,16 +16,10 @@ from .autograd import Call, flat_output, run
 from .boundary import BOUNDARY_MODES
 from .capture import refuse_capture
 from .checks import check_options, check_tensors
+from .kernel import MISSING, compiled, remedy
 from .parameters import LayerParameters
 from .recurrence import HMLSTMOutput, RecurrenceOptions
 from .state import HMLSTMState
-
-try:
-    from . import _hm_lstm_cpu as compiled
-except ImportError as error:
-    compiled, MISSING = None, str(error)
-else:
-    MISSING = ""
 
 DTYPES = (torch.float32, torch.float64)
 DEFAULT_PATH = "python" if compiled is None else "compiled"
@@ -49,6 +43,8 @@ def hm_lstm_cpu(
     path: "compiled" or "python", None for the better one that is there.
     """
     path = path or DEFAULT_PATH
+    if path == "compiled" and compiled is None:
+        raise ValueError(f"the compiled CPU kernel {MISSING}; to build it: {remedy()}")
     if tokens is not None and (path == "python" or tokens.size(0) == 0):
         x, tokens = torch.nn.functional.embedding(tokens, x), None
     if tokens is None and x.size(0) == 0:

@@ -15,6 +15,7 @@ from torch import Tensor
 from . import cpu, library
 from .capture import capturing, exporting_onnx
 from .checks import check_layers, check_options, check_tensors
+from .kernel import warn_of_python_path
 from .parameters import LayerParameters
 from .precision import LOW_PRECISION, autocast_dtype, autocast_is_on, state_dtype
 from .recompute import in_chunks, with_tokens
@@ -152,7 +153,7 @@ def choose(backend: str, device_type: str, dtype: torch.dtype) -> Callable[..., 
     elif not fits_cpu:
         logger.info("HM-LSTM runs the reference: no kernel for %s on %s", dtype, device_type)
     elif cpu.compiled is None:
-        logger.info("HM-LSTM runs the Python path of the CPU kernel: the compiled one is missing (%s)", cpu.MISSING)
+        warn_of_python_path()
     else:
         logger.info("HM-LSTM runs the compiled CPU kernel")
     return cpu.hm_lstm_cpu if fits_cpu else hm_lstm_reference

@@ -3,6 +3,7 @@
 #include <memory>
 
 #include "backward.h"
+#include "built_for.h"
 #include "generate.h"
 #include "inputs.h"
 #include "layer_output.h"

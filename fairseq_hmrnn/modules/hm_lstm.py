@@ -147,8 +147,8 @@ class HMLSTM(nn.Module):
             return getattr(parameters, str(index))  # as its own indexing, at half the cost: a step reads eleven
 
         return LayerParameters(
-            *map(pick, (self.weight_recurrent, self.weight_bottom_up, self.weight_top_down, self.bias)),
-            *map(pick, (self.gain_recurrent, self.gain_bottom_up, self.gain_top_down)),
+            *map(pick, (self.weight_recurrent, self.weight_top_down, self.weight_bottom_up, self.bias)),
+            *map(pick, (self.gain_recurrent, self.gain_top_down, self.gain_bottom_up)),
         )
 
     def layers(self) -> List[LayerParameters]:

@@ -19,7 +19,7 @@ from .checks import check_options
 from .types import HMLSTMOutput, HMLSTMState, LayerParameters, RecurrenceOptions
 
 ARGUMENTS = (
-    "Tensor x, Tensor[] weights, Tensor[] h, Tensor[] c, Tensor z, Tensor? valid, Tensor? noise, "
+    "Tensor x, Tensor[] parameters, Tensor[] h, Tensor[] c, Tensor z, Tensor? valid, Tensor? noise, "
     "Tensor[] recurrent_masks, Tensor slope, str boundary, bool nested_boundaries, bool top_boundary, "
     "float detector_grad_scale, bool bfloat16_products, str backend, int recompute_chunks"
 )

@@ -49,7 +49,8 @@ def make_problem(
     for index, size in enumerate(sizes):
         rows, below = num_rows(size), sizes[index - 1] if index else input_size
         above = sizes[index + 1] if index + 1 < len(sizes) else None
-        weights = [normal(rows, c, scale=c**-0.5) if c else None for c in (size, below, above)]
+        recurrent, bottom_up, top_down = (normal(rows, c, scale=c**-0.5) if c else None for c in (size, below, above))
+        weights = recurrent, top_down, bottom_up
         vector = normal(rows, scale=0.3)
         with torch.no_grad():
             vector[-1] += bias

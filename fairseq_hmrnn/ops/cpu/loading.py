@@ -17,6 +17,7 @@ from typing import FrozenSet, NamedTuple, Optional, Tuple
 import torch
 
 NAME = "_kernel"
+QUALIFIED = f"{__package__}.{NAME}"
 FOLDER = os.path.dirname(os.path.abspath(__file__))
 CHECKOUT = os.path.dirname(os.path.dirname(os.path.dirname(FOLDER)))  # of the repository, if it is in one
 CPUINFO = "/proc/cpuinfo"
@@ -72,6 +73,8 @@ def explain(error: str) -> str:
 
 def load(folder: str = FOLDER, cpuinfo: str = CPUINFO) -> Tuple[Optional[ModuleType], str]:
     """The kernel in a package's folder and "", or None and why there is none."""
+    if QUALIFIED in sys.modules:
+        return sys.modules[QUALIFIED], ""
     names = sorted(name for name in os.listdir(folder) if name.startswith(f"{NAME}."))
     if not names:
         return None, "was not built"
@@ -83,12 +86,12 @@ def load(folder: str = FOLDER, cpuinfo: str = CPUINFO) -> Tuple[Optional[ModuleT
     if reason:
         return None, reason
     try:
-        spec = importlib.util.spec_from_file_location(f"{__package__}.{NAME}", path)
+        spec = importlib.util.spec_from_file_location(QUALIFIED, path)
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
     except ImportError as error:
         return None, explain(str(error))
-    sys.modules[spec.name] = module
+    sys.modules[QUALIFIED] = module
     return module, ""
 
 

@@ -105,8 +105,8 @@ class PackedLayers:
             return self._run_python(x, state, options, valid, noise, projected)
         inputs = _inputs(x, self._weights, state, None, valid, noise, None, options, True)
         projected = x if projected else None
-        hidden, boundaries, probs, h, c, z, _ = kernel.compiled.forward(inputs, False, projected, self._packed)
-        return HMLSTMOutput(tuple(hidden), boundaries, probs, HMLSTMState(tuple(h), tuple(c), z))
+        hidden, h, c, *emitted, _ = kernel.compiled.forward(inputs, False, projected, self._packed)
+        return flat_output((*hidden, *h, *c, *emitted), len(self.layers))
 
     @torch.no_grad()
     def _run_python(self, x, state, options, valid, noise, projected) -> HMLSTMOutput:
@@ -138,18 +138,17 @@ def _inputs(x, weights, state, tokens, valid, noise, masks, options, skip):
 class _CompiledCall(Call):
     def forward(self, tensors, training):
         inputs = _inputs(*self.split(tensors), self.options, self.skip)
-        hidden, boundaries, probs, h, c, z, saved = kernel.compiled.forward(inputs, training, None, None)
-        return (*hidden, *h, *c, boundaries, probs, z), saved
+        hidden, h, c, *emitted, saved = kernel.compiled.forward(inputs, training, None, None)
+        return (*hidden, *h, *c, *emitted), saved
 
     def backward(self, tensors, saved, hidden, grads, want_x, want_weights):
         n = self.num_layers
         grads = [None if g is None else g.contiguous() for g in grads]
-        boundaries, probs, z = grads[3 * n :]
+        of_states = grads[:n], grads[n : 2 * n], grads[2 * n : 3 * n]
         inputs = _inputs(*self.split(tensors), self.options, self.skip)
-        dx, dweights, dh, dc, dz = kernel.compiled.backward(
-            inputs, saved, list(hidden), grads[:n], boundaries, probs, grads[n : 2 * n], grads[2 * n : 3 * n], z,
-            want_x, want_weights,
-        )  # fmt: skip
+        dx, dz, dh, dc, dweights = kernel.compiled.backward(
+            inputs, saved, list(hidden), *of_states, *grads[3 * n :], want_x, want_weights
+        )
         return [dx, dz, *dh, *dc, *(grad for layer in dweights for grad in layer)]
 
 

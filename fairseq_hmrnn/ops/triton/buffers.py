@@ -139,9 +139,7 @@ class Buffers:
         operands, others = [], []
         for index, layer in enumerate(layers):
             size = self.shape.sizes[index]
-            given = (layer.weight_recurrent, layer.weight_top_down, layer.weight_bottom_up)
-            gains = (layer.gain_recurrent, layer.gain_top_down, layer.gain_bottom_up)
-            for product, (weight, gain) in enumerate(zip(given, gains)):
+            for product, (weight, gain) in enumerate(zip(layer.weights, layer.gains)):
                 if weight is None:
                     continue
                 columns = weight.size(1)

@@ -143,12 +143,14 @@ class Launcher:
     def layer_gradients(self, index: int) -> List[Optional[Tensor]]:
         """In the order of LayerParameters."""
         b = self.buffers
-        order = [p for p in (0, 2, 1) if p != 1 or index + 1 < self.layers]
-        weights = [self.weight_gradient(index, p) for p in order] + [None] * (3 - len(order))
+        weights: List[Optional[Tensor]] = [None] * 3
         gains: List[Optional[Tensor]] = [None] * 3
-        if self.shape.layer_norm:
-            found = [self.vector_gradient(index, b.gain_sums[index, p], b.gain_last_sums[index, p]) for p in order]
-            gains = found + [None] * (3 - len(order))
+        for p in range(3):
+            if p == 1 and index + 1 == self.layers:  # the top layer has no top-down product
+                continue
+            weights[p] = self.weight_gradient(index, p)
+            if self.shape.layer_norm:
+                gains[p] = self.vector_gradient(index, b.gain_sums[index, p], b.gain_last_sums[index, p])
         return [*weights, self.vector_gradient(index, b.bias_sums[index], b.bias_last_sums[index]), *gains]
 
     def input_gradient(self) -> Tensor:

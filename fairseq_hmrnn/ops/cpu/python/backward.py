@@ -234,9 +234,7 @@ class Backward:
                 grad[:-1] = torch.cat(gradients).t() @ read.index_select(0, torch.cat(flat))
             grad[-1] = self.detector[index, product].flatten() @ read
             weights[product] = grad
-        gains = self.gains[index]
-        order = (RECURRENT, BOTTOM_UP, TOP_DOWN)
-        return [*(weights[p] for p in order), self.bias[index], *(gains[p] for p in order)]
+        return [*weights, self.bias[index], *self.gains[index]]
 
     def input_gradient(self) -> Tensor:
         x, weight = self.inputs.x, self.inputs.layers[0].weight_bottom_up

@@ -36,7 +36,7 @@ def pack(layers: Sequence[LayerParameters], reorder: bool) -> Packed:
     return [
         [
             None if weight is None or (index, product) == (0, BOTTOM_UP) else Product(weight, reorder)
-            for product, weight in enumerate((layer.weight_recurrent, layer.weight_top_down, layer.weight_bottom_up))
+            for product, weight in enumerate(layer.weights)
         ]
         for index, layer in enumerate(layers)
     ]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any, Dict
 
 from omegaconf import OmegaConf
 
@@ -35,7 +36,7 @@ def write_recipe(name: str, data: str, save_dir: str, dest: str, user_dir: str =
         for part, meaning in MEANINGFUL.items():
             if part in folder:
                 raise UserError(f"{folder!r} would be read as {meaning}: give the folder a name without {part!r}")
-    values = {"common": {"user_dir": folders["user_dir"]}, "task": {"data": folders["data"]}}
+    values: Dict[str, Any] = {"common": {"user_dir": folders["user_dir"]}, "task": {"data": folders["data"]}}
     values["checkpoint"] = {"save_dir": folders["save_dir"]}
     values["hydra"] = {"run": {"dir": folders["save_dir"]}}
     text = HEADER + OmegaConf.to_yaml(OmegaConf.merge(config, values))

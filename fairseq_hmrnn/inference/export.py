@@ -64,9 +64,11 @@ def export(step: StepFunction, path: str, kind: str) -> None:
         torch.export.save(program, written)
         Path(path).write_bytes(written.getbuffer())
         return
-    names = {"input_names": ["tokens", "state"], "output_names": ["log_probs", "boundaries", "next_state"]}
-    free = {name: {0: "batch"} for name in (*names["input_names"], *names["output_names"])}
+    given, returned = ["tokens", "state"], ["log_probs", "boundaries", "next_state"]
+    free = {name: {0: "batch"} for name in given + returned}
     try:
-        torch.onnx.export(step, (tokens, state), path, dynamic_axes=free, opset_version=17, **names)
+        torch.onnx.export(
+            step, (tokens, state), path, input_names=given, output_names=returned, dynamic_axes=free, opset_version=17
+        )
     except ImportError as error:
-        raise RuntimeError(f"ONNX wants a package that is not there: pip install onnx onnxscript ({error})") from error
+        raise RuntimeError(f"ONNX requires a package that is missing: pip install onnx onnxscript ({error})") from error

@@ -136,15 +136,16 @@ class Sampler:
             noise = None if options.greedy else self._next_noise(torch.Size([batch_size, symbols]), count)
             choice = Choice(options.temperature, options.top_k, options.top_p, never, noise)
             found = steps.sample(tokens, count if noise is None else noise.size(0), choice)
-            new = slice(tokens.size(0) - 1, None)
-            log_probs = [None] * found.chosen.size(0)
+            new, chosen = slice(tokens.size(0) - 1, None), found.chosen
+            assert chosen is not None  # there was a choice
+            log_probs = [None] * chosen.size(0)
             if scores:
-                log_probs = found.logits[new].float().log_softmax(2).gather(2, found.chosen.unsqueeze(2))
-                log_probs = log_probs.squeeze(2).tolist()
+                of_chosen = found.logits[new].float().log_softmax(2).gather(2, chosen.unsqueeze(2))
+                log_probs = of_chosen.squeeze(2).tolist()
             if time.perf_counter() - start < CALL_SECONDS:
                 count = min(2 * count, max(1, COMPILED_SYMBOLS // batch_size))
-            tokens = found.chosen[-1:]
-            yield from map(Step, found.chosen.tolist(), log_probs, found.boundaries[new].tolist())
+            tokens = chosen[-1:]
+            yield from map(Step, chosen.tolist(), log_probs, found.boundaries[new].tolist())
 
     def _columns(self, prompts: Sequence[Sequence[int]]) -> Tensor:
         """(B, T), shorter prompts padded at their start."""

@@ -68,7 +68,7 @@ class Arguments:
         with torch.autocast(x.device.type, enabled=False):
             output = compute(x, layers, state, options, valid, noise, tuple(masks) or None, backend, chunks)
         after = output.state
-        results = *output.hidden, *after.h, *after.c, output.boundaries, output.boundary_probs, after.z
+        results = [*output.hidden, *after.h, *after.c, output.boundaries, output.boundary_probs, after.z]
         if x.size(0) == 0:  # over no steps the state is the one given
             results = [tensor.clone() for tensor in results]
         return [tensor.contiguous() for tensor in results]
@@ -82,7 +82,7 @@ def _layers(weights: Sequence[Tensor], num_layers: int) -> List[LayerParameters]
         absent = set() if layer_norm else {"gain_recurrent", "gain_bottom_up", "gain_top_down"}
         if index == num_layers - 1:
             absent |= {"weight_top_down", "gain_top_down"}
-        layers.append(LayerParameters(*(None if f in absent else next(tensors) for f in LayerParameters._fields)))
+        layers.append(LayerParameters._make(None if f in absent else next(tensors) for f in LayerParameters._fields))
     return layers
 
 

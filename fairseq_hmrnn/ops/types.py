@@ -63,7 +63,7 @@ class LayerParameters(NamedTuple):
 
     def to(self, dtype: torch.dtype) -> LayerParameters:
         """`Tensor.to` of every weight; gradients go back to these."""
-        return LayerParameters(*(None if tensor is None else tensor.to(dtype) for tensor in self))
+        return LayerParameters._make(None if tensor is None else tensor.to(dtype) for tensor in self)
 
     @property
     def layer_norm(self) -> bool:

@@ -10,9 +10,8 @@ import mmap
 import os
 import re
 import sys
-from importlib.machinery import EXTENSION_SUFFIXES
-from types import ModuleType
-from typing import FrozenSet, NamedTuple, Optional, Tuple
+from importlib.machinery import EXTENSION_SUFFIXES, ExtensionFileLoader, ModuleSpec
+from typing import Any, FrozenSet, NamedTuple, Optional, Tuple
 
 import torch
 
@@ -71,7 +70,7 @@ def explain(error: str) -> str:
     return f"does not load ({error})"
 
 
-def load(folder: str = FOLDER, cpuinfo: str = CPUINFO) -> Tuple[Optional[ModuleType], str]:
+def load(folder: str = FOLDER, cpuinfo: str = CPUINFO) -> Tuple[Any, str]:
     """The kernel in a package's folder and "", or None and why there is none."""
     if QUALIFIED in sys.modules:
         return sys.modules[QUALIFIED], ""
@@ -86,9 +85,9 @@ def load(folder: str = FOLDER, cpuinfo: str = CPUINFO) -> Tuple[Optional[ModuleT
     if reason:
         return None, reason
     try:
-        spec = importlib.util.spec_from_file_location(QUALIFIED, path)
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
+        loader = ExtensionFileLoader(QUALIFIED, path)
+        module = importlib.util.module_from_spec(ModuleSpec(QUALIFIED, loader, origin=path))
+        loader.exec_module(module)
     except ImportError as error:
         return None, explain(str(error))
     sys.modules[QUALIFIED] = module
@@ -97,6 +96,6 @@ def load(folder: str = FOLDER, cpuinfo: str = CPUINFO) -> Tuple[Optional[ModuleT
 
 def remedy(checkout: str = CHECKOUT) -> str:
     """The command that builds the kernel for this Python, torch and processor."""
-    if os.path.exists(os.path.join(checkout, "setup_extension.py")):
-        return f'cd "{checkout}" && "{sys.executable}" setup_extension.py build_ext --inplace --force'
+    if all(os.path.exists(os.path.join(checkout, name)) for name in ("setup.py", "pyproject.toml")):
+        return f'cd "{checkout}" && "{sys.executable}" setup.py build_ext --inplace --force'
     return f'in the folder of its source, "{sys.executable}" -m pip install --no-build-isolation --no-deps -U .'

@@ -59,7 +59,7 @@ class PackedLayers:
     """
 
     def __init__(self, layers: Sequence[LayerParameters], path: Optional[str] = None, bfloat16: bool = False):
-        self.layers = [LayerParameters(*(None if t is None else t.detach().contiguous() for t in p)) for p in layers]
+        self.layers = [LayerParameters._make(None if t is None else t.detach().contiguous() for t in p) for p in layers]
         self._weights = [list(layer) for layer in self.layers]
         self._compiled = (path or kernel.DEFAULT_PATH) == "compiled"
         self.bfloat16 = bfloat16 and self._compiled
@@ -104,13 +104,13 @@ class PackedLayers:
         if not self._compiled:
             return self._run_python(x, state, options, valid, noise, projected)
         inputs = _inputs(x, self._weights, state, None, valid, noise, None, options, True)
-        projected = x if projected else None
-        hidden, h, c, *emitted, _ = kernel.compiled.forward(inputs, False, projected, self._packed)
+        product = x if projected else None
+        hidden, h, c, *emitted, _ = kernel.compiled.forward(inputs, False, product, self._packed)
         return flat_output((*hidden, *h, *c, *emitted), len(self.layers))
 
     @torch.no_grad()
     def _run_python(self, x, state, options, valid, noise, projected) -> HMLSTMOutput:
-        inputs = python.Inputs(x, self.layers, state, valid, noise, None, options, True)
+        inputs = python.Inputs(x, tuple(self.layers), state, valid, noise, None, options, True)
         return flat_output(python.forward(inputs, False, self._packed, projected)[0], len(self.layers))
 
 
@@ -155,7 +155,7 @@ class _CompiledCall(Call):
 class _PythonCall(Call):
     def inputs(self, tensors):
         x, weights, state, _, *rest = self.split(tensors)
-        layers = [LayerParameters(*layer) for layer in weights]
+        layers = tuple(map(LayerParameters._make, weights))
         return python.Inputs(x, layers, state, *rest, self.options, self.skip)
 
     def forward(self, tensors, training):

@@ -117,13 +117,12 @@ class Launcher:
         b, shape = self.buffers, self.shape
         if (index, product) == (0, 2):
             return b.x.view(-1, shape.input_size)
-        read, gate = (
-            (b.read[index, :-1], None),
-            (b.hidden[index + 1, :-1] if product == 1 else None, b.z[index, :-1]),
-            (b.hidden[index - 1, 1:], b.z[index - 1, 1:]),
-        )[product]
-        read = read[..., : shape.sizes[(index, index + 1, index - 1)[product]]]
-        read = read if gate is None or shape.layer_norm else read * gate.unsqueeze(2).to(read.dtype)
+        if product == 0:
+            return b.read[index, :-1, :, : shape.sizes[index]].flatten(0, 1)
+        layer = index + 1 if product == 1 else index - 1
+        read, gate = (b.hidden[layer, :-1], b.z[index, :-1]) if product == 1 else (b.hidden[layer, 1:], b.z[layer, 1:])
+        read = read[..., : shape.sizes[layer]]
+        read = read if shape.layer_norm else read * gate.unsqueeze(2).to(read.dtype)
         return read.flatten(0, 1)
 
     def weight_gradient(self, index: int, product: int) -> Tensor:

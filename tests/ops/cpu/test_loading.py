@@ -77,14 +77,14 @@ def test_undefined_symbols_are_explained(symbol, cause):
 
 def test_the_remedy_is_a_command_for_this_installation(tmp_path):
     assert loading.remedy(str(tmp_path)).endswith("-m pip install --no-build-isolation --no-deps -U .")
-    (tmp_path / "setup_extension.py").touch()
-    assert loading.remedy(str(tmp_path)).startswith(f'cd "{tmp_path}" && "{sys.executable}" setup_extension.py')
+    (tmp_path / "setup.py").touch(), (tmp_path / "pyproject.toml").touch()
+    assert loading.remedy(str(tmp_path)).startswith(f'cd "{tmp_path}" && "{sys.executable}" setup.py')
 
 
 def test_a_build_that_cannot_be_says_so():
     root = Path(__file__).resolve().parents[3]
     environment = {**os.environ, "FAIRSEQ_HMRNN_NO_EXTENSION": "1"}
-    command = [sys.executable, "setup_extension.py", "build_ext", "--inplace"]
+    command = [sys.executable, "setup.py", "build_ext", "--inplace"]
     result = subprocess.run(command, cwd=root, env=environment, capture_output=True, encoding="utf-8")
     assert result.returncode == 1
     assert result.stderr == "error: the compiled CPU kernel cannot be built: FAIRSEQ_HMRNN_NO_EXTENSION is set\n"

@@ -297,7 +297,7 @@ def test_backend_is_chosen_in_one_place(caplog, monkeypatch):
     entry.choose.cache_clear(), cpu.kernel.warn_of_python_path.cache_clear()
     (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert "kernel was not built; its Python path runs, which takes 3 to 10 times as long" in warning
-    assert "setup_extension.py build_ext --inplace" in warning
+    assert "setup.py build_ext --inplace" in warning
     with pytest.raises(ValueError, match="the compiled CPU kernel was not built; to build it: "):
         cpu.hm_lstm_cpu(*problem, path="compiled")
 

@@ -59,13 +59,14 @@ hmrnn_install() {
     python -m pip install -q --no-build-isolation --no-deps fairseq==0.12.2
     hmrnn_install_torch "$pins"
     python -m pip install -q -c "$pins" omegaconf hydra-core cffi regex sacrebleu tqdm bitarray scikit-learn \
-      sentencepiece pytest pytest-xdist hypothesis ruff mypy matplotlib tensorboardX ninja
+      sentencepiece pytest pytest-xdist hypothesis ruff matplotlib tensorboardX ninja
     python -m pip install -q --no-build-isolation --no-deps -e "$hmrnn_root"
   else
     local pins=$hmrnn_root/constraints.txt
     python -m pip install -q -U pip setuptools wheel
     hmrnn_install_torch "$pins"
-    python -m pip install -q -c "$pins" ve-fairseq sentencepiece pytest pytest-xdist hypothesis ruff matplotlib tensorboardX ninja
+    python -m pip install -q -c "$pins" ve-fairseq sentencepiece pytest pytest-xdist hypothesis ruff mypy matplotlib \
+      tensorboardX ninja
     hmrnn_install_triton
     python -m pip install -q -c "$pins" --no-build-isolation -e "$hmrnn_root"
   fi
@@ -81,7 +82,7 @@ hmrnn_setup() {
   hmrnn_supported "$hmrnn_venv/bin/python" || hmrnn_fail "$hmrnn_venv is broken or not Python 3.8 to 3.12: remove it"
   export VIRTUAL_ENV=$hmrnn_venv PATH=$hmrnn_venv/bin:$PATH
   unset PYTHONHOME
-  stamp=$(cd "$hmrnn_root" && echo "${TORCH:-cpu}" | cat - constraints*.txt setup*.py scripts/setup_venv.sh | cksum)
+  stamp=$(cd "$hmrnn_root" && echo "${TORCH:-cpu}" | cat - constraints*.txt setup.py pyproject.toml scripts/setup_venv.sh | cksum)
   if [ "$(cat "$hmrnn_venv/.fairseq_hmrnn" 2>/dev/null)" != "$stamp" ]; then
     hmrnn_install
     echo "$stamp" > "$hmrnn_venv/.fairseq_hmrnn"

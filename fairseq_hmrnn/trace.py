@@ -32,9 +32,7 @@ class BoundaryTrace(NamedTuple):
     @classmethod
     def concatenate(cls, traces: Sequence[BoundaryTrace]) -> BoundaryTrace:
         """The rows of all of them, one after the other; of one model and equal T."""
-        return traces[0]._replace(
-            **{name: torch.cat([getattr(trace, name) for trace in traces]) for name in _TENSORS}
-        )
+        return traces[0]._replace(**{name: torch.cat([getattr(trace, name) for trace in traces]) for name in _TENSORS})
 
 
 _TENSORS = ("boundaries", "boundary_probs", "valid")

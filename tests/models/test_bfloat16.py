@@ -5,9 +5,9 @@ import math
 import re
 
 import pytest
+import small_translation as translation
 import torch
 from conftest import TASK, TRAIN, run, run_forked
-from models import translation
 from models.test_hmlstm_lm import DICTIONARY, PAD, make, tokens
 
 from fairseq_hmrnn.inference import export

@@ -86,7 +86,9 @@ def load(folder: str = FOLDER, cpuinfo: str = CPUINFO) -> Tuple[Any, str]:
         return None, reason
     try:
         loader = ExtensionFileLoader(QUALIFIED, path)
-        module = importlib.util.module_from_spec(ModuleSpec(QUALIFIED, loader, origin=path))
+        spec = ModuleSpec(QUALIFIED, loader, origin=path)
+        spec.has_location = True
+        module = importlib.util.module_from_spec(spec)
         loader.exec_module(module)
     except ImportError as error:
         return None, explain(str(error))

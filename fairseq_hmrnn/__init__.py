@@ -9,5 +9,5 @@ tell_in_fairseq_commands()
 
 from . import criterions, inference, models, optim, tasks  # noqa: E402  (what they load must be checked)
 
-__version__ = "0.1.0"
+__version__ = "1.0.0"
 __all__ = ["checkpoints", "criterions", "inference", "models", "optim", "resumption", "tasks"]

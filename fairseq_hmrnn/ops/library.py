@@ -19,7 +19,7 @@ from .checks import check_options
 from .types import HMLSTMOutput, HMLSTMState, LayerParameters, RecurrenceOptions
 
 ARGUMENTS = (
-    "Tensor x, Tensor[] parameters, Tensor[] h, Tensor[] c, Tensor z, Tensor? valid, Tensor? noise, "
+    "Tensor x, Tensor[] weights, Tensor[] h, Tensor[] c, Tensor z, Tensor? valid, Tensor? noise, "
     "Tensor[] recurrent_masks, Tensor slope, str boundary, bool nested_boundaries, bool top_boundary, "
     "float detector_grad_scale, bool bfloat16_products, str backend, int recompute_chunks"
 )
@@ -132,13 +132,13 @@ def register(compute: Callable[..., HMLSTMOutput]) -> Optional[Callable[..., HML
     make_recordable(HMLSTMState)
     make_recordable(HMLSTMOutput)
 
-    @torch.library.custom_op("fairseq_hmrnn::hm_lstm", mutates_args=(), schema=f"({ARGUMENTS}) -> Tensor[]")
+    @torch.library.custom_op("fairseq_hmrnn::recurrence", mutates_args=(), schema=f"({ARGUMENTS}) -> Tensor[]")
     def operator(*arguments):
         with torch.no_grad():
             return Arguments(*arguments).call(compute)
 
     @torch.library.custom_op(
-        "fairseq_hmrnn::hm_lstm_backward",
+        "fairseq_hmrnn::recurrence_backward",
         mutates_args=(),
         schema=f"(Tensor[] grads, bool[] wanted, {ARGUMENTS}) -> Tensor[]",
     )
@@ -157,7 +157,7 @@ def register(compute: Callable[..., HMLSTMOutput]) -> Optional[Callable[..., HML
 
     def run(x, layers, state, options, valid, noise, recurrent_masks, backend, recompute_chunks) -> HMLSTMOutput:
         arguments = Arguments.of(x, layers, state, options, valid, noise, recurrent_masks, backend, recompute_chunks)
-        return flat_output(torch.ops.fairseq_hmrnn.hm_lstm(*arguments.flat), len(layers))
+        return flat_output(torch.ops.fairseq_hmrnn.recurrence(*arguments.flat), len(layers))
 
     return run
 
@@ -176,7 +176,7 @@ def _backward(ctx, grads):
     arguments = Arguments(x, weights, states[:n], states[n:], z, valid, noise, masks, slope, *ctx.constants)
     want_x, want_weights, want_h, want_c, want_z, *_ = ctx.needs_input_grad
     wanted = [want_x, want_z, *want_h, *want_c, *want_weights]
-    found = iter(torch.ops.fairseq_hmrnn.hm_lstm_backward(grads, wanted, *arguments.flat))
+    found = iter(torch.ops.fairseq_hmrnn.recurrence_backward(grads, wanted, *arguments.flat))
     dx, dz, *rest = [next(found) if want else None for want in wanted]
     dh, dc, dweights = rest[:n], rest[n : 2 * n], rest[2 * n :]
     return (dx, dweights, dh, dc, dz, None, None, [None] * len(masks), None, *[None] * len(ctx.constants))

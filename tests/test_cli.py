@@ -234,7 +234,7 @@ def test_bad_options_stop_at_once_and_say_what_to_do(data, tmp_path, options, me
 
 
 def test_missing_data_is_named(data, trained, tmp_path):
-    assert "prepare_text.py" in first_error("fairseq-train", tmp_path, *TASK, *TRAIN)
+    assert "fairseq-hmrnn prepare text" in first_error("fairseq-train", tmp_path, *TASK, *TRAIN)
     options = ["--path", trained / "checkpoint_last.pt", "--gen-subset", "tset", "--cpu"]
     output = first_error("fairseq-eval-lm", data, *TASK, *options)
     assert "no tset.idx" in output and "test, train, valid" in output
@@ -243,7 +243,7 @@ def test_missing_data_is_named(data, trained, tmp_path):
 def test_a_dictionary_that_does_not_fit_the_checkpoint(data, trained, tmp_path):
     text = (data.parent / "train.txt").read_text(encoding="utf-8").replace("k", "z")
     (tmp_path / "other.txt").write_bytes(text.encode())
-    run("scripts/prepare_text.py", tmp_path / "other.txt", "--dest", tmp_path / "bin")
+    run("fairseq-hmrnn", "prepare", "text", tmp_path / "other.txt", "--dest", tmp_path / "bin")
     options = ["--path", trained / "checkpoint_last.pt", "--gen-subset", "test", "--cpu"]
     assert "trained with another dictionary" in first_error("fairseq-eval-lm", tmp_path / "bin", *TASK, *options)
 

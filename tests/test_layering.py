@@ -27,9 +27,9 @@ ALLOWED = {
     "models": {"checkpoints", "modules", "ops", "options", "trace"},
     "inference": {"checkpoints", "data", "models", "ops", "trace"},
     "tasks": {"checkpoints", "compat", "data", "inference", "models", "options", "resumption"},
-    "cli": {"archive", "data", "options"},
-    "__init__": {"checkpoints", "cli", "criterions", "inference", "models", "optim", "resumption", "tasks"},
-    "__main__": {"cli", "criterions", "models", "optim", "options", "tasks"},
+    "cli": {"analysis", "archive", "criterions", "data", "inference", "models", "optim", "options", "tasks"},
+    "__init__": {"checkpoints", "cli", "resumption"},  # and by name what is registered
+    "__main__": {"cli"},
 }
 FORBIDDEN = {
     "ops": {"fairseq", "omegaconf", "hydra"},

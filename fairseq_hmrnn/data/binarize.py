@@ -2,7 +2,7 @@
 
 One item per line, one token per character, `</s>` for the newline: fairseq's base-2 loss over these tokens is bits per
 character of the very file. The work is done on arrays of code points, chunk by chunk; no text is held as a whole.
-The command is `scripts/prepare_text.py`.
+The command is `fairseq-hmrnn prepare text`.
 """
 
 from __future__ import annotations
@@ -182,7 +182,7 @@ def load_dictionary(path: str) -> CharacterDictionary:
         raise InputError(f"{path} is not a fairseq dictionary ({error}): give the dict.txt of prepared data") from error
     if not is_character_dictionary(dictionary):
         raise InputError(
-            f"{path} has entries that are not single characters: give a dict.txt that prepare_text wrote "
+            f"{path} has entries that are not single characters: give a dict.txt that `prepare text` wrote "
             f"(a space is {SPACE_SYMBOL} there)"
         )
     return dictionary

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..models.decoding import CompiledSteps
 from ..ops.cpu.generation import Choice, check_numbers
 from ..trace import trace_of
-from .windows import output_symbols
+from .reader import output_symbols
 
 LEAST_TEMPERATURE = 1e-6
 NOISE_NUMBERS = 2**16  # drawn at a time: one call for many steps

@@ -87,6 +87,7 @@ def test_all_three_operations_occur():
         assert 0.02 < operation.double().mean() < 0.98
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("layer_norm", [False, True], ids=["plain", "layer-norm"])
 def test_gradients_with_fixed_boundaries_equal_finite_differences(layer_norm):
     """With z constant the gradient is a true derivative. Cut both ways a gradient can reach z: the slope is so steep

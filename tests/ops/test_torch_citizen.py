@@ -251,6 +251,7 @@ def test_compile_under_autocast_keeps_the_precision_of_the_weights():
     assert_equal(gradients(cast(compiled), module, *inputs), gradients(module, module, *inputs))
 
 
+@pytest.mark.thorough
 @needs_operators
 def test_compile_of_the_reference_and_of_recomputation():
     torch._dynamo.reset()

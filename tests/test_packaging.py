@@ -72,14 +72,6 @@ def test_a_commit_is_not_checked_without_its_kernel(monkeypatch):
 
 
 BUILD = "import sys; from setuptools import build_meta; print(build_meta.build_{}(sys.argv[1]))"
-SAMPLE = """import sys
-
-import fairseq_hmrnn
-from fairseq_hmrnn.models import HMLSTMLanguageModel
-hub = HMLSTMLanguageModel.from_pretrained(sys.argv[1])
-length, score = len(hub.sample("der baum", length=5, seed=1)), hub.score("der baum ist")
-print(fairseq_hmrnn.__file__, length, score.bits_per_character)
-"""
 
 
 def build(kind, source, target, **variables):
@@ -90,8 +82,8 @@ def build(kind, source, target, **variables):
     return target / result.stdout.splitlines()[-1]
 
 
-def installed(archive, folder):
-    """The Python of a fresh environment in which the archive was installed; it sees what is installed here besides."""
+def install(archive, folder):
+    """Into a fresh environment, which sees what is installed here besides."""
     venv.create(folder)
     python = folder / "bin" / "python"
     found = subprocess.run(
@@ -106,20 +98,22 @@ def installed(archive, folder):
         cwd=str(folder), env=environment, capture_output=True, encoding="utf-8",
     )  # fmt: skip
     assert result.returncode == 0, result.stdout + result.stderr
-    return python
 
 
-def sample(python, folder):
-    """Standard output and errors of a command that samples, with an installed package in a folder of its own."""
+def sampled(folder):
+    """What the installed command says on standard error while it samples; the package must be that of the folder."""
+    command, outputs = folder / "bin" / "fairseq-hmrnn", []
     checkpoint = ROOT / "tests" / "checkpoints" / "hmlstm_lm.pt"
-    result = subprocess.run(
-        [str(python), "-c", SAMPLE, str(checkpoint)],
-        cwd=str(folder), env={**os.environ, "PYTHONPATH": ""}, capture_output=True, encoding="utf-8",
-    )  # fmt: skip
-    assert result.returncode == 0, result.stderr
-    file, length, bits = result.stdout.split()
-    assert Path(file).is_relative_to(folder) if sys.version_info >= (3, 9) else str(folder) in file
-    assert int(length) == len("der baum") + 5 and float(bits) > 1
+    arguments = [checkpoint, "--prompt", "der baum", "--length", "5", "--seed", "1"]
+    for given in (["path"], ["sample", *map(str, arguments)]):
+        result = subprocess.run(
+            [str(command), *given],
+            cwd=str(folder), env={**os.environ, "PYTHONPATH": ""}, capture_output=True, encoding="utf-8",
+        )  # fmt: skip
+        assert result.returncode == 0, result.stderr
+        outputs.append(result.stdout)
+    assert outputs[0].startswith(str(folder)) and outputs[0].rstrip("\n").endswith("fairseq_hmrnn")
+    assert outputs[1].startswith("der baum") and len(outputs[1].rstrip("\n")) <= len("der baum") + 5
     return result.stderr
 
 
@@ -153,8 +147,9 @@ def test_archives_install_and_sample(tmp_path):
     assert not any(name.startswith(("tests", "user_dir", "scripts")) for name in names)
     assert any("_kernel" in name for name in names) == (kernel.compiled is not None)
 
-    told = sample(installed(wheel, tmp_path / "of-wheel"), tmp_path / "of-wheel")
-    assert ("its Python path runs" in told) == (kernel.compiled is None)
-    told = sample(installed(archive, tmp_path / "of-source"), tmp_path / "of-source")
+    install(wheel, tmp_path / "of-wheel")
+    assert ("its Python path runs" in sampled(tmp_path / "of-wheel")) == (kernel.compiled is None)
+    install(archive, tmp_path / "of-source")
+    told = sampled(tmp_path / "of-source")
     assert told.count("the compiled CPU kernel was not built; its Python path runs, which takes 3 to 10 times") == 1
     assert "-m pip install --no-build-isolation --no-deps -U ." in told

@@ -152,7 +152,8 @@ class SampleWriter:
         """What JSON has of a sample."""
         prompt_nats, prompt_boundaries = self.sampler.read(self._symbols(sample.prompt))
         prompt_bits, text = [-nats / math.log(2) for nats in prompt_nats], self._continuation(sample)
-        record: Dict[str, Any] = {"prompt": sample.prompt, "text": text, "prompt_bits": prompt_bits, "bits": sample.bits}
+        record: Dict[str, Any] = {"prompt": sample.prompt, "text": text}
+        record.update(prompt_bits=prompt_bits, bits=sample.bits)
         record["bits_per_character"] = _mean(sample.bits, len(text))
         record["bits_per_character_with_prompt"] = _mean(
             [*sample.bits, *prompt_bits], len(sample.prompt) + len(text)
@@ -162,7 +163,8 @@ class SampleWriter:
             ends = [*prompt_boundaries, *sample.boundaries][1:]
             detectors = getattr(self.model.models[0].decoder.hm_lstm, "num_detectors", 0)
             record["segment_ends"] = [
-                [position + 1 for position, closed in enumerate(ends) if closed and closed[layer]] for layer in range(detectors)
+                [position + 1 for position, closed in enumerate(ends) if closed and closed[layer]]
+                for layer in range(detectors)
             ]
         return record
 

@@ -5,7 +5,7 @@ import importlib
 from . import checkpoints, resumption
 from .cli.errors import tell_in_fairseq_commands
 
-__version__ = "0.1.0"
+__version__ = "1.0.0"
 
 checkpoints.install()
 resumption.install()

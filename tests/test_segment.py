@@ -51,7 +51,7 @@ def test_reading_is_what_the_model_computes(checkpoint, model, text):
     with torch.no_grad():
         logits, extra = fairseqs.eval()(tokens.unsqueeze(0))
     log_probs = logits[0].log_softmax(-1)
-    assert np.array_equal(reading.boundaries, extra["boundaries"][0, 1:, :2].numpy())
+    assert np.array_equal(reading.boundaries, extra["trace"].boundaries[0, 1:, :2].numpy())
     surprisal = torch.nn.functional.nll_loss(log_probs[:-1], tokens[1:], reduction="none").numpy()
     np.testing.assert_allclose(foretold.surprisal, surprisal, atol=1e-5)
     np.testing.assert_allclose(foretold.next_surprisal[:-1], surprisal[1:], atol=1e-5)

@@ -13,7 +13,7 @@ import logging
 import os
 import signal
 import sys
-from typing import Callable, Optional
+from typing import Callable, Optional, Tuple, Type
 
 from ..archive import UnsafeCheckpointError
 
@@ -28,8 +28,8 @@ class UserError(Exception):
 
 # What the parts of a command raise where files, streams, encodings or arguments are at fault. RuntimeError is torch's
 # and sentencepiece's word for it, but not these two kinds.
-USER_ERRORS = (UserError, argparse.ArgumentTypeError, OSError, ValueError, ImportError, EOFError)
-USER_ERRORS += (MemoryError, OverflowError, RuntimeError)
+USER_ERRORS: Tuple[Type[BaseException], ...] = (UserError, argparse.ArgumentTypeError, OSError, ValueError)
+USER_ERRORS += (ImportError, EOFError, MemoryError, OverflowError, RuntimeError)
 PROGRAM_ERRORS = (NotImplementedError, RecursionError)
 
 

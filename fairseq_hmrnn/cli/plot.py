@@ -9,6 +9,7 @@ With --norms also how large each layer's hidden state is; with --log its boundar
 from __future__ import annotations
 
 import argparse
+import functools
 import logging
 from typing import List, Optional, Tuple
 
@@ -90,8 +91,8 @@ def _draw(args: argparse.Namespace, text: str, rates: Optional[str]) -> Tuple[np
     pictures = [(path, lambda out: plot_boundaries(text, boundaries, out, **style)) for path in args.out]
     if args.norms:
         pictures.append((args.norms, lambda out: plot_norms(text, reading.norms, out, **style)))
-    if rates:
-        pictures.append((rates, lambda out: plot_training(curves, out)))
+    if rates and curves is not None:
+        pictures.append((rates, functools.partial(plot_training, curves)))
     for path, plot in pictures:
         with whole_file(path) as unfinished:
             plot(unfinished)

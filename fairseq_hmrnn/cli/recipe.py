@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any, Dict
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -50,7 +51,7 @@ def write_recipe(name: str, data: str, save_dir: str, dest: str, user_dir: str =
     UserError for a folder whose name would be read as something else.
     """
     folders = {"data": check_folder(data), "save_dir": check_folder(save_dir), "user_dir": check_folder(user_dir)}
-    values = {"common": {"user_dir": folders["user_dir"], **common}, "task": {"data": folders["data"]}}
+    values: Dict[str, Any] = {"common": {"user_dir": folders["user_dir"], **common}, "task": {"data": folders["data"]}}
     values["checkpoint"] = {"save_dir": folders["save_dir"]}
     values["hydra"] = {"run": {"dir": folders["save_dir"]}}
     text = HEADER + OmegaConf.to_yaml(OmegaConf.merge(load_recipe(name), values))

@@ -22,7 +22,7 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
-from typing import List, NamedTuple
+from typing import Any, Dict, List, NamedTuple
 
 from . import scoring
 from .arguments import Parser, folder_to_write, path
@@ -106,7 +106,8 @@ def _by_recipe(args: argparse.Namespace, data: str, save_dir: str) -> Training:
     if task == LANGUAGE_MODELING and not os.path.isfile(os.path.join(data, "dict.txt")):
         raise UserError(f"no {data}/dict.txt: {_how_to_prepare(args.what)}")
     dest = os.path.join(save_dir, "recipe")
-    name = write_recipe(args.what, data, save_dir, dest, **({} if has_gpu() else {"cpu": True}))
+    common: Dict[str, Any] = {} if has_gpu() else {"cpu": True}
+    name = write_recipe(args.what, data, save_dir, dest, **common)
     return Training("fairseq-hydra-train", ["--config-dir", dest, "--config-name", name, *args.passed_on], task)
 
 

@@ -64,10 +64,12 @@ def export(step: StepFunction, path: str, kind: str) -> None:
         torch.export.save(program, written)
         Path(path).write_bytes(written.getbuffer())
         return
-    names = {"input_names": ["tokens", "state"], "output_names": ["log_probs", "boundaries", "next_state"]}
-    free = {name: {0: "batch"} for name in (*names["input_names"], *names["output_names"])}
+    given, returned = ["tokens", "state"], ["log_probs", "boundaries", "next_state"]
+    free = {name: {0: "batch"} for name in given + returned}
     try:
-        torch.onnx.export(step, (tokens, state), path, dynamic_axes=free, opset_version=17, **names)
+        torch.onnx.export(
+            step, (tokens, state), path, input_names=given, output_names=returned, dynamic_axes=free, opset_version=17
+        )
     except ImportError as error:
         raise RuntimeError(f"ONNX requires more packages: pip install onnx onnxscript ({error})") from error
 
@@ -103,5 +105,5 @@ def largest_difference(loaded: Callable, step: StepFunction, batch_size: int = 3
     for t in range(steps):
         log_probs, boundaries, state = loaded(tokens[:, t], state)
         differences.append((log_probs - logits[:, t].log_softmax(1)).abs().max())
-        differences.append((boundaries - extra["boundaries"][:, t]).abs().max())
+        differences.append((boundaries - extra["trace"].boundaries[:, t]).abs().max())
     return float(torch.stack(differences).max())  # unlike Python's max

@@ -193,7 +193,8 @@ class LanguageModelHub(GeneratorHubInterface):
     def _draw(self, sampler: Sampler, prompts: Sequence[str], length: int, stop: Optional[int]) -> List[List[int]]:
         """New symbols of each prompt, `length` of them or until all have come to `stop`."""
         steps = sampler.run([[self.begin, *self.encode(prompt).tolist()] for prompt in prompts])
-        drawn, going = [], set(range(len(prompts)))
+        going = set(range(len(prompts)))
+        drawn: List[Sequence[int]] = []
         while len(drawn) < length and going:
             drawn.append(next(steps).tokens)
             going -= {row for row in going if drawn[-1][row] == stop}
@@ -238,7 +239,8 @@ class LanguageModelHub(GeneratorHubInterface):
         """
         _check_generation(options)
         if isinstance(sentences, str):
-            return self.score([sentences], replace_newline_with_eos)[0]
+            self._tell_of_unknown([sentences])
+            return self._score(sentences, replace_newline_with_eos)
         self._tell_of_unknown(sentences)
         return [self._score(text, replace_newline_with_eos) for text in sentences]
 

@@ -94,7 +94,7 @@ class SampleWriter:
         for part in self._prompt_parts(prompt, transcript):
             write(part)
         for count, step in enumerate(self.sampler.run([self._symbols(prompt)])):
-            closed = step.boundaries and step.boundaries[0]
+            closed = step.boundaries[0] if step.boundaries else None
             if count == self.length:
                 write(transcript.end(closed))
                 break
@@ -119,8 +119,8 @@ class SampleWriter:
         """Samples drawn together."""
         found = [Sample(prompt, [], [], []) for prompt in prompts]
         ended = [False] * len(found)
-        scored = self.layout.json
-        for count, step in enumerate(self.sampler.run([self._symbols(p) for p in prompts], scores=scored)):
+        steps = self.sampler.run([self._symbols(prompt) for prompt in prompts], scores=self.layout.json)
+        for count, step in enumerate(steps):
             for row, sample in enumerate(found):
                 if ended[row]:
                     continue
@@ -130,7 +130,7 @@ class SampleWriter:
                     ended[row] = True
                     continue
                 sample.symbols.append(step.tokens[row])
-                sample.bits.append(-step.log_probs[row] / math.log(2) if scored else 0.0)
+                sample.bits.append(0.0 if step.log_probs is None else -step.log_probs[row] / math.log(2))
             if all(ended):
                 break
         self.new_symbols += sum(len(sample.symbols) for sample in found)
@@ -152,7 +152,8 @@ class SampleWriter:
         """What JSON has of a sample."""
         prompt_nats, prompt_boundaries = self.sampler.read(self._symbols(sample.prompt))
         prompt_bits, text = [-nats / math.log(2) for nats in prompt_nats], self._continuation(sample)
-        record = {"prompt": sample.prompt, "text": text, "prompt_bits": prompt_bits, "bits": sample.bits}
+        record: Dict[str, Any] = {"prompt": sample.prompt, "text": text}
+        record.update(prompt_bits=prompt_bits, bits=sample.bits)
         record["bits_per_character"] = _mean(sample.bits, len(text))
         record["bits_per_character_with_prompt"] = _mean(
             [*sample.bits, *prompt_bits], len(sample.prompt) + len(text)
@@ -162,7 +163,8 @@ class SampleWriter:
             ends = [*prompt_boundaries, *sample.boundaries][1:]
             detectors = getattr(self.model.models[0].decoder.hm_lstm, "num_detectors", 0)
             record["segment_ends"] = [
-                [position + 1 for position, closed in enumerate(ends) if closed[layer]] for layer in range(detectors)
+                [position + 1 for position, closed in enumerate(ends) if closed and closed[layer]]
+                for layer in range(detectors)
             ]
         return record
 

@@ -130,7 +130,7 @@ UNLIMITED = 2**31 - 1  # positions: a recurrent network has no longest input
 def build_hm_lstm(cfg: HMLSTMConfig, input_size: int) -> HMLSTM:
     """The recurrence that the options describe."""
     if cfg.bfloat16_products and kernel.compiled is None:
-        missing = f"the compiled kernel ({kernel.MISSING})"
+        missing = f"the compiled kernel, which {kernel.MISSING}"
         logger.warning(f"on CPU products stay float32: bfloat16-products requires {missing}")
     return HMLSTM(
         input_size,

@@ -151,7 +151,7 @@ def choose(backend: str, device_type: str, dtype: torch.dtype) -> Callable[..., 
     elif not fits_cpu:
         logger.info("HM-LSTM runs the reference: no kernel for %s on %s", dtype, device_type)
     elif kernel.compiled is None:
-        logger.info("HM-LSTM runs the Python path of the CPU kernel: the compiled one is missing (%s)", kernel.MISSING)
+        kernel.warn_of_python_path()
     else:
         logger.info("HM-LSTM runs the compiled CPU kernel")
     return cpu.hm_lstm_cpu if fits_cpu else hm_lstm_reference

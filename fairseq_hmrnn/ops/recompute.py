@@ -80,10 +80,11 @@ def in_chunks(
     size = -(-steps // chunks)
     outputs = []
     for first in range(0, steps, size):
-        piece_of = [None if t is None else t[first : first + size] for t in (valid, noise, tokens)]
-        piece = x[first : first + size] if tokens is None else x
+        here = slice(first, first + size)
+        valid_piece, noise_piece, tokens_piece = (None if t is None else t[here] for t in (valid, noise, tokens))
+        piece = x[here] if tokens is None else x
         call = _RecomputedCall(len(layers), options, compute)
-        outputs.append(run(call, piece, layers, state, *piece_of[:2], recurrent_masks, piece_of[2]))
+        outputs.append(run(call, piece, layers, state, valid_piece, noise_piece, recurrent_masks, tokens_piece))
         state = outputs[-1].state
     hidden = tuple(torch.cat(parts) for parts in zip(*(output.hidden for output in outputs)))
     boundaries, probs = (torch.cat([getattr(o, name) for o in outputs]) for name in ("boundaries", "boundary_probs"))

@@ -40,7 +40,7 @@ def test_packed_steps_equal_the_forward_pass(monkeypatch, batch, normalization, 
     assert kind(model, state) is {"python": decoding.PackedSteps, "compiled": decoding.CompiledSteps}[path]
     torch.testing.assert_close(found, full, rtol=0, atol=1e-11)
     if boundary == "step":
-        share = extra["boundaries"].mean((0, 1))
+        share = extra["trace"].boundaries.mean((0, 1))
         assert ((share > 0.05) & (share < 0.95)).any(), share  # some steps COPY, some do not
 
 

@@ -356,4 +356,4 @@ def test_features_are_the_softmax_layers_input(name):
     features, extra = model.extract_features(*inputs)
     logits, other = model(*inputs)
     torch.testing.assert_close(model.output_layer(features), logits)
-    assert torch.equal(extra["boundaries"], other["boundaries"])
+    assert torch.equal(extra["trace"].boundaries, other["trace"].boundaries)

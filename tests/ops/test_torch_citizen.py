@@ -154,13 +154,13 @@ def test_the_operator_computes_what_an_eager_call_does(kind, backend):
 def test_opcheck(kind):
     problem = problem_of(KINDS[kind], dtype=torch.float32, steps=3)
     arguments = operator_arguments(problem)
-    torch.library.opcheck(torch.ops.fairseq_hmrnn.hm_lstm.default, arguments)
-    grads = [t.detach() for t in torch.ops.fairseq_hmrnn.hm_lstm(*arguments)]
+    torch.library.opcheck(torch.ops.fairseq_hmrnn.recurrence.default, arguments)
+    grads = [t.detach() for t in torch.ops.fairseq_hmrnn.recurrence(*arguments)]
     wanted = [True] * len(library.Arguments(*arguments).leaves)
     wanted[1] = False
     constant = torch.utils._pytree.tree_map(lambda t: t.detach() if torch.is_tensor(t) else t, arguments)
     torch.library.opcheck(
-        torch.ops.fairseq_hmrnn.hm_lstm_backward.default, (grads, wanted, *constant), test_utils="test_faketensor"
+        torch.ops.fairseq_hmrnn.recurrence_backward.default, (grads, wanted, *constant), test_utils="test_faketensor"
     )
 
 

@@ -91,6 +91,8 @@ class Generation:
         pad: int,
     ):
         self.output = OutputParameters(tuple(map(_frozen, output.layers)), _frozen(output.weight), _frozen(output.bias))
+        if layers.compiled_weights is None:
+            raise ValueError("the layers are packed for the Python path: generation is for the compiled one")
         self.compiled = kernel.compiled.Generation(
             *layers.compiled_weights,
             layers.project(embedding) if table else _frozen(embedding),

@@ -117,13 +117,12 @@ class Launcher:
         b, shape = self.buffers, self.shape
         if (index, product) == (0, 2):
             return b.x.view(-1, shape.input_size)
-        read, gate = (
-            (b.read[index, :-1], None),
-            (b.hidden[index + 1, :-1] if product == 1 else None, b.z[index, :-1]),
-            (b.hidden[index - 1, 1:], b.z[index - 1, 1:]),
-        )[product]
-        read = read[..., : shape.sizes[(index, index + 1, index - 1)[product]]]
-        read = read if gate is None or shape.layer_norm else read * gate.unsqueeze(2).to(read.dtype)
+        if product == 0:
+            return b.read[index, :-1, :, : shape.sizes[index]].flatten(0, 1)
+        layer = index + 1 if product == 1 else index - 1
+        read, gate = (b.hidden[layer, :-1], b.z[index, :-1]) if product == 1 else (b.hidden[layer, 1:], b.z[layer, 1:])
+        read = read[..., : shape.sizes[layer]]
+        read = read if shape.layer_norm else read * gate.unsqueeze(2).to(read.dtype)
         return read.flatten(0, 1)
 
     def weight_gradient(self, index: int, product: int) -> Tensor:
@@ -143,12 +142,14 @@ class Launcher:
     def layer_gradients(self, index: int) -> List[Optional[Tensor]]:
         """In the order of LayerParameters."""
         b = self.buffers
-        order = [p for p in (0, 2, 1) if p != 1 or index + 1 < self.layers]
-        weights = [self.weight_gradient(index, p) for p in order] + [None] * (3 - len(order))
+        weights: List[Optional[Tensor]] = [None] * 3
         gains: List[Optional[Tensor]] = [None] * 3
-        if self.shape.layer_norm:
-            found = [self.vector_gradient(index, b.gain_sums[index, p], b.gain_last_sums[index, p]) for p in order]
-            gains = found + [None] * (3 - len(order))
+        for p in range(3):
+            if p == 1 and index + 1 == self.layers:  # the top layer has no top-down product
+                continue
+            weights[p] = self.weight_gradient(index, p)
+            if self.shape.layer_norm:
+                gains[p] = self.vector_gradient(index, b.gain_sums[index, p], b.gain_last_sums[index, p])
         return [*weights, self.vector_gradient(index, b.bias_sums[index], b.bias_last_sums[index]), *gains]
 
     def input_gradient(self) -> Tensor:

@@ -72,7 +72,7 @@ std::shared_ptr<Generation> begin_generation(Weights weights, std::shared_ptr<Pa
                                              bool projected, const OutputTensors& output, Options options,
                                              int64_t pad) {
   Tensor rstd;
-  if (projected && weights[0][4]) {
+  if (projected && weights[0][GAINS]) {
     rstd = at::empty({inputs.size(0)}, inputs.options());
     normalise(inputs.data_ptr<T>(), rstd.data_ptr<T>(), inputs.size(0), inputs.size(1));
   }

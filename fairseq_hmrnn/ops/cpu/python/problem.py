@@ -28,12 +28,10 @@ class Inputs(NamedTuple):
     skip: bool
 
     def weight(self, index: int, product: int) -> Optional[Tensor]:
-        layer = self.layers[index]
-        return (layer.weight_recurrent, layer.weight_top_down, layer.weight_bottom_up)[product]
+        return self.layers[index].weights[product]
 
     def gain(self, index: int, product: int) -> Optional[Tensor]:
-        layer = self.layers[index]
-        return (layer.gain_recurrent, layer.gain_top_down, layer.gain_bottom_up)[product]
+        return self.layers[index].gains[product]
 
     @property
     def layer_norm(self) -> bool:

@@ -10,6 +10,7 @@ A command is a module with a text like this one, `add_arguments(parser)` and `ru
 
 from __future__ import annotations
 
+import logging
 import sys
 from typing import List, Optional, Sequence
 
@@ -52,6 +53,7 @@ def run(arguments: Optional[Sequence[str]] = None) -> None:
 
 
 def _main(given: List[str]) -> None:
+    logging.disable(logging.INFO)  # fairseq's tasks turn all on, of all libraries
     parser = build_parser()
     if not given:
         parser.print_help()

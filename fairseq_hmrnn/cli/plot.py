@@ -9,7 +9,6 @@ With --norms also how large each layer's hidden state is; with --log its boundar
 from __future__ import annotations
 
 import argparse
-import logging
 from typing import List, Optional, Tuple
 
 import numpy as np
@@ -62,7 +61,6 @@ def run(args: argparse.Namespace) -> None:
     rates: Optional[str] = (args.rates or RATES) if args.log else None
     for name in filter(None, [*args.out, rates]):
         _picture(name)  # argparse does not look at defaults
-    logging.disable(logging.INFO)
     text = read_text(args.text, LARGEST_PICTURE)
     if not text:
         raise UserError("the text is empty: there is nothing to draw")

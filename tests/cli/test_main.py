@@ -40,6 +40,12 @@ def test_a_wrong_word_is_one_line(words, capsys):
     assert stopped.value.code == 2 and re.match(r"fairseq-hmrnn( prepare| sample| train)?: error: ", line)
 
 
+def test_options_of_fairseq_in_the_wrong_place_are_told_where_to_stand(data, capsys):
+    with pytest.raises(SystemExit):
+        run_here(["train", str(data), "--lr", "0.1"])
+    assert "unrecognized arguments: --lr (what is for fairseq stands behind --)" in capsys.readouterr().err
+
+
 def test_completion_is_a_script_for_the_shell(capsys):
     pytest.importorskip("shtab")
     with pytest.raises(SystemExit) as stopped:

@@ -28,11 +28,11 @@ SENTENCES = {  # above words, which takes more text and updates
 WITHOUT_SPACES = {"--boundary-rates": ".23,.05", "--boundary-regularizers": "rate+bidirectional,rate"}
 # The options that choose the class of a recipe's section. Who gives one gives that class's options too.
 CLASSES = {
-    "task": {"--task"},
-    "model": {"--arch", "-a"},
-    "criterion": {"--criterion"},
-    "optimizer": {"--optimizer"},
-    "lr_scheduler": {"--lr-scheduler"},
+    "task": ("--task",),
+    "model": ("--arch", "-a"),
+    "criterion": ("--criterion",),
+    "optimizer": ("--optimizer",),
+    "lr_scheduler": ("--lr-scheduler",),
 }
 SECTIONS = (*CLASSES, "optimization", "dataset", "checkpoint", "common")
 GIVEN_OTHERWISE = {"data", "user_dir", "save_dir"}
@@ -100,14 +100,14 @@ def _for_text(data: str, names: Set[str]) -> Tuple[Options, str]:
     kind = "symbols"
     if text.spaces is not None:
         kind = "characters, with spaces between words" if text.spaces else "characters, without spaces"
-        if not names & CLASSES["criterion"]:
+        if not names.intersection(CLASSES["criterion"]):
             with_spaces = WORDS if name == SIZES[0][1] else SENTENCES
             options.update(with_spaces if text.spaces else WITHOUT_SPACES)
     return options, f"{text.symbols:,} {kind}: as the recipe {name}"
 
 
 def look_at(data: str) -> Text:
-    """What the training split of a prepared folder is; UserError where there is none."""
+    """The training split of a prepared folder; UserError where there is none."""
     again = f"prepare a text first: fairseq-hmrnn prepare text TEXT --dest {data}"
     for name in ("dict.txt", "train.idx"):
         if not os.path.isfile(os.path.join(data, name)):
@@ -124,12 +124,12 @@ def look_at(data: str) -> Text:
 def _options_of(recipe: DictConfig, names: Set[str]) -> Iterator[Tuple[str, Optional[str]]]:
     """A recipe's settings as options, but those of classes that the user's options, of these names, choose."""
     for section in SECTIONS:
-        if section not in recipe or names & CLASSES.get(section, set()):
+        if section not in recipe or names.intersection(CLASSES.get(section, ())):
             continue
         for key in (key for key in recipe[section] if key not in GIVEN_OTHERWISE):
             value = recipe[section][key]
             if key == "_name":
-                yield min(CLASSES[section]), str(value)
+                yield CLASSES[section][0], str(value)
             elif value is not False and value is not None:
                 yield f"--{key.replace('_', '-')}", None if value is True else _as_text(value)
 
@@ -148,7 +148,7 @@ def _replaced(names: Set[str], given: Sequence[str]) -> Set[str]:
     where the number of layers is another, or not known."""
     replaced = names | (ENDINGS if names & ENDINGS else set())
     sizes = value_of("--hidden-sizes", given)
-    if names & CLASSES["model"] or (sizes is not None and sizes.count(",") != 2):
+    if names.intersection(CLASSES["model"]) or (sizes is not None and sizes.count(",") != 2):
         replaced |= WORDS.keys()
     return replaced
 

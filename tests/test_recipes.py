@@ -40,9 +40,9 @@ def test_a_recipe_trains_goes_on_and_scores_the_test_split(data, tmp_path):
     tiny += ["dataset.num_workers=0"]
     folder = tmp_path / ODD_NAME
     shutil.copytree(str(data), str(folder / "data"))
-    arguments = ["train", "ptb_small", folder / "data", "--save-dir", folder / "save", "--", *tiny]
-    run("fairseq-hmrnn", *arguments, "optimization.max_update=8", "--no-score")
-    log = run("fairseq-hmrnn", *arguments, "optimization.max_update=20").stdout
+    arguments = ["train", "ptb_small", folder / "data", "--save-dir", folder / "save"]
+    run("fairseq-hmrnn", *arguments, "--no-score", "--", *tiny, "optimization.max_update=8")
+    log = run("fairseq-hmrnn", *arguments, "--", *tiny, "optimization.max_update=20").stdout
     assert (folder / "save" / "hydra_train.log").is_file()
     assert "(epoch 1 @ 8 updates)" in log
     characters = len((data.parent / "test.txt").read_bytes().decode())

@@ -11,7 +11,7 @@ import torch
 from conftest import run, run_forked
 from test_cli import lines_of, same, train_rank_options, values, weights
 
-from fairseq_hmrnn.cli.choice import choose
+from fairseq_hmrnn.cli.choice import choose, value_of
 from fairseq_hmrnn.cli.errors import UserError
 from fairseq_hmrnn.data.binarize import InputError
 from fairseq_hmrnn.data.parallel import Side, prepare_parallel
@@ -111,6 +111,8 @@ def test_training_requires_a_valid_split_and_does_without_test(pairs, tmp_path):
         choose(str(tmp_path / "bin"), str(tmp_path / "save"), [], cpu=True)
     for path in pairs.glob("valid.*"):
         shutil.copy(path, tmp_path / "bin")
+    found = choose(str(tmp_path / "bin"), "save", ["--arch", "hmlstm", "--lr", "1"], cpu=True).arguments
+    assert value_of("--boundary-rates", found) == ".4" and found.count("--arch") == found.count("--lr") == 1
     command = ["train", tmp_path / "bin", "--save-dir", tmp_path / "save", "--"]
     tiny = ["--arch", "hmlstm_lstm_tiny", "--max-update", 2, "--cpu", "--num-workers", 0]
     assert run("fairseq-hmrnn", *command, *tiny).stdout.endswith("has no test split; done\n")

@@ -149,7 +149,7 @@ class SampleWriter:
         self.out.write(transcript.end(sample.boundaries[-1] if sample.boundaries else None))
 
     def _record(self, sample: Sample) -> Dict[str, Any]:
-        """What JSON has of a sample."""
+        """A sample for JSON."""
         prompt_nats, prompt_boundaries = self.sampler.read(self._symbols(sample.prompt))
         prompt_bits, text = [-nats / math.log(2) for nats in prompt_nats], self._continuation(sample)
         record: Dict[str, Any] = {"prompt": sample.prompt, "text": text}

@@ -65,7 +65,7 @@ def translator(pairs, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def translations(pairs, translator):
-    """What fairseq-generate prints: `alone` and `together`, in batches of 1 and 7; `reference`, the scores of the
+    """The output of fairseq-generate: `alone` and `together`, in batches of 1 and 7; `reference`, the scores of the
     references of valid; `ensemble`, of both models."""
     models = [translator / name / "checkpoint_last.pt" for name in ("parts", "other")]
     spm = ["--bpe", "sentencepiece", "--sentencepiece-model", pairs / "spm.de.model", "--scoring", "sacrebleu"]
@@ -120,7 +120,7 @@ def test_training_requires_a_valid_split_and_does_without_test(pairs, tmp_path):
 
 
 def lines_by_number(output, letter):
-    """What stands last on the lines `LETTER-NUMBER`."""
+    """The last field of the lines `LETTER-NUMBER`."""
     return dict(re.findall(rf"^{letter}-(\d+)\t(?:.*\t)?(.*)$", output, re.MULTILINE))
 
 

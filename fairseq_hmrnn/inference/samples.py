@@ -159,7 +159,7 @@ class SampleWriter:
             [*sample.bits, *prompt_bits], len(sample.prompt) + len(text)
         )
         if sample.boundaries:
-            # What is known with a symbol is whether the one before it closed a segment, the begin symbol first.
+            # With a symbol it is known whether the one before it closed a segment, the begin symbol first.
             ends = [*prompt_boundaries, *sample.boundaries][1:]
             detectors = getattr(self.model.models[0].decoder.hm_lstm, "num_detectors", 0)
             record["segment_ends"] = [

@@ -1,8 +1,6 @@
 from . import moving_average
-from .hmlstm import HMLSTMModel
 from .hmlstm_lm import HMLSTMLanguageModel
-from .hmlstm_lstm import HMLSTMLSTMModel
-from .hmlstm_transformer import HMLSTMTransformerModel
+from .translation import HMLSTMLSTMModel, HMLSTMModel, HMLSTMTransformerModel
 
 moving_average.install()
 

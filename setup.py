@@ -44,11 +44,13 @@ setup(
     license="MIT",
     python_requires=">=3.8,<3.13",
     packages=find_packages(include=["fairseq_hmrnn", "fairseq_hmrnn.*"]),
+    entry_points={"console_scripts": ["fairseq-hmrnn = fairseq_hmrnn.cli.main:run"]},
     package_data={"fairseq_hmrnn": ["configs/*.yaml", "ops/README.md", "ops/cpu/csrc/*"]},
     install_requires=FAIRSEQ + ["sentencepiece", "tqdm"],
     extras_require={
         "plot": ["matplotlib>=3.6"],
         "gpu": ['triton; platform_system == "Linux"'],
+        "completion": ["shtab"],
         "dev": ["pytest>=7", "pytest-xdist>=3.2", "hypothesis", "ruff", "matplotlib>=3.6", "tensorboardX", "ninja"],
     },
     ext_modules=extensions(),

@@ -26,7 +26,9 @@ TRAIN += ["--log-format", "simple", "--log-interval", "1", "--num-workers", "0"]
 
 def run(command, *arguments, cwd=ROOT, stdin="", check=True, timeout=240):
     """Run a command of this environment; its standard output, errors and log together as `.stdout`."""
-    if command.startswith("fairseq-"):
+    if command == "fairseq-hmrnn":  # as the installed command does, whether it is installed or not
+        command = [sys.executable, "-m", "fairseq_hmrnn"]
+    elif command.startswith("fairseq-"):
         command = [str(BIN / command)]
     else:
         command = [sys.executable, command if command in ("-m", "-c") else str(ROOT / command)]
@@ -43,6 +45,18 @@ def run(command, *arguments, cwd=ROOT, stdin="", check=True, timeout=240):
     )
     assert not check or result.returncode == 0, result.stdout[-6000:]
     return result
+
+
+def script(name, *arguments, check=True):
+    """Output of one of scripts/*.sh."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment["PATH"] = f"{BIN}{os.pathsep}{os.environ['PATH']}"
+    result = subprocess.run(
+        ["bash", str(ROOT / "scripts" / name), *map(str, arguments)], cwd=ROOT, env=environment, timeout=300,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8",
+    )
+    assert (result.returncode == 0) == check, result.stdout[-4000:]
+    return result.stdout
 
 
 def pytest_addoption(parser):
@@ -140,7 +154,7 @@ def data(tmp_path_factory):
     for name, lines, seed in (("train", 150, 0), ("valid", 30, 1), ("test", 20, 2)):
         (folder / f"{name}.txt").write_bytes(small_text(lines, seed).encode())
     texts = [folder / f"{name}.txt" for name in ("train", "valid", "test")]
-    run("scripts/prepare_text.py", *texts, "--dest", folder / "bin")
+    run("fairseq-hmrnn", "prepare", "text", *texts, "--dest", folder / "bin")
     return folder / "bin"
 
 

@@ -243,7 +243,7 @@ def test_missing_data_is_named(data, trained, tmp_path):
 def test_a_dictionary_that_does_not_fit_the_checkpoint(data, trained, tmp_path):
     text = (data.parent / "train.txt").read_text(encoding="utf-8").replace("k", "z")
     (tmp_path / "other.txt").write_bytes(text.encode())
-    run("scripts/prepare_text.py", tmp_path / "other.txt", "--dest", tmp_path / "bin")
+    run("fairseq-hmrnn", "prepare", "text", tmp_path / "other.txt", "--dest", tmp_path / "bin")
     options = ["--path", trained / "checkpoint_last.pt", "--gen-subset", "test", "--cpu"]
     assert "trained with another dictionary" in first_error("fairseq-eval-lm", tmp_path / "bin", *TASK, *options)
 

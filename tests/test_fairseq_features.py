@@ -245,7 +245,7 @@ def test_a_model_of_words_stops_at_the_end_of_a_line(lm, models):
     assert "\n" in lm.sample("the", length=40, beam=3, end="length")
     with pytest.raises(ValueError, match="unknown end"):
         lm.sample("the", end="never")
-    command = ["scripts/sample.py", models / "words" / "checkpoint_last.pt", "--length", 60, "--seed", 3]
+    command = ["fairseq-hmrnn", "sample", models / "words" / "checkpoint_last.pt", "--length", 60, "--seed", 3]
     assert run(*command).stdout.count("\n") == 1
 
 

@@ -26,9 +26,9 @@ ALLOWED = {
     "models": {"checkpoints", "modules", "ops", "options"},
     "inference": {"checkpoints", "data", "models", "ops"},
     "tasks": {"checkpoints", "compat", "data", "inference", "models", "options", "resumption"},
-    "cli": {"archive", "data", "options"},
+    "cli": {"analysis", "archive", "criterions", "data", "inference", "models", "optim", "options", "tasks"},
     "__init__": {"checkpoints", "cli", "criterions", "inference", "models", "optim", "resumption", "tasks"},
-    "__main__": {"cli", "criterions", "models", "optim", "options", "tasks"},
+    "__main__": {"cli"},
 }
 FORBIDDEN = {
     "ops": {"fairseq", "omegaconf", "hydra"},

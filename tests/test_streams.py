@@ -135,7 +135,7 @@ def test_eval_lm_is_one_unbroken_pass_whatever_the_window(data, stateful, tmp_pa
 def test_what_cannot_be_right_is_refused(data, stateful, tmp_path):
     train = [data, *TRAIN, "--max-update", 20, "--save-dir", tmp_path]
     (tmp_path / "other.txt").write_bytes((data.parent / "train.txt").read_bytes().replace(b"k", b"z"))
-    run("scripts/prepare_text.py", tmp_path / "other.txt", "--dest", tmp_path / "other")
+    run("fairseq-hmrnn", "prepare", "text", tmp_path / "other.txt", "--dest", tmp_path / "other")
     from_checkpoint = ["--batch-size", 8, "--restore-file", stateful / "checkpoint_last.pt"]
     shuffled = [option for option in train if option != "--stateful"]
     unfit = [data, *STATEFUL, "--arch", "lstm_lm", "--batch-size", 8, "--save-dir", tmp_path]

@@ -87,7 +87,7 @@ def tell_in_fairseq_commands() -> None:
         return
 
     def tell(kind, error, traceback):
-        if isinstance(error, (ValueError, OSError, UnsafeCheckpointError)) and _raised_by_this_package(traceback):
+        if isinstance(error, (ValueError, OSError, UnsafeCheckpointError)) and raised_by_this_package(traceback):
             _tell(f"{name}: error: {describe(error)}")
         else:
             before(kind, error, traceback)
@@ -95,7 +95,8 @@ def tell_in_fairseq_commands() -> None:
     sys.excepthook = tell
 
 
-def _raised_by_this_package(traceback) -> bool:
+def raised_by_this_package(traceback) -> bool:
+    """Whether an error with this traceback was raised in this package's own code."""
     while traceback is not None and traceback.tb_next is not None:
         traceback = traceback.tb_next
     return traceback is not None and traceback.tb_frame.f_globals.get("__name__", "").startswith("fairseq_hmrnn.")

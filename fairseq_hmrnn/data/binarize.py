@@ -2,7 +2,7 @@
 
 One item per line, one token per character, `</s>` for the newline: fairseq's base-2 loss over these tokens is bits per
 character of the very file. The work is done on arrays of code points, chunk by chunk; no text is held as a whole.
-The command is `scripts/prepare_text.py`.
+The command is `fairseq-hmrnn prepare text`.
 """
 
 from __future__ import annotations

@@ -42,6 +42,15 @@ def check_split(path: str, dictionary, combine: bool = False) -> None:
             _check_symbols(f"{part}.bin", index, dictionary)
 
 
+def count_symbols(path: str) -> int:
+    """Of a split; path: without its ending. ValueError for a damaged index, or one that fairseq-preprocess does not
+    write unless asked; OSError for a missing one."""
+    index = _read_index(f"{path}.idx")
+    if index is None:
+        raise ValueError(f"{path}.idx is of no known format: {_AGAIN}")
+    return int(index.sizes.sum())
+
+
 def _read_index(path: str) -> Optional[_Index]:
     """None for a format that is not known here."""
     size = os.path.getsize(path)

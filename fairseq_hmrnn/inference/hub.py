@@ -69,8 +69,9 @@ def load(paths: Sequence[str], data: Optional[str] = None, dtype: str = "float32
     """
     paths = [find_checkpoint(path) for path in paths]
     state = load_for_use(paths[0], overrides)
-    if any(name.startswith("encoder.") for name in state["model"]):
-        raise ValueError(f"{paths[0]} is a translation model, not a language model: fairseq-generate runs it")
+    _check_language_model(paths[0], state)
+    for path in paths[1:]:
+        _check_language_model(path, checkpoint_utils.load_checkpoint_to_cpu(path))
     cfg = settings(state)
     forget_files(cfg, overrides)
     codec = drop_unnamed_codec(cfg, overrides)
@@ -97,6 +98,11 @@ def load(paths: Sequence[str], data: Optional[str] = None, dtype: str = "float32
         task.args.generation_dtype = dtype
     with naming(paths[0]):
         return LanguageModelHub(cfg, task, models)
+
+
+def _check_language_model(path: str, state: Dict[str, Any]) -> None:
+    if any(name.startswith("encoder.") for name in state["model"]):
+        raise ValueError(f"{path} is a translation model, not a language model: fairseq-generate runs it")
 
 
 class LanguageModelHub(GeneratorHubInterface):

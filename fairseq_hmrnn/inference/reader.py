@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import List, NamedTuple, Optional, Tuple
+from typing import Iterable, Iterator, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 import torch
@@ -50,6 +50,13 @@ class Reading(NamedTuple):
         return self._replace(boundaries=boundaries)
 
 
+class Closings(NamedTuple):
+    """text: T characters. boundaries: (T, detectors) bool, whether a segment ends behind each."""
+
+    text: str
+    boundaries: np.ndarray
+
+
 class CharacterReader:
     """Reads a text's pieces one after the other, as if they were one.
 
@@ -84,6 +91,20 @@ class CharacterReader:
             unknown = (c for c, token in zip(text, tokens.tolist()) if token == self.dictionary.unk())
             logger.warning(unknown_message(unknown))
         return self._read(tokens)
+
+    def closings(self, texts: Iterable[str], lookahead: int = 0) -> Iterator[Closings]:
+        """The text of all pieces, each with the boundaries behind its characters, which are known `lookahead`
+        characters later."""
+        check_lookahead(lookahead)
+        pending = ""
+        for text in texts:
+            boundaries = self.read(text).boundaries > 0.5
+            pending += text
+            ready = len(pending) - lookahead
+            if ready > 0:
+                yield Closings(pending[:ready], boundaries[-ready:])
+                pending = pending[ready:]
+        yield Closings(pending, np.zeros((len(pending), self.num_detectors), dtype=bool))
 
     def _read(self, tokens: torch.Tensor) -> Reading:
         """tokens: (T,)."""

@@ -178,7 +178,7 @@ def differ_slightly(found, expected):
 def test_sampling_commands_and_the_hub_take_it(trained):
     options = [trained / "checkpoint_last.pt", "--prompt", "ka lumo tiri sen", "--length", 5, "--json"]
     rounded, exact = (
-        json.loads(run("scripts/sample.py", *options, "--dtype", dtype).stdout)["prompt_bits"]
+        json.loads(run("fairseq-hmrnn", "sample", *options, "--dtype", dtype).stdout)["prompt_bits"]
         for dtype in decoding.GENERATION_DTYPES[::-1]
     )
     differ_slightly(rounded, exact)

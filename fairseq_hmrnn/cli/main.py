@@ -13,7 +13,7 @@ from __future__ import annotations
 import sys
 from typing import List, Optional, Sequence
 
-from . import average, export, options, path, plot, prepare, sample, segment, train
+from . import average, evaluate, export, options, path, plot, prepare, sample, segment, train
 from .arguments import Parser, PrintCompletion, ShowVersion
 from .errors import run_command
 
@@ -21,6 +21,7 @@ NAME = "fairseq-hmrnn"
 COMMANDS = {
     "prepare": prepare,
     "train": train,
+    "evaluate": evaluate,
     "sample": sample,
     "segment": segment,
     "plot": plot,

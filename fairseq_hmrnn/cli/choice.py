@@ -20,8 +20,7 @@ from .recipe import PACKAGE, check_folder, load_recipe
 SIZES = ((1_000_000, "character_lm"), (20_000_000, "ptb_small"), (math.inf, "ptb"))
 FEWEST_UPDATES = 1000  # a small text gets as many epochs as these take
 SPACES = 0.05  # the share of spaces from which on a text has separators
-WORDS = {"--boundary-rates": ".18,.04", "--boundary-regularizers": "rate+uncertainty=.1"}
-SENTENCES = {  # above words, which takes more text and updates
+WITH_SPACES = {  # words, and above them sentences, which take more text and updates than the smallest recipe has
     "--boundary-rates": ".18,.0085",
     "--boundary-regularizers": "rate+uncertainty=.1,rate=50+unforeseen=0:1:500",
 }
@@ -101,11 +100,11 @@ def _for_text(data: str, names: Set[str], given: Sequence[str]) -> Tuple[Options
     if text.spaces is not None:
         kind = "characters, with spaces between words" if text.spaces else "characters, without spaces"
         if not names.intersection(CLASSES["criterion"]):
-            with_spaces = WORDS if recipe_name == SIZES[0][1] else SENTENCES
-            options.update(with_spaces if text.spaces else WITHOUT_SPACES)
+            by_spaces = WITH_SPACES if text.spaces else WITHOUT_SPACES
+            options.update({} if text.spaces and recipe_name == SIZES[0][1] else by_spaces)
     sizes = value_of("--hidden-sizes", given)
     if names.intersection(CLASSES["model"]) or (sizes is not None and sizes.count(",") != 2):
-        for name in WORDS:  # each has a value for every layer, and there are not three, or nobody knows
+        for name in WITH_SPACES:  # each has a value for every layer, and there are not three, or nobody knows
             options.pop(name, None)
     return options, f"{text.symbols:,} {kind}: as the recipe {recipe_name}"
 

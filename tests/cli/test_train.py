@@ -41,7 +41,8 @@ def test_a_folder_gets_the_recipe_of_its_size(data, monkeypatch, symbols, sizes,
 
 def test_boundaries_suit_the_text(data, monkeypatch):
     found = {spaces: chosen(data, monkeypatch, spaces=spaces) for spaces in (True, False, None)}
-    assert value_of("--boundary-regularizers", found[True]) == "rate+uncertainty=.1"
+    assert value_of("--boundary-rates", found[True]) == ".2,.05"  # a small text: as in the recipe
+    assert value_of("--boundary-regularizers", found[True]) is None
     sentences = chosen(data, monkeypatch, symbols=5_000_000)
     assert value_of("--boundary-rates", sentences) == ".18,.0085"
     assert "unforeseen" in value_of("--boundary-regularizers", sentences)

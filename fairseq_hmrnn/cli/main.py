@@ -14,7 +14,7 @@ import logging
 import sys
 from typing import List, Optional, Sequence
 
-from . import average, export, options, path, plot, prepare, sample, segment, train
+from . import average, evaluate, export, options, path, plot, prepare, sample, segment, train
 from .arguments import Parser, PrintCompletion, ShowVersion
 from .errors import UserError, run_command
 
@@ -22,6 +22,7 @@ NAME = "fairseq-hmrnn"
 COMMANDS = {
     "prepare": prepare,
     "train": train,
+    "evaluate": evaluate,
     "sample": sample,
     "segment": segment,
     "plot": plot,

@@ -64,7 +64,7 @@ def _compile_flags() -> list:
 
 
 def build() -> dict:
-    """What setup() is to build: the extension and the command that belongs to it, or nothing. SystemExit where nothing
+    """Arguments of setup(): the extension and the command that belongs to it, or nothing. SystemExit where nothing
     else was asked for."""
     obstacle = _obstacle()
     if obstacle and "build_ext" in sys.argv:

@@ -1,4 +1,4 @@
-"""Fails where tests would be left out for want of something: the compiled kernel, or Triton where there is one."""
+"""Fails where tests would be left out for lack of something: the compiled kernel, or Triton where there is one."""
 
 import importlib.util
 import platform

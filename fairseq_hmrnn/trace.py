@@ -1,4 +1,4 @@
-"""What a model hands over beside its predictions, and a criterion reads: the boundaries of a batch, as one value."""
+"""A model's output beside its predictions, which the criterion reads: the boundaries of a batch, as one value."""
 
 from __future__ import annotations
 

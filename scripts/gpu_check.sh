@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What needs a GPU, one step a call; logs go to OUT, a short table is printed last. Every step can be repeated.
+# Checks that need a GPU, one step a call; logs go to OUT, a short table is printed last. Every step can be repeated.
 #   scripts/gpu_check.sh check OUT    the suite with its GPU tests, the kernels under memcheck
 #   scripts/gpu_check.sh bench OUT [ARGUMENTS OF scripts/benchmark/gpu.py]
 #   scripts/gpu_check.sh train OUT DATA [HYDRA OVERRIDES]     the recipe RECIPE (ptb); again, it goes on from SAVE/RECIPE
@@ -9,7 +9,7 @@
 # 16 MiB (cat best.pt.* > best.pt). PYTHON=EXE an environment with torch, Triton and fairseq (default .venv/bin/python of
 # the repository if it is there, else python3). Each step ends within LIMIT seconds (540).
 # Without a GPU check and bench run what they can in Triton's interpreter, bench with --tiny; train and amp run on CPU,
-# which wants a small model, such as 'model.hidden_sizes="16,12,8"' dataset.num_workers=0.
+# which requires a small model, such as 'model.hidden_sizes="16,12,8"' dataset.num_workers=0.
 set -euo pipefail
 usage() { sed -n 's/^# \{0,1\}//p' "$0" | sed -n '2,6p' >&2; exit 2; }
 [ $# -ge 2 ] || usage
@@ -74,7 +74,7 @@ case $step in
       part memcheck compute-sanitizer --tool memcheck --error-exitcode 9 "$python" -m pytest -q -p no:cacheprovider \
         tests/ops/test_triton.py -k "equals_the_reference or sorted"
     else
-      rows+=("memcheck   not run: wants a GPU and compute-sanitizer")
+      rows+=("memcheck   not run: requires a GPU and compute-sanitizer")
     fi
     if "$python" -c 'import fairseq' 2>/dev/null; then
       part suite "$python" -m pytest -q -p no:cacheprovider --ignore tests/ops/test_triton.py

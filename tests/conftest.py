@@ -1,6 +1,7 @@
 """A small text, the model that the real commands train on it, and ways to run commands."""
 
 import json
+import logging
 import os
 import random
 import socket
@@ -76,6 +77,13 @@ def pytest_collection_modifyitems(items):
 
 def pytest_addoption(parser):
     parser.addoption("--kills", type=int, default=2, help="how often test_streams kills training (default 2)")
+
+
+@pytest.fixture(autouse=True)
+def logs_are_on():
+    """A command that a test runs in this process turns them down."""
+    yield
+    logging.disable(logging.NOTSET)
 
 
 FORKS = """

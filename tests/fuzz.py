@@ -203,7 +203,7 @@ def attempt(work, command, arguments, stdin, stdout):
 
 
 def problem_of(command, stdout, refused, code, errors, output):
-    """What is wrong with how it ended; None if nothing is."""
+    """The fault in how it ended; None if nothing is."""
     last = ([line for line in errors.replace("\r", "\n").splitlines() if line.strip()] or [""])[-1]
     if code == -signal.SIGALRM:
         return None if len(output) > STREAMED else f"not ended after {LIMIT} s"

@@ -30,8 +30,8 @@ def test_wants_are_found_in_every_pickle_protocol_without_running_anything(tmp_p
             return os.mkdir, (str(tmp_path / "made"),)
 
     for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1):
-        wanted = pickled_globals(pickle.dumps({"a": [Call(), collections.OrderedDict(b=1)]}, protocol))
-        assert (os.mkdir.__module__, "mkdir") in wanted and ("collections", "OrderedDict") in wanted
+        needed = pickled_globals(pickle.dumps({"a": [Call(), collections.OrderedDict(b=1)]}, protocol))
+        assert (os.mkdir.__module__, "mkdir") in needed and ("collections", "OrderedDict") in needed
     assert not (tmp_path / "made").exists()
 
 
@@ -92,7 +92,7 @@ def test_a_copied_checkpoint_is_whole_or_not_there(tmp_path, monkeypatch):
 
 
 class Call:
-    """What would make a folder when it is unpickled."""
+    """An object that would make a folder when it is unpickled."""
 
     def __init__(self, folder):
         self.folder = str(folder)

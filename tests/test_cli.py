@@ -15,7 +15,7 @@ def values(text, key):
 
 
 def lines_of(text, kind):
-    """What generate or interactive printed as `kind-N<tab>...`: a list of the parts behind the number."""
+    """The lines that generate or interactive printed as `kind-N<tab>...`: a list of the parts behind the number."""
     return re.findall(rf"^{kind}-\d+\t(.*)$", text, re.MULTILINE)
 
 
@@ -210,7 +210,7 @@ def test_rank_options_end_with_equal_weights(data, tmp_path):
 
 
 def first_error(command, *arguments):
-    """What a command that must fail says last."""
+    """The last line of a command that must fail."""
     result = run(command, *arguments, check=False)
     assert result.returncode != 0, result.stdout[-2000:]
     assert "train_inner" not in result.stdout

@@ -1,4 +1,4 @@
-"""What commands say of bad files, streams, encodings and arguments: one line, exit code 2, and nothing else."""
+"""Messages of commands about bad files, streams, encodings and arguments: one line, exit code 2, and nothing else."""
 
 import argparse
 import json
@@ -21,7 +21,7 @@ FUZZ = "tests/fuzz.py"
 
 @pytest.fixture(scope="module")
 def work(data, trained, tmp_path_factory):
-    """What inputs name: a prepared text, its model, a text, a pipe that nobody writes to."""
+    """The files that inputs name: a prepared text, its model, a text, a pipe that nobody writes to."""
     folder = tmp_path_factory.mktemp("work")
     shutil.copytree(str(data), str(folder / "bin"))
     (folder / "model").mkdir()

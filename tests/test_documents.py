@@ -39,7 +39,7 @@ def code_lines(document):
 
 
 def words_of(line):
-    """What a shell makes of a line, its operators apart; nothing if it is no shell's."""
+    """The words of a line as a shell splits it, operators apart; none if it is no shell's."""
     lexer = shlex.shlex(line.replace('"$(fairseq-hmrnn path)"', "fairseq_hmrnn"), posix=True, punctuation_chars="|<>;&")
     lexer.whitespace_split = True
     try:

@@ -1,4 +1,4 @@
-"""What surrounds the package: its version, its folder, the three ways to name it to fairseq, and its archives."""
+"""Packaging: its version, its folder, the three ways to name it to fairseq, and its archives."""
 
 import os
 import re
@@ -101,7 +101,7 @@ def install(archive, folder):
 
 
 def sampled(folder):
-    """What the installed command says on standard error while it samples; the package must be that of the folder."""
+    """Standard error of the installed command while it samples; the package must be that of the folder."""
     command, outputs = folder / "bin" / "fairseq-hmrnn", []
     checkpoint = ROOT / "tests" / "checkpoints" / "hmlstm_lm.pt"
     arguments = [checkpoint, "--prompt", "der baum", "--length", "5", "--seed", "1"]

@@ -66,8 +66,8 @@ def test_json_scores_with_and_without_the_prompt(checkpoint, model):
         assert record["bits_per_character_with_prompt"] == pytest.approx(scored.bits_per_character, abs=1e-4)
         assert record["bits_per_character"] == pytest.approx(sum(record["bits"]) / 25)
         boundaries = model.boundaries(record["prompt"] + record["text"])
-        wanted = [(column.nonzero().squeeze(1) + 1).tolist() for column in boundaries.unbind(1)]
-        assert record["segment_ends"] == wanted
+        expected = [(column.nonzero().squeeze(1) + 1).tolist() for column in boundaries.unbind(1)]
+        assert record["segment_ends"] == expected
 
 
 def test_new_words_do_not_stick_to_the_prompt(word_model):
@@ -181,11 +181,11 @@ def test_scores_are_those_of_one_forward_pass(model, monkeypatch):
     text = "ka lumo\ntiri sen"
     symbols = model.encode(text)
     logits = model.models[0](torch.cat([torch.tensor([model.begin]), symbols[:-1]]).unsqueeze(0))[0][0]
-    wanted = -logits.log_softmax(1).gather(1, symbols.unsqueeze(1)).squeeze(1) / torch.tensor(2.0).log()
+    expected = -logits.log_softmax(1).gather(1, symbols.unsqueeze(1)).squeeze(1) / torch.tensor(2.0).log()
     monkeypatch.setattr(hub, "WINDOW", 3)
     score = model.score(text)
-    assert score.bits == pytest.approx(wanted.tolist(), abs=1e-4)
-    assert score.bits_per_character == pytest.approx(float(wanted.mean()), abs=1e-5)
+    assert score.bits == pytest.approx(expected.tolist(), abs=1e-4)
+    assert score.bits_per_character == pytest.approx(float(expected.mean()), abs=1e-5)
     with pytest.raises(ValueError, match="empty"):
         model.score("")
 

@@ -11,7 +11,7 @@ import torch
 from conftest import run, run_forked
 from test_cli import lines_of, same, train_rank_options, values, weights
 
-from fairseq_hmrnn.cli.choice import choose
+from fairseq_hmrnn.cli.choice import choose, value_of
 from fairseq_hmrnn.cli.errors import UserError
 from fairseq_hmrnn.data.binarize import InputError
 from fairseq_hmrnn.data.parallel import Side, prepare_parallel
@@ -65,7 +65,7 @@ def translator(pairs, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def translations(pairs, translator):
-    """What fairseq-generate prints: `alone` and `together`, in batches of 1 and 7; `reference`, the scores of the
+    """The output of fairseq-generate: `alone` and `together`, in batches of 1 and 7; `reference`, the scores of the
     references of valid; `ensemble`, of both models."""
     models = [translator / name / "checkpoint_last.pt" for name in ("parts", "other")]
     spm = ["--bpe", "sentencepiece", "--sentencepiece-model", pairs / "spm.de.model", "--scoring", "sacrebleu"]
@@ -111,6 +111,8 @@ def test_training_requires_a_valid_split_and_does_without_test(pairs, tmp_path):
         choose(str(tmp_path / "bin"), str(tmp_path / "save"), [], cpu=True)
     for path in pairs.glob("valid.*"):
         shutil.copy(path, tmp_path / "bin")
+    found = choose(str(tmp_path / "bin"), "save", ["--arch", "hmlstm", "--lr", "1"], cpu=True).arguments
+    assert value_of("--boundary-rates", found) == ".4" and found.count("--arch") == found.count("--lr") == 1
     command = ["train", tmp_path / "bin", "--save-dir", tmp_path / "save", "--"]
     tiny = ["--arch", "hmlstm_lstm_tiny", "--max-update", 2, "--cpu", "--num-workers", 0]
     assert run("fairseq-hmrnn", *command, *tiny).stdout.endswith("has no test split; done\n")
@@ -118,7 +120,7 @@ def test_training_requires_a_valid_split_and_does_without_test(pairs, tmp_path):
 
 
 def lines_by_number(output, letter):
-    """What stands last on the lines `LETTER-NUMBER`."""
+    """The last field of the lines `LETTER-NUMBER`."""
     return dict(re.findall(rf"^{letter}-(\d+)\t(?:.*\t)?(.*)$", output, re.MULTILINE))
 
 

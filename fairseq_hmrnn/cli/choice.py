@@ -28,11 +28,11 @@ SENTENCES = {  # above words, which takes more text and updates
 WITHOUT_SPACES = {"--boundary-rates": ".23,.05", "--boundary-regularizers": "rate+bidirectional,rate"}
 # The options that choose the class of a recipe's section. Who gives one gives that class's options too.
 CLASSES = {
-    "task": {"--task"},
-    "model": {"--arch", "-a"},
-    "criterion": {"--criterion"},
-    "optimizer": {"--optimizer"},
-    "lr_scheduler": {"--lr-scheduler"},
+    "task": ("--task",),
+    "model": ("--arch", "-a"),
+    "criterion": ("--criterion",),
+    "optimizer": ("--optimizer",),
+    "lr_scheduler": ("--lr-scheduler",),
 }
 SECTIONS = (*CLASSES, "optimization", "dataset", "checkpoint", "common")
 GIVEN_OTHERWISE = {"data", "user_dir", "save_dir"}
@@ -66,11 +66,11 @@ def choose(data: str, save_dir: str, given: Sequence[str], cpu: bool) -> Choice:
     """Arguments of fairseq-train for a prepared folder. given: the user's options, which stand last, in place of those
     that they contradict. cpu: that there is no GPU. UserError for a folder that was not prepared."""
     names = _names(given)
-    options, reason = _for_translation(data) if is_translation(data) else _for_text(data, names)
+    options, reason = _for_translation(data) if is_translation(data) else _for_text(data, names, given)
     options.update({"--no-epoch-checkpoints": None, "--save-dir": check_folder(save_dir)})
     if cpu:
         options["--cpu"] = None
-    kept = {name: value for name, value in options.items() if name not in _replaced(names, given)}
+    kept = {name: value for name, value in options.items() if name not in _replaced(names)}
     begin = [check_folder(data), "--user-dir", str(PACKAGE)]
     return Choice([*begin, *(part for option in kept.items() for part in option if part is not None), *given], reason)
 
@@ -90,24 +90,28 @@ def _for_translation(data: str) -> Tuple[Options, str]:
     return dict(TRANSLATION), "a folder of two languages: a translation model"
 
 
-def _for_text(data: str, names: Set[str]) -> Tuple[Options, str]:
+def _for_text(data: str, names: Set[str], given: Sequence[str]) -> Tuple[Options, str]:
     text = look_at(data)
-    name = next(name for limit, name in SIZES if text.symbols < limit)
-    recipe = load_recipe(name)
+    recipe_name = next(name for limit, name in SIZES if text.symbols < limit)
+    recipe = load_recipe(recipe_name)
     options = dict(_options_of(recipe, names))
     per_epoch = max(text.symbols // (recipe.dataset.batch_size * recipe.task.tokens_per_sample), 1)
     options["--max-epoch"] = str(max(recipe.optimization.max_epoch, math.ceil(FEWEST_UPDATES / per_epoch)))
     kind = "symbols"
     if text.spaces is not None:
         kind = "characters, with spaces between words" if text.spaces else "characters, without spaces"
-        if not names & CLASSES["criterion"]:
-            with_spaces = WORDS if name == SIZES[0][1] else SENTENCES
+        if not names.intersection(CLASSES["criterion"]):
+            with_spaces = WORDS if recipe_name == SIZES[0][1] else SENTENCES
             options.update(with_spaces if text.spaces else WITHOUT_SPACES)
-    return options, f"{text.symbols:,} {kind}: as the recipe {name}"
+    sizes = value_of("--hidden-sizes", given)
+    if names.intersection(CLASSES["model"]) or (sizes is not None and sizes.count(",") != 2):
+        for name in WORDS:  # each has a value for every layer, and there are not three, or nobody knows
+            options.pop(name, None)
+    return options, f"{text.symbols:,} {kind}: as the recipe {recipe_name}"
 
 
 def look_at(data: str) -> Text:
-    """What the training split of a prepared folder is; UserError where there is none."""
+    """The training split of a prepared folder; UserError where there is none."""
     again = f"prepare a text first: fairseq-hmrnn prepare text TEXT --dest {data}"
     for name in ("dict.txt", "train.idx"):
         if not os.path.isfile(os.path.join(data, name)):
@@ -124,12 +128,12 @@ def look_at(data: str) -> Text:
 def _options_of(recipe: DictConfig, names: Set[str]) -> Iterator[Tuple[str, Optional[str]]]:
     """A recipe's settings as options, but those of classes that the user's options, of these names, choose."""
     for section in SECTIONS:
-        if section not in recipe or names & CLASSES.get(section, set()):
+        if section not in recipe or names.intersection(CLASSES.get(section, ())):
             continue
         for key in (key for key in recipe[section] if key not in GIVEN_OTHERWISE):
             value = recipe[section][key]
             if key == "_name":
-                yield min(CLASSES[section]), str(value)
+                yield CLASSES[section][0], str(value)
             elif value is not False and value is not None:
                 yield f"--{key.replace('_', '-')}", None if value is True else _as_text(value)
 
@@ -143,14 +147,9 @@ def _names(given: Sequence[str]) -> Set[str]:
     return {argument.partition("=")[0] for argument in given if argument.startswith("-")}
 
 
-def _replaced(names: Set[str], given: Sequence[str]) -> Set[str]:
-    """The options that the user's leave no room for: of the same names, another end of training, and boundary rates
-    where the number of layers is another, or not known."""
-    replaced = names | (ENDINGS if names & ENDINGS else set())
-    sizes = value_of("--hidden-sizes", given)
-    if names & CLASSES["model"] or (sizes is not None and sizes.count(",") != 2):
-        replaced |= WORDS.keys()
-    return replaced
+def _replaced(names: Set[str]) -> Set[str]:
+    """The options that the user's, of these names, leave no room for: the same, and another end of training."""
+    return names | (ENDINGS if names & ENDINGS else set())
 
 
 def value_of(option: str, arguments: Sequence[str]) -> Optional[str]:

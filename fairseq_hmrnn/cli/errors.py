@@ -23,10 +23,10 @@ TOO_MUCH = "can't allocate memory"  # how torch says so, in a RuntimeError
 
 
 class UserError(Exception):
-    """What the user gave cannot be used; the message is one line that says what to do."""
+    """An input that cannot be used; the message is one line that says what to do."""
 
 
-# What the parts of a command raise where files, streams, encodings or arguments are at fault. RuntimeError is torch's
+# Exceptions of the parts of a command where files, streams, encodings or arguments fail. RuntimeError is torch's
 # and sentencepiece's word for it, but not these two kinds.
 USER_ERRORS: Tuple[Type[BaseException], ...] = (UserError, argparse.ArgumentTypeError, OSError, ValueError)
 USER_ERRORS += (ImportError, EOFError, MemoryError, OverflowError, RuntimeError)
@@ -60,7 +60,7 @@ def run_command(main: Callable[[], Optional[int]], name: Optional[str] = None) -
 
 
 def _exit_code(main: Callable[[], Optional[int]]) -> Optional[int]:
-    """What main returns, or exits with; a message in place of a code is told, and 1."""
+    """The exit code of main; a message in place of a code is told, and 1."""
     try:
         return main()
     except SystemExit as stopped:
@@ -136,7 +136,7 @@ def _order_streams() -> None:
 
 
 def _drop_output() -> None:
-    """What is still in the buffers, or comes yet, is written nowhere."""
+    """Discards output that is still in buffers or comes later."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for descriptor in (1, 2):
         os.dup2(nowhere, descriptor)

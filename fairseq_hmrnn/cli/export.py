@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 
 from ..inference import export, hub
 from ..inference.transcript import symbol_texts
@@ -41,7 +40,6 @@ def run(args: argparse.Namespace) -> None:
     if args.format == "torch.export" and not args.out.endswith(".pt2"):
         raise UserError("torch.export requires a file name that ends in .pt2")
     new_file(args.out + ".json")
-    logging.disable(logging.INFO)
     model = hub.load([args.checkpoint], args.data)
     decoder = model.models[0].decoder
     if not hasattr(decoder, "hm_lstm"):

@@ -24,6 +24,7 @@ def call(command: str, arguments: Sequence[str]) -> None:
     """Run one of fairseq's commands. What this package raises there for users is passed on; any other error ends the
     process as it ends fairseq's."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else hydra shows the last line of an error alone
+    logging.disable(logging.NOTSET)
     logging.root.handlers.clear()  # of fairseq's tasks: its commands have a form of their own, if they come first
     before, sys.argv = sys.argv, [command, *arguments]
     try:

@@ -10,12 +10,13 @@ A command is a module with a text like this one, `add_arguments(parser)` and `ru
 
 from __future__ import annotations
 
+import logging
 import sys
 from typing import List, Optional, Sequence
 
 from . import average, export, options, path, plot, prepare, sample, segment, train
 from .arguments import Parser, PrintCompletion, ShowVersion
-from .errors import run_command
+from .errors import UserError, run_command
 
 NAME = "fairseq-hmrnn"
 COMMANDS = {
@@ -52,6 +53,7 @@ def run(arguments: Optional[Sequence[str]] = None) -> None:
 
 
 def _main(given: List[str]) -> None:
+    logging.disable(logging.INFO)  # fairseq's tasks turn all on, of all libraries
     parser = build_parser()
     if not given:
         parser.print_help()
@@ -60,6 +62,9 @@ def _main(given: List[str]) -> None:
     if given[0] == "train" and "--" in given:
         split = given.index("--")
         given, passed_on = given[:split], given[split + 1 :]
-    args = parser.parse_args(given)
+    args, unknown = parser.parse_known_args(given)
+    if unknown:
+        where = "what is for fairseq stands behind --" if given[0] == "train" else "--help says more"
+        raise UserError(f"unrecognized arguments: {' '.join(unknown)[:1000]} ({where})")
     args.passed_on = passed_on
     args.run(args)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import logging
 from typing import List, Optional, Tuple
 
 import numpy as np
@@ -63,7 +62,6 @@ def run(args: argparse.Namespace) -> None:
     rates: Optional[str] = (args.rates or RATES) if args.log else None
     for name in filter(None, [*args.out, rates]):
         _picture(name)  # argparse does not look at defaults
-    logging.disable(logging.INFO)
     text = read_text(args.text, LARGEST_PICTURE)
     if not text:
         raise UserError("the text is empty: there is nothing to draw")

@@ -9,7 +9,6 @@ Works with HM-LSTM language models and with fairseq's lstm_lm. Several checkpoin
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 import time
 from typing import List, Sequence
@@ -107,7 +106,6 @@ def _add_output(group) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    logging.disable(logging.INFO)
     options = _check(args)
     if args.threads:
         torch.set_num_threads(args.threads)

@@ -59,7 +59,7 @@ def _matching(folder: str, pattern: str) -> List[str]:
 
 
 def _run(module: str, arguments: List[str], log: str) -> str:
-    """What the command wrote to standard output and error, which the file `log` keeps."""
+    """Run a command; returns its standard output and errors, which the file `log` keeps."""
     with open(log, "w+b") as file:
         code = subprocess.call([sys.executable, "-m", module, *arguments], stdout=file, stderr=subprocess.STDOUT)
         file.seek(0)

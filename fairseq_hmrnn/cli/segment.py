@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import sys
 from typing import Dict, Iterable, Sequence
 
@@ -64,7 +63,6 @@ def run(args: argparse.Namespace) -> None:
         raise UserError("--gold prints a table: leave --format json out")
     if args.layer is not None and (args.gold or args.format == "json"):
         raise UserError("--gold and --format json have all layers: leave --layer out")
-    logging.disable(logging.INFO)
     reader, layer = hub.load([args.checkpoint], args.data).reader(), args.layer or 1
     if layer > reader.num_detectors:
         raise UserError(f"there is no layer {layer} with a detector: choose 1 to {reader.num_detectors}")

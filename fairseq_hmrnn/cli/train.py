@@ -53,7 +53,7 @@ def add_arguments(parser: Parser) -> None:
 def run(args: argparse.Namespace) -> None:
     is_recipe = _check(args)
     data = os.path.abspath(args.data if is_recipe else args.what)
-    save_dir = os.path.abspath(args.save_dir or default_save_dir(args.what))
+    save_dir = os.path.abspath(args.save_dir or value_of("--save-dir", args.passed_on) or default_save_dir(args.what))
     training = _by_recipe(args, data, save_dir) if is_recipe else _for_folder(args, data, save_dir)
     print(shlex.join([training.command, *training.arguments]), flush=True)
     if args.dry_run:

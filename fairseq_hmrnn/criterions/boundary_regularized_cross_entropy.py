@@ -42,13 +42,13 @@ def _parse_separator(text: str) -> str:
 class BoundaryRegularizedCrossEntropyConfig(CrossEntropyCriterionConfig):
     boundary_rates: str = option(
         "",
-        "target share of steps at which each detector closes a segment, bottom to top, by comma, each "
+        "target share of steps at which each detector closes a segment, bottom to top, separated by commas, each "
         "between 0 and 1, such as .2,.05; empty: no regulariser",
         Parsed(parse_rates),
     )
     boundary_regularizers: str = option(
         "rate",
-        "regularisers of each detector, bottom to top, by comma (one entry: for all); an entry is none or "
+        "regularisers of each detector, bottom to top, separated by commas (one entry: for all); an entry is none or "
         f"terms joined by +, of {', '.join(REGULARIZERS)}; a term may have a weight, NAME=WEIGHT, or one that is "
         "annealed, NAME=START:END:UPDATES. Such as rate+uncertainty=.1,rate (criterions/boundary_regularizers.py)",
         Parsed(parse_regularizers),
@@ -149,7 +149,7 @@ class BoundaryRegularizedCrossEntropy(CheckedOptions, CrossEntropyCriterion):
         return loss, sample_size, logging_output
 
     def _cross_entropy(self, model, net_output, sample, reduce):
-        """What to minimise and -log p; the same but for label smoothing in training."""
+        """The loss and -log p; the same but for label smoothing in training."""
         adaptive_softmax = getattr(getattr(model, "decoder", None), "adaptive_softmax", None)
         if self.label_smoothing == 0 or not model.training:
             if adaptive_softmax is None:
@@ -195,7 +195,7 @@ class BoundaryRegularizedCrossEntropy(CheckedOptions, CrossEntropyCriterion):
         logger.info("the checkpoint has no right-to-left network: it starts untrained")
 
     def penalties(self, model, net_output, sample) -> List[Tensor]:
-        """What is added to the loss, by symbol: a scalar for every term whose weight is not 0."""
+        """Terms added to the loss, by symbol: a scalar for every term whose weight is not 0."""
         trace, signals, right_to_left, penalties = trace_of(net_output), None, None, []
         for layer in range(trace.num_detectors):
             for term in self.terms[layer if len(self.terms) > 1 else 0]:

@@ -1,4 +1,4 @@
-"""What may be asked of a layer's boundary detector beside predicting well: one formula each, on plain tensors.
+"""Boundary regularisers: one formula each, on plain tensors.
 
 Every regulariser is a function of one layer's `LayerSteps` and returns a scalar, a mean over the valid steps of the
 batch; padding never counts. Those that are sums of terms by step or by row (`binomial`, `entropy`, and the
@@ -19,7 +19,7 @@ PROBABILITY_MARGIN = 0.02  # cross-entropies see z~ no closer to 0 and 1 than th
 
 
 class Signals(NamedTuple):
-    """What predictions say at every step, without gradient. Each (B, T), in nats.
+    """Predictions at every step, without gradient. Each (B, T), in nats.
 
     entropy: of the distribution of the predicted symbol, -sum p log p.
     surprisal: -log p of the symbol that it was.

@@ -31,7 +31,7 @@ def whitespace_indices(dictionary: Optional[Dictionary]) -> List[int]:
 
 
 def build_supervision(source: str, dictionary: Optional[Dictionary], separator: str = "|") -> Supervision:
-    """What `--boundary-supervision` names: whitespace, sentencepiece:MODEL or a file with `separator` behind segments.
+    """Known boundaries of a training text: whitespace, sentencepiece:MODEL or a file with `separator` behind segments.
 
     Raises ValueError, with what to do, for a dictionary that is not one of characters, a missing file and so on.
     """

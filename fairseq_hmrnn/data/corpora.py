@@ -95,8 +95,8 @@ class _Part(io.RawIOBase):
         self.file.seek(start)
 
     def read(self, size: Optional[int] = -1) -> bytes:
-        wanted = self.left if size is None or size < 0 else min(size, self.left)
-        data = self.file.read(wanted)
+        needed = self.left if size is None or size < 0 else min(size, self.left)
+        data = self.file.read(needed)
         self.left -= len(data)
         return data.decode("latin-1").encode() if self.bytes_are_characters else data
 

@@ -17,7 +17,7 @@ _AGAIN = "prepare the text again"
 
 
 class _Index(NamedTuple):
-    """What an .idx says of its .bin. sizes: (N,), symbols of each line. offsets: (N,), where it begins, in bytes.
+    """The contents of an .idx. sizes: (N,), symbols of each line. offsets: (N,), where it begins, in bytes.
     dtype: of the symbols. base: what stands for the dictionary's first symbol."""
 
     sizes: np.ndarray

@@ -75,7 +75,7 @@ def export(step: StepFunction, path: str, kind: str) -> None:
 
 
 def load_step(path: str, kind: str) -> Callable:
-    """What `export` wrote, as its user would load it; RuntimeError without what reads this format."""
+    """The file that `export` wrote, as its user would load it; RuntimeError without what reads this format."""
     if kind == "torchscript":
         return torch.jit.load(path)
     if kind == "torch.export":

@@ -35,7 +35,7 @@ from .surface import symbol_ends, unknown_message
 logger = logging.getLogger(__name__)
 
 ENDS = ("auto", "length", "newline")
-# What fairseq's hub interface takes beside the options of fairseq-generate.
+# Options that fairseq's hub interface takes beside the options of fairseq-generate.
 HUB_OPTIONS = ("verbose", "skip_invalid_size_inputs", "inference_step_args", "prefix_allowed_tokens_fn")
 GENERATION_OPTIONS = {*HUB_OPTIONS, *(field.name for field in dataclasses.fields(GenerationConfig))}
 
@@ -62,7 +62,7 @@ class Score(_Score):
 def load(paths: Sequence[str], data: Optional[str] = None, dtype: str = "float32", **overrides) -> LanguageModelHub:
     """Load one checkpoint, or several as an ensemble.
 
-    data: a folder with the dict.txt; not wanted where the checkpoint carries its dictionary, as those of the task
+    data: a folder with the dict.txt; not required where the checkpoint carries its dictionary, as those of the task
     hmlstm_language_modeling do, or has dict.txt beside it. dtype: of sampling and generation, "bfloat16" for less
     time, see `models.decoding.generate_in`; scores and segments are computed in float32. overrides: options to change,
     for instance `bpe="sentencepiece", sentencepiece_model=PATH`. UnsafeCheckpointError for what is no whole checkpoint,
@@ -346,7 +346,7 @@ def _until(symbols: Sequence[int], stop: Optional[int]) -> Sequence[int]:
 
 
 def _lines(symbols: Sequence[int], eos: int) -> List[List[int]]:
-    """What stands between `eos`."""
+    """The parts between `eos`."""
     lines: List[List[int]] = [[]]
     for symbol in symbols:
         if symbol == eos:

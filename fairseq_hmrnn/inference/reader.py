@@ -71,7 +71,7 @@ class Reader:
 
 
 class Reading(NamedTuple):
-    """What a model made of T characters. Arrays over steps; step t has just read character t.
+    """A model's states at T characters. Arrays over steps; step t has just read character t.
 
     boundaries, boundary_probs: (T, detectors), z and z~. norms: (T, L), the Euclidean norm of each layer's h.
     """
@@ -82,7 +82,7 @@ class Reading(NamedTuple):
 
 
 class Predictions(NamedTuple):
-    """What a model foretold of T characters, in nats. entropy: (T,), of its prediction of the character behind each.
+    """Of a model's predictions of T characters, in nats. entropy: (T,), of its prediction of the character behind each.
     surprisal: (T,), -log p of each."""
 
     entropy: np.ndarray

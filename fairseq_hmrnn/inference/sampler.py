@@ -152,7 +152,7 @@ class Sampler:
         longest = max(map(len, prompts))
         padded = [[self.pad] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
         if any(len(prompt) < longest for prompt in prompts) and not all(hasattr(d, "hm_lstm") for d in self.decoders):
-            raise ValueError("prompts of different lengths want an HM-LSTM: sample one after the other")
+            raise ValueError("prompts of different lengths require an HM-LSTM: sample one after the other")
         device = next(self.decoders[0].parameters()).device
         return torch.tensor(padded, device=device)
 

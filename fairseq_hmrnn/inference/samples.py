@@ -149,7 +149,7 @@ class SampleWriter:
         self.out.write(transcript.end(sample.boundaries[-1] if sample.boundaries else None))
 
     def _record(self, sample: Sample) -> Dict[str, Any]:
-        """What JSON has of a sample."""
+        """A sample for JSON."""
         prompt_nats, prompt_boundaries = self.sampler.read(self._symbols(sample.prompt))
         prompt_bits, text = [-nats / math.log(2) for nats in prompt_nats], self._continuation(sample)
         record: Dict[str, Any] = {"prompt": sample.prompt, "text": text}
@@ -159,7 +159,7 @@ class SampleWriter:
             [*sample.bits, *prompt_bits], len(sample.prompt) + len(text)
         )
         if sample.boundaries:
-            # What is known with a symbol is whether the one before it closed a segment, the begin symbol first.
+            # With a symbol it is known whether the one before it closed a segment, the begin symbol first.
             ends = [*prompt_boundaries, *sample.boundaries][1:]
             detectors = getattr(self.model.models[0].decoder.hm_lstm, "num_detectors", 0)
             record["segment_ends"] = [

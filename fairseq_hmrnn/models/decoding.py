@@ -38,7 +38,7 @@ class Step(NamedTuple):
 
 
 class Steps:
-    """Single steps on any device, in any precision, with a graph where one is wanted, and with dropout: the mask on the
+    """Single steps on any device, in any precision, with a graph if one is asked for, and with dropout: the mask on the
     recurrent product is the same at all steps."""
 
     def __init__(self, decoder, state: HMLSTMState):
@@ -129,7 +129,7 @@ class CompiledSteps:
 
     @property
     def state(self) -> HMLSTMState:
-        """What the recurrence has reached, changed in place by every step."""
+        """The state of the recurrence, changed in place by every step."""
         return self.reached.state
 
     def __call__(self, tokens: Tensor) -> Step:

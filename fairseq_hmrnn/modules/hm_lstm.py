@@ -205,7 +205,7 @@ class HMLSTM(nn.Module):
         )
 
     def options(self, slope: float, sampled: bool = False) -> RecurrenceOptions:
-        """What `ops.hm_lstm` is called with. sampled: whether boundary="bernoulli" draws, or takes the step."""
+        """The options for `ops.hm_lstm`. sampled: whether boundary="bernoulli" draws, or takes the step."""
         boundary = "step" if self.boundary == "bernoulli" and not sampled else self.boundary
         return RecurrenceOptions(
             slope,

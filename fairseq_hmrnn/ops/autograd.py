@@ -1,4 +1,4 @@
-"""What puts a recurrence whose gradients are written by hand under autograd: one Function for all kernels."""
+"""A recurrence whose gradients are written by hand, under autograd: one Function for all kernels."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def flat_output(results: Sequence[Tensor], n: int) -> HMLSTMOutput:
 
 
 class Call(abc.ABC):
-    """What is constant in one call, and the order of its flat lists of tensors.
+    """The constants of one call, and the order of its flat lists of tensors.
 
     Arguments: tokens, valid, noise, masks of every layer; x, z, h and c of every layer, 7 weights for every layer.
     Results: hidden, h and c of every layer, boundaries, boundary_probs, z.
@@ -46,8 +46,8 @@ class Call(abc.ABC):
         saved: Any,
         hidden: Sequence[Tensor],
         grads: Sequence[Optional[Tensor]],
-        want_x: bool,
-        want_weights: bool,
+        need_x: bool,
+        need_weights: bool,
     ) -> List[Optional[Tensor]]:
         """The gradients of x, z, h, c and the weights, flat, from those of the flat results."""
 
@@ -83,11 +83,11 @@ class Recurrence(torch.autograd.Function):
         call, count = ctx.call, CONSTANTS + ctx.call.num_layers
         saved = iter(ctx.saved_tensors)  # once: hooks may make them anew at every access
         tensors, hidden, kept = (list(itertools.islice(saved, count)) for count in ctx.counts)
-        wanted = ctx.needs_input_grad[1 + count :]
-        want_weights = any(wanted[2 + 2 * call.num_layers :])
+        needed = ctx.needs_input_grad[1 + count :]
+        need_weights = any(needed[2 + 2 * call.num_layers :])
         with torch.autocast(tensors[count].device.type, enabled=False):  # backward may be called where it is on
-            found = call.backward(tensors, kept or ctx.kept, hidden, grads, wanted[0], want_weights)
-        return (None, *[None] * count, *(grad if want else None for grad, want in zip(found, wanted)))
+            found = call.backward(tensors, kept or ctx.kept, hidden, grads, needed[0], need_weights)
+        return (None, *[None] * count, *(grad if need else None for grad, need in zip(found, needed)))
 
 
 def run(
@@ -100,7 +100,7 @@ def run(
     recurrent_masks: Optional[Sequence[Tensor]] = None,
     tokens: Optional[Tensor] = None,
 ) -> HMLSTMOutput:
-    """Make the arguments contiguous and call, under autograd where a gradient is wanted."""
+    """Make the arguments contiguous and call, under autograd where a gradient is asked for."""
     given: List[Optional[Tensor]] = [x, state.z, *state.h, *state.c, *(tensor for layer in layers for tensor in layer)]
     masks: Sequence[Optional[Tensor]] = recurrent_masks or [None] * len(layers)
     constants: List[Optional[Tensor]] = [tokens, valid, noise, *masks]

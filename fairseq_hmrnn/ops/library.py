@@ -47,7 +47,7 @@ class Arguments:
 
     @property
     def leaves(self) -> List[Tensor]:
-        """What may have a gradient: x, z, h, c and the weights."""
+        """The tensors that may have a gradient: x, z, h, c and the weights."""
         x, weights, h, c, z, *_ = self.tensors
         return [x, z, *h, *c, *weights]
 
@@ -95,9 +95,9 @@ def _graph_within_operator():
             yield
 
 
-def _gradients(compute, grads: Sequence[Tensor], wanted: Sequence[bool], arguments: Arguments) -> List[Tensor]:
-    """Of the leaves that are wanted, from the gradients of all flat results."""
-    leaves = [leaf.detach().requires_grad_(want) for leaf, want in zip(arguments.leaves, wanted)]
+def _gradients(compute, grads: Sequence[Tensor], needed: Sequence[bool], arguments: Arguments) -> List[Tensor]:
+    """Of the leaves that ask for one, from the gradients of all flat results."""
+    leaves = [leaf.detach().requires_grad_(need) for leaf, need in zip(arguments.leaves, needed)]
     targets = [leaf for leaf in leaves if leaf.requires_grad]
     with _graph_within_operator():
         results = arguments.with_leaves(leaves).call(compute)
@@ -140,18 +140,18 @@ def register(compute: Callable[..., HMLSTMOutput]) -> Optional[Callable[..., HML
     @torch.library.custom_op(
         "fairseq_hmrnn::recurrence_backward",
         mutates_args=(),
-        schema=f"(Tensor[] grads, bool[] wanted, {ARGUMENTS}) -> Tensor[]",
+        schema=f"(Tensor[] grads, bool[] needed, {ARGUMENTS}) -> Tensor[]",
     )
-    def backward_operator(grads, wanted, *arguments):
-        return _gradients(compute, grads, wanted, Arguments(*arguments))
+    def backward_operator(grads, needed, *arguments):
+        return _gradients(compute, grads, needed, Arguments(*arguments))
 
     @operator.register_fake
     def _(*arguments):
         return _empty(Arguments(*arguments))
 
     @backward_operator.register_fake
-    def _(grads, wanted, *arguments):
-        return [t.new_empty(t.shape) for t, want in zip(Arguments(*arguments).leaves, wanted) if want]
+    def _(grads, needed, *arguments):
+        return [t.new_empty(t.shape) for t, need in zip(Arguments(*arguments).leaves, needed) if need]
 
     operator.register_autograd(_backward, setup_context=_keep)
 
@@ -174,9 +174,9 @@ def _backward(ctx, grads):
     states, rest = rest[: 2 * n], rest[2 * n :]
     masks, weights = rest[: len(rest) - ctx.num_weights], rest[len(rest) - ctx.num_weights :]
     arguments = Arguments(x, weights, states[:n], states[n:], z, valid, noise, masks, slope, *ctx.constants)
-    want_x, want_weights, want_h, want_c, want_z, *_ = ctx.needs_input_grad
-    wanted = [want_x, want_z, *want_h, *want_c, *want_weights]
-    found = iter(torch.ops.fairseq_hmrnn.recurrence_backward(grads, wanted, *arguments.flat))
-    dx, dz, *rest = [next(found) if want else None for want in wanted]
+    need_x, need_weights, need_h, need_c, need_z, *_ = ctx.needs_input_grad
+    needed = [need_x, need_z, *need_h, *need_c, *need_weights]
+    found = iter(torch.ops.fairseq_hmrnn.recurrence_backward(grads, needed, *arguments.flat))
+    dx, dz, *rest = [next(found) if need else None for need in needed]
     dh, dc, dweights = rest[:n], rest[n : 2 * n], rest[2 * n :]
     return (dx, dweights, dh, dc, dz, None, None, [None] * len(masks), None, *[None] * len(ctx.constants))

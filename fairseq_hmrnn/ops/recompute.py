@@ -35,13 +35,13 @@ class _RecomputedCall(Call):
         with torch.no_grad():
             return self.results(tensors), None
 
-    def backward(self, tensors, kept, hidden, grads, want_x, want_weights):
+    def backward(self, tensors, kept, hidden, grads, need_x, need_weights):
         count = CONSTANTS + self.num_layers  # constants come first, then x, the state, the weights
         given = [None if t is None else t.detach() for t in tensors[count:]]
         state_end = 2 + 2 * self.num_layers
         for index, tensor in enumerate(given):
-            wanted = want_x if index == 0 else index < state_end or want_weights
-            if tensor is not None and wanted:
+            needed = need_x if index == 0 else index < state_end or need_weights
+            if tensor is not None and needed:
                 tensor.requires_grad_()
         with torch.enable_grad():
             results = self.results([*tensors[:count], *given])
@@ -72,7 +72,7 @@ def in_chunks(
     recurrent_masks: Optional[Sequence[Tensor]] = None,
     tokens: Optional[Tensor] = None,
 ) -> HMLSTMOutput:
-    """What `compute` makes of the rest of the arguments (see `ops.hm_lstm`), the T steps in `chunks` pieces.
+    """The result of `compute` for the rest of the arguments (see `ops.hm_lstm`), the T steps in `chunks` pieces.
 
     The same numbers as in one call, to rounding: products over time and the weights' gradients are summed by chunk.
     """

@@ -1,4 +1,4 @@
-"""What every implementation of the recurrence takes and returns: weights, state, options, output.
+"""The arguments and results of every implementation of the recurrence: weights, state, options, output.
 
 A layer of size H holds 4H+1 rows in every weight: H each of forget gate f, input gate i, output gate o and
 candidate g, and one row for the boundary detector z. A layer without detector has the row too, unused, so that

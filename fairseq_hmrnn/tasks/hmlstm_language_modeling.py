@@ -51,7 +51,7 @@ class HMLSTMLanguageModelingTask(StatefulLanguageModelingTask):
 
     A dictionary whose symbols are all single characters is recognised: prompts are then read and samples written as
     raw text, every character, space and newline as it is. No batch is dropped for its size; `--max-len-b` counts new
-    symbols; the model is told the epoch, which slope annealing wants.
+    symbols; the model is told the epoch, which slope annealing requires.
     """
 
     @classmethod

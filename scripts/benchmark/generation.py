@@ -45,7 +45,7 @@ PLUGIN += ["--num-workers", "0"]
 
 @contextlib.contextmanager
 def quietly():
-    """What is printed and logged meanwhile goes into the string buffer that this yields."""
+    """Sends everything printed and logged meanwhile into the string buffer that this yields."""
     said = io.StringIO()
     logging.disable(logging.NOTSET)  # sample turns it off
     handler = logging.StreamHandler(said)

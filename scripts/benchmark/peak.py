@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What this processor multiplies at best: the fastest of torch's ways over several large shapes.
+"""The fastest products of this processor: the best of torch's ways over several large shapes.
 
     python scripts/benchmark/peak.py --precision float32 bf16 --threads 2
 

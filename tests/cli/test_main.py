@@ -40,6 +40,13 @@ def test_a_wrong_word_is_one_line(words, capsys):
     assert stopped.value.code == 2 and re.match(r"fairseq-hmrnn( prepare| sample| train)?: error: ", line)
 
 
+def test_options_of_fairseq_in_the_wrong_place_are_told_where_to_stand(data, capsys):
+    with pytest.raises(SystemExit):
+        run_here(["train", str(data), "--lr", "0.1"])
+    printed = capsys.readouterr().err
+    assert "unrecognized arguments: --lr" in printed and "(what is for fairseq stands behind --)" in printed
+
+
 def test_completion_is_a_script_for_the_shell(capsys):
     pytest.importorskip("shtab")
     with pytest.raises(SystemExit) as stopped:
@@ -56,16 +63,27 @@ def test_old_names_of_python_scripts_call_the_command():
     assert "usage: fairseq-hmrnn average" in run("scripts/average_checkpoints.py", "--help").stdout
 
 
-def test_old_names_of_shell_scripts_call_the_command(data, tmp_path):
-    (tmp_path / "text8").write_text("abc")
-    refusals = {
-        ("prepare_text8.sh", tmp_path / "text8", tmp_path / "x y"): "has 3 symbols, the published one 100,000,000",
-        ("prepare_enwik8.sh",): "the following arguments are required: FILE",
-        ("prepare_ptb.sh", tmp_path): f"there is no ptb.train.txt (nor ptb.char.train.txt) in {tmp_path}",
-        ("prepare_translation.sh", "de", "de", tmp_path): "SRC and TGT must differ",
-        ("train_recipe.sh", "ptb", tmp_path, tmp_path / "save"): f"no {tmp_path}/dict.txt: run fairseq-hmrnn prepare",
-        ("train_translation.sh", data, tmp_path / "a:b", "--lr", "1"): "a list of folders",
-    }  # fmt: skip
-    for arguments, message in refusals.items():
-        (line,) = script(*arguments, check=False).splitlines()
-        assert line.startswith("fairseq-hmrnn ") and message in line
+OLD_SHELL = {
+    ("prepare_ptb.sh", "a b"): ["prepare", "ptb", "a b"],
+    ("prepare_text8.sh", "text8", "x y"): ["prepare", "text8", "text8", "--dest", "x y"],
+    ("prepare_enwik8.sh",): ["prepare", "enwik8"],
+    ("prepare_translation.sh", "de", "en", "a b", "--source-size", "9"): [
+        "prepare", "translation", "de", "en", "a b", "--source-size", "9",
+    ],
+    ("train_recipe.sh", "ptb", "da ta", "sa ve", "a.b='c'"): [
+        "train", "ptb", "da ta", "--save-dir", "sa ve", "--", "a.b='c'",
+    ],
+    ("train_translation.sh", "da ta", "sa ve", "--lr", "1"): [
+        "train", "da ta", "--save-dir", "sa ve", "--", "--lr", "1",
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("called", OLD_SHELL, ids=lambda called: called[0])
+def test_old_names_of_shell_scripts_call_the_command(called, tmp_path, monkeypatch):
+    """With a python that tells how it was called, and has all that its environment is asked for."""
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\nif [ \"$1\" = -m ]; then printf '%s\\n' \"$@\"; fi\n")
+    python.chmod(0o755)
+    monkeypatch.setattr("conftest.BIN", tmp_path)
+    assert script(*called).splitlines() == ["-m", "fairseq_hmrnn", *OLD_SHELL[called]]

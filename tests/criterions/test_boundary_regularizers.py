@@ -173,7 +173,7 @@ def test_a_batch_of_padding_alone_is_no_number_to_fear(name):
 
 @pytest.mark.parametrize("name", ["binomial", "entropy"])
 def test_sums_add_up_over_batches_and_ranks(name):
-    """What the criterion adds is the mean times the number of symbols."""
+    """The criterion adds the mean times the number of symbols."""
     steps = make_steps(2)
     parts = [LayerSteps(*(x[rows] for x in steps[:3]), RATE) for rows in (slice(0, 1), slice(1, 4))]
     whole = REGULARIZERS[name](steps) * steps.valid.sum()

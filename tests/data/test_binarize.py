@@ -87,7 +87,7 @@ def test_missing_splits_are_cut_from_the_end_at_line_borders(tmp_path, text_file
     printed = capsys.readouterr().out
     for part in parts.values():
         assert f"{len(part):,} characters" in printed
-    assert f"fairseq-train {data} --user-dir fairseq_hmrnn --task hmlstm_language_modeling" in printed
+    assert f"fairseq-hmrnn train {data}" in printed
 
 
 def test_only_the_missing_split_is_cut(tmp_path, text_file):

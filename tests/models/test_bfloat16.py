@@ -153,7 +153,7 @@ def test_without_the_kernel_training_says_that_products_stay_float32(monkeypatch
 
 @compiled
 def test_samples_are_of_the_rounded_distribution():
-    """What the sampler says of its symbols, against the whole forward pass with rounded products."""
+    """The log-probabilities that the sampler reports, against the whole forward pass with rounded products."""
     model, symbols = make().float(), []
     decoding.generate_in([model], "bfloat16")
     sampler, given = Sampler([model], SamplingOptions(seed=1), PAD, [PAD]), []

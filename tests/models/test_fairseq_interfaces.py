@@ -1,4 +1,4 @@
-"""What fairseq's own models have, at the models themselves: embeddings, softmax, dropout, averages."""
+"""Features of fairseq's own models, tried on the models themselves: embeddings, softmax, dropout, averages."""
 
 from argparse import Namespace
 from types import SimpleNamespace

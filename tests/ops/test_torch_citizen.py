@@ -56,11 +56,11 @@ def assert_equal(found, expected):
         assert a.dtype == b.dtype and torch.equal(a, b)
 
 
-# What is kept for the backward pass
+# Values saved for the backward pass
 
 
 def kept_bytes(module, x, state, **hooks):
-    """What saved-tensor hooks see during a forward pass, each storage once, the arguments aside."""
+    """The tensors that saved-tensor hooks see during a forward pass, each storage once, the arguments aside."""
     arguments = {t.data_ptr() for t in (x, *state.h, *state.c, state.z, *module.parameters())}
     seen = {}
 
@@ -156,11 +156,11 @@ def test_opcheck(kind):
     arguments = operator_arguments(problem)
     torch.library.opcheck(torch.ops.fairseq_hmrnn.recurrence.default, arguments)
     grads = [t.detach() for t in torch.ops.fairseq_hmrnn.recurrence(*arguments)]
-    wanted = [True] * len(library.Arguments(*arguments).leaves)
-    wanted[1] = False
+    needed = [True] * len(library.Arguments(*arguments).leaves)
+    needed[1] = False
     constant = torch.utils._pytree.tree_map(lambda t: t.detach() if torch.is_tensor(t) else t, arguments)
     torch.library.opcheck(
-        torch.ops.fairseq_hmrnn.recurrence_backward.default, (grads, wanted, *constant), test_utils="test_faketensor"
+        torch.ops.fairseq_hmrnn.recurrence_backward.default, (grads, needed, *constant), test_utils="test_faketensor"
     )
 
 
@@ -328,7 +328,7 @@ def test_packed_weights_run_beside_what_is_compiled():
         assert torch.equal(torch.compile(step, backend="aot_eager")(x[0]), step(x[0]))
 
 
-# What is refused
+# Arguments that are refused
 
 
 def mixed(**changes):

@@ -1,4 +1,4 @@
-"""What the commands for published corpora have in common."""
+"""Arguments and the work itself of the commands for published corpora."""
 
 from __future__ import annotations
 

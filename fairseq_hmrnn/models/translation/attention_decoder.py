@@ -51,7 +51,7 @@ class HMLSTMAttentionDecoder(HMLSTMDecoder):
     def extract_features(
         self, prev_output_tokens, encoder_out: EncoderOut, incremental_state=None, src_lengths=None, state=None
     ):
-        """What each of prev_output_tokens (B, T) attends to, (B, T, output_dim), and `encoder_extra` together with the
+        """The context of each of prev_output_tokens (B, T), (B, T, output_dim), and `encoder_extra` together with the
         decoder's own BoundaryTrace as `decoder_trace` and the state reached as `state`.
 
         incremental_state: fairseq's cache; with it only the last symbol is read. state: a DecoderState before the

@@ -51,7 +51,7 @@ class HMLSTMEncoder(FairseqEncoder):
     def forward(self, src_tokens: Tensor, src_lengths: Optional[Tensor] = None, **unused) -> EncoderOut:
         """Read src_tokens (B, S), padded on either side. src_lengths is not needed: pad symbols tell.
 
-        Returns fairseq's dictionary of lists, as its Transformer decoder wants it: `encoder_out` [(M, B, output_units)]
+        Returns fairseq's dictionary of lists, as its Transformer decoder takes it: `encoder_out` [(M, B, output_units)]
         and `encoder_padding_mask` [(B, M)], and beside these
         memory_positions: [(B, M)], the source position behind each slot of the memory; empty if M is S.
         final_hidden: [(B, final_units)].
@@ -97,7 +97,7 @@ class HMLSTMEncoder(FairseqEncoder):
         return torch.cat(list(hidden), dim=-1) if self.layer_output is None else self.layer_output(hidden)
 
     def reorder_encoder_out(self, encoder_out: EncoderOut, new_order: Tensor) -> EncoderOut:
-        """Row i becomes what was row new_order[i], as beam search wants it."""
+        """Row i becomes what was row new_order[i], as in beam search."""
 
         def select(name, value):
             if isinstance(value, BoundaryTrace):

@@ -1,4 +1,4 @@
-"""What the translation models have in common."""
+"""The common part of the translation models."""
 
 from __future__ import annotations
 

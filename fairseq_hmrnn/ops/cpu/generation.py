@@ -1,4 +1,4 @@
-"""Generation by the compiled kernel: symbols in, logits out and, where wanted, the next symbols chosen in between.
+"""Generation by the compiled kernel: symbols in, logits out and, where asked for, the next symbols chosen in between.
 
 One call takes any number of steps (csrc/generation.h). recurrence.py has the recurrence alone; models/decoding.py
 chooses.
@@ -32,7 +32,7 @@ class OutputParameters(NamedTuple):
 
 
 class Reached(NamedTuple):
-    """What a generation has reached. Every call changes these tensors in place.
+    """The state of a generation. Every call changes these tensors in place.
 
     state: of the recurrence. terms: (B, L, E + L), products of each layer's h with its output weights. copy_u: (B, L),
     the detector's u of the run of COPY steps that lasts, NaN where none does.

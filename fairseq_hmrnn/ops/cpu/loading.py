@@ -30,7 +30,7 @@ class BuiltFor(NamedTuple):
 
 
 def built_for(path: str) -> Optional[BuiltFor]:
-    """What a kernel's file says that it was built for; None if it says nothing."""
+    """The target that a kernel's file says it was built for; None if it says nothing."""
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         start = content.find(b"fairseq_hmrnn kernel; torch ")
         text = content[start : content.find(b"\0", start)].decode() if start >= 0 else ""

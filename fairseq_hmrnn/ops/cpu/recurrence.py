@@ -141,13 +141,13 @@ class _CompiledCall(Call):
         hidden, h, c, *emitted, saved = kernel.compiled.forward(inputs, training, None, None)
         return (*hidden, *h, *c, *emitted), saved
 
-    def backward(self, tensors, saved, hidden, grads, want_x, want_weights):
+    def backward(self, tensors, saved, hidden, grads, need_x, need_weights):
         n = self.num_layers
         grads = [None if g is None else g.contiguous() for g in grads]
         of_states = grads[:n], grads[n : 2 * n], grads[2 * n : 3 * n]
         inputs = _inputs(*self.split(tensors), self.options, self.skip)
         dx, dz, dh, dc, dweights = kernel.compiled.backward(
-            inputs, saved, list(hidden), *of_states, *grads[3 * n :], want_x, want_weights
+            inputs, saved, list(hidden), *of_states, *grads[3 * n :], need_x, need_weights
         )
         return [dx, dz, *dh, *dc, *(grad for layer in dweights for grad in layer)]
 
@@ -162,5 +162,5 @@ class _PythonCall(Call):
         with torch.no_grad():
             return python.forward(self.inputs(tensors), training)
 
-    def backward(self, tensors, saved, hidden, grads, want_x, want_weights):
-        return python.backward(self.inputs(tensors), saved, hidden, grads, want_x, want_weights)
+    def backward(self, tensors, saved, hidden, grads, need_x, need_weights):
+        return python.backward(self.inputs(tensors), saved, hidden, grads, need_x, need_weights)

@@ -19,7 +19,7 @@ def round_up(number: int, multiple: int) -> int:
 
 
 class Shape(NamedTuple):
-    """What the buffers and the compiled kernels depend on. Equal shapes can share them."""
+    """The shape on which buffers and compiled kernels depend. Equal shapes can share them."""
 
     steps: int
     batch: int

@@ -33,7 +33,7 @@ struct Generation {
   mutable std::atomic<unsigned> calls{0};
 };
 
-// What a generation has reached; all of it is changed in place.
+// The state of a generation; all of it is changed in place.
 struct Reached {
   State state;
   Tensor terms;   // (B, L, E + L), see OutputWorker
@@ -102,7 +102,7 @@ OutputWeights<T, S> output_weights(const PackedOutput& packed) {
   return weights;
 }
 
-// What the steps of one call fill besides the results; alive until they are done.
+// Buffers that the steps of one call fill besides the results; alive until they are done.
 struct Room {
   std::vector<Buffer> buffers;
   Tensor valid, boundaries, probs;

@@ -80,7 +80,7 @@ class SavedRooms {
     call.saved_z = z_->template as<T>();
   }
 
-  // What was used of it, as tensors.
+  // The part of it that was used, as tensors.
   Saved saved(const Tensor& like, const Tensor& projected, const Tensor& projected_rstd) {
     const auto numbers = like.options(), integers = numbers.dtype(at::kInt);
     Saved saved;
@@ -293,17 +293,17 @@ Tensor closed_top_down(BackwardCall<T, S>& call, int64_t l, const Tensor& weight
   for (int64_t s = 0; s < above.slots(); ++s) active_above[above.step()[s] * B + above.sample()[s]] = true;
   for (int64_t s = 0; s < layer.slots(); ++s) active[layer.step()[s] * B + layer.sample()[s]] = true;
   std::vector<const T*> inputs;
-  std::vector<int>& wanted = call.closed_row[l];
-  wanted.assign(p.T_ * B, -1);
+  std::vector<int>& needed = call.closed_row[l];
+  needed.assign(p.T_ * B, -1);
   for (int64_t t = 0; t < p.T_; ++t)
     for (int64_t b = 0; b < B; ++b) {
       const int64_t i = t * B + b;
-      if (active[i] && call.saved_z[(t * p.L + l) * B + b] == 0 && call.wants_boundary_gradient(t - 1, l, b)) {
+      if (active[i] && call.saved_z[(t * p.L + l) * B + b] == 0 && call.needs_boundary_gradient(t - 1, l, b)) {
         if (row[now[b]] < 0) {
           row[now[b]] = int(inputs.size());
           inputs.push_back(t ? call.hidden[l + 1] + (i - B) * K : p.h0[l + 1] + b * K);
         }
-        wanted[i] = row[now[b]];
+        needed[i] = row[now[b]];
       }
       if (active_above[i]) now[b] = int(B) + above.slot()[i];
     }
@@ -319,7 +319,7 @@ Tensor closed_top_down(BackwardCall<T, S>& call, int64_t l, const Tensor& weight
 // Of x, z, h and c of every layer, the weights of every layer.
 using Gradients = std::tuple<MaybeTensor, Tensor, Tensors, Tensors, std::vector<std::vector<MaybeTensor>>>;
 
-// What the results of a call were differentiated to; absent: 0.
+// The gradients of the results of a call; absent: 0.
 struct Incoming {
   std::vector<MaybeTensor> hidden, h, c;
   MaybeTensor boundaries, probs, z;
@@ -352,7 +352,7 @@ std::vector<std::vector<MaybeTensor>> make_weight_gradients(const Weights& weigh
 
 template <class T, class S>
 Gradients backward_typed(const Inputs& in, const Saved& saved, const Tensors& hidden, const Incoming& grad,
-                         bool want_x, bool want_weights) {
+                         bool need_x, bool need_weights) {
   BackwardCall<T, S> call;
   call.problem = make_problem<T>(in);
   call.keep(saved);
@@ -421,13 +421,13 @@ Gradients backward_typed(const Inputs& in, const Saved& saved, const Tensors& hi
   });
 
   Stopwatch large(p.B >= 4);
-  if (want_weights)
+  if (need_weights)
     for (int64_t l = 0; l < p.L; ++l)
       for (int product = 0; product < PRODUCTS; ++product)
         if (auto& weight = grads[l][product])
           weight_gradient(call, l, product, in.x.size(0), weight->template data_ptr<T>());
   MaybeTensor dx;
-  if (want_x) dx = input_gradient(call, in.x, *in.weights[0][BOTTOM_UP], x_detector);
+  if (need_x) dx = input_gradient(call, in.x, *in.weights[0][BOTTOM_UP], x_detector);
   large.lap(LARGE_PRODUCTS);
   return {dx, dz, dh, dc, grads};
 }
@@ -443,7 +443,7 @@ Tensor multiply_typed(const Tensor& a, bool a_sums_over_rows, const Tensor& b, b
   return result;
 }
 
-// f(T(), S()): the type of the numbers, and that of the operands of products. What fails for want of memory, torch's
+// f(T(), S()): the type of the numbers, and that of the operands of products. What fails for lack of memory, torch's
 // allocator included, becomes Python's MemoryError.
 template <class F>
 auto dispatch(const Tensor& x, bool low, F f) {
@@ -479,10 +479,10 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("backward", [](const Inputs& in, const std::vector<MaybeTensor>& saved, const Tensors& hidden,
                        const std::vector<MaybeTensor>& grad_hidden, const std::vector<MaybeTensor>& grad_h,
                        const std::vector<MaybeTensor>& grad_c, const MaybeTensor& grad_boundaries,
-                       const MaybeTensor& grad_probs, const MaybeTensor& grad_z, bool want_x, bool want_weights) {
+                       const MaybeTensor& grad_probs, const MaybeTensor& grad_z, bool need_x, bool need_weights) {
     return dispatch(in.x, in.low, [&](auto t, auto s) {
       const Incoming incoming{grad_hidden, grad_h, grad_c, grad_boundaries, grad_probs, grad_z};
-      return backward_typed<decltype(t), decltype(s)>(in, Saved::of(saved), hidden, incoming, want_x, want_weights);
+      return backward_typed<decltype(t), decltype(s)>(in, Saved::of(saved), hidden, incoming, need_x, need_weights);
     });
   });
   m.def("pack", [](const Weights& weights, bool low) {

@@ -43,16 +43,16 @@ class Backward:
         scaled = torch.cat([weight[:-1], self.kappa * weight[-1:]])
         return Product(scaled.t().contiguous(), reorder)
 
-    def run_all(self, want_x: bool, want_weights: bool):
+    def run_all(self, need_x: bool, need_weights: bool):
         n = len(self.hidden)
         for t in range(self.inputs.x.size(0) - 1, -1, -1):
             from_above = None
             for index in range(n - 1, -1, -1):
                 from_above = self.cell(t, index, from_above)
         weights: List[Optional[Tensor]] = [None] * (len(LayerParameters._fields) * n)
-        if want_weights:
+        if need_weights:
             weights = [grad for index in range(n) for grad in self.layer_gradients(index)]
-        dx = self.input_gradient() if want_x else None
+        dx = self.input_gradient() if need_x else None
         return [dx, torch.stack(self.dz, 1), *self.dh, *self.dc, *weights]
 
     def previous(self, t: int, index: int) -> Tensor:
@@ -213,7 +213,7 @@ class Backward:
         return sent
 
     def read(self, index: int, product: int) -> Tensor:
-        """What a product read at every step, (T B, columns)."""
+        """The input of a product at every step, (T B, columns)."""
         steps, batch = self.inputs.x.shape[:2]
         if product == BOTTOM_UP:
             source = self.hidden[index - 1] if index else self.inputs.x

@@ -25,7 +25,7 @@ from .problem import (
     take,
 )
 
-# Gathering rows costs more than it saves when nearly all of them are wanted.
+# Gathering rows costs more than it saves when nearly all of them are needed.
 DENSE_SHARE = 0.8
 
 Packed = List[List[Optional[Product]]]  # [layer][product], None for one that is not there or not in the loop

@@ -1,4 +1,4 @@
-"""What one call of the Python path works on, and what its forward pass saves for its backward pass."""
+"""The input of one call of the Python path, and the values that its forward pass saves for its backward pass."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def normalise(p: Tensor, layer_norm: bool) -> Normalised:
 
 
 class Cell(NamedTuple):
-    """What the backward pass needs of one cell. The last two are None where no sample is idle."""
+    """The values of one cell that the backward pass needs. The last two are None where no sample is idle."""
 
     rows: Tensor  # (N,) samples computed in full
     gates: Tuple[Tensor, ...]  # f, i, o, g, each (N, H)

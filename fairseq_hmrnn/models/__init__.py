@@ -1,4 +1,5 @@
 from . import moving_average
+from .handwriting import HandwritingModel, HMLSTMHandwritingModel
 from .hmlstm import HMLSTMModel
 from .hmlstm_lm import HMLSTMLanguageModel
 from .hmlstm_lstm import HMLSTMLSTMModel
@@ -6,4 +7,11 @@ from .hmlstm_transformer import HMLSTMTransformerModel
 
 moving_average.install()
 
-__all__ = ["HMLSTMLSTMModel", "HMLSTMLanguageModel", "HMLSTMModel", "HMLSTMTransformerModel"]
+__all__ = [
+    "HandwritingModel",
+    "HMLSTMHandwritingModel",
+    "HMLSTMLSTMModel",
+    "HMLSTMLanguageModel",
+    "HMLSTMModel",
+    "HMLSTMTransformerModel",
+]

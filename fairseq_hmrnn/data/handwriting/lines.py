@@ -7,6 +7,7 @@ from typing import List, NamedTuple, Optional, Sequence
 import numpy as np
 
 LARGEST_COORDINATE = 1e6  # in points of a tablet: none has so many
+LARGEST_JUMP = 5000  # in times the line's median step: UNIPEN's longest way back to a line's start is some 500
 LARGEST_FILE = 1 << 26  # bytes of a file of one line
 
 
@@ -50,7 +51,15 @@ def join_strokes(name: str, strokes: Sequence[np.ndarray]) -> np.ndarray:
     if wrong.any():
         value = points[wrong][0]
         raise BrokenLine(f"{name}: has the coordinate {value:g}, which no tablet has (at most {LARGEST_COORDINATE:,.0f})")
+    jumps = np.abs(np.diff(points, axis=0)).max(1)
+    if jumps.any() and jumps.max() > LARGEST_JUMP * np.median(jumps[jumps > 0]):
+        place = int(jumps.argmax())
+        raise BrokenLine(f"{name}: jumps from {_place(points[place])} to {_place(points[place + 1])}, which no pen does")
     return points
+
+
+def _place(point: np.ndarray) -> str:
+    return f"({point[0]:g}, {point[1]:g})"
 
 
 def stroke_ends(strokes: Sequence[np.ndarray]) -> np.ndarray:

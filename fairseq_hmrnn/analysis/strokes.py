@@ -1,0 +1,80 @@
+"""Pictures of pen strokes. Arrays in, figures out; matplotlib is imported only when a picture is drawn."""
+
+from __future__ import annotations
+
+from typing import Dict, Optional, Sequence, Tuple
+
+import numpy as np
+
+from .plots import LAYER_COLORS, TEXT_COLOR, check_path, new_figure
+
+_WIDTH = 9.0  # of a picture, in inches
+_LARGEST_HEIGHT, _SMALLEST_HEIGHT = 6.0, 0.5  # of one drawing of a line
+_LABEL = 0.22  # height of its label
+
+
+def plot_strokes(
+    points,
+    ends,
+    boundaries: Optional[Dict[str, Sequence[float]]] = None,
+    path: Optional[str] = None,
+    title: Optional[str] = None,
+    dpi: int = 160,
+):
+    """A written line; with boundaries once for each kind of them, its strokes changing colour where a segment ends.
+
+    Args:
+        points: (N, 2), x to the right and y upwards.
+        ends: (N,), not 0 where a stroke ends.
+        boundaries: label -> (N,) numbers, a segment ends at those above .5; None: the line in one colour.
+        path: where to save, .png, .svg or .pdf; None: do not save.
+        title: a heading, left-aligned.
+        dpi: resolution of a PNG.
+    Returns:
+        The matplotlib `Figure`.
+    Raises:
+        ValueError: sizes that do not fit, points that are not finite, another suffix.
+        ImportError: matplotlib is missing.
+    """
+    points, ends = np.asarray(points, dtype=float), np.asarray(ends, dtype=float)
+    if points.ndim != 2 or points.shape[1] != 2 or not len(points) or not np.isfinite(points).all():
+        raise ValueError(f"points must be (N, 2) finite numbers, not {points.shape}")
+    drawings = {label: np.asarray(marks, dtype=float) for label, marks in (boundaries or {"": np.zeros(len(points))}).items()}
+    if any(len(marks) != len(points) for marks in (ends, *drawings.values())):
+        raise ValueError(f"ends and boundaries must have {len(points)} values, one for each point")
+    check_path(path)
+    low, high = points.min(0), points.max(0)
+    height = float(np.clip(_WIDTH * (high - low)[1] / max((high - low)[0], 1e-9), _SMALLEST_HEIGHT, _LARGEST_HEIGHT))
+    block, top = height + _LABEL * bool(boundaries), 0.35 if title else 0.05
+    total = len(drawings) * block + top + 0.1
+    figure = new_figure(_WIDTH + 0.3, total)
+    for row, (label, marks) in enumerate(drawings.items()):
+        bottom = total - top - (row + 1) * block
+        axes = figure.add_axes([0.15 / (_WIDTH + 0.3), bottom / total, _WIDTH / (_WIDTH + 0.3), height / total])
+        _draw(axes, points, ends > 0.5, marks > 0.5, (low, high))
+        if label:
+            axes.text(0, 1, label, transform=axes.transAxes, ha="left", va="bottom", fontsize=8, color=TEXT_COLOR)
+    if title:
+        figure.text(0.012, 1 - 0.15 / total, title, ha="left", va="center", fontsize=10, fontweight="bold", color=TEXT_COLOR)
+    if path is not None:
+        figure.savefig(path, dpi=dpi, facecolor="white")
+    return figure
+
+
+def _draw(axes, points: np.ndarray, ends: np.ndarray, closes: np.ndarray, box: Tuple[np.ndarray, np.ndarray]) -> None:
+    """One line. closes: (N,) bool; a segment's last point belongs to it, and what leads to the next point does not."""
+    from matplotlib.collections import LineCollection
+
+    palette = np.array(LAYER_COLORS if closes.any() else [TEXT_COLOR])
+    segment = np.append(0, closes.cumsum()[:-1])
+    colors = palette[segment % len(palette)]
+    drawn = np.flatnonzero(~ends[:-1])
+    strokes = np.stack([points[drawn], points[drawn + 1]], axis=1)
+    axes.add_collection(LineCollection(strokes, colors=colors[drawn + 1].tolist(), linewidths=1.2, capstyle="round"))
+    dots = np.append(True, ends[:-1]) & ends
+    axes.scatter(*points[dots].T, s=3, c=colors[dots].tolist())
+    margin = 0.02 * max((box[1] - box[0]).max(), 1e-9)
+    axes.set_xlim(box[0][0] - margin, box[1][0] + margin)
+    axes.set_ylim(box[0][1] - margin, box[1][1] + margin)
+    axes.set_aspect("equal", adjustable="datalim")
+    axes.axis("off")

@@ -1,0 +1,1 @@
+"""Whatever uses a trained model."""

@@ -1,0 +1,164 @@
+"""Handwriting through the real commands: prepare, train, resume, two processes, bfloat16, validate, sample, draw."""
+
+import re
+
+import pytest
+import torch
+from conftest import ROOT, rank_options, run, run_forked
+from fairseq import checkpoint_utils
+from handwriting import write_unipen
+from omegaconf import OmegaConf
+
+from fairseq_hmrnn.data.handwriting import load_split, prepare
+from fairseq_hmrnn.inference.handwriting import Writer
+
+TASK = ["--user-dir", "fairseq_hmrnn", "--task", "hmlstm_handwriting"]
+TRAIN = ["--arch", "hmlstm_handwriting", "--embed-dim", 6, "--hidden-sizes", "12,10,8", "--output-dim", 10]
+TRAIN += ["--mixtures", 3, "--criterion", "handwriting_likelihood", "--boundary-rates", ".2,.1"]
+TRAIN += ["--boundary-regularizers", "rate+uncertainty,rate", "--slope-per-update", 0.01]
+OPTIMIZE = ["--optimizer", "adam", "--lr", 0.01, "--clip-norm", 1, "--batch-size", 4, "--cpu", "--seed", 1]
+OPTIMIZE += ["--log-format", "simple", "--log-interval", 1, "--num-workers", 0]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("handwriting")
+    prepare(str(write_unipen(folder / "corpus")), str(folder / "bin"), {"valid": 0.2, "test": 0.2}, progress=False)
+    return folder / "bin"
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory):
+    """Folders of models after 20 updates, whole, in two parts and by two processes; logs beside them."""
+    base = tmp_path_factory.mktemp("trained")
+
+    def job(name, log, updates, *options):
+        found = [data, *TASK, *TRAIN, *OPTIMIZE, "--max-update", updates, "--save-dir", base / name, *options]
+        return "fairseq-train", found, base / f"{log}.log"
+
+    two = [job("two", f"two{rank}", 20, *options, "--batch-size", 2) for rank, options in enumerate(rank_options())]
+    run_forked([[job("whole", "whole", 20)], [job("parts", "parts", 9)], [job("parts", "parts", 20)], two])
+    return base
+
+
+def weights(folder):
+    return checkpoint_utils.load_checkpoint_to_cpu(str(folder / "checkpoint_last.pt"))["model"]
+
+
+def test_training_learns_and_logs(trained):
+    log = (trained / "whole.log").read_text(encoding="utf-8")
+    losses = [float(value) for value in re.findall(r"train_inner .*? nll_loss=([-\d.]+)", log)]
+    assert len(losses) == 20 and sum(losses[-4:]) < sum(losses[:4]) - 1
+    valid = [line for line in log.splitlines() if "valid on 'valid' subset" in line][-1]
+    for name in ("log_likelihood", "z1", "flush2", "pen_up_f1_1", "character_f1_2", "word_f1_1"):
+        assert re.search(rf"\| {name} -?[\d.]+", valid), name
+
+
+def test_interrupted_training_ends_with_the_same_weights(trained):
+    whole, parts = weights(trained / "whole"), weights(trained / "parts")
+    assert whole.keys() == parts.keys()
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+
+
+def test_two_processes_see_the_same_lines_as_one(trained):
+    """In batches of their own, half as large: the same number of lines in an epoch, and a model that learned as much."""
+    logs = [(trained / f"{name}.log").read_text(encoding="utf-8") for name in ("whole", "two0")]
+    sizes = [re.search(r"\| train \| epoch 001 .*?\| bsz ([\d.]+)", log).group(1) for log in logs]
+    assert sizes[0] == sizes[1]
+    final = [float(re.findall(r"valid on 'valid' subset .*? nll_loss ([-\d.]+)", log)[-1]) for log in logs]
+    assert abs(final[0] - final[1]) < 0.5
+
+
+def test_fairseq_validate_scores_a_split_as_the_writer_reads_it(trained, data):
+    path = trained / "whole" / "checkpoint_last.pt"
+    log = run("fairseq-validate", data, *TASK, "--path", path, "--valid-subset", "test", "--batch-size", 3, "--cpu",
+              "--num-workers", 0).stdout
+    printed = float(re.search(r"log_likelihood ([-\d.]+)", log).group(1))
+    strokes, writer = load_split(str(data), "test"), Writer.load(str(path))
+    lines = [writer.read(strokes.steps[strokes.line(index)]) for index in range(len(strokes.names))]
+    assert printed == pytest.approx(sum(line.log_probs.sum() for line in lines) / len(lines), abs=0.02)
+    rates = [sum(line.boundaries[:-1, layer].sum() for line in lines) for layer in (0, 1)]
+    steps = sum(len(line.steps) - 1 for line in lines)
+    assert [float(re.search(rf"\| z{layer} ([\d.]+)", log).group(1)) for layer in (1, 2)] == pytest.approx(
+        [rate / steps for rate in rates], abs=6e-4
+    )
+
+
+def test_commands_write_and_draw(trained, data, tmp_path):
+    pytest.importorskip("matplotlib")
+    module = "fairseq_hmrnn.cli.{}_handwriting"
+    sample = ["-m", module.format("sample"), trained / "whole", "--steps", 40, "--bias", 1]
+    run(*sample, "--out", tmp_path / "a.svg")
+    run(*sample, "--out", tmp_path / "again.svg")
+    run(*sample, "--out", tmp_path / "b.png", "--data", data, "--line", 1, "--beginning", 7, "--boundaries")
+    draw = ["-m", module.format("plot"), trained / "whole", "--data", data, "--marks", "--out", tmp_path / "c.png"]
+    assert re.search(r"log-likelihood -?[\d.]+ nats over \d+ steps", run(*draw).stdout)
+    paths = [re.findall(r' d="([^"]+)"', (tmp_path / name).read_text()) for name in ("a.svg", "again.svg")]
+    assert paths[0] == paths[1] and len(paths[0]) > 5
+    assert all((tmp_path / name).read_bytes().startswith(b"\x89PNG") for name in ("b.png", "c.png"))
+    refused = run(*draw, "--line", 999, check=False)
+    assert refused.returncode == 2 and "lines, numbered from 0" in refused.stdout
+
+
+def test_samples_go_on_from_a_beginning(trained, data):
+    writer, strokes = Writer.load(str(trained / "whole")), load_split(str(data), "test")
+    beginning = strokes.steps[strokes.line(0)][:9]
+    torch.manual_seed(3)
+    written = writer.write(6, 0.5, beginning)
+    assert written.steps.shape == (15, 3) and (written.steps[:9] == beginning).all()
+    read = writer.read(written.steps)
+    assert (read.boundaries == written.boundaries).all()
+    assert read.log_probs[9:] == pytest.approx(written.log_probs[9:], abs=1e-4)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_the_recipe_trains(data, tmp_path, precision):
+    run("-m", "fairseq_hmrnn.cli.recipe", "handwriting", data, tmp_path / "save", tmp_path)
+    settings = ["common.cpu=true", "dataset.batch_size=4", "dataset.num_workers=0", "optimization.max_update=12"]
+    settings += ["model.hidden_sizes='12,10,8'", "model.embed_dim=6", "optimization.lr=[0.01]", "common.log_interval=1"]
+    settings += ["common.bf16=true"] if precision == "bf16" else []
+    run("fairseq-hydra-train", "--config-dir", tmp_path, "--config-name", "handwriting", *settings)
+    log = (tmp_path / "save" / "hydra_train.log").read_text(encoding="utf-8")
+    losses = [float(value) for value in re.findall(r"\[train_inner\].*? nll_loss=([-\d.]+)", log)]
+    assert len(losses) == 12 and sum(losses[-3:]) < sum(losses[:3]) - 0.5
+    assert weights(tmp_path / "save")["density.linear.weight"].dtype in (torch.float32, torch.bfloat16)
+
+
+def test_the_recipe_is_the_published_one():
+    recipe = OmegaConf.load(str(ROOT / "fairseq_hmrnn" / "configs" / "handwriting.yaml"))
+    model = recipe.model
+    assert (model.hidden_sizes, model.mixtures, recipe.dataset.batch_size) == ("400,400,400", 20, 32)
+    assert (model.slope, model.slope_per_epoch, model.slope_max) == (1, 0.004, 3)
+    assert recipe.optimization.lr == [0.0003]
+
+
+def test_torch_lstm_trains_by_the_same_command(data, tmp_path):
+    options = ["--arch", "lstm_handwriting", "--hidden-size", 12, "--embed-dim", 6, "--output-dim", 10, "--mixtures", 3]
+    options += ["--user-dir", "scripts/benchmark/lstm_handwriting", "--task", "hmlstm_handwriting"]
+    options += ["--criterion", "handwriting_likelihood", "--max-update", 6, "--no-save", "--save-dir", tmp_path]
+    log = run("fairseq-train", data, *OPTIMIZE, *options).stdout
+    assert re.search(r"valid on 'valid' subset .* log_likelihood", log) and "pen_up_f1_1" not in log
+
+
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        (["--criterion", "cross_entropy"], "requires --criterion handwriting_likelihood"),
+        (["--valid-subset", "other"], "no other.npz in .*; it has: test, train, valid"),
+        (["--max-line-steps", "1"], "no line has at most 1 steps: raise --max-line-steps"),
+        (["--boundary-rates", ".1"], "boundary-rates has 1 rates, the model has 2 boundary detectors"),
+    ],
+)
+def test_errors_are_one_line(data, tmp_path, options, said):
+    base = [data, *TASK, *TRAIN, *OPTIMIZE, "--max-update", 2, "--save-dir", tmp_path]
+    if "--criterion" in options:
+        base = [option for option in base if option not in ("--boundary-rates", ".2,.1", "--boundary-regularizers",
+                                                           "rate+uncertainty,rate")]
+    log = run("fairseq-train", *base, *options, check=False)
+    assert log.returncode != 0
+    assert re.search(said, log.stdout.splitlines()[-1]), log.stdout[-2000:]
+
+
+def test_an_unprepared_folder_is_named(tmp_path):
+    log = run("fairseq-train", tmp_path, *TASK, *TRAIN, *OPTIMIZE, check=False).stdout.splitlines()
+    assert "prepare a corpus with prepare_handwriting FOLDER --dest" in log[-1]

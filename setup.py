@@ -44,7 +44,7 @@ setup(
     license="MIT",
     python_requires=">=3.8,<3.13",
     packages=find_packages(include=["fairseq_hmrnn", "fairseq_hmrnn.*"]),
-    package_data={"fairseq_hmrnn": ["configs/*.yaml", "ops/README.md", "ops/csrc/*"]},
+    package_data={"fairseq_hmrnn": ["configs/*.yaml", "ops/README.md", "ops/cpu/csrc/*"]},
     install_requires=FAIRSEQ + ["sentencepiece", "tqdm"],
     extras_require={
         "plot": ["matplotlib>=3.6"],

@@ -17,9 +17,9 @@ import shutil
 import sys
 import sysconfig
 
-SOURCES = ["fairseq_hmrnn/ops/csrc/hm_lstm.cpp"]
+SOURCES = ["fairseq_hmrnn/ops/cpu/csrc/hm_lstm.cpp"]
 OPENMP_ON_THREADS = "scripts/sanitize/openmp.cpp"
-HEADERS = sorted(glob.glob("fairseq_hmrnn/ops/csrc/*.h"))
+HEADERS = sorted(glob.glob("fairseq_hmrnn/ops/cpu/csrc/*.h"))
 
 
 def _can_build() -> bool:
@@ -68,7 +68,7 @@ def extensions() -> list:
     sources = SOURCES + [OPENMP_ON_THREADS] * ("-fsanitize=thread" in _sanitizer_flags())
     return [
         CppExtension(
-            "fairseq_hmrnn.ops._hm_lstm_cpu",
+            "fairseq_hmrnn.ops.cpu._kernel",
             sources,
             depends=HEADERS,
             extra_compile_args=_compile_flags(),

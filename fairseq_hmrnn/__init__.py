@@ -7,7 +7,7 @@ checkpoints.install()
 resumption.install()
 tell_in_fairseq_commands()
 
-from . import criterions, lr_scheduler, models, tasks  # noqa: E402  (what they load must be checked)
+from . import criterions, inference, models, optim, tasks  # noqa: E402  (what they load must be checked)
 
 __version__ = "0.1.0"
-__all__ = ["checkpoints", "criterions", "lr_scheduler", "models", "resumption", "tasks"]
+__all__ = ["checkpoints", "criterions", "inference", "models", "optim", "resumption", "tasks"]

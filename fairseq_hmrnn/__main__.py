@@ -12,9 +12,9 @@ from fairseq.dataclass.utils import gen_parser_from_dataclass
 from .cli.arguments import Parser
 from .cli.errors import run_command
 from .criterions.boundary_regularized_cross_entropy import BoundaryRegularizedCrossEntropyConfig
-from .lr_scheduler import ExactReduceLROnPlateauConfig
 from .models.config import HMLSTMLanguageModelConfig
-from .models.translation_config import HMLSTMLSTMConfig, HMLSTMTransformerConfig, HMLSTMTranslationConfig
+from .models.translation.config import HMLSTMLSTMConfig, HMLSTMTransformerConfig, HMLSTMTranslationConfig
+from .optim.lr_scheduler import ExactReduceLROnPlateauConfig
 from .options import CheckingParser
 from .tasks.hmlstm_language_modeling import HMLSTMLanguageModelingConfig
 

@@ -21,8 +21,8 @@ import fairseq_hmrnn  # noqa: E402, F401  (registers the models)
 from fairseq_hmrnn.cli import arguments as kinds  # noqa: E402
 from fairseq_hmrnn.cli.errors import UserError, run_command  # noqa: E402
 from fairseq_hmrnn.cli.files import whole_file, write_whole  # noqa: E402
-from fairseq_hmrnn.models import export, hub  # noqa: E402
-from fairseq_hmrnn.models.transcript import symbol_texts  # noqa: E402
+from fairseq_hmrnn.inference import export, hub  # noqa: E402
+from fairseq_hmrnn.inference.transcript import symbol_texts  # noqa: E402
 
 TOLERANCE = 1e-4  # on log-probabilities, float32
 

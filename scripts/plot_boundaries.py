@@ -14,8 +14,8 @@ from fairseq_hmrnn.analysis.plots import check_path  # noqa: E402
 from fairseq_hmrnn.cli import arguments as kinds  # noqa: E402
 from fairseq_hmrnn.cli.errors import run_command  # noqa: E402
 from fairseq_hmrnn.cli.files import read_text, whole_file  # noqa: E402
+from fairseq_hmrnn.inference.reader import CharacterReader  # noqa: E402
 from fairseq_hmrnn.options import LARGEST_SIZE, whole  # noqa: E402
-from fairseq_hmrnn.reader import CharacterReader  # noqa: E402
 
 LARGEST_PICTURE = 20_000  # bytes of text: a picture of more cannot be read, nor drawn in a minute
 

@@ -30,10 +30,10 @@ import fairseq_hmrnn  # noqa: E402, F401  (registers the models)
 from fairseq_hmrnn.cli import arguments as kinds  # noqa: E402
 from fairseq_hmrnn.cli.errors import UserError, run_command  # noqa: E402
 from fairseq_hmrnn.cli.files import read_text  # noqa: E402
-from fairseq_hmrnn.models import hub  # noqa: E402
-from fairseq_hmrnn.models.incremental import GENERATION_DTYPES  # noqa: E402
-from fairseq_hmrnn.models.sampler import SamplingOptions  # noqa: E402
-from fairseq_hmrnn.models.transcript import Plain, WithBoundaries, symbol_texts  # noqa: E402
+from fairseq_hmrnn.inference import hub  # noqa: E402
+from fairseq_hmrnn.inference.sampler import SamplingOptions  # noqa: E402
+from fairseq_hmrnn.inference.transcript import Plain, WithBoundaries, symbol_texts  # noqa: E402
+from fairseq_hmrnn.models.decoding import GENERATION_DTYPES  # noqa: E402
 from fairseq_hmrnn.options import number, whole  # noqa: E402
 
 ENDLESS = 10**15  # symbols, samples: what nobody waits for

@@ -30,4 +30,4 @@ export LD_PRELOAD
 # Python itself is not instrumented, so the sanitizer's library must be there before it. Fixed addresses: g++ 12's thread
 # sanitizer does not know where newer kernels put programs.
 LD_PRELOAD=$("$CXX" -print-file-name=$library) exec setarch "$(uname -m)" -R \
-  python tests/ops/kernel_fuzz.py --extension "$build"/fairseq_hmrnn/ops/_hm_lstm_cpu*.so "$@"
+  python tests/ops/cpu/kernel_fuzz.py --extension "$build"/fairseq_hmrnn/ops/cpu/_kernel*.so "$@"

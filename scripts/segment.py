@@ -20,8 +20,8 @@ from fairseq_hmrnn.analysis import segments  # noqa: E402
 from fairseq_hmrnn.cli import arguments as kinds  # noqa: E402
 from fairseq_hmrnn.cli.errors import run_command  # noqa: E402
 from fairseq_hmrnn.cli.files import not_utf8, open_bytes, read_text  # noqa: E402
+from fairseq_hmrnn.inference.reader import CharacterReader, Reading  # noqa: E402
 from fairseq_hmrnn.options import LARGEST_SIZE, whole  # noqa: E402
-from fairseq_hmrnn.reader import CharacterReader, Reading  # noqa: E402
 
 CHUNK_BYTES = 1 << 14
 

@@ -87,7 +87,7 @@ def options_of(command):
 
     if command == "fairseq-train":
         from fairseq_hmrnn.__main__ import OPTIONS
-        from fairseq_hmrnn.lr_scheduler import ExactReduceLROnPlateauConfig
+        from fairseq_hmrnn.optim.lr_scheduler import ExactReduceLROnPlateauConfig
         from fairseq_hmrnn.options import allowed_of
 
         configs = [OPTIONS[f"--{kind}"] for kind in ("task hmlstm_language_modeling", "arch hmlstm_lm",
@@ -212,7 +212,7 @@ def problem_of(command, stdout, refused, code, errors, output):
 
 def prepare(work):
     """Import what the commands import, make what the inputs name; the absolute folder."""
-    for module in ("matplotlib.figure", "fairseq_cli.train", "fairseq_hmrnn.models.hub", "sentencepiece"):
+    for module in ("matplotlib.figure", "fairseq_cli.train", "fairseq_hmrnn.inference.hub", "sentencepiece"):
         importlib.import_module(module)
     work = Path(work).resolve()
     if not (work / "fifo").exists():

@@ -21,7 +21,7 @@ from omegaconf import OmegaConf
 
 from fairseq_hmrnn.archive import pickled_globals
 from fairseq_hmrnn.checkpoints import UnsafeCheckpointError, check_checkpoint, drop_unnamed_codec, forget_files
-from fairseq_hmrnn.models import hub
+from fairseq_hmrnn.inference import hub
 
 
 def test_wants_are_found_in_every_pickle_protocol_without_running_anything(tmp_path):

@@ -61,7 +61,7 @@ def test_interrupted_training_ends_with_the_same_weights(trained):
 
 
 def test_two_processes_see_the_same_lines_as_one(trained):
-    """In batches of their own, half as large: the same number of lines in an epoch, and a model that learned as much."""
+    """In batches of their own, half as large: as many lines in an epoch, and a model that learned as much."""
     logs = [(trained / f"{name}.log").read_text(encoding="utf-8") for name in ("whole", "two0")]
     sizes = [re.search(r"\| train \| epoch 001 .*?\| bsz ([\d.]+)", log).group(1) for log in logs]
     assert sizes[0] == sizes[1]

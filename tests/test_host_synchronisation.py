@@ -17,9 +17,10 @@ from fairseq_hmrnn.criterions import BoundaryRegularizedCrossEntropy
 from fairseq_hmrnn.criterions.boundary_regularizers import REGULARIZERS
 from fairseq_hmrnn.criterions.boundary_statistics import numbers
 from fairseq_hmrnn.data.characters import CharacterDictionary
-from fairseq_hmrnn.models import HMLSTMLanguageModel, HMLSTMLSTMModel, HMLSTMModel, hmlstm_encoder
+from fairseq_hmrnn.models import HMLSTMLanguageModel, HMLSTMLSTMModel, HMLSTMModel
 from fairseq_hmrnn.models.config import HMLSTMLanguageModelConfig
-from fairseq_hmrnn.models.translation_config import HMLSTMLSTMConfig, HMLSTMTranslationConfig
+from fairseq_hmrnn.models.translation import encoder
+from fairseq_hmrnn.models.translation.config import HMLSTMLSTMConfig, HMLSTMTranslationConfig
 from fairseq_hmrnn.modules import HMLSTM
 
 pytestmark = pytest.mark.skipif(
@@ -142,7 +143,7 @@ def test_memory_of_segments_is_the_same_at_any_length(monkeypatch):
     sample = batch(SOURCE, TARGET, True, device="cpu")["net_input"]
     short = model.encoder(sample["src_tokens"])
     expected, extra = model(**sample)
-    monkeypatch.setattr(hmlstm_encoder, "is_on_host", lambda tensor: False)
+    monkeypatch.setattr(encoder, "is_on_host", lambda tensor: False)
     found, found_extra = model(**sample)
     assert short["encoder_out"][0].size(0) < 6 == model.encoder(sample["src_tokens"])["encoder_out"][0].size(0)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)

@@ -1,4 +1,4 @@
-"""Imports go one way: ops, annealing <- modules <- models <- tasks; the others stand beside."""
+"""Imports go one way: ops <- modules <- models <- inference <- tasks; those beside them take what they are given."""
 
 import ast
 import subprocess
@@ -9,35 +9,37 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "fairseq_hmrnn"
 
-# A part of the package (a folder or a file) -> the other parts that it may import.
+# A part of the package (a folder or a file) -> the other parts that it may import, from the bottom up: a part imports
+# only what stands above it in this table, so that nothing goes round in circles.
 ALLOWED = {
     "ops": set(),
-    "annealing": set(),
-    "compat": set(),
-    "archive": {"compat"},
-    "checkpoints": {"archive", "compat", "resumption"},
-    "resumption": {"compat"},
+    "modules": {"ops"},
     "analysis": set(),
     "options": set(),
-    "cli": {"archive", "data", "options"},
-    "modules": {"ops"},
-    "models": {"ops", "modules", "annealing", "checkpoints", "compat", "options"},
-    "criterions": {"compat", "data", "options"},
-    "data": {"compat"},
-    "generation": {"compat"},
-    "lr_scheduler": {"options"},
-    "reader": {"data", "models", "ops"},
-    "tasks": {
-        "generation", "ops", "modules", "models", "annealing", "checkpoints", "data", "compat", "options", "resumption",
-    },
-    "__init__": {"checkpoints", "cli", "criterions", "data", "lr_scheduler", "models", "resumption", "tasks"},
-    "__main__": {"cli", "criterions", "lr_scheduler", "models", "options", "tasks"},
+    "compat": set(),
+    "archive": {"compat"},
+    "resumption": {"compat"},
+    "checkpoints": {"archive", "compat", "resumption"},
+    "data": set(),
+    "criterions": {"data", "options"},
+    "optim": {"options"},
+    "models": {"checkpoints", "modules", "ops", "options"},
+    "inference": {"checkpoints", "data", "models", "ops"},
+    "tasks": {"checkpoints", "compat", "data", "inference", "models", "options", "resumption"},
+    "cli": {"analysis", "archive", "data", "inference", "options"},
+    "__init__": {"checkpoints", "cli", "criterions", "inference", "models", "optim", "resumption", "tasks"},
+    "__main__": {"cli", "criterions", "models", "optim", "options", "tasks"},
 }
 FORBIDDEN = {
     "ops": {"fairseq", "omegaconf", "hydra"},
     "modules": {"fairseq", "omegaconf", "hydra"},
-    "annealing": {"fairseq", "omegaconf", "hydra"},
     "analysis": {"fairseq", "omegaconf", "hydra", "torch"},
+}
+# Folders within a part, and what of the package they may not import: each other, or who stands above them.
+APART = {
+    "ops/cpu": {"ops.triton", "ops.hm_lstm"},
+    "ops/triton": {"ops.cpu", "ops.hm_lstm"},
+    "models/translation": {"models.hmlstm_lm", "models.moving_average"},
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
 
@@ -46,6 +48,12 @@ def part_of(path):
     """The part of the package that a file belongs to."""
     relative = path.relative_to(PACKAGE)
     return relative.parts[0] if len(relative.parts) > 1 else relative.stem
+
+
+def part_named(names):
+    """The part that `fairseq_hmrnn` and these names behind it mean; a name that the package itself exports is of
+    __init__."""
+    return names[0] if names and names[0] in ALLOWED else "__init__"
 
 
 def imported(path):
@@ -67,14 +75,35 @@ def test_imports_go_one_way(path):
     for name in imported(path):
         top, *rest = name.split(".")
         if top == "fairseq_hmrnn":
-            exports = rest[0] if rest and rest[0] in ALLOWED else "__init__"  # a name that the package itself exports
             allowed = {part, *ALLOWED[part]}
-            assert exports in allowed or part == exports, f"{part} imports {name}; it may import {sorted(allowed)}"
+            assert part_named(rest) in allowed, f"{part} imports {name}; it may import {sorted(allowed)}"
         else:
             assert top not in FORBIDDEN.get(part, ()), f"{part} must not import {name}"
 
 
-@pytest.mark.parametrize("part", ["ops", "modules", "annealing"])
+def test_every_grant_is_used():
+    used = {part: set() for part in ALLOWED}
+    for path in FILES:
+        names = (name.split(".") for name in imported(path))
+        used[part_of(path)] |= {part_named(rest) for top, *rest in names if top == "fairseq_hmrnn"} - {part_of(path)}
+    assert used == ALLOWED
+
+
+def test_a_part_stands_above_those_that_import_it():
+    order = list(ALLOWED)
+    for part, others in ALLOWED.items():
+        assert others <= set(order[: order.index(part)]), part
+
+
+@pytest.mark.parametrize("folder", APART)
+def test_rooms_of_a_part_stay_apart(folder):
+    for path in (PACKAGE / folder).rglob("*.py"):
+        for name in imported(path):
+            within = name.split(".")[1:3]
+            assert ".".join(within) not in APART[folder], f"{path.relative_to(PACKAGE)} imports {name}"
+
+
+@pytest.mark.parametrize("part", ["ops", "modules"])
 def test_core_imports_without_fairseq(part):
     """With the package's own __init__, which registers everything, left out."""
     code = (

@@ -11,7 +11,7 @@ from fairseq import criterions, options, tasks
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf, interpret_dc_type
 from fairseq.models import MODEL_DATACLASS_REGISTRY
 
-from fairseq_hmrnn.lr_scheduler import ExactReduceLROnPlateau, ExactReduceLROnPlateauConfig
+from fairseq_hmrnn.optim.lr_scheduler import ExactReduceLROnPlateau, ExactReduceLROnPlateauConfig
 from fairseq_hmrnn.options import OptionError, Range, allowed_of, check_config
 from fairseq_hmrnn.tasks.hmlstm_language_modeling import HMLSTMLanguageModelingConfig, HMLSTMLanguageModelingTask
 

@@ -12,7 +12,8 @@ import pytest
 import torch
 from conftest import ROOT, TASK, TRAIN, run, run_forked
 
-from fairseq_hmrnn.models import HMLSTMLanguageModel, hub
+from fairseq_hmrnn.inference import hub
+from fairseq_hmrnn.models import HMLSTMLanguageModel
 
 SAMPLE = "scripts/sample.py"
 

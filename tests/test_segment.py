@@ -11,7 +11,7 @@ from conftest import ROOT, TASK, run
 from fairseq import checkpoint_utils
 
 from fairseq_hmrnn.data.characters import encode
-from fairseq_hmrnn.reader import CharacterReader, Reading
+from fairseq_hmrnn.inference.reader import CharacterReader, Reading
 
 
 @pytest.fixture(scope="module")

@@ -39,7 +39,8 @@ def plot_strokes(
     points, ends = np.asarray(points, dtype=float), np.asarray(ends, dtype=float)
     if points.ndim != 2 or points.shape[1] != 2 or not len(points) or not np.isfinite(points).all():
         raise ValueError(f"points must be (N, 2) finite numbers, not {points.shape}")
-    drawings = {label: np.asarray(marks, dtype=float) for label, marks in (boundaries or {"": np.zeros(len(points))}).items()}
+    given = boundaries or {"": np.zeros(len(points))}
+    drawings = {label: np.asarray(marks, dtype=float) for label, marks in given.items()}
     if any(len(marks) != len(points) for marks in (ends, *drawings.values())):
         raise ValueError(f"ends and boundaries must have {len(points)} values, one for each point")
     check_path(path)
@@ -55,7 +56,8 @@ def plot_strokes(
         if label:
             axes.text(0, 1, label, transform=axes.transAxes, ha="left", va="bottom", fontsize=8, color=TEXT_COLOR)
     if title:
-        figure.text(0.012, 1 - 0.15 / total, title, ha="left", va="center", fontsize=10, fontweight="bold", color=TEXT_COLOR)
+        place = (0.012, 1 - 0.15 / total)
+        figure.text(*place, title, ha="left", va="center", fontsize=10, fontweight="bold", color=TEXT_COLOR)
     if path is not None:
         figure.savefig(path, dpi=dpi, facecolor="white")
     return figure

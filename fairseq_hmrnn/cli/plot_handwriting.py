@@ -28,7 +28,8 @@ def run(args: argparse.Namespace) -> None:
     written = writer.read(line.steps)
     drawn = {**signal_names(written.boundaries), **(line.marks if args.marks else {})}
     plot_strokes(writer.normalization.points(line.steps), line.steps[:, 2], drawn, args.out)
-    print(f"{line.text}\nlog-likelihood {written.log_probs.sum():.1f} nats over {len(line.steps) - 1:,} steps: {args.out}")
+    print(line.text)
+    print(f"log-likelihood {written.log_probs.sum():.1f} nats over {len(line.steps) - 1:,} steps: {args.out}")
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """Prepare a corpus of handwriting for the task hmlstm_handwriting.
 
-FOLDER has UNIPEN's layout (data/ and include/) or that of IAM-OnDB (lineStrokes/, and ascii/, original/ and the published
-lists if there are). Files that cannot be used are named and left out.
+FOLDER has UNIPEN's layout (data/ and include/) or that of IAM-OnDB (lineStrokes/, and ascii/, original/ and the
+published lists if there are). Files that cannot be used are named and left out.
 
     python -m fairseq_hmrnn.cli.prepare_handwriting unipen --dest data/handwriting
 """
@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="share of the writers for validation (default %(default)s). Where characters are marked, "
                         "valid and test have lines with marked characters alone")
     parser.add_argument("--test-fraction", type=SHARE, default=0.15, metavar="F",
-                        help="share of the writers for testing (default %(default)s); IAM-OnDB's published lists go first")
+                        help="share of the writers for testing (default %(default)s); published lists go first")
     parser.add_argument("--seed", type=SEED, default=1, help="of the choice of writers (default %(default)s)")
     parser.add_argument("--dequantize", action="store_true",
                         help="move each point at random within the tablet's spacing: a density of differences of whole "

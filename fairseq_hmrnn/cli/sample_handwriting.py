@@ -1,7 +1,7 @@
 """Have a model of handwriting write: strokes as SVG, PNG or PDF.
 
     python -m fairseq_hmrnn.cli.sample_handwriting checkpoints/handwriting --out line.svg --bias 1
-    python -m fairseq_hmrnn.cli.sample_handwriting checkpoints/handwriting --out line.png --data data/handwriting --line 3
+    python -m fairseq_hmrnn.cli.sample_handwriting checkpoints/handwriting --out line.png --data data/handwriting
 """
 
 from __future__ import annotations

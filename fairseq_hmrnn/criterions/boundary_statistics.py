@@ -42,7 +42,7 @@ def gold_counts(
     """Sums for each layer's F1 against gold boundaries, step by step.
 
     boundaries (B, T, L), gold and valid (B, T) bool; name: of what the gold boundaries end. Keys: `gold:NAME_f1`,
-    `closedN:NAME_f1` (boundaries of layer N) and `hitsN:NAME_f1` (those that are gold), sums over `NAME_f1` valid steps.
+    `closedN:NAME_f1` (boundaries of layer N) and `hitsN:NAME_f1` (those that are gold), sums over `NAME_f1` steps.
     """
     z, kind = (boundaries > 0.5) & valid.unsqueeze(-1), f"{name}_f1"
     counts = {f"gold:{kind}": (gold & valid).sum(), kind: valid.sum()}

@@ -1,1 +1,5 @@
-"""Whatever uses a trained model."""
+"""Whatever uses a trained model: reading and scoring text, sampling, search, export."""
+
+from .hub import LanguageModelHub
+
+__all__ = ["LanguageModelHub"]

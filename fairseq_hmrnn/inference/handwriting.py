@@ -8,10 +8,9 @@ import numpy as np
 import torch
 from fairseq import checkpoint_utils, tasks
 
-from ..checkpoints import load_for_use, naming, settings
+from ..checkpoints import find_checkpoint, load_for_use, naming, settings
 from ..data.handwriting import Normalization
 from ..models.handwriting import HandwritingModel
-from ..models.hub import find_checkpoint
 
 
 class Written(NamedTuple):

@@ -1,9 +1,7 @@
 from . import moving_average
 from .handwriting import HandwritingModel, HMLSTMHandwritingModel
-from .hmlstm import HMLSTMModel
 from .hmlstm_lm import HMLSTMLanguageModel
-from .hmlstm_lstm import HMLSTMLSTMModel
-from .hmlstm_transformer import HMLSTMTransformerModel
+from .translation import HMLSTMLSTMModel, HMLSTMModel, HMLSTMTransformerModel
 
 moving_average.install()
 

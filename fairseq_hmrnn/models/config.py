@@ -7,11 +7,12 @@ from typing import Tuple
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from omegaconf import II
 
-from ..annealing import SlopeSchedule
 from ..modules import HMLSTM
-from ..ops import BACKENDS, BOUNDARY_MODES, cpu
+from ..ops import BACKENDS, BOUNDARY_MODES
+from ..ops.cpu import kernel
 from ..options import BIAS, DROPOUT, LARGEST_SIZE, PROBABILITY, SIZE, Parsed, number, option, whole
 from .embeddings import split_cutoffs
+from .slope import SlopeSchedule
 
 logger = logging.getLogger(__name__)
 
@@ -128,8 +129,9 @@ UNLIMITED = 2**31 - 1  # positions: a recurrent network has no longest input
 
 def build_hm_lstm(cfg: HMLSTMConfig, input_size: int) -> HMLSTM:
     """The recurrence that the options describe."""
-    if cfg.bfloat16_products and cpu.compiled is None:
-        logger.warning(f"on CPU products stay float32: bfloat16-products requires the compiled kernel ({cpu.MISSING})")
+    if cfg.bfloat16_products and kernel.compiled is None:
+        missing = f"the compiled kernel ({kernel.MISSING})"
+        logger.warning(f"on CPU products stay float32: bfloat16-products requires {missing}")
     return HMLSTM(
         input_size,
         parse_sizes(cfg.hidden_sizes),

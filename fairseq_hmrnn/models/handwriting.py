@@ -14,7 +14,7 @@ from ..options import DROPOUT, SIZE, CheckedOptions, check_config, option, whole
 from .architectures import register_architectures
 from .config import SLOPE, HMLSTMConfig, build_hm_lstm, build_slope_schedule
 from .dropout import RecurrentDropout
-from .progress import SlopeProgress
+from .slope import SlopeProgress
 
 STEP_SIZE = 3  # dx, dy and whether the stroke ends
 
@@ -44,7 +44,7 @@ class HandwritingModel(BaseFairseqModel):
         return self.density(features.transpose(0, 1)), {"valid": valid, **extra}
 
     def recur(self, x: Tensor, valid: Tensor, state) -> Tuple[Tensor, Dict]:
-        """x: (T, B, embed_dim), valid: (B, T). Returns features (T, B, output_dim) and what `forward` has in its dict."""
+        """x: (T, B, embed_dim), valid: (B, T). Returns features (T, B, output_dim) and what `forward` adds to `valid`."""
         raise NotImplementedError
 
     def distribution(self, parameters: Tensor, bias: float = 0.0) -> StepDistribution:
@@ -70,7 +70,7 @@ class HMLSTMHandwritingConfig(HMLSTMConfig):
 
 @register_model("hmlstm_handwriting", dataclass=HMLSTMHandwritingConfig)
 class HMLSTMHandwritingModel(CheckedOptions, HandwritingModel):
-    """HM-LSTM over the steps of a pen, the gated output module and a mixture density (arXiv 1609.01704, section 4.2)."""
+    """HM-LSTM over a pen's steps, the gated output module and a mixture density (arXiv 1609.01704, section 4.2)."""
 
     def __init__(self, cfg: HMLSTMHandwritingConfig):
         super().__init__(cfg.embed_dim, cfg.output_dim, cfg.mixtures)

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import functools
 import logging
-from typing import Optional
+from typing import Callable, Optional
 
 from fairseq.models import FairseqLanguageModel, register_model
 from torch import Tensor
 
 from ..options import CheckedOptions, check_config
-from . import hub
 from .architectures import register_architectures
 from .carried_state import CarriedState
 from .config import HMLSTMLanguageModelConfig
+from .decoder import HMLSTMDecoder
 from .embeddings import check_criterion, load_embedding
-from .hmlstm_decoder import HMLSTMDecoder
-from .pretrained import StartsFromFiles
+from .start_files import StartsFromFiles
 
-# Sizes and slopes of the published experiments (arXiv 1609.01704, section 4), which state no dropout.
 logger = logging.getLogger(__name__)
 
+# Sizes and slopes of the published experiments (arXiv 1609.01704, section 4), which state no dropout.
 NO_DROPOUT = {"dropout_input": 0.0, "dropout_recurrent": 0.0, "dropout_output": 0.0}
 PUBLISHED = {
     "hmlstm_lm_ptb": {"hidden_sizes": "512,512,512", "output_dim": 512, "slope_per_epoch": 0.04, **NO_DROPOUT},
@@ -36,6 +35,9 @@ class HMLSTMLanguageModel(CheckedOptions, StartsFromFiles, FairseqLanguageModel)
     Its state goes from one window of a stream to the next where a batch names stream and window (`data/streams.py`);
     training and evaluation each have a state of their own.
     """
+
+    # What `from_pretrained` calls. Using a trained model stands above the models: `fairseq_hmrnn.inference` sets it.
+    load_pretrained: Optional[Callable] = None
 
     def __init__(self, decoder: HMLSTMDecoder):
         super().__init__(decoder)
@@ -59,12 +61,13 @@ class HMLSTMLanguageModel(CheckedOptions, StartsFromFiles, FairseqLanguageModel)
 
     @classmethod
     def from_pretrained(cls, model_name_or_path, checkpoint_file=None, data_name_or_path=None, **kwargs):
-        """A `hub.LanguageModelHub` of a trained model: sample, score, segment, encode and decode.
+        """An `inference.hub.LanguageModelHub` of a trained model: sample, score, segment, encode and decode.
 
         model_name_or_path: a checkpoint, or a folder with checkpoint_best.pt. checkpoint_file: its name there, several
-        with ":" between them for an ensemble. The other arguments, such as dtype="bfloat16": see `hub.load`.
+        with ":" between them for an ensemble. The other arguments, such as dtype="bfloat16": see
+        `inference.hub.load`.
         """
-        return hub.load(hub.split_checkpoints(model_name_or_path, checkpoint_file), data_name_or_path, **kwargs)
+        return cls.load_pretrained(model_name_or_path, checkpoint_file, data_name_or_path, **kwargs)
 
     def forward(
         self,

@@ -10,7 +10,7 @@ from fairseq.models import ema
 from torch import nn
 
 from .hmlstm_lm import HMLSTMLanguageModel
-from .translation_model import TranslationModel
+from .translation.model import TranslationModel
 
 
 class MovingAverage(ema.EMA):

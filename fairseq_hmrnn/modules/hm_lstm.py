@@ -21,7 +21,7 @@ from ..ops import (
     state_dtype,
 )
 from ..ops.checks import check_input
-from ..ops.parameters import gate_rows, num_rows
+from ..ops.types import gate_rows, num_rows
 
 # Layer normalisation makes the recurrent and the top-down product as large as their gain however small the states
 # are, and with it the gradient's growth from step to step: at 1 it grows exponentially over time, see ops/README.md.
@@ -42,7 +42,7 @@ class HMLSTM(nn.Module):
         "Why the plain gradient explodes"); 1 is the exact straight-through gradient.
     forget_bias, detector_bias: initial biases of the forget gate and of the detector.
     recurrent_dropout: probability of variational dropout on the recurrent product's input: one mask for all steps.
-    backend: who computes it, see ops.dispatch.
+    backend: who computes it, see ops.hm_lstm.
     recompute_chunks: pieces of a sequence that the backward pass computes again, for less memory: ops.recompute.
     bfloat16_products: round the operands of products to bfloat16 although the weights are float32; sums and states stay
         float32. With bfloat16 weights products are of bfloat16 operands anyway.

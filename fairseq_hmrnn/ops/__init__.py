@@ -3,13 +3,11 @@
 from .boundary import BOUNDARY_MODES
 from .capture import capturing
 from .cpu import PackedLayers
-from .dispatch import BACKENDS, hm_lstm, pack_layers
+from .hm_lstm import BACKENDS, hm_lstm, pack_layers
 from .host import is_on_host, padding_of
-from .parameters import LayerParameters
 from .precision import state_dtype
 from .products import layer_output, linear
-from .recurrence import HMLSTMOutput, RecurrenceOptions
-from .state import HMLSTMState
+from .types import HMLSTMOutput, HMLSTMState, LayerParameters, RecurrenceOptions
 
 __all__ = [
     "BACKENDS",

@@ -9,9 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .parameters import LayerParameters
-from .recurrence import HMLSTMOutput, RecurrenceOptions
-from .state import HMLSTMState
+from .types import HMLSTMOutput, HMLSTMState, LayerParameters, RecurrenceOptions
 
 CONSTANTS = 3  # arguments of a call before the masks: tokens, valid, noise
 

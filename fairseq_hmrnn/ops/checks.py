@@ -8,10 +8,8 @@ import torch
 from torch import Tensor
 
 from .boundary import BOUNDARY_MODES
-from .parameters import LayerParameters, num_rows
 from .precision import state_dtype
-from .recurrence import RecurrenceOptions
-from .state import HMLSTMState
+from .types import HMLSTMState, LayerParameters, RecurrenceOptions, num_rows
 
 
 def check_options(options: RecurrenceOptions, noise: Optional[Tensor]) -> None:

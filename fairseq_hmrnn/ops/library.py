@@ -16,9 +16,7 @@ from torch.utils import _pytree
 
 from .autograd import flat_output
 from .checks import check_options
-from .parameters import LayerParameters
-from .recurrence import HMLSTMOutput, RecurrenceOptions
-from .state import HMLSTMState
+from .types import HMLSTMOutput, HMLSTMState, LayerParameters, RecurrenceOptions
 
 ARGUMENTS = (
     "Tensor x, Tensor[] weights, Tensor[] h, Tensor[] c, Tensor z, Tensor? valid, Tensor? noise, "
@@ -28,7 +26,7 @@ ARGUMENTS = (
 
 
 class Arguments:
-    """The operator's flat arguments, and the arguments of `ops.dispatch.compute` that they are."""
+    """The operator's flat arguments, and the arguments of `ops.hm_lstm.compute` that they are."""
 
     def __init__(self, x, weights, h, c, z, valid, noise, recurrent_masks, slope, *constants):
         self.tensors = (x, weights, h, c, z, valid, noise, recurrent_masks, slope)

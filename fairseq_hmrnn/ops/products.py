@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from . import cpu
 from .capture import capturing
+from .cpu import DTYPES, kernel
 from .precision import autocast_is_on, rounded
 
 logger = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 @functools.lru_cache(maxsize=None)
 def chooses_panels(device_type: str, dtype: torch.dtype) -> bool:
     """Whether large products of this dtype are the compiled kernel's. Says so once, for the answer is cached."""
-    panels = device_type == "cpu" and dtype in cpu.DTYPES and cpu.compiled is not None
+    panels = device_type == "cpu" and dtype in DTYPES and kernel.compiled is not None
     logger.info("large products of %s on %s: %s", dtype, device_type, "compiled panels" if panels else "torch's")
     return panels
 
@@ -48,13 +48,13 @@ class _Linear(torch.autograd.Function):
         x, weight = x.contiguous(), weight.contiguous()
         ctx.save_for_backward(x, weight)
         ctx.low = low
-        return cpu.compiled.multiply(x, False, weight, False, low)
+        return kernel.compiled.multiply(x, False, weight, False, low)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor):
         x, weight = ctx.saved_tensors
-        grad, multiply = grad.contiguous(), cpu.compiled.multiply
+        grad, multiply = grad.contiguous(), kernel.compiled.multiply
         dx = multiply(grad, False, weight, True, ctx.low) if ctx.needs_input_grad[0] else None
         dweight = multiply(grad, True, x, True, ctx.low) if ctx.needs_input_grad[1] else None
         return dx, dweight, None
@@ -87,7 +87,7 @@ class _LayerOutput(torch.autograd.Function):
     def forward(ctx, layers: int, changed: Optional[Tensor], low: bool, *tensors: Tensor) -> Tensor:
         tensors = [tensor.contiguous() for tensor in tensors]
         changed = None if changed is None else changed.contiguous()
-        features, saved = cpu.compiled.layer_output(tensors[:layers], tensors[layers:], changed, low)
+        features, saved = kernel.compiled.layer_output(tensors[:layers], tensors[layers:], changed, low)
         ctx.layers, ctx.low = layers, low
         ctx.save_for_backward(features, changed, *tensors, *saved)
         return features
@@ -97,7 +97,7 @@ class _LayerOutput(torch.autograd.Function):
     def backward(ctx, grad: Tensor):
         features, changed, *rest = ctx.saved_tensors
         n = ctx.layers
-        hidden, weights = cpu.compiled.layer_output_backward(
+        hidden, weights = kernel.compiled.layer_output_backward(
             grad.contiguous(), features, rest[:n], rest[n : 2 * n], changed, rest[2 * n :], ctx.low
         )
         return (None, None, None, *hidden, *weights)

@@ -12,13 +12,11 @@ import torch
 from torch import Tensor
 
 from .autograd import CONSTANTS, Call, run
-from .parameters import LayerParameters
-from .recurrence import HMLSTMOutput, RecurrenceOptions
-from .state import HMLSTMState
+from .types import HMLSTMOutput, HMLSTMState, LayerParameters, RecurrenceOptions
 
 
 class _RecomputedCall(Call):
-    """One chunk, computed by `compute` (as `ops.dispatch.hm_lstm`, without the backend) forward and again backward."""
+    """One chunk, computed by `compute` (as `ops.hm_lstm`, without the backend) forward and again backward."""
 
     keeps_hidden = False
 
@@ -74,7 +72,7 @@ def in_chunks(
     recurrent_masks: Optional[Sequence[Tensor]] = None,
     tokens: Optional[Tensor] = None,
 ) -> HMLSTMOutput:
-    """What `compute` makes of the rest of the arguments (see `ops.dispatch.hm_lstm`), the T steps in `chunks` pieces.
+    """What `compute` makes of the rest of the arguments (see `ops.hm_lstm`), the T steps in `chunks` pieces.
 
     The same numbers as in one call, to rounding: products over time and the weights' gradients are summed by chunk.
     """

@@ -1,6 +1,6 @@
 """The equations of the paper (arXiv 1609.01704) under plain autograd: readable, slow, the oracle of every test.
 
-Equation numbers are those of ops/README.md. Everything is time-major; shapes are those of `ops.dispatch.hm_lstm`.
+Equation numbers are those of ops/README.md. Everything is time-major; shapes are those of `ops.hm_lstm`.
 """
 
 from __future__ import annotations
@@ -12,10 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .boundary import decide, hard_sigmoid, scale_gradient
-from .parameters import LayerParameters, split_gates
 from .precision import rounded_linear
-from .recurrence import HMLSTMOutput, RecurrenceOptions
-from .state import HMLSTMState
+from .types import HMLSTMOutput, HMLSTMState, LayerParameters, RecurrenceOptions, split_gates
 
 # Larger than usual: states that are still nearly zero must not be blown up, nor gradients through them (ops/README.md)
 LAYER_NORM_EPS = 1e-2
@@ -91,7 +89,7 @@ def hm_lstm_reference(
     noise: Optional[Tensor] = None,
     recurrent_masks: Optional[Sequence[Tensor]] = None,
 ) -> HMLSTMOutput:
-    """Run all layers over a sequence. Arguments, shapes and result: see `ops.dispatch.hm_lstm`."""
+    """Run all layers over a sequence. Arguments, shapes and result: see `ops.hm_lstm`."""
     num_layers = len(layers)
     hidden = [[] for _ in layers]
     boundaries, boundary_probs = [], []

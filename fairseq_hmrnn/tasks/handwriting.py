@@ -18,7 +18,7 @@ from ..resumption import keep_batches
 class HMLSTMHandwritingTaskConfig(FairseqDataclass):
     data: str = option("", "folder that prepare_handwriting wrote")
     max_line_steps: Optional[int] = option(
-        None, "leave out lines of training with more steps than this, for memory; none: keep all", whole(1, optional=True)
+        None, "leave out lines of training with more steps, for memory; none: keep all", whole(1, optional=True)
     )
     seed: int = option(II("common.seed"), "seed of the order of lines", SEED)
 
@@ -31,8 +31,8 @@ class HMLSTMHandwritingTask(CheckedOptions, FairseqTask):
 
     @classmethod
     def setup_task(cls, cfg, task_state=None, **kwargs):
-        """Of a prepared folder, or of a checkpoint whose `task_state` is given. FileNotFoundError where the folder is no
-        prepared one."""
+        """Of a prepared folder, or of a checkpoint whose `task_state` is given. FileNotFoundError where the folder is
+        no prepared one."""
         check_config(cfg, HMLSTMHandwritingTaskConfig)
         task = super().setup_task(cfg, **kwargs)
         if task_state:
@@ -60,7 +60,7 @@ class HMLSTMHandwritingTask(CheckedOptions, FairseqTask):
     def build_model(self, cfg, *args, **kwargs):
         model = super().build_model(cfg, *args, **kwargs)
         if not hasattr(model, "distribution"):
-            raise ValueError("the task hmlstm_handwriting requires a model of strokes, such as --arch hmlstm_handwriting")
+            raise ValueError("the task hmlstm_handwriting requires a model of it, such as --arch hmlstm_handwriting")
         return model
 
     def get_batch_iterator(self, dataset, **kwargs):
@@ -81,7 +81,7 @@ class HMLSTMHandwritingTask(CheckedOptions, FairseqTask):
         """Of a checkpoint. ValueError where the folder was prepared with other training lines."""
         if Normalization.checked(state_dict.get("normalization")) != self.normalization:
             raise ValueError(
-                f"the checkpoint was trained on strokes that were normalised in another way than those in {self.folder}: "
-                "give the folder that it was trained on"
+                f"the checkpoint was trained on strokes that were normalised in another way than {self.folder}: give the "
+                "folder that it was trained on"
             )
         super().load_state_dict({key: value for key, value in state_dict.items() if key != "normalization"})

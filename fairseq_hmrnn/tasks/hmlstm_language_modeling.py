@@ -15,9 +15,9 @@ from fairseq.tasks import register_task
 from ..checkpoints import is_dictionary, is_loading_model
 from ..compat import keep_prompt_spaces
 from ..data.characters import CharacterCodec, CharacterDictionary, is_character_dictionary
-from ..generation import PromptedGenerator
-from ..models.incremental import GENERATION_DTYPES, generate_in
-from ..models.windows import output_symbols
+from ..inference.search import PromptedGenerator
+from ..inference.windows import output_symbols
+from ..models.decoding import GENERATION_DTYPES, generate_in
 from ..options import check_config, option
 from .stateful import StatefulLanguageModelingConfig, StatefulLanguageModelingTask
 

@@ -20,7 +20,7 @@ from fairseq_hmrnn.criterions.boundary_regularizers import parse_regularizers
 from fairseq_hmrnn.data.binarize import embedded_text
 from fairseq_hmrnn.data.characters import CharacterDictionary, encode
 from fairseq_hmrnn.models.config import SLOPE, HMLSTMLanguageModelConfig, parse_sizes
-from fairseq_hmrnn.models.hmlstm_decoder import HMLSTMDecoder
+from fairseq_hmrnn.models.decoder import HMLSTMDecoder
 from fairseq_hmrnn.models.hmlstm_lm import HMLSTMLanguageModel
 from fairseq_hmrnn.options import BIAS, Parsed, check_config, whole
 

@@ -35,9 +35,9 @@ from fairseq_hmrnn.cli import arguments as kinds  # noqa: E402
 from fairseq_hmrnn.cli.errors import run_command  # noqa: E402
 from fairseq_hmrnn.cli.prepare_text import main as prepare  # noqa: E402
 from fairseq_hmrnn.data.binarize import embedded_text  # noqa: E402
-from fairseq_hmrnn.models import hub  # noqa: E402
-from fairseq_hmrnn.models.hmlstm_decoder import HMLSTMDecoder  # noqa: E402
-from fairseq_hmrnn.models.sampler import SamplingOptions  # noqa: E402
+from fairseq_hmrnn.inference import hub  # noqa: E402
+from fairseq_hmrnn.inference.sampler import SamplingOptions  # noqa: E402
+from fairseq_hmrnn.models.decoder import HMLSTMDecoder  # noqa: E402
 from fairseq_hmrnn.options import SEED, SIZE, whole  # noqa: E402
 
 MODELS = ("hmlstm_lm", "lstm_lm")

@@ -250,7 +250,7 @@ def main():
     if args.plot and not args.sweep:
         parser.error("--plot requires --sweep")
     torch.set_num_threads(args.threads)
-    print(f"torch {torch.__version__}, {args.threads} threads, compiled: {cpu.compiled is not None}")
+    print(f"torch {torch.__version__}, {args.threads} threads, compiled: {cpu.kernel.compiled is not None}")
     if args.sweep:
         rows = sweep(args)
     else:

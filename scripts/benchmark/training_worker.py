@@ -94,7 +94,7 @@ def describe(trainer):
         softmax = model.decoder.output_projection
         found.update(
             package=os.path.dirname(os.path.dirname(os.path.abspath(fairseq_hmrnn.__file__))),
-            compiled=getattr(cpu, "compiled", None) is not None,
+            compiled=getattr(getattr(cpu, "kernel", cpu), "compiled", None) is not None,
             input_size=hm_lstm.input_size,
             hidden_sizes=list(hm_lstm.hidden_sizes),
             output_size=softmax.in_features,

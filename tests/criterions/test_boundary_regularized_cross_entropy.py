@@ -17,7 +17,7 @@ from fairseq_hmrnn.criterions.boundary_regularized_cross_entropy import (
 from fairseq_hmrnn.criterions.boundary_regularizers import REGULARIZERS
 from fairseq_hmrnn.criterions.boundary_statistics import boundary_counts, gold_counts, log_boundary_metrics
 from fairseq_hmrnn.models.config import HMLSTMLanguageModelConfig
-from fairseq_hmrnn.models.hmlstm_decoder import HMLSTMDecoder
+from fairseq_hmrnn.models.decoder import HMLSTMDecoder
 from fairseq_hmrnn.models.hmlstm_lm import HMLSTMLanguageModel
 
 
@@ -208,7 +208,7 @@ def test_supervision_is_a_cross_entropy_on_one_layer(model, sample):
 
 def test_supervision_wants_a_source_read_in_one_direction():
     """Read both ways, the encoder's boundaries are those of both directions, one behind the other."""
-    from translation import SOURCE, TARGET, make, tokens
+    from small_translation import SOURCE, TARGET, make, tokens
 
     source, target = tokens(2, 7), tokens(2, 5, TARGET)
     batch = {"net_input": {"src_tokens": source, "src_lengths": None, "prev_output_tokens": target}}
@@ -270,7 +270,7 @@ def test_label_smoothing_is_fairseqs_and_for_training_alone(dictionary, model, s
 
 
 def test_translation_sums_over_targets_and_regularises_source_steps():
-    from translation import PAD, TARGET, make, tokens
+    from small_translation import PAD, TARGET, make, tokens
 
     model = make("hmlstm", bidirectional=True).train()
     source, target = tokens(4, 11), tokens(4, 5, TARGET)

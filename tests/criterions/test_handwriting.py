@@ -91,7 +91,7 @@ def test_regularisers_are_for_training_alone(model, dataset):
 
 
 def test_uncertainty_teaches_the_detector_where_the_density_is_wide(model, dataset):
-    """With a density whose width is the pen's bit, the detector learns the ends of strokes, without being shown them."""
+    """With a density whose width is the pen's bit, the detector learns the ends of strokes without being shown them."""
     criterion = HandwritingLikelihood(TASK, False, ".3,.1", "uncertainty,none")
     batch = batch_of(dataset, 0, 1, 2)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.03)

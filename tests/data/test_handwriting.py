@@ -223,5 +223,5 @@ def test_the_command_names_skips_and_counts_broken_files(tmp_path):
     refused = run(*command, check=False)
     assert refused.returncode == 2 and "has other data in it" in refused.stdout
     (tmp_path / "nothing").mkdir()
-    refused = run("-m", "fairseq_hmrnn.cli.prepare_handwriting", tmp_path / "nothing", "--dest", tmp_path / "x", check=False)
+    refused = run(*command[:2], tmp_path / "nothing", "--dest", tmp_path / "x", check=False)
     assert refused.returncode == 2 and "no layout that is known: UNIPEN" in refused.stdout

@@ -10,12 +10,13 @@ from conftest import TASK, TRAIN, run, run_forked
 from models import translation
 from models.test_hmlstm_lm import DICTIONARY, PAD, make, tokens
 
-from fairseq_hmrnn.models import HMLSTMLanguageModel, export, incremental
+from fairseq_hmrnn.inference import export
+from fairseq_hmrnn.inference.sampler import Sampler, SamplingOptions
+from fairseq_hmrnn.models import HMLSTMLanguageModel, decoding
 from fairseq_hmrnn.models.config import HMLSTMLanguageModelConfig, build_hm_lstm
-from fairseq_hmrnn.models.sampler import Sampler, SamplingOptions
 from fairseq_hmrnn.ops import cpu
 
-compiled = pytest.mark.skipif(cpu.compiled is None, reason="the compiled kernel was not built")
+compiled = pytest.mark.skipif(cpu.kernel.compiled is None, reason="the compiled kernel was not built")
 TOLERANCE = 2e-2  # in nats, of what rounding to 8 bits changes
 ARCHITECTURES = ["hmlstm_lm", *translation.MODELS]
 
@@ -75,11 +76,11 @@ def log_probs(model, x):
 @pytest.mark.parametrize("options", [{}, {"normalization": "none"}, {"adaptive_softmax_cutoff": "5"}], ids=str)
 def test_generation_is_of_rounded_weights_whatever_they_were(monkeypatch, options, dtype, table):
     if not table:
-        monkeypatch.setattr(incremental, "TABLE_SYMBOLS", 0)
+        monkeypatch.setattr(decoding, "TABLE_SYMBOLS", 0)
     options = {"output_dim": 8, **options}
     x = tokens(3, 30)
     model, widened, exact = (make(**options).to(dtype) for _ in range(3))
-    incremental.generate_in([model, widened.float()], "bfloat16")
+    decoding.generate_in([model, widened.float()], "bfloat16")
     found = log_probs(model, x)
     assert torch.equal(found, log_probs(widened, x)) or model.decoder.adaptive_softmax is not None
     expected = log_probs(exact.float(), x)
@@ -123,27 +124,27 @@ def test_an_exported_step_rounds_too(tmp_path):
 def test_what_cannot_be_is_one_line(monkeypatch):
     model, x = make(), tokens(2, 3)
     with pytest.raises(ValueError, match="unknown dtype 'half' of generation: choose from float32, bfloat16"):
-        incremental.generate_in([model], "half")
+        decoding.generate_in([model], "half")
     other = torch.nn.Module()
     other.decoder = torch.nn.Linear(1, 1)
     with pytest.raises(ValueError, match="requires HM-LSTM language models"):
-        incremental.generate_in([model, other], "bfloat16")
-    incremental.generate_in([other], "float32")
-    incremental.generate_in([model], "bfloat16")
+        decoding.generate_in([model, other], "bfloat16")
+    decoding.generate_in([other], "float32")
+    decoding.generate_in([model], "bfloat16")
     with pytest.raises(ValueError, match="without gradients and dropout"):
         model.decoder(x, incremental_state={})
     model.decoder.hm_lstm.backend = "reference"
     with pytest.raises(ValueError, match="not backend reference on cpu"):
         log_probs(model, x)
-    monkeypatch.setattr(cpu, "compiled", None)
-    monkeypatch.setattr(cpu, "MISSING", "no compiler")
+    monkeypatch.setattr(cpu.kernel, "compiled", None)
+    monkeypatch.setattr(cpu.kernel, "MISSING", "no compiler")
     with pytest.raises(ValueError, match=r"the compiled CPU kernel, which is missing \(no compiler\)") as error:
-        incremental.generate_in([model], "bfloat16")
+        decoding.generate_in([model], "bfloat16")
     assert "\n" not in str(error.value)
 
 
 def test_without_the_kernel_training_says_that_products_stay_float32(monkeypatch, caplog):
-    monkeypatch.setattr(cpu, "compiled", None)
+    monkeypatch.setattr(cpu.kernel, "compiled", None)
     build_hm_lstm(HMLSTMLanguageModelConfig(bfloat16_products=True), 4)
     build_hm_lstm(HMLSTMLanguageModelConfig(), 4)
     assert [record.levelname for record in caplog.records] == ["WARNING"]
@@ -154,7 +155,7 @@ def test_without_the_kernel_training_says_that_products_stay_float32(monkeypatch
 def test_samples_are_of_the_rounded_distribution():
     """What the sampler says of its symbols, against the whole forward pass with rounded products."""
     model, symbols = make().float(), []
-    incremental.generate_in([model], "bfloat16")
+    decoding.generate_in([model], "bfloat16")
     sampler, given = Sampler([model], SamplingOptions(seed=1), PAD, [PAD]), []
     for _, step in zip(range(40), sampler.run([[DICTIONARY.eos()]], scores=True)):
         symbols.append(step.tokens[0])
@@ -178,7 +179,7 @@ def test_sampling_commands_and_the_hub_take_it(trained):
     options = [trained / "checkpoint_last.pt", "--prompt", "ka lumo tiri sen", "--length", 5, "--json"]
     rounded, exact = (
         json.loads(run("scripts/sample.py", *options, "--dtype", dtype).stdout)["prompt_bits"]
-        for dtype in incremental.GENERATION_DTYPES[::-1]
+        for dtype in decoding.GENERATION_DTYPES[::-1]
     )
     differ_slightly(rounded, exact)
     models = [HMLSTMLanguageModel.from_pretrained(str(trained), dtype=dtype) for dtype in ("bfloat16", "float32")]
@@ -198,12 +199,12 @@ def test_fairseqs_commands_take_it(data, trained, tmp_path):
     generate = ["--gen-subset", "test", "--batch-size", 4, "--prefix-size", 10, "--tokens-per-sample", 40]
     jobs = [
         [("fairseq-generate", [*common, *generate, "--generation-dtype", dtype], tmp_path / f"{dtype}.txt")]
-        for dtype in incremental.GENERATION_DTYPES
+        for dtype in decoding.GENERATION_DTYPES
     ]
     run_forked(jobs)
     exact, rounded = (
         [float(x) for line in re.findall(r"^P-\d+\t(.*)", text, re.M) for x in line.split()[:10]]
-        for text in ((tmp_path / f"{dtype}.txt").read_text() for dtype in incremental.GENERATION_DTYPES)
+        for text in ((tmp_path / f"{dtype}.txt").read_text() for dtype in decoding.GENERATION_DTYPES)
     )
     differ_slightly(rounded, exact)
     said = run("fairseq-interactive", *common, "--generation-dtype", "bfloat16", stdin="ka lumo\n").stdout

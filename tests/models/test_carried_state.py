@@ -7,7 +7,7 @@ import torch
 from fairseq.data import Dictionary
 
 from fairseq_hmrnn.models.config import HMLSTMLanguageModelConfig
-from fairseq_hmrnn.models.hmlstm_decoder import HMLSTMDecoder
+from fairseq_hmrnn.models.decoder import HMLSTMDecoder
 from fairseq_hmrnn.models.hmlstm_lm import HMLSTMLanguageModel
 from fairseq_hmrnn.ops import HMLSTMState
 

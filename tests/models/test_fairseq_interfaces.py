@@ -7,15 +7,15 @@ import pytest
 import torch
 from fairseq.criterions.adaptive_loss import AdaptiveLoss
 from fairseq.dataclass.configs import EMAConfig
-from translation import MODELS, OFF, PAD, SIZES, SOURCE, TARGET, dictionary_of, make, tokens
+from small_translation import MODELS, OFF, PAD, SIZES, SOURCE, TARGET, dictionary_of, make, tokens
 
 from fairseq_hmrnn.criterions import BoundaryRegularizedCrossEntropy
+from fairseq_hmrnn.inference.export import StepFunction
+from fairseq_hmrnn.inference.sampler import Sampler, SamplingOptions
+from fairseq_hmrnn.inference.windows import read_windows
 from fairseq_hmrnn.models import HMLSTMLanguageModel
 from fairseq_hmrnn.models.config import HMLSTMLanguageModelConfig
-from fairseq_hmrnn.models.export import StepFunction
 from fairseq_hmrnn.models.moving_average import MovingAverage
-from fairseq_hmrnn.models.sampler import Sampler, SamplingOptions
-from fairseq_hmrnn.models.windows import read_windows
 
 WORDS = dictionary_of([f"w{i}" for i in range(40)])
 CUTOFFS = "9,20"  # the symbol PAD places behind a cutoff is one like any other

@@ -8,7 +8,7 @@ from conftest import run
 from fairseq.data import Dictionary
 
 from fairseq_hmrnn.models.config import HMLSTMLanguageModelConfig
-from fairseq_hmrnn.models.hmlstm_decoder import HMLSTMDecoder
+from fairseq_hmrnn.models.decoder import HMLSTMDecoder
 from fairseq_hmrnn.models.hmlstm_lm import HMLSTMLanguageModel
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fairseq_hmrnn.ops import HMLSTMState, LayerParameters, RecurrenceOptions, state_dtype
-from fairseq_hmrnn.ops.parameters import num_rows
+from fairseq_hmrnn.ops.types import num_rows
 
 
 class Problem(NamedTuple):

@@ -9,7 +9,7 @@ from problems import assert_close, make_problem, run, tensors
 from fairseq_hmrnn.ops import RecurrenceOptions, cpu, hm_lstm
 from fairseq_hmrnn.ops.reference import hm_lstm_reference
 
-pytestmark = pytest.mark.skipif(cpu.compiled is None, reason="the compiled kernel was not built")
+pytestmark = pytest.mark.skipif(cpu.kernel.compiled is None, reason="the compiled kernel was not built")
 KINDS = pytest.mark.parametrize(
     "keywords",
     [{}, {"layer_norm": True}, {"padded": True, "masked": True}, {"layer_norm": True, "padded": True, "masked": True}],

@@ -77,9 +77,9 @@ def test_module_keeps_state_in_float32(dtype):
 def test_autocast_on_cpu_changes_nothing_but_the_input(path, monkeypatch):
     """What comes before is in bfloat16; the recurrence is in float32, forward and backward, also where the backward
     pass is called with autocast on."""
-    if path == "compiled" and cpu.compiled is None:
+    if path == "compiled" and cpu.kernel.compiled is None:
         pytest.skip("the compiled kernel was not built")
-    monkeypatch.setattr(cpu, "DEFAULT_PATH", path)
+    monkeypatch.setattr(cpu.kernel, "DEFAULT_PATH", path)
     torch.manual_seed(0)
     module, linear, x = HMLSTM(8, [7, 6], layer_norm=True), torch.nn.Linear(5, 8), torch.randn(6, 3, 5)
     with torch.autocast("cpu", dtype=torch.bfloat16):

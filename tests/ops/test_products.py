@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from fairseq_hmrnn.modules import HMLSTM, LayerOutput
 from fairseq_hmrnn.ops import HMLSTMState, cpu, products
 
-pytestmark = pytest.mark.skipif(cpu.compiled is None, reason="the compiled kernel was not built")
+pytestmark = pytest.mark.skipif(cpu.kernel.compiled is None, reason="the compiled kernel was not built")
 SHAPES = [(1, 1, 1), (7, 65, 3), (6, 64, 256), (130, 1, 257), (97, 515, 31), (300, 70, 1100), (5, 3, 0)]
 
 
@@ -23,29 +23,29 @@ def random(*shape, dtype=torch.float64):
 def test_product_of_any_shape_and_order(rows, columns, depth, a_over, b_over):
     a, b = random(rows, depth), random(depth, columns)
     given = (a.t().contiguous() if a_over else a, a_over, b if b_over else b.t().contiguous(), b_over)
-    assert torch.allclose(cpu.compiled.multiply(*given, False), a @ b, atol=1e-11)
+    assert torch.allclose(cpu.kernel.compiled.multiply(*given, False), a @ b, atol=1e-11)
     given = [t.float() if isinstance(t, torch.Tensor) else t for t in given]
-    single = cpu.compiled.multiply(*given, False)
+    single = cpu.kernel.compiled.multiply(*given, False)
     assert (single - (a @ b)).abs().max() <= 1e-5 * (1 + depth**0.5)
-    low = cpu.compiled.multiply(*given, True)
+    low = cpu.kernel.compiled.multiply(*given, True)
     assert torch.allclose(low.double(), a.bfloat16().double() @ b.bfloat16().double(), atol=1e-5 * (1 + depth**0.5))
 
 
 def test_products_that_do_not_fit():
     with pytest.raises(ValueError, match="sums over 3 and 4"):
-        cpu.compiled.multiply(random(2, 3), False, random(5, 4), False, False)
+        cpu.kernel.compiled.multiply(random(2, 3), False, random(5, 4), False, False)
 
 
 def test_bfloat16_by_this_processor_and_by_any():
     a, b = random(1001, dtype=torch.float32), random(1001, dtype=torch.float32).flip(0)
     expected = float(a.bfloat16().double() @ b.bfloat16().double())
     for portable in (False, True):
-        assert cpu.compiled.dot_pairs(a, b, portable) == pytest.approx(expected, abs=1e-4)
+        assert cpu.kernel.compiled.dot_pairs(a, b, portable) == pytest.approx(expected, abs=1e-4)
     halfway = torch.tensor([1 + 2**-8, 1 + 3 * 2**-8, -1 - 2**-8 - 2**-20, 3.3e38, float("inf")])
     for x in halfway:  # ties to even, as torch rounds
-        found = cpu.compiled.dot_pairs(x.reshape(1), torch.ones(1), True)
+        found = cpu.kernel.compiled.dot_pairs(x.reshape(1), torch.ones(1), True)
         assert found == float(x.bfloat16())
-    assert cpu.compiled.dot_pairs(torch.tensor([float("nan")]), torch.ones(1), True) != found
+    assert cpu.kernel.compiled.dot_pairs(torch.tensor([float("nan")]), torch.ones(1), True) != found
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

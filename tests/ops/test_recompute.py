@@ -38,7 +38,7 @@ def test_only_what_is_wanted_gets_a_gradient():
 def test_backward_keeps_one_chunk(monkeypatch):
     """The whole of a sequence is never run at once with what its backward pass needs."""
     kept = []
-    for call in (cpu._CompiledCall, cpu._PythonCall):
+    for call in (cpu.recurrence._CompiledCall, cpu.recurrence._PythonCall):
 
         def forward(self, tensors, training, original=call.forward):
             kept.append((self.split(tensors)[0].size(0), training))

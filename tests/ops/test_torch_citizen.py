@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 
 import pytest
@@ -15,14 +16,15 @@ from fairseq_hmrnn.ops import (
     PackedLayers,
     RecurrenceOptions,
     cpu,
-    dispatch,
     hm_lstm,
     library,
     pack_layers,
 )
 
+entry = importlib.import_module("fairseq_hmrnn.ops.hm_lstm")  # the package gives its name to the function
+
 SIZES = [6, 5, 3]
-needs_operators = pytest.mark.skipif(dispatch.captured is None, reason="this torch has no custom operators")
+needs_operators = pytest.mark.skipif(entry.captured is None, reason="this torch has no custom operators")
 
 
 def make(**options) -> HMLSTM:
@@ -139,11 +141,11 @@ def operator_arguments(problem):
 def test_the_operator_computes_what_an_eager_call_does(kind, backend):
     problem, chunked = problem_of(KINDS[kind]), {"backend": backend, "recompute_chunks": 2}
     expected = run(hm_lstm, problem, backend=backend)
-    found = run(dispatch.captured, problem, backend=backend, recompute_chunks=1)
+    found = run(entry.captured, problem, backend=backend, recompute_chunks=1)
     for a, b in zip(found, expected):
         assert_equal(a, b)
     tolerance = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 3e-2}[problem.x.dtype]
-    for a, b in zip(run(dispatch.captured, problem, **chunked), expected):
+    for a, b in zip(run(entry.captured, problem, **chunked), expected):
         assert_close(a, b, tolerance)  # in pieces sums are rounded in another order
 
 
@@ -170,7 +172,7 @@ def test_opcheck(kind):
 def test_a_trace_computes_what_the_module_does(operators, with_graph, monkeypatch):
     """Without operators, as before torch 2.4, for the steps that it was traced with."""
     if not operators:
-        monkeypatch.setattr(dispatch, "captured", None)
+        monkeypatch.setattr(entry, "captured", None)
     module, tolerance = make(layer_norm=True, detector_grad_scale=0.5), 0 if operators else 1e-5
     length = 7 if operators else 2
     with torch.set_grad_enabled(with_graph):
@@ -291,7 +293,7 @@ def test_onnx_is_given_operations_that_it_knows(monkeypatch):
 
 
 @pytest.mark.parametrize("path", ["python", pytest.param("compiled", marks=pytest.mark.skipif(
-    cpu.compiled is None, reason="the kernel was not built"))])  # fmt: skip
+    cpu.kernel.compiled is None, reason="the kernel was not built"))])  # fmt: skip
 def test_packed_weights_cannot_be_recorded(path):
     module, (x, state) = make(), given(steps=1)
     packed = PackedLayers(module.layers(), path)
@@ -301,7 +303,7 @@ def test_packed_weights_cannot_be_recorded(path):
 
     with torch.no_grad(), pytest.raises(RuntimeError, match="packed weights cannot be traced or exported"):
         torch.jit.trace(step, x[0])
-    if dispatch.captured is not None:
+    if entry.captured is not None:
         from torch.fx.experimental.proxy_tensor import make_fx
         from torch.utils.flop_counter import FlopCounterMode
 

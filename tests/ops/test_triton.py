@@ -6,6 +6,7 @@ is marked `gpu`.
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import subprocess
@@ -17,13 +18,15 @@ import torch
 from problems import assert_close, make_problem, near_threshold, run, tensors
 
 from fairseq_hmrnn.modules import HMLSTM
-from fairseq_hmrnn.ops import RecurrenceOptions, dispatch, hm_lstm, state_dtype
+from fairseq_hmrnn.ops import RecurrenceOptions, hm_lstm, state_dtype
 from fairseq_hmrnn.ops.reference import hm_lstm_reference
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
 from fairseq_hmrnn.ops.triton import graphs, hm_lstm_triton  # noqa: E402
 from fairseq_hmrnn.ops.triton.buffers import Shape  # noqa: E402
+
+entry = importlib.import_module("fairseq_hmrnn.ops.hm_lstm")  # the package gives its name to the function
 
 GPU = torch.cuda.is_available()
 DEVICE = "cuda" if GPU else "cpu"
@@ -170,16 +173,16 @@ def test_only_what_needs_a_gradient_gets_one():
 def test_chosen_by_name_and_refused_with_a_reason(monkeypatch, caplog):
     problem = moved(problem_of("one-layer-one-step"), torch.float32)
     with caplog.at_level("INFO"):
-        dispatch.choose.cache_clear()
+        entry.choose.cache_clear()
         hm_lstm(*problem, backend="triton")
     assert "HM-LSTM runs the Triton kernels" in caplog.text
     with pytest.raises(ValueError, match="float32, float16 and bfloat16, not torch.float64"):
         hm_lstm(*moved(problem, torch.float64), backend="triton")
     monkeypatch.setenv("TRITON_INTERPRET", "0")
-    dispatch.choose.cache_clear()
+    entry.choose.cache_clear()
     with pytest.raises(ValueError, match="TRITON_INTERPRET=1"):
         hm_lstm(*moved(problem, torch.float32, "cpu"), backend="triton")
-    dispatch.choose.cache_clear()
+    entry.choose.cache_clear()
 
 
 class Card:
@@ -201,22 +204,22 @@ def test_auto_falls_back_with_one_line(card, importable, words, monkeypatch, cap
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: type("Other", (Card,), card))
     if not importable:
         monkeypatch.setitem(sys.modules, "fairseq_hmrnn.ops.triton", None)
-    dispatch.choose.cache_clear()
+    entry.choose.cache_clear()
     with caplog.at_level("INFO"):
         for _ in range(2):
-            assert dispatch.choose("auto", "cuda", torch.float32) is hm_lstm_reference
+            assert entry.choose("auto", "cuda", torch.float32) is hm_lstm_reference
     assert len(caplog.records) == 1 and words in caplog.text
     with pytest.raises(ValueError, match="cannot run"):
-        dispatch.choose("triton", "cuda", torch.float32)
-    dispatch.choose.cache_clear()
+        entry.choose("triton", "cuda", torch.float32)
+    entry.choose.cache_clear()
 
 
 def test_auto_takes_triton_on_a_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: Card)
-    dispatch.choose.cache_clear()
-    assert dispatch.choose("auto", "cuda", torch.bfloat16) is hm_lstm_triton
-    dispatch.choose.cache_clear()
+    entry.choose.cache_clear()
+    assert entry.choose("auto", "cuda", torch.bfloat16) is hm_lstm_triton
+    entry.choose.cache_clear()
 
 
 def test_package_does_not_import_triton():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import weakref
 
 import pytest
@@ -9,12 +10,14 @@ import torch
 from problems import assert_close, make_problem, near_threshold, run, tensors
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fairseq_hmrnn.ops import LayerParameters, RecurrenceOptions, dispatch, hm_lstm
+from fairseq_hmrnn.ops import LayerParameters, RecurrenceOptions, hm_lstm
 from fairseq_hmrnn.ops.reference import hm_lstm_reference
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
 from fairseq_hmrnn.ops.triton import graphs, hm_lstm_triton  # noqa: E402
+
+entry = importlib.import_module("fairseq_hmrnn.ops.hm_lstm")  # the package gives its name to the function
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="on a GPU the graphs are real: test_triton.py")
 
@@ -95,10 +98,10 @@ def casts(monkeypatch):
         return found
 
     monkeypatch.setattr(LayerParameters, "to", to)
-    monkeypatch.setattr(dispatch, "autocast_dtype", lambda x, weight: torch.bfloat16)
-    dispatch.choose.cache_clear()
+    monkeypatch.setattr(entry, "autocast_dtype", lambda x, weight: torch.bfloat16)
+    entry.choose.cache_clear()
     yield made
-    dispatch.choose.cache_clear()
+    entry.choose.cache_clear()
 
 
 def problem_of(seed, **more):

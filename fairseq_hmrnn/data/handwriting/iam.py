@@ -90,6 +90,7 @@ class Corpus:
 
 def _points(name: str, stroke) -> np.ndarray:
     try:
-        return np.array([[float(point.get("x")), float(point.get("y"))] for point in stroke.iter("Point")]).reshape(-1, 2)
+        found = [[float(point.get("x")), float(point.get("y"))] for point in stroke.iter("Point")]
     except (TypeError, ValueError) as error:
         raise BrokenLine(f"{name}: a Point needs numbers as x and y") from error
+    return np.array(found).reshape(-1, 2)

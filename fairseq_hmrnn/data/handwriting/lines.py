@@ -49,12 +49,13 @@ def join_strokes(name: str, strokes: Sequence[np.ndarray]) -> np.ndarray:
     points = np.concatenate([stroke for stroke in strokes if len(stroke)])
     wrong = ~(np.abs(points) <= LARGEST_COORDINATE)  # NaN too
     if wrong.any():
-        value = points[wrong][0]
-        raise BrokenLine(f"{name}: has the coordinate {value:g}, which no tablet has (at most {LARGEST_COORDINATE:,.0f})")
+        value, most = points[wrong][0], f"at most {LARGEST_COORDINATE:,.0f}"
+        raise BrokenLine(f"{name}: has the coordinate {value:g}, which no tablet has ({most})")
     jumps = np.abs(np.diff(points, axis=0)).max(1)
     if jumps.any() and jumps.max() > LARGEST_JUMP * np.median(jumps[jumps > 0]):
         place = int(jumps.argmax())
-        raise BrokenLine(f"{name}: jumps from {_place(points[place])} to {_place(points[place + 1])}, which no pen does")
+        places = f"{_place(points[place])} to {_place(points[place + 1])}"
+        raise BrokenLine(f"{name}: jumps from {places}, which no pen does")
     return points
 
 

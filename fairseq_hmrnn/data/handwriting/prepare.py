@@ -112,9 +112,9 @@ def _written(splits: Dict[str, List[Line]]) -> List[str]:
         points = sum(len(line.points) for line in lines)
         dots = sum(line.single_points for line in lines)
         marked = [sum(getattr(line, kind) is not None for line in lines) for kind in ("characters", "words")]
-        writers = len({line.writer for line in lines})
+        writers, strokes = len({line.writer for line in lines}), sum(line.ends.sum() for line in lines)
         found.append(
-            f"{name}: {len(lines):,} lines of {writers} writers, {points:,} points, {sum(line.ends.sum() for line in lines):,} "
-            f"strokes ({dots:,} of a single point); characters are marked in {marked[0]:,} lines, words in {marked[1]:,}"
+            f"{name}: {len(lines):,} lines of {writers} writers, {points:,} points, {strokes:,} strokes ({dots:,} of a "
+            f"single point); characters are marked in {marked[0]:,} lines, words in {marked[1]:,}"
         )
     return found

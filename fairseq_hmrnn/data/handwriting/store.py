@@ -1,4 +1,4 @@
-"""Prepared pen strokes on disk: a folder with `handwriting.json` and, for each split, a NumPy archive without pickles."""
+"""Prepared pen strokes on disk: a folder with `handwriting.json` and a NumPy archive, without pickles, of each split."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Normalization(NamedTuple):
         return cls(*map(tuple, numbers.tolist()))
 
     def steps(self, line: Line) -> np.ndarray:
-        """(N, 3) of N points: the normalised offset from the point before, 0 for the first, and 1 where a stroke ends."""
+        """(N, 3) of N points: the normalised offset from the point before, 0 for the first; 1 where a stroke ends."""
         steps = np.zeros((len(line.points), 3), dtype=np.float32)
         steps[1:, :2] = (np.diff(line.points, axis=0) - self.mean) / self.std
         steps[:, 2] = line.ends

@@ -4,8 +4,8 @@ A corpus has `data/`, whose files mark segments of texts, and `include/`, whose 
 donor says of its tablet. The files of `data/` include those of `include/`. Several of them, for characters, words and
 whole texts, mark the same points.
 
-A component is a `.PEN_DOWN` or `.PEN_UP` with coordinates behind it; components are counted from 0, and a bare `.PEN_UP`
-only ends the one before. Points of components with the pen up are counted, but are not part of a stroke.
+A component is a `.PEN_DOWN` or `.PEN_UP` with coordinates behind it; components are counted from 0, and a bare
+`.PEN_UP` only ends the one before. Components with the pen up are counted, but their points are not part of a stroke.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The recurrence on the GPU in Triton: forward and backward by hand, COPY skipped, under a CUDA graph.
 
-Importing this folder imports Triton: `dispatch.py` does so only where it is wanted. How it is laid out and why:
+Importing this folder imports Triton: `hm_lstm.py` does so only where it is wanted. How it is laid out and why:
 ops/README.md.
 """
 
@@ -12,10 +12,8 @@ import torch
 from torch import Tensor
 
 from ..autograd import Call, run
-from ..parameters import LayerParameters
-from ..recurrence import HMLSTMOutput, RecurrenceOptions
 from ..reference import hm_lstm_reference
-from ..state import HMLSTMState
+from ..types import HMLSTMOutput, HMLSTMState, LayerParameters, RecurrenceOptions
 from .buffers import Shape
 from .graphs import lease, pool
 
@@ -31,7 +29,7 @@ def hm_lstm_triton(
     skip: bool = True,
     graphs: bool = True,
 ) -> HMLSTMOutput:
-    """Arguments, shapes and result: see `ops.dispatch.hm_lstm`; float32, float16 or bfloat16.
+    """Arguments, shapes and result: see `ops.hm_lstm`; float32, float16 or bfloat16.
 
     skip: False computes COPY steps and closed terms too, to the same bits; for tests and benchmarks.
     graphs: from the second call of a shape on, replay a CUDA graph instead of launching kernel by kernel.

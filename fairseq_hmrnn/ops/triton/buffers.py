@@ -7,9 +7,7 @@ from typing import List, NamedTuple, Optional, Sequence, Tuple
 import torch
 from torch import Tensor
 
-from ..parameters import NUM_GATES, LayerParameters
-from ..recurrence import RecurrenceOptions
-from ..state import HMLSTMState
+from ..types import NUM_GATES, HMLSTMState, LayerParameters, RecurrenceOptions
 from .cell import SAVED
 from .common import SPLIT
 

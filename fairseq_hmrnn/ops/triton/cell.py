@@ -8,7 +8,7 @@ to change the cell: ops/README.md.
 import triton
 import triton.language as tl
 
-from ..parameters import NUM_GATES
+from ..types import NUM_GATES
 
 GATES = tl.constexpr(NUM_GATES)
 SAVED = tl.constexpr(NUM_GATES)  # vectors kept for the backward pass, beside h and c: those that `activate` returns

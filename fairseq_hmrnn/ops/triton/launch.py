@@ -10,8 +10,8 @@ import triton
 from torch import Tensor
 
 from ..boundary import BOUNDARY_MODES
-from ..parameters import NUM_GATES, num_rows
 from ..reference import LAYER_NORM_EPS
+from ..types import NUM_GATES, num_rows
 from .backward import backward_cell, backward_products
 from .buffers import SORTED_ROWS, Buffers
 from .common import SPLIT

@@ -1,0 +1,354 @@
+"""Trained language models for use from Python: load, sample, score, segment."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import math
+import os
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Union
+
+import torch
+from fairseq import checkpoint_utils, tasks
+from fairseq.dataclass.configs import GenerationConfig
+from fairseq.hub_utils import GeneratorHubInterface
+from torch import Tensor
+
+from ..checkpoints import (
+    data_folder,
+    drop_unnamed_codec,
+    find_checkpoint,
+    forget_files,
+    load_for_use,
+    naming,
+    settings,
+    split_checkpoints,
+)
+from ..models import HMLSTMLanguageModel
+from ..models.decoding import generate_in
+from .sampler import Sampler, SamplingOptions
+from .surface import symbol_ends, unknown_message
+from .windows import WINDOW, check_lookahead, output_symbols, read_windows
+
+logger = logging.getLogger(__name__)
+
+ENDS = ("auto", "length", "newline")
+# What fairseq's hub interface takes beside the options of fairseq-generate.
+HUB_OPTIONS = ("verbose", "skip_invalid_size_inputs", "inference_step_args", "prefix_allowed_tokens_fn")
+GENERATION_OPTIONS = {*HUB_OPTIONS, *(field.name for field in dataclasses.fields(GenerationConfig))}
+
+
+class _Score(NamedTuple):
+    bits_per_character: float
+    bits: List[float]
+    symbols: List[str]
+
+
+class Score(_Score):
+    """bits_per_character: over the text's characters. bits: of every symbol. symbols: as in the dictionary.
+
+    By name it has what fairseq's `score` returns, in nats: `score["positional_scores"]` (T,), `score["tokens"]` (T,),
+    `score["score"]`, their mean, and None as `attention` and `alignment`.
+    """
+
+    hypothesis: Dict[str, Any]
+
+    def __getitem__(self, key):
+        return self.hypothesis[key] if isinstance(key, str) else super().__getitem__(key)
+
+
+def load(paths: Sequence[str], data: Optional[str] = None, dtype: str = "float32", **overrides) -> LanguageModelHub:
+    """Load one checkpoint, or several as an ensemble.
+
+    data: a folder with the dict.txt; not wanted where the checkpoint carries its dictionary, as those of the task
+    hmlstm_language_modeling do, or has dict.txt beside it. dtype: of sampling and generation, "bfloat16" for less
+    time, see `models.decoding.generate_in`; scores and segments are computed in float32. overrides: options to change,
+    for instance `bpe="sentencepiece", sentencepiece_model=PATH`. UnsafeCheckpointError for what is no whole checkpoint,
+    or has weights that are not finite.
+    """
+    paths = [find_checkpoint(path) for path in paths]
+    state = load_for_use(paths[0], overrides)
+    if any(name.startswith("encoder.") for name in state["model"]):
+        raise ValueError(f"{paths[0]} is a translation model, not a language model: fairseq-generate runs it")
+    cfg = settings(state)
+    forget_files(cfg, overrides)
+    codec = drop_unnamed_codec(cfg, overrides)
+    if codec is not None:
+        raise ValueError(f"{paths[0]} was trained with the codec {codec}: name it and its files, bpe=\"{codec}\", ...")
+    task_state = state.get("task_state") or {}
+    if data is None and "dictionary" not in task_state:
+        folders = [os.path.dirname(os.path.abspath(paths[0])), *str(cfg.task.data).split(os.pathsep)[:1]]
+        data = next((folder for folder in folders if os.path.exists(os.path.join(folder, "dict.txt"))), None)
+        if data is None:
+            raise FileNotFoundError(
+                f"{paths[0]} does not carry its dictionary: give the folder that has its dict.txt as data"
+            )
+    if data is not None:
+        data = data_folder(data, paths[0])
+        task_state, overrides, cfg.task.data = {}, {**overrides, "data": data}, data
+    with naming(paths[0]):
+        task = tasks.setup_task(cfg.task, task_state=task_state)
+    models, cfg, task = checkpoint_utils.load_model_ensemble_and_task(
+        paths, overrides, task=task, state=state if len(paths) == 1 else None
+    )
+    generate_in(models, dtype)
+    if hasattr(task.args, "generation_dtype"):  # which `generate` asks
+        task.args.generation_dtype = dtype
+    with naming(paths[0]):
+        return LanguageModelHub(cfg, task, models)
+
+
+class LanguageModelHub(GeneratorHubInterface):
+    """fairseq's hub interface for an ensemble of language models, exact about text: no symbol is added to a prompt, and
+    every character of a character model comes back. `generate`, with all of fairseq-generate's options, is its
+    parent's."""
+
+    def __init__(self, cfg, task, models):
+        super().__init__(cfg, task, models)
+        self.bpe, self.tokenizer = task.build_bpe(cfg.bpe), task.build_tokenizer(cfg.tokenizer)
+        self.told_of_unknown: Set[str] = set()
+        self.begin = self.src_dict.bos() if getattr(cfg.task, "add_bos_token", False) else self.src_dict.eos()
+
+    def binarize(self, sentence: str) -> Tensor:
+        """Indices of symbols in one string, without the `</s>` that fairseq would add."""
+        return self.src_dict.encode_line(sentence, append_eos=False, add_if_not_exist=False).long()
+
+    def string(self, tokens: Tensor) -> str:
+        """Symbols by name: of the input dictionary, which has those of prompts too."""
+        return self.src_dict.string(tokens)
+
+    def unknown_characters(self, text: str) -> List[str]:
+        """Characters of `text` that the model has no symbol for, each once. Of a dictionary of characters."""
+        return [c for c in dict.fromkeys(text) if self.src_dict.unk() in self.encode(c).tolist()]
+
+    def _build_batches(self, tokens, skip_invalid_size_inputs):
+        """One batch of prompts behind the begin symbol, spaces and newlines at their ends included."""
+        pad, longest = self.src_dict.pad(), max((t.numel() for t in tokens), default=0)
+        rows = [[self.begin, *t.tolist(), *[pad] * (longest - t.numel())] for t in tokens]
+        lengths = torch.tensor([t.numel() + 1 for t in tokens])
+        targets = [row[1:] + [pad] for row in rows]
+        net_input = {"src_tokens": torch.tensor(rows), "src_lengths": lengths}
+        yield {"id": torch.arange(len(rows)), "net_input": net_input, "target": torch.tensor(targets)}
+
+    def sampler(self, options: SamplingOptions) -> Sampler:
+        """Chooses neither padding nor unknown symbols, nor `<s>`."""
+        dictionary = self.tgt_dict
+        never = [dictionary.pad(), dictionary.unk(), dictionary.bos()]
+        return Sampler(self.models, options, self.src_dict.pad(), never)
+
+    def sample(
+        self,
+        sentences: Union[str, Sequence[str]],
+        length: int = 200,
+        batch_size: int = 16,
+        end: Optional[str] = None,
+        **options,
+    ) -> Union[str, List[str]]:
+        """Continue each text by at most `length` symbols. Returns texts, prompts included.
+
+        options: those of SamplingOptions, or fairseq's, such as `beam=5` or `beam=1, sampling=True, sampling_topk=10`:
+        then fairseq's generator chooses. end: see `stop`. TypeError for an option that neither has.
+        """
+        if length < 0 or batch_size < 1:
+            raise ValueError(f"length must not be negative and batch_size positive, got {length} and {batch_size}")
+        if isinstance(sentences, str):
+            return self.sample([sentences], length, batch_size, end, **options)[0]
+        ours = not options.keys() - set(SamplingOptions._fields)
+        if ours:
+            sampler = self.sampler(SamplingOptions(**options))
+        else:
+            _check_generation(options)
+            options = {"beam": 1, "max_len_b": length, **options}
+        stop, texts = self.stop(end), []
+        for start in range(0, len(sentences), batch_size):
+            prompts = sentences[start : start + batch_size]
+            found = self._draw(sampler, prompts, length, stop) if ours else self._search(prompts, end, options)
+            texts += [self.continued(prompt, _until(new, stop)) for prompt, new in zip(prompts, found)]
+        return texts
+
+    def translate(self, sentences, beam: int = 5, verbose: bool = False, **options):
+        """fairseq's name for `sample` with beam search."""
+        return self.sample(sentences, beam=beam, verbose=verbose, **options)
+
+    def stop(self, end: Optional[str] = None) -> Optional[int]:
+        """The symbol that ends a sample, and is no part of it; None where its length alone does.
+
+        end: "length"; "newline": `</s>`; "auto": length for a model of characters, which writes lines, and newline for
+        any other; None: as the task was told by end_of_sample. ValueError for anything else.
+        """
+        end = str(getattr(self.task.args, "end_of_sample", "auto")) if end is None else end
+        if end not in ENDS:
+            raise ValueError(f"unknown end {end!r}: choose from {', '.join(ENDS)}")
+        by_length = end == "length" or (end == "auto" and getattr(self.task, "has_characters", False))
+        return None if by_length else self.tgt_dict.eos()
+
+    def _draw(self, sampler: Sampler, prompts: Sequence[str], length: int, stop: Optional[int]) -> List[List[int]]:
+        """New symbols of each prompt, `length` of them or until all have come to `stop`."""
+        steps = sampler.run([[self.begin, *self.encode(prompt).tolist()] for prompt in prompts])
+        drawn, going = [], set(range(len(prompts)))
+        while len(drawn) < length and going:
+            drawn.append(next(steps).tokens)
+            going -= {row for row in going if drawn[-1][row] == stop}
+        return list(map(list, zip(*drawn))) if drawn else [[] for _ in prompts]
+
+    def _search(self, prompts: Sequence[str], end: Optional[str], options: Dict[str, Any]) -> List[List[int]]:
+        """New symbols of each prompt, found by fairseq's generator with its options."""
+        symbols = [self.encode(prompt) for prompt in prompts]
+        with self._ending(end):
+            found = self.generate(symbols, **options)
+        return [hypos[0]["tokens"][before.numel() :].tolist() for before, hypos in zip(symbols, found)]
+
+    @contextlib.contextmanager
+    def _ending(self, end: Optional[str]):
+        """Within this context the task's generators end samples so."""
+        args = self.task.args
+        before = getattr(args, "end_of_sample", None)
+        if end is not None and before is not None:
+            args.end_of_sample = end
+        try:
+            yield
+        finally:
+            if before is not None:
+                args.end_of_sample = before
+
+    def continued(self, prompt: str, new: Sequence[int]) -> str:
+        """The prompt as it is, and new symbols as they read behind it, `</s>` as a newline: words and pieces need to
+        know what is before."""
+        first, *lines = _lines(new, self.src_dict.eos()) if not getattr(self.task, "has_characters", False) else [new]
+        before = self.encode(prompt)
+        together = self.decode(torch.cat([before, before.new_tensor(first)]))
+        texts = [prompt + together[len(self.decode(before)) :], *(self.decode(before.new_tensor(x)) for x in lines)]
+        return "\n".join(texts)
+
+    def score(
+        self, sentences: Union[str, Sequence[str]], replace_newline_with_eos: bool = False, **options
+    ) -> Union[Score, List[Score]]:
+        """Bits of each text, character by character: of exactly its symbols, the first one predicted from nothing.
+
+        replace_newline_with_eos: a newline is `</s>`, as it always is for characters, not white space between words.
+        options: fairseq's, none of which changes a score.
+        """
+        _check_generation(options)
+        if isinstance(sentences, str):
+            return self.score([sentences], replace_newline_with_eos)[0]
+        self._tell_of_unknown(sentences)
+        return [self._score(text, replace_newline_with_eos) for text in sentences]
+
+    def _score(self, text: str, newline_is_eos: bool) -> Score:
+        if not text:
+            raise ValueError("the text to score is empty")
+        symbols = self.encode(text)
+        if newline_is_eos and not getattr(self.task, "has_characters", False):
+            first, *lines = map(self.encode, text.split("\n"))
+            eos = first.new_tensor([self.src_dict.eos()])
+            symbols = torch.cat([first, *(part for line in lines for part in (eos, line))])
+        targets = output_symbols(symbols.to(self.device), self.tgt_dict)
+        nats = []
+        for window, found in zip(targets.split(WINDOW), self._windows(symbols)):
+            log_probs = torch.stack([logits.float().log_softmax(-1) for logits, _ in found])
+            mean = log_probs.logsumexp(0) - math.log(len(self.models))
+            nats.append(-mean.gather(1, window.unsqueeze(1)).squeeze(1))
+        log_probs = -torch.cat(nats)
+        bits = (-log_probs / math.log(2)).tolist()
+        score = Score(sum(bits) / len(text), bits, [self.src_dict[index] for index in symbols])
+        score.hypothesis = {"tokens": symbols, "score": log_probs.mean(), "positional_scores": log_probs}
+        score.hypothesis.update(attention=None, alignment=None)
+        return score
+
+    def boundaries(self, text: str, lookahead: int = 0) -> Tensor:
+        """(T, L) 0 or 1 for the layers with a detector: whether a segment ends with each symbol. First model's.
+
+        lookahead: how many symbols of the next segment a layer reads before it closes one; boundaries are put that far
+        back, and the last symbols have none. 1 for layers trained with `bidirectional`.
+        """
+        check_lookahead(lookahead)
+        self._tell_of_unknown([text])
+        symbols = torch.cat([self.encode(text), torch.tensor([self.begin])])  # read once more, to see what the last did
+        found = torch.cat([output.boundaries[:, 0] for (_, output), *_ in self._windows(symbols)])
+        found = found[1:, : self.models[0].decoder.hm_lstm.num_detectors].cpu()
+        missing = min(lookahead, len(found))
+        return torch.cat([found[missing:], found.new_zeros(missing, found.size(1))])
+
+    def segment(self, text: str, lookahead: int = 0) -> List[List[str]]:
+        """For every layer that has a detector, from the bottom: the segments into which it cuts the text, slices of it
+        that together are the text; where a tokenizer changes the text, of the text as it then reads. lookahead: as in
+        `boundaries`."""
+        symbols = self._symbols(text)
+        if not symbols:
+            return [[] for _ in range(self.models[0].decoder.hm_lstm.num_detectors)]
+        segments = []
+        for column in self.boundaries(text, lookahead).unbind(1):
+            ends = [end for end in (column.nonzero().squeeze(1) + 1).tolist() if end < len(symbols)]
+            segments.append(self._slices(text, symbols, [0, *ends, len(symbols)]))
+        return segments
+
+    def _slices(self, text: str, symbols: Sequence[str], borders: Sequence[int]) -> List[str]:
+        """The parts of a text between borders that count its symbols."""
+        if getattr(self.task, "has_characters", False):
+            cuts = borders
+        else:
+            ends = symbol_ends(text, symbols)
+            if ends is None:
+                return [self.remove_bpe(" ".join(symbols[a:b])) for a, b in zip(borders, borders[1:])]
+            cuts = [0, *(ends[border - 1] for border in borders[1:-1]), len(text)]
+        return [text[a:b] for a, b in zip(cuts, cuts[1:])]
+
+    def _symbols(self, text: str) -> List[str]:
+        """The text's symbols by name, unknown ones too; of characters themselves."""
+        if getattr(self.task, "has_characters", False):
+            return list(text)
+        return self.apply_bpe(self.tokenize(text)).split()
+
+    def _tell_of_unknown(self, texts: Sequence[str]) -> None:
+        """Warn of what the model has never seen, once of each character or other symbol."""
+        unknown, unk = [], self.src_dict.unk()
+        for text in texts:
+            indices = self.encode(text).tolist()
+            if unk in indices:
+                unknown += [symbol for symbol, index in zip(self._symbols(text), indices) if index == unk]
+        new = [symbol for symbol in unknown if symbol not in self.told_of_unknown]
+        if new:
+            self.told_of_unknown.update(new)
+            logger.warning(unknown_message(new))
+
+    def _windows(self, symbols: Tensor) -> Iterator:
+        """Of every window of the symbols: what each model says before each of them, as `read_windows`."""
+        if not all(hasattr(model.decoder, "hm_lstm") for model in self.models):
+            raise ValueError("scoring and segmenting want HM-LSTM language models")
+        inputs = torch.cat([torch.tensor([self.begin]), symbols[:-1]]).to(self.device)
+        return zip(*[read_windows(model.decoder, inputs, size=WINDOW) for model in self.models])
+
+
+def _check_generation(options: Dict[str, Any]) -> None:
+    """TypeError for what is no option of fairseq's hub interface."""
+    unknown = sorted(options.keys() - GENERATION_OPTIONS)
+    if unknown:
+        raise TypeError(
+            f"{', '.join(unknown)}: no option of sampling here ({', '.join(SamplingOptions._fields)}), which cannot be "
+            "mixed with fairseq's, nor one of fairseq-generate"
+        )
+
+
+def _until(symbols: Sequence[int], stop: Optional[int]) -> Sequence[int]:
+    """Those before the first `stop`."""
+    return symbols[: symbols.index(stop)] if stop in symbols else symbols
+
+
+def _lines(symbols: Sequence[int], eos: int) -> List[List[int]]:
+    """What stands between `eos`."""
+    lines: List[List[int]] = [[]]
+    for symbol in symbols:
+        if symbol == eos:
+            lines.append([])
+        else:
+            lines[-1].append(symbol)
+    return lines
+
+
+def load_pretrained(path: str, names: Optional[str] = None, data: Optional[str] = None, **kwargs) -> LanguageModelHub:
+    """As `HMLSTMLanguageModel.from_pretrained`, whose work it is."""
+    return load(split_checkpoints(path, names), data, **kwargs)
+
+
+HMLSTMLanguageModel.load_pretrained = staticmethod(load_pretrained)

@@ -1,0 +1,171 @@
+"""HM-LSTM as a fairseq decoder."""
+
+from __future__ import annotations
+
+from typing import Optional, Tuple
+
+import torch
+from fairseq.models import FairseqIncrementalDecoder
+from fairseq.modules import FairseqDropout
+from torch import Tensor, nn
+
+from ..modules import LayerOutput
+from ..ops import HMLSTMOutput, HMLSTMState, capturing, is_on_host, linear, padding_of
+from . import decoding
+from .config import UNLIMITED, HMLSTMLanguageModelConfig, build_hm_lstm, build_slope_schedule
+from .dropout import RecurrentDropout, drops_out
+from .embeddings import build_adaptive_softmax, ties_output
+from .fingerprint import DictionaryFingerprint
+from .slope import SlopeProgress
+
+
+class HMLSTMDecoder(FairseqIncrementalDecoder):
+    """Embedding, HM-LSTM over the prefix, gated output module, softmax.
+
+    cfg: sizes and options. dictionary: of the input symbols. output_dictionary: of the predicted ones, if smaller.
+    embed_tokens: of somebody else, to be shared. With an adaptive softmax `output_projection` is None, and what
+    fairseq calls logits are the features that `get_normalized_probs` and fairseq's adaptive_loss take.
+    """
+
+    def __init__(
+        self,
+        cfg: HMLSTMLanguageModelConfig,
+        dictionary,
+        output_dictionary=None,
+        embed_tokens: Optional[nn.Embedding] = None,
+    ):
+        output_dictionary = output_dictionary or dictionary
+        super().__init__(output_dictionary)
+        symbols, sizes = len(output_dictionary), {"embed-dim": cfg.embed_dim, "output-dim": cfg.output_dim}
+        tied = ties_output(cfg, sizes, symbols == len(dictionary))
+        self.padding_idx = dictionary.pad()
+        self.embed_tokens = embed_tokens or nn.Embedding(len(dictionary), cfg.embed_dim, self.padding_idx)
+        self.hm_lstm = build_hm_lstm(cfg, cfg.embed_dim)
+        self.layer_output = LayerOutput(self.hm_lstm.hidden_sizes, cfg.output_dim, self.hm_lstm.bfloat16_products)
+        self.adaptive_softmax = build_adaptive_softmax(cfg.adaptive_softmax_cutoff, symbols, cfg.output_dim)
+        self.output_projection = nn.Linear(cfg.output_dim, symbols) if self.adaptive_softmax is None else None
+        if tied:
+            self.output_projection.weight = self.embed_tokens.weight
+        self.dropout_input, self.dropout_output = (
+            FairseqDropout(p, type(self).__name__) for p in (cfg.dropout_input, cfg.dropout_output)
+        )
+        self.dropout_recurrent = RecurrentDropout(type(self), self.hm_lstm)
+        self.slope_progress = SlopeProgress(build_slope_schedule(cfg))
+        self.dictionary_fingerprint = DictionaryFingerprint(dictionary)
+        self.frozen_weights = decoding.FrozenWeights()
+        self.generation_dtype = "float32"  # see decoding.generate_in
+
+    def forward(
+        self,
+        prev_output_tokens: Tensor,
+        encoder_out=None,
+        incremental_state=None,
+        src_lengths: Optional[Tensor] = None,
+        state: Optional[HMLSTMState] = None,
+    ):
+        """Predict the symbol after each of prev_output_tokens (B, T); pad symbols, on either side, change nothing.
+
+        incremental_state: fairseq's cache; with it only the last symbol is read, weights are those of the first such
+        call (see decoding.py), and the state returned changes in place with the cache. state: of the
+        recurrence before the first symbol, zeros if None. Returns logits (B, T, V) and a dict with the boundaries and
+        their probabilities (B, T, L), `valid` (B, T), the number of detectors, from the bottom, the number of updates
+        that the model was trained for, and the state reached.
+        """
+        if incremental_state is not None:
+            _, logits, extra = self._step(prev_output_tokens[:, -1:], incremental_state, state)
+            return logits, extra
+        features, extra = self.extract_features(prev_output_tokens, encoder_out, state=state)
+        return self.output_layer(features), extra
+
+    def extract_features(
+        self, prev_output_tokens, encoder_out=None, incremental_state=None, src_lengths=None, state=None
+    ):
+        """As `forward`, with the output module's embedding (B, T, output_dim) in place of logits."""
+        if incremental_state is not None:
+            features, _, extra = self._step(prev_output_tokens[:, -1:], incremental_state, state)
+            return features, extra
+        state = self.hm_lstm.zero_state(prev_output_tokens.size(0)) if state is None else state
+        # The CPU kernel's h is float32: rounded it would only be widened again.
+        wide = state.z.dtype if is_on_host(prev_output_tokens) else None
+        output, valid = self.recur(prev_output_tokens, state, wide)
+        changed = None if capturing() else output.changed(state, valid.t())
+        features = self.layer_output.over_sequence(output.hidden, changed).transpose(0, 1)
+        boundaries, probs = output.boundaries.transpose(0, 1), output.boundary_probs.transpose(0, 1)
+        return self.dropout_output(features), self._extra(valid, boundaries, probs, output.state)
+
+    def recur(
+        self, tokens: Tensor, state: Optional[HMLSTMState] = None, hidden_dtype: Optional[torch.dtype] = None
+    ) -> Tuple[HMLSTMOutput, Tensor]:
+        """The recurrence over tokens (B, T) from `state` on, time-major, and which of them are not padding (B, T).
+        hidden_dtype: as in HMLSTM."""
+        valid = tokens.ne(self.padding_idx)
+        padding = padding_of(valid.t())
+        slope, table = self.slope_progress.slope, self.embed_tokens.weight
+        if not capturing() and table.size(0) < tokens.numel() and not drops_out(self.dropout_input):
+            given, tokens = table, tokens.t().contiguous()
+        else:
+            given, tokens = self.embed(tokens).transpose(0, 1), None
+        return self.hm_lstm(given, state, padding, slope, tokens=tokens, hidden_dtype=hidden_dtype), valid
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """The recurrence's input for tokens of any shape: (..., embed_dim)."""
+        return self.dropout_input(self.embed_tokens(tokens))
+
+    @property
+    def drops_out(self) -> bool:
+        """Whether a call is random: in training, and with --retain-dropout."""
+        return any(map(drops_out, (self.dropout_input, self.dropout_recurrent, self.dropout_output)))
+
+    def _step(self, tokens: Tensor, incremental_state, state: Optional[HMLSTMState]):
+        """One step of the generation that incremental_state holds, tokens (B, 1); `state` is where a new one starts.
+        Features, logits and what else `forward` returns."""
+        steps = self._steps(incremental_state)
+        if steps is None:
+            steps = self.begin_generation(tokens.size(0), state)
+            self.set_incremental_state(incremental_state, "generation", {"steps": steps})
+        step = steps(tokens[:, 0])
+        extra = self._extra(tokens.ne(self.padding_idx), step.boundaries, step.boundary_probs, step.state)
+        return step.features, step.logits, extra
+
+    def begin_generation(self, batch_size: int, state: Optional[HMLSTMState] = None):
+        """Steps from `state` on, zeros if None, as `decoding.begin` makes them: with the weights as they are now."""
+        state = self.hm_lstm.zero_state(batch_size) if state is None else state
+        return decoding.begin(self, state, self.frozen_weights.of(self))
+
+    def _extra(self, valid, boundaries, boundary_probs, state):
+        return {
+            "attn": None,
+            "boundaries": boundaries,
+            "boundary_probs": boundary_probs,
+            "valid": valid,
+            "num_detectors": self.hm_lstm.num_detectors,
+            "num_updates": self.slope_progress.num_updates,
+            "state": state,
+        }
+
+    def output_layer(self, features: Tensor) -> Tensor:
+        if self.output_projection is None:
+            return features
+        weight, bias = self.output_projection.weight, self.output_projection.bias
+        return linear(features, weight, bias, self.hm_lstm.bfloat16_products)
+
+    def predict(self, features: Tensor) -> Tensor:
+        """features (..., output_dim) to logits, or with an adaptive softmax log-probabilities, (..., V): the softmax
+        of either is the model's distribution."""
+        if self.output_projection is not None:
+            return self.output_layer(features)
+        flat = features.reshape(1, -1, features.size(-1))
+        return self.adaptive_softmax.get_log_prob(flat, None).view(*features.shape[:-1], -1)
+
+    def max_positions(self) -> int:
+        return UNLIMITED
+
+    def _steps(self, incremental_state):
+        held = self.get_incremental_state(incremental_state, "generation")
+        return None if held is None else held["steps"]
+
+    def reorder_incremental_state(self, incremental_state, new_order: Tensor) -> None:
+        """Let row i of the cache go on from what was row new_order[i], as beam search does."""
+        steps = self._steps(incremental_state)
+        if steps is not None:
+            steps.reorder(new_order)

@@ -1,0 +1,134 @@
+"""HM-LSTM as a fairseq decoder that attends to an encoder."""
+
+from __future__ import annotations
+
+import copy
+from typing import NamedTuple, Optional, Tuple
+
+import torch
+from torch import Tensor, nn
+
+from ...modules import Attention
+from ...ops import HMLSTMState, padding_of
+from ..decoder import HMLSTMDecoder
+from .config import HMLSTMTranslationConfig
+from .encoder import EncoderOut, HMLSTMEncoder, InitialState, encoder_extra
+
+
+class DecoderState(NamedTuple):
+    """Of the recurrence; what was attended to last, (B, output_dim), None without input feeding; and the masks of
+    recurrent dropout for the whole sequence, one for each layer, None without."""
+
+    recurrent: HMLSTMState
+    attended: Optional[Tensor]
+    masks: Optional[Tuple[Tensor, ...]]
+
+
+class HMLSTMAttentionDecoder(HMLSTMDecoder):
+    """The language model's decoder, started from the encoder's final states, with attention in place of the gated
+    output module: the query is the states of all layers side by side.
+
+    With input feeding (arXiv 1508.04025, 3.3) every step reads what the step before attended to, added to its
+    embedding: training too goes step by step. Without it the recurrence runs over the whole target in one call, and
+    attention is computed for all positions at once.
+    """
+
+    def __init__(self, cfg: HMLSTMTranslationConfig, dictionary, encoder: HMLSTMEncoder):
+        cfg = copy.deepcopy(cfg)
+        cfg.embed_dim = cfg.decoder_embed_dim or cfg.embed_dim
+        cfg.hidden_sizes = cfg.decoder_hidden_sizes or cfg.hidden_sizes
+        super().__init__(cfg, dictionary, embed_tokens=encoder.embed_tokens if cfg.share_all_embeddings else None)
+        del self.layer_output  # attention reads the states themselves: behind (8)'s ReLU units died before it learned
+        self.initial_state = InitialState(encoder.final_units, self.hm_lstm.hidden_sizes)
+        self.attention = Attention(sum(self.hm_lstm.hidden_sizes), encoder.output_units, cfg.output_dim)
+        self.feed = None if cfg.no_input_feeding else nn.Linear(cfg.output_dim, cfg.embed_dim, bias=False)
+
+    def forward(self, prev_output_tokens, encoder_out=None, incremental_state=None, src_lengths=None, state=None):
+        """Logits (B, T, V), and what else `extract_features` returns."""
+        features, extra = self.extract_features(prev_output_tokens, encoder_out, incremental_state, state=state)
+        return self.output_layer(features), extra
+
+    def extract_features(
+        self, prev_output_tokens, encoder_out: EncoderOut, incremental_state=None, src_lengths=None, state=None
+    ):
+        """What each of prev_output_tokens (B, T) attends to, (B, T, output_dim), and `encoder_extra` together with the
+        decoder's own boundaries as decoder_boundaries, decoder_boundary_probs (B, T, L) and decoder_valid (B, T).
+
+        incremental_state: fairseq's cache; with it only the last symbol is read. state: a DecoderState before the
+        first symbol that it has read, made of the encoder's final states if None.
+        """
+        if incremental_state is not None:
+            prev_output_tokens = prev_output_tokens[:, -1:]
+            state = self._cached_state(incremental_state) or state
+        state = state or self._first_state(encoder_out)
+        valid = prev_output_tokens.ne(self.padding_idx)
+        x = self.embed(prev_output_tokens)
+        if state.masks is None:
+            state = state._replace(masks=self.hm_lstm.draw_recurrent_masks(x.size(0)))
+        run = self._run_sequence if self.feed is None else self._run_steps
+        features, attention, boundaries, boundary_probs, state = run(x, valid, state, encoder_out)
+        if incremental_state is not None:
+            self._cache_state(incremental_state, state)
+        extra = {
+            **encoder_extra(encoder_out, attention),
+            "decoder_boundaries": boundaries,
+            "decoder_boundary_probs": boundary_probs,
+            "decoder_valid": valid,
+            "state": state,
+        }
+        return features, extra
+
+    def _first_state(self, encoder_out: EncoderOut) -> DecoderState:
+        h, c = self.initial_state(encoder_out)
+        z = self.hm_lstm.zero_state(h[0].size(0)).z
+        attended = None if self.feed is None else h[0].new_zeros(h[0].size(0), self.feed.in_features)
+        return DecoderState(HMLSTMState(h, c, z).to(z), attended, None)
+
+    def _attend(self, hidden, memory: Tensor, padding_mask: Tensor):
+        """hidden: tuple over layers of (B, T, H_l), memory (B, M, C). Returns (B, T, output_dim) and (B, T, M)."""
+        attended, attention = self.attention(torch.cat(list(hidden), dim=2), memory, padding_mask)
+        return self.dropout_output(attended), attention
+
+    def _run_sequence(self, x: Tensor, valid: Tensor, state: DecoderState, encoder_out: EncoderOut):
+        """x (B, T, embed_dim), valid (B, T). Returns features (B, T, output_dim), attention (B, T, M), boundaries and
+        their probabilities (B, T, L), and the state after the last step."""
+        padding = padding_of(valid.t())
+        slope, masks = self.slope_progress.slope, state.masks
+        output = self.hm_lstm(x.transpose(0, 1), state.recurrent, padding, slope, recurrent_masks=masks)
+        hidden = [h.transpose(0, 1) for h in output.hidden]
+        memory, padding_mask = encoder_out["encoder_out"][0].transpose(0, 1), encoder_out["encoder_padding_mask"][0]
+        features, attention = self._attend(hidden, memory, padding_mask)
+        boundaries, probs = output.boundaries.transpose(0, 1), output.boundary_probs.transpose(0, 1)
+        return features, attention, boundaries, probs, DecoderState(output.state, None, masks)
+
+    def _run_steps(self, x: Tensor, valid: Tensor, state: DecoderState, encoder_out: EncoderOut):
+        """As `_run_sequence`, step by step, with input feeding."""
+        memory, padding_mask = encoder_out["encoder_out"][0].transpose(0, 1), encoder_out["encoder_padding_mask"][0]
+        recurrent, attended, masks = state
+        steps = []
+        for t in range(x.size(1)):
+            fed = x[:, t] + self.feed(attended)
+            padding = padding_of(valid[:, t])
+            slope = self.slope_progress.slope
+            output = self.hm_lstm.step(fed, recurrent, padding, slope, recurrent_masks=masks)
+            features, attention = self._attend([h.unsqueeze(1) for h in output.hidden], memory, padding_mask)
+            features, attention = features.squeeze(1), attention.squeeze(1)
+            attended = features if padding is None else torch.where(padding.unsqueeze(1), features, attended)
+            recurrent = output.state
+            steps.append((features, attention, output.boundaries, output.boundary_probs))
+        return (*(torch.stack(values, dim=1) for values in zip(*steps)), DecoderState(recurrent, attended, masks))
+
+    def _cached_state(self, incremental_state) -> Optional[DecoderState]:
+        cached = self.get_incremental_state(incremental_state, "decoding")
+        return None if cached is None else cached["state"]
+
+    def _cache_state(self, incremental_state, state: DecoderState) -> None:
+        self.set_incremental_state(incremental_state, "decoding", {"state": state})
+
+    def reorder_incremental_state(self, incremental_state, new_order: Tensor) -> None:
+        """Let row i of the cache go on from what was row new_order[i], as beam search does."""
+        state = self._cached_state(incremental_state)
+        if state is not None:
+            attended = None if state.attended is None else state.attended.index_select(0, new_order)
+            masks = None if state.masks is None else tuple(mask.index_select(0, new_order) for mask in state.masks)
+            self._cache_state(incremental_state, DecoderState(state.recurrent.reorder(new_order), attended, masks))

@@ -1,0 +1,78 @@
+"""What the translation models have in common."""
+
+from __future__ import annotations
+
+import functools
+import glob
+import os
+
+from fairseq.models import FairseqEncoderDecoderModel
+
+from ...checkpoints import data_folder, find_checkpoint, load_for_use, settings, split_checkpoints
+from ...options import CheckedOptions, check_config
+from ..embeddings import check_criterion, check_shared_embeddings, load_embedding
+from ..start_files import StartsFromFiles
+from . import scripting
+from .encoder import HMLSTMEncoder
+from .pretrained import DECODER_PARTS, ENCODER_PARTS, load_pretrained
+
+
+class TranslationModel(CheckedOptions, StartsFromFiles, FairseqEncoderDecoderModel):
+    """An HM-LSTM encoder and, by subclass, a decoder, `decoder_class(cfg, dictionary, encoder)`, of `config_class`, and
+    what torch.jit.script reads in its place, `scripted_decoder(decoder)`."""
+
+    config_class = None
+    decoder_class = None
+    scripted_decoder = None
+
+    @classmethod
+    def build_model(cls, cfg, task):
+        check_config(cfg, cls.config_class)
+        if cfg.slope_per_epoch:
+            raise ValueError("translation tasks do not tell a model the epoch: anneal with slope-per-update instead")
+        check_criterion(cfg)
+        check_shared_embeddings(cfg, task)
+        encoder = HMLSTMEncoder(cfg, task.source_dictionary)
+        model = cls(encoder, cls.decoder_class(cfg, task.target_dictionary, encoder))
+        sides = (
+            ("encoder", encoder, task.source_dictionary, ENCODER_PARTS),
+            ("decoder", model.decoder, task.target_dictionary, DECODER_PARTS),
+        )
+        for name, part, dictionary, _ in sides:
+            load = functools.partial(load_embedding, part.embed_tokens, dictionary)
+            model.start_from(f"{name}-embed-path", getattr(cfg, f"{name}_embed_path"), load)
+        for name, part, _, names in sides:
+            path = getattr(cfg, f"load_pretrained_{name}_from", "")
+            load = functools.partial(load_pretrained, part, parts=names)
+            model.start_from(f"load-pretrained-{name}-from", path, load)
+        return model
+
+    @classmethod
+    def from_pretrained(cls, model_name_or_path, checkpoint_file=None, data_name_or_path=None, **kwargs):
+        """fairseq's hub interface of a trained model: translate, encode, decode, generate.
+
+        model_name_or_path: a checkpoint, or a folder with checkpoint_best.pt. checkpoint_file: its name there, several
+        with ":" between them for an ensemble. data_name_or_path: the folder with the dictionaries; None: that of the
+        checkpoint if it has them, else the one it was trained on. kwargs: options to change, such as
+        `bpe="sentencepiece", sentencepiece_model=PATH`.
+        """
+        paths = [find_checkpoint(path) for path in split_checkpoints(model_name_or_path, checkpoint_file)]
+        folder = os.path.dirname(os.path.abspath(paths[0]))
+        names = os.pathsep.join(os.path.relpath(path, folder) for path in paths)
+        if data_name_or_path is None and glob.glob(os.path.join(glob.escape(folder), "dict.*.txt")):
+            data_name_or_path = "."
+        elif data_name_or_path is None:
+            data_name_or_path = str(settings(load_for_use(paths[0])).task.data).split(os.pathsep)[0]
+        data_name_or_path = data_folder(data_name_or_path, paths[0])
+        if not os.path.isdir(data_name_or_path):
+            raise FileNotFoundError(f"no folder {data_name_or_path}: name the one with the dictionaries as data")
+        return super().from_pretrained(folder, names, os.path.abspath(data_name_or_path), **kwargs)
+
+    def __prepare_scriptable__(self):
+        """Called by torch.jit.script for what it is to read. For inference alone: see scripting.py."""
+        return scripting.Translation(scripting.Encoder(self.encoder), self.scripted_decoder(self.decoder))
+
+    def forward(self, *args, **kwargs):
+        """As every encoder-decoder model of fairseq: src_tokens, src_lengths, prev_output_tokens."""
+        self.check_files()
+        return super().forward(*args, **kwargs)

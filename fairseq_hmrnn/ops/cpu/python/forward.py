@@ -1,0 +1,204 @@
+"""The forward pass of the Python path, cell after cell."""
+
+from __future__ import annotations
+
+from typing import List, Optional, Sequence, Tuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ...boundary import decide, hard_sigmoid
+from ...types import LayerParameters, split_gates
+from .problem import (
+    BOTTOM_UP,
+    RECURRENT,
+    TOP_DOWN,
+    WORTH_PACKING,
+    Cell,
+    Inputs,
+    Normalised,
+    Product,
+    Saved,
+    normalise,
+    operations,
+    take,
+)
+
+# Gathering rows costs more than it saves when nearly all of them are wanted.
+DENSE_SHARE = 0.8
+
+Packed = List[List[Optional[Product]]]  # [layer][product], None for one that is not there or not in the loop
+
+
+def pack(layers: Sequence[LayerParameters], reorder: bool) -> Packed:
+    """The products of all cells; layer 1's bottom-up product is taken for all steps at once, outside of the cells."""
+    return [
+        [
+            None if weight is None or (index, product) == (0, BOTTOM_UP) else Product(weight, reorder)
+            for product, weight in enumerate((layer.weight_recurrent, layer.weight_top_down, layer.weight_bottom_up))
+        ]
+        for index, layer in enumerate(layers)
+    ]
+
+
+class Forward:
+    """One forward pass, cell after cell.
+
+    products: as `pack` makes them, packed here if None. projected: x is layer 1's bottom-up product, (T, B, 4H+1).
+    """
+
+    def __init__(self, inputs: Inputs, training: bool, products: Optional[Packed] = None, projected: bool = False):
+        self.inputs, self.training = inputs, training
+        steps, batch = inputs.x.shape[:2]
+        self.h, self.c, self.z = list(inputs.state.h), list(inputs.state.c), list(inputs.state.z.unbind(1))
+        self.h_read = [self.masked(h, index) for index, h in enumerate(self.h)]
+        self.hidden = [inputs.x.new_empty(steps, batch, h.size(1)) for h in self.h]
+        self.boundaries = inputs.x.new_zeros(steps, batch, len(self.h))
+        self.probs = torch.zeros_like(self.boundaries)
+        self.all_rows = torch.arange(batch)
+        self.run = [torch.full((batch,), -1) for _ in self.h]
+        self.run_u = [inputs.x.new_zeros(batch) for _ in self.h]
+        self.run_count = [0] * len(self.h)
+        self.saved = Saved([], [[] for _ in self.h], [[] for _ in self.h])
+        self.linear = pack(inputs.layers, steps * batch >= WORTH_PACKING) if products is None else products
+        x = inputs.x.reshape(steps * batch, inputs.x.size(2))
+        p = x if projected else F.linear(x, inputs.layers[0].weight_bottom_up)
+        self.projected = normalise(p, inputs.layer_norm)
+
+    def masked(self, h: Tensor, index: int) -> Tensor:
+        return h if self.inputs.masks is None else h * self.inputs.masks[index]
+
+    def run_all(self):
+        for t in range(self.inputs.x.size(0)):
+            self.saved.cells.append([])
+            for index in range(len(self.h)):
+                self.cell(t, index)
+        results = (*self.hidden, *self.h, *self.c, self.boundaries, self.probs, torch.stack(self.z, 1))
+        return tuple(r.clone() if r is g else r for r, g in zip(results, (None,) * len(self.h) + (
+            *self.inputs.state.h, *self.inputs.state.c, None, None, None)))  # fmt: skip
+
+    def kinds(self, t: int, index: int, zp: Tensor, zb: Tensor) -> Tuple[Tensor, Optional[Tensor]]:
+        """Samples to compute in full, and samples of COPY steps to skip."""
+        inputs = self.inputs
+        valid = None if inputs.valid is None else inputs.valid[t]
+        if index == 0 or not inputs.skip or (self.training and inputs.copy_has_gate_gradients):
+            return (self.all_rows if valid is None else valid.nonzero().flatten()), None
+        copy = (zp == 0) & (zb == 0)
+        active = ~copy if valid is None else ~copy & valid
+        rows = active.nonzero().flatten()
+        everyone = self.all_rows if valid is None else valid.nonzero().flatten()
+        if rows.numel() > DENSE_SHARE * everyone.numel():
+            return everyone, None
+        return rows, (copy if valid is None else copy & valid).nonzero().flatten()
+
+    def cell(self, t: int, index: int) -> None:
+        inputs, nested = self.inputs, self.inputs.options.nested_boundaries
+        zp, zb = self.z[index], self.z[index - 1] if index else torch.ones_like(self.z[0])
+        rows, idle = self.kinds(t, index, zp, zb)
+        any_detector = inputs.has_detector(index)
+        u = self.run_u[index]
+        if idle is not None and idle.numel():
+            if self.training or (any_detector and not nested):
+                self.start_runs(index, idle)
+            u = self.run_u[index]
+        cell = self.update(t, index, rows, zp, zb, u) if rows.numel() else None
+        if cell is not None:
+            u = cell.u
+        if self.training:
+            cell = cell or Cell(rows, (), zp, zp, [], zp, zb, u, None, None)
+            runs = None if idle is None else self.run[index][idle]
+            self.saved.cells[t].append(cell._replace(idle=idle, runs=runs))
+        self.hidden[index][t] = self.h[index]
+        self.detect(t, index, u, zb, any_detector)
+
+    def detect(self, t: int, index: int, u: Tensor, zb: Tensor, any_detector: bool) -> None:
+        inputs = self.inputs
+        if any_detector:
+            z_tilde = hard_sigmoid(u, inputs.options.slope)  # (5)
+            z = decide(z_tilde, inputs.options.boundary, None if inputs.noise is None else inputs.noise[t, :, index])
+            if inputs.options.nested_boundaries:
+                z_tilde, z = zb * z_tilde, zb * z
+        else:
+            z = z_tilde = torch.zeros_like(u)
+        old = self.z[index]
+        if inputs.valid is not None:
+            valid = inputs.valid[t]
+            self.z[index] = torch.where(valid, z, old)
+            zero = torch.zeros_like(z)
+            z, z_tilde = torch.where(valid, z, zero), torch.where(valid, z_tilde, zero)
+        else:
+            self.z[index] = z
+        self.boundaries[t, :, index] = z
+        self.probs[t, :, index] = z_tilde
+
+    def product(self, index: int, product: int, x: Tensor) -> Normalised:
+        return normalise(self.linear[index][product](x), self.inputs.layer_norm)
+
+    def scaled(self, index: int, product: int, n: Tensor) -> Tensor:
+        gain = self.inputs.gain(index, product)
+        return n if gain is None else n * gain
+
+    def start_runs(self, index: int, idle: Tensor) -> None:
+        """The gates of a run of COPY steps, at its first; in no_grad its detector alone."""
+        fresh = idle[self.run[index][idle] < 0]
+        if not fresh.numel():
+            return
+        layer, h = self.inputs.layers[index], take(self.h_read[index], fresh)
+        self.run[index][fresh] = torch.arange(self.run_count[index], self.run_count[index] + fresh.numel())
+        self.run_count[index] += fresh.numel()
+        self.run_u[index] = self.run_u[index].clone()
+        if not self.training and not self.inputs.layer_norm:
+            self.run_u[index][fresh] = h @ layer.weight_recurrent[-1] + layer.bias[-1]
+            return
+        recurrent = self.product(index, RECURRENT, h)
+        f, i, o, g, u = split_gates(self.scaled(index, RECURRENT, recurrent.n) + layer.bias)
+        self.run_u[index][fresh] = u
+        if not self.training:
+            return
+        f, ig, o = f.sigmoid(), i.sigmoid() * g.tanh(), o.sigmoid()
+        h, c = take(self.h[index], fresh), take(self.c[index], fresh)
+        self.saved.coefficients[index].append(torch.stack([ig - c, ig + (f - 1) * c, h - o * c.tanh()], 1))
+        if recurrent.rstd is not None:
+            self.saved.copy_statistics[index].append(torch.cat([recurrent.rstd, recurrent.n[:, -1:]], 1))
+
+    def update(self, t, index, rows, zp, zb, run_u) -> Cell:
+        """Equations (1) to (4) of some samples."""
+        inputs, layer, batch = self.inputs, self.inputs.layers[index], self.all_rows.numel()
+        products: List[Optional[Normalised]] = [None] * 3
+        products[RECURRENT] = self.product(index, RECURRENT, take(self.h_read[index], rows))
+        s = self.scaled(index, RECURRENT, products[RECURRENT].n) + layer.bias
+        zp_rows, zb_rows = take(zp, rows), take(zb, rows)
+        terms = [] if layer.weight_top_down is None else [(TOP_DOWN, zp_rows, self.h[index + 1])]
+        terms += [(BOTTOM_UP, zb_rows, self.h[index - 1])] if index else []
+        for which, gate, source in terms:
+            everything = not inputs.skip or (inputs.layer_norm and self.training)
+            open_rows = torch.arange(rows.numel()) if everything else gate.nonzero().flatten()
+            if not open_rows.numel():
+                continue
+            samples = rows if open_rows.numel() == rows.numel() else rows[open_rows]
+            products[which] = self.product(index, which, take(source, samples))
+            term = self.scaled(index, which, products[which].n) * take(gate, open_rows).unsqueeze(1)
+            s = s + term if open_rows.numel() == rows.numel() else s.index_add(0, open_rows, term)
+        if index == 0:
+            n, rstd = self.projected
+            own = slice(t * batch, (t + 1) * batch)
+            products[BOTTOM_UP] = Normalised(take(n[own], rows), None if rstd is None else take(rstd[own], rows))
+            s = s + self.scaled(index, BOTTOM_UP, products[BOTTOM_UP].n)
+        f, i, o, g, u = split_gates(s)
+        f, i, o, g = f.sigmoid(), i.sigmoid(), o.sigmoid(), g.tanh()  # (2)
+        c_prev, h_prev = take(self.c[index], rows), take(self.h[index], rows)
+        opened, copy, flush = operations(zp_rows, zb_rows)
+        ig = i * g
+        c = opened * (f * c_prev + ig) + copy * c_prev + flush * ig  # (3)
+        h = copy * h_prev + (1 - copy) * (o * c.tanh())  # (4)
+        if rows.numel() == batch:
+            self.h[index], self.c[index] = h, c
+        else:
+            self.h[index], self.c[index] = self.h[index].index_copy(0, rows, h), self.c[index].index_copy(0, rows, c)
+            u = run_u.index_copy(0, rows, u)
+        self.h_read[index] = self.masked(self.h[index], index)
+        self.run[index][rows] = -1
+        if not self.training:
+            return Cell(rows, (), c_prev, c, [], zp, zb, u, None, None)
+        return Cell(rows, (f, i, o, g), c_prev, c, products if inputs.layer_norm else [], zp, zb, u, None, None)

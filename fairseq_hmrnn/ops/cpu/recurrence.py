@@ -1,0 +1,164 @@
+"""The recurrence on CPU with a backward pass written by hand, COPY skipped: compiled where it was built, else Python.
+
+ops/README.md derives the backward pass and says why skipping is exact. The compiled kernel is csrc/hm_lstm.cpp, the
+Python path python/; both take and return the same, and autograd.py puts either under autograd.
+"""
+
+from __future__ import annotations
+
+from typing import Optional, Sequence
+
+import torch
+from torch import Tensor
+
+from ..autograd import Call, flat_output, run
+from ..boundary import BOUNDARY_MODES
+from ..capture import refuse_capture
+from ..checks import check_options, check_tensors
+from ..types import HMLSTMOutput, HMLSTMState, LayerParameters, RecurrenceOptions
+from . import kernel, python
+
+DTYPES = (torch.float32, torch.float64)
+
+
+def hm_lstm_cpu(
+    x: Tensor,
+    layers: Sequence[LayerParameters],
+    state: HMLSTMState,
+    options: RecurrenceOptions,
+    valid: Optional[Tensor] = None,
+    noise: Optional[Tensor] = None,
+    recurrent_masks: Optional[Sequence[Tensor]] = None,
+    tokens: Optional[Tensor] = None,
+    skip: bool = True,
+    path: Optional[str] = None,
+) -> HMLSTMOutput:
+    """Arguments, shapes and result: see `ops.hm_lstm`; float32 or float64.
+
+    skip: False computes COPY steps and closed terms too (compiled: to the same bits); for tests and benchmarks.
+    path: "compiled" or "python", None for the better one that is there.
+    """
+    path = path or kernel.DEFAULT_PATH
+    if tokens is not None and (path == "python" or tokens.size(0) == 0):
+        x, tokens = torch.nn.functional.embedding(tokens, x), None
+    if tokens is None and x.size(0) == 0:
+        return HMLSTMOutput.empty(x, state)
+    call = (_CompiledCall if path == "compiled" else _PythonCall)(len(layers), options, skip)
+    return run(call, x, layers, state, valid, noise, recurrent_masks, tokens)
+
+
+class PackedLayers:
+    """The layers' weights in the order that a path reads them, for many calls with unchanging weights.
+
+    A step of generation is then `packed(x.unsqueeze(0), state, options)`. Keeps no graph. The weights must not change
+    while this is used: a part of them is copied, the rest read where it is. path: as in `hm_lstm_cpu`. bfloat16: the
+    compiled path packs them in bfloat16, and rounds what it multiplies them with, as with bfloat16_products.
+    """
+
+    def __init__(self, layers: Sequence[LayerParameters], path: Optional[str] = None, bfloat16: bool = False):
+        self.layers = [LayerParameters(*(None if t is None else t.detach().contiguous() for t in p)) for p in layers]
+        self._weights = [list(layer) for layer in self.layers]
+        self._compiled = (path or kernel.DEFAULT_PATH) == "compiled"
+        self.bfloat16 = bfloat16 and self._compiled
+        if self._compiled:
+            self._packed = kernel.compiled.pack(self._weights, self.bfloat16)
+        else:
+            self._packed = python.pack(self.layers, reorder=True)
+
+    @property
+    def compiled_weights(self) -> Optional[tuple]:
+        """The weights as they are and packed, for the compiled kernel's other entries; None on the Python path."""
+        return (self._weights, self._packed) if self._compiled else None
+
+    def project(self, x: Tensor) -> Tensor:
+        """Layer 1's bottom-up product of x (..., input_size): (..., 4H+1). Of an embedding matrix: a table of rows."""
+        with torch.autocast("cpu", enabled=False):
+            projected = torch.nn.functional.linear(x.detach(), self.layers[0].weight_bottom_up)
+            if self.bfloat16:  # the gates' rows; the detector's stays as it is
+                rows, weight = x.detach().reshape(-1, x.size(-1)).contiguous(), self.layers[0].weight_bottom_up
+                gates = kernel.compiled.multiply(rows, False, weight[:-1], False, True)
+                projected[..., :-1] = gates.view_as(projected[..., :-1])
+            return projected
+
+    def __call__(
+        self,
+        x: Tensor,
+        state: HMLSTMState,
+        options: RecurrenceOptions,
+        valid: Optional[Tensor] = None,
+        noise: Optional[Tensor] = None,
+        projected: bool = False,
+    ) -> HMLSTMOutput:
+        """x: (T, B, input_size), or with `projected` (T, B, 4H+1) as `project` returns it. Otherwise as `hm_lstm`."""
+        refuse_capture("a step with packed weights")
+        options = options._replace(bfloat16_products=self.bfloat16)
+        check_options(options, noise)
+        check_tensors(x, self.layers, state, valid, noise, None, projected=projected)
+        if x.size(0) == 0:
+            return HMLSTMOutput.empty(x, state)
+        x, state = x.contiguous(), state.apply(Tensor.contiguous)
+        valid, noise = (None if tensor is None else tensor.contiguous() for tensor in (valid, noise))
+        if not self._compiled:
+            return self._run_python(x, state, options, valid, noise, projected)
+        inputs = _inputs(x, self._weights, state, None, valid, noise, None, options, True)
+        projected = x if projected else None
+        hidden, boundaries, probs, h, c, z, _ = kernel.compiled.forward(inputs, False, projected, self._packed)
+        return HMLSTMOutput(tuple(hidden), boundaries, probs, HMLSTMState(tuple(h), tuple(c), z))
+
+    @torch.no_grad()
+    def _run_python(self, x, state, options, valid, noise, projected) -> HMLSTMOutput:
+        inputs = python.Inputs(x, self.layers, state, valid, noise, None, options, True)
+        return flat_output(python.forward(inputs, False, self._packed, projected)[0], len(self.layers))
+
+
+def _inputs(x, weights, state, tokens, valid, noise, masks, options, skip):
+    return kernel.compiled.Inputs(
+        x,
+        weights,
+        list(state.h),
+        list(state.c),
+        state.z,
+        tokens,
+        valid,
+        noise,
+        masks,
+        float(options.slope),
+        BOUNDARY_MODES.index(options.boundary),
+        bool(options.nested_boundaries),
+        bool(options.top_boundary),
+        float(options.detector_grad_scale),
+        bool(skip),
+        bool(options.bfloat16_products),
+    )
+
+
+class _CompiledCall(Call):
+    def forward(self, tensors, training):
+        inputs = _inputs(*self.split(tensors), self.options, self.skip)
+        hidden, boundaries, probs, h, c, z, saved = kernel.compiled.forward(inputs, training, None, None)
+        return (*hidden, *h, *c, boundaries, probs, z), saved
+
+    def backward(self, tensors, saved, hidden, grads, want_x, want_weights):
+        n = self.num_layers
+        grads = [None if g is None else g.contiguous() for g in grads]
+        boundaries, probs, z = grads[3 * n :]
+        inputs = _inputs(*self.split(tensors), self.options, self.skip)
+        dx, dweights, dh, dc, dz = kernel.compiled.backward(
+            inputs, saved, list(hidden), grads[:n], boundaries, probs, grads[n : 2 * n], grads[2 * n : 3 * n], z,
+            want_x, want_weights,
+        )  # fmt: skip
+        return [dx, dz, *dh, *dc, *(grad for layer in dweights for grad in layer)]
+
+
+class _PythonCall(Call):
+    def inputs(self, tensors):
+        x, weights, state, _, *rest = self.split(tensors)
+        layers = [LayerParameters(*layer) for layer in weights]
+        return python.Inputs(x, layers, state, *rest, self.options, self.skip)
+
+    def forward(self, tensors, training):
+        with torch.no_grad():
+            return python.forward(self.inputs(tensors), training)
+
+    def backward(self, tensors, saved, hidden, grads, want_x, want_weights):
+        return python.backward(self.inputs(tensors), saved, hidden, grads, want_x, want_weights)

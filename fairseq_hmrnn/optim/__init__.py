@@ -1,0 +1,3 @@
+from .lr_scheduler import ExactReduceLROnPlateau
+
+__all__ = ["ExactReduceLROnPlateau"]

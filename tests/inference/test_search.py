@@ -1,0 +1,80 @@
+"""fairseq's search over a tiny model, against every text that there is."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from models.test_hmlstm_lm import dictionary_of, make
+
+from fairseq_hmrnn.inference.search import PromptedGenerator
+from fairseq_hmrnn.models import decoding
+
+DICTIONARY = dictionary_of("abc")
+EOS, UNK = DICTIONARY.eos(), DICTIONARY.unk()
+SYMBOLS = [EOS, UNK, *(DICTIONARY.index(c) for c in "abc")]
+BEAM = 6
+
+
+def log_prob(model, prompt, new):
+    """Natural logarithm of the probability of the symbols `new` after the prompt, by full forward passes."""
+    text = torch.tensor([[EOS, *prompt, *new]])
+    scores = model(text)[0][0].log_softmax(1)
+    return sum(float(scores[len(prompt) + i, symbol]) for i, symbol in enumerate(new))
+
+
+def search(model, prompts, **options):
+    longest = max(map(len, prompts))
+    pad = DICTIONARY.pad()
+    prefix = torch.tensor([list(p) + [pad] * (longest - len(p)) for p in prompts])
+    net_input = {"src_tokens": prefix, "src_lengths": torch.tensor([len(p) for p in prompts])}
+    generator = PromptedGenerator([model], DICTIONARY, beam_size=BEAM, **options)
+    return generator.generate([model], {"net_input": net_input}, prefix_tokens=prefix, bos_token=EOS)
+
+
+def test_beam_search_finds_the_best_of_all_texts():
+    model, prompts = make(DICTIONARY), [(4, 5, 6), (EOS, 4), (6,)]
+    found = search(model, prompts, max_len_b=2, normalize_scores=False, score_new_only=True)
+    for prompt, hypos in zip(prompts, found):
+        every = {new: log_prob(model, prompt, new) for new in itertools.product(SYMBOLS, repeat=2)}
+        best = sorted(every, key=every.get, reverse=True)[:BEAM]
+        assert [tuple(hypo["tokens"].tolist()) for hypo in hypos] == [(*prompt, *new) for new in best]
+        for hypo, new in zip(hypos, best):
+            assert float(hypo["score"]) == pytest.approx(every[new], abs=1e-5)
+
+
+def test_weights_are_packed_once_for_prompts_of_all_lengths(monkeypatch):
+    model, packings = make(DICTIONARY), []
+    freeze = decoding.freeze
+    monkeypatch.setattr(decoding, "freeze", lambda decoder: packings.append(decoder) or freeze(decoder))
+    prompts = [(4, 5, 6), (EOS, 4), (6,)]
+    before = search(model, prompts, max_len_b=2)
+    assert len(packings) == 1
+    with torch.no_grad():
+        model.decoder.output_projection.bias.add_(torch.randn(len(DICTIONARY), dtype=torch.float64))
+    after = search(model, prompts, max_len_b=2)
+    assert len(packings) == 2  # not older than the weights
+    assert not torch.allclose(before[0][0]["positional_scores"], after[0][0]["positional_scores"])
+
+
+def test_the_least_length_counts_new_symbols():
+    model, prompt = make(DICTIONARY), (4, 5)
+    (hypos,) = search(model, [prompt], max_len_b=1, stop=EOS, min_len=1, normalize_scores=False)
+    every = {(symbol, EOS): log_prob(model, prompt, (symbol, EOS)) for symbol in SYMBOLS[1:]}
+    best = sorted(every, key=every.get, reverse=True)
+    assert [tuple(hypo["tokens"].tolist()) for hypo in hypos[: len(best)]] == [(*prompt, *new) for new in best]
+
+
+@pytest.mark.parametrize("prompt", [(4, 5), (4, EOS, 5), (EOS,)])
+@pytest.mark.parametrize("new_only", [False, True])
+def test_a_stop_symbol_ends_texts_but_not_prompts(prompt, new_only):
+    model = make(DICTIONARY)
+    (hypos,) = search(model, [prompt], max_len_b=1, stop=EOS, min_len=0, score_new_only=new_only)
+    every = {new: log_prob(model, prompt, new) for new in [(EOS,), *((s, EOS) for s in SYMBOLS[1:])]}
+    before = 0 if new_only else log_prob(model, (), prompt)
+    scores = {new: (before + p) / (len(new) + (0 if new_only else len(prompt))) for new, p in every.items()}
+    best = sorted(scores, key=scores.get, reverse=True)
+    assert [tuple(hypo["tokens"].tolist()) for hypo in hypos] == [(*prompt, *new) for new in best]
+    for hypo, new in zip(hypos, best):
+        assert float(hypo["score"]) == pytest.approx(scores[new], abs=1e-5)
+        assert math.isfinite(float(hypo["positional_scores"].sum()))

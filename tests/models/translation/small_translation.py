@@ -1,0 +1,61 @@
+"""Small translation models for tests, in float64, with weights large enough to make boundaries vary."""
+
+from types import SimpleNamespace
+
+import torch
+from fairseq.data import Dictionary
+
+from fairseq_hmrnn.models import HMLSTMLSTMModel, HMLSTMModel, HMLSTMTransformerModel
+from fairseq_hmrnn.models.translation.config import (
+    HMLSTMLSTMConfig,
+    HMLSTMTransformerConfig,
+    HMLSTMTranslationConfig,
+)
+
+
+def dictionary_of(symbols):
+    dictionary = Dictionary()
+    for symbol in symbols:
+        dictionary.add_symbol(symbol)
+    return dictionary
+
+
+SOURCE, TARGET = dictionary_of("abcdefg"), dictionary_of("uvwxyz")
+PAD = SOURCE.pad()
+SIZES = {"embed_dim": 6, "hidden_sizes": "8,5,7"}
+OFF = {"dropout_input": 0.0, "dropout_recurrent": 0.0, "dropout_memory": 0.0}
+MODELS = {
+    "hmlstm": (HMLSTMModel, HMLSTMTranslationConfig, {"output_dim": 9, "dropout_output": 0.0}),
+    "hmlstm_unfed": (
+        HMLSTMModel,
+        HMLSTMTranslationConfig,
+        {"output_dim": 9, "dropout_output": 0.0, "no_input_feeding": True, "decoder_hidden_sizes": "6,4"},
+    ),
+    "hmlstm_lstm": (
+        HMLSTMLSTMModel,
+        HMLSTMLSTMConfig,
+        {"decoder_hidden_size": 9, "decoder_layers": 2, "decoder_dropout_in": 0.0, "decoder_dropout_out": 0.0},
+    ),
+    "hmlstm_transformer": (
+        HMLSTMTransformerModel,
+        HMLSTMTransformerConfig,
+        {"decoder_embed_dim": 8, "decoder_ffn_embed_dim": 9, "decoder_attention_heads": 2, "dropout": 0.0},
+    ),
+}
+MEMORIES = ("steps", "all-layers", "segments:1", "segments:2")
+
+
+def make(name="hmlstm", source=SOURCE, target=TARGET, **options):
+    """A model in evaluation mode, without dropout."""
+    torch.manual_seed(3)
+    model_class, config, own = MODELS[name]
+    task = SimpleNamespace(source_dictionary=source, target_dictionary=target)
+    model = model_class.build_model(config(**{**SIZES, **OFF, **own, **options}), task).double()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.3)
+    return model.eval()
+
+
+def tokens(batch, length, dictionary=SOURCE, seed=1):
+    return torch.randint(4, len(dictionary), (batch, length), generator=torch.Generator().manual_seed(seed))

@@ -1,0 +1,52 @@
+"""torch.jit.script of the translation models."""
+
+from typing import Dict, List, Optional
+
+import pytest
+import torch
+from small_translation import MEMORIES, MODELS, PAD, TARGET, make, tokens
+from test_translation import build_plain
+from torch import Tensor, nn
+
+
+class StepByStep(nn.Module):
+    """As a generator in TorchScript calls a model."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, source: Tensor, prev: Tensor) -> Tensor:
+        encoder_out = self.model.encoder(source)
+        cache: Dict[str, Dict[str, Optional[Tensor]]] = {}
+        logits: List[Tensor] = []
+        for t in range(prev.size(1)):
+            logits.append(self.model.decoder(prev[:, : t + 1], encoder_out, cache)[0][:, -1])
+        return torch.stack(logits, dim=1)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("memory, bidirectional", [*zip(MEMORIES, [True, False, True, False])])
+def test_scripts_are_the_model(name, memory, bidirectional, tmp_path):
+    model = make(name, encoder_memory=memory, bidirectional=bidirectional)
+    torch.jit.script(model).save(str(tmp_path / "model.pt"))
+    scripted = torch.jit.load(str(tmp_path / "model.pt"))
+    close = {"rtol": 0, "atol": 1e-6 if name == "hmlstm_transformer" else 1e-12}  # its softmax is in single precision
+    for batch, source, target in ((3, 7, 5), (1, 1, 1), (4, 9, 2)):
+        x, y = tokens(batch, source), tokens(batch, target, TARGET)
+        x[0, : source // 3], lengths = PAD, torch.full((batch,), source)
+        logits, extra = model(x, lengths, y)
+        found, told = scripted(x, lengths, y, None)
+        torch.testing.assert_close(found, logits, **close)
+        assert torch.equal(told["boundaries"][0], extra["boundaries"])
+        if extra["attn"] is not None:
+            torch.testing.assert_close(told["attn"][0], extra["attn"][0], **close)
+    stepping = torch.jit.script(StepByStep(model))
+    torch.testing.assert_close(stepping(x, y), logits, **close)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_models_as_built_can_be_scripted():
+    for name in MODELS:
+        torch.jit.script(build_plain(name, dropout_recurrent=0.1))

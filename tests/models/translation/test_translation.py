@@ -1,0 +1,296 @@
+"""The translation models as fairseq sees them, without its commands."""
+
+import pytest
+import torch
+from small_translation import MEMORIES, MODELS, PAD, SOURCE, TARGET, dictionary_of, make, tokens
+
+from fairseq_hmrnn.models.translation.encoder import attention_over_source, keep_segments
+
+BOTH = pytest.mark.parametrize("bidirectional", [False, True], ids=["one-way", "both-ways"])
+
+
+def detector_bias(model, layer, value):
+    """Let the encoder's detectors of a layer say always or never."""
+    for direction in (model.encoder.hm_lstm, model.encoder.hm_lstm_backward):
+        if direction is not None:
+            with torch.no_grad():
+                direction.bias[layer][-1] = value
+
+
+@pytest.mark.parametrize("memory", MEMORIES)
+@pytest.mark.parametrize("left, right", [(3, 0), (0, 2), (2, 4)])
+@BOTH
+def test_source_padding_changes_nothing(memory, bidirectional, left, right):
+    model, x, y = make(encoder_memory=memory, bidirectional=bidirectional), tokens(2, 6), tokens(2, 5, TARGET)
+    plain, plain_extra = model(x, None, y)
+    padded = torch.nn.functional.pad(x, (left, right), value=PAD)
+    padded = torch.cat([padded, tokens(1, padded.size(1))])  # beside a sample without padding
+    logits, extra = model(padded, None, torch.cat([y, tokens(1, 5, TARGET)]))
+    torch.testing.assert_close(logits[:2], plain, rtol=0, atol=1e-12)
+    torch.testing.assert_close(extra["attn"][0][:2, :, left : left + 6], plain_extra["attn"][0], rtol=0, atol=1e-12)
+    assert extra["attn"][0].size(2) == padded.size(1)
+    forward, *backward = extra["boundaries"].split(3)
+    assert torch.equal(forward[:2, left : left + 6], plain_extra["boundaries"][:2])
+    for boundaries in backward:  # read from the right, so that the right padding comes first
+        assert torch.equal(boundaries[:2, right : right + 6], plain_extra["boundaries"][2:])
+    assert int(extra["valid"].sum()) == (1 + bidirectional) * (12 + padded.size(1))
+
+
+@BOTH
+def test_backward_direction_is_a_forward_one_over_the_reversed_source(bidirectional):
+    model, x = make(encoder_memory="steps", bidirectional=True), tokens(2, 6)
+    encoder = model.encoder
+    memory = encoder(x)["encoder_out"][0]
+    for index, size in ((0, 8), (1, 5), (2, 7)):
+        start = 20 * bidirectional + sum((8, 5, 7)[:index])
+        source = x.flip(1) if bidirectional else x
+        module = encoder.hm_lstm_backward if bidirectional else encoder.hm_lstm
+        hidden = module(encoder.embed_tokens(source).transpose(0, 1)).hidden[index]
+        hidden = hidden.flip(0) if bidirectional else hidden
+        torch.testing.assert_close(memory[..., start : start + size], hidden, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("memory", ["all-layers", "segments:1"])
+def test_incremental_decoding_with_reordering_equals_teacher_forcing(name, memory):
+    model = make(name, encoder_memory=memory, bidirectional=True)
+    x, y = tokens(4, 9), tokens(4, 7, TARGET)
+    x[1, :4] = PAD
+    order = torch.tensor([2, 1, 1, 0])
+    if name == "hmlstm_transformer":  # reorders its cache among the hypotheses of one source only
+        x, order = x[[0, 0, 1, 1]], torch.tensor([1, 1, 3, 2])
+    encoder_out = model.encoder(x)
+    close = {"rtol": 0, "atol": 1e-6 if name == "hmlstm_transformer" else 1e-12}  # its softmax is in single precision
+    incremental_state = {}
+    for t in range(4):
+        step, extra = model.decoder(y[:, : t + 1], encoder_out=encoder_out, incremental_state=incremental_state)
+        logits, whole = model(x, None, y)
+        torch.testing.assert_close(step[:, 0], logits[:, t], **close)
+        if whole["attn"] is not None:
+            torch.testing.assert_close(extra["attn"][0][:, -1], whole["attn"][0][:, t], **close)
+    encoder_out = model.encoder.reorder_encoder_out(encoder_out, order)
+    model.decoder.reorder_incremental_state_scripting(incremental_state, order)
+    joined = torch.cat([y[order, :4], y[:, 4:5]], dim=1)
+    step, _ = model.decoder(joined, encoder_out=encoder_out, incremental_state=incremental_state)
+    torch.testing.assert_close(step[:, 0], model(x[order], None, joined)[0][:, 4], **close)
+
+
+@pytest.mark.parametrize("name", ["hmlstm", "hmlstm_unfed"])
+def test_target_padding_and_later_symbols_change_nothing(name):
+    model, x, y = make(name), tokens(2, 6), tokens(2, 5, TARGET)
+    plain, _ = model(x, None, y)
+    longer, _ = model(x, None, torch.cat([y, tokens(2, 3, TARGET, seed=5)], dim=1))
+    torch.testing.assert_close(longer[:, :5], plain, rtol=0, atol=1e-12)
+    padded = y.clone()
+    padded[0, 3:] = PAD
+    torch.testing.assert_close(model(x, None, padded)[0][0, :3], plain[0, :3], rtol=0, atol=1e-12)
+    padded = torch.cat([torch.full((2, 2), PAD), y], dim=1)
+    torch.testing.assert_close(model(x, None, padded)[0][:, 2:], plain, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["hmlstm", "hmlstm_unfed"])
+def test_a_decoder_goes_on_from_a_given_state(name):
+    model, x, y = make(name), tokens(2, 6), tokens(2, 5, TARGET)
+    plain, _ = model(x, None, y)
+    encoder_out = model.encoder(x)
+    _, extra = model.decoder(y[:, :3], encoder_out=encoder_out)
+    rest, _ = model.decoder(y[:, 3:], encoder_out=encoder_out, state=extra["state"])
+    torch.testing.assert_close(rest, plain[:, 3:], rtol=0, atol=1e-12)
+    cache = {}
+    for t in (3, 4):
+        options = {"encoder_out": encoder_out, "incremental_state": cache, "state": extra["state"]}
+        step, _ = model.decoder(y[:, : t + 1], **options)
+        torch.testing.assert_close(step[:, 0], plain[:, t], rtol=0, atol=1e-12)
+
+
+@BOTH
+def test_segments_keep_the_closing_steps_and_the_last_one(bidirectional):
+    model, x = make(encoder_memory="segments:1", bidirectional=bidirectional), tokens(5, 12)
+    every = make(encoder_memory="steps", bidirectional=bidirectional)
+    for either in (model, every):
+        detector_bias(either, 0, -2.0 if bidirectional else 0.0)
+    x[0, :7] = PAD
+    out, whole = model.encoder(x), every.encoder(x)["encoder_out"][0]
+    closed = out["boundaries"][0][..., 0] > 0
+    if bidirectional:
+        closed = closed | (out["boundaries"][1][..., 0].flip(1) > 0)
+    closed[:, -1] = True
+    lengths = closed.sum(1)
+    assert len(set(lengths.tolist())) > 1 and lengths.max() < 12  # the case is one worth testing
+    assert out["encoder_out"][0].size(0) == lengths.max()
+    for row in range(5):
+        steps = closed[row].nonzero().squeeze(1)
+        assert torch.equal(out["encoder_padding_mask"][0][row], torch.arange(lengths.max()) >= lengths[row])
+        assert torch.equal(out["memory_positions"][0][row, : lengths[row]], steps)
+        assert torch.equal(out["encoder_out"][0][: lengths[row], row], whole[steps, row])
+
+
+def test_attention_is_mapped_back_to_the_source():
+    model, x, y = make(encoder_memory="segments:1"), tokens(3, 10), tokens(3, 4, TARGET)
+    _, extra = model(x, None, y)
+    attention = extra["attn"][0]
+    out = model.encoder(x)
+    torch.testing.assert_close(attention.sum(2), torch.ones_like(attention[..., 0]))
+    attended = attention.amax(1) > 0
+    kept = out["boundaries"][0][..., 0] > 0
+    kept[:, -1] = True
+    assert torch.equal(attended, kept)
+    slots = torch.rand(3, 2, out["encoder_out"][0].size(0))
+    over_source = attention_over_source(slots, out)
+    for row, count in enumerate(kept.sum(1)):
+        torch.testing.assert_close(over_source[row][:, kept[row]][:, :count - 1], slots[row][:, : count - 1])
+
+
+@pytest.mark.parametrize("bias, length", [(50.0, 9), (-50.0, 1)], ids=["always", "never"])
+def test_encoders_that_close_a_segment_always_or_never(bias, length):
+    model, x, y = make(encoder_memory="segments:1", bidirectional=True), tokens(3, 9), tokens(3, 4, TARGET)
+    detector_bias(model, 0, bias)
+    logits, extra = model(x, None, y)
+    assert model.encoder(x)["encoder_out"][0].size(0) == length
+    assert torch.isfinite(logits).all() and torch.isfinite(extra["attn"][0]).all()
+    model.train()(x, None, y)[0].logsumexp(2).sum().backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("memory", MEMORIES)
+def test_one_symbol_and_very_many(name, memory):
+    model = make(name, encoder_memory=memory, bidirectional=True)
+    for length in (1, 1500):
+        logits, _ = model(tokens(1, length), None, tokens(1, 3, TARGET))
+        assert torch.isfinite(logits).all()
+    assert model.encoder.max_positions() > 10**9
+
+
+def test_keep_segments_of_an_empty_batch():
+    memory, mask, steps = keep_segments(torch.zeros(4, 0, 3), torch.zeros(4, 0).bool(), torch.ones(4, 0).bool())
+    assert memory.shape == (0, 0, 3) and mask.shape == (0, 0) and steps.shape == (0, 0)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"encoder_memory": "words"}, "choose from steps, segments:LAYER, all-layers"),
+        ({"encoder_memory": "segments:x"}, "choose from steps, segments:LAYER, all-layers"),
+        ({"encoder_memory": "segments:3"}, "has 2 from the bottom"),
+        ({"encoder_memory": "segments:0"}, "choose from steps, segments:LAYER, all-layers"),
+        ({"slope_per_epoch": 0.04}, "slope-per-update"),
+    ],
+)
+def test_bad_options_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        make(**options)
+
+
+def test_the_slope_grows_with_updates_on_both_sides():
+    model = make(slope_per_update=0.01)
+    model.set_num_updates(100)
+    assert model.encoder.slope_progress.slope == model.decoder.slope_progress.slope == pytest.approx(2)
+
+
+@pytest.mark.parametrize("name", ["hmlstm", "hmlstm_unfed"])
+def test_gradients_reach_every_parameter(name):
+    model = make(name, bidirectional=True).train()
+    model(tokens(3, 9), None, tokens(3, 7, TARGET))[0].logsumexp(2).sum().backward()
+    assert not [name for name, p in model.named_parameters() if p.grad is None]
+
+
+def test_the_sources_embedding_starts_small():
+    weight = build_plain("hmlstm_lstm").encoder.embed_tokens.weight
+    assert 0.05 < weight.abs().max() <= 0.1 and not weight[PAD].any()
+
+
+def test_steps_with_input_feeding_share_one_mask_of_recurrent_dropout():
+    model, x, y = make("hmlstm", dropout_recurrent=0.5).train(), tokens(3, 9), tokens(3, 7, TARGET)
+    torch.nn.init.zeros_(model.decoder.feed.weight)
+    encoder_out, logits = model.encoder(x), []
+    for feed in (model.decoder.feed, None):  # step by step, and the whole target in one call
+        model.decoder.feed = feed
+        torch.manual_seed(5)
+        logits.append(model.decoder(y, encoder_out)[0])
+    torch.testing.assert_close(*logits)
+
+
+def save_model(model, path):
+    history = [{"optimizer_name": "FairseqAdam", "lr_scheduler_state": {}, "num_updates": 1}]
+    extra = {"train_iterator": {"epoch": 1}}
+    torch.save({"model": model.state_dict(), "cfg": None, "optimizer_history": history, "extra_state": extra}, path)
+    return str(path)
+
+
+def test_starting_from_a_language_model(tmp_path):
+    from fairseq_hmrnn.models.config import HMLSTMLanguageModelConfig
+    from fairseq_hmrnn.models.decoder import HMLSTMDecoder
+    from fairseq_hmrnn.models.hmlstm_lm import HMLSTMLanguageModel
+
+    cfg = HMLSTMLanguageModelConfig(embed_dim=6, hidden_sizes="8,5,7", output_dim=9)
+    source = HMLSTMLanguageModel(HMLSTMDecoder(cfg, SOURCE))
+    target = HMLSTMLanguageModel(HMLSTMDecoder(cfg, TARGET))
+    paths = [save_model(model, tmp_path / f"{i}.pt") for i, model in enumerate((source, target))]
+    build = build_plain("hmlstm", load_pretrained_encoder_from=paths[0], load_pretrained_decoder_from=paths[1])
+    for part, model in ((build.encoder, source), (build.decoder, target)):
+        assert torch.equal(part.embed_tokens.weight, model.decoder.embed_tokens.weight)
+        assert torch.equal(part.hm_lstm.weight_top_down[1], model.decoder.hm_lstm.weight_top_down[1])
+    assert torch.equal(build.decoder.output_projection.weight, target.decoder.output_projection.weight)
+    again = build_plain("hmlstm_lstm", load_pretrained_encoder_from=save_model(build, tmp_path / "translation.pt"))
+    assert torch.equal(again.encoder.embed_tokens.weight, source.decoder.embed_tokens.weight)
+    with pytest.raises(ValueError, match="another dictionary"):
+        build_plain("hmlstm", load_pretrained_encoder_from=paths[1])
+    with pytest.raises(ValueError, match="does not fit"):
+        build_plain("hmlstm", hidden_sizes="8,5,6", load_pretrained_encoder_from=paths[0])
+    missing = build_plain("hmlstm", load_pretrained_encoder_from=str(tmp_path / "nowhere.pt"))
+    with pytest.raises(FileNotFoundError, match="nowhere.pt"):
+        missing(tokens(1, 3), None, tokens(1, 3, TARGET))
+    missing.load_state_dict(build_plain("hmlstm").state_dict())  # a trained model does without
+    missing(tokens(1, 3), None, tokens(1, 3, TARGET))
+
+
+def build_plain(name, **options):
+    """A model as fairseq builds it, with its own weights untouched."""
+    from types import SimpleNamespace
+
+    from small_translation import OFF, SIZES
+
+    model_class, config, own = MODELS[name]
+    task = SimpleNamespace(source_dictionary=SOURCE, target_dictionary=TARGET)
+    return model_class.build_model(config(**{**SIZES, **OFF, **own, **options}), task)
+
+
+def test_a_checkpoint_of_another_dictionary_is_refused():
+    with pytest.raises(ValueError, match="another dictionary"):
+        make(source=dictionary_of("abcdefh")).load_state_dict(make().state_dict())
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_beam_of_one_is_greedy_search(name):
+    from fairseq.sequence_generator import SequenceGenerator
+
+    model, x = make(name, encoder_memory="segments:1", bidirectional=True), tokens(3, 7)
+    x[0, :3] = PAD
+    sample = {"net_input": {"src_tokens": x, "src_lengths": x.ne(PAD).sum(1)}}
+    found = SequenceGenerator([model], TARGET, beam_size=1, max_len_b=12).generate([model], sample)
+    for row, hypotheses in enumerate(found):
+        y = torch.tensor([[TARGET.eos()]])
+        for _ in hypotheses[0]["tokens"]:
+            logits = model(x[row : row + 1], None, y)[0][:, -1]
+            logits[:, PAD] = -torch.inf
+            if y.size(1) == 1:
+                logits[:, TARGET.eos()] = -torch.inf  # at least one symbol
+            y = torch.cat([y, logits.argmax(1, keepdim=True)], dim=1)
+        expected, tokens_found = y[0, 1:], hypotheses[0]["tokens"]
+        if len(tokens_found) == 13:  # stopped by length, with the end symbol
+            expected, tokens_found = expected[:-1], tokens_found[:-1]
+        assert torch.equal(expected, tokens_found)
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("memory", MEMORIES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+def test_every_parameter_gets_a_gradient(name, memory, dtype):
+    """Wherever attention looks and whatever the precision: fairseq's pytorch_ddp waits for all of them."""
+    model = make(name, encoder_memory=memory, bidirectional=True).to(dtype).train()
+    logits, extra = model(tokens(2, 6), None, tokens(2, 5, TARGET))
+    assert logits.dtype == dtype and extra["boundaries"].dtype == torch.float32
+    logits.float().logsumexp(-1).sum().backward()
+    for key, parameter in model.named_parameters():
+        assert parameter.grad is not None and bool(parameter.grad.isfinite().all()), key

@@ -1,0 +1,124 @@
+"""What the compiled kernel promises of threads, processes and memory."""
+
+from __future__ import annotations
+
+import gc
+import os
+import resource
+import subprocess
+import sys
+import threading
+
+import pytest
+import torch
+from problems import assert_close, make_problem, run
+
+from fairseq_hmrnn.modules import HMLSTM
+from fairseq_hmrnn.ops import RecurrenceOptions, cpu
+
+pytestmark = pytest.mark.skipif(cpu.kernel.compiled is None, reason="the compiled kernel was not built")
+OPTIONS = RecurrenceOptions(slope=0.8, detector_grad_scale=1.0)
+
+
+def test_equal_runs_give_equal_bits():
+    problem = make_problem(2, 20, 9, [130, 64], OPTIONS, layer_norm=True, dtype=torch.float32)
+    first, second = run(cpu.hm_lstm_cpu, problem), run(cpu.hm_lstm_cpu, problem)
+    assert all(torch.equal(a, b) for a, b in zip(first[0] + first[1], second[0] + second[1]))
+
+
+@pytest.mark.parametrize("layer_norm", [False, True], ids=["plain", "layer_norm"])
+def test_any_number_of_threads(layer_norm):
+    """More threads than cores, too: waiting gives the core away."""
+    problem = make_problem(2, 12, 9, [300, 200, 130], OPTIONS, layer_norm=layer_norm)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        expected = run(cpu.hm_lstm_cpu, problem)
+        for count in (2, 3, 7):
+            torch.set_num_threads(count)
+            found = run(cpu.hm_lstm_cpu, problem)
+            assert_close(found[0] + found[1], expected[0] + expected[1], 1e-8)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_threads_of_python_may_call_at_once():
+    problem = make_problem(2, 12, 9, [130, 64], OPTIONS)
+    expected, failures = run(cpu.hm_lstm_cpu, problem), []
+
+    def work():
+        for _ in range(5):
+            found = run(cpu.hm_lstm_cpu, problem)
+            failures.extend(i for i, (a, b) in enumerate(zip(found[1], expected[1])) if not torch.equal(a, b))
+
+    workers = [threading.Thread(target=work) for _ in range(3)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert not failures
+
+
+class Encoded(torch.utils.data.Dataset):
+    """Item i is a model's output on the i-th input."""
+
+    def __init__(self, model, inputs):
+        self.model, self.inputs = model, inputs
+
+    def __len__(self):
+        return len(self.inputs)
+
+    def __getitem__(self, index):
+        with torch.no_grad():
+            return self.model(self.inputs[index]).hidden[-1], torch.get_num_threads()
+
+
+def test_data_loader_workers_run_it_alone():
+    """Forked after a team of threads has run here: those threads are not there in the workers."""
+    model, inputs = HMLSTM(64, [128, 128]), torch.randn(4, 20, 16, 64)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        here = [model(x).hidden[-1].detach() for x in inputs]
+        loader = torch.utils.data.DataLoader(Encoded(model, inputs), batch_size=None, num_workers=2, timeout=60)
+        for expected, (found, threads) in zip(here, loader):
+            assert threads == 1
+            assert torch.equal(found, expected)
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_no_thread_beyond_omp_num_threads():
+    code = (
+        "import os, torch\n"
+        "def runtimes(): return {l.split()[-1] for l in open('/proc/self/maps') if 'gomp' in l or 'iomp' in l}\n"
+        "from fairseq import checkpoint_utils, criterions, models, tasks\n"
+        "before = runtimes()\n"
+        "from fairseq_hmrnn.modules import HMLSTM\n"
+        "m = HMLSTM(64, [256, 256])\n"
+        "for _ in range(2): m(torch.randn(20, 16, 64)).hidden[1].sum().backward()\n"
+        "print(len(os.listdir('/proc/self/task')), len(runtimes() - before))\n"
+    )
+    counts = {}
+    for threads in ("1", "2"):
+        environment = {**os.environ, "OMP_NUM_THREADS": threads}
+        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+        counts[threads], new_runtimes = map(int, done.stdout.split()[-2:])
+        assert new_runtimes == 0, "the kernel brings an OpenMP runtime of its own"
+    assert counts["2"] - counts["1"] <= 3  # one more in each pool: forward, autograd's thread
+
+
+def test_no_leak_over_1000_calls():
+    problem = make_problem(2, 5, 3, [17, 9], OPTIONS)
+    for _ in range(50):
+        run(cpu.hm_lstm_cpu, problem)
+    gc.collect()
+    before, in_use = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, cpu.kernel.compiled.buffer_bytes()[0]
+    for _ in range(1000):
+        run(cpu.hm_lstm_cpu, problem)
+    gc.collect()
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 20_000  # KiB
+    assert cpu.kernel.compiled.buffer_bytes()[0] == in_use
+    cpu.kernel.compiled.clear_buffers()
+    assert cpu.kernel.compiled.buffer_bytes()[1] == 0

@@ -81,7 +81,8 @@ def write_iam(folder, forms=8, lines=2, original=True):
             strokes, _ = strokes_of(text, form * 10 + number)
             drawn = ["".join(f"<Point x='{x}' y='{1000 - y}' time='0'/>" for x, y in stroke) for stroke in strokes]
             xml = "".join(f"<Stroke colour='black'>{points}</Stroke>" for points in drawn)
-            xml = f"<?xml version='1.0'?><WhiteboardCaptureSession><StrokeSet>{xml}</StrokeSet></WhiteboardCaptureSession>"
+            xml = f"<?xml version='1.0'?>\n<WhiteboardCaptureSession><StrokeSet>{xml}</StrokeSet>"
+            xml += "</WhiteboardCaptureSession>"
             write(folder / "lineStrokes" / name[:3] / name / f"{name}u-{number:02d}.xml", xml)
         write(folder / "ascii" / name[:3] / name / f"{name}u.txt", "OCR:\n\nx\n\nCSR: \n\n" + "\n".join(found) + "\n")
         if original:

@@ -9,7 +9,7 @@ import numpy as np
 from .plots import LAYER_COLORS, TEXT_COLOR, check_path, new_figure
 
 _WIDTH = 9.0  # of a picture, in inches
-_LARGEST_HEIGHT, _SMALLEST_HEIGHT = 6.0, 0.5  # of one drawing of a line
+_SMALLEST_HEIGHT, _LARGEST_HEIGHT = 0.5, 8.0  # of one drawing of a line, and of all drawings together
 _LABEL = 0.22  # height of its label
 
 
@@ -45,7 +45,8 @@ def plot_strokes(
         raise ValueError(f"ends and boundaries must have {len(points)} values, one for each point")
     check_path(path)
     low, high = points.min(0), points.max(0)
-    height = float(np.clip(_WIDTH * (high - low)[1] / max((high - low)[0], 1e-9), _SMALLEST_HEIGHT, _LARGEST_HEIGHT))
+    height = _WIDTH * (high - low)[1] / max((high - low)[0], 1e-9)
+    height = float(np.clip(height, _SMALLEST_HEIGHT, max(_SMALLEST_HEIGHT, _LARGEST_HEIGHT / len(drawings))))
     block, top = height + _LABEL * bool(boundaries), 0.35 if title else 0.05
     total = len(drawings) * block + top + 0.1
     figure = new_figure(_WIDTH + 0.3, total)

@@ -44,7 +44,7 @@ class HandwritingModel(BaseFairseqModel):
         return self.density(features.transpose(0, 1)), {"valid": valid, **extra}
 
     def recur(self, x: Tensor, valid: Tensor, state) -> Tuple[Tensor, Dict]:
-        """x: (T, B, embed_dim), valid: (B, T). Returns features (T, B, output_dim) and what `forward` adds to `valid`."""
+        """x: (T, B, embed_dim), valid: (B, T). Returns features (T, B, output_dim) and the rest of the dict."""
         raise NotImplementedError
 
     def distribution(self, parameters: Tensor, bias: float = 0.0) -> StepDistribution:

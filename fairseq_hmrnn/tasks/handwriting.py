@@ -81,7 +81,7 @@ class HMLSTMHandwritingTask(CheckedOptions, FairseqTask):
         """Of a checkpoint. ValueError where the folder was prepared with other training lines."""
         if Normalization.checked(state_dict.get("normalization")) != self.normalization:
             raise ValueError(
-                f"the checkpoint was trained on strokes that were normalised in another way than {self.folder}: give the "
-                "folder that it was trained on"
+                f"the checkpoint was trained on strokes that were normalised in another way than {self.folder}: give "
+                "the folder that it was trained on"
             )
         super().load_state_dict({key: value for key, value in state_dict.items() if key != "normalization"})

@@ -80,7 +80,3 @@ class HandwritingDataset(FairseqDataset):
         """By length; lines of the same length in random order, so that batches differ from seed to seed."""
         order = np.random.permutation(len(self)) if self.shuffle else np.arange(len(self))
         return order[np.argsort(self.sizes[order], kind="stable")]
-
-    @property
-    def supports_prefetch(self) -> bool:
-        return False

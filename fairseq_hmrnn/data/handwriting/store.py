@@ -1,4 +1,4 @@
-"""Prepared pen strokes on disk: a folder with `handwriting.json` and a NumPy archive, without pickles, of each split."""
+"""Prepared pen strokes on disk: a folder with `handwriting.json` and a NumPy archive (no pickles) of each split."""
 
 from __future__ import annotations
 

@@ -14,6 +14,7 @@ from fairseq_hmrnn.cli.arguments import Parser
 from fairseq_hmrnn.cli.errors import UserError
 from fairseq_hmrnn.data.handwriting import load_split, prepare
 from fairseq_hmrnn.inference.handwriting import Writer
+from fairseq_hmrnn.tasks.handwriting import HMLSTMHandwritingTask, HMLSTMHandwritingTaskConfig
 
 TASK = ["--user-dir", "fairseq_hmrnn", "--task", "hmlstm_handwriting"]
 TRAIN = ["--arch", "hmlstm_handwriting", "--embed-dim", 6, "--hidden-sizes", "12,10,8", "--output-dim", 10]
@@ -149,6 +150,17 @@ def test_torch_lstm_trains_by_the_same_command(data, tmp_path):
     options += ["--criterion", "handwriting_likelihood", "--max-update", 6, "--no-save", "--save-dir", tmp_path]
     log = run("fairseq-train", data, *OPTIMIZE, *options).stdout
     assert re.search(r"valid on 'valid' subset .* log_likelihood", log) and "pen_up_f1_1" not in log
+
+
+def test_a_checkpoint_belongs_to_the_folder_it_was_trained_on(trained, data):
+    state = checkpoint_utils.load_checkpoint_to_cpu(str(trained / "whole" / "checkpoint_last.pt"))
+    task = HMLSTMHandwritingTask.setup_task(HMLSTMHandwritingTaskConfig(data=str(data)))
+    task.load_state_dict(state["task_state"])
+    mean, std = task.state_dict()["normalization"]
+    for other in ([mean, [1.0, 1.0]], [mean], None, "somewhere"):
+        with pytest.raises(ValueError, match="normalised in another way|no mean and standard deviation"):
+            task.load_state_dict({"normalization": other})
+    assert HMLSTMHandwritingTask.setup_task(task.cfg, {"normalization": [mean, std]}).normalization.mean == tuple(mean)
 
 
 def test_errors_are_one_line_before_training(data, tmp_path):

@@ -67,8 +67,8 @@ class BivariateNormal(Distribution):
         return self._first().log_prob(x) + self._second(x).log_prob(y)
 
     @torch.no_grad()
-    def sample(self, sample_shape=torch.Size()) -> Tensor:  # noqa: B008  (the signature of torch.distributions)
-        x = self._first().sample(sample_shape)
+    def sample(self, sample_shape=()) -> Tensor:
+        x = self._first().sample(torch.Size(sample_shape))
         return torch.stack([x, self._second(x).sample()], dim=-1)
 
     def entropy(self) -> Tensor:

@@ -43,8 +43,9 @@ class Corpus:
         self._writers: Dict[str, str] = {}
 
     def published_split(self, name: str) -> Optional[str]:
-        """The split that a line belongs to; None if no list has its form."""
-        return self.splits.get(self._form(name))
+        """The split that a line belongs to; None if no list has its form, with or without the letter behind it."""
+        form = self._form(name)
+        return self.splits.get(form) or self.splits.get(form[:7])
 
     def read(self, name: str) -> Line:
         """The line in the file `name`. BrokenLine where it cannot be used."""

@@ -45,6 +45,10 @@ class HMLSTMHandwritingTask(CheckedOptions, FairseqTask):
     def folder(self) -> str:
         return (utils.split_paths(self.cfg.data) or [""])[0]
 
+    # There are no symbols; official fairseq raises NotImplementedError unless a task says so.
+    source_dictionary = None
+    target_dictionary = None
+
     def load_dataset(self, split, combine=False, **kwargs):
         """Load a split; the error for a missing one names those that there are."""
         strokes = load_split(self.folder, split)

@@ -10,6 +10,7 @@ from .plots import LAYER_COLORS, TEXT_COLOR, check_path, new_figure
 
 _WIDTH = 9.0  # of a picture, in inches
 _SMALLEST_HEIGHT, _LARGEST_HEIGHT = 0.5, 8.0  # of one drawing of a line, and of all drawings together
+_MARGIN = 0.01  # around it, as a share of its larger side
 _LABEL = 0.22  # height of its label
 
 
@@ -44,8 +45,9 @@ def plot_strokes(
     if any(len(marks) != len(points) for marks in (ends, *drawings.values())):
         raise ValueError(f"ends and boundaries must have {len(points)} values, one for each point")
     check_path(path)
-    low, high = points.min(0), points.max(0)
-    height = _WIDTH * (high - low)[1] / max((high - low)[0], 1e-9)
+    margin = _MARGIN * max(np.ptp(points, axis=0).max(), 1e-9)
+    low, high = points.min(0) - margin, points.max(0) + margin
+    height = _WIDTH * (high - low)[1] / (high - low)[0]
     height = float(np.clip(height, _SMALLEST_HEIGHT, max(_SMALLEST_HEIGHT, _LARGEST_HEIGHT / len(drawings))))
     block, top = height + _LABEL * bool(boundaries), 0.35 if title else 0.05
     total = len(drawings) * block + top + 0.1
@@ -76,8 +78,7 @@ def _draw(axes, points: np.ndarray, ends: np.ndarray, closes: np.ndarray, box: T
     axes.add_collection(LineCollection(strokes, colors=colors[drawn + 1].tolist(), linewidths=1.2, capstyle="round"))
     dots = np.append(True, ends[:-1]) & ends
     axes.scatter(*points[dots].T, s=3, c=colors[dots].tolist())
-    margin = 0.02 * max((box[1] - box[0]).max(), 1e-9)
-    axes.set_xlim(box[0][0] - margin, box[1][0] + margin)
-    axes.set_ylim(box[0][1] - margin, box[1][1] + margin)
+    axes.set_xlim(box[0][0], box[1][0])
+    axes.set_ylim(box[0][1], box[1][1])
     axes.set_aspect("equal", adjustable="datalim")
     axes.axis("off")

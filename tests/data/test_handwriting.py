@@ -111,6 +111,16 @@ def test_splits_share_no_writer_and_held_out_lines_have_characters(prepared):
     assert all((strokes.known & WORD).all() for strokes in splits.values())
 
 
+def test_lines_without_characters_of_held_out_writers_are_left_out_and_told(tmp_path):
+    write_unipen(tmp_path / "corpus", writers=4, cursive=0)
+    for path in sorted((tmp_path / "corpus" / "data").glob("[12]*/apx/data/w*/l0.dat")):
+        path.unlink()  # their characters: every writer now has a line without
+    report = prepare(str(tmp_path / "corpus"), str(tmp_path / "bin"), FRACTIONS, progress=False)
+    assert report.written[-1].startswith("left out: 2 lines")
+    sizes = {name: len(load_split(str(tmp_path / "bin"), name).names) for name in ("train", "valid", "test")}
+    assert sizes == {"train": 12, "valid": 5, "test": 5}
+
+
 def test_training_offsets_have_mean_0_and_deviation_1_and_come_back(prepared, unipen):
     strokes, normalization = load_split(str(prepared), "train"), load_normalization(str(prepared))
     rest = np.delete(strokes.steps, strokes.starts[:-1], axis=0)

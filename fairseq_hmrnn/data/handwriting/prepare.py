@@ -61,7 +61,11 @@ def prepare(
     normalization = store.Normalization.of(splits["train"])
     gathered = {name: store.gather(found, normalization) for name, found in splits.items()}
     store.write(dest, gathered, normalization)
-    return Report(_written(splits), skipped)
+    written, left = _written(splits), len(lines) - sum(map(len, splits.values()))
+    if left:
+        why = "without marked characters, of writers of valid and test, or in no published list"
+        written.append(f"left out: {left:,} lines {why}")
+    return Report(written, skipped)
 
 
 def spread(lines: List[Line], seed: int) -> List[Line]:

@@ -68,11 +68,11 @@ def test_every_form_of_a_unipen_range(tmp_path, delineation, last):
 def test_points_of_a_raised_pen_are_counted_but_not_drawn(tmp_path):
     pen = ".COORD X Y\n.PEN_DOWN\n1 2\n3 4\n.PEN_UP\n5 6\n7 8\n.PEN_DOWN\n9 9\n9 8\n9 7\n"
     write(tmp_path / "include" / "apx" / "a.dat", pen)
-    marks = '.INCLUDE apx/a.dat\n.SEGMENT WORD 0 ? "a"\n.SEGMENT WORD 2 ? "b"\n'
+    marks = '.INCLUDE apx/a.dat\n.SEGMENT WORD 0 "a"\n.SEGMENT WORD 1, 2:0-2:2 "b c"\n'
     write(tmp_path / "data" / "6" / "a.dat", marks)
     line = Unipen(tmp_path).read("apx/a.dat")
     assert line.points.tolist() == [[1, 2], [3, 4], [9, 9], [9, 8], [9, 7]]
-    assert np.flatnonzero(line.words).tolist() == [1, 4] and line.text == "a b"
+    assert np.flatnonzero(line.words).tolist() == [1, 4] and line.text == "a b c"
 
 
 def test_words_end_where_the_characters_say(tmp_path):

@@ -21,7 +21,8 @@ import numpy as np
 from .lines import LARGEST_FILE, BrokenLine, Line, join_strokes, marks, stroke_ends, word_ends
 
 DEEPEST_INCLUDE = 10
-_SEGMENT = re.compile(r'(\S+)\s+(\S+)(?:\s+\S+)?(?:\s+"((?:[^"\\]|\\.)*)")?\s*$')
+# Level, ranges, then a quality and a label in quotes, both of which may be missing.
+_SEGMENT = re.compile(r'(\S+)\s+([^\s,]+(?:\s*,\s*[^\s,]+)*)(?:\s+[^\s"]\S*)?(?:\s+"((?:[^"\\]|\\.)*)")?\s*$')
 _RANGE = re.compile(r"(\d+)(?::(\d+))?(?:-(\d+)(?::(\d+))?)?$")
 _ESCAPED = re.compile(r"\\(.)")
 
@@ -181,7 +182,7 @@ class _Components:
             raise BrokenLine(f"include/{self.name}: .SEGMENT {segment.level} {error}") from error
 
     def _range_end(self, text: str, segment: Segment) -> int:
-        matched = _RANGE.match(text)
+        matched = _RANGE.match(text.strip())
         if matched is None:
             raise ValueError(f"{segment.delineation} is no range of components, such as 3, 0-5 or 0:2-1:7")
         first, first_point, last, last_point = matched.groups()

@@ -1,57 +1,88 @@
-"""Build configuration; `pip install -e . --no-build-isolation` in an environment that has torch."""
+"""The compiled CPU recurrence, which setuptools builds where it can; all else about the package is in pyproject.toml.
 
+    python setup.py build_ext --inplace       builds it in place
+    pip install --no-build-isolation .        with the package
+
+Where torch cannot be imported (build without `--no-build-isolation`), where no C++ compiler is found, or where
+FAIRSEQ_HMRNN_NO_EXTENSION=1 says so, there is none, and the package runs its Python path; the build tells.
+FAIRSEQ_HMRNN_ARCH sets the processor compiled for: "native" (the default) is this one, wheels that travel take for
+example "x86-64-v3"; "" leaves the choice to the compiler. On a processor that lacks its instructions the kernel is not
+loaded.
+FAIRSEQ_HMRNN_SANITIZE=address, undefined or thread builds with that sanitizer of g++; scripts/sanitize.sh does so.
+"""
+
+from __future__ import annotations
+
+import glob
+import importlib.util
 import os
-import re
+import shutil
 import sys
+import sysconfig
 
-from setuptools import find_packages, setup
+from setuptools import setup
 
-ROOT = os.path.dirname(os.path.abspath(__file__))
-sys.path.insert(0, ROOT)  # build front ends run this file from elsewhere
-
-from setup_extension import cmdclass, extensions  # noqa: E402
-
-
-def read(*parts):
-    """Text of a file of the repository."""
-    with open(os.path.join(ROOT, *parts), encoding="utf-8") as stream:
-        return stream.read()
+SOURCES = ["fairseq_hmrnn/ops/cpu/csrc/hm_lstm.cpp"]
+OPENMP_ON_THREADS = "scripts/sanitize/openmp.cpp"
+HEADERS = sorted(glob.glob("fairseq_hmrnn/ops/cpu/csrc/*.h"))
 
 
-def version():
-    """`__version__`, read without importing the package: that would need torch and fairseq."""
-    return re.search(r'^__version__ = "([^"]+)"$', read("fairseq_hmrnn", "__init__.py"), re.MULTILINE).group(1)
+def _obstacle() -> str:
+    """Why the kernel cannot be built here; empty where it can."""
+    if os.environ.get("FAIRSEQ_HMRNN_NO_EXTENSION", "0") not in ("", "0"):
+        return "FAIRSEQ_HMRNN_NO_EXTENSION is set"
+    compiler = os.environ.get("CXX") or (sysconfig.get_config_var("CXX") or "c++").split()[0]
+    if not any(shutil.which(name.split()[0]) for name in (compiler, "c++", "g++", "clang++")):
+        return "there is no C++ compiler: install g++, or set CXX"
+    if importlib.util.find_spec("torch") is None:
+        return "torch cannot be imported: install it first, and build with --no-build-isolation"
+    return "" if os.name == "posix" else "it is for Linux and macOS"
 
 
-# Official fairseq cannot be imported on Python 3.11 and later; ve-fairseq is its main branch with that repaired.
-# torch 2.6 is the first to load data only, unless told otherwise.
-FAIRSEQ = [
-    've-fairseq==0.12.3; python_version >= "3.11"',
-    'torch>=2.6; python_version >= "3.11"',
-    'numpy>=1.23,<2; python_version >= "3.11"',
-    'fairseq==0.12.2; python_version < "3.11"',
-    'torch>=1.12,<2; python_version < "3.11"',
-    'numpy>=1.21,<1.24; python_version < "3.11"',
-]
+def _sanitizer_flags() -> list:
+    kind = os.environ.get("FAIRSEQ_HMRNN_SANITIZE", "")
+    if kind not in ("", "address", "undefined", "thread"):
+        raise SystemExit(f"FAIRSEQ_HMRNN_SANITIZE={kind}: address, undefined or thread expected")
+    if kind == "undefined":  # torch's classes have no type information to compare with
+        return ["-fsanitize=undefined", "-fno-sanitize=vptr", "-fno-sanitize-recover=all"]
+    return [f"-fsanitize={kind}"] if kind else []
 
-setup(
-    name="fairseq-hmrnn",
-    version=version(),
-    description="Hierarchical Multiscale LSTM (HM-LSTM) as a fairseq plugin",
-    long_description=read("README.md") if os.path.exists(os.path.join(ROOT, "README.md")) else "",
-    long_description_content_type="text/markdown",
-    author="The fairseq_hmrnn authors",
-    license="MIT",
-    python_requires=">=3.8,<3.13",
-    packages=find_packages(include=["fairseq_hmrnn", "fairseq_hmrnn.*"]),
-    package_data={"fairseq_hmrnn": ["configs/*.yaml", "ops/README.md", "ops/cpu/csrc/*"]},
-    install_requires=FAIRSEQ + ["sentencepiece", "tqdm"],
-    extras_require={
-        "plot": ["matplotlib>=3.6"],
-        "gpu": ['triton; platform_system == "Linux"'],
-        "dev": ["pytest>=7", "pytest-xdist>=3.2", "hypothesis", "ruff", "matplotlib>=3.6", "tensorboardX", "ninja"],
-    },
-    ext_modules=extensions(),
-    cmdclass=cmdclass(),
-    zip_safe=False,
-)
+
+def _compile_flags() -> list:
+    flags = ["-O3", "-std=c++17", "-fvisibility=hidden", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math"]
+    flags += ["-Wno-psabi", "-Wno-ignored-attributes"]
+    arch = os.environ.get("FAIRSEQ_HMRNN_ARCH", "native")
+    if arch:
+        flags.append(f"-march={arch}")
+    if sys.platform != "darwin":
+        # Compiled with OpenMP, not linked with it: the symbols are those of the runtime that torch has loaded, so
+        # that there is one pool of threads.
+        flags.append("-fopenmp")
+    if _sanitizer_flags():
+        flags += ["-O1", "-g1", "-fno-omit-frame-pointer", "-DHMRNN_SANITIZE", "-D_GLIBCXX_ASSERTIONS"]
+    return flags + _sanitizer_flags()
+
+
+def build() -> dict:
+    """Arguments of setup(): the extension and the command that belongs to it, or nothing. SystemExit where nothing
+    else was asked for."""
+    obstacle = _obstacle()
+    if obstacle and "build_ext" in sys.argv:
+        raise SystemExit(f"error: the compiled CPU kernel cannot be built: {obstacle}")
+    if obstacle:
+        print(f"warning: the compiled CPU kernel is not built: {obstacle}", file=sys.stderr)
+        return {}
+    from torch.utils.cpp_extension import BuildExtension, CppExtension
+
+    sources = SOURCES + [OPENMP_ON_THREADS] * ("-fsanitize=thread" in _sanitizer_flags())
+    extension = CppExtension(
+        "fairseq_hmrnn.ops.cpu._kernel",
+        sources,
+        depends=HEADERS,
+        extra_compile_args=_compile_flags(),
+        extra_link_args=_sanitizer_flags(),
+    )
+    return {"ext_modules": [extension], "cmdclass": {"build_ext": BuildExtension.with_options(use_ninja=False)}}
+
+
+setup(zip_safe=False, **build())

@@ -1,13 +1,18 @@
 """Hierarchical Multiscale LSTM (arXiv 1609.01704) for fairseq. Importing registers all that the package adds."""
 
+import importlib
+
 from . import checkpoints, resumption
 from .cli.errors import tell_in_fairseq_commands
+
+__version__ = "1.0.0"
 
 checkpoints.install()
 resumption.install()
 tell_in_fairseq_commands()
 
-from . import criterions, inference, models, optim, tasks  # noqa: E402  (what they load must be checked)
+_PARTS = ("criterions", "inference", "models", "optim", "tasks")  # imported now, for what they load must be checked
+for _part in _PARTS:
+    importlib.import_module(f"{__name__}.{_part}")
 
-__version__ = "0.1.0"
-__all__ = ["checkpoints", "criterions", "inference", "models", "optim", "resumption", "tasks"]
+__all__ = ["checkpoints", "resumption", *_PARTS]

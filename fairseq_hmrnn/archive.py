@@ -28,7 +28,7 @@ from . import compat
 
 _PLAIN = ("bytes", "bytearray", "complex", "dict", "float", "frozenset", "int", "list", "long", "set", "str")
 
-# What checkpoints of fairseq, of any model and task, are made of beside tensors and plain values.
+# Types in checkpoints of fairseq, of any model and task, beside tensors and plain values.
 ALLOWED_GLOBALS = {
     *(("torch._utils", name) for name in ("_rebuild_tensor_v2", "_rebuild_parameter")),
     *((module, name) for module in ("builtins", "__builtin__") for name in _PLAIN),

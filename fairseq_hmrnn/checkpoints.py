@@ -1,4 +1,4 @@
-"""What of a checkpoint may be used, and writing that leaves none half done.
+"""Checks of a checkpoint before it is used, and writing that leaves none half done.
 
 `install` has fairseq look through every checkpoint before it loads it (`archive.py`), and through its weights and names
 before they are used for anything but training.
@@ -72,7 +72,7 @@ def _check_structure(path: str, contents: Any) -> None:
         raise UnsafeCheckpointError(f'{path} is not a fairseq checkpoint: it has no "model" with weights')
 
 
-# What `load_checkpoint_to_cpu` is to find known, beyond whole: "model", and "task" if the checkpoint's own is set up.
+# The parts that `load_checkpoint_to_cpu` checks of a whole checkpoint: "model", and "task" if its own is set up.
 _needed: List[str] = []
 
 
@@ -188,7 +188,7 @@ def drop_unnamed_codec(cfg, overrides: Dict[str, Any]) -> Optional[str]:
 
 @contextlib.contextmanager
 def naming(path: str) -> Iterator[None]:
-    """What goes wrong meanwhile with what a checkpoint holds becomes one line with its name."""
+    """Turns errors about the contents of a checkpoint into one line with its name."""
     try:
         yield
     except (UnsafeCheckpointError, MissingMandatoryValue):  # the latter is for the user to name

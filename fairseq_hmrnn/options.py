@@ -56,12 +56,12 @@ class Range:
 
     def __str__(self) -> str:
         noun = "a whole number" if self.kind is int else "a number"
-        low = f"above {self.minimum:.10g}" if self.open_below else f"from {self.minimum:.10g}"
+        low = "above" if self.open_below else "at least" if self.open_above else "from"
         high = f"below {self.maximum:.10g}" if self.open_above else f"to {self.maximum:.10g}"
         if self.open_below and not self.open_above:
             high = f"at most {self.maximum:.10g}"
         also = "".join(f", or {value:g}" for value in self.also)
-        return f"{noun} {low} {'and ' if self.open_below or self.open_above else ''}{high}{also}"
+        return f"{noun} {low} {self.minimum:.10g} {'and ' if self.open_below or self.open_above else ''}{high}{also}"
 
     def __call__(self, text: str):
         """The value that a command line gives, as argparse's `type`; ArgumentTypeError for any other."""
@@ -131,7 +131,7 @@ def inherited(config: Type, name: str, allowed: Callable[[str], Any]) -> Any:
 
 
 def allowed_of(field: dataclasses.Field) -> Optional[Callable[[str], Any]]:
-    """What a field made by `option` or `inherited` may be; None for any other."""
+    """The range or kind of a field made by `option` or `inherited`; None for any other."""
     return field.metadata.get(_ALLOWED)
 
 

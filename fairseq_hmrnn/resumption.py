@@ -1,4 +1,4 @@
-"""What fairseq forgets when training is started again, for the tasks and models of this package.
+"""State that fairseq loses when training is started again, for the tasks and models of this package.
 
 That is the validation loss of the epoch at whose end it stopped, for how long validation had not improved, that it had
 already ended, and with which batches it began.
@@ -36,7 +36,7 @@ def is_of_this_package(*classes: Optional[type]) -> bool:
 
 
 def keep_batches(task, get_batch_iterator: Callable[..., Any], dataset, epoch: int = 1, **options):
-    """What `task.get_batch_iterator` returns, its batches those of a training that began with epoch 1.
+    """The iterator of `task.get_batch_iterator`, its batches those of a training that began with epoch 1.
 
     fairseq makes batches once and shuffles them in every epoch by seed and epoch; ve-fairseq makes them under the seed
     of the epoch in which the process starts, so that a resumed training would read others than an unbroken one.
@@ -70,7 +70,7 @@ def _why_ended(trainer) -> Optional[str]:
 
 
 def _early_stopping() -> Dict[str, Any]:
-    """What fairseq-train counts for --patience: the best validation and the number of those since, if it has begun."""
+    """The counts for --patience of fairseq-train: the best validation and the number since, if it has begun."""
     return vars(compat.command("train").should_stop_early) if compat.command("train") is not None else {}
 
 

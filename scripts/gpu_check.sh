@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# What needs a GPU, one step a call; logs go to OUT, a short table is printed last. Every step can be repeated.
+# Checks that need a GPU, one step a call; logs go to OUT, a short table is printed last. Every step can be repeated.
 #   scripts/gpu_check.sh check OUT    the suite with its GPU tests, the kernels under memcheck
 #   scripts/gpu_check.sh bench OUT [ARGUMENTS OF scripts/benchmark/gpu.py]
 #   scripts/gpu_check.sh train OUT DATA [HYDRA OVERRIDES]     the recipe RECIPE (ptb); again, it goes on from SAVE/RECIPE
 #   scripts/gpu_check.sh amp OUT DATA [HYDRA OVERRIDES]       every precision of fairseq against float32, with UPDATES (200)
-# DATA is what scripts/prepare_ptb.sh made. Checkpoints stay in SAVE (default runs/gpu_check), one every SAVE_EVERY (500)
+# DATA is what `fairseq-hmrnn prepare ptb` made. Checkpoints stay in SAVE (default runs/gpu_check), one every SAVE_EVERY (500)
 # updates, the most that is lost when the time is up; OUT gets the log and the best weights in float16, in pieces below
 # 16 MiB (cat best.pt.* > best.pt). PYTHON=EXE an environment with torch, Triton and fairseq (default .venv/bin/python of
 # the repository if it is there, else python3). Each step ends within LIMIT seconds (540).
 # Without a GPU check and bench run what they can in Triton's interpreter, bench with --tiny; train and amp run on CPU,
-# which wants a small model, such as 'model.hidden_sizes="16,12,8"' dataset.num_workers=0.
+# which requires a small model, such as 'model.hidden_sizes="16,12,8"' dataset.num_workers=0.
 set -euo pipefail
 usage() { sed -n 's/^# \{0,1\}//p' "$0" | sed -n '2,6p' >&2; exit 2; }
 [ $# -ge 2 ] || usage
@@ -53,14 +53,12 @@ train() {  # data, overrides ...
   shift
   mkdir -p "$save"
   save=$(cd "$save" && pwd)
-  "$python" -m fairseq_hmrnn.cli.recipe "${RECIPE:-ptb}" "$data" "$save" "$save/recipe" || return
-  timeout "$((limit - 45))" "$python" -m fairseq_cli.hydra_train --config-dir "$save/recipe" \
-    --config-name "${RECIPE:-ptb}" checkpoint.save_interval_updates="${SAVE_EVERY:-500}" "common.cpu=$([ "$gpu" = 1 ] && echo false || echo true)" \
-    "$@" || code=$?
+  timeout "$((limit - 45))" "$python" -m fairseq_hmrnn train "${RECIPE:-ptb}" "$data" --save-dir "$save" --no-score -- \
+    checkpoint.save_interval_updates="${SAVE_EVERY:-500}" "$@" || code=$?
   [ "$code" = 0 ] || [ "$code" = 124 ] || return "$code"
   [ -f "$save/checkpoint_best.pt" ] || { echo "nothing was saved in the time: set SAVE_EVERY below 500 updates"; return 1; }
   cp "$save/hydra_train.log" "$out/hydra_train.log" || return
-  "$python" scripts/average_checkpoints.py "$save/checkpoint_best.pt" --half --out "$out/best.pt" || return
+  "$python" -m fairseq_hmrnn average "$save/checkpoint_best.pt" --half --out "$out/best.pt" || return
   sha256sum "$out/best.pt"
   if [ "$(stat -c %s "$out/best.pt")" -gt $((15 << 20)) ]; then
     split -b 15M "$out/best.pt" "$out/best.pt." && rm "$out/best.pt" || return
@@ -76,7 +74,7 @@ case $step in
       part memcheck compute-sanitizer --tool memcheck --error-exitcode 9 "$python" -m pytest -q -p no:cacheprovider \
         tests/ops/test_triton.py -k "equals_the_reference or sorted"
     else
-      rows+=("memcheck   not run: wants a GPU and compute-sanitizer")
+      rows+=("memcheck   not run: requires a GPU and compute-sanitizer")
     fi
     if "$python" -c 'import fairseq' 2>/dev/null; then
       part suite "$python" -m pytest -q -p no:cacheprovider --ignore tests/ops/test_triton.py

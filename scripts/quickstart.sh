@@ -11,40 +11,33 @@ esac
 cd "$hmrnn_root"
 data=$folder/data
 checkpoint=$folder/checkpoints/checkpoint_best.pt
-plugin=(--user-dir fairseq_hmrnn --task hmlstm_language_modeling)
 updates=${UPDATES:-1000}
 
 trap 'echo "quickstart: this step failed; the logs in $folder say why" >&2' ERR
 say() { printf '\n== %s\n' "$*"; }
 
 say "1. Data: one symbol per character, in $data"
-[ -f "$data/dict.txt" ] || python scripts/prepare_text.py --embedded --dest "$data"
+[ -f "$data/dict.txt" ] || fairseq-hmrnn prepare text --embedded --dest "$data"
 
-say "2. Training: $updates updates, log in $folder/train.log"
-fairseq-train "$data" "${plugin[@]}" --arch hmlstm_lm \
-  --criterion boundary_regularized_cross_entropy --boundary-rates .2,.05 \
-  --optimizer adam --lr 0.002 --clip-norm 1 --batch-size 32 --tokens-per-sample 100 \
-  --max-update "$updates" --best-checkpoint-metric bpc --no-epoch-checkpoints --save-dir "$folder/checkpoints" \
-  --cpu --num-workers 0 --seed 1 --log-format simple --log-interval 25 2>&1 | tee "$folder/train.log" |
+say "2. Training: $updates updates, log in $folder/train.log; then bits per character of the test text (base-2 loss)"
+fairseq-hmrnn train "$data" --save-dir "$folder/checkpoints" -- --max-update "$updates" --num-workers 0 \
+  --log-interval 25 2>&1 | tee "$folder/train.log" |
   sed -un -e 's/.*train_inner | epoch [0-9]*: *[0-9]* \/ [0-9]* .*\(bpc=[0-9.]*\), \(z1=[0-9.]*\), \(z2=[0-9.]*\),.*num_updates=\([0-9]*\),.*/  update \4: \1 \2 \3/p' \
-    -e "s/.*'valid' subset.*| \(bpc [0-9.]*\) |.*/  validation: \1/p"
+    -e "s/.*'valid' subset.*| \(bpc [0-9.]*\) |.*/  validation: \1/p" -e '/^Evaluated\|^Loss (base 2)/p'
 
-say "3. Bits per character of the test text (base-2 loss; the whole text is one sequence)"
-fairseq-eval-lm "$data" "${plugin[@]}" --path "$checkpoint" --gen-subset test --tokens-per-sample 1000000 --cpu \
-  2>&1 | tee "$folder/eval.log" | grep -o 'Evaluated .* tokens\|Loss (base 2): [0-9.]*'
+say "3. A sample, in $folder/sample.txt"
+fairseq-hmrnn sample "$checkpoint" --prompt 'The following' --temperature 0.6 --length 500 --seed 4 \
+  2>"$folder/sample.log" | tee "$folder/sample.txt"
 
-say "4. A sample, in $folder/sample.txt"
-printf 'The following' | fairseq-interactive "$data" "${plugin[@]}" --path "$checkpoint" \
-  --sampling --beam 1 --temperature 0.6 --max-len-b 500 --seed 4 --cpu 2>"$folder/sample.log" |
-  sed -n '/^D-0\t/,/^P-0\t/{/^P-0\t/d;s/^D-0\t[^\t]*\t//;p}' | tee "$folder/sample.txt"
-
-say "5. The boundaries it found, in $folder/boundaries.png"
+say "4. The boundaries it found, in $folder/boundaries.png"
 python - "$folder/text.txt" <<'TEXT'
 import pydoc_data.topics as pydoc, sys
 topic = pydoc.topics["sequence-methods" if "sequence-methods" in pydoc.topics else "truth"]
 open(sys.argv[1], "w", encoding="utf-8").write(topic[:480])
 TEXT
-python scripts/plot_boundaries.py "$checkpoint" "$data" --text "$folder/text.txt" --out "$folder/boundaries.png" \
+fairseq-hmrnn segment "$checkpoint" --text "$folder/text.txt" >"$folder/segments.txt" 2>"$folder/segment.log"
+head -n 4 "$folder/segments.txt"
+fairseq-hmrnn plot "$checkpoint" --text "$folder/text.txt" --out "$folder/boundaries.png" \
   --title "Boundaries of layers 1 and 2 after $updates updates" 2>"$folder/plot.log"
 
 say "Done. Everything is in $folder; the next text can be your own. First, in $hmrnn_root:"

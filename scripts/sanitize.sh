@@ -21,7 +21,7 @@ shift
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 build=${BUILD:-build/sanitize}/$kind
 export CXX=${CXX:-g++}
-FAIRSEQ_HMRNN_SANITIZE=$kind python setup_extension.py -q build_ext --build-lib "$build" --build-temp "$build/temp"
+FAIRSEQ_HMRNN_SANITIZE=$kind python setup.py -q build_ext --build-lib "$build" --build-temp "$build/temp"
 
 export ASAN_OPTIONS=detect_leaks=0:abort_on_error=1:${ASAN_OPTIONS:-}
 export UBSAN_OPTIONS=print_stacktrace=1:${UBSAN_OPTIONS:-}

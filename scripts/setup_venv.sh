@@ -53,18 +53,20 @@ hmrnn_install() {
   echo "setup: installing into $hmrnn_venv (some minutes)"
   if python -c 'import sys; sys.exit(sys.version_info >= (3, 11))'; then
     local pins=$hmrnn_root/constraints-py310.txt
-    python -m pip install -q 'pip<24.1' 'setuptools<70' wheel
-    hmrnn_install_torch "$pins"
-    python -m pip install -q -c "$pins" numpy cython omegaconf hydra-core cffi regex sacrebleu tqdm bitarray \
-      scikit-learn sentencepiece pytest pytest-xdist hypothesis ruff matplotlib tensorboardX ninja
-    # Without its dependencies: it asks for torchaudio, which it does not need for text.
+    python -m pip install -q -c "$pins" pip setuptools wheel numpy cython
+    # Before torch: its build looks whether torch is importable, and then asks for a C++ file that its archive lacks; of
+    # what is built with torch nothing is used here. Without its dependencies: it asks for torchaudio, not needed for text.
     python -m pip install -q --no-build-isolation --no-deps fairseq==0.12.2
+    hmrnn_install_torch "$pins"
+    python -m pip install -q -c "$pins" omegaconf hydra-core cffi regex sacrebleu tqdm bitarray scikit-learn \
+      sentencepiece pytest pytest-xdist hypothesis ruff matplotlib tensorboardX ninja
     python -m pip install -q --no-build-isolation --no-deps -e "$hmrnn_root"
   else
     local pins=$hmrnn_root/constraints.txt
     python -m pip install -q -U pip setuptools wheel
     hmrnn_install_torch "$pins"
-    python -m pip install -q -c "$pins" ve-fairseq sentencepiece pytest pytest-xdist hypothesis ruff matplotlib tensorboardX ninja
+    python -m pip install -q -c "$pins" ve-fairseq sentencepiece pytest pytest-xdist hypothesis ruff mypy matplotlib \
+      tensorboardX ninja
     hmrnn_install_triton
     python -m pip install -q -c "$pins" --no-build-isolation -e "$hmrnn_root"
   fi
@@ -80,7 +82,7 @@ hmrnn_setup() {
   hmrnn_supported "$hmrnn_venv/bin/python" || hmrnn_fail "$hmrnn_venv is broken or not Python 3.8 to 3.12: remove it"
   export VIRTUAL_ENV=$hmrnn_venv PATH=$hmrnn_venv/bin:$PATH
   unset PYTHONHOME
-  stamp=$(cd "$hmrnn_root" && echo "${TORCH:-cpu}" | cat - constraints*.txt setup*.py scripts/setup_venv.sh | cksum)
+  stamp=$(cd "$hmrnn_root" && echo "${TORCH:-cpu}" | cat - constraints*.txt setup.py pyproject.toml scripts/setup_venv.sh | cksum)
   if [ "$(cat "$hmrnn_venv/.fairseq_hmrnn" 2>/dev/null)" != "$stamp" ]; then
     hmrnn_install
     echo "$stamp" > "$hmrnn_venv/.fairseq_hmrnn"

@@ -1,6 +1,7 @@
 """A small text, the model that the real commands train on it, and ways to run commands."""
 
 import json
+import logging
 import os
 import random
 import socket
@@ -26,7 +27,9 @@ TRAIN += ["--log-format", "simple", "--log-interval", "1", "--num-workers", "0"]
 
 def run(command, *arguments, cwd=ROOT, stdin="", check=True, timeout=240):
     """Run a command of this environment; its standard output, errors and log together as `.stdout`."""
-    if command.startswith("fairseq-"):
+    if command == "fairseq-hmrnn":  # as the installed command does, whether it is installed or not
+        command = [sys.executable, "-m", "fairseq_hmrnn"]
+    elif command.startswith("fairseq-"):
         command = [str(BIN / command)]
     else:
         command = [sys.executable, command if command in ("-m", "-c") else str(ROOT / command)]
@@ -45,8 +48,42 @@ def run(command, *arguments, cwd=ROOT, stdin="", check=True, timeout=240):
     return result
 
 
+def script(name, *arguments, check=True):
+    """Output of one of scripts/*.sh."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment["PATH"] = f"{BIN}{os.pathsep}{os.environ['PATH']}"
+    result = subprocess.run(
+        ["bash", str(ROOT / "scripts" / name), *map(str, arguments)], cwd=ROOT, env=environment, timeout=300,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8",
+    )
+    assert (result.returncode == 0) == check, result.stdout[-4000:]
+    return result.stdout
+
+
+COMMANDS = {"run", "run_forked", "script", "subprocess"}  # what starts them
+MADE_BY_COMMANDS = {"data", "trained"}  # fixtures
+QUICK_FILES = {"test_documents.py", "test_layering.py", "test_options.py"}  # beside those in the folders of tests/
+
+
+def pytest_collection_modifyitems(items):
+    """Mark as quick the tests of the package's parts that start no commands and are not marked slow or thorough."""
+    for item in items:
+        path = Path(item.fspath)
+        is_quick = path.parent != ROOT / "tests" or path.name in QUICK_FILES
+        commands = COMMANDS & {*item.function.__code__.co_names} or MADE_BY_COMMANDS & {*item.fixturenames}
+        if is_quick and not commands and not any(map(item.get_closest_marker, ("slow", "thorough"))):
+            item.add_marker(pytest.mark.quick)
+
+
 def pytest_addoption(parser):
     parser.addoption("--kills", type=int, default=2, help="how often test_streams kills training (default 2)")
+
+
+@pytest.fixture(autouse=True)
+def logs_are_on():
+    """A command that a test runs in this process turns them down."""
+    yield
+    logging.disable(logging.NOTSET)
 
 
 FORKS = """
@@ -140,7 +177,7 @@ def data(tmp_path_factory):
     for name, lines, seed in (("train", 150, 0), ("valid", 30, 1), ("test", 20, 2)):
         (folder / f"{name}.txt").write_bytes(small_text(lines, seed).encode())
     texts = [folder / f"{name}.txt" for name in ("train", "valid", "test")]
-    run("scripts/prepare_text.py", *texts, "--dest", folder / "bin")
+    run("fairseq-hmrnn", "prepare", "text", *texts, "--dest", folder / "bin")
     return folder / "bin"
 
 

@@ -33,15 +33,19 @@ STREAMS = ["text", "text", "text", "empty", "binary", "zero", "closed", "folder"
 OUTPUTS = ["file"] * 8 + ["closed", "full", "unread"]
 # name -> arguments that work and are quick; None: so slow that only refusals are tried
 COMMANDS = {
-    "scripts/sample.py": ["{work}/model", "--length", "5"],
-    "scripts/segment.py": ["{work}/model"],
-    "scripts/plot_boundaries.py": ["{work}/model", "--out", "{work}/new.svg"],
-    "scripts/export.py": ["{work}/model", "--out", "{work}/new.ts"],
-    "scripts/average_checkpoints.py": ["{work}/model", "--last", "1", "--out", "{work}/new.pt"],
-    "scripts/prepare_text.py": ["{work}/text.txt", "--dest", "{work}/prepared", "--overwrite"],
-    "scripts/prepare_synthetic.py": ["--dest", "{work}/language", "--train-lines", "2", "--valid-lines", "1"],
-    "fairseq_hmrnn": [],
-    "fairseq_hmrnn.cli.recipe": ["ptb", "{work}/bin", "{work}/save", "{work}/recipe"],
+    "fairseq-hmrnn sample": ["{work}/model", "--length", "5"],
+    "fairseq-hmrnn segment": ["{work}/model"],
+    "fairseq-hmrnn plot": ["{work}/model", "--out", "{work}/new.svg"],
+    "fairseq-hmrnn export": ["{work}/model", "--out", "{work}/new.ts"],
+    "fairseq-hmrnn average": ["{work}/model", "--last", "1", "--out", "{work}/new.pt"],
+    "fairseq-hmrnn prepare text": ["{work}/text.txt", "--dest", "{work}/prepared", "--overwrite"],
+    "fairseq-hmrnn prepare synthetic": ["--dest", "{work}/language", "--train-lines", "2", "--valid-lines", "1"],
+    "fairseq-hmrnn prepare ptb": ["{work}"],
+    "fairseq-hmrnn prepare text8": ["{work}/text.txt"],
+    "fairseq-hmrnn prepare translation": ["a", "b", "{work}", "--dest", "{work}/pairs"],
+    "fairseq-hmrnn train": ["{work}/bin", "--dry-run", "--save-dir", "{work}/save"],
+    "fairseq-hmrnn options": [],
+    "fairseq-hmrnn": ["path"],
     "scripts/benchmark/recurrence.py": "--layers 2 --hidden 4 --steps 2 --batch 1 --repeats 1 --threads 1".split(),
     "scripts/benchmark/stability.py": None,
     "scripts/benchmark/recall.py": None,
@@ -73,11 +77,15 @@ def start(command):
 
         tell_in_fairseq_commands()
         importlib.import_module("fairseq_cli.train").cli_main()
+    elif command.startswith("fairseq-hmrnn"):
+        from fairseq_hmrnn.cli.main import run
+
+        run([*command.split()[1:], *sys.argv[1:]])
     elif command.endswith(".py"):
         sys.path.insert(0, str((ROOT / command).parent))
         runpy.run_path(str(ROOT / command), run_name="__main__")
     else:
-        runpy.run_module(command, run_name="__main__")
+        raise ValueError(f"what is {command}?")
 
 
 def options_of(command):
@@ -86,7 +94,7 @@ def options_of(command):
     from fairseq_hmrnn.options import Range
 
     if command == "fairseq-train":
-        from fairseq_hmrnn.__main__ import OPTIONS
+        from fairseq_hmrnn.cli.options import OPTIONS
         from fairseq_hmrnn.optim.lr_scheduler import ExactReduceLROnPlateauConfig
         from fairseq_hmrnn.options import allowed_of
 
@@ -99,12 +107,14 @@ def options_of(command):
     found, parse = [], Parser.parse_known_args
 
     def collect(parser, arguments=None, namespace=None):
+        for word in command.split()[1:]:
+            parser = next(action for action in parser._actions if action.nargs == argparse.PARSER).choices[word]
         for action in parser._actions:
             if action.option_strings and action.nargs != 0:
                 found.append((action.option_strings[-1], isinstance(action.type, Range) or action.type is float))
         raise Parsers
 
-    Parser.parse_known_args, sys.argv = collect, [command]
+    Parser.parse_known_args, sys.argv = collect, [command, "path"]  # without any word there is only help
     try:
         start(command)
     except Parsers:
@@ -193,7 +203,7 @@ def attempt(work, command, arguments, stdin, stdout):
 
 
 def problem_of(command, stdout, refused, code, errors, output):
-    """What is wrong with how it ended; None if nothing is."""
+    """The fault in how it ended; None if nothing is."""
     last = ([line for line in errors.replace("\r", "\n").splitlines() if line.strip()] or [""])[-1]
     if code == -signal.SIGALRM:
         return None if len(output) > STREAMED else f"not ended after {LIMIT} s"

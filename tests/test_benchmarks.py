@@ -87,7 +87,7 @@ def test_nn_lstm_lm_carries_its_state(benchmark):
 
 
 class Trainer:
-    """What the breakdown asks of fairseq's: a model, a criterion over it, and gradients to forget."""
+    """Stand-ins for what the breakdown calls of fairseq: a model, a criterion over it, and gradients to forget."""
 
     def __init__(self, model):
         self.model, self.criterion = model, torch.nn.Module()
@@ -129,10 +129,10 @@ def test_settings_reach_either_command(benchmark, tmp_path):
     arguments = recipe.hmlstm_arguments(tmp_path, tmp_path)
     assert {"+criterion.boundary_rates='.3,.1'", "dataset.batch_size=7"} <= set(arguments)
     flags = " ".join(recipe.lstm_arguments("nn_lstm_lm", 10, tmp_path, tmp_path))
-    wanted_flags = ["--batch-size 7", "--lr 0.5", "--bf16", "--stateful", "--clip-norm 1.0", "--optimizer adam"]
-    wanted_flags += ["--adam-betas (0.9, 0.999)", "--tokens-per-sample 100", "--dropout 0.0", "--hidden-size 10"]
-    for wanted in wanted_flags:
-        assert re.search(rf"{re.escape(wanted)}( |$)", flags), wanted
+    expected_flags = ["--batch-size 7", "--lr 0.5", "--bf16", "--stateful", "--clip-norm 1.0", "--optimizer adam"]
+    expected_flags += ["--adam-betas (0.9, 0.999)", "--tokens-per-sample 100", "--dropout 0.0", "--hidden-size 10"]
+    for needed in expected_flags:
+        assert re.search(rf"{re.escape(needed)}( |$)", flags), needed
     assert "boundary" not in flags and "slope" not in flags
     assert "--stateful" not in recipe.lstm_arguments("lstm_lm", 10, tmp_path, tmp_path)
 

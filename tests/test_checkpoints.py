@@ -30,8 +30,8 @@ def test_wants_are_found_in_every_pickle_protocol_without_running_anything(tmp_p
             return os.mkdir, (str(tmp_path / "made"),)
 
     for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1):
-        wanted = pickled_globals(pickle.dumps({"a": [Call(), collections.OrderedDict(b=1)]}, protocol))
-        assert (os.mkdir.__module__, "mkdir") in wanted and ("collections", "OrderedDict") in wanted
+        needed = pickled_globals(pickle.dumps({"a": [Call(), collections.OrderedDict(b=1)]}, protocol))
+        assert (os.mkdir.__module__, "mkdir") in needed and ("collections", "OrderedDict") in needed
     assert not (tmp_path / "made").exists()
 
 
@@ -92,7 +92,7 @@ def test_a_copied_checkpoint_is_whole_or_not_there(tmp_path, monkeypatch):
 
 
 class Call:
-    """What would make a folder when it is unpickled."""
+    """An object that would make a folder when it is unpickled."""
 
     def __init__(self, folder):
         self.folder = str(folder)
@@ -304,10 +304,10 @@ def test_every_command_names_what_is_no_checkpoint(data, trained, tmp_path, monk
         assert one_line(error, nothing)
     with pytest.raises(UnsafeCheckpointError, match="holds a list"):
         command(monkeypatch, "train", *task, "--arch", "hmlstm_lm", "--restore-file", nothing, "--batch-size", 8)
-    for script, arguments in {"sample": [], "export": ["--out", tmp_path / "step.ts"]}.items():
-        said = run(f"scripts/{script}.py", nothing, *arguments, stdin="ka", check=False)
+    for name, arguments in {"sample": [], "export": ["--out", tmp_path / "step.ts"]}.items():
+        said = run("fairseq-hmrnn", name, nothing, *arguments, stdin="ka", check=False)
         assert said.returncode == 2, said
-        assert said.stdout.startswith(f"{script}: error: {nothing} is not a fairseq checkpoint")
+        assert said.stdout.startswith(f"fairseq-hmrnn {name}: error: {nothing} is not a fairseq checkpoint")
         assert said.stdout.count("\n") == 1
 
 
@@ -324,8 +324,8 @@ def test_weights_that_are_not_finite_are_refused_wherever_they_are_used(data, tr
     for name in ("eval_lm", "generate", "validate"):
         with pytest.raises(UnsafeCheckpointError, match=refusal):
             command(monkeypatch, name, data, "--task", "hmlstm_language_modeling", "--path", path, "--batch-size", 1)
-    for script in ("export", "average_checkpoints"):
-        said = run(f"scripts/{script}.py", path, "--out", tmp_path / "out", check=False)
+    for name in ("export", "average"):
+        said = run("fairseq-hmrnn", name, path, "--out", tmp_path / "out", check=False)
         assert said.returncode and "not all finite" in said.stdout and not (tmp_path / "out").exists(), said.stdout
 
 

@@ -15,7 +15,7 @@ def values(text, key):
 
 
 def lines_of(text, kind):
-    """What generate or interactive printed as `kind-N<tab>...`: a list of the parts behind the number."""
+    """The lines that generate or interactive printed as `kind-N<tab>...`: a list of the parts behind the number."""
     return re.findall(rf"^{kind}-\d+\t(.*)$", text, re.MULTILINE)
 
 
@@ -210,7 +210,7 @@ def test_rank_options_end_with_equal_weights(data, tmp_path):
 
 
 def first_error(command, *arguments):
-    """What a command that must fail says last."""
+    """The last line of a command that must fail."""
     result = run(command, *arguments, check=False)
     assert result.returncode != 0, result.stdout[-2000:]
     assert "train_inner" not in result.stdout
@@ -234,7 +234,7 @@ def test_bad_options_stop_at_once_and_say_what_to_do(data, tmp_path, options, me
 
 
 def test_missing_data_is_named(data, trained, tmp_path):
-    assert "prepare_text.py" in first_error("fairseq-train", tmp_path, *TASK, *TRAIN)
+    assert "fairseq-hmrnn prepare text" in first_error("fairseq-train", tmp_path, *TASK, *TRAIN)
     options = ["--path", trained / "checkpoint_last.pt", "--gen-subset", "tset", "--cpu"]
     output = first_error("fairseq-eval-lm", data, *TASK, *options)
     assert "no tset.idx" in output and "test, train, valid" in output
@@ -243,7 +243,7 @@ def test_missing_data_is_named(data, trained, tmp_path):
 def test_a_dictionary_that_does_not_fit_the_checkpoint(data, trained, tmp_path):
     text = (data.parent / "train.txt").read_text(encoding="utf-8").replace("k", "z")
     (tmp_path / "other.txt").write_bytes(text.encode())
-    run("scripts/prepare_text.py", tmp_path / "other.txt", "--dest", tmp_path / "bin")
+    run("fairseq-hmrnn", "prepare", "text", tmp_path / "other.txt", "--dest", tmp_path / "bin")
     options = ["--path", trained / "checkpoint_last.pt", "--gen-subset", "test", "--cpu"]
     assert "trained with another dictionary" in first_error("fairseq-eval-lm", tmp_path / "bin", *TASK, *options)
 

@@ -1,4 +1,4 @@
-"""What commands say of bad files, streams, encodings and arguments: one line, exit code 2, and nothing else."""
+"""Messages of commands about bad files, streams, encodings and arguments: one line, exit code 2, and nothing else."""
 
 import argparse
 import json
@@ -14,14 +14,14 @@ from conftest import ROOT, run
 from fairseq_hmrnn.cli import arguments as kinds
 from fairseq_hmrnn.cli.errors import UserError, describe, run_command
 from fairseq_hmrnn.cli.files import read_text, whole_file, write_whole
-from fairseq_hmrnn.cli.recipe import RECIPES, write_recipe
+from fairseq_hmrnn.cli.recipe import write_recipe
 
 FUZZ = "tests/fuzz.py"
 
 
 @pytest.fixture(scope="module")
 def work(data, trained, tmp_path_factory):
-    """What inputs name: a prepared text, its model, a text, a pipe that nobody writes to."""
+    """The files that inputs name: a prepared text, its model, a text, a pipe that nobody writes to."""
     folder = tmp_path_factory.mktemp("work")
     shutil.copytree(str(data), str(folder / "bin"))
     (folder / "model").mkdir()
@@ -59,17 +59,17 @@ CASES = [
     ("segment", ["{work}/model", "--text", "{work}/latin.txt"], "text", "file", "latin.txt is not UTF-8 (byte 3)"),
     ("segment", ["{work}/model", "--gold", "lines"], "zero", "file", "has more than 268,435,456 bytes"),
     ("segment", ["{work}/model", "--separator", ""], "text", "file", "--separator: must not be empty"),
-    ("plot_boundaries", ["{work}/model"], "zero", "file", "has more than 20,000 bytes"),
-    ("plot_boundaries", ["{work}/model", "--out", "{work}/picture.png"], "text", "file", "picture.png is a folder"),
-    ("plot_boundaries", ["{work}/model", "--out", "{work}/p.gif"], "text", "file", "must be one of .png"),
+    ("plot", ["{work}/model"], "zero", "file", "has more than 20,000 bytes"),
+    ("plot", ["{work}/model", "--out", "{work}/picture.png"], "text", "file", "picture.png is a folder"),
+    ("plot", ["{work}/model", "--out", "{work}/p.gif"], "text", "file", "must be one of .png"),
     ("export", ["{work}/model", "--out", "/dev/full"], "text", "file", "/dev/full is not a regular file"),
     ("export", ["{work}/model", "--out", "{work}/bin"], "text", "file", "bin is a folder"),
     ("export", ["{work}/model", "--out", ""], "text", "file", "not empty"),
     ("export", ["{work}/model", "--out", "{work}/none/x.ts"], "text", "file", "there is no folder {work}/none"),
-    ("average_checkpoints", ["{work}/model", "--out", "{work}/bin"], "text", "file", "bin is a folder"),
-    ("prepare_text", ["{work}/fifo", "--dest", "{work}/p"], "text", "file", "fifo is not a regular file"),
-    ("prepare_text", ["{work}/text.txt", "--dest", "{work}/text.txt"], "text", "file", "text.txt is a file"),
-    ("prepare_synthetic", ["--dest", "{work}/l", "--seed", "nan"], "text", "file", "--seed: must be a whole number"),
+    ("average", ["{work}/model", "--out", "{work}/bin"], "text", "file", "bin is a folder"),
+    ("prepare text", ["{work}/fifo", "--dest", "{work}/p"], "text", "file", "fifo is not a regular file"),
+    ("prepare text", ["{work}/text.txt", "--dest", "{work}/text.txt"], "text", "file", "text.txt is a file"),
+    ("prepare synthetic", ["--dest", "{work}/l", "--seed", "nan"], "text", "file", "--seed: must be a whole number"),
     ("benchmark/recurrence", ["--repeats", "0"], "text", "file", "--repeats: must be a whole number from 1"),
     ("benchmark/recurrence", ["--peer", "os:nothing"], "text", "file", "no class that can be imported"),
     ("benchmark/translation", ["{work}"], "text", "file", "no dict.*.txt with spm.*.model in {work}"),
@@ -83,7 +83,8 @@ def endings(work):
     cases = []
     for command, arguments, stdin, stdout, _ in CASES:
         arguments = [argument.replace("{work}", str(work)) for argument in arguments]
-        cases.append([f"scripts/{command}.py", arguments, stdin, stdout])
+        command = f"scripts/{command}.py" if command.startswith("benchmark/") else f"fairseq-hmrnn {command}"
+        cases.append([command, arguments, stdin, stdout])
     return json.loads(run(FUZZ, "--folder", work, "--cases", stdin=json.dumps(cases)).stdout.splitlines()[-1])
 
 
@@ -94,7 +95,8 @@ def test_a_mistake_is_one_line_and_exit_code_2(number, endings, work):
         assert (code, errors) == (0, "") and output
         return
     (line,) = errors.splitlines()
-    assert code == 2 and line.startswith(f"{command.split('/')[-1]}: error: ")
+    name = command[len("benchmark/") :] if command.startswith("benchmark/") else f"fairseq-hmrnn {command.split()[0]}"
+    assert code == 2 and line.startswith(f"{name}: error: ")
     assert message.replace("{work}", str(work)) in line
 
 
@@ -111,7 +113,7 @@ def environment(**changes):
 
 def test_a_real_process_without_input_and_with_another_locale_writes_utf8(work):
     """Closed standard input, a locale of ASCII: the marks of layer 2 are UTF-8 all the same."""
-    command = [sys.executable, str(ROOT / "scripts/sample.py"), str(work / "model"), "--show-boundaries"]
+    command = [sys.executable, "-m", "fairseq_hmrnn", "sample", str(work / "model"), "--show-boundaries"]
     command += ["--length", "60", "--seed", "1", "--prompt", "ka"]
     locale = environment(LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0", PYTHONIOENCODING="latin-1")
     shell = ["bash", "-c", '"$@" <&-', "bash", *command]
@@ -120,7 +122,7 @@ def test_a_real_process_without_input_and_with_another_locale_writes_utf8(work):
 
 
 def test_a_real_process_ends_quietly_when_nobody_reads_on(work):
-    command = [sys.executable, str(ROOT / "scripts/segment.py"), str(work / "model"), "--format", "json"]
+    command = [sys.executable, "-m", "fairseq_hmrnn", "segment", str(work / "model"), "--format", "json"]
     command += ["--text", str(work / "long.txt")]
     (work / "long.txt").write_text("ka lumo\n" * 5_000, encoding="utf-8")
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
@@ -188,4 +190,4 @@ def test_what_is_no_file_is_refused(kind, name, tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["a:b", "a${b}", "a\nb"])
 def test_a_folder_that_a_recipe_cannot_name_is_refused(name, tmp_path):
     with pytest.raises(UserError, match="give the folder a name without"):
-        write_recipe(RECIPES[0], str(tmp_path / name), str(tmp_path), str(tmp_path))
+        write_recipe("ptb", str(tmp_path / name), str(tmp_path), str(tmp_path))

@@ -4,17 +4,16 @@ import gc
 import os
 import random
 import re
-import runpy
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, TASK, TRAIN, run, run_forked
+from conftest import TASK, TRAIN, run, run_forked
 from fairseq import checkpoint_utils
 from test_cli import lines_of, same, values
 
+from fairseq_hmrnn.cli.main import run as run_here
 from fairseq_hmrnn.models import HMLSTMLanguageModel, HMLSTMModel
 from fairseq_hmrnn.tasks.hmlstm_language_modeling import HMLSTMLanguageModelingConfig, HMLSTMLanguageModelingTask
 
@@ -133,10 +132,9 @@ def test_a_moving_average_may_begin_at_a_restart(models):
     assert 0 < (average - weights).abs().max() < 0.1
 
 
-def test_the_moving_average_can_be_evaluated(models, tmp_path, monkeypatch, capsys):
-    script, out = str(ROOT / "scripts" / "average_checkpoints.py"), str(tmp_path / "ema.pt")
-    monkeypatch.setattr(sys, "argv", [script, str(models / "whole" / "checkpoint_last.pt"), "--ema", "--out", out])
-    runpy.run_path(script, run_name="__main__")
+def test_the_moving_average_can_be_evaluated(models, tmp_path, capsys):
+    options = ["--ema", "--out", str(tmp_path / "ema.pt")]
+    run_here(["average", str(models / "whole" / "checkpoint_last.pt"), *options])
     average, weights = checkpoint(models, "whole")["extra_state"]["ema"], checkpoint(models, "whole")["model"]
     lm = HMLSTMLanguageModel.from_pretrained(str(tmp_path / "ema.pt"))
     found = lm.models[0].state_dict()
@@ -144,9 +142,8 @@ def test_the_moving_average_can_be_evaluated(models, tmp_path, monkeypatch, caps
     assert torch.equal(found.pop(name), weights[name])
     assert all(torch.equal(tensor, average[name]) for name, tensor in found.items())
     assert lm.score("ka lumo").bits_per_character > 0
-    sys.argv[1] = str(models / "words" / "checkpoint_last.pt")
     with pytest.raises(SystemExit):
-        runpy.run_path(script, run_name="__main__")
+        run_here(["average", str(models / "words" / "checkpoint_last.pt"), *options])
     assert "train with --store-ema" in capsys.readouterr().err
 
 
@@ -245,7 +242,7 @@ def test_a_model_of_words_stops_at_the_end_of_a_line(lm, models):
     assert "\n" in lm.sample("the", length=40, beam=3, end="length")
     with pytest.raises(ValueError, match="unknown end"):
         lm.sample("the", end="never")
-    command = ["scripts/sample.py", models / "words" / "checkpoint_last.pt", "--length", 60, "--seed", 3]
+    command = ["fairseq-hmrnn", "sample", models / "words" / "checkpoint_last.pt", "--length", 60, "--seed", 3]
     assert run(*command).stdout.count("\n") == 1
 
 

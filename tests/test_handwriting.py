@@ -99,7 +99,7 @@ def command(module, *arguments):
 def test_commands_write_and_draw(trained, data, tmp_path, capsys):
     pytest.importorskip("matplotlib")
     sample = [trained / "whole", "--steps", 40, "--bias", 1]
-    run("-m", "fairseq_hmrnn.cli.sample_handwriting", *sample, "--out", tmp_path / "a.svg")
+    run("-m", "fairseq_hmrnn", "sample-handwriting", *sample, "--out", tmp_path / "a.svg")
     command(sample_handwriting, *sample, "--out", tmp_path / "again.svg")
     line = ["--data", data, "--line", 1]
     command(sample_handwriting, *sample, *line, "--out", tmp_path / "b.png", "--beginning", 7, "--boundaries")
@@ -126,11 +126,10 @@ def test_samples_go_on_from_a_beginning(trained, data):
 
 
 def test_the_recipe_trains_in_bfloat16(data, tmp_path):
-    run("-m", "fairseq_hmrnn.cli.recipe", "handwriting", data, tmp_path / "save", tmp_path)
     settings = ["common.cpu=true", "dataset.batch_size=4", "dataset.num_workers=0", "optimization.max_update=12"]
     settings += ["model.hidden_sizes='12,10,8'", "model.embed_dim=6", "optimization.lr=[0.01]", "common.log_interval=1"]
     settings += ["common.bf16=true"]
-    run("fairseq-hydra-train", "--config-dir", tmp_path, "--config-name", "handwriting", *settings)
+    run("-m", "fairseq_hmrnn", "train", "handwriting", data, "--save-dir", tmp_path / "save", "--", *settings)
     log = (tmp_path / "save" / "hydra_train.log").read_text(encoding="utf-8")
     losses = [float(value) for value in re.findall(r"\[train_inner\].*? nll_loss=([-\d.]+)", log)]
     assert len(losses) == 12 and sum(losses[-3:]) < sum(losses[:3]) - 0.5
@@ -168,4 +167,4 @@ def test_errors_are_one_line_before_training(data, tmp_path):
     assert log.returncode != 0
     assert "requires --criterion handwriting_likelihood" in log.stdout.splitlines()[-1]
     log = run("fairseq-train", tmp_path, *TASK, *TRAIN, *OPTIMIZE, check=False).stdout.splitlines()
-    assert "prepare a corpus with prepare_handwriting FOLDER --dest" in log[-1]
+    assert "prepare a corpus with fairseq-hmrnn prepare handwriting FOLDER --dest" in log[-1]

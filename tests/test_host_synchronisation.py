@@ -14,7 +14,7 @@ import torch
 from fairseq.data import Dictionary
 
 from fairseq_hmrnn.criterions import BoundaryRegularizedCrossEntropy, HandwritingLikelihood
-from fairseq_hmrnn.criterions.boundary_regularizers import NEEDS_RIGHT_TO_LEFT, REGULARIZERS
+from fairseq_hmrnn.criterions.boundary_regularizers import REGULARIZERS
 from fairseq_hmrnn.criterions.boundary_statistics import numbers
 from fairseq_hmrnn.data.characters import CharacterDictionary
 from fairseq_hmrnn.models import HMLSTMLanguageModel, HMLSTMLSTMModel, HMLSTMModel
@@ -121,7 +121,7 @@ def test_language_model(boundary, normalization):
 def test_handwriting():
     """With every regulariser that needs no symbols."""
     model = HMLSTMHandwritingModel(HMLSTMHandwritingConfig(**SIZES, output_dim=9, mixtures=3))
-    terms = "+".join(name for name in REGULARIZERS if name not in NEEDS_RIGHT_TO_LEFT)
+    terms = "+".join(name for name, found in REGULARIZERS.items() if "right_to_left" not in found.needs)
     criterion = HandwritingLikelihood(task_of(None, None), False, ".3,.1", terms)
     valid, steps = torch.ones(3, 6, dtype=torch.bool, device="meta"), torch.zeros(3, 6, 3, device="meta")
     marks = {"gold": valid.unsqueeze(-1).expand(3, 6, 3), "known": valid.unsqueeze(-1).expand(3, 6, 3)}

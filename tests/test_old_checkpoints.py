@@ -45,7 +45,7 @@ def test_a_language_model_goes_on_training(tmp_path):
     write(tmp_path / "dict.txt", [f"{symbol} {count}" for symbol, count in state["task_state"]["dictionary"]])
     write(tmp_path / "train.txt", source_lines(60))
     texts = [tmp_path / "train.txt"] * 3
-    run("scripts/prepare_text.py", *texts, "--dest", tmp_path / "bin", "--dict", tmp_path / "dict.txt")
+    run("fairseq-hmrnn", "prepare", "text", *texts, "--dest", tmp_path / "bin", "--dict", tmp_path / "dict.txt")
     folder = tmp_path / "save"
     folder.mkdir()
     shutil.copy(OLD / "hmlstm_lm.pt", folder / "checkpoint_last.pt")

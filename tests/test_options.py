@@ -1,4 +1,4 @@
-"""What every option of ours may be: nonsense is refused before anything is built, whoever gives it."""
+"""The range of every option of this package: other values are refused before anything is built, whoever gives it."""
 
 import dataclasses
 import math

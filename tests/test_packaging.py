@@ -1,14 +1,21 @@
-"""What surrounds the package: its version, its folder, and the three ways to name it to fairseq."""
+"""Packaging: its version, its folder, the three ways to name it to fairseq, and its archives."""
 
 import os
 import re
+import runpy
+import shutil
 import subprocess
 import sys
+import sysconfig
+import tarfile
+import venv
+import zipfile
 from pathlib import Path
 
 import pytest
 
 import fairseq_hmrnn
+from fairseq_hmrnn.ops.cpu import kernel
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -23,18 +30,13 @@ def python(*arguments, cwd, installed=True):
     return result.stdout
 
 
-def test_setup_reads_the_version_of_the_package():
-    text = (ROOT / "fairseq_hmrnn" / "__init__.py").read_text(encoding="utf-8")
-    assert re.findall(r'^__version__ = "([^"]+)"$', text, re.MULTILINE) == [fairseq_hmrnn.__version__]
-
-
 def test_main_prints_the_folder_and_nothing_else(tmp_path):
     printed = python("-m", "fairseq_hmrnn", cwd=tmp_path)
-    assert printed == f"{ROOT / 'fairseq_hmrnn'}\n"
+    assert printed == python("-m", "fairseq_hmrnn", "path", cwd=tmp_path) == f"{ROOT / 'fairseq_hmrnn'}\n"
 
 
 def test_main_explains_every_option_of_models_task_and_criterion(tmp_path):
-    printed = python("-m", "fairseq_hmrnn", "--options", cwd=tmp_path)
+    printed = python("-m", "fairseq_hmrnn", "options", cwd=tmp_path)
     _, *sections = re.split(r"^with (--.*):$", printed, flags=re.MULTILINE)
     found = [set(re.findall(r"^  (--[a-z-]+)", text, re.MULTILINE)) for text in sections[1::2]]
     options = dict(zip(sections[::2], found))
@@ -61,3 +63,96 @@ def test_fairseq_finds_the_plugin(tmp_path, user_dir, from_root):
     )
     printed = python(str(script), cwd=ROOT if from_root else tmp_path, installed=False)
     assert printed.splitlines()[-1] == str(ROOT / "fairseq_hmrnn" / "__init__.py")
+
+
+def test_a_commit_is_not_checked_without_its_kernel(monkeypatch):
+    missing = runpy.run_path(str(ROOT / ".ci" / "complete.py"))["missing"]
+    before = missing()
+    monkeypatch.setattr(kernel, "compiled", None)
+    monkeypatch.setattr(kernel, "MISSING", "was not built")
+    assert missing()[:1] == ["the compiled CPU kernel was not built: python setup.py build_ext --inplace"]
+    assert missing()[1:] == [line for line in before if "Triton" in line]
+
+
+BUILD = "import sys; from setuptools import build_meta; print(build_meta.build_{}(sys.argv[1]))"
+
+
+def build(kind, source, target, **variables):
+    """The archive that setuptools builds of a source folder, as pip has it build: "sdist" or "wheel"."""
+    command, environment = [sys.executable, "-c", BUILD.format(kind), str(target)], {**os.environ, **variables}
+    result = subprocess.run(command, cwd=str(source), env=environment, capture_output=True, encoding="utf-8")
+    assert result.returncode == 0, result.stdout + result.stderr
+    return target / result.stdout.splitlines()[-1]
+
+
+def install(archive, folder):
+    """Into a fresh environment, which sees what is installed here besides."""
+    venv.create(folder)
+    python = folder / "bin" / "python"
+    found = subprocess.run(
+        [str(python), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], capture_output=True, check=True
+    )
+    own = Path(found.stdout.decode().strip())
+    (own / "others.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
+    command = [str(python), "-m", "pip", "install", "-q", "--no-deps", "--no-index", "--force-reinstall"]
+    environment = {**os.environ, "PYTHONPATH": "", "FAIRSEQ_HMRNN_NO_EXTENSION": "1"}
+    result = subprocess.run(
+        [*command, "--no-build-isolation", str(archive)],
+        cwd=str(folder), env=environment, capture_output=True, encoding="utf-8",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def sampled(folder):
+    """Standard error of the installed command while it samples; the package must be that of the folder."""
+    command, outputs = folder / "bin" / "fairseq-hmrnn", []
+    checkpoint = ROOT / "tests" / "checkpoints" / "hmlstm_lm.pt"
+    arguments = [checkpoint, "--prompt", "der baum", "--length", "5", "--seed", "1"]
+    for given in (["path"], ["sample", *map(str, arguments)]):
+        result = subprocess.run(
+            [str(command), *given],
+            cwd=str(folder), env={**os.environ, "PYTHONPATH": ""}, capture_output=True, encoding="utf-8",
+        )  # fmt: skip
+        assert result.returncode == 0, result.stderr
+        outputs.append(result.stdout)
+    assert outputs[0].startswith(str(folder)) and outputs[0].rstrip("\n").endswith("fairseq_hmrnn")
+    assert outputs[1].startswith("der baum") and len(outputs[1].rstrip("\n")) <= len("der baum") + 5
+    return result.stderr
+
+
+@pytest.mark.slow
+def test_archives_install_and_sample(tmp_path):
+    """The wheel is built of the source archive, with the kernel of this checkout: to compile it takes minutes. The
+    source archive is installed without, and says so."""
+    source, dist = tmp_path / "source", tmp_path / "dist"
+    shutil.copytree(ROOT / "fairseq_hmrnn", source / "fairseq_hmrnn", ignore=shutil.ignore_patterns("*.so", "*.pyc"))
+    for path in ROOT.iterdir():
+        if path.is_file() and not path.name.startswith("."):
+            shutil.copy(path, source)
+    archive = build("sdist", source, dist, FAIRSEQ_HMRNN_NO_EXTENSION="1")
+    with tarfile.open(archive) as tar:
+        packed = {Path(*Path(name).parts[1:]).as_posix() for name in tar.getnames()}
+        tar.extractall(tmp_path)
+    tracked = subprocess.run(["git", "ls-files", "fairseq_hmrnn"], cwd=str(ROOT), capture_output=True, encoding="utf-8")
+    assert {*tracked.stdout.split(), "setup.py", "pyproject.toml", "LICENSE", "README.md"} <= packed
+
+    unpacked = tmp_path / archive.name[: -len(".tar.gz")]
+    if kernel.compiled is not None:
+        platform = f"lib.{sysconfig.get_platform()}-{sys.implementation.cache_tag}"
+        place = unpacked / "build" / platform / "fairseq_hmrnn" / "ops" / "cpu"
+        place.mkdir(parents=True)
+        shutil.copy(kernel.compiled.__file__, place)  # newer than its sources: setuptools takes it as it is
+    wheel = build("wheel", unpacked, dist)
+    assert f"-{fairseq_hmrnn.__version__}-" in wheel.name
+    with zipfile.ZipFile(wheel) as content:
+        names = set(content.namelist())
+    assert {"fairseq_hmrnn/py.typed", "fairseq_hmrnn/configs/ptb.yaml", "fairseq_hmrnn/ops/cpu/csrc/cell.h"} <= names
+    assert not any(name.startswith(("tests", "user_dir", "scripts")) for name in names)
+    assert any("_kernel" in name for name in names) == (kernel.compiled is not None)
+
+    install(wheel, tmp_path / "of-wheel")
+    assert ("its Python path runs" in sampled(tmp_path / "of-wheel")) == (kernel.compiled is None)
+    install(archive, tmp_path / "of-source")
+    told = sampled(tmp_path / "of-source")
+    assert told.count("the compiled CPU kernel was not built; its Python path runs, which takes 3 to 10 times") == 1
+    assert "-m pip install --no-build-isolation --no-deps -U ." in told

@@ -1,36 +1,25 @@
-"""Published experiments: the recipes, the script that runs them, and the scripts that prepare their data."""
+"""Published experiments: the recipes, `train` that runs them, and `prepare` that makes their data."""
 
 import os
 import random
 import re
 import shutil
 import string
-import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
-from conftest import ROOT, TASK, TRAIN, run
+from conftest import ROOT, TASK, TRAIN, run, script
 from fairseq import checkpoint_utils
 from omegaconf import OmegaConf
 
+from fairseq_hmrnn.data import corpora
+from fairseq_hmrnn.data.binarize import InputError
+from fairseq_hmrnn.data.corpora import penn_treebank
 from fairseq_hmrnn.models.hmlstm_lm import PUBLISHED
 
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-ENVIRONMENT["PATH"] = f"{sys.prefix}/bin{os.pathsep}{os.environ['PATH']}"
-
-
 ODD_NAME = "it's \"odd\" $(touch x) `touch y`; [z],{a=b} ~#% \\"  # each part means something to a shell or a grammar
-
-
-def script(name, *arguments, check=True):
-    """Output of one of scripts/*.sh."""
-    result = subprocess.run(
-        ["bash", str(ROOT / "scripts" / name), *map(str, arguments)], cwd=ROOT, env=ENVIRONMENT, timeout=300,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8",
-    )
-    assert (result.returncode == 0) == check, result.stdout[-4000:]
-    return result.stdout
 
 
 @pytest.mark.parametrize(
@@ -51,9 +40,9 @@ def test_a_recipe_trains_goes_on_and_scores_the_test_split(data, tmp_path):
     tiny += ["dataset.num_workers=0"]
     folder = tmp_path / ODD_NAME
     shutil.copytree(str(data), str(folder / "data"))
-    arguments = ["ptb_small", folder / "data", folder / "save", *tiny]
-    script("train_recipe.sh", *arguments, "optimization.max_update=8")
-    log = script("train_recipe.sh", *arguments, "optimization.max_update=20")
+    arguments = ["train", "ptb_small", folder / "data", "--save-dir", folder / "save"]
+    run("fairseq-hmrnn", *arguments, "--no-score", "--", *tiny, "optimization.max_update=8")
+    log = run("fairseq-hmrnn", *arguments, "--", *tiny, "optimization.max_update=20").stdout
     assert (folder / "save" / "hydra_train.log").is_file()
     assert "(epoch 1 @ 8 updates)" in log
     characters = len((data.parent / "test.txt").read_bytes().decode())
@@ -61,31 +50,11 @@ def test_a_recipe_trains_goes_on_and_scores_the_test_split(data, tmp_path):
     assert 0 < float(re.search(r"Loss \(base 2\): ([0-9.]+)", log).group(1)) < 5
 
 
-def test_train_recipe_checks_before_it_makes_anything(data, tmp_path, monkeypatch):
-    save, nowhere = tmp_path / "save", tmp_path / "no" / "where"
-    for name in ("ptbs", "character_lm"):
-        message = script("train_recipe.sh", name, data, save, check=False)
-        assert "give ptb, text8, enwik8, ptb_small or ptb_beyond" in message
-    message = script("train_recipe.sh", "ptb_small", nowhere, save, check=False)
-    assert message == f"train_recipe: error: no {nowhere}/dict.txt: run scripts/prepare_ptb.sh first\n"
-    assert not save.exists()
-    # An active environment of something else: this project's own is wanted, which cannot be made here.
-    python = tmp_path / "bin" / "python"
-    python.parent.mkdir()
-    python.write_text("#!/bin/sh\nexit 1\n")
-    python.chmod(0o755)
-    settings = {"VIRTUAL_ENV": tmp_path, "VENV": nowhere, "PYTHON": nowhere}
-    settings["PATH"] = f"{python.parent}{os.pathsep}{ENVIRONMENT['PATH']}"
-    for name, value in settings.items():
-        monkeypatch.setitem(ENVIRONMENT, name, str(value))
-    assert f"setup: error: {nowhere} does not run" in script("train_recipe.sh", "ptb_small", data, save, check=False)
-
-
 def test_gpu_check_trains_goes_on_and_leaves_weights(data, tmp_path, monkeypatch):
     """On CPU: the checkpoint's folder stays, the other gets the log, the best weights in float16, and a line."""
     settings = {"SAVE": tmp_path / "save", "LIMIT": 200, "PYTHON": sys.executable, "RECIPE": "ptb_small"}
     for name, value in settings.items():
-        monkeypatch.setitem(ENVIRONMENT, name, str(value))
+        monkeypatch.setenv(name, str(value))
     tiny = ["model.embed_dim=8", "model.hidden_sizes='12,8'", "model.output_dim=8", "criterion.boundary_rates='.2'"]
     tiny += ["dataset.batch_size=8", "task.tokens_per_sample=30", "dataset.num_workers=0"]
     for updates in (8, 12):
@@ -105,7 +74,7 @@ def test_averaged_checkpoints_are_the_mean_of_their_weights(data, trained, tmp_p
     save = tmp_path / "save"
     options = [*TASK, *TRAIN, "--save-interval-updates", 2, "--keep-interval-updates", 5, "--disable-validation"]
     run("fairseq-train", data, *options, "--max-update", 6, "--save-dir", save)
-    run("scripts/average_checkpoints.py", save, "--last", 2, "--out", tmp_path / "mean.pt")
+    run("fairseq-hmrnn", "average", save, "--last", 2, "--out", tmp_path / "mean.pt")
     parts = [checkpoint_utils.load_checkpoint_to_cpu(str(save / f"checkpoint_1_{u}.pt"))["model"] for u in (4, 6)]
     found = checkpoint_utils.load_checkpoint_to_cpu(str(tmp_path / "mean.pt"))["model"]
     for key, tensor in found.items():
@@ -115,14 +84,14 @@ def test_averaged_checkpoints_are_the_mean_of_their_weights(data, trained, tmp_p
             assert torch.equal(tensor, parts[1][key]), "whole numbers are the newest's"
     scored = ["--path", tmp_path / "mean.pt", "--gen-subset", "test", "--cpu", "--tokens-per-sample", 100]
     assert "Loss (base 2)" in run("fairseq-eval-lm", data, *TASK, *scored).stdout
-    missing = run("scripts/average_checkpoints.py", tmp_path, "--out", tmp_path / "none.pt", check=False).stdout
+    missing = run("fairseq-hmrnn", "average", tmp_path, "--out", tmp_path / "none.pt", check=False).stdout
     assert "no checkpoint_EPOCH_UPDATE.pt" in missing and "Traceback" not in missing
     wrongs = {"--last: must be a whole number from 1": ["--last", 0], "no folder": ["--out", tmp_path / "no" / "o.pt"]}
     for message, wrong in wrongs.items():
-        refused = run("scripts/average_checkpoints.py", save, "--out", tmp_path / "o.pt", *wrong, check=False).stdout
+        refused = run("fairseq-hmrnn", "average", save, "--out", tmp_path / "o.pt", *wrong, check=False).stdout
         assert message in refused and "Traceback" not in refused
     other = [trained / "checkpoint_last.pt", tmp_path / "none.pt"]
-    missing = run("scripts/average_checkpoints.py", *other, "--out", tmp_path / "none.pt", check=False).stdout
+    missing = run("fairseq-hmrnn", "average", *other, "--out", tmp_path / "none.pt", check=False).stdout
     assert "no such file" in missing and "Traceback" not in missing
 
 
@@ -148,18 +117,33 @@ def test_penn_treebank_is_stripped_counted_and_binarised(tmp_path):
             (source / "ptb.char.test.txt").write_text("".join(f"{line}\n" for line in symbols))
         else:
             (source / f"ptb.{split}.txt").write_text("".join(f" {line} \n" for line in lines))
-    printed = script("prepare_ptb.sh", source, tmp_path / "bin")
+    printed = run("fairseq-hmrnn", "prepare", "ptb", source, "--dest", tmp_path / "bin").stdout
     for split, count in texts.items():
         assert f"{split:5} {count:>13,} characters" in printed
     assert "dictionary: 53 symbols (4 of them special)" in printed  # 49, and the newline is one of the four
     with open(source / "ptb.valid.txt", "a") as stream:
         stream.write("more\n")
-    message = script("prepare_ptb.sh", source, tmp_path / "other", check=False)
-    assert "the valid split has 393047 symbols, the published one 393042" in message
+    with pytest.raises(InputError, match="the valid split has 393,047 symbols, the published one 393,042"):
+        penn_treebank(str(source))
+    os.remove(source / "ptb.char.test.txt")
+    with pytest.raises(InputError, match=r"there is no ptb.test.txt \(nor ptb.char.test.txt\)"):
+        penn_treebank(str(source))
 
 
-@pytest.mark.parametrize("name", ["text8", "enwik8"])
-def test_another_file_than_the_published_one_is_refused(tmp_path, name):
-    assert f"give the unpacked file {name}" in script(f"prepare_{name}.sh", tmp_path / "none", check=False)
-    (tmp_path / name).write_text("abc")
-    assert "has 3 symbols, the published one 100000000" in script(f"prepare_{name}.sh", tmp_path / name, check=False)
+@pytest.mark.parametrize("name, load", [("text8", corpora.text8), ("enwik8", corpora.enwik8)])
+def test_a_hundred_million_bytes_are_cut_where_published(tmp_path, monkeypatch, name, load):
+    """With smaller sizes: 14 bytes of four types in place of 100,000,000."""
+    monkeypatch.setattr(corpora, "HUNDRED_MILLION", {"train": 9, "valid": 3, "test": 2})
+    monkeypatch.setattr(corpora, f"{name.upper()}_TYPES", 4)
+    text = b"ab ba\xe9ab a\xe9bba" if name == "enwik8" else b"ab bacab acbb "
+    (tmp_path / name).write_bytes(text)
+    sources = load(str(tmp_path / name))
+    found = {split: "".join(map(chr, np.concatenate(list(source.code_points())))) for split, source in sources.items()}
+    assert list(found.items()) == [("train", text[:9].decode("latin-1")), ("valid", text[9:12].decode("latin-1")),
+                                   ("test", text[12:].decode("latin-1"))]  # fmt: skip
+    (tmp_path / name).write_bytes(b"abc")
+    with pytest.raises(InputError, match="has 3 symbols, the published one 14: give the unchanged file"):
+        load(str(tmp_path / name))
+    (tmp_path / name).write_bytes(b"a" * 14)
+    with pytest.raises(InputError, match="there are 1 different symbols, in the published corpus 4"):
+        load(str(tmp_path / name))

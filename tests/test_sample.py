@@ -1,4 +1,4 @@
-"""scripts/sample.py, the hub interface, and export, far from the training data."""
+"""The command `sample`, the hub interface, and export, far from the training data."""
 
 import json
 import os
@@ -14,8 +14,6 @@ from conftest import ROOT, TASK, TRAIN, run, run_forked
 
 from fairseq_hmrnn.inference import hub
 from fairseq_hmrnn.models import HMLSTMLanguageModel
-
-SAMPLE = "scripts/sample.py"
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +47,7 @@ def word_model(data, tmp_path_factory):
 def test_prompts_are_kept_and_seeds_repeat(checkpoint, model, tmp_path):
     prompt = " ka\n\tlu\0\u00e9\n"
     options = [checkpoint, "--prompt", "-", "--length", 60, "--seed", 5]
-    both = run(SAMPLE, *options, cwd=tmp_path, stdin=prompt).stdout
+    both = run("fairseq-hmrnn", "sample", *options, cwd=tmp_path, stdin=prompt).stdout
     warning, _, text = both.partition("\n")
     assert "'\\x00' '\\xe9'" in warning and "<unk>" in warning
     assert text.startswith(prompt) and len(text) == len(prompt) + 60 and "\n" in text[len(prompt) :]
@@ -58,7 +56,8 @@ def test_prompts_are_kept_and_seeds_repeat(checkpoint, model, tmp_path):
 
 def test_json_scores_with_and_without_the_prompt(checkpoint, model):
     options = ["--prompt", "ka lu", "--prompt", "", "--samples", 2, "--batch-size", 3, "--length", 25, "--greedy"]
-    records = [json.loads(line) for line in run(SAMPLE, checkpoint, *options, "--json").stdout.splitlines()]
+    printed = run("fairseq-hmrnn", "sample", checkpoint, *options, "--json").stdout
+    records = [json.loads(line) for line in printed.splitlines()]
     assert [record["prompt"] for record in records] == ["ka lu", "ka lu", "", ""]
     assert [record["text"] for record in records[::2]] == [record["text"] for record in records[1::2]]
     for record in records:
@@ -67,23 +66,23 @@ def test_json_scores_with_and_without_the_prompt(checkpoint, model):
         assert record["bits_per_character_with_prompt"] == pytest.approx(scored.bits_per_character, abs=1e-4)
         assert record["bits_per_character"] == pytest.approx(sum(record["bits"]) / 25)
         boundaries = model.boundaries(record["prompt"] + record["text"])
-        wanted = [(column.nonzero().squeeze(1) + 1).tolist() for column in boundaries.unbind(1)]
-        assert record["segment_ends"] == wanted
+        expected = [(column.nonzero().squeeze(1) + 1).tolist() for column in boundaries.unbind(1)]
+        assert record["segment_ends"] == expected
 
 
 def test_new_words_do_not_stick_to_the_prompt(word_model):
     prompts = ["ka lumo", "ka ", ""]
     options = [word_model, "--length", 12, "--seed", 3, *(part for prompt in prompts for part in ("--prompt", prompt))]
     options += ["--end", "length"]
-    plain = run(SAMPLE, *options).stdout.split("\n----------\n")
+    plain = run("fairseq-hmrnn", "sample", *options).stdout.split("\n----------\n")
     for begin, text in zip(["ka lumo ", "ka ", ""], plain):
         assert re.fullmatch(rf"{begin}(\S+ |\n){{12}}", text)
-    records = [json.loads(line) for line in run(SAMPLE, *options, "--json").stdout.splitlines()]
+    records = [json.loads(line) for line in run("fairseq-hmrnn", "sample", *options, "--json").stdout.splitlines()]
     for record, text in zip(records, plain):
         both = (re.sub(" *\n *", "\n", found).rstrip(" ") for found in (text, record["prompt"] + record["text"]))
         assert len(set(both)) == 1
     ending = ["--length", 5, "--end", "length"]
-    beams = run(SAMPLE, word_model, "--prompt", "ka lumo", "--beam", 2, "--nbest", 2, *ending).stdout
+    beams = run("fairseq-hmrnn", "sample", word_model, "--prompt", "ka lumo", "--beam", 2, "--nbest", 2, *ending).stdout
     for text in beams.split("\n----------\n"):
         assert re.fullmatch(r"ka lumo (\S+ |\n){5}", text)
     lm = HMLSTMLanguageModel.from_pretrained(str(word_model))
@@ -95,11 +94,11 @@ def test_new_words_do_not_stick_to_the_prompt(word_model):
 
 
 ATTEMPTS = """
-import json, runpy, sys
+import json, sys
+from fairseq_hmrnn.cli.main import run
 for arguments in json.load(sys.stdin):
-    sys.argv = ["sample.py", *arguments]
     try:
-        runpy.run_path("scripts/sample.py", run_name="__main__")
+        run(["sample", *arguments])
     except SystemExit as error:
         assert error.code == 2
 """
@@ -120,14 +119,14 @@ def test_mistakes_are_told_in_one_line(checkpoint, tmp_path):
     lines = run("-c", ATTEMPTS, stdin=json.dumps(attempts)).stdout.splitlines()
     assert len(lines) == len(messages)
     for line, message in zip(lines, messages):
-        assert line.startswith("sample: ") and message in line
+        assert line.startswith("fairseq-hmrnn sample: error: ") and message in line
 
 
 def test_boundaries_are_shown_behind_the_symbols_that_close_segments(checkpoint, model):
     options = [checkpoint, "--prompt", "ka lumo", "--length", 40, "--seed", 2]
-    shown = run(SAMPLE, *options, "--show-boundaries").stdout
+    shown = run("fairseq-hmrnn", "sample", *options, "--show-boundaries").stdout
     text = re.sub("[|\u2016]", "", shown)
-    assert text == run(SAMPLE, *options).stdout
+    assert text == run("fairseq-hmrnn", "sample", *options).stdout
     boundaries, position, found = model.boundaries(text), 0, torch.zeros(len(text), 2)
     for character in shown:
         if character in "|\u2016":
@@ -139,7 +138,8 @@ def test_boundaries_are_shown_behind_the_symbols_that_close_segments(checkpoint,
 
 @pytest.mark.parametrize("end", ["reader", "interrupt"])
 def test_no_traceback_when_it_is_cut_short(checkpoint, end):
-    command = [sys.executable, str(ROOT / SAMPLE), str(checkpoint), "--length", "100000000", "--prompt", "ka"]
+    command = [sys.executable, "-m", "fairseq_hmrnn", "sample", str(checkpoint)]
+    command += ["--length", "100000000", "--prompt", "ka"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as process:
         assert process.stdout.read(20000).startswith(b"ka")
@@ -153,11 +153,11 @@ def test_no_traceback_when_it_is_cut_short(checkpoint, end):
 
 def test_beam_search_and_user_errors(checkpoint, model, tmp_path):
     options = [checkpoint, "--prompt", "ka", "--beam", 4, "--nbest", 2, "--length", 8]
-    texts = run(SAMPLE, *options).stdout.split("\n----------\n")
+    texts = run("fairseq-hmrnn", "sample", *options).stdout.split("\n----------\n")
     hypos = model.generate([model.encode("ka")], beam=4, max_len_b=8)[0]
     assert texts == [model.decode(hypo["tokens"]) for hypo in hypos[:2]]
     for options, message in (([tmp_path], "checkpoint_best.pt"), ([checkpoint, "--top-p", 2], "top-p must be")):
-        failed = run(SAMPLE, *options, check=False)
+        failed = run("fairseq-hmrnn", "sample", *options, check=False)
         assert failed.returncode == 2 and message in failed.stdout and "Traceback" not in failed.stdout
 
 
@@ -181,11 +181,11 @@ def test_scores_are_those_of_one_forward_pass(model, monkeypatch):
     text = "ka lumo\ntiri sen"
     symbols = model.encode(text)
     logits = model.models[0](torch.cat([torch.tensor([model.begin]), symbols[:-1]]).unsqueeze(0))[0][0]
-    wanted = -logits.log_softmax(1).gather(1, symbols.unsqueeze(1)).squeeze(1) / torch.tensor(2.0).log()
+    expected = -logits.log_softmax(1).gather(1, symbols.unsqueeze(1)).squeeze(1) / torch.tensor(2.0).log()
     monkeypatch.setattr(hub, "WINDOW", 3)
     score = model.score(text)
-    assert score.bits == pytest.approx(wanted.tolist(), abs=1e-4)
-    assert score.bits_per_character == pytest.approx(float(wanted.mean()), abs=1e-5)
+    assert score.bits == pytest.approx(expected.tolist(), abs=1e-4)
+    assert score.bits_per_character == pytest.approx(float(expected.mean()), abs=1e-5)
     with pytest.raises(ValueError, match="empty"):
         model.score("")
 
@@ -215,7 +215,7 @@ def test_interactive_scores_new_text_and_keeps_spaces_with_m(data, trained):
 
 @torch.no_grad()
 def test_an_exported_step_needs_nothing_of_this_package(checkpoint, model, tmp_path):
-    run("scripts/export.py", checkpoint, "--out", tmp_path / "step.ts")
+    run("fairseq-hmrnn", "export", checkpoint, "--out", tmp_path / "step.ts")
     code = (
         "import json, sys, torch\n"
         "step, about = torch.jit.load('step.ts'), json.load(open('step.ts.json'))\n"

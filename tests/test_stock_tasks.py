@@ -1,4 +1,4 @@
-"""What fairseq's own tasks write, with every metric option, loads again while this package is imported."""
+"""Checkpoints of fairseq's own tasks, with every metric option, load again while this package is imported."""
 
 import random
 

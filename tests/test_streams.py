@@ -30,8 +30,8 @@ def tensors(value, name=""):
 
 
 def exactly_resumable(folder):
-    """What must be equal after a resumed run: weights, optimizer, carried state, position and learning rate; what the
-    criterion learns, if it does."""
+    """All that must be equal after a resumed run: weights, optimizer, carried state, position and learning rate; the
+    criterion's weights, if it has any."""
     state = checkpoint(folder)
     kept = {key: state[key] for key in ("model", "criterion", "last_optimizer_state")}
     kept["iterator"] = state["extra_state"]["train_iterator"]
@@ -135,7 +135,7 @@ def test_eval_lm_is_one_unbroken_pass_whatever_the_window(data, stateful, tmp_pa
 def test_what_cannot_be_right_is_refused(data, stateful, tmp_path):
     train = [data, *TRAIN, "--max-update", 20, "--save-dir", tmp_path]
     (tmp_path / "other.txt").write_bytes((data.parent / "train.txt").read_bytes().replace(b"k", b"z"))
-    run("scripts/prepare_text.py", tmp_path / "other.txt", "--dest", tmp_path / "other")
+    run("fairseq-hmrnn", "prepare", "text", tmp_path / "other.txt", "--dest", tmp_path / "other")
     from_checkpoint = ["--batch-size", 8, "--restore-file", stateful / "checkpoint_last.pt"]
     shuffled = [option for option in train if option != "--stateful"]
     unfit = [data, *STATEFUL, "--arch", "lstm_lm", "--batch-size", 8, "--save-dir", tmp_path]
@@ -145,13 +145,13 @@ def test_what_cannot_be_right_is_refused(data, stateful, tmp_path):
         ([*train, "--max-tokens", 29], "--max-tokens 29 is less than one window"),
         ([*train, "--max-tokens", 90, "--max-tokens-valid", 20], "--max-tokens 20 is less than one window"),
         ([*train, "--batch-size", 8, "--add-bos-token"], "--add-bos-token has no meaning with --stateful"),
-        ([*train, "--batch-size", 8, "--window-jitter", "1.5"], "window-jitter: must be a number from 0 and below 1"),
+        ([*train, "--batch-size", 8, "--window-jitter", "1.5"], "must be a number at least 0 and below 1"),
         ([*train, "--batch-size", 8, "--valid-subset", "valid,dev"], "no dev.idx"),
         ([*train, *from_checkpoint, "--batch-size", 16], "batch size times processes 8 (now 16)"),
         ([*train, *from_checkpoint, "--tokens-per-sample", 31], "tokens-per-sample 30 (now 31)"),
         ([tmp_path / "other", *train[1:], *from_checkpoint], "trained with another dictionary"),
         ([*shuffled, *from_checkpoint], "within an epoch of training with --stateful"),
-        (unfit, "--stateful wants a model that carries state"),
+        (unfit, "--stateful requires a model that carries state"),
     ]
     for number, (arguments, message) in enumerate(cases):
         log = tmp_path / f"log{number}"
@@ -164,13 +164,13 @@ def test_killed_and_started_again_ends_at_the_same_weights(data, tmp_path, reque
     """Some kills here; `pytest tests/test_streams.py -k killed --kills 20` does it twenty times."""
     options = [data, *TRAIN, "--batch-size", 8, "--max-update", 30, "--save-interval-updates", 2]
     options += ["--lr-scheduler", "exact_reduce_lr_on_plateau", "--lr-shrink", 0.5]
-    choose, wanted = random.Random(5), request.config.getoption("--kills")
+    choose, needed = random.Random(5), request.config.getoption("--kills")
     jobs, kill_at = [[("fairseq-train", [*options, "--save-dir", tmp_path / "whole"], tmp_path / "whole.log")]], [0]
-    folders = [tmp_path / f"killed{number}" for number in range(-(-wanted // 3))]
+    folders = [tmp_path / f"killed{number}" for number in range(-(-needed // 3))]
     for number, folder in enumerate(folders):
-        kills = min(3, wanted - 3 * number)
+        kills = min(3, needed - 3 * number)
         jobs += [[("fairseq-train", [*options, "--save-dir", folder], tmp_path / "killed.log")]] * (kills + 1)
         kill_at += [choose.randint(1, 9) for _ in range(kills)] + [0]
-    assert run_forked(jobs, kill_at).split().count("killed") == wanted
+    assert run_forked(jobs, kill_at).split().count("killed") == needed
     for folder in folders:
         assert_same(tmp_path / "whole", folder)

@@ -13,17 +13,17 @@ TRAIN += ["--num-workers", "0", "--seed", "1"]
 
 
 def f1(table, layer, name, alignment):
-    """Boundary F1 of a row of segment.py's table."""
+    """Boundary F1 of a row of the table of `segment --gold`."""
     row = re.search(rf"^ +{layer} {name} +[0-9. ]+{alignment} +[0-9.]+ +[0-9.]+ +([0-9.]+)", table, re.MULTILINE)
     return float(row.group(1))
 
 
 @pytest.mark.slow
 def test_words_and_phrases_are_found_better_than_by_chance(tmp_path):
-    run("scripts/prepare_synthetic.py", "--dest", tmp_path, "--train-lines", 1000, "--valid-lines", 60)
-    run("scripts/prepare_text.py", tmp_path / "train.txt", tmp_path / "valid.txt", "--dest", tmp_path / "bin")
+    run("fairseq-hmrnn", "prepare", "synthetic", "--dest", tmp_path, "--train-lines", 1000, "--valid-lines", 60)
+    run("fairseq-hmrnn", "prepare", "text", tmp_path / "train.txt", tmp_path / "valid.txt", "--dest", tmp_path / "bin")
     run("fairseq-train", tmp_path / "bin", *TASK, *MODEL, *TRAIN, "--save-dir", tmp_path)
     for layer, level, margin in ((1, "words", 0.45), (2, "phrases", 0.6)):
         options = ["--text", tmp_path / "valid.txt", "--gold", tmp_path / f"valid.{level}.txt"]
-        table = run("scripts/segment.py", tmp_path / "checkpoint_last.pt", *options).stdout
+        table = run("fairseq-hmrnn", "segment", tmp_path / "checkpoint_last.pt", *options).stdout
         assert f1(table, layer, "detector", "file, late") > f1(table, layer, "random", "file") + margin, table

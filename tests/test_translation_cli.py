@@ -10,7 +10,11 @@ import sacrebleu
 import torch
 from conftest import run, run_forked
 from test_cli import lines_of, same, train_rank_options, values, weights
-from test_recipes import script
+
+from fairseq_hmrnn.cli.choice import choose, value_of
+from fairseq_hmrnn.cli.errors import UserError
+from fairseq_hmrnn.data.binarize import InputError
+from fairseq_hmrnn.data.parallel import Side, prepare_parallel
 
 WORDS = {"haus": "house", "baum": "tree", "der": "the", "grün": "green", "ist": "is", "und": "and", "groß": "big"}
 TASK = ["--user-dir", "fairseq_hmrnn", "--task", "translation", "--required-batch-size-multiple", "1"]
@@ -35,7 +39,8 @@ def pairs(tmp_path_factory):
     for split, count, seed in (("train", 400, 0), ("valid", 21, 1), ("test", 13, 2)):
         for language, lines in zip(("de", "en"), sentences(count, seed)):
             (folder / f"{split}.{language}").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    script("prepare_translation.sh", "de", "en", folder, "--source-type", "char", "--target-size", 30)
+    options = ["--source-type", "char", "--target-size", 30]
+    run("fairseq-hmrnn", "prepare", "translation", "de", "en", folder, *options)
     return folder / "bin"
 
 
@@ -60,7 +65,7 @@ def translator(pairs, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def translations(pairs, translator):
-    """What fairseq-generate prints: `alone` and `together`, in batches of 1 and 7; `reference`, the scores of the
+    """The output of fairseq-generate: `alone` and `together`, in batches of 1 and 7; `reference`, the scores of the
     references of valid; `ensemble`, of both models."""
     models = [translator / name / "checkpoint_last.pt" for name in ("parts", "other")]
     spm = ["--bpe", "sentencepiece", "--sentencepiece-model", pairs / "spm.de.model", "--scoring", "sacrebleu"]
@@ -83,33 +88,39 @@ def translations(pairs, translator):
 def test_preparation_refuses_what_it_cannot_use_and_leaves_nothing(pairs, tmp_path):
     for language in ("de", "en"):
         shutil.copy(pairs.parent / f"train.{language}", tmp_path)
-    command = ["prepare_translation.sh", "de", "en", tmp_path]
-    wrongs = {"not abc": ["--source-size", "abc"], "not 0": ["--target-size", 0], "train.de: ": ["--source-size", 3]}
-    for message, wrong in wrongs.items():
-        refused = script(*command, *wrong, check=False)
-        assert message in refused and "Traceback" not in refused
+    source, target = Side("de", "unigram", 3), Side("en")
+    with pytest.raises(InputError, match="sentencepiece makes no unigram model of train.de: "):
+        prepare_parallel(str(tmp_path), str(tmp_path / "bin"), source, target)
+    with pytest.raises(InputError, match="SRC and TGT must differ"):
+        prepare_parallel(str(tmp_path), str(tmp_path / "bin"), source, source)
+    (tmp_path / "valid.de").write_text("der baum\n" * 3)
+    (tmp_path / "valid.en").write_text("the tree\n" * 2)
+    with pytest.raises(InputError, match="valid.de has 3 lines and .*valid.en 2"):
+        prepare_parallel(str(tmp_path), str(tmp_path / "bin"), source, target)
     (tmp_path / "train.de").write_bytes("gr\u00fcn\n".encode("latin-1") * 400)
-    assert f"{tmp_path}/train.de is not UTF-8" in script(*command, check=False)
+    refused = run("fairseq-hmrnn", "prepare", "translation", "de", "en", tmp_path, check=False)
+    assert (refused.returncode, refused.stdout) == (
+        2, f"fairseq-hmrnn prepare: error: {tmp_path}/train.de is not UTF-8 (line 1): convert it first\n"
+    )
     assert not list(tmp_path.glob("bin/*"))
 
 
-def test_training_wants_a_valid_split_and_does_without_test(pairs, tmp_path):
-    command = ["train_translation.sh", tmp_path / "bin", tmp_path / "save"]
-    shutil.copytree(pairs, tmp_path / "bin", ignore=shutil.ignore_patterns("dict.*", "valid.*", "test.*"))
-    assert "prepare it with scripts/prepare_translation.sh" in script(*command, check=False)
-    for language in ("de", "en"):
-        shutil.copy(pairs / f"dict.{language}.txt", tmp_path / "bin")
-    assert "no valid split" in script(*command, check=False)
-    assert not (tmp_path / "save").exists()
+def test_training_requires_a_valid_split_and_does_without_test(pairs, tmp_path):
+    shutil.copytree(pairs, tmp_path / "bin", ignore=shutil.ignore_patterns("valid.*", "test.*"))
+    with pytest.raises(UserError, match="no valid split"):
+        choose(str(tmp_path / "bin"), str(tmp_path / "save"), [], cpu=True)
     for path in pairs.glob("valid.*"):
         shutil.copy(path, tmp_path / "bin")
+    found = choose(str(tmp_path / "bin"), "save", ["--arch", "hmlstm", "--lr", "1"], cpu=True).arguments
+    assert value_of("--boundary-rates", found) == ".4" and found.count("--arch") == found.count("--lr") == 1
+    command = ["train", tmp_path / "bin", "--save-dir", tmp_path / "save", "--"]
     tiny = ["--arch", "hmlstm_lstm_tiny", "--max-update", 2, "--cpu", "--num-workers", 0]
-    assert script(*command, *tiny).endswith("has no test split; done\n")
+    assert run("fairseq-hmrnn", *command, *tiny).stdout.endswith("has no test split; done\n")
     assert (tmp_path / "save" / "checkpoint_best.pt").exists()
 
 
 def lines_by_number(output, letter):
-    """What stands last on the lines `LETTER-NUMBER`."""
+    """The last field of the lines `LETTER-NUMBER`."""
     return dict(re.findall(rf"^{letter}-(\d+)\t(?:.*\t)?(.*)$", output, re.MULTILINE))
 
 

@@ -42,7 +42,7 @@ def wrap(text: str, width: int) -> List[Tuple[int, int]]:
 
 
 def glyph(character: str) -> str:
-    """What is drawn for a character: itself, or a visible stand-in for what is invisible."""
+    """The text drawn for a character: itself, or a visible stand-in for what is invisible."""
     if character in _STAND_INS:
         return _STAND_INS[character]
     invisible = character.isspace() or unicodedata.category(character) in ("Cc", "Cf", "Cs", "Mn")

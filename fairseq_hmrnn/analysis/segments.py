@@ -167,7 +167,7 @@ def peak_boundaries(signal, count: int) -> np.ndarray:
 
 
 def baselines(boundaries, surprisal=None, entropy=None, seed: int = 0) -> Dict[str, np.ndarray]:
-    """What a table needs beside the boundaries (T,) that a layer found: as many, placed without its detector.
+    """The baselines of a table, beside the boundaries (T,) that a layer found: as many, placed without its detector.
 
     surprisal, entropy: (T,), of the next symbol at each step.
     """

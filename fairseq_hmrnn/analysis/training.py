@@ -1,4 +1,4 @@
-"""What happened to the boundaries during training, from fairseq's log."""
+"""The boundaries over training, from fairseq's log."""
 
 from __future__ import annotations
 

@@ -1,1 +1,2 @@
-"""What the commands of this package have in common: arguments, text that they read, and what ends them."""
+"""The command fairseq-hmrnn: a module for each of its commands, their arguments, the files that they read and write,
+and one boundary for the errors that a user can mend."""

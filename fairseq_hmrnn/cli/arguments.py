@@ -8,6 +8,8 @@ from __future__ import annotations
 import argparse
 import os
 import stat
+import sys
+from typing import Any, Mapping
 
 from ..options import LARGEST_SIZE, number, whole
 from .errors import UserError
@@ -33,6 +35,38 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message):
         raise UserError(f"{message[:1000]} (--help says more)")
+
+    def add_commands(self, commands: Mapping[str, Any], metavar: str) -> None:
+        """Commands of their own names: modules with a text whose first line says what each does, `add_arguments` and
+        `run`, which is called with what was parsed, as its attribute `run`."""
+        group = self.add_subparsers(metavar=metavar, title="commands", required=True)
+        for name, module in commands.items():
+            text = module.__doc__ or ""
+            parser = group.add_parser(name, help=text.partition("\n")[0].rstrip("."), description=text)
+            if hasattr(module, "run"):
+                parser.set_defaults(run=module.run)
+            module.add_arguments(parser)
+
+
+class ShowVersion(argparse.Action):
+    """Prints the version of the package, and ends."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        package = sys.modules[__name__.partition(".")[0]]
+        print(f"{parser.prog} {package.__version__}")
+        parser.exit()
+
+
+class PrintCompletion(argparse.Action):
+    """Prints a shell's completion of the whole command, made by shtab, and ends."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        try:
+            import shtab
+        except ImportError as error:
+            raise UserError(f"{option_string} requires shtab: pip install shtab") from error
+        print(shtab.complete(parser, values))
+        parser.exit()
 
 
 def text(argument: str) -> str:
@@ -87,10 +121,17 @@ def folder_to_write(argument: str) -> str:
     return argument
 
 
+def existing_folder(argument: str) -> str:
+    """A folder that is there."""
+    if not os.path.isdir(path(argument)):
+        raise argparse.ArgumentTypeError(f"there is no folder {argument}")
+    return argument
+
+
 def prepared_folder(argument: str) -> str:
     """A folder of a prepared text."""
     if not os.path.isfile(os.path.join(path(argument), "dict.txt")):
-        raise argparse.ArgumentTypeError(f"no {argument}/dict.txt: prepare a text with scripts/prepare_text.py")
+        raise argparse.ArgumentTypeError(f"no {argument}/dict.txt: prepare a text: fairseq-hmrnn prepare text")
     return argument
 
 

@@ -13,7 +13,7 @@ import logging
 import os
 import signal
 import sys
-from typing import Callable, Optional
+from typing import Callable, Optional, Tuple, Type
 
 from ..archive import UnsafeCheckpointError
 
@@ -23,13 +23,13 @@ TOO_MUCH = "can't allocate memory"  # how torch says so, in a RuntimeError
 
 
 class UserError(Exception):
-    """What the user gave cannot be used; the message is one line that says what to do."""
+    """An input that cannot be used; the message is one line that says what to do."""
 
 
-# What the parts of a command raise where files, streams, encodings or arguments are at fault. RuntimeError is torch's
+# Exceptions of the parts of a command where files, streams, encodings or arguments fail. RuntimeError is torch's
 # and sentencepiece's word for it, but not these two kinds.
-USER_ERRORS = (UserError, argparse.ArgumentTypeError, OSError, ValueError, ImportError, EOFError)
-USER_ERRORS += (MemoryError, OverflowError, RuntimeError)
+USER_ERRORS: Tuple[Type[BaseException], ...] = (UserError, argparse.ArgumentTypeError, OSError, ValueError)
+USER_ERRORS += (ImportError, EOFError, MemoryError, OverflowError, RuntimeError)
 PROGRAM_ERRORS = (NotImplementedError, RecursionError)
 
 
@@ -60,7 +60,7 @@ def run_command(main: Callable[[], Optional[int]], name: Optional[str] = None) -
 
 
 def _exit_code(main: Callable[[], Optional[int]]) -> Optional[int]:
-    """What main returns, or exits with; a message in place of a code is told, and 1."""
+    """The exit code of main; a message in place of a code is told, and 1."""
     try:
         return main()
     except SystemExit as stopped:
@@ -87,7 +87,7 @@ def tell_in_fairseq_commands() -> None:
         return
 
     def tell(kind, error, traceback):
-        if isinstance(error, (ValueError, OSError, UnsafeCheckpointError)) and _raised_by_this_package(traceback):
+        if isinstance(error, (ValueError, OSError, UnsafeCheckpointError)) and raised_by_this_package(traceback):
             _tell(f"{name}: error: {describe(error)}")
         else:
             before(kind, error, traceback)
@@ -95,7 +95,8 @@ def tell_in_fairseq_commands() -> None:
     sys.excepthook = tell
 
 
-def _raised_by_this_package(traceback) -> bool:
+def raised_by_this_package(traceback) -> bool:
+    """Whether an error with this traceback was raised in this package's own code."""
     while traceback is not None and traceback.tb_next is not None:
         traceback = traceback.tb_next
     return traceback is not None and traceback.tb_frame.f_globals.get("__name__", "").startswith("fairseq_hmrnn.")
@@ -135,7 +136,7 @@ def _order_streams() -> None:
 
 
 def _drop_output() -> None:
-    """What is still in the buffers, or comes yet, is written nowhere."""
+    """Discards output that is still in buffers or comes later."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for descriptor in (1, 2):
         os.dup2(nowhere, descriptor)

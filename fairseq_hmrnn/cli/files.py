@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import os
 import sys
@@ -12,6 +13,7 @@ from typing import BinaryIO, Iterator
 from .errors import UserError
 
 LARGEST_TEXT = 1 << 28  # bytes that are read as a whole
+PIECE = 1 << 14  # bytes that are read at once of a text of any length
 
 
 @contextlib.contextmanager
@@ -38,6 +40,27 @@ def read_text(source: str, largest: int = LARGEST_TEXT) -> str:
         return data.decode()
     except UnicodeDecodeError as error:
         raise not_utf8(name, error.start) from error
+
+
+def text_pieces(source: str) -> Iterator[str]:
+    """The text of a file, or of standard input for "-", piece by piece, as soon as there is any; UserError where it is
+    not UTF-8."""
+    decoder, position = codecs.getincrementaldecoder("utf-8")(), 0
+    with open_bytes(source) as file:
+        read = getattr(file, "read1", file.read)
+        while True:
+            data = read(PIECE)
+            begun = len(decoder.getstate()[0])
+            try:
+                text = decoder.decode(data, final=not data)
+            except UnicodeDecodeError as error:
+                name = "standard input" if source == "-" else source
+                raise not_utf8(name, position - begun + error.start) from error
+            position += len(data)
+            if text:
+                yield text
+            if not data:
+                return
 
 
 def not_utf8(name: str, place: int) -> UserError:

@@ -1,6 +1,6 @@
 """Draw a written line whose strokes change colour where the layers of a trained model close their segments.
 
-    python -m fairseq_hmrnn.cli.plot_handwriting checkpoints/handwriting --data data/handwriting --line 3 --out line.png
+    fairseq-hmrnn plot-handwriting checkpoints/handwriting --data data/handwriting --line 3 --out line.png
 """
 
 from __future__ import annotations
@@ -10,11 +10,10 @@ import argparse
 from ..analysis.strokes import plot_strokes
 from ..inference.handwriting import Writer
 from .arguments import Parser, new_file, path
-from .errors import run_command
 from .handwriting_lines import add_line, read_line, signal_names
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: Parser) -> None:
     parser.add_argument("checkpoint", type=path, help="a checkpoint, or a folder with checkpoint_best.pt")
     parser.add_argument("--out", required=True, type=new_file, metavar="FILE", help="the picture: .svg, .png or .pdf")
     add_line(parser, required=True)
@@ -30,13 +29,3 @@ def run(args: argparse.Namespace) -> None:
     plot_strokes(writer.normalization.points(line.steps), line.steps[:, 2], drawn, args.out)
     print(line.text)
     print(f"log-likelihood {written.log_probs.sum():.1f} nats over {len(line.steps) - 1:,} steps: {args.out}")
-
-
-def main() -> None:
-    parser = Parser(description=__doc__)
-    add_arguments(parser)
-    run(parser.parse_args())
-
-
-if __name__ == "__main__":
-    run_command(main, "plot_handwriting")

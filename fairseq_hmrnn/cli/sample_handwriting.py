@@ -1,7 +1,7 @@
 """Have a model of handwriting write: strokes as SVG, PNG or PDF.
 
-    python -m fairseq_hmrnn.cli.sample_handwriting checkpoints/handwriting --out line.svg --bias 1
-    python -m fairseq_hmrnn.cli.sample_handwriting checkpoints/handwriting --out line.png --data data/handwriting
+    fairseq-hmrnn sample-handwriting checkpoints/handwriting --out line.svg --bias 1
+    fairseq-hmrnn sample-handwriting checkpoints/handwriting --out line.png --data data/handwriting
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from ..analysis.strokes import plot_strokes
 from ..inference.handwriting import Writer
 from ..options import number, whole
 from .arguments import SEED, STEPS, Parser, new_file, path
-from .errors import UserError, run_command
+from .errors import UserError
 from .handwriting_lines import add_line, read_line, signal_names
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: Parser) -> None:
     parser.add_argument("checkpoint", type=path, help="a checkpoint, or a folder with checkpoint_best.pt")
     parser.add_argument("--out", required=True, type=new_file, metavar="FILE", help="the picture: .svg, .png or .pdf")
     parser.add_argument("--steps", type=STEPS, default=600, help="points to write (default %(default)s)")
@@ -48,13 +48,3 @@ def run(args: argparse.Namespace) -> None:
     drawn = signal_names(written.boundaries) if args.boundaries else None
     plot_strokes(points, written.steps[:, 2], drawn, args.out)
     print(f"{len(points):,} points in {int(written.steps[:, 2].sum()):,} strokes: {args.out}")
-
-
-def main() -> None:
-    parser = Parser(description=__doc__)
-    add_arguments(parser)
-    run(parser.parse_args())
-
-
-if __name__ == "__main__":
-    run_command(main, "sample_handwriting")

@@ -14,36 +14,21 @@ from fairseq.logging import metrics
 from torch import Tensor
 
 from ..options import WEIGHT, CheckedOptions, Parsed, check_config, number, option, whole
+from ..trace import BoundaryTrace, trace_of
 from .adaptive import adaptive_nll
 from .boundary_regularizers import (
-    NEEDS_RATE,
-    NEEDS_RIGHT_TO_LEFT,
-    NEEDS_SIGNALS,
     REGULARIZERS,
     LayerSteps,
     Signals,
-    Term,
     detector_cross_entropy,
     entropy_and_surprisal,
-    parse_regularizers,
 )
 from .boundary_statistics import boundary_counts, gold_counts, log_boundary_metrics, numbers
 from .boundary_supervision import Supervision, SymbolSet, build_supervision, whitespace_indices
+from .boundary_terms import Term, needing, parse_rates, parse_regularizers, parse_terms
 from .right_to_left import RightToLeftPredictor
 
 logger = logging.getLogger(__name__)
-
-
-def parse_terms(text: str, rates: List[float]) -> List[List[Term]]:
-    """The regularisers by layer, one entry for all layers; without rates the default is none."""
-    if not rates and text == "rate":
-        return [[]]
-    terms = parse_regularizers(text)
-    wanting = NEEDS_RATE.intersection(term.name for layer in terms for term in layer)
-    if wanting and not rates:
-        wanting = ", ".join(sorted(wanting))
-        raise ValueError(f"{wanting} in boundary-regularizers wants --boundary-rates, such as .2,.05")
-    return terms
 
 
 def _parse_separator(text: str) -> str:
@@ -53,32 +38,17 @@ def _parse_separator(text: str) -> str:
     return text
 
 
-def parse_rates(text: str) -> List[float]:
-    """ ".2,.05" to [0.2, 0.05]; ValueError with a remedy otherwise."""
-    if not text:
-        return []
-    try:
-        rates = [float(part) for part in text.split(",")]
-    except ValueError:
-        rates = [math.nan]
-    if not all(0 < rate < 1 for rate in rates):
-        raise ValueError(
-            f"boundary-rates must be numbers between 0 and 1, exclusive, separated by commas, not {text!r}"
-        )
-    return rates
-
-
 @dataclass
 class BoundaryRegularizedCrossEntropyConfig(CrossEntropyCriterionConfig):
     boundary_rates: str = option(
         "",
-        "target share of steps at which each detector closes a segment, bottom to top, by comma, each "
+        "target share of steps at which each detector closes a segment, bottom to top, separated by commas, each "
         "between 0 and 1, such as .2,.05; empty: no regulariser",
         Parsed(parse_rates),
     )
     boundary_regularizers: str = option(
         "rate",
-        "regularisers of each detector, bottom to top, by comma (one entry: for all); an entry is none or "
+        "regularisers of each detector, bottom to top, separated by commas (one entry: for all); an entry is none or "
         f"terms joined by +, of {', '.join(REGULARIZERS)}; a term may have a weight, NAME=WEIGHT, or one that is "
         "annealed, NAME=START:END:UPDATES. Such as rate+uncertainty=.1,rate (criterions/boundary_regularizers.py)",
         Parsed(parse_regularizers),
@@ -109,10 +79,9 @@ class BoundaryRegularizedCrossEntropy(CheckedOptions, CrossEntropyCriterion):
     boundary_regularizers.py, means over the steps of a batch that are not padding.
 
     The regularisers are for training alone: the validation loss is the plain cross-entropy. With weight 0 or no rates
-    the loss equals fairseq's cross_entropy to the last digit. Works with every model whose second output holds
-    `boundaries` and `boundary_probs` (B, T, L), `valid` (B, T) and `num_detectors`; annealed weights also want
-    `num_updates`. T are the steps of the boundaries: in translation those of the source, while the loss is over the
-    target; regularisers that listen to the model's predictions then have nothing to listen to, which is an error.
+    the loss equals fairseq's cross_entropy to the last digit. Works with every model whose second output holds a
+    BoundaryTrace as `trace`. Its steps are in translation those of the source, while the loss is over the target;
+    regularisers that listen to the model's predictions then have nothing to listen to, which is an error.
     With label_smoothing, training takes fairseq's smoothed -log p. Regularisers that listen in both reading directions
     have the criterion train a small network beside the model, its mean -log p by step added to the loss; it shares
     no weights with the model, is in checkpoints for training to go on, and is not needed for anything else. fairseq's
@@ -149,7 +118,7 @@ class BoundaryRegularizedCrossEntropy(CheckedOptions, CrossEntropyCriterion):
         self.weight = boundary_weight
         dictionary = getattr(task, "source_dictionary", None)
         self.right_to_left: Optional[RightToLeftPredictor] = None
-        if NEEDS_RIGHT_TO_LEFT.intersection(term.name for layer in self.terms for term in layer):
+        if needing("right_to_left", self.terms):
             self.right_to_left = RightToLeftPredictor(len(dictionary), dictionary.pad())
         self.supervision: Optional[Supervision] = None
         if boundary_supervision:
@@ -165,8 +134,7 @@ class BoundaryRegularizedCrossEntropy(CheckedOptions, CrossEntropyCriterion):
         net_output = model(**sample["net_input"])
         loss, nll = self._cross_entropy(model, net_output, sample, reduce)
         sample_size = sample["target"].size(0) if self.sentence_avg else sample["ntokens"]
-        extra = net_output[1]
-        self._check(extra)
+        trace = self._checked_trace(net_output)
         if model.training:
             for penalty in self.penalties(model, net_output, sample):
                 loss = loss + sample_size * penalty
@@ -176,12 +144,12 @@ class BoundaryRegularizedCrossEntropy(CheckedOptions, CrossEntropyCriterion):
             "ntokens": sample["ntokens"],
             "nsentences": sample["target"].size(0),
             "sample_size": sample_size,
-            **self.statistics(extra, sample),
+            **self.statistics(trace, sample),
         }
         return loss, sample_size, logging_output
 
     def _cross_entropy(self, model, net_output, sample, reduce):
-        """What to minimise and -log p; the same but for label smoothing in training."""
+        """The loss and -log p; the same but for label smoothing in training."""
         adaptive_softmax = getattr(getattr(model, "decoder", None), "adaptive_softmax", None)
         if self.label_smoothing == 0 or not model.training:
             if adaptive_softmax is None:
@@ -196,12 +164,13 @@ class BoundaryRegularizedCrossEntropy(CheckedOptions, CrossEntropyCriterion):
         log_probs = log_probs.view(-1, log_probs.size(-1))
         return label_smoothed_nll_loss(log_probs, target, self.label_smoothing, self.padding_idx, reduce)
 
-    def _check(self, extra) -> None:
-        if not isinstance(extra, dict) or "boundaries" not in extra:
+    def _checked_trace(self, net_output) -> BoundaryTrace:
+        trace = trace_of(net_output)
+        if trace is None:
             raise ValueError(
-                "boundary_regularized_cross_entropy wants a model with boundaries, such as hmlstm_lm or hmlstm"
+                "boundary_regularized_cross_entropy requires a model with boundaries, such as hmlstm_lm or hmlstm"
             )
-        detectors = extra["num_detectors"]
+        detectors = trace.num_detectors
         if self.rates and len(self.rates) != detectors:
             raise ValueError(
                 f"boundary-rates has {len(self.rates)} rates, the model has {detectors} boundary "
@@ -217,6 +186,7 @@ class BoundaryRegularizedCrossEntropy(CheckedOptions, CrossEntropyCriterion):
                 f"boundary-supervision-layer {self.supervision_layer + 1} does not exist: the model has {detectors} "
                 "boundary detectors"
             )
+        return trace
 
     def load_state_dict(self, state_dict, strict=True):
         """fairseq's checkpoints have None of a criterion that learned nothing: then the network starts untrained."""
@@ -225,57 +195,59 @@ class BoundaryRegularizedCrossEntropy(CheckedOptions, CrossEntropyCriterion):
         logger.info("the checkpoint has no right-to-left network: it starts untrained")
 
     def penalties(self, model, net_output, sample) -> List[Tensor]:
-        """What is added to the loss, by symbol: a scalar for every term whose weight is not 0."""
-        extra, signals, right_to_left, penalties = net_output[1], None, None, []
-        for layer in range(extra["num_detectors"]):
+        """Terms added to the loss, by symbol: a scalar for every term whose weight is not 0."""
+        trace, signals, right_to_left, penalties = trace_of(net_output), None, None, []
+        for layer in range(trace.num_detectors):
             for term in self.terms[layer if len(self.terms) > 1 else 0]:
-                weight = self.weight * term.weight(self._num_updates(extra, term))
+                weight = self.weight * term.weight(self._num_updates(trace, term))
                 if weight == 0:
                     continue
-                if term.name in NEEDS_SIGNALS and signals is None:
+                regularizer = REGULARIZERS[term.name]
+                if "signals" in regularizer.needs and signals is None:
                     signals = self.signals(model, net_output, sample, term.name)
-                if term.name in NEEDS_RIGHT_TO_LEFT and right_to_left is None:
+                if "right_to_left" in regularizer.needs and right_to_left is None:
                     nll, right_to_left = self.right_to_left(sample["net_input"]["src_tokens"], sample["target"])
                     penalties.append(nll)
                 rate = self.rates[layer] if self.rates else None
-                steps = layer_steps(extra, layer, rate, signals, right_to_left)
-                penalties.append(weight * REGULARIZERS[term.name](steps))
+                steps = layer_steps(trace, layer, rate, signals, right_to_left)
+                penalties.append(weight * regularizer(steps))
         if self.supervision is not None and self.supervision_weight > 0:
             target, known = self.supervision(sample["net_input"]["src_tokens"])
-            if known.shape != extra["valid"].shape:
-                raise ValueError("boundary-supervision wants a source read in one direction: no --bidirectional")
-            z_tilde = extra["boundary_probs"][..., self.supervision_layer].float()
-            cross_entropy = detector_cross_entropy(z_tilde, target, known & extra["valid"])
+            if known.shape != trace.valid.shape:
+                raise ValueError("boundary-supervision requires a source read in one direction: no --bidirectional")
+            z_tilde = trace.boundary_probs[..., self.supervision_layer].float()
+            cross_entropy = detector_cross_entropy(z_tilde, target, known & trace.valid)
             penalties.append(self.supervision_weight * cross_entropy)
         return penalties
 
     @staticmethod
-    def _num_updates(extra, term: Term) -> int:
+    def _num_updates(trace: BoundaryTrace, term: Term) -> int:
         if not term.updates:
             return 0
-        if "num_updates" not in extra:
-            raise ValueError(f"an annealed weight ({term.name}) wants a model that knows its updates: give one number")
-        return int(extra["num_updates"])  # a tensor where the model was compiled
+        if trace.num_updates is None:
+            raise ValueError(f"annealing ({term.name}) requires a model that knows its updates: give one number")
+        return int(trace.num_updates)  # a tensor where the model was compiled
 
     @torch.no_grad()
     def signals(self, model, net_output, sample, name: str) -> Signals:
         """The entropy and surprisal of the model's predictions at the steps of its boundaries."""
         target = model.get_targets(sample, net_output)
-        if "prev_output_tokens" in sample["net_input"] or target.shape != net_output[1]["valid"].shape:
+        if "prev_output_tokens" in sample["net_input"] or target.shape != trace_of(net_output).valid.shape:
+            others = [other for other, found in REGULARIZERS.items() if "signals" not in found.needs]
             raise ValueError(
                 f"the boundary regularizer {name} listens to predictions at the steps of the boundaries, as a language "
-                "model makes them; here boundaries belong to the source: use rate, binomial, ratio, entropy or hinge"
+                f"model makes them; here boundaries belong to the source: use {', '.join(others)}"
             )
         log_probs = model.get_normalized_probs(net_output, log_probs=True).float().view(*target.shape, -1)
         return Signals(*entropy_and_surprisal(log_probs, target), target.ne(self.padding_idx))
 
-    def statistics(self, extra, sample) -> Dict[str, Tensor]:
+    def statistics(self, trace: BoundaryTrace, sample) -> Dict[str, Tensor]:
         """Sums of boundaries, and how far they are the text's whitespace if its dictionary has any."""
-        boundaries, valid = extra["boundaries"].detach(), extra["valid"]
-        counts = boundary_counts(boundaries, valid, extra["num_detectors"])
+        boundaries, valid = trace.boundaries.detach(), trace.valid
+        counts = boundary_counts(boundaries, valid, trace.num_detectors)
         tokens = sample["net_input"]["src_tokens"]
         if self.is_whitespace is not None and tokens.shape == valid.shape:
-            counts.update(gold_counts(boundaries, self.is_whitespace(tokens), valid, extra["num_detectors"]))
+            counts.update(gold_counts(boundaries, self.is_whitespace(tokens), valid, trace.num_detectors))
         return counts
 
     @staticmethod
@@ -298,10 +270,14 @@ class BoundaryRegularizedCrossEntropy(CheckedOptions, CrossEntropyCriterion):
 
 
 def layer_steps(
-    extra, layer: int, rate: Optional[float], signals: Optional[Signals], right_to_left: Optional[Signals] = None
+    trace: BoundaryTrace,
+    layer: int,
+    rate: Optional[float],
+    signals: Optional[Signals],
+    right_to_left: Optional[Signals] = None,
 ) -> LayerSteps:
-    """One layer of the decoder's output as the regularisers want it, in single precision or better."""
-    dtype = torch.promote_types(extra["boundaries"].dtype, torch.float)
-    z, z_tilde = extra["boundaries"].to(dtype), extra["boundary_probs"].to(dtype)
+    """One layer of a batch as the regularisers take it, in single precision or better."""
+    dtype = torch.promote_types(trace.boundaries.dtype, torch.float)
+    z, z_tilde = trace.boundaries.to(dtype), trace.boundary_probs.to(dtype)
     below = z[..., layer - 1] if layer else None
-    return LayerSteps(z[..., layer], z_tilde[..., layer], extra["valid"], rate, below, signals, right_to_left)
+    return LayerSteps(z[..., layer], z_tilde[..., layer], trace.valid, rate, below, signals, right_to_left)

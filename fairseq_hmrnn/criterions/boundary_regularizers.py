@@ -1,4 +1,4 @@
-"""What may be asked of a layer's boundary detector beside predicting well: one formula each, on plain tensors.
+"""Boundary regularisers: one formula each, on plain tensors.
 
 Every regulariser is a function of one layer's `LayerSteps` and returns a scalar, a mean over the valid steps of the
 batch; padding never counts. Those that are sums of terms by step or by row (`binomial`, `entropy`, and the
@@ -9,7 +9,7 @@ uncertainty family with given targets) add up over accumulated batches and ranks
 from __future__ import annotations
 
 import math
-from typing import Callable, Dict, List, NamedTuple, Optional, Tuple, Union
+from typing import Callable, Dict, FrozenSet, NamedTuple, Optional, Tuple, Union
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ PROBABILITY_MARGIN = 0.02  # cross-entropies see z~ no closer to 0 and 1 than th
 
 
 class Signals(NamedTuple):
-    """What predictions say at every step, without gradient. Each (B, T), in nats.
+    """Predictions at every step, without gradient. Each (B, T), in nats.
 
     entropy: of the distribution of the predicted symbol, -sum p log p.
     surprisal: -log p of the symbol that it was.
@@ -55,22 +55,49 @@ class LayerSteps(NamedTuple):
     right_to_left: Optional[Signals] = None
 
 
+class Regularizer(NamedTuple):
+    """A formula of `LayerSteps`, and which of its optional fields it reads."""
+
+    formula: Callable[[LayerSteps], Tensor]
+    needs: FrozenSet[str]
+
+    def __call__(self, steps: LayerSteps) -> Tensor:
+        return self.formula(steps)
+
+
+NEEDS = ("rate", "signals", "right_to_left")  # fields of LayerSteps that the criterion fills where they are needed
+REGULARIZERS: Dict[str, Regularizer] = {}
+
+
+def regularizer(*needs: str) -> Callable[[Callable[[LayerSteps], Tensor]], Callable[[LayerSteps], Tensor]]:
+    """Decorates a function, which then is the regulariser of its name: in the option, its help and all checks.
+
+    needs: those of NEEDS that it reads. ValueError for any other, and for a second regulariser of one name.
+    """
+    if not set(needs) <= set(NEEDS):
+        raise ValueError(f"a regulariser may need {', '.join(NEEDS)}, not {', '.join(sorted(set(needs) - set(NEEDS)))}")
+
+    def register(formula):
+        if formula.__name__ in REGULARIZERS:
+            raise ValueError(f"there is a boundary regularizer {formula.__name__!r} already: choose another name")
+        REGULARIZERS[formula.__name__] = Regularizer(formula, frozenset(needs))
+        return formula
+
+    return register
+
+
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     """Mean of `values` where `mask`, a bool of the same shape, holds; 0 if it nowhere does."""
     return values.masked_fill(~mask, 0).sum() / mask.sum().clamp(min=1)
 
 
+@regularizer("rate")
 def rate(steps: LayerSteps) -> Tensor:
     """(m - a)^2, m the mean of z and a the target rate. The gradient is the same at every step, through z."""
     return (masked_mean(steps.z, steps.valid) - steps.rate).pow(2)
 
 
-def hinge(steps: LayerSteps) -> Tensor:
-    """max(0, |m - a| - a/2)^2: nothing while the mean rate m lies between half and one and a half times the target."""
-    distance = (masked_mean(steps.z, steps.valid) - steps.rate).abs()
-    return (distance - steps.rate / 2).clamp(min=0).pow(2)
-
-
+@regularizer("rate")
 def binomial(steps: LayerSteps) -> Tensor:
     """-sum_rows log [C(n, k) a^k (1-a)^(n-k)] / sum_rows n, k the boundaries among the n valid steps of a row: the
     prior of dynamic token pooling (Nawrot et al. 2023, arXiv 2211.09761, section 3.2), C by the gamma function."""
@@ -81,6 +108,7 @@ def binomial(steps: LayerSteps) -> Tensor:
     return -log_prior.sum() / n.sum().clamp(min=1)
 
 
+@regularizer("rate")
 def ratio(steps: LayerSteps) -> Tensor:
     """N/(N-1) [(N-1) F G + (1-F)(1-G)], N = 1/a, F the share of steps with z > 0.5 (no gradient), G the mean of z~:
     H-Net's ratio loss (Hwang et al. 2025, arXiv 2507.07955, eq. 10). It is 1 at F = G = a."""
@@ -89,11 +117,19 @@ def ratio(steps: LayerSteps) -> Tensor:
     return share * mean / steps.rate + (1 - share) * (1 - mean) / (1 - steps.rate)
 
 
+@regularizer()
 def entropy(steps: LayerSteps) -> Tensor:
     """Mean of -z~ log z~ - (1-z~) log(1-z~), which pushes z~ away from 0.5: entropy minimisation (Grandvalet and
     Bengio 2004). It says nothing of the rate."""
     p = steps.z_tilde.clamp(PROBABILITY_MARGIN, 1 - PROBABILITY_MARGIN)
     return masked_mean(-p * p.log() - (1 - p) * (1 - p).log(), steps.valid)
+
+
+@regularizer("rate")
+def hinge(steps: LayerSteps) -> Tensor:
+    """max(0, |m - a| - a/2)^2: nothing while the mean rate m lies between half and one and a half times the target."""
+    distance = (masked_mean(steps.z, steps.valid) - steps.rate).abs()
+    return (distance - steps.rate / 2).clamp(min=0).pow(2)
 
 
 def detector_cross_entropy(z_tilde: Tensor, target: Tensor, known: Tensor) -> Tensor:
@@ -128,6 +164,7 @@ def _later(values: Tensor, steps: int) -> Tensor:
     return pad(values[:, :-steps], (steps, 0)) if steps > 0 else pad(values[:, -steps:], (0, -steps))
 
 
+@regularizer("rate", "signals")
 def uncertainty(steps: LayerSteps) -> Tensor:
     """The detector learns where the model's own next-symbol entropy is in the top share `rate` of the batch: a segment
     ends where its continuation is hardest to foresee (Harris 1955; branching entropy, Tanaka-Ishii 2005). The
@@ -136,17 +173,20 @@ def uncertainty(steps: LayerSteps) -> Tensor:
     return _listen(steps, steps.signals.entropy, steps.signals.predicted)
 
 
+@regularizer("rate", "signals")
 def rise(steps: LayerSteps) -> Tensor:
     """As `uncertainty`, with the entropy's rise over the step before; the first step of a row has none."""
     values, predicted = steps.signals.entropy, steps.signals.predicted
     return _listen(steps, values - _later(values, 1), predicted & _later(predicted, 1))
 
 
+@regularizer("rate", "signals")
 def surprisal(steps: LayerSteps) -> Tensor:
     """As `uncertainty`, with the surprisal of the symbol that came next: the detector learns to foresee it."""
     return _listen(steps, steps.signals.surprisal, steps.signals.predicted)
 
 
+@regularizer("rate", "signals", "right_to_left")
 def bidirectional(steps: LayerSteps) -> Tensor:
     """For text without separators, where one reading direction does not tell enough: the detector learns, one step
     late, where the symbols on both sides of a place foretell each other least. The place before step t has
@@ -163,6 +203,7 @@ def bidirectional(steps: LayerSteps) -> Tensor:
     return _listen(steps, _later(values, 1), _later(known, 1))
 
 
+@regularizer("rate", "signals", "right_to_left")
 def unforeseen(steps: LayerSteps) -> Tensor:
     """For a layer above another: the detector learns where the symbol that closes a segment of the layer below was
     itself unforeseen, -log p(x_t | x_<t) - log p(x_t | x_>t): of all the places where a segment may end, those that end
@@ -170,65 +211,3 @@ def unforeseen(steps: LayerSteps) -> Tensor:
     ahead, back = steps.signals, steps.right_to_left
     known = _later(ahead.predicted, 1) & back.predicted
     return _listen(steps, _later(ahead.surprisal, 1) + back.surprisal, known)
-
-
-Regularizer = Callable[[LayerSteps], Tensor]
-REGULARIZERS: Dict[str, Regularizer] = {
-    f.__name__: f
-    for f in (rate, binomial, ratio, entropy, hinge, uncertainty, rise, surprisal, bidirectional, unforeseen)
-}
-NEEDS_RIGHT_TO_LEFT = {"bidirectional", "unforeseen"}
-NEEDS_SIGNALS = {"uncertainty", "rise", "surprisal"} | NEEDS_RIGHT_TO_LEFT
-NEEDS_RATE = set(REGULARIZERS) - {"entropy"}
-
-
-class Term(NamedTuple):
-    """A regulariser with its weight, which goes from `start` to `end` in a straight line over `updates` updates."""
-
-    name: str
-    start: float = 1.0
-    end: float = 1.0
-    updates: int = 0
-
-    def weight(self, num_updates: int) -> float:
-        if num_updates >= self.updates:
-            return self.end
-        return self.start + (self.end - self.start) * num_updates / self.updates
-
-
-def parse_regularizers(text: str) -> List[List[Term]]:
-    """The terms of each layer: "rate+uncertainty=.1,rate".
-
-    An entry is `none`, or terms joined by +; a term is NAME, NAME=WEIGHT or NAME=START:END:UPDATES. ValueError with a
-    remedy otherwise.
-    """
-    entries = [entry.strip() for entry in text.split(",")]
-    return [[] if entry == "none" else list(map(_parse_term, entry.split("+"))) for entry in entries]
-
-
-def _parse_term(text: str) -> Term:
-    name, _, weight = text.strip().partition("=")
-    if name not in REGULARIZERS:
-        raise ValueError(
-            f"unknown boundary regularizer {name!r}: choose from {', '.join(REGULARIZERS)} or none, such as "
-            "rate+uncertainty=.1,rate"
-        )
-    try:
-        start, end, updates = _parse_weight(weight)
-    except ValueError:
-        start = math.nan
-    if not (start >= 0 and end >= 0 and updates >= 0 and math.isfinite(start + end)):
-        raise ValueError(
-            f"the weight of a boundary regularizer is a number from 0 or START:END:UPDATES, such as {name}=.1 or "
-            f"{name}=0:.1:1000, not {weight!r}"
-        )
-    return Term(name, start, end, updates)
-
-
-def _parse_weight(text: str) -> Tuple[float, float, int]:
-    if not text:
-        return 1.0, 1.0, 0
-    if ":" not in text:
-        return float(text), float(text), 0
-    start, end, updates = text.split(":")
-    return float(start), float(end), int(updates)

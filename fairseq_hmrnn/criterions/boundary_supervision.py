@@ -31,12 +31,12 @@ def whitespace_indices(dictionary: Optional[Dictionary]) -> List[int]:
 
 
 def build_supervision(source: str, dictionary: Optional[Dictionary], separator: str = "|") -> Supervision:
-    """What `--boundary-supervision` names: whitespace, sentencepiece:MODEL or a file with `separator` behind segments.
+    """Known boundaries of a training text: whitespace, sentencepiece:MODEL or a file with `separator` behind segments.
 
     Raises ValueError, with what to do, for a dictionary that is not one of characters, a missing file and so on.
     """
     if dictionary is None or not is_character_dictionary(dictionary):
-        raise ValueError("boundary-supervision wants text prepared as characters: see scripts/prepare_text.py")
+        raise ValueError("boundary-supervision requires text prepared as characters: fairseq-hmrnn prepare text")
     if source == "whitespace":
         return WhitespaceSupervision(dictionary)
     kind, _, path = source.partition(":")

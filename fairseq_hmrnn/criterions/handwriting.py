@@ -11,17 +11,19 @@ from torch import Tensor
 
 from ..data.handwriting import GOLD
 from ..options import WEIGHT, Parsed, check_config, option
-from .boundary_regularized_cross_entropy import BoundaryRegularizedCrossEntropy, parse_rates, parse_terms
-from .boundary_regularizers import NEEDS_RIGHT_TO_LEFT, REGULARIZERS, Signals, parse_regularizers
+from ..trace import BoundaryTrace, trace_of
+from .boundary_regularized_cross_entropy import BoundaryRegularizedCrossEntropy
+from .boundary_regularizers import REGULARIZERS, Signals
 from .boundary_statistics import boundary_counts, gold_counts, log_boundary_metrics, numbers
+from .boundary_terms import needing, parse_rates, parse_regularizers, parse_terms
 
 
 def _parse_regularizers(text: str):
     """As of text, but for those that read symbols in the other direction."""
     terms = parse_regularizers(text)
-    names = sorted(NEEDS_RIGHT_TO_LEFT.intersection(term.name for layer in terms for term in layer))
+    names = needing("right_to_left", terms)
     if names:
-        others = ", ".join(name for name in REGULARIZERS if name not in NEEDS_RIGHT_TO_LEFT)
+        others = ", ".join(name for name, found in REGULARIZERS.items() if "right_to_left" not in found.needs)
         raise ValueError(f"{', '.join(names)} in boundary-regularizers requires symbols, strokes have: {others}")
     return terms
 
@@ -68,8 +70,7 @@ class HandwritingLikelihood(BoundaryRegularizedCrossEntropy):
     def forward(self, model, sample, reduce=True):
         """The loss, its denominator (steps, or lines with --sentence-avg), and what to log."""
         net_output = model(**sample["net_input"])
-        extra, target = net_output[1], sample["target"]
-        nll = -self.log_probs(model, net_output, target)
+        nll = -self.log_probs(model, net_output, sample["target"])
         nll = nll.sum() if reduce else nll
         loss = nll
         sample_size = sample["nsentences"] if self.sentence_avg else sample["ntokens"]
@@ -79,9 +80,8 @@ class HandwritingLikelihood(BoundaryRegularizedCrossEntropy):
             "nsentences": sample["nsentences"],
             "sample_size": sample_size,
         }
-        if self.rates or "boundaries" in extra:
-            self._check(extra)
-            logging_output.update(self.statistics(extra, sample))
+        if self.rates or trace_of(net_output) is not None:
+            logging_output.update(self.statistics(self._checked_trace(net_output), sample))
             for penalty in self.penalties(model, net_output, sample) if model.training else []:
                 loss = loss + sample_size * penalty
         return loss, sample_size, {"loss": loss.data, **logging_output}
@@ -100,10 +100,10 @@ class HandwritingLikelihood(BoundaryRegularizedCrossEntropy):
         entropy = model.distribution(net_output[0].float()).entropy_bound()
         return Signals(entropy, surprisal, net_output[1]["valid"])
 
-    def statistics(self, extra, sample) -> Dict[str, Tensor]:
+    def statistics(self, trace: BoundaryTrace, sample) -> Dict[str, Tensor]:
         """Sums of boundaries, and how far they are ends of strokes, characters and words where these are marked."""
-        boundaries, detectors = extra["boundaries"].detach(), extra["num_detectors"]
-        counts = boundary_counts(boundaries, extra["valid"], detectors)
+        boundaries, detectors = trace.boundaries.detach(), trace.num_detectors
+        counts = boundary_counts(boundaries, trace.valid, detectors)
         for index, name in enumerate(GOLD):
             gold, known = sample["gold"][..., index], sample["known"][..., index]
             counts.update(gold_counts(boundaries, gold, known, detectors, name))

@@ -2,7 +2,7 @@
 
 One item per line, one token per character, `</s>` for the newline: fairseq's base-2 loss over these tokens is bits per
 character of the very file. The work is done on arrays of code points, chunk by chunk; no text is held as a whole.
-The command is `scripts/prepare_text.py`.
+The command is `fairseq-hmrnn prepare text`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _NEWLINE = ord("\n")
 
 
 class InputError(ValueError):
-    """What the user gave cannot be used; the message is one line that says what to do."""
+    """An input that cannot be used; the message is one line that says what to do."""
 
 
 class TextSource:
@@ -143,14 +143,14 @@ def plan_splits(
     return {name: splits[name] for name in SPLITS}
 
 
-def _nearest_border(survey: Survey, wanted: float, stop: int) -> int:
-    """The line border inside (0, stop) that is nearest to the character `wanted`."""
+def _nearest_border(survey: Survey, needed: float, stop: int) -> int:
+    """The line border inside (0, stop) that is nearest to the character `needed`."""
     borders = survey.line_ends[survey.line_ends < stop]
     if not len(borders):
         raise InputError(
             "the training text has too few lines to cut the missing splits from it: give VALID and TEST files"
         )
-    return int(borders[np.argmin(np.abs(borders - wanted))])
+    return int(borders[np.argmin(np.abs(borders - needed))])
 
 
 def count_characters(split: Split, progress: Optional[tqdm] = None) -> np.ndarray:
@@ -182,7 +182,7 @@ def load_dictionary(path: str) -> CharacterDictionary:
         raise InputError(f"{path} is not a fairseq dictionary ({error}): give the dict.txt of prepared data") from error
     if not is_character_dictionary(dictionary):
         raise InputError(
-            f"{path} has entries that are not single characters: give a dict.txt that prepare_text wrote "
+            f"{path} has entries that are not single characters: give a dict.txt that `prepare text` wrote "
             f"(a space is {SPACE_SYMBOL} there)"
         )
     return dictionary
@@ -200,7 +200,7 @@ def index_table(dictionary: CharacterDictionary) -> np.ndarray:
 def write_split(split: Split, prefix: str, table: np.ndarray, unk: int, progress: Optional[tqdm] = None) -> np.ndarray:
     """Write `prefix`.bin and `prefix`.idx as fairseq's memory-mapped dataset.
 
-    The .bin file is the bare indices one after the other, so it is written chunk by chunk (fairseq's builder wants a
+    The .bin file is the bare indices one after the other, so it is written chunk by chunk (fairseq's builder takes a
     tensor per line); the index comes from fairseq's own writer. Returns (0x110000,) counts of what became `<unk>`.
     """
     unknown = np.zeros(_NUM_CODE_POINTS, dtype=np.int64)

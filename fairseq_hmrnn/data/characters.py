@@ -24,7 +24,7 @@ SPACE_SYMBOL = "\u2581"
 UNKNOWN_CHARACTER = "\ufffd"
 
 _ESCAPE = re.compile(r"<U\+([0-9A-F]{4,6})>\Z")
-# What fairseq itself writes beside characters: no text, or text that is lost (escape_unk doubles the brackets).
+# Symbols of fairseq itself beside characters: no text, or text that is lost (escape_unk doubles the brackets).
 _SPECIAL = {"<s>": "", "<pad>": "", "<unk>": UNKNOWN_CHARACTER, "<<unk>>": UNKNOWN_CHARACTER}
 
 

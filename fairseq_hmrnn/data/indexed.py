@@ -17,7 +17,7 @@ _AGAIN = "prepare the text again"
 
 
 class _Index(NamedTuple):
-    """What an .idx says of its .bin. sizes: (N,), symbols of each line. offsets: (N,), where it begins, in bytes.
+    """The contents of an .idx. sizes: (N,), symbols of each line. offsets: (N,), where it begins, in bytes.
     dtype: of the symbols. base: what stands for the dictionary's first symbol."""
 
     sizes: np.ndarray
@@ -40,6 +40,15 @@ def check_split(path: str, dictionary, combine: bool = False) -> None:
         index = _read_index(f"{part}.idx")
         if index is not None:
             _check_symbols(f"{part}.bin", index, dictionary)
+
+
+def count_symbols(path: str) -> int:
+    """Of a split; path: without its ending. ValueError for a damaged index, or one that fairseq-preprocess does not
+    write unless asked; OSError for a missing one."""
+    index = _read_index(f"{path}.idx")
+    if index is None:
+        raise ValueError(f"{path}.idx is of no known format: {_AGAIN}")
+    return int(index.sizes.sum())
 
 
 def _read_index(path: str) -> Optional[_Index]:

@@ -129,7 +129,7 @@ class StreamBatches(torch.utils.data.Dataset):
 
     def __getitem__(self, window: int) -> Dict[str, Any]:
         """A batch as fairseq's criterions and its scorer take it. Beside src_tokens (B, T), net_input has what a model
-        that carries state wants: `stream`, the split's name, `window`, its index, and `reset` (B,) bool."""
+        that carries state takes: `stream`, the split's name, `window`, its index, and `reset` (B,) bool."""
         positions = self.starts + np.arange(self.borders[window], self.borders[window + 1])
         inside = positions < self.stops
         symbols = self.text.slice(positions, inside)
@@ -194,7 +194,7 @@ class StreamBatchIterator(EpochBatchIterator):
 
     @property
     def first_batch(self):
-        """What fairseq feeds a process that has no batch: it belongs to no stream."""
+        """The batch of a process that has none left: it belongs to no stream."""
         batch = self.dataset[0]
         kept = {key: value for key, value in batch["net_input"].items() if key not in _STREAM_KEYS}
         return {**batch, "net_input": kept}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import Tuple
+from typing import Callable, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -46,7 +46,7 @@ class StepFunction(nn.Module):
 def export(step: StepFunction, path: str, kind: str) -> None:
     """Write the step to a file. kind: "torchscript", "torch.export" or "onnx"; the batch size stays free.
 
-    RuntimeError where this torch, or a package that the format wants, is not there.
+    RuntimeError where this torch, or a package that the format requires, is not there.
     """
     dtype = step.decoder.hm_lstm.bias[0].dtype
     tokens, state = torch.zeros(2, dtype=torch.long), torch.zeros(2, step.state_size, dtype=dtype)
@@ -64,9 +64,46 @@ def export(step: StepFunction, path: str, kind: str) -> None:
         torch.export.save(program, written)
         Path(path).write_bytes(written.getbuffer())
         return
-    names = {"input_names": ["tokens", "state"], "output_names": ["log_probs", "boundaries", "next_state"]}
-    free = {name: {0: "batch"} for name in (*names["input_names"], *names["output_names"])}
+    given, returned = ["tokens", "state"], ["log_probs", "boundaries", "next_state"]
+    free = {name: {0: "batch"} for name in given + returned}
     try:
-        torch.onnx.export(step, (tokens, state), path, dynamic_axes=free, opset_version=17, **names)
+        torch.onnx.export(
+            step, (tokens, state), path, input_names=given, output_names=returned, dynamic_axes=free, opset_version=17
+        )
     except ImportError as error:
-        raise RuntimeError(f"ONNX wants a package that is not there: pip install onnx onnxscript ({error})") from error
+        raise RuntimeError(f"ONNX requires more packages: pip install onnx onnxscript ({error})") from error
+
+
+def load_step(path: str, kind: str) -> Callable:
+    """The file that `export` wrote, as its user would load it; RuntimeError without what reads this format."""
+    if kind == "torchscript":
+        return torch.jit.load(path)
+    if kind == "torch.export":
+        return torch.export.load(path).module()
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise RuntimeError("the ONNX file cannot be checked without onnxruntime: pip install onnxruntime") from error
+    session = onnxruntime.InferenceSession(str(path))
+
+    def step(tokens, state):
+        return tuple(map(torch.from_numpy, session.run(None, {"tokens": tokens.numpy(), "state": state.numpy()})))
+
+    return step
+
+
+@torch.no_grad()
+def largest_difference(loaded: Callable, step: StepFunction, batch_size: int = 3, steps: int = 25) -> float:
+    """Between the loaded function and the model on random symbols, over a batch of another size than it was traced
+    with; NaN if any is."""
+    generator, decoder = torch.Generator().manual_seed(0), step.decoder
+    tokens = torch.randint(len(decoder.dictionary), (batch_size, steps), generator=generator)
+    tokens[tokens == decoder.padding_idx] = 0
+    features, extra = decoder.extract_features(tokens)
+    logits = decoder.predict(features)
+    state, differences = torch.zeros(batch_size, step.state_size, dtype=logits.dtype), []
+    for t in range(steps):
+        log_probs, boundaries, state = loaded(tokens[:, t], state)
+        differences.append((log_probs - logits[:, t].log_softmax(1)).abs().max())
+        differences.append((boundaries - extra["trace"].boundaries[:, t]).abs().max())
+    return float(torch.stack(differences).max())  # unlike Python's max

@@ -11,6 +11,7 @@ from fairseq import checkpoint_utils, tasks
 from ..checkpoints import find_checkpoint, load_for_use, naming, settings
 from ..data.handwriting import Normalization
 from ..models.handwriting import HandwritingModel
+from ..trace import KEY
 
 
 class Written(NamedTuple):
@@ -70,6 +71,7 @@ class Writer:
 
 def _boundaries(extra) -> np.ndarray:
     """(T, detectors) of a batch of one line."""
-    if "boundaries" not in extra:
+    trace = extra.get(KEY)
+    if trace is None:
         return np.zeros((extra["valid"].size(1), 0))
-    return extra["boundaries"][0, :, : extra["num_detectors"]].float().numpy()
+    return trace.boundaries[0, :, : trace.num_detectors].float().numpy()

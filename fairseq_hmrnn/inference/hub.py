@@ -25,16 +25,17 @@ from ..checkpoints import (
     settings,
     split_checkpoints,
 )
+from ..data.characters import is_character_dictionary
 from ..models import HMLSTMLanguageModel
 from ..models.decoding import generate_in
+from .reader import CharacterReader, Reader, check_lookahead, closed_earlier, output_symbols
 from .sampler import Sampler, SamplingOptions
 from .surface import symbol_ends, unknown_message
-from .windows import WINDOW, check_lookahead, output_symbols, read_windows
 
 logger = logging.getLogger(__name__)
 
 ENDS = ("auto", "length", "newline")
-# What fairseq's hub interface takes beside the options of fairseq-generate.
+# Options that fairseq's hub interface takes beside the options of fairseq-generate.
 HUB_OPTIONS = ("verbose", "skip_invalid_size_inputs", "inference_step_args", "prefix_allowed_tokens_fn")
 GENERATION_OPTIONS = {*HUB_OPTIONS, *(field.name for field in dataclasses.fields(GenerationConfig))}
 
@@ -61,7 +62,7 @@ class Score(_Score):
 def load(paths: Sequence[str], data: Optional[str] = None, dtype: str = "float32", **overrides) -> LanguageModelHub:
     """Load one checkpoint, or several as an ensemble.
 
-    data: a folder with the dict.txt; not wanted where the checkpoint carries its dictionary, as those of the task
+    data: a folder with the dict.txt; not required where the checkpoint carries its dictionary, as those of the task
     hmlstm_language_modeling do, or has dict.txt beside it. dtype: of sampling and generation, "bfloat16" for less
     time, see `models.decoding.generate_in`; scores and segments are computed in float32. overrides: options to change,
     for instance `bpe="sentencepiece", sentencepiece_model=PATH`. UnsafeCheckpointError for what is no whole checkpoint,
@@ -69,8 +70,9 @@ def load(paths: Sequence[str], data: Optional[str] = None, dtype: str = "float32
     """
     paths = [find_checkpoint(path) for path in paths]
     state = load_for_use(paths[0], overrides)
-    if any(name.startswith("encoder.") for name in state["model"]):
-        raise ValueError(f"{paths[0]} is a translation model, not a language model: fairseq-generate runs it")
+    _check_language_model(paths[0], state)
+    for path in paths[1:]:
+        _check_language_model(path, checkpoint_utils.load_checkpoint_to_cpu(path))
     cfg = settings(state)
     forget_files(cfg, overrides)
     codec = drop_unnamed_codec(cfg, overrides)
@@ -97,6 +99,11 @@ def load(paths: Sequence[str], data: Optional[str] = None, dtype: str = "float32
         task.args.generation_dtype = dtype
     with naming(paths[0]):
         return LanguageModelHub(cfg, task, models)
+
+
+def _check_language_model(path: str, state: Dict[str, Any]) -> None:
+    if any(name.startswith("encoder.") for name in state["model"]):
+        raise ValueError(f"{path} is a translation model, not a language model: fairseq-generate runs it")
 
 
 class LanguageModelHub(GeneratorHubInterface):
@@ -186,7 +193,8 @@ class LanguageModelHub(GeneratorHubInterface):
     def _draw(self, sampler: Sampler, prompts: Sequence[str], length: int, stop: Optional[int]) -> List[List[int]]:
         """New symbols of each prompt, `length` of them or until all have come to `stop`."""
         steps = sampler.run([[self.begin, *self.encode(prompt).tolist()] for prompt in prompts])
-        drawn, going = [], set(range(len(prompts)))
+        going = set(range(len(prompts)))
+        drawn: List[Sequence[int]] = []
         while len(drawn) < length and going:
             drawn.append(next(steps).tokens)
             going -= {row for row in going if drawn[-1][row] == stop}
@@ -231,7 +239,8 @@ class LanguageModelHub(GeneratorHubInterface):
         """
         _check_generation(options)
         if isinstance(sentences, str):
-            return self.score([sentences], replace_newline_with_eos)[0]
+            self._tell_of_unknown([sentences])
+            return self._score(sentences, replace_newline_with_eos)
         self._tell_of_unknown(sentences)
         return [self._score(text, replace_newline_with_eos) for text in sentences]
 
@@ -243,18 +252,19 @@ class LanguageModelHub(GeneratorHubInterface):
             first, *lines = map(self.encode, text.split("\n"))
             eos = first.new_tensor([self.src_dict.eos()])
             symbols = torch.cat([first, *(part for line in lines for part in (eos, line))])
-        targets = output_symbols(symbols.to(self.device), self.tgt_dict)
-        nats = []
-        for window, found in zip(targets.split(WINDOW), self._windows(symbols)):
-            log_probs = torch.stack([logits.float().log_softmax(-1) for logits, _ in found])
-            mean = log_probs.logsumexp(0) - math.log(len(self.models))
-            nats.append(-mean.gather(1, window.unsqueeze(1)).squeeze(1))
-        log_probs = -torch.cat(nats)
+        log_probs = torch.cat(list(self._log_probs(symbols)))
         bits = (-log_probs / math.log(2)).tolist()
         score = Score(sum(bits) / len(text), bits, [self.src_dict[index] for index in symbols])
         score.hypothesis = {"tokens": symbols, "score": log_probs.mean(), "positional_scores": log_probs}
         score.hypothesis.update(attention=None, alignment=None)
         return score
+
+    def reader(self) -> CharacterReader:
+        """Reads a text of any length, piece by piece, with the first model; ValueError for a model of words or pieces,
+        and for another one than HM-LSTM."""
+        if not is_character_dictionary(self.src_dict):
+            raise ValueError("the model was not trained on characters: give one of a text of `fairseq-hmrnn prepare`")
+        return CharacterReader(self.models[0].decoder, self.src_dict, self.begin)
 
     def boundaries(self, text: str, lookahead: int = 0) -> Tensor:
         """(T, L) 0 or 1 for the layers with a detector: whether a segment ends with each symbol. First model's.
@@ -264,11 +274,9 @@ class LanguageModelHub(GeneratorHubInterface):
         """
         check_lookahead(lookahead)
         self._tell_of_unknown([text])
-        symbols = torch.cat([self.encode(text), torch.tensor([self.begin])])  # read once more, to see what the last did
-        found = torch.cat([output.boundaries[:, 0] for (_, output), *_ in self._windows(symbols)])
-        found = found[1:, : self.models[0].decoder.hm_lstm.num_detectors].cpu()
-        missing = min(lookahead, len(found))
-        return torch.cat([found[missing:], found.new_zeros(missing, found.size(1))])
+        reader = Reader(self.models[0].decoder, self.begin)
+        found = [torch.zeros(0, reader.num_detectors), *map(reader.boundaries, reader.read(self.encode(text)))]
+        return torch.from_numpy(closed_earlier(torch.cat([part.cpu() for part in found]).numpy(), lookahead))
 
     def segment(self, text: str, lookahead: int = 0) -> List[List[str]]:
         """For every layer that has a detector, from the bottom: the segments into which it cuts the text, slices of it
@@ -312,12 +320,14 @@ class LanguageModelHub(GeneratorHubInterface):
             self.told_of_unknown.update(new)
             logger.warning(unknown_message(new))
 
-    def _windows(self, symbols: Tensor) -> Iterator:
-        """Of every window of the symbols: what each model says before each of them, as `read_windows`."""
-        if not all(hasattr(model.decoder, "hm_lstm") for model in self.models):
-            raise ValueError("scoring and segmenting want HM-LSTM language models")
-        inputs = torch.cat([torch.tensor([self.begin]), symbols[:-1]]).to(self.device)
-        return zip(*[read_windows(model.decoder, inputs, size=WINDOW) for model in self.models])
+    def _log_probs(self, symbols: Tensor) -> Iterator[Tensor]:
+        """The logarithm of the models' mean probability of each symbol, by windows."""
+        readers = [Reader(model.decoder, self.begin) for model in self.models]
+        for windows in zip(*(reader.read(symbols) for reader in readers)):
+            foretold = torch.stack([reader.log_probs(window)[:-1] for reader, window in zip(readers, windows)])
+            mean = foretold.logsumexp(0) - math.log(len(readers))
+            targets = output_symbols(windows[0].tokens, self.tgt_dict)
+            yield mean.gather(1, targets.unsqueeze(1)).squeeze(1)
 
 
 def _check_generation(options: Dict[str, Any]) -> None:
@@ -336,7 +346,7 @@ def _until(symbols: Sequence[int], stop: Optional[int]) -> Sequence[int]:
 
 
 def _lines(symbols: Sequence[int], eos: int) -> List[List[int]]:
-    """What stands between `eos`."""
+    """The parts between `eos`."""
     lines: List[List[int]] = [[]]
     for symbol in symbols:
         if symbol == eos:

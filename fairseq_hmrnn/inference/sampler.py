@@ -11,7 +11,8 @@ from torch import Tensor
 
 from ..models.decoding import CompiledSteps
 from ..ops.cpu.generation import Choice, check_numbers
-from .windows import output_symbols
+from ..trace import trace_of
+from .reader import output_symbols
 
 LEAST_TEMPERATURE = 1e-6
 NOISE_NUMBERS = 2**16  # drawn at a time: one call for many steps
@@ -135,22 +136,23 @@ class Sampler:
             noise = None if options.greedy else self._next_noise(torch.Size([batch_size, symbols]), count)
             choice = Choice(options.temperature, options.top_k, options.top_p, never, noise)
             found = steps.sample(tokens, count if noise is None else noise.size(0), choice)
-            new = slice(tokens.size(0) - 1, None)
-            log_probs = [None] * found.chosen.size(0)
+            new, chosen = slice(tokens.size(0) - 1, None), found.chosen
+            assert chosen is not None  # there was a choice
+            log_probs = [None] * chosen.size(0)
             if scores:
-                log_probs = found.logits[new].float().log_softmax(2).gather(2, found.chosen.unsqueeze(2))
-                log_probs = log_probs.squeeze(2).tolist()
+                of_chosen = found.logits[new].float().log_softmax(2).gather(2, chosen.unsqueeze(2))
+                log_probs = of_chosen.squeeze(2).tolist()
             if time.perf_counter() - start < CALL_SECONDS:
                 count = min(2 * count, max(1, COMPILED_SYMBOLS // batch_size))
-            tokens = found.chosen[-1:]
-            yield from map(Step, found.chosen.tolist(), log_probs, found.boundaries[new].tolist())
+            tokens = chosen[-1:]
+            yield from map(Step, chosen.tolist(), log_probs, found.boundaries[new].tolist())
 
     def _columns(self, prompts: Sequence[Sequence[int]]) -> Tensor:
         """(B, T), shorter prompts padded at their start."""
         longest = max(map(len, prompts))
         padded = [[self.pad] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
         if any(len(prompt) < longest for prompt in prompts) and not all(hasattr(d, "hm_lstm") for d in self.decoders):
-            raise ValueError("prompts of different lengths want an HM-LSTM: sample one after the other")
+            raise ValueError("prompts of different lengths require an HM-LSTM: sample one after the other")
         device = next(self.decoders[0].parameters()).device
         return torch.tensor(padded, device=device)
 
@@ -159,13 +161,13 @@ class Sampler:
         """tokens (B, 1). Returns logits, or of an ensemble log-probabilities, (B, V), and the first model's
         boundaries (B, L)."""
         found = [decoder(tokens, incremental_state=state) for decoder, state in zip(self.decoders, states)]
-        boundaries = found[0][1].get("boundaries") if isinstance(found[0][1], dict) else None
+        trace = trace_of(found[0])
         logits = [_predictions(decoder, output) for decoder, output in zip(self.decoders, found)]
         if len(logits) == 1:
             mean = logits[0]
         else:
             mean = torch.stack([x.log_softmax(1) for x in logits]).logsumexp(0) - math.log(len(logits))
-        return mean, None if boundaries is None else boundaries[:, -1]
+        return mean, None if trace is None else trace.boundaries[:, -1]
 
     def _choose(self, logits: Tensor) -> Tensor:
         """(B,) symbols: the largest of log-probability plus Gumbel noise is a sample of the distribution."""

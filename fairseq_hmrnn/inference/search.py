@@ -22,7 +22,7 @@ class PromptedGenerator(SequenceGenerator):
 
     def __init__(self, models, tgt_dict, stop: Optional[int] = None, score_new_only: bool = False, **kwargs):
         self.unused = tgt_dict.bos()  # never in text
-        # Search wants some symbol that ends a hypothesis; where none does, it is this one, and is removed again.
+        # Search requires some symbol that ends a hypothesis; where none does, it is this one, and is removed again.
         super().__init__(_Ensemble(models), tgt_dict, eos=self.unused if stop is None else stop, **kwargs)
         self.model.never = None if stop is None else self.unused
         self.symbols_to_strip_from_output = {self.unused}

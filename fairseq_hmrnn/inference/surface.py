@@ -24,7 +24,7 @@ def symbol_ends(text: str, symbols: Sequence[str]) -> Optional[List[int]]:
 
 
 def unknown_message(unknown: Iterable[str]) -> str:
-    """What to warn of: characters or other symbols that a model has never seen."""
+    """A warning that names characters or other symbols that a model has never seen."""
     names = list(dict.fromkeys(unknown))
     more = f" and {len(names) - 5} more" if len(names) > 5 else ""
     return f"the model has not seen {' '.join(map(ascii, names[:5]))}{more} and reads <unk> there"

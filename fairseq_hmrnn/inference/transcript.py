@@ -32,11 +32,11 @@ class Plain:
         self.texts = texts
 
     def add(self, symbol: int, closed: Optional[Sequence[float]]) -> str:
-        """What to write now. closed: by layer, whether a segment ended with the symbol before this one."""
+        """Text to write now. closed: by layer, whether a segment ended with the symbol before this one."""
         return self.texts[symbol]
 
     def end(self, closed: Optional[Sequence[float]]) -> str:
-        """What to write after the last symbol. closed: of that symbol."""
+        """Text to write after the last symbol. closed: of that symbol."""
         return ""
 
 

@@ -33,7 +33,7 @@ class CarriedState:
     def start(self, stream: str, window: int, like: Tensor, reset: Optional[Tensor] = None) -> Optional[HMLSTMState]:
         """The state before a window's first symbol, None for zeros.
 
-        like: a tensor of the dtype and device that the state is wanted in. reset: (B,) bool, the rows that start from
+        like: a tensor of the dtype and device that the state is to have. reset: (B,) bool, the rows that start from
         zeros. A window whose predecessor was not read, because memory ran out there, starts from zeros, with a warning.
         """
         if stream != self.stream or window == 0:

@@ -40,12 +40,12 @@ GROWTH = number(0, 1e4)  # of the slope
 
 @dataclass
 class HMLSTMConfig(FairseqDataclass):
-    """What every HM-LSTM needs, whatever it is used for."""
+    """Options of every HM-LSTM, whatever it is used for."""
 
     embed_dim: int = option(128, "size of the symbol embedding (paper: 128)", SIZE)
     hidden_sizes: str = option(
         "256,256,256",
-        "sizes of the layers, bottom to top, by comma (paper: 512,512,512 for PTB)",
+        "sizes of the layers, bottom to top, separated by commas (paper: 512,512,512 for PTB)",
         Parsed(parse_sizes),
     )
     normalization: NORMALIZATION_CHOICES = option(
@@ -107,7 +107,7 @@ class DecoderEmbeddingConfig(FairseqDataclass):
     adaptive_softmax_cutoff: str = option(
         "",
         "for large dictionaries, an adaptive softmax (arXiv 1609.04309): numbers of most frequent symbols "
-        "in its first parts, rising, by comma, such as 10000,50000; with any criterion; empty: a plain softmax",
+        "in its first parts, rising, such as 10000,50000; with any criterion; empty: a plain softmax",
         Parsed(split_cutoffs),
     )
     criterion_name: str = II("criterion._name")
@@ -130,7 +130,7 @@ UNLIMITED = 2**31 - 1  # positions: a recurrent network has no longest input
 def build_hm_lstm(cfg: HMLSTMConfig, input_size: int) -> HMLSTM:
     """The recurrence that the options describe."""
     if cfg.bfloat16_products and kernel.compiled is None:
-        missing = f"the compiled kernel ({kernel.MISSING})"
+        missing = f"the compiled kernel, which {kernel.MISSING}"
         logger.warning(f"on CPU products stay float32: bfloat16-products requires {missing}")
     return HMLSTM(
         input_size,

@@ -10,13 +10,16 @@ from fairseq.modules import FairseqDropout
 from torch import Tensor, nn
 
 from ..modules import LayerOutput
-from ..ops import HMLSTMOutput, HMLSTMState, capturing, is_on_host, linear, padding_of
+from ..ops import HMLSTMOutput, HMLSTMState, capturing, is_on_host, linear, make_recordable, padding_of
+from ..trace import KEY, BoundaryTrace
 from . import decoding
 from .config import UNLIMITED, HMLSTMLanguageModelConfig, build_hm_lstm, build_slope_schedule
 from .dropout import RecurrentDropout, drops_out
 from .embeddings import build_adaptive_softmax, ties_output
 from .fingerprint import DictionaryFingerprint
 from .slope import SlopeProgress
+
+make_recordable(BoundaryTrace)
 
 
 class HMLSTMDecoder(FairseqIncrementalDecoder):
@@ -67,9 +70,8 @@ class HMLSTMDecoder(FairseqIncrementalDecoder):
 
         incremental_state: fairseq's cache; with it only the last symbol is read, weights are those of the first such
         call (see decoding.py), and the state returned changes in place with the cache. state: of the
-        recurrence before the first symbol, zeros if None. Returns logits (B, T, V) and a dict with the boundaries and
-        their probabilities (B, T, L), `valid` (B, T), the number of detectors, from the bottom, the number of updates
-        that the model was trained for, and the state reached.
+        recurrence before the first symbol, zeros if None. Returns logits (B, T, V) and fairseq's dictionary, with the
+        batch's BoundaryTrace as `trace` and the state reached as `state`.
         """
         if incremental_state is not None:
             _, logits, extra = self._step(prev_output_tokens[:, -1:], incremental_state, state)
@@ -133,15 +135,12 @@ class HMLSTMDecoder(FairseqIncrementalDecoder):
         return decoding.begin(self, state, self.frozen_weights.of(self))
 
     def _extra(self, valid, boundaries, boundary_probs, state):
-        return {
-            "attn": None,
-            "boundaries": boundaries,
-            "boundary_probs": boundary_probs,
-            "valid": valid,
-            "num_detectors": self.hm_lstm.num_detectors,
-            "num_updates": self.slope_progress.num_updates,
-            "state": state,
-        }
+        return {"attn": None, KEY: self.trace(boundaries, boundary_probs, valid), "state": state}
+
+    def trace(self, boundaries: Tensor, boundary_probs: Tensor, valid: Tensor) -> BoundaryTrace:
+        """Of the steps of a batch: (B, T, L), (B, T, L) and (B, T)."""
+        detectors, updates = self.hm_lstm.num_detectors, self.slope_progress.num_updates
+        return BoundaryTrace(boundaries, boundary_probs, valid, detectors, updates)
 
     def output_layer(self, features: Tensor) -> Tensor:
         if self.output_projection is None:

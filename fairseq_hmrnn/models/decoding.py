@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..ops import HMLSTMOutput, HMLSTMState, PackedLayers, capturing, padding_of
-from ..ops.cpu import kernel
+from ..ops.cpu import kernel, remedy
 from ..ops.cpu.generation import Choice, Generated, Generation, OutputParameters
 
 # Up to this many symbols the table of their input projections is worth its memory: (4H+1) numbers for each.
@@ -38,7 +38,7 @@ class Step(NamedTuple):
 
 
 class Steps:
-    """Single steps on any device, in any precision, with a graph where one is wanted, and with dropout: the mask on the
+    """Single steps on any device, in any precision, with a graph if one is asked for, and with dropout: the mask on the
     recurrent product is the same at all steps."""
 
     def __init__(self, decoder, state: HMLSTMState):
@@ -129,7 +129,7 @@ class CompiledSteps:
 
     @property
     def state(self) -> HMLSTMState:
-        """What the recurrence has reached, changed in place by every step."""
+        """The state of the recurrence, changed in place by every step."""
         return self.reached.state
 
     def __call__(self, tokens: Tensor) -> Step:
@@ -171,8 +171,8 @@ def generate_in(models: Sequence, dtype: str) -> None:
             raise ValueError("generation in bfloat16 requires HM-LSTM language models: leave it at float32")
         if kernel.compiled is None:
             raise ValueError(
-                f"generation in bfloat16 requires the compiled CPU kernel, which is missing ({kernel.MISSING}): build "
-                "it with python setup_extension.py build_ext --inplace, or leave it at float32"
+                f"generation in bfloat16 requires the compiled CPU kernel, which {kernel.MISSING}: leave it at "
+                f"float32, or build the kernel: {remedy()}"
             )
     for decoder in decoders:
         if hasattr(decoder, "generation_dtype"):

@@ -92,7 +92,7 @@ def split_cutoffs(text: str, largest: int = LARGEST_COUNT) -> List[int]:
         cutoffs = []
     if not cutoffs or sorted(set(cutoffs)) != cutoffs or not 1 <= cutoffs[0] or cutoffs[-1] > largest:
         raise ValueError(
-            "adaptive-softmax-cutoff must be rising whole numbers by comma, from 1 to the number of the dictionary's "
+            "adaptive-softmax-cutoff must be rising whole numbers, separated by commas, from 1 to the number of "
             f"symbols (at most {largest}), not {text[:200]!r}"
         )
     return cutoffs

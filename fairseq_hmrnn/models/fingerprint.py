@@ -24,6 +24,6 @@ class DictionaryFingerprint(nn.Module):
         if found is not None and found.item() != self.fingerprint.item():
             raise ValueError(
                 f"the checkpoint was trained with another dictionary than the {self.num_symbols} symbols of this "
-                "data folder: use the dict.txt it was trained with (prepare_text.py --dict FILE)"
+                "data folder: use the dict.txt it was trained with (fairseq-hmrnn prepare text --dict FILE)"
             )
         return state_dict

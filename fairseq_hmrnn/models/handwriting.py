@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..modules import LayerOutput, MixtureDensity, StepDistribution
 from ..ops import capturing, padding_of
 from ..options import DROPOUT, SIZE, CheckedOptions, check_config, option, whole
+from ..trace import KEY, BoundaryTrace
 from .architectures import register_architectures
 from .config import SLOPE, HMLSTMConfig, build_hm_lstm, build_slope_schedule
 from .dropout import RecurrentDropout
@@ -35,8 +36,7 @@ class HandwritingModel(BaseFairseqModel):
 
         valid: (B, T) bool, False at padding; None: there is none. state: that the steps before have reached, None
         before the first. Returns the parameters (B, T, 6 M + 1) that `distribution` takes and a dict with `valid`, the
-        `state` reached and, of a model with boundaries, `boundaries`, `boundary_probs` (B, T, L), `num_detectors` and
-        `num_updates`.
+        `state` reached and, of a model with boundaries, the batch's BoundaryTrace as `trace`.
         """
         if valid is None:
             valid = torch.ones(steps.shape[:2], dtype=torch.bool, device=steps.device)
@@ -93,13 +93,10 @@ class HMLSTMHandwritingModel(CheckedOptions, HandwritingModel):
         output = self.hm_lstm(self.dropout_input(x), state, padding_of(valid.t()), slope)
         changed = None if capturing() else output.changed(state, valid.t())
         features = self.dropout_output(self.layer_output.over_sequence(output.hidden, changed))
-        return features, {
-            "boundaries": output.boundaries.transpose(0, 1),
-            "boundary_probs": output.boundary_probs.transpose(0, 1),
-            "num_detectors": self.hm_lstm.num_detectors,
-            "num_updates": self.slope_progress.num_updates,
-            "state": output.state,
-        }
+        boundaries, probs = output.boundaries.transpose(0, 1), output.boundary_probs.transpose(0, 1)
+        progress, detectors = self.slope_progress, self.hm_lstm.num_detectors
+        trace = BoundaryTrace(boundaries, probs, valid, detectors, progress.num_updates)
+        return features, {KEY: trace, "state": output.state}
 
     def set_epoch(self, epoch: int) -> None:
         """Told by the task."""

@@ -36,7 +36,7 @@ class HMLSTMLanguageModel(CheckedOptions, StartsFromFiles, FairseqLanguageModel)
     training and evaluation each have a state of their own.
     """
 
-    # What `from_pretrained` calls. Using a trained model stands above the models: `fairseq_hmrnn.inference` sets it.
+    # The function that `from_pretrained` calls; `fairseq_hmrnn.inference`, which stands above the models, sets it.
     load_pretrained: Optional[Callable] = None
 
     def __init__(self, decoder: HMLSTMDecoder):
@@ -51,7 +51,7 @@ class HMLSTMLanguageModel(CheckedOptions, StartsFromFiles, FairseqLanguageModel)
         if cfg.slope_per_epoch and not hasattr(task, "tells_epoch"):
             logger.warning(
                 f"the slope stays {cfg.slope}: {type(task).__name__} does not tell a model the epoch, slope-per-epoch "
-                "wants --task hmlstm_language_modeling; slope-per-update works with any task"
+                "requires --task hmlstm_language_modeling; slope-per-update works with any task"
             )
         check_criterion(cfg)
         model = cls(HMLSTMDecoder(cfg, task.source_dictionary, task.target_dictionary))

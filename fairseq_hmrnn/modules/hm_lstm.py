@@ -146,10 +146,9 @@ class HMLSTM(nn.Module):
                 return None
             return getattr(parameters, str(index))  # as its own indexing, at half the cost: a step reads eleven
 
-        return LayerParameters(
-            *map(pick, (self.weight_recurrent, self.weight_bottom_up, self.weight_top_down, self.bias)),
-            *map(pick, (self.gain_recurrent, self.gain_bottom_up, self.gain_top_down)),
-        )
+        weights = self.weight_recurrent, self.weight_top_down, self.weight_bottom_up
+        gains = self.gain_recurrent, self.gain_top_down, self.gain_bottom_up
+        return LayerParameters._make(map(pick, (*weights, self.bias, *gains)))
 
     def layers(self) -> List[LayerParameters]:
         """The weights of every layer, bottom to top."""
@@ -206,7 +205,7 @@ class HMLSTM(nn.Module):
         )
 
     def options(self, slope: float, sampled: bool = False) -> RecurrenceOptions:
-        """What `ops.hm_lstm` is called with. sampled: whether boundary="bernoulli" draws, or takes the step."""
+        """The options for `ops.hm_lstm`. sampled: whether boundary="bernoulli" draws, or takes the step."""
         boundary = "step" if self.boundary == "bernoulli" and not sampled else self.boundary
         return RecurrenceOptions(
             slope,

@@ -43,8 +43,9 @@ class LayerOutput(nn.Module):
         Its product with h[l] is the layer's term of both equations, a function of h[l] alone: in generation it need
         not be computed again where h[l] was copied. See `combine`.
         """
-        columns = self.gates.weight.split([project.in_features for project in self.projections], dim=1)
-        return tuple(torch.cat([project.weight, part]) for project, part in zip(self.projections, columns))
+        weights = list(self.projections.parameters())
+        columns = self.gates.weight.split([weight.size(1) for weight in weights], dim=1)
+        return tuple(torch.cat([weight, part]) for weight, part in zip(weights, columns))
 
     def combine(self, terms: Tensor) -> Tensor:
         """terms: (B, L, output_size + L), the products with `layer_weights`. Returns h_e (B, output_size)."""

@@ -5,6 +5,7 @@ from .capture import capturing
 from .cpu import PackedLayers
 from .hm_lstm import BACKENDS, hm_lstm, pack_layers
 from .host import is_on_host, padding_of
+from .library import make_recordable
 from .precision import state_dtype
 from .products import layer_output, linear
 from .types import HMLSTMOutput, HMLSTMState, LayerParameters, RecurrenceOptions
@@ -22,6 +23,7 @@ __all__ = [
     "is_on_host",
     "layer_output",
     "linear",
+    "make_recordable",
     "pack_layers",
     "padding_of",
     "state_dtype",

@@ -1,9 +1,10 @@
-"""What puts a recurrence whose gradients are written by hand under autograd: one Function for all kernels."""
+"""A recurrence whose gradients are written by hand, under autograd: one Function for all kernels."""
 
 from __future__ import annotations
 
+import abc
 import itertools
-from typing import Optional, Sequence
+from typing import Any, List, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor
@@ -20,13 +21,11 @@ def flat_output(results: Sequence[Tensor], n: int) -> HMLSTMOutput:
     return HMLSTMOutput(tuple(hidden), boundaries, probs, HMLSTMState(tuple(h), tuple(c), z))
 
 
-class Call:
-    """What is constant in one call, and the order of its flat lists of tensors.
+class Call(abc.ABC):
+    """The constants of one call, and the order of its flat lists of tensors.
 
     Arguments: tokens, valid, noise, masks of every layer; x, z, h and c of every layer, 7 weights for every layer.
     Results: hidden, h and c of every layer, boundaries, boundary_probs, z.
-    Subclasses have `forward`, the flat results and what the backward pass needs (a list of tensors or None, which
-    autograd keeps, or an object), and `backward`, the gradients of x, z, h, c and the weights, flat.
     """
 
     FIELDS = len(LayerParameters._fields)
@@ -35,7 +34,24 @@ class Call:
     def __init__(self, num_layers: int, options: RecurrenceOptions, skip: bool):
         self.num_layers, self.options, self.skip = num_layers, options, skip
 
-    def split(self, tensors: Sequence[Optional[Tensor]]):
+    @abc.abstractmethod
+    def forward(self, tensors: Sequence[Optional[Tensor]], training: bool) -> Tuple[Tuple[Tensor, ...], Any]:
+        """The flat results of the flat arguments, and in training what the backward pass needs: a list of tensors or
+        None, which autograd keeps, or an object."""
+
+    @abc.abstractmethod
+    def backward(
+        self,
+        tensors: Sequence[Optional[Tensor]],
+        saved: Any,
+        hidden: Sequence[Tensor],
+        grads: Sequence[Optional[Tensor]],
+        need_x: bool,
+        need_weights: bool,
+    ) -> List[Optional[Tensor]]:
+        """The gradients of x, z, h, c and the weights, flat, from those of the flat results."""
+
+    def split(self, tensors: Sequence[Any]):
         """The flat arguments as x, weights per layer, state, tokens, valid, noise, masks."""
         n = self.num_layers
         tokens, valid, noise, *rest = tensors
@@ -67,11 +83,11 @@ class Recurrence(torch.autograd.Function):
         call, count = ctx.call, CONSTANTS + ctx.call.num_layers
         saved = iter(ctx.saved_tensors)  # once: hooks may make them anew at every access
         tensors, hidden, kept = (list(itertools.islice(saved, count)) for count in ctx.counts)
-        wanted = ctx.needs_input_grad[1 + count :]
-        want_weights = any(wanted[2 + 2 * call.num_layers :])
+        needed = ctx.needs_input_grad[1 + count :]
+        need_weights = any(needed[2 + 2 * call.num_layers :])
         with torch.autocast(tensors[count].device.type, enabled=False):  # backward may be called where it is on
-            found = call.backward(tensors, kept or ctx.kept, hidden, grads, wanted[0], want_weights)
-        return (None, *[None] * count, *(grad if want else None for grad, want in zip(found, wanted)))
+            found = call.backward(tensors, kept or ctx.kept, hidden, grads, needed[0], need_weights)
+        return (None, *[None] * count, *(grad if need else None for grad, need in zip(found, needed)))
 
 
 def run(
@@ -84,9 +100,10 @@ def run(
     recurrent_masks: Optional[Sequence[Tensor]] = None,
     tokens: Optional[Tensor] = None,
 ) -> HMLSTMOutput:
-    """Make the arguments contiguous and call, under autograd where a gradient is wanted."""
-    given = [x, state.z, *state.h, *state.c, *(tensor for layer in layers for tensor in layer)]
-    constants = [tokens, valid, noise, *(recurrent_masks or [None] * len(layers))]
+    """Make the arguments contiguous and call, under autograd where a gradient is asked for."""
+    given: List[Optional[Tensor]] = [x, state.z, *state.h, *state.c, *(tensor for layer in layers for tensor in layer)]
+    masks: Sequence[Optional[Tensor]] = recurrent_masks or [None] * len(layers)
+    constants: List[Optional[Tensor]] = [tokens, valid, noise, *masks]
     given = [None if t is None else t.contiguous() for t in given]
     constants = [None if t is None else t.detach().contiguous() for t in constants]
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in given):

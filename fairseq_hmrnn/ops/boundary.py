@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Optional
+from typing import Optional, Union
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from torch import Tensor
 BOUNDARY_MODES = ("step", "bernoulli", "soft")
 
 
-def hard_sigmoid(u: Tensor, slope: float) -> Tensor:
+def hard_sigmoid(u: Tensor, slope: Union[float, Tensor]) -> Tensor:
     """clip((slope u + 1) / 2, 0, 1), eq. (5). Its gradient is slope/2 inside the interval and 0 outside."""
     return ((slope * u + 1) / 2).clamp(0, 1)
 
@@ -61,6 +61,7 @@ def decide(z_tilde: Tensor, mode: str, noise: Optional[Tensor] = None) -> Tensor
         return z_tilde
     if mode == "step":
         noise = torch.full_like(z_tilde, 0.5)
+    assert noise is not None  # check_options asks for it
     if torch.jit.is_tracing():  # as above
         return (z_tilde > noise).to(z_tilde.dtype) + (z_tilde - z_tilde.detach())
     if not torch.is_grad_enabled():  # without a graph these are plain operations, which can be exported

@@ -1,4 +1,4 @@
-"""What a call of the recurrence may look like: ValueErrors that say what is wrong."""
+"""Checks of the arguments of the recurrence: ValueErrors that say what is wrong."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from .types import HMLSTMState, LayerParameters, RecurrenceOptions, num_rows
 
 
 def check_options(options: RecurrenceOptions, noise: Optional[Tensor]) -> None:
-    """A known boundary mode, a positive slope, and noise where the mode wants it."""
+    """A known boundary mode, a positive slope, and noise where the mode requires it."""
     if options.boundary not in BOUNDARY_MODES:
         raise ValueError(f"unknown boundary mode {options.boundary!r}: choose from {', '.join(BOUNDARY_MODES)}")
     if not isinstance(options.slope, Tensor) and not 0 < options.slope < float("inf"):
         raise ValueError(f"the slope of the hard sigmoid must be positive and finite, not {options.slope}")
     if (noise is None) == (options.boundary == "bernoulli"):
-        raise ValueError('noise is wanted with boundary="bernoulli", and only then')
+        raise ValueError('boundary="bernoulli" requires noise, and nothing else takes it')
 
 
 def check_layers(layers: Sequence[LayerParameters]) -> None:
@@ -35,7 +35,7 @@ def check_layers(layers: Sequence[LayerParameters]) -> None:
     for index, layer in enumerate(layers):
         rows = num_rows(sizes[index])
         above = sizes[index + 1] if index + 1 < len(sizes) else None
-        wanted = {
+        needed = {
             "weight_recurrent": (rows, sizes[index]),
             "weight_bottom_up": (rows, sizes[index - 1] if index else input_size),
             "weight_top_down": None if above is None else (rows, above),
@@ -44,7 +44,7 @@ def check_layers(layers: Sequence[LayerParameters]) -> None:
             "gain_bottom_up": (rows,) if layer.layer_norm else None,
             "gain_top_down": (rows,) if layer.layer_norm and above is not None else None,
         }
-        for name, shape in wanted.items():
+        for name, shape in needed.items():
             tensor = getattr(layer, name)
             found = None if tensor is None else tuple(tensor.shape)
             if found != shape:
@@ -88,17 +88,17 @@ def check_tensors(x, layers, state, valid, noise, recurrent_masks, tokens=None, 
             )
         steps, batch_size = tokens.shape
     num_layers = len(layers)
-    wanted = [("x", x, tuple(x.shape)), ("state.z", state.z, (batch_size, num_layers))]
+    needed = [("x", x, tuple(x.shape)), ("state.z", state.z, (batch_size, num_layers))]
     for name, tensors in (("state.h", state.h), ("state.c", state.c), ("recurrent_masks", recurrent_masks)):
         if tensors is None:
             continue
         if len(tensors) != num_layers:
             raise ValueError(f"{name} has {len(tensors)} layers, the model has {num_layers}")
-        wanted += [(f"{name}[{i}]", t, (batch_size, p.hidden_size)) for i, (t, p) in enumerate(zip(tensors, layers))]
+        needed += [(f"{name}[{i}]", t, (batch_size, p.hidden_size)) for i, (t, p) in enumerate(zip(tensors, layers))]
     if noise is not None:
-        wanted.append(("noise", noise, (steps, batch_size, num_layers)))
+        needed.append(("noise", noise, (steps, batch_size, num_layers)))
     weight = layers[0].weight_recurrent
-    for name, tensor, shape in wanted:
+    for name, tensor, shape in needed:
         if not isinstance(tensor, Tensor):
             raise ValueError(f"{name} must be a tensor of shape {shape}, got {type(tensor).__name__}")
         if tuple(tensor.shape) != shape:

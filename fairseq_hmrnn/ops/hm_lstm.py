@@ -48,7 +48,7 @@ def hm_lstm(
     layers: bottom to top.
     state: the state before the first step.
     valid: (T, B) bool; where False the sample keeps its state bit for bit and emits no boundary.
-    noise: (T, B, L) uniform in [0, 1), wanted by boundary="bernoulli" alone.
+    noise: (T, B, L) uniform in [0, 1), for boundary="bernoulli" alone.
     recurrent_masks: tuple over layers of (B, H_l), multiplied into h before the recurrent product at every step
         (variational dropout, scaling included); COPY keeps h itself.
     backend: one of BACKENDS. reference: the equations under plain autograd, anywhere. cpu: the hand-written kernel
@@ -151,7 +151,7 @@ def choose(backend: str, device_type: str, dtype: torch.dtype) -> Callable[..., 
     elif not fits_cpu:
         logger.info("HM-LSTM runs the reference: no kernel for %s on %s", dtype, device_type)
     elif kernel.compiled is None:
-        logger.info("HM-LSTM runs the Python path of the CPU kernel: the compiled one is missing (%s)", kernel.MISSING)
+        kernel.warn_of_python_path()
     else:
         logger.info("HM-LSTM runs the compiled CPU kernel")
     return cpu.hm_lstm_cpu if fits_cpu else hm_lstm_reference

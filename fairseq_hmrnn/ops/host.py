@@ -1,4 +1,4 @@
-"""What the host may ask of a tensor: reading one value from a GPU waits for all that was launched there before."""
+"""Questions about a tensor that the host can answer without waiting for a GPU, as reading a value would."""
 
 from __future__ import annotations
 

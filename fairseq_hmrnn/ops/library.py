@@ -47,7 +47,7 @@ class Arguments:
 
     @property
     def leaves(self) -> List[Tensor]:
-        """What may have a gradient: x, z, h, c and the weights."""
+        """The tensors that may have a gradient: x, z, h, c and the weights."""
         x, weights, h, c, z, *_ = self.tensors
         return [x, z, *h, *c, *weights]
 
@@ -68,7 +68,7 @@ class Arguments:
         with torch.autocast(x.device.type, enabled=False):
             output = compute(x, layers, state, options, valid, noise, tuple(masks) or None, backend, chunks)
         after = output.state
-        results = *output.hidden, *after.h, *after.c, output.boundaries, output.boundary_probs, after.z
+        results = [*output.hidden, *after.h, *after.c, output.boundaries, output.boundary_probs, after.z]
         if x.size(0) == 0:  # over no steps the state is the one given
             results = [tensor.clone() for tensor in results]
         return [tensor.contiguous() for tensor in results]
@@ -82,7 +82,7 @@ def _layers(weights: Sequence[Tensor], num_layers: int) -> List[LayerParameters]
         absent = set() if layer_norm else {"gain_recurrent", "gain_bottom_up", "gain_top_down"}
         if index == num_layers - 1:
             absent |= {"weight_top_down", "gain_top_down"}
-        layers.append(LayerParameters(*(None if f in absent else next(tensors) for f in LayerParameters._fields)))
+        layers.append(LayerParameters._make(None if f in absent else next(tensors) for f in LayerParameters._fields))
     return layers
 
 
@@ -95,9 +95,9 @@ def _graph_within_operator():
             yield
 
 
-def _gradients(compute, grads: Sequence[Tensor], wanted: Sequence[bool], arguments: Arguments) -> List[Tensor]:
-    """Of the leaves that are wanted, from the gradients of all flat results."""
-    leaves = [leaf.detach().requires_grad_(want) for leaf, want in zip(arguments.leaves, wanted)]
+def _gradients(compute, grads: Sequence[Tensor], needed: Sequence[bool], arguments: Arguments) -> List[Tensor]:
+    """Of the leaves that ask for one, from the gradients of all flat results."""
+    leaves = [leaf.detach().requires_grad_(need) for leaf, need in zip(arguments.leaves, needed)]
     targets = [leaf for leaf in leaves if leaf.requires_grad]
     with _graph_within_operator():
         results = arguments.with_leaves(leaves).call(compute)
@@ -117,42 +117,47 @@ def _empty(arguments: Arguments) -> List[Tensor]:
     return [*hidden, *(tensor.new_empty(tensor.shape) for tensor in (*h, *c)), boundaries, probs, z.new_empty(z.shape)]
 
 
+def make_recordable(structure: type) -> None:
+    """Let torch.export.save and load handle a NamedTuple, where this torch has them."""
+    if hasattr(torch.library, "custom_op"):
+        torch.serialization.add_safe_globals([structure])
+        _pytree._register_namedtuple(structure, serialized_type_name=f"fairseq_hmrnn.{structure.__name__}")
+
+
 def register(compute: Callable[..., HMLSTMOutput]) -> Optional[Callable[..., HMLSTMOutput]]:
     """Register the operator, and return a function with the signature of `compute`, the recurrence once its arguments
     are checked, that calls it. None where this torch has no custom operators (before 2.4)."""
     if not hasattr(torch.library, "custom_op"):
         return None
-    structures = [HMLSTMState, HMLSTMOutput]  # which torch.export.save and load can then handle
-    torch.serialization.add_safe_globals(structures)
-    for structure in structures:
-        _pytree._register_namedtuple(structure, serialized_type_name=f"fairseq_hmrnn.{structure.__name__}")
+    make_recordable(HMLSTMState)
+    make_recordable(HMLSTMOutput)
 
-    @torch.library.custom_op("fairseq_hmrnn::hm_lstm", mutates_args=(), schema=f"({ARGUMENTS}) -> Tensor[]")
+    @torch.library.custom_op("fairseq_hmrnn::recurrence", mutates_args=(), schema=f"({ARGUMENTS}) -> Tensor[]")
     def operator(*arguments):
         with torch.no_grad():
             return Arguments(*arguments).call(compute)
 
     @torch.library.custom_op(
-        "fairseq_hmrnn::hm_lstm_backward",
+        "fairseq_hmrnn::recurrence_backward",
         mutates_args=(),
-        schema=f"(Tensor[] grads, bool[] wanted, {ARGUMENTS}) -> Tensor[]",
+        schema=f"(Tensor[] grads, bool[] needed, {ARGUMENTS}) -> Tensor[]",
     )
-    def backward_operator(grads, wanted, *arguments):
-        return _gradients(compute, grads, wanted, Arguments(*arguments))
+    def backward_operator(grads, needed, *arguments):
+        return _gradients(compute, grads, needed, Arguments(*arguments))
 
     @operator.register_fake
     def _(*arguments):
         return _empty(Arguments(*arguments))
 
     @backward_operator.register_fake
-    def _(grads, wanted, *arguments):
-        return [t.new_empty(t.shape) for t, want in zip(Arguments(*arguments).leaves, wanted) if want]
+    def _(grads, needed, *arguments):
+        return [t.new_empty(t.shape) for t, need in zip(Arguments(*arguments).leaves, needed) if need]
 
     operator.register_autograd(_backward, setup_context=_keep)
 
     def run(x, layers, state, options, valid, noise, recurrent_masks, backend, recompute_chunks) -> HMLSTMOutput:
         arguments = Arguments.of(x, layers, state, options, valid, noise, recurrent_masks, backend, recompute_chunks)
-        return flat_output(torch.ops.fairseq_hmrnn.hm_lstm(*arguments.flat), len(layers))
+        return flat_output(torch.ops.fairseq_hmrnn.recurrence(*arguments.flat), len(layers))
 
     return run
 
@@ -169,9 +174,9 @@ def _backward(ctx, grads):
     states, rest = rest[: 2 * n], rest[2 * n :]
     masks, weights = rest[: len(rest) - ctx.num_weights], rest[len(rest) - ctx.num_weights :]
     arguments = Arguments(x, weights, states[:n], states[n:], z, valid, noise, masks, slope, *ctx.constants)
-    want_x, want_weights, want_h, want_c, want_z, *_ = ctx.needs_input_grad
-    wanted = [want_x, want_z, *want_h, *want_c, *want_weights]
-    found = iter(torch.ops.fairseq_hmrnn.hm_lstm_backward(grads, wanted, *arguments.flat))
-    dx, dz, *rest = [next(found) if want else None for want in wanted]
+    need_x, need_weights, need_h, need_c, need_z, *_ = ctx.needs_input_grad
+    needed = [need_x, need_z, *need_h, *need_c, *need_weights]
+    found = iter(torch.ops.fairseq_hmrnn.recurrence_backward(grads, needed, *arguments.flat))
+    dx, dz, *rest = [next(found) if need else None for need in needed]
     dh, dc, dweights = rest[:n], rest[n : 2 * n], rest[2 * n :]
     return (dx, dweights, dh, dc, dz, None, None, [None] * len(masks), None, *[None] * len(ctx.constants))

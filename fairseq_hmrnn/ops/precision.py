@@ -1,4 +1,4 @@
-"""What is computed in which precision."""
+"""The precision of each part of the computation."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def state_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def autocast_dtype(x: Tensor, weight: Tensor) -> torch.dtype:
-    """What autocast wants of a call: its own dtype for float32 weights on a GPU, elsewhere that of the weights."""
+    """The dtype that autocast gives a call: its own for float32 weights on a GPU, elsewhere that of the weights."""
     if not x.is_cuda or weight.dtype != torch.float32:
         return weight.dtype
     newer = getattr(torch, "get_autocast_dtype", None)

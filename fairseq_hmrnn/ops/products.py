@@ -76,16 +76,16 @@ def layer_output(
         tensors = [tensor.to(wide) for tensor in (*hidden, *weights)]
         features = _LayerOutput.apply(len(hidden), changed, bfloat16 or wide != dtype, *tensors)
         return features.transpose(0, 1).to(dtype)
-    hidden, size = [h.to(dtype) for h in hidden], weights[0].size(0) - len(hidden)
-    terms = [F.linear(*((rounded(h), rounded(w)) if bfloat16 else (h, w))) for h, w in zip(hidden, weights)]
+    size, inputs = weights[0].size(0) - len(hidden), [h.to(dtype) for h in hidden]
+    terms = [F.linear(*((rounded(h), rounded(w)) if bfloat16 else (h, w))) for h, w in zip(inputs, weights)]
     gates = torch.stack([term[..., size:] for term in terms]).sum(0).sigmoid().unbind(-1)
     return torch.stack([gate.unsqueeze(-1) * term[..., :size] for gate, term in zip(gates, terms)]).sum(0).relu()
 
 
 class _LayerOutput(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, layers: int, changed: Optional[Tensor], low: bool, *tensors: Tensor) -> Tensor:
-        tensors = [tensor.contiguous() for tensor in tensors]
+    def forward(ctx, layers: int, changed: Optional[Tensor], low: bool, *given: Tensor) -> Tensor:
+        tensors = [tensor.contiguous() for tensor in given]
         changed = None if changed is None else changed.contiguous()
         features, saved = kernel.compiled.layer_output(tensors[:layers], tensors[layers:], changed, low)
         ctx.layers, ctx.low = layers, low

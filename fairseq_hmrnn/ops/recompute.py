@@ -35,13 +35,13 @@ class _RecomputedCall(Call):
         with torch.no_grad():
             return self.results(tensors), None
 
-    def backward(self, tensors, kept, hidden, grads, want_x, want_weights):
+    def backward(self, tensors, kept, hidden, grads, need_x, need_weights):
         count = CONSTANTS + self.num_layers  # constants come first, then x, the state, the weights
         given = [None if t is None else t.detach() for t in tensors[count:]]
         state_end = 2 + 2 * self.num_layers
         for index, tensor in enumerate(given):
-            wanted = want_x if index == 0 else index < state_end or want_weights
-            if tensor is not None and wanted:
+            needed = need_x if index == 0 else index < state_end or need_weights
+            if tensor is not None and needed:
                 tensor.requires_grad_()
         with torch.enable_grad():
             results = self.results([*tensors[:count], *given])
@@ -72,7 +72,7 @@ def in_chunks(
     recurrent_masks: Optional[Sequence[Tensor]] = None,
     tokens: Optional[Tensor] = None,
 ) -> HMLSTMOutput:
-    """What `compute` makes of the rest of the arguments (see `ops.hm_lstm`), the T steps in `chunks` pieces.
+    """The result of `compute` for the rest of the arguments (see `ops.hm_lstm`), the T steps in `chunks` pieces.
 
     The same numbers as in one call, to rounding: products over time and the weights' gradients are summed by chunk.
     """
@@ -80,10 +80,11 @@ def in_chunks(
     size = -(-steps // chunks)
     outputs = []
     for first in range(0, steps, size):
-        piece_of = [None if t is None else t[first : first + size] for t in (valid, noise, tokens)]
-        piece = x[first : first + size] if tokens is None else x
+        here = slice(first, first + size)
+        valid_piece, noise_piece, tokens_piece = (None if t is None else t[here] for t in (valid, noise, tokens))
+        piece = x[here] if tokens is None else x
         call = _RecomputedCall(len(layers), options, compute)
-        outputs.append(run(call, piece, layers, state, *piece_of[:2], recurrent_masks, piece_of[2]))
+        outputs.append(run(call, piece, layers, state, valid_piece, noise_piece, recurrent_masks, tokens_piece))
         state = outputs[-1].state
     hidden = tuple(torch.cat(parts) for parts in zip(*(output.hidden for output in outputs)))
     boundaries, probs = (torch.cat([getattr(o, name) for o in outputs]) for name in ("boundaries", "boundary_probs"))

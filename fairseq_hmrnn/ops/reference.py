@@ -5,7 +5,7 @@ Equation numbers are those of ops/README.md. Everything is time-major; shapes ar
 
 from __future__ import annotations
 
-from typing import Optional, Sequence
+from typing import List, Optional, Sequence, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -91,11 +91,12 @@ def hm_lstm_reference(
 ) -> HMLSTMOutput:
     """Run all layers over a sequence. Arguments, shapes and result: see `ops.hm_lstm`."""
     num_layers = len(layers)
-    hidden = [[] for _ in layers]
+    hidden: List[List[Tensor]] = [[] for _ in layers]
     boundaries, boundary_probs = [], []
     for t in range(x.size(0)):
         h_below, z_below = x[t], torch.ones_like(state.z[:, 0])  # z[0] = 1: the input is new at every step
-        h, c, z, z_tilde = [], [], [], []
+        found: Tuple[List[Tensor], ...] = ([], [], [], [])
+        h, c, z, z_tilde = found
         for index, layer in enumerate(layers):
             is_top = index == num_layers - 1
             new = cell(
@@ -111,7 +112,7 @@ def hm_lstm_reference(
                 noise=None if noise is None else noise[t, :, index],
                 options=options,
             )
-            for values, value in zip((h, c, z, z_tilde), new):
+            for values, value in zip(found, new):
                 values.append(value)
             h_below, z_below = h[-1], z[-1]
         new_state = HMLSTMState(tuple(h), tuple(c), torch.stack(z, 1))

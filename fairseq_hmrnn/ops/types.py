@@ -1,4 +1,4 @@
-"""What every implementation of the recurrence takes and returns: weights, state, options, output.
+"""The arguments and results of every implementation of the recurrence: weights, state, options, output.
 
 A layer of size H holds 4H+1 rows in every weight: H each of forget gate f, input gate i, output gate o and
 candidate g, and one row for the boundary detector z. A layer without detector has the row too, unused, so that
@@ -17,6 +17,7 @@ from .host import is_on_host
 
 GATE_ORDER = ("f", "i", "o", "g", "z")
 NUM_GATES = len(GATE_ORDER) - 1  # those of H rows
+NUM_PRODUCTS = 3  # recurrent, top-down, bottom-up
 
 
 def num_rows(hidden_size: int) -> int:
@@ -31,28 +32,38 @@ def gate_rows(gate: str, hidden_size: int) -> slice:
 
 
 class LayerParameters(NamedTuple):
-    """Weights of layer l, H its size, H_below the size of its input, H_above that of the layer above.
+    """Weights of layer l, H its size, H_above the size of the layer above, H_below that of its input.
 
-    weight_recurrent (4H+1, H), weight_bottom_up (4H+1, H_below), weight_top_down (4H+1, H_above) or None for the
-    top layer, bias (4H+1). The gains (4H+1) of layer normalisation are all None without it, and gain_top_down is
-    None for the top layer.
+    weight_recurrent (4H+1, H), weight_top_down (4H+1, H_above) or None for the top layer, weight_bottom_up
+    (4H+1, H_below), bias (4H+1). The gains (4H+1) of layer normalisation are all None without it, and gain_top_down is
+    None for the top layer. Every list of the three products, in Python, C++ and Triton, is in this order.
     """
 
     weight_recurrent: Tensor
-    weight_bottom_up: Tensor
     weight_top_down: Optional[Tensor]
+    weight_bottom_up: Tensor
     bias: Tensor
     gain_recurrent: Optional[Tensor] = None
-    gain_bottom_up: Optional[Tensor] = None
     gain_top_down: Optional[Tensor] = None
+    gain_bottom_up: Optional[Tensor] = None
 
     @property
     def hidden_size(self) -> int:
         return self.weight_recurrent.size(1)
 
+    @property
+    def weights(self) -> Tuple[Optional[Tensor], ...]:
+        """Of the three products."""
+        return self[:NUM_PRODUCTS]
+
+    @property
+    def gains(self) -> Tuple[Optional[Tensor], ...]:
+        """Of the three products."""
+        return self[NUM_PRODUCTS + 1 :]
+
     def to(self, dtype: torch.dtype) -> LayerParameters:
         """`Tensor.to` of every weight; gradients go back to these."""
-        return LayerParameters(*(None if tensor is None else tensor.to(dtype) for tensor in self))
+        return LayerParameters._make(None if tensor is None else tensor.to(dtype) for tensor in self)
 
     @property
     def layer_norm(self) -> bool:

@@ -16,7 +16,7 @@ from ..resumption import keep_batches
 
 @dataclass
 class HMLSTMHandwritingTaskConfig(FairseqDataclass):
-    data: str = option("", "folder that prepare_handwriting wrote")
+    data: str = option("", "folder that fairseq-hmrnn prepare handwriting wrote")
     max_line_steps: Optional[int] = option(
         None, "leave out lines of training with more steps, for memory; none: keep all", whole(1, optional=True)
     )

@@ -15,8 +15,8 @@ from fairseq.tasks import register_task
 from ..checkpoints import is_dictionary, is_loading_model
 from ..compat import keep_prompt_spaces
 from ..data.characters import CharacterCodec, CharacterDictionary, is_character_dictionary
+from ..inference.reader import output_symbols
 from ..inference.search import PromptedGenerator
-from ..inference.windows import output_symbols
 from ..models.decoding import GENERATION_DTYPES, generate_in
 from ..options import check_config, option
 from .stateful import StatefulLanguageModelingConfig, StatefulLanguageModelingTask
@@ -47,11 +47,11 @@ class HMLSTMLanguageModelingConfig(StatefulLanguageModelingConfig):
 
 @register_task("hmlstm_language_modeling", dataclass=HMLSTMLanguageModelingConfig)
 class HMLSTMLanguageModelingTask(StatefulLanguageModelingTask):
-    """fairseq's language modelling task, for prepared folders of `scripts/prepare_text.py` and any other.
+    """fairseq's language modelling task, for prepared folders of `fairseq-hmrnn prepare text` and any other.
 
     A dictionary whose symbols are all single characters is recognised: prompts are then read and samples written as
     raw text, every character, space and newline as it is. No batch is dropped for its size; `--max-len-b` counts new
-    symbols; the model is told the epoch, which slope annealing wants.
+    symbols; the model is told the epoch, which slope annealing requires.
     """
 
     @classmethod
@@ -73,7 +73,7 @@ class HMLSTMLanguageModelingTask(StatefulLanguageModelingTask):
             if not os.path.isfile(source):
                 if is_loading_model():
                     return None, None
-                raise FileNotFoundError(f"no {source}: prepare a text with scripts/prepare_text.py TEXT --dest DIR")
+                raise FileNotFoundError(f"no {source}: prepare a text: fairseq-hmrnn prepare text TEXT --dest DIR")
         else:
             return None, None
         dictionary = _read(Dictionary, source)

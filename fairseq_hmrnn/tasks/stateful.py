@@ -66,7 +66,7 @@ class StatefulLanguageModelingTask(CheckedOptions, LanguageModelingTask):
         if args.stateful:
             self._check_options()
         elif args.window_jitter or args.state_reset_prob:
-            raise ValueError("--window-jitter and --state-reset-prob want --stateful")
+            raise ValueError("--window-jitter and --state-reset-prob require --stateful")
 
     def _check_options(self) -> None:
         meaningless = {
@@ -84,7 +84,7 @@ class StatefulLanguageModelingTask(CheckedOptions, LanguageModelingTask):
     def build_model(self, cfg, from_checkpoint=False):
         model = super().build_model(cfg, from_checkpoint)
         if self.args.stateful and not hasattr(model, "training_state"):
-            raise ValueError("--stateful wants a model that carries state from window to window, such as hmlstm_lm")
+            raise ValueError("--stateful requires a model that carries state from window to window, such as hmlstm_lm")
         return model
 
     def load_dataset(self, split, epoch=1, combine=False, **kwargs):

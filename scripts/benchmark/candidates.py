@@ -119,7 +119,8 @@ class EarlierState(NamedTuple):
             part.mkdir(parents=True)
             archive = subprocess.Popen(["git", "-C", str(ROOT), "archive", commit], stdout=subprocess.PIPE)
             subprocess.run(["tar", "-x", "-C", str(part)], stdin=archive.stdout, check=True)
-            build = [sys.executable, "setup_extension.py", "build_ext", "--inplace"]
+            script = "setup_extension.py" if (part / "setup_extension.py").exists() else "setup.py"  # before 1.0
+            build = [sys.executable, script, "build_ext", "--inplace"]
             built = subprocess.run(
                 build, cwd=part, env=environment(part), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
             )

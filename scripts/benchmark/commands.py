@@ -7,12 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+from fairseq_hmrnn.cli.errors import UserError
+from fairseq_hmrnn.cli.recipe import write_recipe
+
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
-
-from fairseq_hmrnn.cli.errors import UserError  # noqa: E402
-from fairseq_hmrnn.cli.recipe import write_recipe  # noqa: E402
-
 BIN = Path(sys.executable).parent
 USER_DIR = ROOT / "fairseq_hmrnn"
 

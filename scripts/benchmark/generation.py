@@ -1,11 +1,11 @@
-"""Characters per second of fairseq-generate and of scripts/sample.py, for HM-LSTM and for fairseq's lstm_lm.
+"""Characters per second of fairseq-generate and of `fairseq-hmrnn sample`, for HM-LSTM and for fairseq's lstm_lm.
 
     python scripts/benchmark/generation.py
 
 Both models have the same layers and sizes and one update of training; the HM-LSTM's detector biases are then set so
 that its boundary rates on its own samples are those asked for. All four take turns within one process, so that a busy
 machine slows all of them; ratios are taken within a turn. fairseq-generate's figure is the one it logs itself, that of
-sample.py what --timing prints: neither counts loading. `model` is the time a step spends in the decoder, the rest of
+sample what --timing prints: neither counts loading. `model` is the time a step spends in the decoder, the rest of
 fairseq-generate's step is fairseq's own.
 """
 
@@ -15,7 +15,6 @@ import contextlib
 import io
 import logging
 import re
-import runpy
 import statistics
 import sys
 import tempfile
@@ -23,34 +22,32 @@ import time
 from pathlib import Path
 from unittest import mock
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
+import torch
+from fairseq.models.lstm import LSTMDecoder
+from fairseq_cli import generate, train
 
-import torch  # noqa: E402
-from fairseq.models.lstm import LSTMDecoder  # noqa: E402
-from fairseq_cli import generate, train  # noqa: E402
-
-from fairseq_hmrnn import checkpoints  # noqa: E402
-from fairseq_hmrnn.cli import arguments as kinds  # noqa: E402
-from fairseq_hmrnn.cli.errors import run_command  # noqa: E402
-from fairseq_hmrnn.cli.prepare_text import main as prepare  # noqa: E402
-from fairseq_hmrnn.data.binarize import embedded_text  # noqa: E402
-from fairseq_hmrnn.inference import hub  # noqa: E402
-from fairseq_hmrnn.inference.sampler import SamplingOptions  # noqa: E402
-from fairseq_hmrnn.models.decoder import HMLSTMDecoder  # noqa: E402
-from fairseq_hmrnn.options import SEED, SIZE, whole  # noqa: E402
+from fairseq_hmrnn import checkpoints
+from fairseq_hmrnn.cli import arguments as kinds
+from fairseq_hmrnn.cli.errors import run_command
+from fairseq_hmrnn.cli.main import run
+from fairseq_hmrnn.cli.recipe import PACKAGE
+from fairseq_hmrnn.data.binarize import TextSource, embedded_text, prepare
+from fairseq_hmrnn.inference import hub
+from fairseq_hmrnn.inference.sampler import SamplingOptions
+from fairseq_hmrnn.models.decoder import HMLSTMDecoder
+from fairseq_hmrnn.options import SEED, SIZE, whole
 
 MODELS = ("hmlstm_lm", "lstm_lm")
 PROMPT = 8  # characters
-PLUGIN = ["--user-dir", str(ROOT / "fairseq_hmrnn"), "--task", "hmlstm_language_modeling", "--cpu"]
+PLUGIN = ["--user-dir", str(PACKAGE), "--task", "hmlstm_language_modeling", "--cpu"]
 PLUGIN += ["--num-workers", "0"]
 
 
 @contextlib.contextmanager
 def quietly():
-    """What is printed and logged meanwhile goes into the string buffer that this yields."""
+    """Sends everything printed and logged meanwhile into the string buffer that this yields."""
     said = io.StringIO()
-    logging.disable(logging.NOTSET)  # sample.py turns it off
+    logging.disable(logging.NOTSET)  # sample turns it off
     handler = logging.StreamHandler(said)
     logger = logging.getLogger("fairseq_cli.generate")
     logger.addHandler(handler)
@@ -77,9 +74,9 @@ def prepare_data(folder: Path, batches) -> None:
     (folder / "train.txt").write_text(text[:200_000], encoding="utf-8")
     (folder / "test.txt").write_text(text[200_000 : 200_000 + PROMPT * max(batches)].replace("\n", " "), "utf-8")
     with quietly():
-        prepare(
-            [*(str(folder / f"{name}.txt") for name in ("train", "test", "test")), "--dest", str(folder / "data")]
-        )
+        files = {"train": "train", "valid": "test", "test": "test"}
+        sources = {split: TextSource.from_file(str(folder / f"{name}.txt")) for split, name in files.items()}
+        prepare(sources, str(folder / "data"), {})
 
 
 def make_checkpoints(args, folder: Path) -> None:
@@ -157,16 +154,14 @@ def run_generate(args, folder: Path, name: str, batch: int):
 
 
 def run_sample(args, folder: Path, name: str, batch: int):
-    """Characters per second of sample.py."""
-    script = ROOT / "scripts" / "sample.py"
+    """Characters per second of `sample`."""
     options = [folder / name / "checkpoint_last.pt", "--prompt", "x" * PROMPT]
     options += ["--length", int(args.sample_length / batch**0.5)]
     options += ["--samples", batch, "--batch-size", batch, "--seed", 1, "--timing"]
     stdout = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
     said = io.StringIO()
     with contextlib.redirect_stderr(said), mock.patch.object(sys, "stdout", stdout):
-        with mock.patch.object(sys, "argv", ["sample.py", *map(str, options)]):
-            runpy.run_path(str(script), run_name="__main__")
+        run(["sample", *map(str, options)])
     return float(re.search(r"([\d.]+) symbols/s", said.getvalue()).group(1))
 
 
@@ -180,7 +175,7 @@ def measure(args, folder: Path):
                 speed = run_sample(args, folder, name, batch)
                 if turn:  # the first one warms up
                     results.setdefault((batch, "fairseq-generate", name), []).append(figures)
-                    results.setdefault((batch, "sample.py", name), []).append((speed,))
+                    results.setdefault((batch, "sample", name), []).append((speed,))
     return results
 
 
@@ -210,7 +205,7 @@ def main():
     )
     parser.add_argument(
         "--sample-length", type=kinds.STEPS, default=2000,
-        help="characters per sample of sample.py at B 1, at B by the square root of B fewer",
+        help="characters per sample of sample at B 1, at B by the square root of B fewer",
     )
     parser.add_argument("--turns", type=kinds.COUNT, default=3)
     parser.add_argument("--threads", type=kinds.THREADS, default=2)

@@ -140,7 +140,7 @@ def candidates(args, model, hidden, dtype):
 
 
 def job(module, run, x, task):
-    """What is timed: a training step, the sequence without gradients, or one step from a state."""
+    """The call that is timed: a training step, the sequence without gradients, or one step from a state."""
     if task == "train":
         x = x.clone().requires_grad_()
         grad = torch.randn_like(x)
@@ -210,7 +210,7 @@ def main():
     if args.csv:
         with open(args.csv, "w", newline="") as file:
             csv.writer(file).writerows([COLUMNS, *rows])
-    print(f"{len(rows)} rows, {left_out} settings left out for want of time")
+    print(f"{len(rows)} rows, {left_out} settings left out for lack of time")
 
 
 def measured_rows(args, dtype_name, hidden, batch, rates):

@@ -3,7 +3,7 @@
 carries its state too and fairseq's lstm_lm: bits per character of the validation split over updates and over seconds of
 training, several seeds, drawn.
 
-    bash scripts/prepare_ptb.sh FOLDER_WITH_PTB_TXT
+    fairseq-hmrnn prepare ptb FOLDER_WITH_PTB_TXT
     python scripts/benchmark/language_model.py data/ptb --csv curves.csv --plot curves.png
 
 Speeds come first, in turns and without validation: keep the machine quiet for that minute. Seconds are updates times
@@ -35,7 +35,7 @@ SPEED_UPDATES = 24
 def parse_args():
     parser = kinds.Parser(description=__doc__)
     parser.add_argument(
-        "data", type=kinds.prepared_folder, help="folder of scripts/prepare_ptb.sh, or any prepared text"
+        "data", type=kinds.prepared_folder, help="folder of `prepare ptb`, or any prepared text"
     )
     parser.add_argument(
         "--out", type=kinds.folder_to_write, default="runs/language_model", help="folder of checkpoints and logs"

@@ -11,15 +11,11 @@ import statistics
 import subprocess
 import sys
 import time
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
-
-from fairseq_hmrnn.cli import arguments as kinds  # noqa: E402
-from fairseq_hmrnn.cli.errors import run_command  # noqa: E402
-from fairseq_hmrnn.ops import BACKENDS  # noqa: E402
-from fairseq_hmrnn.options import SIZE, whole  # noqa: E402
+from fairseq_hmrnn.cli import arguments as kinds
+from fairseq_hmrnn.cli.errors import run_command
+from fairseq_hmrnn.ops import BACKENDS
+from fairseq_hmrnn.options import SIZE, whole
 
 
 def parse_args():

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What this processor multiplies at best: the fastest of torch's ways over several large shapes.
+"""The fastest products of this processor: the best of torch's ways over several large shapes.
 
     python scripts/benchmark/peak.py --precision float32 bf16 --threads 2
 
@@ -13,10 +13,8 @@ import sys
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-
-from fairseq_hmrnn.cli import arguments as kinds  # noqa: E402
-from fairseq_hmrnn.cli.errors import run_command  # noqa: E402
+from fairseq_hmrnn.cli import arguments as kinds
+from fairseq_hmrnn.cli.errors import run_command
 
 SHAPES = ((6400, 512, 512), (2048, 1024, 1024), (1536, 1536, 1536))  # rows, inner, columns
 PRECISIONS = ("float32", "bf16")

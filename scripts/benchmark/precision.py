@@ -50,7 +50,7 @@ def train(args, settings, folder, updates):
     options += ["common.log_format=json", "common.log_interval=1", "dataset.disable_validation=true"]
     options += [f"common.cpu={str(args.cpu).lower()}"]
     options += [f"optimization.max_update={updates}", "optimization.max_epoch=0"]
-    options += ["common.fp16_init_scale=4"] if args.cpu else []  # fairseq wants CUDA where the scaled loss overflows
+    options += ["common.fp16_init_scale=4"] if args.cpu else []  # fairseq requires CUDA where the scaled loss overflows
     return command("fairseq-hydra-train", *options, *settings, log=folder / "train.log")
 
 

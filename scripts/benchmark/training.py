@@ -2,7 +2,7 @@
 """Whole training updates as fairseq-train makes them, on CPU: what they take, what the processor needs for their
 arithmetic at best, and where the rest goes.
 
-    bash scripts/prepare_ptb.sh FOLDER_WITH_PTB_TXT
+    fairseq-hmrnn prepare ptb FOLDER_WITH_PTB_TXT
     python scripts/benchmark/training.py data/ptb ptb criterion.boundary_rates=.18,.04 --precision float32 bf16
     python scripts/benchmark/training.py data/ptb ptb_small --threads 1 --batch-size 8 64
     python scripts/benchmark/training.py data/ptb ptb criterion.boundary_rates=.18,.04 --against v0.1 --csv table.csv
@@ -79,7 +79,7 @@ def parse_args():
 def check(args):
     """ValueError for options that mean nothing, before anything runs; fills in defaults."""
     if not (args.data / "train.idx").is_file():
-        raise ValueError(f"no train.idx in {args.data}: prepare a text with scripts/prepare_text.py TEXT --dest DIR")
+        raise ValueError(f"no train.idx in {args.data}: prepare a text: fairseq-hmrnn prepare text TEXT --dest DIR")
     for setting in args.settings:
         name, equals, value = setting.lstrip("+").partition("=")
         if not equals or not value or "." not in name:

@@ -1,4 +1,4 @@
-"""What training.py prints and writes: tables that read well in a terminal and are Markdown, and a CSV."""
+"""The output of training.py: tables that read well in a terminal and are Markdown, and a CSV."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from breakdown import REST, Breakdown
 
 
 class Turns:
-    """What stands between the command and its updates."""
+    """The set-up between the command and its updates."""
 
     def __init__(self, commands, replies):
         self.commands, self.replies = commands, replies
@@ -81,7 +81,7 @@ class Turns:
 
 
 def describe(trainer):
-    """What the parent asks of the model: its parameters, and of an hmlstm_lm the sizes."""
+    """Facts about the model for the parent process: its parameters, and of an hmlstm_lm the sizes."""
     import torch
 
     model = trainer.get_model()

@@ -2,7 +2,7 @@
 """Train translation models of equal size for equal updates on one prepared folder, translate its test split, and print
 a table: parameters, memory slots per source symbol, perplexity of the validation split, BLEU of the test split.
 
-    bash scripts/prepare_translation.sh de en DIR --source-size 4000 --target-size 4000
+    fairseq-hmrnn prepare translation de en DIR --source-size 4000 --target-size 4000
     python scripts/benchmark/translation.py DIR/bin --updates 1000 --out runs/translation
     python scripts/benchmark/translation.py DIR/bin --speed      # the speed alone, measured in turns
 
@@ -11,10 +11,9 @@ The same command again goes on where it was interrupted. Everything after -- goe
 
 import re
 import statistics
-import sys
 from pathlib import Path
 
-from commands import ROOT, USER_DIR, command, parse_with_rest
+from commands import USER_DIR, command, parse_with_rest
 
 from fairseq_hmrnn.cli import arguments as kinds
 from fairseq_hmrnn.cli.errors import UserError, run_command
@@ -49,7 +48,7 @@ MODELS = {
 
 def parse_args():
     parser = kinds.Parser(description=__doc__)
-    parser.add_argument("data", type=kinds.path, help="folder of scripts/prepare_translation.sh")
+    parser.add_argument("data", type=kinds.path, help="folder of `prepare translation`")
     parser.add_argument(
         "--out", type=kinds.folder_to_write, default="runs/translation", help="folder of checkpoints and logs"
     )
@@ -64,11 +63,8 @@ def parse_args():
 
 def memory_per_source_symbol(data, checkpoint):
     """Memory slots of an HM-LSTM encoder divided by source symbols, over the test split; 1 for any other encoder."""
-    sys.path.insert(0, str(ROOT))
     import torch
     from fairseq import checkpoint_utils
-
-    import fairseq_hmrnn  # noqa: F401  (registers the models)
 
     models, _, task = checkpoint_utils.load_model_ensemble_and_task([str(checkpoint)], {"data": str(data)})
     encoder = models[0].eval().encoder
@@ -127,7 +123,7 @@ def main():
     args, rest = parse_args()
     args.data, args.out = Path(args.data), Path(args.out)
     if not any(args.data.glob("spm.*.model")) or not any(args.data.glob("dict.*.txt")):
-        raise UserError(f"no dict.*.txt with spm.*.model in {args.data}: see scripts/prepare_translation.sh")
+        raise UserError(f"no dict.*.txt with spm.*.model in {args.data}: see fairseq-hmrnn prepare translation")
     if args.speed:
         args.out = args.out / "speed"
         return compare_speeds(args, rest)

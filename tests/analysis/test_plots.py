@@ -38,8 +38,8 @@ def test_cells_are_filled_where_z_is_one():
     for line, text in enumerate(TEXT.splitlines(keepends=True)):
         for layer in range(2):
             filled = values[start : start + len(text), layer] == 1
-            wanted = np.where(filled[:, None], to_rgb(LAYER_COLORS[layer]), to_rgb(EMPTY_COLOR))
-            assert rows[2 * line + layer] == pytest.approx(wanted)
+            expected = np.where(filled[:, None], to_rgb(LAYER_COLORS[layer]), to_rgb(EMPTY_COLOR))
+            assert rows[2 * line + layer] == pytest.approx(expected)
         start += len(text)
     assert start == len(TEXT) and len(rows) == 4
 

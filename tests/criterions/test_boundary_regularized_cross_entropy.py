@@ -12,10 +12,10 @@ from fairseq.logging import metrics
 from fairseq_hmrnn.criterions.boundary_regularized_cross_entropy import (
     BoundaryRegularizedCrossEntropy,
     layer_steps,
-    parse_rates,
 )
 from fairseq_hmrnn.criterions.boundary_regularizers import REGULARIZERS
 from fairseq_hmrnn.criterions.boundary_statistics import boundary_counts, gold_counts, log_boundary_metrics
+from fairseq_hmrnn.criterions.boundary_terms import parse_rates
 from fairseq_hmrnn.models.config import HMLSTMLanguageModelConfig
 from fairseq_hmrnn.models.decoder import HMLSTMDecoder
 from fairseq_hmrnn.models.hmlstm_lm import HMLSTMLanguageModel
@@ -68,7 +68,7 @@ def test_penalty_equals_its_formula_and_leaves_padding_out(dictionary, model, sa
     loss, size, log = criterion_for(dictionary, ".2,.05", weight=3.0)(model, sample)
     _, extra = model(**sample["net_input"])
     valid = sample["target"].ne(dictionary.pad())
-    rates = [extra["boundaries"][..., layer][valid].mean().item() for layer in range(2)]
+    rates = [extra["trace"].boundaries[..., layer][valid].mean().item() for layer in range(2)]
     expected = (rates[0] - 0.2) ** 2 + (rates[1] - 0.05) ** 2
     assert (loss - log["nll"]).item() == pytest.approx(3 * size * expected, rel=1e-4)
     plain, _, _ = criterion_for(dictionary)(model, sample)
@@ -132,7 +132,7 @@ def test_a_wrong_number_of_rates_is_refused(dictionary, model, sample):
 
 
 def total(extra, layer, name, rate, signals=None):
-    return float(REGULARIZERS[name](layer_steps(extra, layer, rate, signals)))
+    return float(REGULARIZERS[name](layer_steps(extra["trace"], layer, rate, signals)))
 
 
 def test_terms_of_all_layers_are_added_by_symbol(dictionary, model, sample):
@@ -171,7 +171,8 @@ def test_reading_from_right_to_left_is_learned_beside_the_model(dictionary, mode
     loss, size, log = criterion(model, sample)
     output = model(**sample["net_input"])
     nll, right_to_left = criterion.right_to_left(sample["net_input"]["src_tokens"], sample["target"])
-    steps = layer_steps(output[1], 1, 0.05, criterion.signals(model, output, sample, "unforeseen"), right_to_left)
+    signals = criterion.signals(model, output, sample, "unforeseen")
+    steps = layer_steps(output[1]["trace"], 1, 0.05, signals, right_to_left)
     expected = nll + REGULARIZERS["bidirectional"](steps) + 0.5 * REGULARIZERS["unforeseen"](steps)
     assert (loss - log["nll"]).item() == pytest.approx(size * expected.item(), rel=1e-4)
     loss.backward()
@@ -187,8 +188,9 @@ def test_weights_follow_the_models_updates(dictionary, model, sample):
         loss, _, log = criterion(model, sample)
         added.append((loss - log["nll"]).item())
     assert added[0] == 0 and added[1] == pytest.approx(added[2] / 2, rel=1e-4) and added[2] > 0
-    with pytest.raises(ValueError, match="wants a model that knows its updates"):
-        criterion.penalties(model, (None, {"num_detectors": 2}), sample)
+    logits, extra = model(**sample["net_input"])
+    with pytest.raises(ValueError, match="requires a model that knows its updates"):
+        criterion.penalties(model, (logits, {"trace": extra["trace"]._replace(num_updates=None)}), sample)
 
 
 def test_supervision_is_a_cross_entropy_on_one_layer(model, sample):
@@ -198,9 +200,9 @@ def test_supervision_is_a_cross_entropy_on_one_layer(model, sample):
     options = dict(boundary_supervision="whitespace", boundary_supervision_layer=2, boundary_supervision_weight=0.5)
     loss, size, log = criterion_for(dictionary, **options)(model, sample)
     _, extra = model(**sample["net_input"])
-    p = extra["boundary_probs"][..., 1].clamp(0.02, 0.98)
+    p = extra["trace"].boundary_probs[..., 1].clamp(0.02, 0.98)
     gold = sample["net_input"]["src_tokens"] == 6
-    cross_entropy = -torch.where(gold, p, 1 - p).log()[extra["valid"]].mean().item()
+    cross_entropy = -torch.where(gold, p, 1 - p).log()[extra["trace"].valid].mean().item()
     assert (loss - log["nll"]).item() == pytest.approx(0.5 * size * cross_entropy, rel=1e-4)
     with pytest.raises(ValueError, match="layer 3 does not exist: the model has 2"):
         criterion_for(dictionary, **{**options, "boundary_supervision_layer": 3})(model, sample)
@@ -216,7 +218,7 @@ def test_supervision_wants_a_source_read_in_one_direction():
     criterion = criterion_for(SOURCE)
     criterion.supervision = lambda tokens: (tokens == 4, tokens > 0)
     assert criterion(make("hmlstm").train(), batch)[0].isfinite()
-    with pytest.raises(ValueError, match="wants a source read in one direction: no --bidirectional"):
+    with pytest.raises(ValueError, match="requires a source read in one direction: no --bidirectional"):
         criterion(make("hmlstm", bidirectional=True).train(), batch)
 
 
@@ -242,7 +244,7 @@ def test_translation_has_its_boundaries_at_source_steps(dictionary, model, sampl
     "options, message",
     [
         (dict(boundary_regularizers="rate,rate,rate", rates=".2,.05"), "has 3 entries, the model has 2"),
-        (dict(boundary_regularizers="binomial"), "wants --boundary-rates"),
+        (dict(boundary_regularizers="binomial"), "requires --boundary-rates"),
         (dict(weight=-1.0), "boundary-weight must be a number from 0"),
         (dict(boundary_supervision_weight=float("nan")), "boundary-supervision-weight must be a number"),
         (dict(boundary_supervision="nowhere.txt"), "there is no file nowhere.txt"),
@@ -280,7 +282,7 @@ def test_translation_sums_over_targets_and_regularises_source_steps():
     batch.update(target=target, ntokens=18)
     loss, size, log = criterion_for(TARGET, ".2,.05", 3.0)(model, batch)
     out = model.encoder(source)
-    closed = [torch.cat([z[v] for z, v in zip(out["boundaries"], out["valid"])])[:, layer].mean() for layer in (0, 1)]
+    closed = [torch.cat([t.boundaries[t.valid] for t in out["traces"]])[:, layer].mean() for layer in (0, 1)]
     expected = (closed[0] - 0.2) ** 2 + (closed[1] - 0.05) ** 2
     assert (loss - log["nll"]).item() == pytest.approx(3 * 18 * expected.item(), rel=1e-6)
     assert size == 18 and int(log["steps"]) == 2 * (44 - 6)

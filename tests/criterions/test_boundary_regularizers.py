@@ -1,6 +1,7 @@
 """Each regulariser against its formula, computed step by step with numpy and math, in float64, with padding."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,15 +9,15 @@ import torch
 
 from fairseq_hmrnn.criterions import boundary_regularizers as regularizers
 from fairseq_hmrnn.criterions.boundary_regularizers import (
-    NEEDS_SIGNALS,
+    NEEDS,
     PROBABILITY_MARGIN,
     REGULARIZERS,
     LayerSteps,
     Signals,
-    Term,
-    parse_regularizers,
+    regularizer,
     top_share,
 )
+from fairseq_hmrnn.criterions.boundary_terms import Term, needing, parse_regularizers, parse_terms
 
 RATE = 0.3
 
@@ -172,7 +173,7 @@ def test_a_batch_of_padding_alone_is_no_number_to_fear(name):
 
 @pytest.mark.parametrize("name", ["binomial", "entropy"])
 def test_sums_add_up_over_batches_and_ranks(name):
-    """What the criterion adds is the mean times the number of symbols."""
+    """The criterion adds the mean times the number of symbols."""
     steps = make_steps(2)
     parts = [LayerSteps(*(x[rows] for x in steps[:3]), RATE) for rows in (slice(0, 1), slice(1, 4))]
     whole = REGULARIZERS[name](steps) * steps.valid.sum()
@@ -205,7 +206,7 @@ def test_ratio_is_one_and_smallest_at_its_target():
     assert regularizers.ratio(LayerSteps(z, even, z >= 0, RATE)).item() == pytest.approx(1)
 
 
-@pytest.mark.parametrize("name", sorted(NEEDS_SIGNALS))
+@pytest.mark.parametrize("name", [name for name, found in REGULARIZERS.items() if "signals" in found.needs])
 def test_no_gradient_is_asked_of_the_signal(name):
     steps = make_steps(3)
     entropy = steps.signals.entropy.requires_grad_()
@@ -220,6 +221,44 @@ def test_top_share_counts_ties_and_too_few_candidates():
     assert top_share(values, every, 2).tolist() == [[False, True, True, True]]
     assert top_share(values, values < 2, 3).tolist() == [[True, False, False, False]]
     assert not top_share(values, every, 0).any() and not top_share(values, ~every, 2).any()
+
+
+@pytest.mark.parametrize("name", REGULARIZERS)
+def test_reads_no_more_than_it_needs(name):
+    """The criterion fills what is declared alone: for the rest there is None in training."""
+    needs = REGULARIZERS[name].needs
+    steps = make_steps(4)
+    REGULARIZERS[name](steps._replace(**{need: None for need in NEEDS if need not in needs}))
+    for need in needs:
+        with pytest.raises((TypeError, AttributeError)):
+            REGULARIZERS[name](steps._replace(**{need: None}))
+
+
+def test_a_regularizer_is_one_function():
+    try:
+
+        @regularizer("rate", "signals")
+        def calm(steps):
+            return steps.z_tilde.mean()
+
+        assert parse_regularizers("calm=.5") == [[Term("calm", 0.5, 0.5)]]
+        assert needing("signals", parse_regularizers("entropy+calm")) == ["calm"]
+        with pytest.raises(ValueError, match="calm in boundary-regularizers requires --boundary-rates"):
+            parse_terms("calm", [])
+        with pytest.raises(ValueError, match="choose from .*, calm or none"):
+            parse_regularizers("clam")
+        with pytest.raises(ValueError, match="there is a boundary regularizer 'calm' already"):
+            regularizer()(calm)
+    finally:
+        del REGULARIZERS["calm"]
+    with pytest.raises(ValueError, match="may need rate, signals, right_to_left, not rates"):
+        regularizer("rates")
+
+
+def test_the_documents_name_every_regularizer():
+    root = Path(__file__).resolve().parents[2]
+    text = "".join(path.read_text(encoding="utf-8") for path in [root / "README.md", *root.glob("docs/*.md")])
+    assert [name for name in REGULARIZERS if f"`{name}`" not in text] == []
 
 
 def test_weights_are_annealed_in_a_straight_line():

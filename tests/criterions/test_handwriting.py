@@ -10,6 +10,7 @@ from fairseq_hmrnn.criterions import HandwritingLikelihood
 from fairseq_hmrnn.data.handwriting import HandwritingDataset
 from fairseq_hmrnn.data.handwriting.store import CHARACTER, WORD, Strokes
 from fairseq_hmrnn.models.handwriting import HMLSTMHandwritingConfig, HMLSTMHandwritingModel
+from fairseq_hmrnn.trace import trace_of
 
 TASK = SimpleNamespace(target_dictionary=None, source_dictionary=None)
 
@@ -83,8 +84,8 @@ def test_regularisers_are_for_training_alone(model, dataset):
     model.train()
     loss, size, log = regularised(model, batch)
     assert log["nll"].item() == plain(model, batch)[0].item()
-    extra = model(**batch["net_input"])[1]
-    rates = [(extra["boundaries"][..., layer] * extra["valid"]).sum() / extra["valid"].sum() for layer in (0, 1)]
+    trace = trace_of(model(**batch["net_input"]))
+    rates = [(trace.boundaries[..., layer] * trace.valid).sum() / trace.valid.sum() for layer in (0, 1)]
     other = HandwritingLikelihood(TASK, False, ".3,.1", "uncertainty,rise=.5+surprisal")(model, batch)[0]
     expected = 2 * (rates[0] - 0.3) ** 2 + (rates[1] - 0.1) ** 2
     assert (loss - other).item() == pytest.approx(size * expected.item(), rel=1e-3, abs=1e-3)

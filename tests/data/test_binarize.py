@@ -13,8 +13,7 @@ import torch
 from fairseq.data.indexed_dataset import MMapIndexedDataset, MMapIndexedDatasetBuilder, infer_dataset_impl
 from fairseq.tasks.language_modeling import LanguageModelingConfig, LanguageModelingTask
 
-from fairseq_hmrnn.cli.errors import run_command
-from fairseq_hmrnn.cli.prepare_text import main
+from fairseq_hmrnn.cli.main import run as run_command
 from fairseq_hmrnn.data import binarize
 from fairseq_hmrnn.data.characters import CharacterDictionary, decode, encode
 
@@ -25,7 +24,7 @@ LINES = "The \u2581 cat\tsat \r\n\n  on\u00a0\u3000the \U0001f63a mat.\x00\u2028
 def run(*arguments):
     """The command in this process: its exit status."""
     try:
-        run_command(lambda: main([str(argument) for argument in arguments]), "prepare_text")
+        run_command(["prepare", "text", *map(str, arguments)])
     except SystemExit as stopped:
         return stopped.code
     return 0
@@ -88,7 +87,7 @@ def test_missing_splits_are_cut_from_the_end_at_line_borders(tmp_path, text_file
     printed = capsys.readouterr().out
     for part in parts.values():
         assert f"{len(part):,} characters" in printed
-    assert f"fairseq-train {data} --user-dir fairseq_hmrnn --task hmlstm_language_modeling" in printed
+    assert f"fairseq-hmrnn train {data}" in printed
 
 
 def test_only_the_missing_split_is_cut(tmp_path, text_file):
@@ -190,7 +189,7 @@ class TestBadInput:
             arguments += ["--dest", str(tmp_path / "data")]
         assert run(*arguments) == 2
         last = capsys.readouterr().err.splitlines()[-1]
-        assert last.startswith("prepare_text: error: ") and message in last
+        assert last.startswith("fairseq-hmrnn prepare: error: ") and message in last
         assert not (tmp_path / "data").exists()
 
     def test_a_failure_while_writing_leaves_the_old_data(self, tmp_path, monkeypatch):
@@ -206,18 +205,19 @@ class TestBadInput:
         assert {path.name: path.read_bytes() for path in data.iterdir()} == before
 
 
+@pytest.mark.thorough
 class TestCommand:
     def command(self, *arguments, cwd):
-        script = str(ROOT / "scripts" / "prepare_text.py")
         return subprocess.run(
-            [sys.executable, script, *map(str, arguments)], cwd=cwd, capture_output=True, encoding="utf-8",
-            env={**os.environ, "PYTHONIOENCODING": "utf-8"},
+            [sys.executable, "-m", "fairseq_hmrnn", "prepare", "text", *map(str, arguments)], cwd=cwd,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"}, capture_output=True,
+            encoding="utf-8",
         )
 
     def test_runs_from_anywhere_with_a_progress_bar(self, tmp_path, text_file):
         result = self.command(text_file.name, "--dest", "data", cwd=tmp_path)
         assert result.returncode == 0, result.stderr
-        assert "writing: 100%" in result.stderr and "fairseq-train data --user-dir" in result.stdout
+        assert "writing: 100%" in result.stderr and "fairseq-hmrnn train data" in result.stdout
         assert read_back(tmp_path / "data", "train").startswith(LINES)
 
     def test_bad_input_has_no_traceback(self, tmp_path):

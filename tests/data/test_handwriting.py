@@ -200,7 +200,7 @@ def test_a_broken_iam_file_is_named(tmp_path, content, said):
 
 
 def test_a_damaged_folder_is_refused(prepared, tmp_path):
-    with pytest.raises(FileNotFoundError, match="prepare_handwriting"):
+    with pytest.raises(FileNotFoundError, match="prepare handwriting"):
         load_normalization(str(tmp_path))
     with pytest.raises(FileNotFoundError, match="it has: test, train, valid"):
         load_split(str(prepared), "valid2")
@@ -224,7 +224,7 @@ def test_the_command_names_skips_and_counts_broken_files(tmp_path):
     write(folder / "include" / "apx" / "data" / "w3" / "l2.dat", "")
     write(folder / "data" / "8" / "apx" / "data" / "w5" / "empty.dat", "")
     (folder / "include" / "apx" / "data" / "w4" / "l1.dat").unlink()
-    command = ["-m", "fairseq_hmrnn.cli.prepare_handwriting", folder, "--dest", tmp_path / "bin"]
+    command = ["-m", "fairseq_hmrnn", "prepare", "handwriting", folder, "--dest", tmp_path / "bin"]
     printed = run(*command).stdout
     assert "skipped: include/apx/data/w3/l2.dat: has no pen points" in printed
     assert "skipped: data/8/apx/data/w5/empty.dat: is empty" in printed
@@ -233,5 +233,5 @@ def test_the_command_names_skips_and_counts_broken_files(tmp_path):
     refused = run(*command, check=False)
     assert refused.returncode == 2 and "has other data in it" in refused.stdout
     (tmp_path / "nothing").mkdir()
-    refused = run(*command[:2], tmp_path / "nothing", "--dest", tmp_path / "x", check=False)
+    refused = run(*command[:4], tmp_path / "nothing", "--dest", tmp_path / "x", check=False)
     assert refused.returncode == 2 and "no layout that is known: UNIPEN" in refused.stdout

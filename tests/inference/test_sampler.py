@@ -132,9 +132,9 @@ def test_steps_report_scores_and_boundaries():
     found = [next(steps) for _ in range(12)]
     text = torch.tensor([[BEGIN] + [step.tokens[0] for step in found]])
     logits, extra = model(text)
-    wanted = logits[0].log_softmax(1)[torch.arange(12), text[0, 1:]]
-    torch.testing.assert_close(torch.tensor([step.log_probs[0] for step in found]), wanted.float(), rtol=0, atol=1e-5)
-    assert [step.boundaries[0] for step in found] == extra["boundaries"][0, :12].tolist()
+    expected = logits[0].log_softmax(1)[torch.arange(12), text[0, 1:]]
+    torch.testing.assert_close(torch.tensor([step.log_probs[0] for step in found]), expected.float(), rtol=0, atol=1e-5)
+    assert [step.boundaries[0] for step in found] == extra["trace"].boundaries[0, :12].tolist()
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,9 @@ import math
 import re
 
 import pytest
+import small_translation as translation
 import torch
 from conftest import TASK, TRAIN, run, run_forked
-from models import translation
 from models.test_hmlstm_lm import DICTIONARY, PAD, make, tokens
 
 from fairseq_hmrnn.inference import export
@@ -153,7 +153,7 @@ def test_without_the_kernel_training_says_that_products_stay_float32(monkeypatch
 
 @compiled
 def test_samples_are_of_the_rounded_distribution():
-    """What the sampler says of its symbols, against the whole forward pass with rounded products."""
+    """The log-probabilities that the sampler reports, against the whole forward pass with rounded products."""
     model, symbols = make().float(), []
     decoding.generate_in([model], "bfloat16")
     sampler, given = Sampler([model], SamplingOptions(seed=1), PAD, [PAD]), []
@@ -178,7 +178,7 @@ def differ_slightly(found, expected):
 def test_sampling_commands_and_the_hub_take_it(trained):
     options = [trained / "checkpoint_last.pt", "--prompt", "ka lumo tiri sen", "--length", 5, "--json"]
     rounded, exact = (
-        json.loads(run("scripts/sample.py", *options, "--dtype", dtype).stdout)["prompt_bits"]
+        json.loads(run("fairseq-hmrnn", "sample", *options, "--dtype", dtype).stdout)["prompt_bits"]
         for dtype in decoding.GENERATION_DTYPES[::-1]
     )
     differ_slightly(rounded, exact)

@@ -40,7 +40,7 @@ def test_packed_steps_equal_the_forward_pass(monkeypatch, batch, normalization, 
     assert kind(model, state) is {"python": decoding.PackedSteps, "compiled": decoding.CompiledSteps}[path]
     torch.testing.assert_close(found, full, rtol=0, atol=1e-11)
     if boundary == "step":
-        share = extra["boundaries"].mean((0, 1))
+        share = extra["trace"].boundaries.mean((0, 1))
         assert ((share > 0.05) & (share < 0.95)).any(), share  # some steps COPY, some do not
 
 
@@ -68,10 +68,10 @@ def test_reordering_in_place_shrinking_and_growing(order):
 def test_a_state_is_reordered_within_its_own_tensors():
     state = HMLSTMState((torch.randn(4, 3),), (torch.randn(4, 3),), torch.rand(4, 1))
     order = torch.tensor([0, 3, 2])
-    wanted, pointer = state.reorder(order), state.h[0].data_ptr()
+    expected, pointer = state.reorder(order), state.h[0].data_ptr()
     found = state.reorder_(order)
     assert found.h[0].data_ptr() == pointer
-    for a, b in zip((*found.h, *found.c, found.z), (*wanted.h, *wanted.c, wanted.z)):
+    for a, b in zip((*found.h, *found.c, found.z), (*expected.h, *expected.c, expected.z)):
         assert torch.equal(a, b)
 
 
@@ -106,7 +106,7 @@ def test_weights_are_shared_where_their_owner_says_that_they_stay(monkeypatch, p
             assert frozen.of(model.decoder) is shared is not None
         assert frozen.of(model.decoder) is shared
         with torch.enable_grad():
-            assert frozen.of(model.decoder) is None  # a graph is wanted
+            assert frozen.of(model.decoder) is None  # a graph is asked for
     with torch.no_grad():
         model.decoder.output_projection.weight.mul_(2)
         assert frozen.of(model.decoder) is not shared
@@ -118,7 +118,7 @@ def test_where_packed_steps_cannot_run(monkeypatch):
     full = model(x)[0]
     state = {}
     logits = torch.cat([model.decoder(x[:, : t + 1], incremental_state=state)[0] for t in range(5)], dim=1)
-    assert kind(model, state) is decoding.Steps  # a graph is wanted
+    assert kind(model, state) is decoding.Steps  # a graph is asked for
     logits.sum().backward()
     assert model.decoder.hm_lstm.weight_recurrent[0].grad.abs().sum() > 0
     half = copy.deepcopy(model).bfloat16()

@@ -1,4 +1,4 @@
-"""What fairseq's own models have, at the models themselves: embeddings, softmax, dropout, averages."""
+"""Features of fairseq's own models, tried on the models themselves: embeddings, softmax, dropout, averages."""
 
 from argparse import Namespace
 from types import SimpleNamespace
@@ -11,8 +11,8 @@ from small_translation import MODELS, OFF, PAD, SIZES, SOURCE, TARGET, dictionar
 
 from fairseq_hmrnn.criterions import BoundaryRegularizedCrossEntropy
 from fairseq_hmrnn.inference.export import StepFunction
+from fairseq_hmrnn.inference.reader import Reader
 from fairseq_hmrnn.inference.sampler import Sampler, SamplingOptions
-from fairseq_hmrnn.inference.windows import read_windows
 from fairseq_hmrnn.models import HMLSTMLanguageModel
 from fairseq_hmrnn.models.config import HMLSTMLanguageModelConfig
 from fairseq_hmrnn.models.moving_average import MovingAverage
@@ -225,8 +225,9 @@ def test_sampling_scoring_and_export_take_the_adaptive_softmax():
     text = tokens(1, 9, WORDS)
     with torch.no_grad():
         log_probs = model.get_normalized_probs(model(text), log_probs=True)[0]
-        (predicted, _), *_ = read_windows(model.decoder, text[0])
-        torch.testing.assert_close(predicted.log_softmax(1), log_probs)
+        reader = Reader(model.decoder, begin=int(text[0, 0]))
+        predicted = reader.log_probs(next(reader.read(text[0, 1:])))
+        torch.testing.assert_close(predicted, log_probs.float())
         function = StepFunction(model.decoder)
         found, _, _ = function(text[:, 0], torch.zeros(1, function.state_size).double())
         torch.testing.assert_close(found[0], log_probs[0])
@@ -355,4 +356,4 @@ def test_features_are_the_softmax_layers_input(name):
     features, extra = model.extract_features(*inputs)
     logits, other = model(*inputs)
     torch.testing.assert_close(model.output_layer(features), logits)
-    assert torch.equal(extra["boundaries"], other["boundaries"])
+    assert torch.equal(extra["trace"].boundaries, other["trace"].boundaries)

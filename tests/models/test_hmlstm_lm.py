@@ -69,13 +69,13 @@ def test_pad_symbols_change_nothing(left, right):
     (plain, plain_extra), (logits, extra) = model(x), model(padded)
     rows = slice(left, left + 6)
     torch.testing.assert_close(logits[:2, rows], plain, rtol=0, atol=1e-12)
-    assert torch.equal(extra["boundaries"][:2, rows], plain_extra["boundaries"])
-    assert torch.equal(extra["valid"], padded.ne(PAD))
+    assert torch.equal(extra["trace"].boundaries[:2, rows], plain_extra["trace"].boundaries)
+    assert torch.equal(extra["trace"].valid, padded.ne(PAD))
 
 
 def test_empty_batch():
     logits, extra = make()(torch.zeros(0, 5, dtype=torch.long))
-    assert logits.shape == (0, 5, len(DICTIONARY)) and extra["boundaries"].shape == (0, 5, 3)
+    assert logits.shape == (0, 5, len(DICTIONARY)) and extra["trace"].boundaries.shape == (0, 5, 3)
 
 
 def test_state_can_be_carried():

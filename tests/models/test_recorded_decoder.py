@@ -58,7 +58,7 @@ def test_traces_and_exports_read_padding_that_they_were_not_recorded_with():
         logits, extra = decoder(x)
         assert_close(traced(x), logits)
         assert_close(exported(x)[0], logits)
-        assert torch.equal(exported(x)[1]["boundaries"], extra["boundaries"])
+        assert torch.equal(exported(x)[1]["trace"].boundaries, extra["trace"].boundaries)
 
 
 def test_one_compiled_graph_serves_all_updates_of_an_annealed_slope():
@@ -73,11 +73,11 @@ def test_one_compiled_graph_serves_all_updates_of_an_annealed_slope():
         decoder.slope_progress.set_num_updates(update)
         (logits, extra), (expected, plain) = compiled(x), decoder(x)
         assert_close(logits, expected)
-        assert int(extra["num_updates"]) == update
-        assert_close(extra["boundary_probs"], plain["boundary_probs"])
+        assert int(extra["trace"].num_updates) == update
+        assert_close(extra["trace"].boundary_probs, plain["trace"].boundary_probs)
         ours, theirs = (torch.autograd.grad(y.pow(2).mean(), list(decoder.parameters())) for y in (logits, expected))
         assert_close(ours, theirs)
-        seen.append(extra["boundary_probs"])
+        seen.append(extra["trace"].boundary_probs)
     assert counter.frame_count == 1 and not torch.equal(seen[0], seen[-1])
 
 

@@ -49,12 +49,18 @@ def make_problem(
     for index, size in enumerate(sizes):
         rows, below = num_rows(size), sizes[index - 1] if index else input_size
         above = sizes[index + 1] if index + 1 < len(sizes) else None
-        weights = [normal(rows, c, scale=c**-0.5) if c else None for c in (size, below, above)]
+        columns = {"recurrent": size, "bottom_up": below, "top_down": above}  # drawn in this order
+        weights = {name: normal(rows, c, scale=c**-0.5) if c else None for name, c in columns.items()}
         vector = normal(rows, scale=0.3)
         with torch.no_grad():
             vector[-1] += bias
-        gains = [normal(rows, scale=0.2, shift=1.0) if layer_norm and w is not None else None for w in weights]
-        layers.append(LayerParameters(*weights, vector, *gains))
+        gains = {
+            name: normal(rows, scale=0.2, shift=1.0) if layer_norm and weight is not None else None
+            for name, weight in weights.items()
+        }
+        named = {f"weight_{name}": weight for name, weight in weights.items()}
+        named.update((f"gain_{name}", gain) for name, gain in gains.items())
+        layers.append(LayerParameters(bias=vector, **named))
     z = (uniform(batch, len(sizes)) > 0.5).to(wide).requires_grad_()
     h, c = (tuple(normal(batch, s, dtype=wide) for s in sizes) for _ in range(2))
     state = HMLSTMState(h, c, z)

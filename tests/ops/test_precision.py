@@ -75,7 +75,7 @@ def test_module_keeps_state_in_float32(dtype):
 
 @pytest.mark.parametrize("path", ["compiled", "python"])
 def test_autocast_on_cpu_changes_nothing_but_the_input(path, monkeypatch):
-    """What comes before is in bfloat16; the recurrence is in float32, forward and backward, also where the backward
+    """The layers before are in bfloat16; the recurrence is in float32, forward and backward, also where the backward
     pass is called with autocast on."""
     if path == "compiled" and cpu.kernel.compiled is None:
         pytest.skip("the compiled kernel was not built")

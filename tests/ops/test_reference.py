@@ -87,6 +87,7 @@ def test_all_three_operations_occur():
         assert 0.02 < operation.double().mean() < 0.98
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("layer_norm", [False, True], ids=["plain", "layer-norm"])
 def test_gradients_with_fixed_boundaries_equal_finite_differences(layer_norm):
     """With z constant the gradient is a true derivative. Cut both ways a gradient can reach z: the slope is so steep
@@ -226,8 +227,8 @@ def test_nested_boundaries_nest():
         (dict(state=HMLSTMState.zeros(3, [4, 5])), "state.z has shape"),
         (dict(state=HMLSTMState.zeros(2, [4, 6])), "state.h"),
         (dict(state=HMLSTMState.zeros(2, [4])), "state.h has 1 layers"),
-        (dict(noise=torch.zeros(4, 2, 2)), "noise is wanted"),
-        (dict(options=RecurrenceOptions(boundary="bernoulli")), "noise is wanted"),
+        (dict(noise=torch.zeros(4, 2, 2)), 'requires noise'),
+        (dict(options=RecurrenceOptions(boundary="bernoulli")), 'requires noise'),
         (dict(options=RecurrenceOptions(boundary="hard")), "unknown boundary mode 'hard': choose from step"),
         (dict(options=RecurrenceOptions(slope=0.0)), "slope"),
         (dict(backend="cuda"), "unknown backend 'cuda': choose from auto"),

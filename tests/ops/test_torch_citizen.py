@@ -56,11 +56,11 @@ def assert_equal(found, expected):
         assert a.dtype == b.dtype and torch.equal(a, b)
 
 
-# What is kept for the backward pass
+# Values saved for the backward pass
 
 
 def kept_bytes(module, x, state, **hooks):
-    """What saved-tensor hooks see during a forward pass, each storage once, the arguments aside."""
+    """The tensors that saved-tensor hooks see during a forward pass, each storage once, the arguments aside."""
     arguments = {t.data_ptr() for t in (x, *state.h, *state.c, state.z, *module.parameters())}
     seen = {}
 
@@ -154,13 +154,13 @@ def test_the_operator_computes_what_an_eager_call_does(kind, backend):
 def test_opcheck(kind):
     problem = problem_of(KINDS[kind], dtype=torch.float32, steps=3)
     arguments = operator_arguments(problem)
-    torch.library.opcheck(torch.ops.fairseq_hmrnn.hm_lstm.default, arguments)
-    grads = [t.detach() for t in torch.ops.fairseq_hmrnn.hm_lstm(*arguments)]
-    wanted = [True] * len(library.Arguments(*arguments).leaves)
-    wanted[1] = False
+    torch.library.opcheck(torch.ops.fairseq_hmrnn.recurrence.default, arguments)
+    grads = [t.detach() for t in torch.ops.fairseq_hmrnn.recurrence(*arguments)]
+    needed = [True] * len(library.Arguments(*arguments).leaves)
+    needed[1] = False
     constant = torch.utils._pytree.tree_map(lambda t: t.detach() if torch.is_tensor(t) else t, arguments)
     torch.library.opcheck(
-        torch.ops.fairseq_hmrnn.hm_lstm_backward.default, (grads, wanted, *constant), test_utils="test_faketensor"
+        torch.ops.fairseq_hmrnn.recurrence_backward.default, (grads, needed, *constant), test_utils="test_faketensor"
     )
 
 
@@ -251,6 +251,7 @@ def test_compile_under_autocast_keeps_the_precision_of_the_weights():
     assert_equal(gradients(cast(compiled), module, *inputs), gradients(module, module, *inputs))
 
 
+@pytest.mark.thorough
 @needs_operators
 def test_compile_of_the_reference_and_of_recomputation():
     torch._dynamo.reset()
@@ -327,7 +328,7 @@ def test_packed_weights_run_beside_what_is_compiled():
         assert torch.equal(torch.compile(step, backend="aot_eager")(x[0]), step(x[0]))
 
 
-# What is refused
+# Arguments that are refused
 
 
 def mixed(**changes):

@@ -126,6 +126,7 @@ def test_equals_the_reference(name, poisoned):
         assert 0 < z[..., 0].mean() < 0.5, "the problem is there for its COPY steps"
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float16, 4e-3), (torch.bfloat16, 3e-2)], ids=["fp16", "bf16"])
 @pytest.mark.parametrize("name", ["open", "soft-norm"])
 def test_half_precision_is_within_its_bound(name, dtype, tolerance):
@@ -133,6 +134,7 @@ def test_half_precision_is_within_its_bound(name, dtype, tolerance):
     check(problem_of(name, dtype), tolerance)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["norm-mostly-closed", "exact-mostly-closed-padded"])
 def test_skipping_gives_the_same_bits(name):
     problem = moved(problem_of(name), torch.float32)
@@ -141,6 +143,7 @@ def test_skipping_gives_the_same_bits(name):
         assert torch.equal(a, b)
 
 
+@pytest.mark.thorough
 def test_sorted_samples(monkeypatch, poisoned):
     """More samples than one tile holds: those in need come first."""
     monkeypatch.setattr(Shape, "block_m", 16)

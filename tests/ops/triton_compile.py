@@ -3,7 +3,7 @@
     python tests/ops/triton_compile.py [--quick | --table] [CAPABILITY ...]
 
 Prints for every kernel and set of constants its registers, spilled bytes and shared memory, as the assembler that
-comes with Triton reports them. Fails where a kernel does not compile or wants more shared memory than there is.
+comes with Triton reports them. Fails where a kernel does not compile or requires more shared memory than there is.
 --table is the one of ops/README.md: layers of 512 and 1024 with layer normalisation, B 64.
 """
 
@@ -141,7 +141,7 @@ def report(capability, name, shape):
         print(f"sm_{capability} {name:24} {kernel.__name__:18} {registers:4} registers {spilled:5} bytes spilled"
               f" {shared:7} shared {tensor_cores}", flush=True)  # fmt: skip
         if shared > SHARED_MEMORY[capability]:
-            sys.exit(f"{kernel.__name__} wants {shared} bytes of shared memory")
+            sys.exit(f"{kernel.__name__} requires {shared} bytes of shared memory")
         yield spilled
 
 

@@ -118,7 +118,8 @@ def load_normalization(folder: str) -> Normalization:
     """Of a prepared folder. FileNotFoundError, or ValueError for a damaged one."""
     path = os.path.join(folder, DESCRIPTION)
     if not os.path.isfile(path):
-        raise FileNotFoundError(f"no {path}: prepare a corpus with prepare_handwriting FOLDER --dest {folder}")
+        how = f"fairseq-hmrnn prepare handwriting FOLDER --dest {folder}"
+        raise FileNotFoundError(f"no {path}: prepare a corpus with {how}")
     try:
         with open(path, encoding="utf-8") as file:
             found = json.load(file)

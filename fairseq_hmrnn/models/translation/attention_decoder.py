@@ -51,8 +51,8 @@ class HMLSTMAttentionDecoder(HMLSTMDecoder):
     def extract_features(
         self, prev_output_tokens, encoder_out: EncoderOut, incremental_state=None, src_lengths=None, state=None
     ):
-        """What each of prev_output_tokens (B, T) attends to, (B, T, output_dim), and `encoder_extra` together with the
-        decoder's own boundaries as decoder_boundaries, decoder_boundary_probs (B, T, L) and decoder_valid (B, T).
+        """The context of each of prev_output_tokens (B, T), (B, T, output_dim), and `encoder_extra` together with the
+        decoder's own BoundaryTrace as `decoder_trace` and the state reached as `state`.
 
         incremental_state: fairseq's cache; with it only the last symbol is read. state: a DecoderState before the
         first symbol that it has read, made of the encoder's final states if None.
@@ -71,9 +71,7 @@ class HMLSTMAttentionDecoder(HMLSTMDecoder):
             self._cache_state(incremental_state, state)
         extra = {
             **encoder_extra(encoder_out, attention),
-            "decoder_boundaries": boundaries,
-            "decoder_boundary_probs": boundary_probs,
-            "decoder_valid": valid,
+            "decoder_trace": self.trace(boundaries, boundary_probs, valid),
             "state": state,
         }
         return features, extra

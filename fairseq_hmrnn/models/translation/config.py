@@ -89,7 +89,7 @@ class HMLSTMTranslationConfig(HMLSTMEncoderConfig, HMLSTMLanguageModelConfig):
     )
     decoder_hidden_sizes: str = option(
         "",
-        "sizes of the decoder's layers, bottom to top, by comma; empty: the encoder's",
+        "sizes of the decoder's layers, bottom to top, separated by commas; empty: the encoder's",
         Parsed(_parse_decoder_sizes),
     )
     no_input_feeding: bool = option(

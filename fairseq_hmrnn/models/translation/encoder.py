@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ...modules import LayerOutput
 from ...ops import HMLSTMOutput, is_on_host, padding_of
+from ...trace import KEY, BoundaryTrace
 from ..config import UNLIMITED, build_hm_lstm, build_slope_schedule
 from ..dropout import RecurrentDropout
 from ..fingerprint import DictionaryFingerprint
@@ -50,14 +51,11 @@ class HMLSTMEncoder(FairseqEncoder):
     def forward(self, src_tokens: Tensor, src_lengths: Optional[Tensor] = None, **unused) -> EncoderOut:
         """Read src_tokens (B, S), padded on either side. src_lengths is not needed: pad symbols tell.
 
-        Returns fairseq's dictionary of lists, as its Transformer decoder wants it: `encoder_out` [(M, B, output_units)]
+        Returns fairseq's dictionary of lists, as its Transformer decoder takes it: `encoder_out` [(M, B, output_units)]
         and `encoder_padding_mask` [(B, M)], and beside these
         memory_positions: [(B, M)], the source position behind each slot of the memory; empty if M is S.
         final_hidden: [(B, final_units)].
-        boundaries, boundary_probs, valid: of each direction (B, S, L), (B, S, L) and (B, S), steps in the order in
-            which that direction reads them.
-        num_detectors: int, the layers, from the bottom, that have a boundary detector.
-        num_updates: int, how many the model was trained for.
+        traces: the BoundaryTrace of each direction, steps in the order in which that direction reads them.
         """
         valid = src_tokens.ne(self.padding_idx)
         directions = self._read(src_tokens, valid)
@@ -69,7 +67,6 @@ class HMLSTMEncoder(FairseqEncoder):
             closed = torch.stack([output.boundaries[..., self.memory_layer] > 0.5 for output in aligned]).any(0)
             memory, padding_mask, slots = keep_segments(memory, closed, valid.t())
             positions = [slots.t()]
-        valids = [valid, valid.flip(1)][: len(directions)]
         return {
             "encoder_out": [memory],
             "encoder_padding_mask": [padding_mask],
@@ -79,11 +76,7 @@ class HMLSTMEncoder(FairseqEncoder):
             "src_lengths": [],
             "memory_positions": positions,
             "final_hidden": [torch.cat([h for output in directions for h in output.state.h], dim=1).type_as(memory)],
-            "boundaries": [output.boundaries.transpose(0, 1) for output in directions],
-            "boundary_probs": [output.boundary_probs.transpose(0, 1) for output in directions],
-            "valid": valids,
-            "num_detectors": self.hm_lstm.num_detectors,
-            "num_updates": self.slope_progress.num_updates,
+            "traces": [self._trace(output, mask) for output, mask in zip(directions, (valid, valid.flip(1)))],
         }
 
     def _read(self, src_tokens: Tensor, valid: Tensor) -> List[HMLSTMOutput]:
@@ -96,19 +89,22 @@ class HMLSTMEncoder(FairseqEncoder):
             outputs.append(self.hm_lstm_backward(x.flip(0), None, padding, slope))
         return outputs
 
+    def _trace(self, output: HMLSTMOutput, valid: Tensor) -> BoundaryTrace:
+        boundaries, probs = output.boundaries.transpose(0, 1), output.boundary_probs.transpose(0, 1)
+        return BoundaryTrace(boundaries, probs, valid, self.hm_lstm.num_detectors, self.slope_progress.num_updates)
+
     def _features(self, hidden: Sequence[Tensor]) -> Tensor:
         return torch.cat(list(hidden), dim=-1) if self.layer_output is None else self.layer_output(hidden)
 
     def reorder_encoder_out(self, encoder_out: EncoderOut, new_order: Tensor) -> EncoderOut:
-        """Row i becomes what was row new_order[i], as beam search wants it."""
+        """Row i becomes what was row new_order[i], as in beam search."""
 
-        def select(name, tensor):
-            return tensor.index_select(1 if name == "encoder_out" else 0, new_order)
+        def select(name, value):
+            if isinstance(value, BoundaryTrace):
+                return value.reorder(new_order)
+            return value.index_select(1 if name == "encoder_out" else 0, new_order)
 
-        return {
-            name: [select(name, tensor) for tensor in value] if isinstance(value, list) else value
-            for name, value in encoder_out.items()
-        }
+        return {name: [select(name, value) for value in values] for name, values in encoder_out.items()}
 
     def max_positions(self) -> int:
         return UNLIMITED
@@ -156,22 +152,19 @@ def attention_over_source(attention: Optional[Tensor], encoder_out: EncoderOut) 
     if attention is None or not encoder_out["memory_positions"]:
         return attention
     positions = encoder_out["memory_positions"][0].unsqueeze(1).expand_as(attention)
-    source_length = encoder_out["valid"][0].size(1)
+    source_length = encoder_out["traces"][0].valid.size(1)
     over_source = attention.new_zeros(*attention.shape[:2], source_length)
     return over_source.scatter_add(2, positions, attention)
 
 
 def encoder_extra(encoder_out: EncoderOut, attention: Optional[Tensor]) -> Dict[str, Any]:
-    """A decoder's second output: attention [(B, T, S)] over the source and what the criterion regularises.
-
-    boundaries and boundary_probs (D * B, S, L), valid (D * B, S): the D directions of the encoder count as samples of
-    their own. num_detectors, num_updates: int.
+    """A decoder's second output: as `attn` attention [(B, T, S)] over the source, and as `trace` what the criterion
+    regularises, the source's boundaries: the D directions of the encoder count as samples of their own, D * B of them.
     """
     attention = attention_over_source(attention, encoder_out)
     return {
         "attn": None if attention is None else [attention],
-        **{name: torch.cat(encoder_out[name]) for name in ("boundaries", "boundary_probs", "valid")},
-        **{name: encoder_out[name] for name in ("num_detectors", "num_updates")},
+        KEY: BoundaryTrace.concatenate(encoder_out["traces"]),
     }
 
 

@@ -1,4 +1,4 @@
-"""What the translation models have in common."""
+"""The common part of the translation models."""
 
 from __future__ import annotations
 
@@ -67,6 +67,10 @@ class TranslationModel(CheckedOptions, StartsFromFiles, FairseqEncoderDecoderMod
         if not os.path.isdir(data_name_or_path):
             raise FileNotFoundError(f"no folder {data_name_or_path}: name the one with the dictionaries as data")
         return super().from_pretrained(folder, names, os.path.abspath(data_name_or_path), **kwargs)
+
+    def make_generation_fast_(self, need_attn=False, **kwargs):
+        """As fairseq's, whose hub hands on the None of an option that nobody gave: torch.jit.script requires a bool."""
+        super().make_generation_fast_(need_attn=bool(need_attn), **kwargs)
 
     def __prepare_scriptable__(self):
         """Called by torch.jit.script for what it is to read. For inference alone: see scripting.py."""

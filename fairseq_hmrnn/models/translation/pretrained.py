@@ -29,12 +29,12 @@ def load_pretrained(module: nn.Module, path: str, parts: Sequence[str]) -> None:
     module.dictionary_fingerprint.upgrade_state_dict_named(state, f"{prefix}dictionary_fingerprint")
     found = {name[len(prefix) :]: value for name, value in state.items() if name.startswith(prefix)}
     found = {name: value for name, value in found.items() if name.startswith(tuple(parts))}
-    wanted = module.state_dict()
-    recurrence = [name for name in wanted if name.startswith("hm_lstm.")]
+    needed = module.state_dict()
+    recurrence = [name for name in needed if name.startswith("hm_lstm.")]
     if not any(name.startswith("hm_lstm.") for name in found):
         raise ValueError(f"{path} holds no HM-LSTM to start from: give an hmlstm_lm or a translation model")
     for name in [*found, *recurrence]:
-        shapes = [tuple(tensors[name].shape) if name in tensors else None for tensors in (found, wanted)]
+        shapes = [tuple(tensors[name].shape) if name in tensors else None for tensors in (found, needed)]
         if shapes[0] != shapes[1]:
             raise ValueError(
                 f"{path} does not fit: {name} has shape {shapes[0]} there and {shapes[1]} here (None: there is none); "

@@ -1,8 +1,8 @@
 """The translation models for torch.jit.script, which reads source text and cannot read theirs.
 
 Recurrences, gated output and attention are traced, a step or a call at a time, from the very modules that train, and
-the loops around them scripted. The recurrence is the reference's, as in inference/export.py. The result is for inference: it has
-no recurrent dropout, and no gradient goes through the boundaries.
+the loops around them scripted. The recurrence is the reference's, as in inference/export.py. The result is for
+inference: it has no recurrent dropout, and no gradient goes through the boundaries.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@
 
 from . import kernel
 from .kernel import kernel_seconds
+from .loading import remedy
 from .recurrence import DTYPES, PackedLayers, hm_lstm_cpu
 
-__all__ = ["DTYPES", "PackedLayers", "hm_lstm_cpu", "kernel", "kernel_seconds"]
+__all__ = ["DTYPES", "PackedLayers", "hm_lstm_cpu", "kernel", "kernel_seconds", "remedy"]

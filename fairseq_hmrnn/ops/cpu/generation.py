@@ -1,4 +1,4 @@
-"""Generation by the compiled kernel: symbols in, logits out and, where wanted, the next symbols chosen in between.
+"""Generation by the compiled kernel: symbols in, logits out and, where asked for, the next symbols chosen in between.
 
 One call takes any number of steps (csrc/generation.h). recurrence.py has the recurrence alone; models/decoding.py
 chooses.
@@ -32,7 +32,7 @@ class OutputParameters(NamedTuple):
 
 
 class Reached(NamedTuple):
-    """What a generation has reached. Every call changes these tensors in place.
+    """The state of a generation. Every call changes these tensors in place.
 
     state: of the recurrence. terms: (B, L, E + L), products of each layer's h with its output weights. copy_u: (B, L),
     the detector's u of the run of COPY steps that lasts, NaN where none does.
@@ -91,6 +91,8 @@ class Generation:
         pad: int,
     ):
         self.output = OutputParameters(tuple(map(_frozen, output.layers)), _frozen(output.weight), _frozen(output.bias))
+        if layers.compiled_weights is None:
+            raise ValueError("the layers are packed for the Python path: generation is for the compiled one")
         self.compiled = kernel.compiled.Generation(
             *layers.compiled_weights,
             layers.project(embedding) if table else _frozen(embedding),

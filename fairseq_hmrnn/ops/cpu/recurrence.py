@@ -17,6 +17,7 @@ from ..capture import refuse_capture
 from ..checks import check_options, check_tensors
 from ..types import HMLSTMOutput, HMLSTMState, LayerParameters, RecurrenceOptions
 from . import kernel, python
+from .loading import remedy
 
 DTYPES = (torch.float32, torch.float64)
 
@@ -39,6 +40,8 @@ def hm_lstm_cpu(
     path: "compiled" or "python", None for the better one that is there.
     """
     path = path or kernel.DEFAULT_PATH
+    if path == "compiled" and kernel.compiled is None:
+        raise ValueError(f"the compiled CPU kernel {kernel.MISSING}; to build it: {remedy()}")
     if tokens is not None and (path == "python" or tokens.size(0) == 0):
         x, tokens = torch.nn.functional.embedding(tokens, x), None
     if tokens is None and x.size(0) == 0:
@@ -56,7 +59,7 @@ class PackedLayers:
     """
 
     def __init__(self, layers: Sequence[LayerParameters], path: Optional[str] = None, bfloat16: bool = False):
-        self.layers = [LayerParameters(*(None if t is None else t.detach().contiguous() for t in p)) for p in layers]
+        self.layers = [LayerParameters._make(None if t is None else t.detach().contiguous() for t in p) for p in layers]
         self._weights = [list(layer) for layer in self.layers]
         self._compiled = (path or kernel.DEFAULT_PATH) == "compiled"
         self.bfloat16 = bfloat16 and self._compiled
@@ -101,13 +104,13 @@ class PackedLayers:
         if not self._compiled:
             return self._run_python(x, state, options, valid, noise, projected)
         inputs = _inputs(x, self._weights, state, None, valid, noise, None, options, True)
-        projected = x if projected else None
-        hidden, boundaries, probs, h, c, z, _ = kernel.compiled.forward(inputs, False, projected, self._packed)
-        return HMLSTMOutput(tuple(hidden), boundaries, probs, HMLSTMState(tuple(h), tuple(c), z))
+        product = x if projected else None
+        hidden, h, c, *emitted, _ = kernel.compiled.forward(inputs, False, product, self._packed)
+        return flat_output((*hidden, *h, *c, *emitted), len(self.layers))
 
     @torch.no_grad()
     def _run_python(self, x, state, options, valid, noise, projected) -> HMLSTMOutput:
-        inputs = python.Inputs(x, self.layers, state, valid, noise, None, options, True)
+        inputs = python.Inputs(x, tuple(self.layers), state, valid, noise, None, options, True)
         return flat_output(python.forward(inputs, False, self._packed, projected)[0], len(self.layers))
 
 
@@ -135,30 +138,29 @@ def _inputs(x, weights, state, tokens, valid, noise, masks, options, skip):
 class _CompiledCall(Call):
     def forward(self, tensors, training):
         inputs = _inputs(*self.split(tensors), self.options, self.skip)
-        hidden, boundaries, probs, h, c, z, saved = kernel.compiled.forward(inputs, training, None, None)
-        return (*hidden, *h, *c, boundaries, probs, z), saved
+        hidden, h, c, *emitted, saved = kernel.compiled.forward(inputs, training, None, None)
+        return (*hidden, *h, *c, *emitted), saved
 
-    def backward(self, tensors, saved, hidden, grads, want_x, want_weights):
+    def backward(self, tensors, saved, hidden, grads, need_x, need_weights):
         n = self.num_layers
         grads = [None if g is None else g.contiguous() for g in grads]
-        boundaries, probs, z = grads[3 * n :]
+        of_states = grads[:n], grads[n : 2 * n], grads[2 * n : 3 * n]
         inputs = _inputs(*self.split(tensors), self.options, self.skip)
-        dx, dweights, dh, dc, dz = kernel.compiled.backward(
-            inputs, saved, list(hidden), grads[:n], boundaries, probs, grads[n : 2 * n], grads[2 * n : 3 * n], z,
-            want_x, want_weights,
-        )  # fmt: skip
+        dx, dz, dh, dc, dweights = kernel.compiled.backward(
+            inputs, saved, list(hidden), *of_states, *grads[3 * n :], need_x, need_weights
+        )
         return [dx, dz, *dh, *dc, *(grad for layer in dweights for grad in layer)]
 
 
 class _PythonCall(Call):
     def inputs(self, tensors):
         x, weights, state, _, *rest = self.split(tensors)
-        layers = [LayerParameters(*layer) for layer in weights]
+        layers = tuple(map(LayerParameters._make, weights))
         return python.Inputs(x, layers, state, *rest, self.options, self.skip)
 
     def forward(self, tensors, training):
         with torch.no_grad():
             return python.forward(self.inputs(tensors), training)
 
-    def backward(self, tensors, saved, hidden, grads, want_x, want_weights):
-        return python.backward(self.inputs(tensors), saved, hidden, grads, want_x, want_weights)
+    def backward(self, tensors, saved, hidden, grads, need_x, need_weights):
+        return python.backward(self.inputs(tensors), saved, hidden, grads, need_x, need_weights)

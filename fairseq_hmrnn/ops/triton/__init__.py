@@ -1,6 +1,6 @@
 """The recurrence on the GPU in Triton: forward and backward by hand, COPY skipped, under a CUDA graph.
 
-Importing this folder imports Triton: `hm_lstm.py` does so only where it is wanted. How it is laid out and why:
+Importing this folder imports Triton: `hm_lstm.py` does so only where it is asked for. How it is laid out and why:
 ops/README.md.
 """
 
@@ -63,9 +63,9 @@ class _TritonCall(Call):
             kept.workspace.forward()
             return kept.workspace.buffers.results(), kept if training else None
 
-    def backward(self, tensors, saved, hidden, grads, want_x, want_weights):
+    def backward(self, tensors, saved, hidden, grads, need_x, need_weights):
         saved.workspace.buffers.load_gradients(grads)
-        return saved.workspace.backward(want_x, want_weights)
+        return saved.workspace.backward(need_x, need_weights)
 
 
 __all__ = ["hm_lstm_triton", "pool"]

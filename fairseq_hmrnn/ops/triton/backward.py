@@ -84,7 +84,7 @@ def pulled(
     sent_gates, sent, detectors, detector_gradients, layer, step, product, there, b, steps, rows_padded, units, mask,
     kappa, LAYERS: tl.constexpr, SIZE: tl.constexpr,
 ):  # fmt: skip
-    """What cell (layer, step) sent through a product to the units of this cell; 0 where not `there`."""
+    """The gradient that cell (layer, step) sent through a product to the units of this cell; 0 where not `there`."""
     layer = tl.where(there, layer, 0)
     step = tl.where(there, step, 0)
     cell = row_of(layer, step, steps, b, rows_padded)
@@ -130,7 +130,7 @@ def collect(
     h, masks, z, dh, dz, sent, sent_gates, detectors, detector_gradients, sizes, layer, step, b, steps, rows_padded,
     units, mask, kappa, LAYERS: tl.constexpr, SIZE: tl.constexpr, NORM: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
-    """What reaches h of this cell (dh, kept by the next step and sent by its three readers), and z: of FLUSH at the
+    """The gradient of h of this cell (dh, kept by the next step and sent by its three readers), and z: of FLUSH at the
     next step, and of the gate of the layer above, which with layer normalisation come another way."""
     has_next = step + 1 < steps
     has_above = layer + 1 < LAYERS
@@ -224,19 +224,19 @@ def through_products(
                 pointer = projected + (step.to(tl.int64) * rows_padded + b) * (GATES * SIZE)
         vector = layer * 3 + product
         sums = row_of(vector, 0, 1, b, rows_padded)
-        wanted = there & (active | (here & FULL))
+        needed = there & (active | (here & FULL))
         dp, d_last, to_gate = through_norm(
             pointer, gains + vector * (GATES * SIZE), gain_sums + sums * (GATES * SIZE), gain_last_sums + sums,
-            statistics + after * 9 + product * 3, tl.load(gains_last + vector), ds, du, gate, wanted, units, mask,
+            statistics + after * 9 + product * 3, tl.load(gains_last + vector), ds, du, gate, needed, units, mask,
             stride, count, kappa,
         )  # fmt: skip
-        to_gate = tl.where(wanted, to_gate, 0.0)
+        to_gate = tl.where(needed, to_gate, 0.0)
         if product == TOP_DOWN:
             to_flush += to_gate
         if product == BOTTOM_UP:
             to_open += to_gate
         kind = row_of(layer + product * LAYERS, step, steps, b, rows_padded)
-        store_gates(gradients + kind * (GATES * SIZE), units, stride, mask, gates_where(wanted, dp))
+        store_gates(gradients + kind * (GATES * SIZE), units, stride, mask, gates_where(needed, dp))
         tl.store(detector_gradients + kind, tl.where(here & there, d_last, 0.0))
     flags = (active | (here & FULL)).to(tl.int32) + 2 * (active & (z_prev != 0)).to(tl.int32)
     return to_flush, to_open, flags + 4 * (active & (z_below != 0)).to(tl.int32)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ def round_up(number: int, multiple: int) -> int:
 
 
 class Shape(NamedTuple):
-    """What the buffers and the compiled kernels depend on. Equal shapes can share them."""
+    """The shape on which buffers and compiled kernels depend. Equal shapes can share them."""
 
     steps: int
     batch: int
@@ -74,7 +74,7 @@ class Buffers:
         self.shape = shape
         L, T, R, P = len(shape.sizes), shape.steps, shape.rows, max(shape.padded)
         rows = NUM_GATES * P
-        place = {"device": shape.device}
+        place: Dict[str, Any] = {"device": shape.device}
         operand = {**place, "dtype": shape.dtype}
         zeros, empty = torch.zeros, torch.empty
         self.size_padded = P
@@ -139,9 +139,7 @@ class Buffers:
         operands, others = [], []
         for index, layer in enumerate(layers):
             size = self.shape.sizes[index]
-            given = (layer.weight_recurrent, layer.weight_top_down, layer.weight_bottom_up)
-            gains = (layer.gain_recurrent, layer.gain_top_down, layer.gain_bottom_up)
-            for product, (weight, gain) in enumerate(zip(given, gains)):
+            for product, (weight, gain) in enumerate(zip(layer.weights, layer.gains)):
                 if weight is None:
                     continue
                 columns = weight.size(1)
@@ -155,7 +153,7 @@ class Buffers:
                     others += self.vector(self.gains[index, product], self.gains_last[index, product], gain, index)
             others += self.vector(self.bias[index], self.bias_last[index], layer.bias, index)
         for pairs in (operands, others):
-            torch._foreach_copy_(*map(list, zip(*pairs)))
+            torch._foreach_copy_([target for target, _ in pairs], [source for _, source in pairs])
 
     def vector(self, rows: Tensor, last: Tensor, given: Tensor, index: int) -> List[Tuple[Tensor, Tensor]]:
         """Where the parts of a bias or a gain (4H+1) go: target and source."""
@@ -172,7 +170,7 @@ class Buffers:
         masks: Optional[Sequence[Tensor]],
     ) -> None:
         batch = self.shape.batch
-        self.load_numbers(self.scalars, (options.slope, options.detector_grad_scale))
+        self.load_numbers(self.scalars, (float(options.slope), options.detector_grad_scale))
         self.x[:, :batch].copy_(x)
         self.valid[:, :batch].copy_(valid) if valid is not None else self.valid[:, :batch].fill_(1)
         if noise is not None:

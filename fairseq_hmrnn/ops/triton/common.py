@@ -1,4 +1,4 @@
-"""What the kernels share. No kernel masks its products: all buffers are padded with zeros (`buffers.py`)."""
+"""Functions that the kernels share. No kernel masks its products: all buffers are padded with zeros (`buffers.py`)."""
 
 import triton
 import triton.language as tl
@@ -25,7 +25,7 @@ def row_of(layer, slot, slots, row, rows):
 
 
 @triton.jit
-def wanted(z_prev, z_below, valid, running, TRAINING: tl.constexpr, NORM: tl.constexpr, SKIP: tl.constexpr):
+def needed(z_prev, z_below, valid, running, TRAINING: tl.constexpr, NORM: tl.constexpr, SKIP: tl.constexpr):
     """Which samples need which of the three products, int32 each, and which go on with a run of COPY steps.
 
     A COPY step needs the recurrent product once per run: for the gates in training, with layer normalisation for the

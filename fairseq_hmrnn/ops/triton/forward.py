@@ -13,12 +13,12 @@ from .common import (
     gates_where,
     load_gates,
     multiply_gates,
+    needed,
     normalised,
     place,
     row_of,
     store_gates,
     sum_gates,
-    wanted,
 )
 
 
@@ -64,7 +64,7 @@ def forward_products(
             below = row_of(tl.maximum(layer - 1, 0), step + 1, steps + 1, rows, rows_padded)
             z_below = tl.where(layer == 0, 1.0, tl.load(z + below, mask=inside, other=0.0))
             run = tl.load(running + row_of(layer, step, steps + 1, rows, rows_padded), mask=inside, other=0)
-            recurrent, top_down, bottom_up, _ = wanted(z_prev, z_below, here, run, TRAINING, NORM, SKIP)
+            recurrent, top_down, bottom_up, _ = needed(z_prev, z_below, here, run, TRAINING, NORM, SKIP)
             need = tl.where(product == RECURRENT, recurrent, tl.where(product == TOP_DOWN, top_down, bottom_up))
             if SORT:
                 rows, used = choose_rows(need, ROWS, BLOCK_M, tl.program_id(1))
@@ -113,7 +113,7 @@ def term(
 
 @triton.jit
 def detector_row(h, detectors, layer, product, source, slot, slots, b, rows_padded, units, size, SIZE: tl.constexpr):
-    """What the detector's row of a product reads, and its weights, in float32; a source that is not there has size
+    """The input and weights of the detector's row of a product, in float32; a source that is not there has size
     0."""
     read = tl.load(h + row_of(source, slot, slots, b, rows_padded) * SIZE + units, mask=units < size, other=0.0)
     w = tl.load(detectors + (layer * 3 + product) * SIZE + units, mask=units < size, other=0.0)
@@ -123,7 +123,7 @@ def detector_row(h, detectors, layer, product, source, slot, slots, b, rows_padd
 @triton.jit
 def recurrent_term(
     products, h, masks, detectors, gains, gains_last, layer, step, steps, b, rows_padded, units, size, stride, count,
-    wanted, LAYERS: tl.constexpr, SIZE: tl.constexpr, KEEP: tl.constexpr, NORM: tl.constexpr, MASKED: tl.constexpr,
+    needed, LAYERS: tl.constexpr, SIZE: tl.constexpr, KEEP: tl.constexpr, NORM: tl.constexpr, MASKED: tl.constexpr,
     EPS: tl.constexpr,
 ):  # fmt: skip
     """U h' of eq. (1), as `term`. Without gates (inference, COPY) the detector's row is all there is."""
@@ -135,7 +135,7 @@ def recurrent_term(
     row = product_index(layer, RECURRENT, step, LAYERS, KEEP).to(tl.int64) * rows_padded + b
     gates, u, found = term(
         products + row * (GATES * SIZE), gains + (layer * 3) * (GATES * SIZE), last, tl.load(gains_last + layer * 3),
-        units, mask, stride, count, wanted != 0, EPS, NORM,
+        units, mask, stride, count, needed != 0, EPS, NORM,
     )  # fmt: skip
     return gates, u if NORM else last, found
 
@@ -143,18 +143,18 @@ def recurrent_term(
 @triton.jit
 def top_down_term(
     products, h, detectors, gains, gains_last, sizes, layer, step, steps, b, rows_padded, units, size, stride, count,
-    wanted, LAYERS: tl.constexpr, SIZE: tl.constexpr, KEEP: tl.constexpr, NORM: tl.constexpr, EPS: tl.constexpr,
+    needed, LAYERS: tl.constexpr, SIZE: tl.constexpr, KEEP: tl.constexpr, NORM: tl.constexpr, EPS: tl.constexpr,
 ):  # fmt: skip
     """V h_above' of eq. (1), as `term`."""
     has_above = layer + 1 < LAYERS
     above = tl.where(has_above, layer + 1, 0)
-    size_above = tl.where(has_above & (wanted != 0), tl.load(sizes + above), 0)
+    size_above = tl.where(has_above & (needed != 0), tl.load(sizes + above), 0)
     h_above, w = detector_row(h, detectors, layer, TOP_DOWN, above, step, steps + 1, b, rows_padded, units, size_above,
                               SIZE)  # fmt: skip
     row = product_index(layer, TOP_DOWN, step, LAYERS, KEEP).to(tl.int64) * rows_padded + b
     return term(
         products + row * (GATES * SIZE), gains + (layer * 3 + TOP_DOWN) * (GATES * SIZE), tl.sum(h_above * w, 0),
-        tl.load(gains_last + layer * 3 + TOP_DOWN), units, units < size, stride, count, (wanted != 0) & has_above, EPS,
+        tl.load(gains_last + layer * 3 + TOP_DOWN), units, units < size, stride, count, (needed != 0) & has_above, EPS,
         NORM,
     )  # fmt: skip
 
@@ -162,13 +162,13 @@ def top_down_term(
 @triton.jit
 def bottom_up_term(
     products, projected, projected_last, h, detectors, gains, gains_last, sizes, layer, step, steps, b, rows_padded,
-    units, size, stride, count, wanted,
+    units, size, stride, count, needed,
     LAYERS: tl.constexpr, SIZE: tl.constexpr, KEEP: tl.constexpr, NORM: tl.constexpr, EPS: tl.constexpr,
 ):  # fmt: skip
     """W h_below of eq. (1), in layer 1 of the input, as `term`."""
     has_below = layer > 0
     below = tl.where(has_below, layer - 1, 0)
-    size_below = tl.where(has_below & (wanted != 0), tl.load(sizes + below), 0)
+    size_below = tl.where(has_below & (needed != 0), tl.load(sizes + below), 0)
     h_below, w = detector_row(h, detectors, layer, BOTTOM_UP, below, step + 1, steps + 1, b, rows_padded, units,
                               size_below, SIZE)  # fmt: skip
     input_row = step.to(tl.int64) * rows_padded + b
@@ -180,7 +180,7 @@ def bottom_up_term(
         bottom = projected + input_row * (GATES * SIZE)
     return term(
         bottom, gains + (layer * 3 + BOTTOM_UP) * (GATES * SIZE), last, tl.load(gains_last + layer * 3 + BOTTOM_UP),
-        units, units < size, stride, count, wanted != 0, EPS, NORM,
+        units, units < size, stride, count, needed != 0, EPS, NORM,
     )  # fmt: skip
 
 
@@ -243,7 +243,7 @@ def forward_cell(
         z_prev = tl.load(z + before)
         z_below = z_below_of(z, layer, step, steps, b, rows_padded)
         run = tl.load(running + before)
-        recurrent, top_down, bottom_up, again = wanted(z_prev, z_below, here, run, TRAINING, NORM, SKIP)
+        recurrent, top_down, bottom_up, again = needed(z_prev, z_below, here, run, TRAINING, NORM, SKIP)
         copied = (here != 0) & (z_prev == 0) & (z_below == 0)
         recurrent_gates, recurrent_u, found_r = recurrent_term(
             products, h, masks, detectors, gains, gains_last, layer, step, steps, b, rows_padded, units, size, stride,
@@ -291,7 +291,7 @@ def keep_saved(gates, activated, again, before, after, units, stride, mask, SIZE
 
 @triton.jit
 def keep_statistics(statistics, again, before, after, recurrent, top_down, bottom_up):
-    """What `term` found of the three products; that of the recurrent one goes with the gates of a run."""
+    """The results of `term` for the three products; that of the recurrent one goes with the gates of a run."""
     old = statistics + before * 9
     new = statistics + after * 9
     for index in tl.static_range(3):

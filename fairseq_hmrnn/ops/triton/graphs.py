@@ -25,7 +25,7 @@ def capturable(device: torch.device) -> bool:
 
 
 def current_stream(device: torch.device) -> int:
-    """What tells streams apart: buffers of one stream must not be used on another while it runs."""
+    """A key that tells streams apart: buffers of one stream must not be used on another while it runs."""
     return torch.cuda.current_stream(device).cuda_stream
 
 
@@ -80,8 +80,8 @@ class Workspace:
         self.launcher.forward()
         return ()
 
-    def backward(self, want_x: bool, want_weights: bool) -> List[Optional[Tensor]]:
-        return self.run((want_x, want_weights), lambda: self.launcher.gradients(want_x, want_weights))
+    def backward(self, need_x: bool, need_weights: bool) -> List[Optional[Tensor]]:
+        return self.run((need_x, need_weights), lambda: self.launcher.gradients(need_x, need_weights))
 
 
 class _Pool:

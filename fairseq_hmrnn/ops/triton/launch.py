@@ -67,7 +67,7 @@ class Launcher:
         return min(self.shape.granule, 32 if self.shape.dtype == torch.float32 else 64)
 
     def arguments(self, kernel) -> Dict[str, Any]:
-        """What is the same at every launch of a kernel: steps, samples, and the buffers that it names."""
+        """Arguments common to all launches of a kernel: steps, samples, and the buffers that it names."""
         buffers = {name: value for name, value in vars(self.buffers).items() if name in kernel.arg_names}
         return dict(**buffers, steps=self.shape.steps, rows_padded=self.shape.rows)
 
@@ -113,17 +113,16 @@ class Launcher:
         return whole.view(-1, whole.size(2))[:, : NUM_GATES * self.shape.padded[index]]
 
     def source(self, index: int, product: int) -> Tensor:
-        """What a product read at every step, times its gate without layer normalisation, (T R, columns)."""
+        """The input of a product at every step, times its gate without layer normalisation, (T R, columns)."""
         b, shape = self.buffers, self.shape
         if (index, product) == (0, 2):
             return b.x.view(-1, shape.input_size)
-        read, gate = (
-            (b.read[index, :-1], None),
-            (b.hidden[index + 1, :-1] if product == 1 else None, b.z[index, :-1]),
-            (b.hidden[index - 1, 1:], b.z[index - 1, 1:]),
-        )[product]
-        read = read[..., : shape.sizes[(index, index + 1, index - 1)[product]]]
-        read = read if gate is None or shape.layer_norm else read * gate.unsqueeze(2).to(read.dtype)
+        if product == 0:
+            return b.read[index, :-1, :, : shape.sizes[index]].flatten(0, 1)
+        layer = index + 1 if product == 1 else index - 1
+        read, gate = (b.hidden[layer, :-1], b.z[index, :-1]) if product == 1 else (b.hidden[layer, 1:], b.z[layer, 1:])
+        read = read[..., : shape.sizes[layer]]
+        read = read if shape.layer_norm else read * gate.unsqueeze(2).to(read.dtype)
         return read.flatten(0, 1)
 
     def weight_gradient(self, index: int, product: int) -> Tensor:
@@ -143,12 +142,14 @@ class Launcher:
     def layer_gradients(self, index: int) -> List[Optional[Tensor]]:
         """In the order of LayerParameters."""
         b = self.buffers
-        order = [p for p in (0, 2, 1) if p != 1 or index + 1 < self.layers]
-        weights = [self.weight_gradient(index, p) for p in order] + [None] * (3 - len(order))
+        weights: List[Optional[Tensor]] = [None] * 3
         gains: List[Optional[Tensor]] = [None] * 3
-        if self.shape.layer_norm:
-            found = [self.vector_gradient(index, b.gain_sums[index, p], b.gain_last_sums[index, p]) for p in order]
-            gains = found + [None] * (3 - len(order))
+        for p in range(3):
+            if p == 1 and index + 1 == self.layers:  # the top layer has no top-down product
+                continue
+            weights[p] = self.weight_gradient(index, p)
+            if self.shape.layer_norm:
+                gains[p] = self.vector_gradient(index, b.gain_sums[index, p], b.gain_last_sums[index, p])
         return [*weights, self.vector_gradient(index, b.bias_sums[index], b.bias_last_sums[index]), *gains]
 
     def input_gradient(self) -> Tensor:
@@ -157,12 +158,12 @@ class Launcher:
         grad = torch.addr(grad, b.scalars[1] * b.detector_gradients[2, 0].view(-1), b.input_detector)
         return grad.view(shape.steps, shape.rows, -1)[:, : shape.batch].to(shape.dtype)
 
-    def gradients(self, want_x: bool, want_weights: bool) -> List[Optional[Tensor]]:
+    def gradients(self, need_x: bool, need_weights: bool) -> List[Optional[Tensor]]:
         """Runs the backward pass. Gradients of x, z, h, c and the weights, flat."""
         self.backward()
         b, batch = self.buffers, self.shape.batch
         layers = list(enumerate(self.shape.sizes))
         state = [t[index, :batch, :size].clone() for t in (b.dh, b.dc) for index, size in layers]
-        weights = [g for index, _ in layers for g in self.layer_gradients(index)] if want_weights else [None] * (
+        weights = [g for index, _ in layers for g in self.layer_gradients(index)] if need_weights else [None] * (
             7 * self.layers)  # fmt: skip
-        return [self.input_gradient() if want_x else None, b.dz[:, :batch].t().clone(), *state, *weights]
+        return [self.input_gradient() if need_x else None, b.dz[:, :batch].t().clone(), *state, *weights]

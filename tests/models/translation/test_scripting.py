@@ -1,5 +1,6 @@
 """torch.jit.script of the translation models."""
 
+from types import SimpleNamespace
 from typing import Dict, List, Optional
 
 import pytest
@@ -39,7 +40,7 @@ def test_scripts_are_the_model(name, memory, bidirectional, tmp_path):
         logits, extra = model(x, lengths, y)
         found, told = scripted(x, lengths, y, None)
         torch.testing.assert_close(found, logits, **close)
-        assert torch.equal(told["boundaries"][0], extra["boundaries"])
+        assert torch.equal(told["boundaries"][0], extra["trace"].boundaries)
         if extra["attn"] is not None:
             torch.testing.assert_close(told["attn"][0], extra["attn"][0], **close)
     stepping = torch.jit.script(StepByStep(model))
@@ -47,6 +48,9 @@ def test_scripts_are_the_model(name, memory, bidirectional, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_models_as_built_can_be_scripted():
+def test_models_as_built_and_as_fairseqs_hub_makes_them_can_be_scripted():
     for name in MODELS:
-        torch.jit.script(build_plain(name, dropout_recurrent=0.1))
+        model = build_plain(name, dropout_recurrent=0.1)
+        torch.jit.script(model)
+        model.prepare_for_inference_(SimpleNamespace(generation=SimpleNamespace(print_alignment=None)))
+        torch.jit.script(model)

@@ -29,11 +29,11 @@ def test_source_padding_changes_nothing(memory, bidirectional, left, right):
     torch.testing.assert_close(logits[:2], plain, rtol=0, atol=1e-12)
     torch.testing.assert_close(extra["attn"][0][:2, :, left : left + 6], plain_extra["attn"][0], rtol=0, atol=1e-12)
     assert extra["attn"][0].size(2) == padded.size(1)
-    forward, *backward = extra["boundaries"].split(3)
-    assert torch.equal(forward[:2, left : left + 6], plain_extra["boundaries"][:2])
+    forward, *backward = extra["trace"].boundaries.split(3)
+    assert torch.equal(forward[:2, left : left + 6], plain_extra["trace"].boundaries[:2])
     for boundaries in backward:  # read from the right, so that the right padding comes first
-        assert torch.equal(boundaries[:2, right : right + 6], plain_extra["boundaries"][2:])
-    assert int(extra["valid"].sum()) == (1 + bidirectional) * (12 + padded.size(1))
+        assert torch.equal(boundaries[:2, right : right + 6], plain_extra["trace"].boundaries[2:])
+    assert int(extra["trace"].valid.sum()) == (1 + bidirectional) * (12 + padded.size(1))
 
 
 @BOTH
@@ -111,9 +111,9 @@ def test_segments_keep_the_closing_steps_and_the_last_one(bidirectional):
         detector_bias(either, 0, -2.0 if bidirectional else 0.0)
     x[0, :7] = PAD
     out, whole = model.encoder(x), every.encoder(x)["encoder_out"][0]
-    closed = out["boundaries"][0][..., 0] > 0
+    closed = out["traces"][0].boundaries[..., 0] > 0
     if bidirectional:
-        closed = closed | (out["boundaries"][1][..., 0].flip(1) > 0)
+        closed = closed | (out["traces"][1].boundaries[..., 0].flip(1) > 0)
     closed[:, -1] = True
     lengths = closed.sum(1)
     assert len(set(lengths.tolist())) > 1 and lengths.max() < 12  # the case is one worth testing
@@ -132,7 +132,7 @@ def test_attention_is_mapped_back_to_the_source():
     out = model.encoder(x)
     torch.testing.assert_close(attention.sum(2), torch.ones_like(attention[..., 0]))
     attended = attention.amax(1) > 0
-    kept = out["boundaries"][0][..., 0] > 0
+    kept = out["traces"][0].boundaries[..., 0] > 0
     kept[:, -1] = True
     assert torch.equal(attended, kept)
     slots = torch.rand(3, 2, out["encoder_out"][0].size(0))
@@ -290,7 +290,7 @@ def test_every_parameter_gets_a_gradient(name, memory, dtype):
     """Wherever attention looks and whatever the precision: fairseq's pytorch_ddp waits for all of them."""
     model = make(name, encoder_memory=memory, bidirectional=True).to(dtype).train()
     logits, extra = model(tokens(2, 6), None, tokens(2, 5, TARGET))
-    assert logits.dtype == dtype and extra["boundaries"].dtype == torch.float32
+    assert logits.dtype == dtype and extra["trace"].boundaries.dtype == torch.float32
     logits.float().logsumexp(-1).sum().backward()
     for key, parameter in model.named_parameters():
         assert parameter.grad is not None and bool(parameter.grad.isfinite().all()), key

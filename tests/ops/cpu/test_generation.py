@@ -103,8 +103,8 @@ def test_what_is_chosen_is_read_next():
     assert not torch.isin(found.chosen, torch.tensor([PAD, 5])).any()
     logits = case.reference(torch.cat([prompt, found.chosen[:-1]]))[0]
     torch.testing.assert_close(found.logits, logits, rtol=0, atol=1e-11)
-    wanted = (logits[2:].float() / 0.7).masked_fill(never, -torch.inf) + noise
-    assert torch.equal(found.chosen, wanted.argmax(2))
+    expected = (logits[2:].float() / 0.7).masked_fill(never, -torch.inf) + noise
+    assert torch.equal(found.chosen, expected.argmax(2))
     greedy = case.generation.sample(case.generation.begin(case.state), prompt, 1, Choice(1.0, 0, 1.0, never, None))
     assert torch.equal(greedy.chosen, logits[2:3].masked_fill(never, -torch.inf).argmax(2))
 

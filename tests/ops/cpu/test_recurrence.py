@@ -289,15 +289,17 @@ def test_backend_is_chosen_in_one_place(caplog, monkeypatch):
         HMLSTM(3, [4], backend="tpu")
     monkeypatch.setattr(cpu.kernel, "compiled", None)
     monkeypatch.setattr(cpu.kernel, "DEFAULT_PATH", "python")
-    monkeypatch.setattr(cpu.kernel, "MISSING", "no compiler")
-    entry.choose.cache_clear()
-    with caplog.at_level("INFO"):
-        for _ in range(2):
-            hm_lstm(*problem, backend="auto")
-    entry.choose.cache_clear()
-    assert [r.getMessage() for r in caplog.records if "no compiler" in r.getMessage()] == [
-        "HM-LSTM runs the Python path of the CPU kernel: the compiled one is missing (no compiler)"
-    ]
+    monkeypatch.setattr(cpu.kernel, "MISSING", "was not built")
+    entry.choose.cache_clear(), cpu.kernel.warn_of_python_path.cache_clear()
+    caplog.clear()
+    for backend in ("auto", "cpu", "auto"):
+        hm_lstm(*problem, backend=backend)
+    entry.choose.cache_clear(), cpu.kernel.warn_of_python_path.cache_clear()
+    (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert "kernel was not built; its Python path runs, which takes 3 to 10 times as long" in warning
+    assert "setup.py build_ext --inplace" in warning
+    with pytest.raises(ValueError, match="the compiled CPU kernel was not built; to build it: "):
+        cpu.hm_lstm_cpu(*problem, path="compiled")
 
 
 def test_state_of_zeros_and_module(monkeypatch):

@@ -1,4 +1,4 @@
-"""What the compiled kernel promises of threads, processes and memory."""
+"""The compiled kernel's guarantees about threads, processes and memory."""
 
 from __future__ import annotations
 

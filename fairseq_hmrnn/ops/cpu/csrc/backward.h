@@ -53,7 +53,7 @@ struct BackwardCall {
     return saved_u[(t * problem.L + l) * problem.B + b];
   }
   // Whether anything depends on the gradient of z at (t, l), t = -1 being the start state.
-  bool wants_boundary_gradient(int64_t t, int64_t l, int64_t b) const {
+  bool needs_boundary_gradient(int64_t t, int64_t l, int64_t b) const {
     if (t < 0 || !problem.is_valid(t, b)) return true;
     return problem.has_detector(l) && (problem.options.nested || inside(u(t, l, b)));
   }
@@ -64,7 +64,7 @@ class BackwardWorker {
   static constexpr int W = LANES<T>;
   static constexpr int64_t P = PANEL<T>;
   enum Kind { FROZEN_STEP, COPY, ACTIVE };
-  // What a block of units sends to a sample's boundaries. Each part has one thread that writes it.
+  // The gradient that a block of units sends to a sample's boundaries. Each part has one thread that writes it.
   enum Part { GATES_TO_Z_PREV, GATES_TO_Z_BELOW, TOP_DOWN_TO_Z_PREV, BOTTOM_UP_TO_Z_BELOW, PARTS };
 
  public:
@@ -147,7 +147,7 @@ class BackwardWorker {
 
   bool finished(int b) const { return t_[b] < 0; }
 
-  // What a sample does in the cell it has come to.
+  // Decides what a sample does in the cell it has come to.
   void arrive(int b) {
     const int64_t t = t_[b], l = layer_[b];
     if (finished(b)) return;
@@ -212,7 +212,7 @@ class BackwardWorker {
     }
   }
 
-  // What a block of units of the sample's cell `ago` cells before this one sends to its boundaries.
+  // The gradient that a block of units of the sample's cell `ago` cells before this one sends to its boundaries.
   T* boundary_part(int ago, int64_t b, int64_t block) const {
     return call_.boundary_parts + ((((cells_[b] - ago) % 3) * B_ + b) * call_.blocks + block) * PARTS;
   }
@@ -229,7 +229,7 @@ class BackwardWorker {
     const int64_t H = p_.layers[l].size;
     return t ? call_.hidden[l] + ((t - 1) * B_ + b) * H : p_.h0[l] + b * H;
   }
-  // What a product reads: h' (not yet masked), h_above or h_below.
+  // The input of a product: h' (not yet masked), h_above or h_below.
   const T* input(int64_t t, int64_t l, int64_t b, int product) const {
     if (product == RECURRENT) return h_prev(t, l, b);
     if (product == TOP_DOWN) return h_prev(t, l + 1, b);
@@ -337,7 +337,7 @@ class BackwardWorker {
     return {saved_[l].normalised[product] + (int64_t(slot_[b]) * layer.panels() + j / W) * P, W};
   }
 
-  // What the next sample's cell will read of units j.. : it comes from memory.
+  // Fetches units j.. of the next sample's cell, which come from memory.
   void fetch_saved(int64_t l, int b, int64_t j) const {
     const int64_t panel = int64_t(slot_[b]) * p_.layers[l].panels() + j / W;
     for (int q = 0; q < SAVED; ++q) __builtin_prefetch(saved_[l].gates + (panel * SAVED + q) * W);
@@ -501,8 +501,8 @@ class BackwardWorker {
           alone_.push_back(b);
         continue;
       }
-      const bool wanted = product == BOTTOM_UP && call_.wants_boundary_gradient(t_[b], l - 1, b);
-      if (gate != 0 || (!p_.layer_norm && (wanted || dense)))
+      const bool needed = product == BOTTOM_UP && call_.needs_boundary_gradient(t_[b], l - 1, b);
+      if (gate != 0 || (!p_.layer_norm && (needed || dense)))
         rows_.add(product_gradient(l, p_.layer_norm ? product : int(RECURRENT), slot_[b]), 1, b);
     }
     if (rows_.empty() && alone_.empty()) return;

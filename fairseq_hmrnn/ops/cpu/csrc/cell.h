@@ -86,7 +86,7 @@ inline Vec<T> saved_c(const T* from) {
   return load(from + 4 * LANES<T>);
 }
 
-// What a COPY step's boundaries feel of the branches not taken, constant over a run of COPY steps.
+// The influence of the branches not taken on a COPY step's boundaries, constant over a run of COPY steps.
 template <class T>
 inline void save_copy_terms(const Gates<T>& gates, Vec<T> h_prev, Vec<T> c_prev, T* to) {
   constexpr int W = LANES<T>;

@@ -3,7 +3,7 @@
 //
 // Samples do not wait for each other. Each walks through its own cells in order, (t, 1) to (t, L) and on to t + 1, and
 // stops where one needs products; the layer where most of them wait goes next. So the weights of an upper layer, which
-// few samples want at any one step, are read once for many.
+// few samples need at any one step, are read once for many.
 #pragma once
 
 #include <cmath>
@@ -104,7 +104,7 @@ class ForwardWorker {
     last_ = last;
     changed_.assign(L_ * B_, 0);
     for (int b = 0; b < B_; ++b) walk(b);
-    for (int64_t l = most_wanted(); l >= 0; l = most_wanted()) {
+    for (int64_t l = busiest(); l >= 0; l = busiest()) {
       gather(l);
       members_ = gathered_;
       cell(l);
@@ -189,7 +189,7 @@ class ForwardWorker {
   bool finished(int b) const { return t_[b] == last_; }
 
   // The layer where most samples wait, the lowest of several; -1 when all are done.
-  int64_t most_wanted() {
+  int64_t busiest() {
     waiting_.assign(L_, 0);
     for (int64_t b = 0; b < B_; ++b)
       if (!finished(b)) ++waiting_[layer_[b]];
@@ -211,7 +211,7 @@ class ForwardWorker {
     }
   }
 
-  // What a sample does in the cell it has come to; whether that needs products.
+  // Decides what a sample does in the cell it has come to; returns whether that needs products.
   bool arrive(int b) {
     const int64_t l = layer_[b], i = l * B_ + b;
     zp_[b] = z_[i];
@@ -220,11 +220,11 @@ class ForwardWorker {
     if (!p_.is_valid(t_[b], b)) return false;
     const bool copy = zp_[b] == 0 && zb_[b] == 0 && !(training_ && p_.copy_has_gate_gradients());
     kind_[b] = !copy ? ACTIVE : run_[i] < 0 ? FRESH_COPY : KEPT_COPY;
-    return kind_[b] == ACTIVE || (kind_[b] == FRESH_COPY && copy_wants_products(l));
+    return kind_[b] == ACTIVE || (kind_[b] == FRESH_COPY && copy_needs_products(l));
   }
 
   // Without the backward pass a COPY step needs its detector only, and that needs no gates without layer norm.
-  bool copy_wants_products(int64_t l) const {
+  bool copy_needs_products(int64_t l) const {
     return training_ || (p_.layer_norm && p_.has_detector(l) && !p_.options.nested);
   }
 
@@ -308,9 +308,9 @@ class ForwardWorker {
       if (kind_[b] == FRESH_COPY) run_[i] = copies_[l]++;
       if (kind_[b] == ACTIVE) run_[i] = -1;
       new_slot_[b] = kind_[b] == FROZEN_STEP ? FROZEN : kind_[b] == ACTIVE ? slots_[l]++ : run_[i];
-      const bool products = kind_[b] == ACTIVE || (kind_[b] == FRESH_COPY && (dense || copy_wants_products(l)));
+      const bool products = kind_[b] == ACTIVE || (kind_[b] == FRESH_COPY && (dense || copy_needs_products(l)));
       if (!products) continue;
-      // With layer norm a closed bottom-up term is wanted by the gradient of its gate.
+      // With layer norm a closed bottom-up term enters the gradient of its gate.
       const bool closed_too = dense || (training_ && p_.layer_norm && kind_[b] == ACTIVE);
       rows_[RECURRENT].add(h_read_[i], 1, b);
       if (layer.weight[TOP_DOWN] && (zp != 0 || dense)) rows_[TOP_DOWN].add(h_[i + B_], p_.layer_norm ? 1 : zp, b);
@@ -471,7 +471,7 @@ class ForwardWorker {
     const bool nested = p_.options.nested;
     const int64_t t = t_[b], i = l * B_ + b, out = (t * B_ + b) * L_ + l;
     z_[i] = 0;
-    // A nested detector on a COPY step has nothing to say, but its own gradient wants to know what it would say.
+    // A nested detector on a COPY step has nothing to say, but its own gradient depends on what it would say.
     if (!p_.has_detector(l) || (nested && zb_[b] == 0 && !training_)) return;
     const T u = detector(l, b);
     T z_tilde = p_.probability(u), z = p_.decide(z_tilde, t, b, l);

@@ -126,10 +126,10 @@ class Gemm {
 
   // Tiles and panels of one job: up to 96 x 512 sums, 192 KiB in float32; fewer where there would be too few jobs.
   void choose_blocks() {
-    const int64_t wanted = 4 * at::get_num_threads(), tiles = ceil_div(rows_, M);
+    const int64_t needed = 4 * at::get_num_threads(), tiles = ceil_div(rows_, M);
     high_ = std::min<int64_t>(16, tiles);
     wide_ = std::min<int64_t>(8, panels_);
-    while (ceil_div(panels_, wide_) * ceil_div(tiles, high_) < wanted && (wide_ > 2 || high_ > 4)) {
+    while (ceil_div(panels_, wide_) * ceil_div(tiles, high_) < needed && (wide_ > 2 || high_ > 4)) {
       if (wide_ > 2)
         wide_ = ceil_div(wide_, 2);
       else

@@ -33,7 +33,7 @@ struct Generation {
   mutable std::atomic<unsigned> calls{0};
 };
 
-// What a generation has reached; all of it is changed in place.
+// The state of a generation; all of it is changed in place.
 struct Reached {
   State state;
   Tensor terms;   // (B, L, E + L), see OutputWorker
@@ -72,7 +72,7 @@ std::shared_ptr<Generation> begin_generation(Weights weights, std::shared_ptr<Pa
                                              bool projected, const OutputTensors& output, Options options,
                                              int64_t pad) {
   Tensor rstd;
-  if (projected && weights[0][4]) {
+  if (projected && weights[0][GAINS]) {
     rstd = at::empty({inputs.size(0)}, inputs.options());
     normalise(inputs.data_ptr<T>(), rstd.data_ptr<T>(), inputs.size(0), inputs.size(1));
   }
@@ -102,7 +102,7 @@ OutputWeights<T, S> output_weights(const PackedOutput& packed) {
   return weights;
 }
 
-// What the steps of one call fill besides the results; alive until they are done.
+// Buffers that the steps of one call fill besides the results; alive until they are done.
 struct Room {
   std::vector<Buffer> buffers;
   Tensor valid, boundaries, probs;

@@ -3,6 +3,7 @@
 #include <memory>
 
 #include "backward.h"
+#include "built_for.h"
 #include "generate.h"
 #include "inputs.h"
 #include "layer_output.h"
@@ -79,7 +80,7 @@ class SavedRooms {
     call.saved_z = z_->template as<T>();
   }
 
-  // What was used of it, as tensors.
+  // The part of it that was used, as tensors.
   Saved saved(const Tensor& like, const Tensor& projected, const Tensor& projected_rstd) {
     const auto numbers = like.options(), integers = numbers.dtype(at::kInt);
     Saved saved;
@@ -126,8 +127,8 @@ class SavedRooms {
   std::vector<Layer> buffers_;
 };
 
-// hidden, boundaries, boundary_probs, h, c, z, and in training what the backward pass needs.
-using Result = std::tuple<Tensors, Tensor, Tensor, Tensors, Tensors, Tensor, std::vector<MaybeTensor>>;
+// hidden, h and c of every layer, boundaries, boundary_probs, z, and in training what the backward pass needs.
+using Result = std::tuple<Tensors, Tensors, Tensors, Tensor, Tensor, Tensor, std::vector<MaybeTensor>>;
 
 // Layer 1's bottom-up product where it does not wait for the loop: given, of every symbol, or of every step where the
 // weight is not packed.
@@ -138,7 +139,7 @@ std::pair<Tensor, Tensor> project(const Inputs& in, const Problem<T>& p, const M
   if (given)
     projected = given->view({-1, R});
   else if (in.tokens || (!packed && p.T_ * p.B >= 16))
-    projected = product_of_rows<T, S>({p.x, K}, in.tokens ? in.x.size(0) : p.T_ * p.B, *in.weights[0][1]);
+    projected = product_of_rows<T, S>({p.x, K}, in.tokens ? in.x.size(0) : p.T_ * p.B, *in.weights[0][BOTTOM_UP]);
   if (projected.defined() && p.layer_norm) {
     if (given) projected = projected.clone();
     rstd = at::empty({projected.size(0)}, in.x.options());
@@ -204,7 +205,7 @@ Result forward_typed(const Inputs& in, bool training, const MaybeTensor& given, 
   });
   std::vector<MaybeTensor> saved;
   if (training) saved = rooms->saved(in.x, projected, rstd).flat();
-  return {hidden, boundaries, probs, h, c, z, saved};
+  return {hidden, h, c, boundaries, probs, z, saved};
 }
 
 // The rows of a weight's gradient that belong to gates: (4H, columns) = sum over slots of gradient x input.
@@ -292,17 +293,17 @@ Tensor closed_top_down(BackwardCall<T, S>& call, int64_t l, const Tensor& weight
   for (int64_t s = 0; s < above.slots(); ++s) active_above[above.step()[s] * B + above.sample()[s]] = true;
   for (int64_t s = 0; s < layer.slots(); ++s) active[layer.step()[s] * B + layer.sample()[s]] = true;
   std::vector<const T*> inputs;
-  std::vector<int>& wanted = call.closed_row[l];
-  wanted.assign(p.T_ * B, -1);
+  std::vector<int>& needed = call.closed_row[l];
+  needed.assign(p.T_ * B, -1);
   for (int64_t t = 0; t < p.T_; ++t)
     for (int64_t b = 0; b < B; ++b) {
       const int64_t i = t * B + b;
-      if (active[i] && call.saved_z[(t * p.L + l) * B + b] == 0 && call.wants_boundary_gradient(t - 1, l, b)) {
+      if (active[i] && call.saved_z[(t * p.L + l) * B + b] == 0 && call.needs_boundary_gradient(t - 1, l, b)) {
         if (row[now[b]] < 0) {
           row[now[b]] = int(inputs.size());
           inputs.push_back(t ? call.hidden[l + 1] + (i - B) * K : p.h0[l + 1] + b * K);
         }
-        wanted[i] = row[now[b]];
+        needed[i] = row[now[b]];
       }
       if (active_above[i]) now[b] = int(B) + above.slot()[i];
     }
@@ -315,15 +316,13 @@ Tensor closed_top_down(BackwardCall<T, S>& call, int64_t l, const Tensor& weight
   return result;
 }
 
-// Of x, the weights of every layer, h, c, z.
-using Gradients = std::tuple<MaybeTensor, std::vector<std::vector<MaybeTensor>>, Tensors, Tensors, Tensor>;
+// Of x, z, h and c of every layer, the weights of every layer.
+using Gradients = std::tuple<MaybeTensor, Tensor, Tensors, Tensors, std::vector<std::vector<MaybeTensor>>>;
 
-// What the results of a call were differentiated to; absent: 0.
+// The gradients of the results of a call; absent: 0.
 struct Incoming {
-  std::vector<MaybeTensor> hidden;
-  MaybeTensor boundaries, probs;
-  std::vector<MaybeTensor> h, c;
-  MaybeTensor z;
+  std::vector<MaybeTensor> hidden, h, c;
+  MaybeTensor boundaries, probs, z;
 };
 
 // The gradients of weights, gains and biases: as tensors, 0 where the loop adds to them, and where the loop finds them.
@@ -332,21 +331,20 @@ std::vector<std::vector<MaybeTensor>> make_weight_gradients(const Weights& weigh
   const Problem<T>& p = call.problem;
   std::vector<std::vector<MaybeTensor>> grads;
   for (int64_t l = 0; l < p.L; ++l) {
-    grads.emplace_back(7);
-    grads[l][3] = at::zeros_like(*weights[l][3]);
-    call.biases.push_back(grads[l][3]->template data_ptr<T>());
+    grads.emplace_back(TENSORS);
+    grads[l][BIAS] = at::zeros_like(*weights[l][BIAS]);
+    call.biases.push_back(grads[l][BIAS]->template data_ptr<T>());
     for (int product = 0; product < PRODUCTS; ++product) {
-      const int which = TENSOR_OF_PRODUCT[product];
       const int64_t K = p.layers[l].columns[product];
       call.rows.push_back(nullptr);
       call.gains.push_back(nullptr);
-      if (!weights[l][which]) continue;
-      grads[l][which] = pooled_like(*weights[l][which]);
-      call.rows.back() = grads[l][which]->template data_ptr<T>() + GATES * p.layers[l].size * K;
+      if (!weights[l][product]) continue;
+      grads[l][product] = pooled_like(*weights[l][product]);
+      call.rows.back() = grads[l][product]->template data_ptr<T>() + GATES * p.layers[l].size * K;
       std::fill_n(call.rows.back(), K, T(0));
       if (!p.layer_norm) continue;
-      grads[l][4 + which] = at::zeros_like(*weights[l][4 + which]);
-      call.gains.back() = grads[l][4 + which]->template data_ptr<T>();
+      grads[l][GAINS + product] = at::zeros_like(*weights[l][GAINS + product]);
+      call.gains.back() = grads[l][GAINS + product]->template data_ptr<T>();
     }
   }
   return grads;
@@ -354,7 +352,7 @@ std::vector<std::vector<MaybeTensor>> make_weight_gradients(const Weights& weigh
 
 template <class T, class S>
 Gradients backward_typed(const Inputs& in, const Saved& saved, const Tensors& hidden, const Incoming& grad,
-                         bool want_x, bool want_weights) {
+                         bool need_x, bool need_weights) {
   BackwardCall<T, S> call;
   call.problem = make_problem<T>(in);
   call.keep(saved);
@@ -411,7 +409,7 @@ Gradients backward_typed(const Inputs& in, const Saved& saved, const Tensors& hi
   call.closed.assign(p.L, nullptr);
   call.closed_row.resize(p.L);
   for (int64_t l = 0; l + 1 < p.L; ++l) {
-    closed.push_back(closed_top_down(call, l, *in.weights[l][2]));
+    closed.push_back(closed_top_down(call, l, *in.weights[l][TOP_DOWN]));
     call.closed[l] = closed[l].template data_ptr<T>();
   }
   watch.lap(LARGE_PRODUCTS);
@@ -423,15 +421,15 @@ Gradients backward_typed(const Inputs& in, const Saved& saved, const Tensors& hi
   });
 
   Stopwatch large(p.B >= 4);
-  if (want_weights)
+  if (need_weights)
     for (int64_t l = 0; l < p.L; ++l)
       for (int product = 0; product < PRODUCTS; ++product)
-        if (auto& weight = grads[l][TENSOR_OF_PRODUCT[product]])
+        if (auto& weight = grads[l][product])
           weight_gradient(call, l, product, in.x.size(0), weight->template data_ptr<T>());
   MaybeTensor dx;
-  if (want_x) dx = input_gradient(call, in.x, *in.weights[0][1], x_detector);
+  if (need_x) dx = input_gradient(call, in.x, *in.weights[0][BOTTOM_UP], x_detector);
   large.lap(LARGE_PRODUCTS);
-  return {dx, grads, dh, dc, dz};
+  return {dx, dz, dh, dc, grads};
 }
 
 template <class T, class S>
@@ -445,7 +443,7 @@ Tensor multiply_typed(const Tensor& a, bool a_sums_over_rows, const Tensor& b, b
   return result;
 }
 
-// f(T(), S()): the type of the numbers, and that of the operands of products. What fails for want of memory, torch's
+// f(T(), S()): the type of the numbers, and that of the operands of products. What fails for lack of memory, torch's
 // allocator included, becomes Python's MemoryError.
 template <class F>
 auto dispatch(const Tensor& x, bool low, F f) {
@@ -479,17 +477,16 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
     });
   });
   m.def("backward", [](const Inputs& in, const std::vector<MaybeTensor>& saved, const Tensors& hidden,
-                       const std::vector<MaybeTensor>& grad_hidden, const MaybeTensor& grad_boundaries,
-                       const MaybeTensor& grad_probs, const std::vector<MaybeTensor>& grad_h,
-                       const std::vector<MaybeTensor>& grad_c, const MaybeTensor& grad_z, bool want_x,
-                       bool want_weights) {
+                       const std::vector<MaybeTensor>& grad_hidden, const std::vector<MaybeTensor>& grad_h,
+                       const std::vector<MaybeTensor>& grad_c, const MaybeTensor& grad_boundaries,
+                       const MaybeTensor& grad_probs, const MaybeTensor& grad_z, bool need_x, bool need_weights) {
     return dispatch(in.x, in.low, [&](auto t, auto s) {
-      const Incoming incoming{grad_hidden, grad_boundaries, grad_probs, grad_h, grad_c, grad_z};
-      return backward_typed<decltype(t), decltype(s)>(in, Saved::of(saved), hidden, incoming, want_x, want_weights);
+      const Incoming incoming{grad_hidden, grad_h, grad_c, grad_boundaries, grad_probs, grad_z};
+      return backward_typed<decltype(t), decltype(s)>(in, Saved::of(saved), hidden, incoming, need_x, need_weights);
     });
   });
   m.def("pack", [](const Weights& weights, bool low) {
-    return dispatch(*weights[0][0], low, [&](auto t, auto s) {
+    return dispatch(*weights[0][RECURRENT], low, [&](auto t, auto s) {
       return std::make_shared<PackedWeights>(pack_typed<decltype(t), decltype(s)>(weights));
     });
   });

@@ -8,8 +8,8 @@ namespace hmrnn {
 
 using Weights = std::vector<std::vector<MaybeTensor>>;  // per layer in the order of ops.parameters.LayerParameters
 
-// LayerParameters: recurrent, bottom_up, top_down, bias, then the gains in the same order.
-constexpr int TENSOR_OF_PRODUCT[PRODUCTS] = {0, 2, 1};
+// LayerParameters: the weights of the products, the bias, the gains of the products.
+constexpr int BIAS = PRODUCTS, GAINS = PRODUCTS + 1, TENSORS = GAINS + PRODUCTS;
 
 struct State {
   Tensors h, c;
@@ -65,13 +65,13 @@ Problem<T> make_problem(const Inputs& in) {
   for (int64_t l = 0; l < problem.L; ++l) {
     const auto& tensors = in.weights[l];
     LayerWeights<T> layer;
-    layer.size = tensors[0]->size(1);
-    layer.bias = data<T>(tensors[3]);
+    layer.size = tensors[RECURRENT]->size(1);
+    layer.bias = data<T>(tensors[BIAS]);
     for (int product = 0; product < PRODUCTS; ++product) {
-      const auto& weight = tensors[TENSOR_OF_PRODUCT[product]];
+      const auto& weight = tensors[product];
       layer.weight[product] = data<T>(weight);
       layer.columns[product] = weight ? weight->size(1) : 0;
-      layer.gain[product] = data<T>(tensors[4 + TENSOR_OF_PRODUCT[product]]);
+      layer.gain[product] = data<T>(tensors[GAINS + product]);
     }
     problem.layer_norm = layer.gain[RECURRENT];
     problem.layers.push_back(layer);
@@ -110,17 +110,17 @@ PackedWeights pack_typed(const Weights& weights) {
   packed.low = !std::is_same<S, T>::value;
   int64_t size = 0;
   for (const auto& tensors : weights)
-    for (const int which : TENSOR_OF_PRODUCT) {
-      const auto& weight = tensors[which];
+    for (int product = 0; product < PRODUCTS; ++product) {
+      const auto& weight = tensors[product];
       packed.offsets.push_back(weight ? size : -1);
-      if (weight) size += ceil_div(tensors[0]->size(1), LANES<T>) * elements<S>(weight->size(1)) * PANEL<T>;
+      if (weight) size += ceil_div(tensors[RECURRENT]->size(1), LANES<T>) * elements<S>(weight->size(1)) * PANEL<T>;
     }
   packed.memory = buffer_of<S>(size);
   for (size_t l = 0; l < weights.size(); ++l)
     for (int product = 0; product < PRODUCTS; ++product) {
-      const auto& weight = weights[l][TENSOR_OF_PRODUCT[product]];
+      const auto& weight = weights[l][product];
       if (!weight) continue;
-      const int64_t H = weights[l][0]->size(1), K = weight->size(1);
+      const int64_t H = weights[l][RECURRENT]->size(1), K = weight->size(1);
       S* to = packed.memory.as<S>() + packed.offsets[l * PRODUCTS + product];
       at::parallel_for(0, ceil_div(H, LANES<T>), 1, [&](int64_t first, int64_t last) {
         for (int64_t panel = first; panel < last; ++panel) pack_gates<T, S>(weight->data_ptr<T>(), H, K, panel, to);

@@ -3,6 +3,7 @@
 // is summed before it is multiplied; what it sends to h is not, for the boundaries feel it step by step.
 #pragma once
 
+#include "gated_sum.h"
 #include "inputs.h"
 
 namespace hmrnn {
@@ -62,8 +63,13 @@ class LayerOutput {
       saved.push_back(terms);
     }
     at::parallel_for(0, N_, 64, [&](int64_t first, int64_t last) {
-      for (int64_t i = first; i < last; ++i)
-        combine(i, saved, gates.template data_ptr<T>() + i * L_, features.template data_ptr<T>() + at(i) * E_);
+      std::vector<const T*> terms(L_);
+      for (int64_t i = first; i < last; ++i) {
+        for (int64_t l = 0; l < L_; ++l) terms[l] = term(saved, l, i);
+        T* const opened = gates.template data_ptr<T>() + i * L_;
+        open_gates(terms, E_, opened);
+        gated_sum(terms, opened, 0, E_, features.template data_ptr<T>() + at(i) * E_);
+      }
     });
     return {features, saved};
   }
@@ -104,20 +110,6 @@ class LayerOutput {
 
   const T* term(const Tensors& saved, int64_t l, int64_t i) const {
     return saved[1 + l].template data_ptr<T>() + rows_[l].row[i] * R_;
-  }
-
-  void combine(int64_t i, const Tensors& saved, T* gates, T* features) const {
-    for (int64_t gate = 0; gate < L_; ++gate) {
-      T sum = 0;
-      for (int64_t l = 0; l < L_; ++l) sum += term(saved, l, i)[E_ + gate];
-      gates[gate] = sigmoid<T>(splat(sum))[0];
-    }
-    for (int64_t e = 0; e < E_; e += W) {
-      const int lanes = int(std::min<int64_t>(W, E_ - e));
-      Vec<T> sum{};
-      for (int64_t l = 0; l < L_; ++l) sum += gates[l] * load(term(saved, l, i) + e, lanes);
-      store(features + e, sum < T(0) ? Vec<T>{} : sum, lanes);
-    }
   }
 
   // The gradient of the sums that the gates are sigmoids of.

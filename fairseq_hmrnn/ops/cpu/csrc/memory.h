@@ -37,8 +37,8 @@ class Pool {
     return *pool;
   }
 
-  Block take(size_t wanted) {
-    const size_t size = round_up(wanted);
+  Block take(size_t needed) {
+    const size_t size = round_up(needed);
     std::lock_guard<std::mutex> lock(mutex_);
     auto best = free_.end();  // the smallest that is large enough, but not twice as large
     for (auto it = free_.begin(); it != free_.end(); ++it)

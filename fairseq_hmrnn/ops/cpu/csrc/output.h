@@ -3,6 +3,7 @@
 #pragma once
 
 #include "forward.h"
+#include "gated_sum.h"
 
 namespace hmrnn {
 
@@ -24,7 +25,7 @@ class OutputWorker {
   OutputWorker(const OutputWeights<T, S>& weights, const ForwardCall<T, S>& call, T* terms, int thread, int threads,
                Barrier& barrier)
       : weights_(weights), p_(call.problem), terms_(terms), thread_(thread), threads_(threads), barrier_(barrier),
-        backwards_(!call.backwards), gates_(p_.L), scratch_(buffer_of<T>(p_.B * P)) {}
+        backwards_(!call.backwards), gates_(p_.L), parts_(p_.L), scratch_(buffer_of<T>(p_.B * P)) {}
 
   // After a step of `cells`: h_e into features (B, E), and logits (B, V). Ends with a barrier.
   void step(const ForwardWorker<T, S>& cells, T* features, T* logits) {
@@ -70,20 +71,10 @@ class OutputWorker {
 
   // The own units of h_e of one sample.
   void combine(int64_t b, T* features) {
-    constexpr int W = LANES<T>;
-    const T* terms = terms_ + b * p_.L * width();
-    for (int64_t gate = 0; gate < p_.L; ++gate) {
-      T sum = 0;
-      for (int64_t l = 0; l < p_.L; ++l) sum += terms[l * width() + weights_.E + gate];
-      gates_[gate] = sigmoid<T>(splat(sum))[0];
-    }
-    const Share own(ceil_div(weights_.E, W), thread_, threads_);
-    for (int64_t e = own.first * W; e < std::min(own.last * W, weights_.E); e += W) {
-      const int lanes = int(std::min<int64_t>(W, weights_.E - e));
-      Vec<T> sum{};
-      for (int64_t l = 0; l < p_.L; ++l) sum += gates_[l] * load(terms + l * width() + e, lanes);
-      store(features + e, sum < T(0) ? Vec<T>{} : sum, lanes);
-    }
+    for (int64_t l = 0; l < p_.L; ++l) parts_[l] = terms_ + (b * p_.L + l) * width();
+    open_gates(parts_, weights_.E, gates_.data());
+    const Share own(ceil_div(weights_.E, LANES<T>), thread_, threads_);
+    gated_sum(parts_, gates_.data(), own.first * LANES<T>, std::min(own.last * LANES<T>, weights_.E), features);
   }
 
   void predict(const T* features, T* logits) {
@@ -104,6 +95,7 @@ class OutputWorker {
   Barrier& barrier_;
   bool backwards_;
   std::vector<T> gates_;
+  std::vector<const T*> parts_;  // of the sample at hand: its layers' terms
   Rows<T, S> rows_;
   Buffer scratch_;
 };

@@ -1,4 +1,4 @@
-// What one call works on, and what the forward pass saves for the backward pass.
+// The input of one call, and the values that the forward pass saves for the backward pass.
 #pragma once
 
 #include <torch/extension.h>
@@ -55,7 +55,7 @@ struct Problem {
 
   bool has_detector(int64_t l) const { return l + 1 < L || options.top; }
   bool is_valid(int64_t t, int64_t b) const { return !valid || valid[t * B + b]; }
-  // What layer 1 reads at a step.
+  // The input of layer 1 at a step.
   int64_t input_row(int64_t t, int64_t b) const { return tokens ? tokens[t * B + b] : t * B + b; }
   const T* input(int64_t t, int64_t b) const { return x + input_row(t, b) * layers[0].columns[BOTTOM_UP]; }
   // Layer normalisation mixes the detector's gradient into every row: with it, no step is without gate gradients.

@@ -64,7 +64,7 @@ __attribute__((noinline)) void finish_row(T* out, T scale, const Vec<T>* acc, bo
   for (int v = 0; v < 4; ++v) store(out + v * W, add ? load(out + v * W) + scale * acc[v] : scale * acc[v]);
 }
 
-// What a tile fetches into the cache while it computes: for every k `vectors` vectors, `step` after the last k's.
+// The part of a weight that a tile fetches into the cache while it computes: for every k `vectors` vectors, `step` after the last k's.
 template <class S>
 struct Ahead {
   uintptr_t at;  // not a pointer, for it runs on beyond the weight

@@ -25,7 +25,7 @@ class Stopwatch {
       seconds.store(seconds.load(std::memory_order_relaxed) + spent_[phase], std::memory_order_relaxed);
     }
   }
-  // What passed since the last call belongs to this phase.
+  // Adds the time since the last call to this phase.
   void lap(Phase phase) {
     if (!runs_) return;
     const auto now = Clock::now();

@@ -27,6 +27,6 @@ def forward(inputs: Inputs, training: bool, products: Optional[Packed] = None, p
     return run.run_all(), run.saved if training else None
 
 
-def backward(inputs: Inputs, saved: Saved, hidden, grads, want_x: bool, want_weights: bool) -> List[Optional[Tensor]]:
+def backward(inputs: Inputs, saved: Saved, hidden, grads, need_x: bool, need_weights: bool) -> List[Optional[Tensor]]:
     """Gradients of x, z, h, c and the weights, flat."""
-    return Backward(inputs, saved, hidden, grads).run_all(want_x, want_weights)
+    return Backward(inputs, saved, hidden, grads).run_all(need_x, need_weights)

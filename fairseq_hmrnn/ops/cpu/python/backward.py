@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import List, Optional
+from typing import List, Optional, Tuple
 
 import torch
 from torch import Tensor
 
 from ...boundary import decide
+from ...types import LayerParameters
 from .problem import BOTTOM_UP, PRODUCTS, RECURRENT, TOP_DOWN, WORTH_PACKING, Inputs, Product, Saved, operations, take
 
 
@@ -32,7 +33,8 @@ class Backward:
         self.gains = [[None if (g := inputs.gain(i, p)) is None else torch.zeros_like(g) for p in PRODUCTS]
                       for i in range(n)]  # fmt: skip
         self.detector = inputs.x.new_zeros(n, 3, *inputs.x.shape[:2])  # gradient of each product's detector row
-        self.gathered = [[([], []) for _ in PRODUCTS] for _ in range(n)]  # gradients of gate rows, flat row indices
+        # Gradients of gate rows, flat row indices.
+        self.gathered: List[List[Tuple[List[Tensor], List[Tensor]]]] = [[([], []) for _ in PRODUCTS] for _ in range(n)]
 
     def pack(self, index: int, product: int, reorder: bool) -> Optional[Product]:
         weight = self.inputs.weight(index, product)
@@ -41,15 +43,16 @@ class Backward:
         scaled = torch.cat([weight[:-1], self.kappa * weight[-1:]])
         return Product(scaled.t().contiguous(), reorder)
 
-    def run_all(self, want_x: bool, want_weights: bool):
+    def run_all(self, need_x: bool, need_weights: bool):
         n = len(self.hidden)
         for t in range(self.inputs.x.size(0) - 1, -1, -1):
             from_above = None
             for index in range(n - 1, -1, -1):
                 from_above = self.cell(t, index, from_above)
-        weights = [self.layer_gradients(index) for index in range(n)] if want_weights else [None] * (7 * n)
-        weights = [g for layer in weights for g in layer] if want_weights else weights
-        dx = self.input_gradient() if want_x else None
+        weights: List[Optional[Tensor]] = [None] * (len(LayerParameters._fields) * n)
+        if need_weights:
+            weights = [grad for index in range(n) for grad in self.layer_gradients(index)]
+        dx = self.input_gradient() if need_x else None
         return [dx, torch.stack(self.dz, 1), *self.dh, *self.dc, *weights]
 
     def previous(self, t: int, index: int) -> Tensor:
@@ -210,7 +213,7 @@ class Backward:
         return sent
 
     def read(self, index: int, product: int) -> Tensor:
-        """What a product read at every step, (T B, columns)."""
+        """The input of a product at every step, (T B, columns)."""
         steps, batch = self.inputs.x.shape[:2]
         if product == BOTTOM_UP:
             source = self.hidden[index - 1] if index else self.inputs.x
@@ -234,9 +237,7 @@ class Backward:
                 grad[:-1] = torch.cat(gradients).t() @ read.index_select(0, torch.cat(flat))
             grad[-1] = self.detector[index, product].flatten() @ read
             weights[product] = grad
-        gains = self.gains[index]
-        order = (RECURRENT, BOTTOM_UP, TOP_DOWN)
-        return [*(weights[p] for p in order), self.bias[index], *(gains[p] for p in order)]
+        return [*weights, self.bias[index], *self.gains[index]]
 
     def input_gradient(self) -> Tensor:
         x, weight = self.inputs.x, self.inputs.layers[0].weight_bottom_up

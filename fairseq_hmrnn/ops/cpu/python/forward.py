@@ -25,7 +25,7 @@ from .problem import (
     take,
 )
 
-# Gathering rows costs more than it saves when nearly all of them are wanted.
+# Gathering rows costs more than it saves when nearly all of them are needed.
 DENSE_SHARE = 0.8
 
 Packed = List[List[Optional[Product]]]  # [layer][product], None for one that is not there or not in the loop
@@ -36,7 +36,7 @@ def pack(layers: Sequence[LayerParameters], reorder: bool) -> Packed:
     return [
         [
             None if weight is None or (index, product) == (0, BOTTOM_UP) else Product(weight, reorder)
-            for product, weight in enumerate((layer.weight_recurrent, layer.weight_top_down, layer.weight_bottom_up))
+            for product, weight in enumerate(layer.weights)
         ]
         for index, layer in enumerate(layers)
     ]
@@ -133,7 +133,9 @@ class Forward:
         self.probs[t, :, index] = z_tilde
 
     def product(self, index: int, product: int, x: Tensor) -> Normalised:
-        return normalise(self.linear[index][product](x), self.inputs.layer_norm)
+        multiply = self.linear[index][product]
+        assert multiply is not None  # cells ask for products that are there
+        return normalise(multiply(x), self.inputs.layer_norm)
 
     def scaled(self, index: int, product: int, n: Tensor) -> Tensor:
         gain = self.inputs.gain(index, product)
@@ -166,8 +168,8 @@ class Forward:
         """Equations (1) to (4) of some samples."""
         inputs, layer, batch = self.inputs, self.inputs.layers[index], self.all_rows.numel()
         products: List[Optional[Normalised]] = [None] * 3
-        products[RECURRENT] = self.product(index, RECURRENT, take(self.h_read[index], rows))
-        s = self.scaled(index, RECURRENT, products[RECURRENT].n) + layer.bias
+        products[RECURRENT] = found = self.product(index, RECURRENT, take(self.h_read[index], rows))
+        s = self.scaled(index, RECURRENT, found.n) + layer.bias
         zp_rows, zb_rows = take(zp, rows), take(zb, rows)
         terms = [] if layer.weight_top_down is None else [(TOP_DOWN, zp_rows, self.h[index + 1])]
         terms += [(BOTTOM_UP, zb_rows, self.h[index - 1])] if index else []
@@ -177,14 +179,15 @@ class Forward:
             if not open_rows.numel():
                 continue
             samples = rows if open_rows.numel() == rows.numel() else rows[open_rows]
-            products[which] = self.product(index, which, take(source, samples))
-            term = self.scaled(index, which, products[which].n) * take(gate, open_rows).unsqueeze(1)
+            products[which] = found = self.product(index, which, take(source, samples))
+            term = self.scaled(index, which, found.n) * take(gate, open_rows).unsqueeze(1)
             s = s + term if open_rows.numel() == rows.numel() else s.index_add(0, open_rows, term)
         if index == 0:
             n, rstd = self.projected
             own = slice(t * batch, (t + 1) * batch)
-            products[BOTTOM_UP] = Normalised(take(n[own], rows), None if rstd is None else take(rstd[own], rows))
-            s = s + self.scaled(index, BOTTOM_UP, products[BOTTOM_UP].n)
+            found = Normalised(take(n[own], rows), None if rstd is None else take(rstd[own], rows))
+            products[BOTTOM_UP] = found
+            s = s + self.scaled(index, BOTTOM_UP, found.n)
         f, i, o, g, u = split_gates(s)
         f, i, o, g = f.sigmoid(), i.sigmoid(), o.sigmoid(), g.tanh()  # (2)
         c_prev, h_prev = take(self.c[index], rows), take(self.h[index], rows)

@@ -1,4 +1,4 @@
-"""What one call of the Python path works on, and what its forward pass saves for its backward pass."""
+"""The input of one call of the Python path, and the values that its forward pass saves for its backward pass."""
 
 from __future__ import annotations
 
@@ -28,12 +28,10 @@ class Inputs(NamedTuple):
     skip: bool
 
     def weight(self, index: int, product: int) -> Optional[Tensor]:
-        layer = self.layers[index]
-        return (layer.weight_recurrent, layer.weight_top_down, layer.weight_bottom_up)[product]
+        return self.layers[index].weights[product]
 
     def gain(self, index: int, product: int) -> Optional[Tensor]:
-        layer = self.layers[index]
-        return (layer.gain_recurrent, layer.gain_top_down, layer.gain_bottom_up)[product]
+        return self.layers[index].gains[product]
 
     @property
     def layer_norm(self) -> bool:
@@ -79,7 +77,7 @@ def normalise(p: Tensor, layer_norm: bool) -> Normalised:
 
 
 class Cell(NamedTuple):
-    """What the backward pass needs of one cell. The last two are None where no sample is idle."""
+    """The values of one cell that the backward pass needs. The last two are None where no sample is idle."""
 
     rows: Tensor  # (N,) samples computed in full
     gates: Tuple[Tensor, ...]  # f, i, o, g, each (N, H)

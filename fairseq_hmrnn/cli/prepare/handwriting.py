@@ -3,7 +3,7 @@
 FOLDER has UNIPEN's layout (data/ and include/) or that of IAM-OnDB (lineStrokes/, and ascii/, original/ and the
 published lists if there are). Files that cannot be used are named and left out.
 
-    python -m fairseq_hmrnn.cli.prepare_handwriting unipen --dest data/handwriting
+    fairseq-hmrnn prepare handwriting unipen --dest data/handwriting
 """
 
 from __future__ import annotations
@@ -12,19 +12,13 @@ import argparse
 import shlex
 import sys
 
-from ..data.binarize import check_destination
-from ..data.handwriting import prepare
-from .arguments import SEED, SHARE, Parser, folder_to_write, path
-from .errors import UserError, run_command
-
-NEXT_COMMAND = (
-    "fairseq-train {data} --user-dir fairseq_hmrnn --task hmlstm_handwriting --arch hmlstm_handwriting "
-    "--criterion handwriting_likelihood --boundary-rates .04,.01 --optimizer adam --lr 0.001 --clip-norm 1 "
-    "--batch-size 32 --max-epoch 20 --save-dir checkpoints/handwriting"
-)
+from ...data.binarize import check_destination
+from ...data.handwriting import prepare
+from ..arguments import SEED, SHARE, Parser, folder_to_write, path
+from ..errors import UserError
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: Parser) -> None:
     parser.add_argument("folder", metavar="FOLDER", type=path, help="of the corpus")
     parser.add_argument("--dest", required=True, metavar="DIR", type=folder_to_write, help="where the data is written")
     parser.add_argument("--valid-fraction", type=SHARE, default=0.1, metavar="F",
@@ -52,14 +46,4 @@ def run(args: argparse.Namespace) -> None:
     if report.skipped:
         print(f"{len(report.skipped):,} files were skipped, as said above")
     print(f"written to {args.dest}. To train on it:")
-    print(NEXT_COMMAND.format(data=shlex.quote(args.dest)))
-
-
-def main() -> None:
-    parser = Parser(description=__doc__)
-    add_arguments(parser)
-    run(parser.parse_args())
-
-
-if __name__ == "__main__":
-    run_command(main, "prepare_handwriting")
+    print(f"fairseq-hmrnn train handwriting {shlex.quote(args.dest)}")

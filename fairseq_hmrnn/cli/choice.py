@@ -1,0 +1,162 @@
+"""A model and a training for a prepared folder, as options of fairseq-train: those of a recipe, by the size of its
+text, with the boundary regularisers that docs/boundaries.md recommends."""
+
+from __future__ import annotations
+
+import glob
+import math
+import os
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
+
+from fairseq.data import Dictionary
+from omegaconf import DictConfig, ListConfig
+
+from ..data.characters import SPACE_SYMBOL, is_character_dictionary
+from ..data.indexed import count_symbols
+from .errors import UserError
+from .recipe import PACKAGE, check_folder, load_recipe
+
+# The symbols of the training split below which a recipe is chosen.
+SIZES = ((1_000_000, "character_lm"), (20_000_000, "ptb_small"), (math.inf, "ptb"))
+FEWEST_UPDATES = 1000  # a small text gets as many epochs as these take
+SPACES = 0.05  # the share of spaces from which on a text has separators
+WORDS = {"--boundary-rates": ".18,.04", "--boundary-regularizers": "rate+uncertainty=.1"}
+SENTENCES = {  # above words, which takes more text and updates
+    "--boundary-rates": ".18,.0085",
+    "--boundary-regularizers": "rate+uncertainty=.1,rate=50+unforeseen=0:1:500",
+}
+WITHOUT_SPACES = {"--boundary-rates": ".23,.05", "--boundary-regularizers": "rate+bidirectional,rate"}
+# The options that choose the class of a recipe's section. Who gives one gives that class's options too.
+CLASSES = {
+    "task": ("--task",),
+    "model": ("--arch", "-a"),
+    "criterion": ("--criterion",),
+    "optimizer": ("--optimizer",),
+    "lr_scheduler": ("--lr-scheduler",),
+}
+SECTIONS = (*CLASSES, "optimization", "dataset", "checkpoint", "common")
+GIVEN_OTHERWISE = {"data", "user_dir", "save_dir"}
+ENDINGS = {"--max-epoch", "--max-update"}
+
+TRANSLATION = {
+    "--task": "translation", "--required-batch-size-multiple": "1", "--arch": "hmlstm_lstm_iwslt_de_en",
+    "--criterion": "boundary_regularized_cross_entropy", "--boundary-rates": ".4", "--label-smoothing": "0.1",
+    "--optimizer": "adam", "--lr": "0.001", "--clip-norm": "1", "--max-tokens": "4000", "--max-epoch": "10",
+}  # fmt: skip
+
+Options = Dict[str, Optional[str]]  # None: it takes no value
+
+
+class Choice(NamedTuple):
+    """arguments: of fairseq-train. reason: what they were chosen for, in one line."""
+
+    arguments: List[str]
+    reason: str
+
+
+class Text(NamedTuple):
+    """symbols: of its training split. spaces: whether they stand between its words; None where symbols are no
+    characters."""
+
+    symbols: int
+    spaces: Optional[bool]
+
+
+def choose(data: str, save_dir: str, given: Sequence[str], cpu: bool) -> Choice:
+    """Arguments of fairseq-train for a prepared folder. given: the user's options, which stand last, in place of those
+    that they contradict. cpu: that there is no GPU. UserError for a folder that was not prepared."""
+    names = _names(given)
+    options, reason = _for_translation(data) if is_translation(data) else _for_text(data, names, given)
+    options.update({"--no-epoch-checkpoints": None, "--save-dir": check_folder(save_dir)})
+    if cpu:
+        options["--cpu"] = None
+    kept = {name: value for name, value in options.items() if name not in _replaced(names)}
+    begin = [check_folder(data), "--user-dir", str(PACKAGE)]
+    return Choice([*begin, *(part for option in kept.items() for part in option if part is not None), *given], reason)
+
+
+def is_translation(data: str) -> bool:
+    """Whether a folder was prepared for translation."""
+    return _has(data, "dict.*.txt") and _has(data, "spm.*.model")
+
+
+def _has(folder: str, pattern: str) -> bool:
+    return bool(glob.glob(os.path.join(glob.escape(folder), pattern)))
+
+
+def _for_translation(data: str) -> Tuple[Options, str]:
+    if not _has(data, "valid.*.idx"):
+        raise UserError(f"no valid split in {data}: add valid.SRC and valid.TGT to the texts and prepare them again")
+    return dict(TRANSLATION), "a folder of two languages: a translation model"
+
+
+def _for_text(data: str, names: Set[str], given: Sequence[str]) -> Tuple[Options, str]:
+    text = look_at(data)
+    recipe_name = next(name for limit, name in SIZES if text.symbols < limit)
+    recipe = load_recipe(recipe_name)
+    options = dict(_options_of(recipe, names))
+    per_epoch = max(text.symbols // (recipe.dataset.batch_size * recipe.task.tokens_per_sample), 1)
+    options["--max-epoch"] = str(max(recipe.optimization.max_epoch, math.ceil(FEWEST_UPDATES / per_epoch)))
+    kind = "symbols"
+    if text.spaces is not None:
+        kind = "characters, with spaces between words" if text.spaces else "characters, without spaces"
+        if not names.intersection(CLASSES["criterion"]):
+            with_spaces = WORDS if recipe_name == SIZES[0][1] else SENTENCES
+            options.update(with_spaces if text.spaces else WITHOUT_SPACES)
+    sizes = value_of("--hidden-sizes", given)
+    if names.intersection(CLASSES["model"]) or (sizes is not None and sizes.count(",") != 2):
+        for name in WORDS:  # each has a value for every layer, and there are not three, or nobody knows
+            options.pop(name, None)
+    return options, f"{text.symbols:,} {kind}: as the recipe {recipe_name}"
+
+
+def look_at(data: str) -> Text:
+    """The training split of a prepared folder; UserError where there is none."""
+    again = f"prepare a text first: fairseq-hmrnn prepare text TEXT --dest {data}"
+    for name in ("dict.txt", "train.idx"):
+        if not os.path.isfile(os.path.join(data, name)):
+            raise UserError(f"no {data}/{name}: {again}")
+    symbols, dictionary = count_symbols(os.path.join(data, "train")), Dictionary.load(os.path.join(data, "dict.txt"))
+    if not symbols:
+        raise UserError(f"the training split in {data} is empty: {again}")
+    if not is_character_dictionary(dictionary):
+        return Text(symbols, None)
+    spaces = dictionary.count[dictionary.index(SPACE_SYMBOL)] if SPACE_SYMBOL in dictionary else 0
+    return Text(symbols, spaces >= SPACES * symbols)
+
+
+def _options_of(recipe: DictConfig, names: Set[str]) -> Iterator[Tuple[str, Optional[str]]]:
+    """A recipe's settings as options, but those of classes that the user's options, of these names, choose."""
+    for section in SECTIONS:
+        if section not in recipe or names.intersection(CLASSES.get(section, ())):
+            continue
+        for key in (key for key in recipe[section] if key not in GIVEN_OTHERWISE):
+            value = recipe[section][key]
+            if key == "_name":
+                yield CLASSES[section][0], str(value)
+            elif value is not False and value is not None:
+                yield f"--{key.replace('_', '-')}", None if value is True else _as_text(value)
+
+
+def _as_text(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, ListConfig) else str(value)
+
+
+def _names(given: Sequence[str]) -> Set[str]:
+    """Of the options among the arguments."""
+    return {argument.partition("=")[0] for argument in given if argument.startswith("-")}
+
+
+def _replaced(names: Set[str]) -> Set[str]:
+    """The options that the user's, of these names, leave no room for: the same, and another end of training."""
+    return names | (ENDINGS if names & ENDINGS else set())
+
+
+def value_of(option: str, arguments: Sequence[str]) -> Optional[str]:
+    """The last value of an option among arguments; None if it is not there."""
+    value = None
+    for argument, following in zip(arguments, [*arguments[1:], ""]):
+        name, equals, text = argument.partition("=")
+        if name == option:
+            value = text if equals else following
+    return value

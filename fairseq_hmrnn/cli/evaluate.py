@@ -1,0 +1,90 @@
+"""Score a split of a prepared text, also while the model learns from what it has scored.
+
+    fairseq-hmrnn evaluate checkpoints/mytext data/mytext --subset test
+    fairseq-hmrnn evaluate checkpoints/mytext data/mytext --subset valid --dynamic --learning-rate 3e-5 --decay 0.001
+
+Reads the split as one stream and prints bits per symbol, as fairseq-eval-lm --stateful does. With --dynamic the
+weights follow the text (dynamic evaluation, arXiv 1709.07432): a segment is scored, then learned from. Choose learning
+rate and decay on the validation split.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import math
+import sys
+from itertools import islice
+
+from tqdm import tqdm
+
+from ..data.indexed import count_symbols
+from ..inference import hub
+from ..inference.dynamic_evaluation import DynamicEvaluation, DynamicOptions, gradient_rms, text_batches
+from ..options import LARGEST_SIZE, number, whole
+from . import arguments as kinds
+from .errors import UserError
+
+DEFAULT = DynamicOptions()
+STATIC_WINDOW = 1000  # symbols of a forward pass; the state is carried, so that it changes nothing but memory
+STATISTICS_WINDOW = 100
+
+
+def add_arguments(parser: kinds.Parser) -> None:
+    add = parser.add_argument
+    add("checkpoint", metavar="CHECKPOINT", type=kinds.path, help="of an hmlstm_lm, or a folder with one")
+    add("data", metavar="DATA", type=kinds.prepared_folder, help="the prepared folder")
+    add("--subset", metavar="SPLIT", default="test", type=kinds.path, help="train, valid or test (default %(default)s)")
+    add("--dynamic", action="store_true", help="learn from each segment after it was scored")
+    group = parser.add_argument_group("with --dynamic")
+    add = group.add_argument
+    add(
+        "--learning-rate", metavar="R", type=number(0, 1), default=DEFAULT.learning_rate,
+        help="of a step, in units of the gradient's root mean square (default %(default)s)",
+    )
+    add(
+        "--decay", metavar="D", type=kinds.RATE, default=DEFAULT.decay,
+        help="how much of the way back to the checkpoint's weights a step goes (default %(default)s)",
+    )
+    add(
+        "--segment", metavar="N", type=whole(1, LARGEST_SIZE), default=DEFAULT.segment,
+        help="symbols that are scored before the weights change (default %(default)s)",
+    )
+    add(
+        "--epsilon", metavar="E", type=number(0, 1, open_below=True), default=DEFAULT.epsilon,
+        help="added to the root mean square before dividing by it (default %(default)s)",
+    )
+    add(
+        "--statistics", metavar="N", type=kinds.COUNT, default=200,
+        help="batches of the training split that the root mean squares are taken from (default %(default)s)",
+    )
+    add(
+        "--streams", metavar="N", type=kinds.BATCH_SIZE, default=32,
+        help=f"windows of {STATISTICS_WINDOW} symbols of such a batch (default %(default)s)",
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    logging.disable(logging.INFO)
+    loaded = hub.load([args.checkpoint], args.data)
+    decoder = loaded.models[0].decoder
+    if not hasattr(decoder, "hm_lstm"):
+        raise UserError(f"{args.checkpoint} is not an HM-LSTM language model")
+    dictionaries = (loaded.src_dict, loaded.tgt_dict)
+    options = DynamicOptions(0.0)
+    if args.dynamic:
+        options = DynamicOptions(args.learning_rate, args.decay, args.segment, args.epsilon)
+    window = options.segment if args.dynamic else STATIC_WINDOW
+    segments = text_batches(args.data, args.subset, *dictionaries, window)
+    rms = None
+    if args.dynamic:
+        batches = text_batches(args.data, "train", *dictionaries, STATISTICS_WINDOW, args.streams)
+        rms = gradient_rms(decoder, islice(batches, args.statistics))
+    evaluation = DynamicEvaluation(decoder, rms, options)
+    symbols, nats, hidden = count_symbols(f"{args.data}/{args.subset}"), 0.0, not sys.stderr.isatty()
+    with tqdm(total=symbols, unit=" symbols", unit_scale=True, disable=hidden, leave=False) as progress:
+        for segment in evaluation.score(segments):
+            nats += segment.double().sum().item()
+            progress.update(segment.numel())
+    bits = nats / symbols / math.log(2)
+    print(f"Evaluated {symbols} tokens, Loss (base 2): {bits:.4f}, Perplexity: {2 ** bits:.2f}")

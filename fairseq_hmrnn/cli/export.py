@@ -1,0 +1,56 @@
+"""Write one step of a language model to a file that needs neither fairseq nor this package.
+
+    fairseq-hmrnn export checkpoints/mytext --out step.ts
+
+The file holds a function: (tokens (B,), state (B, S)) to (log-probabilities (B, V), boundaries (B, L), state (B, S)).
+The symbols, the begin symbol, those never to sample and S are written beside it, in OUT.json. What was written is
+checked against the model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from ..inference import export, hub
+from ..inference.transcript import symbol_texts
+from .arguments import Parser, new_file, path, prepared_folder
+from .errors import UserError
+from .files import whole_file, write_whole
+
+TOLERANCE = 1e-4  # on log-probabilities, float32
+
+
+def add_arguments(parser: Parser) -> None:
+    parser.add_argument(
+        "checkpoint", metavar="CHECKPOINT", type=path, help="a checkpoint, or a folder with checkpoint_best.pt"
+    )
+    parser.add_argument(
+        "--data", metavar="DIR", type=prepared_folder,
+        help="the folder with dict.txt, if the checkpoint does not carry it",
+    )
+    parser.add_argument("--out", required=True, metavar="FILE", type=new_file, help="file to write")
+    parser.add_argument(
+        "--format", choices=["torchscript", "torch.export", "onnx"], default="torchscript",
+        help="of the file (default %(default)s); torch.export requires a name that ends in .pt2",
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    if args.format == "torch.export" and not args.out.endswith(".pt2"):
+        raise UserError("torch.export requires a file name that ends in .pt2")
+    new_file(args.out + ".json")
+    model = hub.load([args.checkpoint], args.data)
+    decoder = model.models[0].decoder
+    if not hasattr(decoder, "hm_lstm"):
+        raise UserError(f"{args.checkpoint} is not an HM-LSTM language model")
+    step = export.StepFunction(decoder)
+    with whole_file(args.out) as unfinished:
+        export.export(step, unfinished, args.format)
+        worst = export.largest_difference(export.load_step(unfinished, args.format), step)
+        if not worst < TOLERANCE:
+            raise UserError(f"what was exported differs from the model by {worst}: nothing was written")
+    never = [model.tgt_dict.pad(), model.tgt_dict.unk(), model.tgt_dict.bos()]
+    about = {"symbols": symbol_texts(model.task, model.bpe), "begin": model.begin, "never": never}
+    write_whole(args.out + ".json", json.dumps({**about, "state_size": step.state_size}))
+    print(f"written: {args.out} and {args.out}.json; largest difference to the model {worst:.1e}")

@@ -1,0 +1,38 @@
+"""fairseq's own commands, called in this process: signals, exit codes and logs are as if they had been run alone."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import sys
+import traceback
+from typing import Sequence
+
+import torch
+
+from .errors import raised_by_this_package
+
+MODULES = {"fairseq-train": "fairseq_cli.train", "fairseq-hydra-train": "fairseq_cli.hydra_train"}
+
+
+def has_gpu() -> bool:
+    return torch.cuda.is_available()
+
+
+def call(command: str, arguments: Sequence[str]) -> None:
+    """Run one of fairseq's commands. What this package raises there for users is passed on; any other error ends the
+    process as it ends fairseq's."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # else hydra shows the last line of an error alone
+    logging.disable(logging.NOTSET)
+    logging.root.handlers.clear()  # of fairseq's tasks: its commands have a form of their own, if they come first
+    before, sys.argv = sys.argv, [command, *arguments]
+    try:
+        importlib.import_module(MODULES[command]).cli_main()
+    except Exception as error:
+        if isinstance(error, (ValueError, OSError)) and raised_by_this_package(error.__traceback__):
+            raise
+        traceback.print_exc()
+        sys.exit(1)
+    finally:
+        sys.argv = before

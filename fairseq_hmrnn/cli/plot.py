@@ -1,0 +1,97 @@
+"""Draw what a trained HM-LSTM made of a text: the boundaries of each layer, as in the figures of the paper.
+
+    fairseq-hmrnn plot checkpoints/mytext --text some.txt --out boundaries.png
+    fairseq-hmrnn plot checkpoints/mytext --text some.txt --norms norms.png --log train.log --rates rates.png
+
+With --norms also how large each layer's hidden state is; with --log its boundary rates during training.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+from typing import List, Optional, Tuple
+
+import numpy as np
+
+from ..analysis import plot_boundaries, plot_norms, plot_training, read_log
+from ..analysis.plots import check_path
+from ..inference import hub
+from ..inference.reader import closed_earlier
+from ..options import LARGEST_SIZE, whole
+from . import arguments as kinds
+from .errors import UserError
+from .files import read_text, whole_file
+
+LARGEST_PICTURE = 20_000  # bytes of text: a picture of more cannot be read, nor drawn in a minute
+RATES = "rates.png"
+
+
+def add_arguments(parser: kinds.Parser) -> None:
+    add = parser.add_argument
+    add("checkpoint", metavar="CHECKPOINT", type=kinds.path, help="of an hmlstm_lm trained on characters")
+    add(
+        "--data", metavar="DIR", type=kinds.prepared_folder,
+        help="the prepared folder with its dict.txt (default: that of the training)",
+    )
+    add(
+        "--text", metavar="FILE", default="-", type=kinds.file_or_input,
+        help="a UTF-8 file; - reads standard input (default)",
+    )
+    add(
+        "--out", metavar="FILE", nargs="+", type=_picture, default=["boundaries.png"],
+        help=".png, .svg or .pdf, or several (default: boundaries.png)",
+    )
+    add("--norms", metavar="FILE", type=_picture, help="also draw a heat map of the norms of h, here")
+    add(
+        "--log", metavar="FILE", type=kinds.existing_file,
+        help="what fairseq-train printed: also draw boundary rates over training, to --rates",
+    )
+    add("--rates", metavar="FILE", type=_picture, help=f"with --log (default: {RATES})")
+    add(
+        "--lookahead", metavar="N", type=whole(0, LARGEST_SIZE), default=0,
+        help="draw boundaries this many characters earlier, as `segment` does",
+    )
+    add("--width", metavar="N", type=whole(1, 1000), default=80, help="the most characters in a line (default: 80)")
+    add("--title", metavar="TEXT", type=kinds.text, help="over the picture")
+
+
+def run(args: argparse.Namespace) -> None:
+    if args.rates and not args.log:
+        raise UserError("--rates requires --log, what fairseq-train printed")
+    rates: Optional[str] = (args.rates or RATES) if args.log else None
+    for name in filter(None, [*args.out, rates]):
+        _picture(name)  # argparse does not look at defaults
+    text = read_text(args.text, LARGEST_PICTURE)
+    if not text:
+        raise UserError("the text is empty: there is nothing to draw")
+    boundaries, written = _draw(args, text, rates)
+    for layer, rate in enumerate(boundaries.mean(0), 1):
+        print(f"layer {layer}: a boundary every {1 / rate:.1f} characters" if rate else f"layer {layer}: no boundary")
+    print(f"written: {', '.join(written)}")
+
+
+def _picture(argument: str) -> str:
+    """The name of a picture to draw."""
+    try:
+        check_path(kinds.new_file(argument))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return argument
+
+
+def _draw(args: argparse.Namespace, text: str, rates: Optional[str]) -> Tuple[np.ndarray, List[str]]:
+    """Draw everything that was asked for; the boundaries and the names of the files."""
+    curves = read_log(read_text(args.log).splitlines()) if args.log else None
+    reading = hub.load([args.checkpoint], args.data).reader().read(text)
+    boundaries = closed_earlier(reading.boundaries, args.lookahead)
+    style = {"width": args.width, "title": args.title}
+    pictures = [(path, lambda out: plot_boundaries(text, boundaries, out, **style)) for path in args.out]
+    if args.norms:
+        pictures.append((args.norms, lambda out: plot_norms(text, reading.norms, out, **style)))
+    if rates and curves is not None:
+        pictures.append((rates, functools.partial(plot_training, curves)))
+    for path, plot in pictures:
+        with whole_file(path) as unfinished:
+            plot(unfinished)
+    return boundaries, [path for path, _ in pictures]

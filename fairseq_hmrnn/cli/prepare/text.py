@@ -1,0 +1,63 @@
+"""Binarise plain text for language models of characters: every character is one token.
+
+    fairseq-hmrnn prepare text mytext.txt --dest data/mytext
+    fairseq-hmrnn prepare text train.txt valid.txt test.txt --dest data/mytext
+
+Missing splits are cut from the end of the training text at line borders. Any UTF-8 text comes back byte for byte.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from typing import Dict
+
+from ...data.binarize import TextSource, check_destination, embedded_text, prepare
+from ..arguments import SHARE, Parser, existing_file, folder_to_write
+from ..errors import UserError
+
+
+def add_arguments(parser: Parser) -> None:
+    parser.add_argument("train", nargs="?", metavar="TRAIN", type=existing_file, help="training text, UTF-8")
+    parser.add_argument("valid", nargs="?", metavar="VALID", type=existing_file, help="validation text")
+    parser.add_argument("test", nargs="?", metavar="TEST", type=existing_file, help="test text")
+    parser.add_argument(
+        "--embedded", action="store_true", help="use CPython's own documentation topics instead of TRAIN"
+    )
+    parser.add_argument(
+        "--dest", required=True, metavar="DIR", type=folder_to_write, help="where the data is written"
+    )
+    parser.add_argument(
+        "--dict", metavar="FILE", type=existing_file, help="use this dict.txt instead of one from the training split"
+    )
+    parser.add_argument(
+        "--valid-fraction", type=SHARE, default=0.05, metavar="F",
+        help="share of TRAIN cut off for validation if there is no VALID (default %(default)s)",
+    )
+    parser.add_argument(
+        "--test-fraction", type=SHARE, default=0.05, metavar="F",
+        help="share of TRAIN cut off for testing if there is no TEST (default %(default)s)",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace data that is in DIR already")
+
+
+def run(args: argparse.Namespace) -> None:
+    fractions = {"valid": args.valid_fraction, "test": args.test_fraction}
+    if sum(fractions.values()) >= 1:
+        raise UserError("--valid-fraction and --test-fraction leave nothing to train on: give smaller numbers")
+    sources = _sources(args)
+    check_destination(args.dest, args.overwrite)
+    print("\n".join(prepare(sources, args.dest, fractions, args.dict)))
+    print(f"written to {args.dest}. To train on it:\nfairseq-hmrnn train {shlex.quote(args.dest)}")
+
+
+def _sources(args: argparse.Namespace) -> Dict[str, TextSource]:
+    """The texts that the command line names."""
+    if args.embedded:
+        if args.train is not None:
+            raise UserError("--embedded brings its own text: leave TRAIN, VALID and TEST out")
+        return {"train": TextSource.from_text("the embedded text", embedded_text())}
+    if args.train is None:
+        raise UserError("no text: give a TRAIN file, or --embedded")
+    paths = {"train": args.train, "valid": args.valid, "test": args.test}
+    return {name: TextSource.from_file(path) for name, path in paths.items() if path is not None}

@@ -1,0 +1,43 @@
+"""Prepare parallel text for fairseq's translation task: a sentencepiece model for each side, and the binarised splits.
+
+    fairseq-hmrnn prepare translation de en data/pairs --source-size 4000 --target-size 4000
+
+DIR has train.SRC and train.TGT, and valid and test if they are there, one sentence a line. The models are trained on
+the training text and written beside the data, as spm.SRC.model and spm.TGT.model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+
+from ...data.parallel import KINDS, Side, prepare_parallel
+from ...options import whole
+from ..arguments import Parser, existing_folder, folder_to_write
+
+
+def add_arguments(parser: Parser) -> None:
+    parser.add_argument("source", metavar="SRC", help="ending of the source files, such as de")
+    parser.add_argument("target", metavar="TGT", help="ending of the target files, such as en")
+    parser.add_argument("folder", metavar="DIR", type=existing_folder, help="folder with the texts")
+    for side in ("source", "target"):
+        parser.add_argument(
+            f"--{side}-type", choices=KINDS, default="unigram", help=f"symbols of the {side} (default %(default)s)"
+        )
+        parser.add_argument(
+            f"--{side}-size", type=whole(1), default=8000, metavar="N",
+            help=f"size of the {side}'s vocabulary (default %(default)s; of char: all)",
+        )
+    parser.add_argument(
+        "--dest", metavar="DEST", type=folder_to_write, help="where the data is written (default DIR/bin)"
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    sides = [
+        Side(args.source, args.source_type, args.source_size), Side(args.target, args.target_type, args.target_size)
+    ]
+    dest = args.dest or f"{args.folder}/bin"
+    counts = prepare_parallel(args.folder, dest, *sides)
+    symbols = ", ".join(f"{count} {side.kind} symbols of {side.language}" for side, count in zip(sides, counts))
+    print(f"written to {dest}: {symbols}. To train on it:\nfairseq-hmrnn train {shlex.quote(dest)}")

@@ -1,0 +1,69 @@
+"""The score of a test split after training, by fairseq's own commands in processes of their own."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+import subprocess
+import sys
+from typing import List
+
+from .errors import UserError
+from .recipe import PACKAGE
+
+FOUND = re.compile(r"Evaluated .* tokens|Loss \(base 2\): [0-9.]*")
+CHECKPOINTS = ("checkpoint_best.pt", "checkpoint_last.pt")  # the last one where nothing was validated
+
+
+def score(task: str, data: str, save_dir: str, cpu: bool) -> None:
+    """Print what the test split scores: bits per character for language modelling, BLEU for translation. Says so where
+    there is nothing to score, and leaves other tasks alone.
+
+    Writes what fairseq printed to SAVE_DIR, eval.log or translations.txt. UserError where fairseq fails.
+    """
+    if task not in SCORES or int(os.environ.get("RANK", "0")):  # of several processes, the first scores
+        return
+    found = [name for name in CHECKPOINTS if os.path.isfile(os.path.join(save_dir, name))]
+    if not found:
+        print(f"{save_dir} has no checkpoint; done")
+        return
+    if not _matching(data, "test.idx") and not _matching(data, "test.*.idx"):
+        print(f"{data} has no test split; done")
+        return
+    common = [data, "--user-dir", str(PACKAGE), "--task", task, "--path", os.path.join(save_dir, found[0])]
+    common += ["--gen-subset", "test", *(["--cpu"] if cpu else [])]
+    SCORES[task](common, data, save_dir)
+
+
+def _score_language_model(common: List[str], data: str, save_dir: str) -> None:
+    options = ["--stateful", "--tokens-per-sample", "1000"]
+    printed = _run("fairseq_cli.eval_lm", [*common, *options], os.path.join(save_dir, "eval.log"))
+    print("\n".join(FOUND.findall(printed)))
+
+
+def _score_translation(common: List[str], data: str, save_dir: str) -> None:
+    options = ["--required-batch-size-multiple", "1", "--beam", "5", "--max-tokens", "4000"]
+    # Which model is named does not matter here: pieces are joined the same way with any.
+    model = _matching(data, "spm.*.model")[0]
+    options += ["--bpe", "sentencepiece", "--sentencepiece-model", model, "--scoring", "sacrebleu"]
+    printed = _run("fairseq_cli.generate", [*common, *options], os.path.join(save_dir, "translations.txt"))
+    print(printed.splitlines()[-1])
+
+
+SCORES = {"hmlstm_language_modeling": _score_language_model, "translation": _score_translation}
+
+
+def _matching(folder: str, pattern: str) -> List[str]:
+    return sorted(glob.glob(os.path.join(glob.escape(folder), pattern)))
+
+
+def _run(module: str, arguments: List[str], log: str) -> str:
+    """Run a command; returns its standard output and errors, which the file `log` keeps."""
+    with open(log, "w+b") as file:
+        code = subprocess.call([sys.executable, "-m", module, *arguments], stdout=file, stderr=subprocess.STDOUT)
+        file.seek(0)
+        printed = file.read().decode("utf-8", "replace")
+    if code:
+        raise UserError(f"the test split was not scored, see {log}: {(printed.splitlines() or ['no word'])[-1]}")
+    return printed

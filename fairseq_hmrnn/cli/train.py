@@ -1,0 +1,117 @@
+"""Train a recipe, or a model that suits a folder of data, and score the test split.
+
+    fairseq-hmrnn train ptb_small data/ptb -- optimization.max_update=1000
+    fairseq-hmrnn train my.yaml data/mytext --save-dir checkpoints/mine
+    fairseq-hmrnn train data/mytext -- --max-update 2000 --lr 0.001
+
+The same command again goes on with a training that was interrupted. What stands behind -- is for fairseq-train, or with
+a recipe for fairseq-hydra-train, and wins.
+
+For a folder of prepared text the model is chosen by the number of symbols in its training split, and the command is
+printed before it runs:
+  below a million     as the recipe character_lm: 3 layers of 256; at least 1,000 updates
+  below 20 million    as the recipe ptb_small: layers of 464, 144 and 144
+  else                as the recipe ptb: 3 layers of 512
+Boundary regularisers are those that find words (docs/boundaries.md): uncertainty where spaces stand between them, and
+from a million symbols on unforeseen too, for sentences in layer 2; bidirectional where there are no spaces, and then
+`segment` requires --lookahead 1. A folder of `prepare translation` gets a translation model, hmlstm_lstm_iwslt_de_en.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+from typing import Any, Dict, List, NamedTuple
+
+from . import scoring
+from .arguments import Parser, folder_to_write, path
+from .choice import choose, value_of
+from .errors import UserError
+from .fairseq_command import call, has_gpu
+from .prepare import KINDS
+from .recipe import RECIPES, load_recipe, write_recipe
+
+LANGUAGE_MODELING = "hmlstm_language_modeling"
+
+
+def add_arguments(parser: Parser) -> None:
+    parser.usage = "fairseq-hmrnn train [-h] [--save-dir DIR] [--dry-run] [--no-score] WHAT [DATA] [-- OPTIONS]"
+    parser.add_argument(
+        "what", metavar="WHAT", type=path,
+        help=f"a recipe ({', '.join(RECIPES)}), a YAML file of one, or a folder of prepared data",
+    )
+    parser.add_argument("data", metavar="DATA", nargs="?", type=path, help="the recipe's folder of prepared data")
+    parser.add_argument(
+        "--save-dir", metavar="DIR", type=folder_to_write,
+        help="where checkpoints and logs are kept (default: checkpoints/NAME, of the recipe or the folder)",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="print fairseq's command, and do not run it")
+    parser.add_argument("--no-score", action="store_true", help="leave the test split alone")
+
+
+def run(args: argparse.Namespace) -> None:
+    is_recipe = _check(args)
+    data = os.path.abspath(args.data if is_recipe else args.what)
+    save_dir = os.path.abspath(args.save_dir or value_of("--save-dir", args.passed_on) or default_save_dir(args.what))
+    training = _by_recipe(args, data, save_dir) if is_recipe else _for_folder(args, data, save_dir)
+    print(shlex.join([training.command, *training.arguments]), flush=True)
+    if args.dry_run:
+        return
+    call(training.command, training.arguments)
+    if not args.no_score:
+        cpu = not has_gpu() or "--cpu" in args.passed_on or "common.cpu=true" in args.passed_on
+        scoring.score(training.task, data, save_dir, cpu)
+
+
+class Training(NamedTuple):
+    """A command of fairseq's, its arguments, and the task that it trains."""
+
+    command: str
+    arguments: List[str]
+    task: str
+
+
+def _check(args: argparse.Namespace) -> bool:
+    """Whether WHAT is a recipe; UserError for what is none and no folder, and for a DATA missing or too many."""
+    what = args.what
+    if what in RECIPES or what.endswith((".yaml", ".yml")):
+        if args.data is None:
+            raise UserError(f"{what} is a recipe: give its folder of data too (a folder of that name is ./{what})")
+        if not os.path.isdir(args.data):
+            raise UserError(f"there is no folder {args.data}: {_how_to_prepare(what)}")
+        return True
+    if os.path.isfile(what):
+        raise UserError(f"{what} is a file: prepare it first: fairseq-hmrnn prepare text {what} --dest DIR")
+    if not os.path.isdir(what):
+        raise UserError(f"there is no folder {what}, nor a recipe of that name: recipes are {', '.join(RECIPES)}")
+    if args.data is not None:
+        raise UserError(f"{what} is no recipe: give one folder, and options of fairseq-train behind --")
+    return False
+
+
+def default_save_dir(what: str) -> str:
+    """For a recipe, a YAML file or a folder of data."""
+    name = os.path.basename(os.path.abspath(what))
+    return os.path.join("checkpoints", os.path.splitext(name)[0] if os.path.isfile(what) else name)
+
+
+def _how_to_prepare(recipe: str) -> str:
+    kind = recipe.split("_")[0]
+    return f"run fairseq-hmrnn prepare {kind if kind in KINDS else 'text'} first"
+
+
+def _by_recipe(args: argparse.Namespace, data: str, save_dir: str) -> Training:
+    task = str(load_recipe(args.what).task.get("_name"))
+    if task == LANGUAGE_MODELING and not os.path.isfile(os.path.join(data, "dict.txt")):
+        raise UserError(f"no {data}/dict.txt: {_how_to_prepare(args.what)}")
+    dest = os.path.join(save_dir, "recipe")
+    common: Dict[str, Any] = {} if has_gpu() else {"cpu": True}
+    name = write_recipe(args.what, data, save_dir, dest, **common)
+    return Training("fairseq-hydra-train", ["--config-dir", dest, "--config-name", name, *args.passed_on], task)
+
+
+def _for_folder(args: argparse.Namespace, data: str, save_dir: str) -> Training:
+    choice = choose(data, save_dir, args.passed_on, cpu=not has_gpu())
+    print(choice.reason)
+    return Training("fairseq-train", choice.arguments, value_of("--task", choice.arguments) or LANGUAGE_MODELING)

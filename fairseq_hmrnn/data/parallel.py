@@ -1,0 +1,122 @@
+"""Parallel text for fairseq's translation task: pieces of sentencepiece on either side, binarised by fairseq."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import List, NamedTuple, Tuple
+
+from .binarize import SPLITS, InputError
+
+KINDS = ("unigram", "bpe", "char")
+
+
+class Side(NamedTuple):
+    """language: the ending of its files. kind: of its pieces, one of KINDS. size: of its vocabulary, at most."""
+
+    language: str
+    kind: str = "unigram"
+    size: int = 8000
+
+
+def prepare_parallel(folder: str, dest: str, source: Side, target: Side) -> Tuple[int, int]:
+    """Make a sentencepiece model of either side's train.LANGUAGE in `folder`, and with them fairseq's binarised splits
+    and the models in `dest`. Returns how many symbols either side has.
+
+    InputError for texts that cannot be used, or that a tool refuses; then `dest` has what it had before.
+    """
+    if source.language == target.language:
+        raise InputError("SRC and TGT must differ: they are the endings of the two sides' files")
+    texts, languages = Path(folder), (source.language, target.language)
+    splits = [split for split in SPLITS if _check_split(texts, split, languages)]
+    os.makedirs(dest, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="unfinished.", dir=dest) as name:  # moved to dest when all of it is there
+        work = Path(name)
+        (work / "pieces").mkdir()
+        counts = tuple(_prepare_side(texts, work, side, splits) for side in (source, target))
+        _binarise(work, languages, splits)
+        _replace(Path(dest), work, languages)
+    return counts
+
+
+def _check_split(folder: Path, split: str, languages: Tuple[str, str]) -> bool:
+    """Whether both files of a split have text; InputError for what cannot be used, and for a training split without."""
+    paths = [folder / f"{split}.{language}" for language in languages]
+    for path in paths:
+        if split == "train" and not (path.is_file() and path.stat().st_size):
+            raise InputError(f"no {path}, or it is empty: give the folder with the training text of both sides")
+    lines = [_count_lines(path) if path.is_file() else 0 for path in paths]
+    if not all(lines):
+        return False
+    if lines[0] != lines[1]:
+        raise InputError(f"{paths[0]} has {lines[0]:,} lines and {paths[1]} {lines[1]:,}: line by line they must match")
+    return True
+
+
+def _count_lines(path: Path) -> int:
+    """A last one without a newline is one too; InputError if it is not UTF-8."""
+    count = 0
+    with open(path, "rb") as file:
+        for count, line in enumerate(file, 1):
+            try:
+                line.decode()
+            except UnicodeDecodeError as error:
+                raise InputError(f"{path} is not UTF-8 (line {count}): convert it first") from error
+    return count
+
+
+def _prepare_side(folder: Path, work: Path, side: Side, splits: List[str]) -> int:
+    """Train the model of one side, write its dictionary, cut every split into pieces; the number of its symbols."""
+    import sentencepiece
+
+    prefix = work / f"spm.{side.language}"
+    size = {"vocab_size": side.size, "hard_vocab_limit": False} if side.kind != "char" else {"use_all_vocab": True}
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            input=[str(folder / f"train.{side.language}")],  # a name alone would be split at commas
+            model_prefix=str(prefix), model_type=side.kind, character_coverage=1.0, minloglevel=2, **size,
+        )
+    except (OSError, RuntimeError) as error:
+        raise InputError(f"sentencepiece makes no {side.kind} model of train.{side.language}: {error}") from error
+    model = sentencepiece.SentencePieceProcessor(model_file=f"{prefix}.model")
+    pieces = [model.id_to_piece(index) for index in range(3, model.get_piece_size())]  # <unk>, <s>, </s> are fairseq's
+    dictionary = "".join(f"{piece} 1\n" for piece in pieces)
+    (work / f"pieces.{side.language}.txt").write_text(dictionary, encoding="utf-8")
+    for split in splits:
+        name = f"{split}.{side.language}"
+        with open(folder / name, encoding="utf-8", newline="\n") as text, \
+                open(work / "pieces" / name, "w", encoding="utf-8") as cut:  # fmt: skip
+            for line in text:
+                cut.write(" ".join(model.encode(line.rstrip("\n"), out_type=str)) + "\n")
+    return len(pieces)
+
+
+def _binarise(work: Path, languages: Tuple[str, str], splits: List[str]) -> None:
+    """By fairseq-preprocess, from within the folder: it splits names at commas."""
+    command = [sys.executable, "-m", "fairseq_cli.preprocess", "--destdir", ".", "--workers", "1"]
+    for side, dictionary, language in zip(("source", "target"), ("src", "tgt"), languages):
+        command += [f"--{side}-lang", language, f"--{dictionary}dict", f"pieces.{language}.txt"]
+    for split in splits:
+        command += [f"--{split}pref", f"pieces/{split}"]
+    done = subprocess.run(
+        command, cwd=str(work), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8", errors="replace"
+    )
+    if done.returncode:
+        last = ([line for line in done.stdout.splitlines() if line.strip()] or ["it said nothing"])[-1]
+        raise InputError(f"fairseq-preprocess ended with code {done.returncode}: {last}")
+    (work / "preprocess.stdout").write_text(done.stdout, encoding="utf-8")
+
+
+def _replace(dest: Path, work: Path, languages: Tuple[str, str]) -> None:
+    """Move what was made to `dest`, in place of what an earlier run left."""
+    shutil.rmtree(dest / "pieces", ignore_errors=True)
+    pair = "-".join(languages)
+    old = [*dest.glob("dict.*.txt"), *(path for split in SPLITS for path in dest.glob(f"{split}.{pair}.*"))]
+    for path in old:
+        path.unlink()
+    for path in work.iterdir():
+        shutil.move(str(path), str(dest / path.name))

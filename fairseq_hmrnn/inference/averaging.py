@@ -1,0 +1,70 @@
+"""The mean of several checkpoints' weights as one checkpoint."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, Dict, List, Sequence
+
+from fairseq import checkpoint_utils
+from torch import Tensor
+
+from ..checkpoints import check_finite
+
+KEPT = ("args", "cfg", "criterion", "optimizer_history", "task_state")
+
+
+def newest(folder: Path, count: int) -> List[Path]:
+    """The `count` newest checkpoints of updates in a folder, or as many as there are, by their number of updates;
+    ValueError where there is none."""
+    numbered = []
+    for path in folder.glob("checkpoint_*_*.pt"):
+        match = re.fullmatch(r"checkpoint_\d+_(\d+)\.pt", path.name)
+        if match:
+            numbered.append((int(match.group(1)), path))
+    if not numbered:
+        raise ValueError(
+            f"no checkpoint_EPOCH_UPDATE.pt in {folder}: train with --save-interval-updates and "
+            "--keep-interval-updates, or name checkpoints one by one"
+        )
+    return [path for _, path in sorted(numbered)[-count:]]
+
+
+def average(paths: Sequence[Path], moving: bool = False, half: bool = False) -> Dict[str, Any]:
+    """The last checkpoint with the mean of all checkpoints' floating-point weights, without optimizer and position.
+
+    moving: of the moving averages that --store-ema keeps beside the weights. half: weights as float16. ValueError for
+    checkpoints of several models, for one without what is asked for, and for what is no checkpoint of fairseq's.
+    """
+    sums: Dict[str, Tensor] = {}
+    for path in paths:
+        if not path.is_file():
+            raise ValueError(f"no such file: {path}")
+        checkpoint = checkpoint_utils.load_checkpoint_to_cpu(str(path))
+        try:
+            model = _weights_of(checkpoint, path, moving)
+        except KeyError as error:
+            raise ValueError(f"{path} is not a fairseq checkpoint ({error})") from error
+        check_finite(str(path), model)
+        if sums and {k: v.shape for k, v in model.items()} != {k: v.shape for k, v in sums.items()}:
+            raise ValueError(f"{path} is of another model than {paths[0]}")
+        for key, tensor in model.items():
+            sums[key] = tensor.double() + sums.get(key, 0) if tensor.is_floating_point() else tensor
+    mean = {key: (sums[key] / len(paths)).to(t.dtype) if t.is_floating_point() else t for key, t in model.items()}
+    if half:
+        mean = {key: t.half() if t.is_floating_point() else t for key, t in mean.items()}
+    kept = {key: checkpoint[key] for key in KEPT if key in checkpoint}
+    epoch = checkpoint["extra_state"]["train_iterator"]["epoch"]
+    position = {"epoch": epoch, "iterations_in_epoch": 0}  # fairseq asks
+    return {**kept, "model": mean, "last_optimizer_state": None, "extra_state": {"train_iterator": position}}
+
+
+def _weights_of(checkpoint: Dict[str, Any], path: Path, moving: bool) -> Dict[str, Tensor]:
+    """Names and tensors of its model, or of the moving average beside it, in the precision that was kept."""
+    if not moving:
+        return checkpoint["model"]
+    extra = checkpoint["extra_state"]
+    if "ema" not in extra:
+        raise ValueError(f"{path} has no moving average: train with --store-ema, or leave --ema out")
+    averaged = extra.get("ema_fp32_params", extra["ema"])
+    return {key: averaged[key] if t.is_floating_point() else t for key, t in checkpoint["model"].items()}

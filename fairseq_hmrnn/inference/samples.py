@@ -1,0 +1,179 @@
+"""Samples of a language model written to a stream: as they come, or complete, as text or JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+from itertools import chain, islice, repeat
+from typing import IO, Any, Dict, Iterator, List, NamedTuple, Optional, Sequence
+
+from .hub import LanguageModelHub
+from .sampler import SamplingOptions
+from .transcript import Plain, WithBoundaries, symbol_texts
+
+SEPARATOR = "\n----------\n"  # between samples
+
+
+class Layout(NamedTuple):
+    """show_boundaries: mark where segments end. json: a line of JSON for each sample, with scores and boundaries.
+    hide_prompt: the new text only."""
+
+    show_boundaries: bool = False
+    json: bool = False
+    hide_prompt: bool = False
+
+
+class Sample(NamedTuple):
+    """A complete sample: new symbols behind a prompt, bits of each, and by symbol what layers closed with the one
+    before it, empty if nobody asked."""
+
+    prompt: str
+    symbols: List[int]
+    bits: List[float]
+    boundaries: List[Sequence[float]]
+
+
+class SampleWriter:
+    """Draws samples and writes them. length: of each, in new symbols, at most; end: see `LanguageModelHub.stop`.
+    new_symbols counts what was drawn."""
+
+    def __init__(
+        self, model: LanguageModelHub, options: SamplingOptions, length: int, end: str, layout: Layout, out: IO[str]
+    ):
+        self.model, self.length, self.end, self.layout, self.out = model, length, end, layout, out
+        self.sampler = model.sampler(options)
+        self.texts = symbol_texts(model.task, model.bpe)
+        self.has_characters = getattr(model.task, "has_characters", False)
+        self.stop = model.stop(end)
+        self.interactive = out.isatty()
+        self.written = self.new_symbols = 0
+
+    def draw(self, prompts: Sequence[str], samples: int, batch_size: int) -> None:
+        """`samples` of each prompt: one by one as they come, or complete ones of `batch_size` drawn together."""
+        queue = chain.from_iterable(repeat(prompt, samples) for prompt in prompts)
+        if batch_size == 1 and not self.layout.json:
+            for prompt in queue:
+                self._stream(prompt)
+            return
+        for batch in iter(lambda: list(islice(queue, batch_size)), []):
+            for sample in self._batch(batch):
+                self._write(sample)
+
+    def search(self, prompts: Sequence[str], nbest: int, **options: Any) -> None:
+        """The `nbest` most probable texts that fairseq's beam search finds for each prompt. options: of
+        fairseq-generate."""
+        self.model.task.args.end_of_sample = self.end
+        for prompt in prompts:
+            before = self.model.encode(prompt)
+            for hypothesis in self.model.generate([before], max_len_b=self.length, **options)[0][:nbest]:
+                new = hypothesis["tokens"][before.numel() :].tolist()
+                bits = (-hypothesis["positional_scores"][before.numel() :] / math.log(2)).tolist()
+                self.new_symbols += len(new)
+                self._write(Sample(prompt, new, bits, []))
+
+    def _symbols(self, prompt: str) -> List[int]:
+        return [self.model.begin, *self.model.encode(prompt).tolist()]
+
+    def _shown(self, prompt: str) -> str:
+        """The prompt as new text follows it: a space goes before a new word."""
+        words = self.model.bpe is None and not self.has_characters
+        return prompt + " " if words and prompt and not prompt[-1].isspace() else prompt
+
+    def _transcript(self) -> Plain:
+        return WithBoundaries(self.texts, self.interactive) if self.layout.show_boundaries else Plain(self.texts)
+
+    def _separate(self) -> None:
+        if self.written and not self.layout.json:
+            self.out.write(SEPARATOR)
+        self.written += 1
+
+    def _stream(self, prompt: str) -> None:
+        """One sample, written symbol by symbol."""
+        self._separate()
+        transcript, write = self._transcript(), self.out.write
+        for part in self._prompt_parts(prompt, transcript):
+            write(part)
+        for count, step in enumerate(self.sampler.run([self._symbols(prompt)])):
+            closed = step.boundaries[0] if step.boundaries else None
+            if count == self.length:
+                write(transcript.end(closed))
+                break
+            write(transcript.add(step.tokens[0], closed))
+            self.new_symbols += 1
+            if self.interactive:
+                self.out.flush()
+            if step.tokens[0] == self.stop:
+                break
+
+    def _prompt_parts(self, prompt: str, transcript: Plain) -> Iterator[str]:
+        if self.layout.hide_prompt:
+            return
+        if not self.layout.show_boundaries:
+            yield self._shown(prompt)
+            return
+        symbols = self._symbols(prompt)
+        for symbol, closed in zip(symbols[1:], self.sampler.read(symbols)[1]):
+            yield transcript.add(symbol, closed)
+
+    def _batch(self, prompts: Sequence[str]) -> List[Sample]:
+        """Samples drawn together."""
+        found = [Sample(prompt, [], [], []) for prompt in prompts]
+        ended = [False] * len(found)
+        steps = self.sampler.run([self._symbols(prompt) for prompt in prompts], scores=self.layout.json)
+        for count, step in enumerate(steps):
+            for row, sample in enumerate(found):
+                if ended[row]:
+                    continue
+                if step.boundaries is not None:
+                    sample.boundaries.append(step.boundaries[row])
+                if count == self.length or (sample.symbols and sample.symbols[-1] == self.stop):
+                    ended[row] = True
+                    continue
+                sample.symbols.append(step.tokens[row])
+                sample.bits.append(0.0 if step.log_probs is None else -step.log_probs[row] / math.log(2))
+            if all(ended):
+                break
+        self.new_symbols += sum(len(sample.symbols) for sample in found)
+        return found
+
+    def _write(self, sample: Sample) -> None:
+        self._separate()
+        if self.layout.json:
+            self.out.write(json.dumps(self._record(sample)) + "\n")
+            return
+        transcript = self._transcript()
+        if not self.layout.hide_prompt:
+            self.out.write(self._shown(sample.prompt))
+        for symbol, closed in zip(sample.symbols, sample.boundaries or repeat(None)):
+            self.out.write(transcript.add(symbol, closed))
+        self.out.write(transcript.end(sample.boundaries[-1] if sample.boundaries else None))
+
+    def _record(self, sample: Sample) -> Dict[str, Any]:
+        """A sample for JSON."""
+        prompt_nats, prompt_boundaries = self.sampler.read(self._symbols(sample.prompt))
+        prompt_bits, text = [-nats / math.log(2) for nats in prompt_nats], self._continuation(sample)
+        record: Dict[str, Any] = {"prompt": sample.prompt, "text": text}
+        record.update(prompt_bits=prompt_bits, bits=sample.bits)
+        record["bits_per_character"] = _mean(sample.bits, len(text))
+        record["bits_per_character_with_prompt"] = _mean(
+            [*sample.bits, *prompt_bits], len(sample.prompt) + len(text)
+        )
+        if sample.boundaries:
+            # With a symbol it is known whether the one before it closed a segment, the begin symbol first.
+            ends = [*prompt_boundaries, *sample.boundaries][1:]
+            detectors = getattr(self.model.models[0].decoder.hm_lstm, "num_detectors", 0)
+            record["segment_ends"] = [
+                [position + 1 for position, closed in enumerate(ends) if closed and closed[layer]]
+                for layer in range(detectors)
+            ]
+        return record
+
+    def _continuation(self, sample: Sample) -> str:
+        """New symbols as they read behind the prompt."""
+        prompt = sample.prompt
+        text = self.model.continued(prompt, sample.symbols)[len(prompt) :]
+        return text.lstrip(" ") if prompt[-1:].isspace() and not self.has_characters else text
+
+
+def _mean(bits: Sequence[float], length: int) -> Optional[float]:
+    return sum(bits) / length if length else None

@@ -1,0 +1,44 @@
+"""A model's output beside its predictions, which the criterion reads: the boundaries of a batch, as one value."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Optional, Sequence, Union
+
+import torch
+from torch import Tensor
+
+KEY = "trace"  # of the dictionary that fairseq's models return beside their predictions
+
+
+class BoundaryTrace(NamedTuple):
+    """Boundaries of a batch of B rows and T steps, in a model of L layers.
+
+    boundaries, boundary_probs: (B, T, L), z and z~; 0 where a step is not valid and for a layer without detector.
+    valid: (B, T) bool, False at padding.
+    num_detectors: how many layers, from the bottom, have a boundary detector.
+    num_updates: how many the model was trained for, in a recorded graph a tensor (); None if the model does not know.
+    """
+
+    boundaries: Tensor
+    boundary_probs: Tensor
+    valid: Tensor
+    num_detectors: int
+    num_updates: Optional[Union[int, Tensor]] = None
+
+    def reorder(self, order: Tensor) -> BoundaryTrace:
+        """Row i becomes what was row order[i]."""
+        return self._replace(**{name: getattr(self, name).index_select(0, order) for name in _TENSORS})
+
+    @classmethod
+    def concatenate(cls, traces: Sequence[BoundaryTrace]) -> BoundaryTrace:
+        """The rows of all of them, one after the other; of one model and equal T."""
+        return traces[0]._replace(**{name: torch.cat([getattr(trace, name) for trace in traces]) for name in _TENSORS})
+
+
+_TENSORS = ("boundaries", "boundary_probs", "valid")
+
+
+def trace_of(net_output: Any) -> Optional[BoundaryTrace]:
+    """The trace in what a fairseq model returns, predictions and a dictionary; None where there is none."""
+    extra = net_output[1] if isinstance(net_output, (tuple, list)) and len(net_output) > 1 else None
+    return extra.get(KEY) if isinstance(extra, dict) else None

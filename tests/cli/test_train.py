@@ -1,0 +1,143 @@
+"""The command `train`: what it chooses for a folder, what it refuses, and how it ends."""
+
+import json
+import re
+import shlex
+import shutil
+
+import pytest
+from conftest import run
+from fairseq.data import Dictionary
+
+from fairseq_hmrnn.cli import choice, recipe, train
+from fairseq_hmrnn.cli.arguments import Parser
+from fairseq_hmrnn.cli.choice import Text, choose, look_at, value_of
+from fairseq_hmrnn.cli.errors import UserError
+
+TINY = ["--embed-dim", "8", "--hidden-sizes", "16,12,8", "--output-dim", "12", "--tokens-per-sample", "30"]
+
+
+def chosen(data, monkeypatch, symbols=500_000, spaces=True, given=()):
+    """Arguments for a text of this size."""
+    monkeypatch.setattr(choice, "look_at", lambda data: Text(symbols, spaces))
+    return choose(str(data), "save", list(given), cpu=True).arguments
+
+
+@pytest.mark.parametrize(
+    "symbols, sizes, batch, stateful",
+    [
+        (999_999, "256,256,256", "32", False),
+        (1_000_000, "464,144,144", "32", True),
+        (20_000_000, "512,512,512", "64", True),
+    ],
+)
+def test_a_folder_gets_the_recipe_of_its_size(data, monkeypatch, symbols, sizes, batch, stateful):
+    arguments = chosen(data, monkeypatch, symbols)
+    assert value_of("--hidden-sizes", arguments) == sizes and value_of("--batch-size", arguments) == batch
+    assert ("--stateful" in arguments) == stateful and "--cpu" in arguments
+    assert value_of("--task", arguments) == "hmlstm_language_modeling"
+    assert "--cpu" not in choose(str(data), "save", [], cpu=False).arguments
+
+
+def test_boundaries_suit_the_text(data, monkeypatch):
+    found = {spaces: chosen(data, monkeypatch, spaces=spaces) for spaces in (True, False, None)}
+    assert value_of("--boundary-regularizers", found[True]) == "rate+uncertainty=.1"
+    sentences = chosen(data, monkeypatch, symbols=5_000_000)
+    assert value_of("--boundary-rates", sentences) == ".18,.0085"
+    assert "unforeseen" in value_of("--boundary-regularizers", sentences)
+    assert value_of("--boundary-regularizers", found[False]) == "rate+bidirectional,rate"
+    assert value_of("--boundary-regularizers", found[None]) is None  # words: as in the recipe
+
+
+def test_what_the_user_gives_wins_and_nothing_contradicts_it(data, monkeypatch):
+    arguments = chosen(data, monkeypatch, given=["--lr", "0.1", "--max-update=7", "--hidden-sizes", "9,9"])
+    assert arguments[-5:] == ["--lr", "0.1", "--max-update=7", "--hidden-sizes", "9,9"]
+    assert arguments.count("--lr") == 1 and not {"--max-epoch", "--boundary-rates"} & set(arguments)
+    arguments = chosen(data, monkeypatch, given=["--arch", "hmlstm_lm_ptb"])
+    assert not {"--hidden-sizes", "--embed-dim", "--boundary-rates"} & set(arguments[:-2])
+    arguments = chosen(data, monkeypatch, given=["--criterion", "cross_entropy"])
+    assert not {"--boundary-rates", "--boundary-regularizers", "--boundary-weight"} & set(arguments)
+
+
+def test_a_small_text_gets_enough_updates(data, monkeypatch):
+    assert value_of("--max-epoch", chosen(data, monkeypatch, symbols=32_000)) == "100"  # ten updates an epoch
+
+
+def test_texts_are_looked_at(data, tmp_path):
+    characters = (data.parent / "train.txt").read_bytes().decode()
+    assert look_at(str(data)) == Text(len(characters), True)
+    shutil.copytree(str(data), str(tmp_path / "unspaced"))
+    dictionary = Dictionary.load(str(data / "dict.txt"))
+    dictionary.count[dictionary.index("\u2581")] = 3
+    dictionary.save(str(tmp_path / "unspaced" / "dict.txt"))
+    assert look_at(str(tmp_path / "unspaced")).spaces is False
+    dictionary.add_symbol("word")
+    dictionary.save(str(tmp_path / "unspaced" / "dict.txt"))
+    assert look_at(str(tmp_path / "unspaced")).spaces is None
+    with pytest.raises(UserError, match="prepare a text first: fairseq-hmrnn prepare text"):
+        look_at(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "what, message",
+    [
+        (["ptb_small"], "is a recipe: give its folder of data too"),
+        (["ptb_small", "{tmp}"], "no {tmp}/dict.txt: run fairseq-hmrnn prepare ptb first"),
+        (["ptb_small", "{tmp}/none"], "there is no folder {tmp}/none: run fairseq-hmrnn prepare ptb first"),
+        (["nothing"], "recipes are character_lm, enwik8, ptb, "),
+        (["{data}", "{data}"], "give one folder, and options of fairseq-train behind --"),
+        (["{data}/dict.txt"], "is a file: prepare it first: fairseq-hmrnn prepare text {data}/dict.txt"),
+        (["{data}", "--save-dir", "{tmp}/a:b"], "a list of folders"),
+        (["{tmp}/wrong.yaml", "{data}"], "wrong.yaml is not a recipe: it has no section task"),
+    ],
+)
+def test_mistakes_are_told_before_anything_is_made(data, tmp_path, monkeypatch, what, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "wrong.yaml").write_text("model: {}\n")
+    parser = Parser()
+    train.add_arguments(parser)
+    args = parser.parse_args([part.format(tmp=tmp_path, data=data) for part in what])
+    args.passed_on = []
+    with pytest.raises(UserError) as error:
+        train.run(args)
+    assert message.format(tmp=tmp_path, data=data) in str(error.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["wrong.yaml"]
+
+
+def test_a_file_in_configs_is_a_recipe():
+    assert set(recipe.RECIPES) == {path.stem for path in (recipe.PACKAGE / "configs").iterdir()}
+    assert all(recipe.load_recipe(name).task._name for name in recipe.RECIPES)
+
+
+def test_a_folder_is_trained_and_scored_from_anywhere_and_the_printed_command_is_fairseqs(data, tmp_path):
+    """A folder with an odd name, in another one than the package's; the command again goes on."""
+    folder = tmp_path / "it's [odd], {a=b} $(x)"
+    shutil.copytree(str(data), str(folder / "bin"))
+    tiny = [*TINY, "--num-workers", 0, "--max-update"]
+    first = run("fairseq-hmrnn", "train", folder / "bin", "--no-score", "--", *tiny, 3, cwd=folder).stdout
+    command = shlex.split(first.splitlines()[1])
+    assert command[:2] == ["fairseq-train", str(folder / "bin")] and command[-1] == "3"
+    assert " | INFO | fairseq_cli.train | done training" in first and "Evaluated" not in first
+    log = run("fairseq-hmrnn", "train", folder / "bin", "--", *tiny, 5, cwd=folder).stdout
+    assert re.search(r"Loaded checkpoint .* \(epoch \d @ 3 updates\)", log)
+    characters = len((data.parent / "test.txt").read_bytes().decode())
+    assert f"Evaluated {characters:,} tokens" in log
+    assert (folder / "checkpoints" / "bin" / "eval.log").is_file()
+
+
+def test_what_training_finds_wrong_ends_it_as_it_ends_fairseqs_command(data, tmp_path):
+    failed = run("fairseq-hmrnn", "train", data, "--save-dir", tmp_path, "--", "--slope", 9, check=False)
+    (line,) = [line for line in failed.stdout.splitlines() if "error" in line]
+    assert failed.returncode == 2 and "at most slope-max" in line and "Traceback" not in failed.stdout
+    assert not list(tmp_path.glob("checkpoint*"))
+
+
+def test_a_yaml_of_ones_own_is_a_recipe(data, tmp_path):
+    settings = {"task": {"_name": "hmlstm_language_modeling"}, "model": {"_name": "hmlstm_lm"}}
+    (tmp_path / "mine.yaml").write_text(json.dumps(settings))  # JSON is YAML
+    command = ["train", tmp_path / "mine.yaml", data, "--dry-run", "--", "optimization.max_update=1"]
+    printed = run("fairseq-hmrnn", *command, cwd=tmp_path).stdout
+    folder = tmp_path / "checkpoints" / "mine" / "recipe"
+    assert shlex.split(printed) == ["fairseq-hydra-train", "--config-dir", str(folder), "--config-name", "recipe",
+                                    "optimization.max_update=1"]  # fmt: skip
+    assert recipe.load_recipe(str(folder / "recipe.yaml")).task.data == str(data)

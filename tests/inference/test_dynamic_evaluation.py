@@ -1,0 +1,105 @@
+"""Dynamic evaluation against the update rule written out, and its command."""
+
+import re
+
+import pytest
+import torch
+from conftest import TASK, run
+from models.test_hmlstm_lm import make
+
+from fairseq_hmrnn.inference.dynamic_evaluation import (
+    DynamicEvaluation,
+    DynamicOptions,
+    gradient_rms,
+    parameters_of,
+)
+
+OPTIONS = DynamicOptions(learning_rate=3e-3, decay=0.4, segment=7, epsilon=1e-4)
+
+
+def windows(count, streams, length, seed):
+    """Sources and targets (streams, length) of consecutive windows of random symbols."""
+    symbols = torch.randint(4, 10, (streams, count * length + 1), generator=torch.Generator().manual_seed(seed))
+    borders = range(0, count * length, length)
+    return [(symbols[:, i : i + length], symbols[:, i + 1 : i + length + 1]) for i in borders]
+
+
+def losses(decoder, text):
+    """Of each window the mean loss, with the state carried on, and its gradients before the next one is read."""
+    state = None
+    for source, target in text:
+        logits, extra = decoder(source, state=state)
+        state = extra["state"].detach()
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), target.flatten())
+        gradients = torch.autograd.grad(loss, parameters_of(decoder), allow_unused=True)
+        yield loss.item(), [torch.zeros_like(p) if g is None else g for p, g in zip(parameters_of(decoder), gradients)]
+
+
+def test_weights_follow_the_update_rule():
+    decoder, known, text = make().decoder, windows(3, 4, 10, seed=1), windows(4, 1, OPTIONS.segment, seed=2)
+    squares = [sum(g**2 for g in gs) / 3 for gs in zip(*(gradients for _, gradients in losses(decoder, known)))]
+    rms = gradient_rms(decoder, known)
+    for mine, square in zip(rms, squares):
+        torch.testing.assert_close(mine, square.sqrt())
+
+    start = [parameter.detach().clone() for parameter in parameters_of(decoder)]
+    evaluation = DynamicEvaluation(decoder, rms, OPTIONS)
+    found = [nats.mean().item() for nats in evaluation.score(text)]
+    reached = [parameter.detach().clone() for parameter in parameters_of(decoder)]
+    evaluation.restore()
+    assert all(torch.equal(p, w) for p, w in zip(parameters_of(decoder), start))
+
+    flat = torch.cat([r.flatten() for r in rms])
+    expected = []
+    for loss, gradients in losses(decoder, text):
+        expected.append(loss)
+        with torch.no_grad():
+            for p, first, r, g in zip(parameters_of(decoder), start, rms, gradients):
+                pull = OPTIONS.decay * (r / flat.mean()).clamp(max=1 / OPTIONS.decay)
+                p += pull * (first - p) - OPTIONS.learning_rate * g / (r + OPTIONS.epsilon)
+    assert found == pytest.approx(expected, abs=1e-5)
+    for mine, parameter in zip(reached, parameters_of(decoder)):
+        torch.testing.assert_close(mine, parameter.detach(), atol=1e-5, rtol=1e-4)
+    assert any(not torch.allclose(mine, first, atol=1e-3) for mine, first in zip(reached, start))
+
+
+def test_a_segment_is_scored_before_it_is_learned():
+    decoder, text = make().decoder, windows(2, 1, 7, seed=3)
+    rms = gradient_rms(decoder, windows(2, 4, 10, seed=1))
+    static = list(DynamicEvaluation(decoder, None, DynamicOptions(0.0)).score(text))
+    dynamic = list(DynamicEvaluation(decoder, rms, OPTIONS).score(text))
+    assert torch.equal(static[0], dynamic[0])
+    assert not torch.allclose(static[1], dynamic[1], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"learning_rate": -1}, {"decay": 1.5}, {"segment": 0}, {"epsilon": 0.0}], ids=lambda c: next(iter(c))
+)
+def test_options_out_of_range(changes):
+    with pytest.raises(ValueError):
+        DynamicEvaluation(make().decoder, None, OPTIONS._replace(**changes))
+
+
+def test_a_learning_rate_requires_the_size_of_gradients():
+    with pytest.raises(ValueError, match="gradient_rms"):
+        DynamicEvaluation(make().decoder, None, OPTIONS)
+    with pytest.raises(ValueError, match="no training text"):
+        gradient_rms(make().decoder, [])
+
+
+def bits(output):
+    return float(re.search(r"Loss \(base 2\): ([0-9.]+)", output).group(1))
+
+
+def test_the_command(data, trained):
+    checkpoint = trained / "checkpoint_last.pt"
+    options = ["--path", checkpoint, "--gen-subset", "test", "--stateful", "--tokens-per-sample", "50", "--cpu"]
+    by_fairseq = bits(run("fairseq-eval-lm", data, *TASK, *options).stdout)
+    static = run("fairseq-hmrnn", "evaluate", checkpoint, data).stdout
+    assert bits(static) == pytest.approx(by_fairseq, abs=2e-3)  # of which fairseq prints three decimals
+    options = ["--dynamic", "--streams", "4", "--statistics", "5", "--learning-rate", "0.001"]
+    dynamic = run("fairseq-hmrnn", "evaluate", checkpoint, data, *options).stdout
+    assert bits(dynamic) < bits(static) - 0.01
+    assert re.search(r"Evaluated (\d+)", dynamic).group(1) == re.search(r"Evaluated (\d+)", static).group(1)
+    missing = run("fairseq-hmrnn", "evaluate", checkpoint, data, "--subset", "other", check=False)
+    assert missing.returncode == 2 and "no split other" in missing.stdout

@@ -9,8 +9,10 @@ import pytest
 import torch
 from conftest import ROOT, run
 from fairseq.data import Dictionary
+from handwriting import write_unipen
 
 from fairseq_hmrnn.cli.errors import UserError
+from fairseq_hmrnn.data.handwriting import prepare as prepare_handwriting
 
 TINY = ["model.embed_dim=8", "model.hidden_sizes=16,12,8", "model.output_dim=12", "task.tokens_per_sample=30"]
 TINY += ["criterion.boundary_rates=.3,.1"]
@@ -212,3 +214,21 @@ def test_language_model_benchmark_on_a_tiny_text(data, tmp_path):
     assert all(1 < float(row["bpc"]) < 8 for row in rows)
     assert f"nn_lstm_lm seed 1: 2 updates, 3 s, {float(rows[-1]['bpc']):.3f}" in again
     assert (tmp_path / "curves.png").stat().st_size > 1000
+
+
+@pytest.mark.slow
+def test_handwriting_benchmark_on_a_tiny_corpus(tmp_path):
+    """Equal parameters, every contestant once; what is done is not done again."""
+    prepare_handwriting(str(write_unipen(tmp_path / "corpus")), str(tmp_path / "bin"), {"valid": 0.2, "test": 0.2},
+                        progress=False)
+    command = ["scripts/benchmark/handwriting.py", tmp_path / "bin", "--out", tmp_path / "out", "--updates", 3]
+    command += ["--seeds", 1, "--hidden", 12, "--batch-size", 4]
+    printed = run(*command).stdout
+    rows = re.findall(r"^\| (\S.*?) \| ([\d,]+) \| (-?\d+) \| \3 \| (.*) \|$", printed, re.MULTILINE)
+    assert [row[0] for row in rows] == ["HM-LSTM", "HM-LSTM, annealed slope", "nn.LSTM"] and rows[2][3] == "-"
+    sizes = [int(row[1].replace(",", "")) for row in rows]
+    assert sizes[0] == sizes[1] and sizes[2] == pytest.approx(sizes[0], rel=0.06)
+    assert printed.count("| HM-LSTM | 2 | ") == 2  # one for each alignment
+    logs = {path: path.read_bytes() for path in (tmp_path / "out").glob("*/train.log")}
+    assert len(logs) == 3 and printed.splitlines()[-1] in run(*command).stdout
+    assert all(path.read_bytes() == log for path, log in logs.items())

@@ -13,12 +13,13 @@ import pytest
 import torch
 from fairseq.data import Dictionary
 
-from fairseq_hmrnn.criterions import BoundaryRegularizedCrossEntropy
+from fairseq_hmrnn.criterions import BoundaryRegularizedCrossEntropy, HandwritingLikelihood
 from fairseq_hmrnn.criterions.boundary_regularizers import REGULARIZERS
 from fairseq_hmrnn.criterions.boundary_statistics import numbers
 from fairseq_hmrnn.data.characters import CharacterDictionary
 from fairseq_hmrnn.models import HMLSTMLanguageModel, HMLSTMLSTMModel, HMLSTMModel
 from fairseq_hmrnn.models.config import HMLSTMLanguageModelConfig
+from fairseq_hmrnn.models.handwriting import HMLSTMHandwritingConfig, HMLSTMHandwritingModel
 from fairseq_hmrnn.models.translation import encoder
 from fairseq_hmrnn.models.translation.config import HMLSTMLSTMConfig, HMLSTMTranslationConfig
 from fairseq_hmrnn.modules import HMLSTM
@@ -114,7 +115,18 @@ def test_language_model(boundary, normalization):
     sample["net_input"].update(stream="train", window=1, reset=torch.zeros(3, dtype=torch.bool, device="meta"))
     model.training_state.reach("train", 0, model.decoder.hm_lstm.zero_state(3).to("meta"))
     logged = train_steps(model, criterion, sample)
-    assert "hits1:gold_steps" in logged, "the dictionary has whitespace"
+    assert "hits1:word_f1" in logged, "the dictionary has whitespace"
+
+
+def test_handwriting():
+    """With every regulariser that needs no symbols."""
+    model = HMLSTMHandwritingModel(HMLSTMHandwritingConfig(**SIZES, output_dim=9, mixtures=3))
+    terms = "+".join(name for name, found in REGULARIZERS.items() if "right_to_left" not in found.needs)
+    criterion = HandwritingLikelihood(task_of(None, None), False, ".3,.1", terms)
+    valid, steps = torch.ones(3, 6, dtype=torch.bool, device="meta"), torch.zeros(3, 6, 3, device="meta")
+    marks = {"gold": valid.unsqueeze(-1).expand(3, 6, 3), "known": valid.unsqueeze(-1).expand(3, 6, 3)}
+    sample = {"net_input": {"steps": steps, "valid": valid}, "target": steps.double(), "ntokens": 18, "nsentences": 3}
+    assert "hits2:character_f1" in train_steps(model, criterion, {**sample, **marks})
 
 
 # Without hmlstm_transformer: fairseq's Transformer decoder itself asks whether a target is padded.

@@ -42,6 +42,9 @@ def test_main_explains_every_option_of_models_task_and_criterion(tmp_path):
     options = dict(zip(sections[::2], found))
     assert options["--task hmlstm_language_modeling"] >= {"--stateful", "--end-of-sample"}
     assert options["--criterion boundary_regularized_cross_entropy"] >= {"--boundary-rates", "--label-smoothing"}
+    assert options["--task hmlstm_handwriting"] >= {"--max-line-steps"}
+    assert options["--criterion handwriting_likelihood"] >= {"--boundary-regularizers"}
+    assert options["--arch hmlstm_handwriting"] >= {"--mixtures", "--hidden-sizes"}
     assert options["--arch hmlstm_lm"] >= {"--hidden-sizes", "--backend"}
     readers = [name for name, names in options.items() if "--encoder-memory" in names]
     assert readers == ["--arch hmlstm", "--arch hmlstm_lstm", "--arch hmlstm_transformer"]

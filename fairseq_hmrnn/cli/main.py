@@ -14,7 +14,20 @@ import logging
 import sys
 from typing import List, Optional, Sequence
 
-from . import average, evaluate, export, options, path, plot, prepare, sample, segment, train
+from . import (
+    average,
+    evaluate,
+    export,
+    options,
+    path,
+    plot,
+    plot_handwriting,
+    prepare,
+    sample,
+    sample_handwriting,
+    segment,
+    train,
+)
 from .arguments import Parser, PrintCompletion, ShowVersion
 from .errors import UserError, run_command
 
@@ -28,6 +41,8 @@ COMMANDS = {
     "plot": plot,
     "export": export,
     "average": average,
+    "sample-handwriting": sample_handwriting,
+    "plot-handwriting": plot_handwriting,
     "options": options,
     "path": path,
 }

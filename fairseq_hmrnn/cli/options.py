@@ -12,10 +12,13 @@ import argparse
 from fairseq.dataclass.utils import gen_parser_from_dataclass
 
 from ..criterions.boundary_regularized_cross_entropy import BoundaryRegularizedCrossEntropyConfig
+from ..criterions.handwriting import HandwritingLikelihoodConfig
 from ..models.config import HMLSTMLanguageModelConfig
+from ..models.handwriting import HMLSTMHandwritingConfig
 from ..models.translation.config import HMLSTMLSTMConfig, HMLSTMTransformerConfig, HMLSTMTranslationConfig
 from ..optim.lr_scheduler import ExactReduceLROnPlateauConfig
 from ..options import CheckingParser
+from ..tasks.handwriting import HMLSTMHandwritingTaskConfig
 from ..tasks.hmlstm_language_modeling import HMLSTMLanguageModelingConfig
 from .arguments import Parser
 
@@ -26,6 +29,9 @@ OPTIONS = {
     "--arch hmlstm": HMLSTMTranslationConfig,
     "--arch hmlstm_lstm": HMLSTMLSTMConfig,
     "--arch hmlstm_transformer": HMLSTMTransformerConfig,
+    "--task hmlstm_handwriting": HMLSTMHandwritingTaskConfig,
+    "--criterion handwriting_likelihood": HandwritingLikelihoodConfig,
+    "--arch hmlstm_handwriting": HMLSTMHandwritingConfig,
     "--lr-scheduler exact_reduce_lr_on_plateau": ExactReduceLROnPlateauConfig,
 }
 

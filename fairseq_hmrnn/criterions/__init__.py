@@ -1,3 +1,4 @@
 from .boundary_regularized_cross_entropy import BoundaryRegularizedCrossEntropy
+from .handwriting import HandwritingLikelihood
 
-__all__ = ["BoundaryRegularizedCrossEntropy"]
+__all__ = ["BoundaryRegularizedCrossEntropy", "HandwritingLikelihood"]

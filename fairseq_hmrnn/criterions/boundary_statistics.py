@@ -36,18 +36,20 @@ def operations(z_prev: Tensor, z_below: Tensor) -> Tuple[Tensor, Tensor, Tensor]
     return (1 - z_prev) * z_below, (1 - z_prev) * (1 - z_below), z_prev
 
 
-def gold_counts(boundaries: Tensor, gold: Tensor, valid: Tensor, num_detectors: int) -> Dict[str, Tensor]:
+def gold_counts(
+    boundaries: Tensor, gold: Tensor, valid: Tensor, num_detectors: int, name: str = "word"
+) -> Dict[str, Tensor]:
     """Sums for each layer's F1 against gold boundaries, step by step.
 
-    boundaries (B, T, L), gold and valid (B, T) bool. Keys: `gold:gold_steps`, `closedN:gold_steps` (boundaries of layer
-    N) and `hitsN:gold_steps` (those that are gold), sums over the `gold_steps` valid steps.
+    boundaries (B, T, L), gold and valid (B, T) bool; name: of what the gold boundaries end. Keys: `gold:NAME_f1`,
+    `closedN:NAME_f1` (boundaries of layer N) and `hitsN:NAME_f1` (those that are gold), sums over `NAME_f1` steps.
     """
-    z = (boundaries > 0.5) & valid.unsqueeze(-1)
-    counts = {"gold:gold_steps": (gold & valid).sum(), "gold_steps": valid.sum()}
+    z, kind = (boundaries > 0.5) & valid.unsqueeze(-1), f"{name}_f1"
+    counts = {f"gold:{kind}": (gold & valid).sum(), kind: valid.sum()}
     closed, hits = z.sum((0, 1)), (z & gold.unsqueeze(-1)).sum((0, 1))
     for layer in range(num_detectors):
-        counts[f"closed{layer + 1}:gold_steps"] = closed[layer]
-        counts[f"hits{layer + 1}:gold_steps"] = hits[layer]
+        counts[f"closed{layer + 1}:{kind}"] = closed[layer]
+        counts[f"hits{layer + 1}:{kind}"] = hits[layer]
     return counts
 
 
@@ -67,15 +69,15 @@ def log_boundary_metrics(totals: Dict[str, float]) -> None:
         name, _, kind = key.rpartition(":")
         if name and kind in ("steps", "pairs") and totals[kind] > 0:
             metrics.log_scalar(name, value / totals[kind], totals[kind], round=3)
-        elif name and kind == "gold_steps" and totals[kind] > 0:
-            metrics.log_scalar(f"_{name}", value / totals[kind], totals[kind])  # hidden: F1 is made of averages
+        elif name and kind.endswith("_f1") and totals[kind] > 0:
+            metrics.log_scalar(f"_{kind}_{name}", value / totals[kind], totals[kind])  # hidden: F1 is made of averages
             if name.startswith("hits"):
-                metrics.log_derived(f"word_f1_{name[4:]}", _f1(name[4:]))
+                metrics.log_derived(f"{kind}_{name[4:]}", _f1(kind, name[4:]))
 
 
-def _f1(layer: str) -> Callable:
+def _f1(kind: str, layer: str) -> Callable:
     def f1(meters) -> float:
-        hits, closed, gold = (meters[f"_{name}"].avg for name in (f"hits{layer}", f"closed{layer}", "gold"))
+        hits, closed, gold = (meters[f"_{kind}_{name}"].avg for name in (f"hits{layer}", f"closed{layer}", "gold"))
         return round(float(2 * hits / max(closed + gold, 1e-12)), 3)
 
     return f1

@@ -1,7 +1,15 @@
 from . import moving_average
+from .handwriting import HandwritingModel, HMLSTMHandwritingModel
 from .hmlstm_lm import HMLSTMLanguageModel
 from .translation import HMLSTMLSTMModel, HMLSTMModel, HMLSTMTransformerModel
 
 moving_average.install()
 
-__all__ = ["HMLSTMLSTMModel", "HMLSTMLanguageModel", "HMLSTMModel", "HMLSTMTransformerModel"]
+__all__ = [
+    "HandwritingModel",
+    "HMLSTMHandwritingModel",
+    "HMLSTMLSTMModel",
+    "HMLSTMLanguageModel",
+    "HMLSTMModel",
+    "HMLSTMTransformerModel",
+]

@@ -9,7 +9,7 @@ Nothing is downloaded. A kind of data is a module of this folder, and a line in 
 from __future__ import annotations
 
 from ..arguments import Parser
-from . import enwik8, ptb, synthetic, text, text8, translation
+from . import enwik8, handwriting, ptb, synthetic, text, text8, translation
 
 KINDS = {
     "text": text,
@@ -18,6 +18,7 @@ KINDS = {
     "enwik8": enwik8,
     "translation": translation,
     "synthetic": synthetic,
+    "handwriting": handwriting,
 }
 
 

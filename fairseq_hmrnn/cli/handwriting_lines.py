@@ -1,0 +1,51 @@
+"""What the commands of handwriting share: a line of a prepared folder, and its layers by name."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Dict, NamedTuple
+
+import numpy as np
+
+from ..data.handwriting import Normalization, load_normalization, load_split
+from ..data.handwriting.store import CHARACTER, WORD
+from ..options import whole
+from .arguments import path
+from .errors import UserError
+
+
+class PreparedLine(NamedTuple):
+    """steps: (N, 3), normalised. marks: label -> (N,) bool, the gold boundaries that are marked. text: of the line."""
+
+    steps: np.ndarray
+    marks: Dict[str, np.ndarray]
+    text: str
+
+
+def add_line(parser: argparse.ArgumentParser, required: bool) -> None:
+    """--data, --split and --line."""
+    parser.add_argument("--data", metavar="DIR", type=path, required=required, help="folder of prepared handwriting")
+    parser.add_argument("--split", default="test", help="of that folder (default %(default)s)")
+    parser.add_argument("--line", type=whole(), default=0, metavar="N", help="of that split, from 0 (default 0)")
+
+
+def read_line(args: argparse.Namespace, normalization: Normalization) -> PreparedLine:
+    """The line that the arguments name. UserError where there is none, or where it is normalised in another way than
+    the model was trained on."""
+    if load_normalization(args.data) != normalization:
+        raise UserError(f"{args.data} is normalised in another way than the model was trained on: give that folder")
+    strokes = load_split(args.data, args.split)
+    if args.line >= len(strokes.names):
+        count = len(strokes.names)
+        raise UserError(f"the split {args.split} has {count} lines, numbered from 0: give a smaller --line")
+    place, known = strokes.line(args.line), int(strokes.known[args.line])
+    kinds = {"characters": CHARACTER, "words": WORD}
+    marks = {name: strokes.marks[place] & bit > 0 for name, bit in kinds.items() if known & bit}
+    return PreparedLine(strokes.steps[place], marks, str(strokes.texts[args.line]))
+
+
+def signal_names(boundaries: np.ndarray) -> Dict[str, np.ndarray]:
+    """(N, detectors) as label -> (N,). UserError for a model without boundaries."""
+    if not boundaries.shape[1]:
+        raise UserError("the model has no boundaries to draw")
+    return {f"layer {layer + 1}": marks for layer, marks in enumerate(boundaries.T)}

@@ -1,0 +1,31 @@
+"""Draw a written line whose strokes change colour where the layers of a trained model close their segments.
+
+    fairseq-hmrnn plot-handwriting checkpoints/handwriting --data data/handwriting --line 3 --out line.png
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from ..analysis.strokes import plot_strokes
+from ..inference.handwriting import Writer
+from .arguments import Parser, new_file, path
+from .handwriting_lines import add_line, read_line, signal_names
+
+
+def add_arguments(parser: Parser) -> None:
+    parser.add_argument("checkpoint", type=path, help="a checkpoint, or a folder with checkpoint_best.pt")
+    parser.add_argument("--out", required=True, type=new_file, metavar="FILE", help="the picture: .svg, .png or .pdf")
+    add_line(parser, required=True)
+    parser.add_argument("--marks", action="store_true", help="draw the marked characters and words too")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Write the picture and say the line's likelihood."""
+    writer = Writer.load(args.checkpoint)
+    line = read_line(args, writer.normalization)
+    written = writer.read(line.steps)
+    drawn = {**signal_names(written.boundaries), **(line.marks if args.marks else {})}
+    plot_strokes(writer.normalization.points(line.steps), line.steps[:, 2], drawn, args.out)
+    print(line.text)
+    print(f"log-likelihood {written.log_probs.sum():.1f} nats over {len(line.steps) - 1:,} steps: {args.out}")

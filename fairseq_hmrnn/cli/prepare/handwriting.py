@@ -1,0 +1,49 @@
+"""Prepare a corpus of handwriting for the task hmlstm_handwriting.
+
+FOLDER has UNIPEN's layout (data/ and include/) or that of IAM-OnDB (lineStrokes/, and ascii/, original/ and the
+published lists if there are). Files that cannot be used are named and left out.
+
+    fairseq-hmrnn prepare handwriting unipen --dest data/handwriting
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+
+from ...data.binarize import check_destination
+from ...data.handwriting import prepare
+from ..arguments import SEED, SHARE, Parser, folder_to_write, path
+from ..errors import UserError
+
+
+def add_arguments(parser: Parser) -> None:
+    parser.add_argument("folder", metavar="FOLDER", type=path, help="of the corpus")
+    parser.add_argument("--dest", required=True, metavar="DIR", type=folder_to_write, help="where the data is written")
+    parser.add_argument("--valid-fraction", type=SHARE, default=0.1, metavar="F",
+                        help="share of the writers for validation (default %(default)s). Where characters are marked, "
+                        "valid and test have lines with marked characters alone")
+    parser.add_argument("--test-fraction", type=SHARE, default=0.15, metavar="F",
+                        help="share of the writers for testing (default %(default)s); published lists go first")
+    parser.add_argument("--seed", type=SEED, default=1, help="of the choice of writers (default %(default)s)")
+    parser.add_argument("--dequantize", action="store_true",
+                        help="move each point at random within the tablet's spacing: a density of differences of whole "
+                        "numbers grows without bound where it narrows on them")
+    parser.add_argument("--overwrite", action="store_true", help="replace data that is in DIR already")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Prepare the folder and say how to train on it."""
+    fractions = {"valid": args.valid_fraction, "test": args.test_fraction}
+    if sum(fractions.values()) >= 1:
+        raise UserError("--valid-fraction and --test-fraction leave nothing to train on: give smaller numbers")
+    check_destination(args.dest, args.overwrite)
+    report = prepare(args.folder, args.dest, fractions, args.seed, args.dequantize)
+    for error in report.skipped:
+        print(f"skipped: {error}", file=sys.stderr)
+    print("\n".join(report.written))
+    if report.skipped:
+        print(f"{len(report.skipped):,} files were skipped, as said above")
+    print(f"written to {args.dest}. To train on it:")
+    print(f"fairseq-hmrnn train handwriting {shlex.quote(args.dest)}")

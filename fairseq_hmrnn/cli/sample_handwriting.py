@@ -1,0 +1,50 @@
+"""Have a model of handwriting write: strokes as SVG, PNG or PDF.
+
+    fairseq-hmrnn sample-handwriting checkpoints/handwriting --out line.svg --bias 1
+    fairseq-hmrnn sample-handwriting checkpoints/handwriting --out line.png --data data/handwriting
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Optional
+
+import numpy as np
+import torch
+
+from ..analysis.strokes import plot_strokes
+from ..inference.handwriting import Writer
+from ..options import number, whole
+from .arguments import SEED, STEPS, Parser, new_file, path
+from .errors import UserError
+from .handwriting_lines import add_line, read_line, signal_names
+
+
+def add_arguments(parser: Parser) -> None:
+    parser.add_argument("checkpoint", type=path, help="a checkpoint, or a folder with checkpoint_best.pt")
+    parser.add_argument("--out", required=True, type=new_file, metavar="FILE", help="the picture: .svg, .png or .pdf")
+    parser.add_argument("--steps", type=STEPS, default=600, help="points to write (default %(default)s)")
+    parser.add_argument("--bias", type=number(0, 100), default=0.0, metavar="B",
+                        help="from 0, how much tidier than what was read (Graves' b; default %(default)s)")
+    parser.add_argument("--seed", type=SEED, default=1, help="of the sample (default %(default)s)")
+    parser.add_argument("--boundaries", action="store_true",
+                        help="draw it once for each layer, colours changing where the layer closes a segment")
+    add_line(parser, required=False)
+    parser.add_argument("--beginning", type=whole(1), default=100, metavar="N",
+                        help="with --data: points of the line that the sample goes on from (default %(default)s)")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Write the picture of one sample."""
+    writer = Writer.load(args.checkpoint)
+    beginning: Optional[np.ndarray] = None
+    if args.data is not None:
+        beginning = read_line(args, writer.normalization).steps[: args.beginning]
+    torch.manual_seed(args.seed)
+    written = writer.write(args.steps, args.bias, beginning)
+    points = writer.normalization.points(written.steps)
+    if not np.isfinite(points).all():
+        raise UserError("the model wrote numbers that are not finite: train it longer, or give --bias 1")
+    drawn = signal_names(written.boundaries) if args.boundaries else None
+    plot_strokes(points, written.steps[:, 2], drawn, args.out)
+    print(f"{len(points):,} points in {int(written.steps[:, 2].sum()):,} strokes: {args.out}")

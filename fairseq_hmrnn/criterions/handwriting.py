@@ -1,0 +1,126 @@
+"""The likelihood of handwriting, with regularisers on boundaries."""
+
+from dataclasses import dataclass
+from typing import Dict
+
+import torch
+from fairseq.criterions import register_criterion
+from fairseq.criterions.cross_entropy import CrossEntropyCriterionConfig
+from fairseq.logging import metrics
+from torch import Tensor
+
+from ..data.handwriting import GOLD
+from ..options import WEIGHT, Parsed, check_config, option
+from ..trace import BoundaryTrace, trace_of
+from .boundary_regularized_cross_entropy import BoundaryRegularizedCrossEntropy
+from .boundary_regularizers import REGULARIZERS, Signals
+from .boundary_statistics import boundary_counts, gold_counts, log_boundary_metrics, numbers
+from .boundary_terms import needing, parse_rates, parse_regularizers, parse_terms
+
+
+def _parse_regularizers(text: str):
+    """As of text, but for those that read symbols in the other direction."""
+    terms = parse_regularizers(text)
+    names = needing("right_to_left", terms)
+    if names:
+        others = ", ".join(name for name, found in REGULARIZERS.items() if "right_to_left" not in found.needs)
+        raise ValueError(f"{', '.join(names)} in boundary-regularizers requires symbols, strokes have: {others}")
+    return terms
+
+
+@dataclass
+class HandwritingLikelihoodConfig(CrossEntropyCriterionConfig):
+    boundary_rates: str = option(
+        "",
+        "target share of steps at which each detector closes a segment, bottom to top, by comma, each "
+        "between 0 and 1, such as .05,.02; empty: no regulariser",
+        Parsed(parse_rates),
+    )
+    boundary_regularizers: str = option(
+        "rate",
+        "regularisers of each detector, as of boundary_regularized_cross_entropy, but for those that read symbols "
+        "from right to left; uncertainty, rise and surprisal listen to the density of the next step",
+        Parsed(_parse_regularizers),
+    )
+    boundary_weight: float = option(1.0, "factor on the weights of all boundary regularisers", WEIGHT)
+
+    @staticmethod
+    def check_together(cfg) -> None:
+        parse_terms(cfg.boundary_regularizers, parse_rates(cfg.boundary_rates))
+
+
+@register_criterion("handwriting_likelihood", dataclass=HandwritingLikelihoodConfig)
+class HandwritingLikelihood(BoundaryRegularizedCrossEntropy):
+    """loss = sum of -log p(step | steps before) + sample_size * regularisers, in nats.
+
+    Works with every `HandwritingModel`; regularisers require one with boundaries, and are for training alone.
+    """
+
+    scores_steps = True  # asked by the task
+
+    def __init__(self, task, sentence_avg, boundary_rates="", boundary_regularizers="rate", boundary_weight=1.0):
+        options = HandwritingLikelihoodConfig(
+            boundary_rates=boundary_rates,
+            boundary_regularizers=boundary_regularizers,
+            boundary_weight=boundary_weight,
+        )
+        check_config(options, HandwritingLikelihoodConfig)
+        super().__init__(task, sentence_avg, boundary_rates, boundary_regularizers, boundary_weight)
+
+    def forward(self, model, sample, reduce=True):
+        """The loss, its denominator (steps, or lines with --sentence-avg), and what to log."""
+        net_output = model(**sample["net_input"])
+        nll = -self.log_probs(model, net_output, sample["target"])
+        nll = nll.sum() if reduce else nll
+        loss = nll
+        sample_size = sample["nsentences"] if self.sentence_avg else sample["ntokens"]
+        logging_output = {
+            "nll": nll.data,
+            "ntokens": sample["ntokens"],
+            "nsentences": sample["nsentences"],
+            "sample_size": sample_size,
+        }
+        if self.rates or trace_of(net_output) is not None:
+            logging_output.update(self.statistics(self._checked_trace(net_output), sample))
+            for penalty in self.penalties(model, net_output, sample) if model.training else []:
+                loss = loss + sample_size * penalty
+        return loss, sample_size, {"loss": loss.data, **logging_output}
+
+    @staticmethod
+    def log_probs(model, net_output, target: Tensor) -> Tensor:
+        """log p of the steps that came, target (B, T, 3): (B, T) in nats, 0 at padding."""
+        parameters, valid = net_output[0].float(), net_output[1]["valid"]
+        found = model.distribution(parameters).log_prob(target.to(parameters.dtype))
+        return found.masked_fill(~valid, 0)
+
+    @torch.no_grad()
+    def signals(self, model, net_output, sample, name: str) -> Signals:
+        """The density's entropy, of which `StepDistribution.entropy_bound` is a bound, and surprisal."""
+        surprisal = -self.log_probs(model, net_output, sample["target"])
+        entropy = model.distribution(net_output[0].float()).entropy_bound()
+        return Signals(entropy, surprisal, net_output[1]["valid"])
+
+    def statistics(self, trace: BoundaryTrace, sample) -> Dict[str, Tensor]:
+        """Sums of boundaries, and how far they are ends of strokes, characters and words where these are marked."""
+        boundaries, detectors = trace.boundaries.detach(), trace.num_detectors
+        counts = boundary_counts(boundaries, trace.valid, detectors)
+        for index, name in enumerate(GOLD):
+            gold, known = sample["gold"][..., index], sample["known"][..., index]
+            counts.update(gold_counts(boundaries, gold, known, detectors, name))
+        return counts
+
+    @staticmethod
+    def reduce_metrics(logging_outputs) -> None:
+        """loss; nll_loss, by step; log_likelihood, the mean over lines of log p of a whole line, as published; all in
+        nats. z1, z2, ..., update1, copy1, flush1, ...; pen_up_f1_1, character_f1_1, word_f1_1, ...: F1 of each layer's
+        boundaries against the last points of strokes, characters and words."""
+        totals: Dict[str, float] = {}
+        for log in logging_outputs:
+            for key, value in log.items():
+                totals[key] = totals.get(key, 0) + value
+        totals = numbers(totals)
+        steps, lines = totals.get("ntokens", 0), totals.get("nsentences", 0)
+        metrics.log_scalar("loss", totals["loss"] / totals["sample_size"], totals["sample_size"], round=3)
+        metrics.log_scalar("nll_loss", totals["nll"] / steps, steps, round=4)
+        metrics.log_scalar("log_likelihood", -totals["nll"] / lines, lines, round=2)
+        log_boundary_metrics(totals)

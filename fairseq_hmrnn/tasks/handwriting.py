@@ -1,0 +1,91 @@
+"""Handwriting: lines of pen strokes, each a sequence of its own."""
+
+import math
+from dataclasses import dataclass
+from typing import Optional
+
+from fairseq import utils
+from fairseq.dataclass import FairseqDataclass
+from fairseq.tasks import FairseqTask, register_task
+from omegaconf import II
+
+from ..data.handwriting import HandwritingDataset, Normalization, load_normalization, load_split
+from ..options import SEED, CheckedOptions, check_config, option, whole
+from ..resumption import keep_batches
+
+
+@dataclass
+class HMLSTMHandwritingTaskConfig(FairseqDataclass):
+    data: str = option("", "folder that fairseq-hmrnn prepare handwriting wrote")
+    max_line_steps: Optional[int] = option(
+        None, "leave out lines of training with more steps, for memory; none: keep all", whole(1, optional=True)
+    )
+    seed: int = option(II("common.seed"), "seed of the order of lines", SEED)
+
+
+@register_task("hmlstm_handwriting", dataclass=HMLSTMHandwritingTaskConfig)
+class HMLSTMHandwritingTask(CheckedOptions, FairseqTask):
+    """Predict each step of a pen from those before it, in lines of handwriting."""
+
+    tells_epoch = True  # to models that anneal slopes by it
+
+    @classmethod
+    def setup_task(cls, cfg, task_state=None, **kwargs):
+        """Of a prepared folder, or of a checkpoint whose `task_state` is given. FileNotFoundError where the folder is
+        no prepared one."""
+        check_config(cfg, HMLSTMHandwritingTaskConfig)
+        task = super().setup_task(cfg, **kwargs)
+        if task_state:
+            task.normalization = Normalization.checked(task_state.get("normalization"))
+        else:
+            task.normalization = load_normalization(task.folder)
+        return task
+
+    @property
+    def folder(self) -> str:
+        return (utils.split_paths(self.cfg.data) or [""])[0]
+
+    # There are no symbols; official fairseq raises NotImplementedError unless a task says so.
+    source_dictionary = None
+    target_dictionary = None
+
+    def load_dataset(self, split, combine=False, **kwargs):
+        """Load a split; the error for a missing one names those that there are."""
+        strokes = load_split(self.folder, split)
+        longest = self.cfg.max_line_steps if split == "train" else None
+        self.datasets[split] = HandwritingDataset(strokes, longest or math.inf, shuffle=split == "train")
+
+    def build_criterion(self, cfg, *args, **kwargs):
+        criterion = super().build_criterion(cfg, *args, **kwargs)
+        if not getattr(criterion, "scores_steps", False):
+            raise ValueError("the task hmlstm_handwriting requires --criterion handwriting_likelihood")
+        return criterion
+
+    def build_model(self, cfg, *args, **kwargs):
+        model = super().build_model(cfg, *args, **kwargs)
+        if not hasattr(model, "distribution"):
+            raise ValueError("the task hmlstm_handwriting requires a model of it, such as --arch hmlstm_handwriting")
+        return model
+
+    def get_batch_iterator(self, dataset, **kwargs):
+        """fairseq's, keeping batches whose size is no multiple of 8, and those that training began with."""
+        kwargs["required_batch_size_multiple"] = 1
+        return keep_batches(self, super().get_batch_iterator, dataset, **kwargs)
+
+    def begin_epoch(self, epoch, model):
+        super().begin_epoch(epoch, model)
+        if hasattr(model, "set_epoch"):
+            model.set_epoch(epoch)
+
+    def state_dict(self):
+        """With the normalisation: samples of a checkpoint are then in inches without the data folder."""
+        return {**super().state_dict(), "normalization": [list(row) for row in self.normalization]}
+
+    def load_state_dict(self, state_dict):
+        """Of a checkpoint. ValueError where the folder was prepared with other training lines."""
+        if Normalization.checked(state_dict.get("normalization")) != self.normalization:
+            raise ValueError(
+                f"the checkpoint was trained on strokes that were normalised in another way than {self.folder}: give "
+                "the folder that it was trained on"
+            )
+        super().load_state_dict({key: value for key, value in state_dict.items() if key != "normalization"})

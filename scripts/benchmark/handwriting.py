@@ -1,0 +1,174 @@
+#!/usr/bin/env python3
+"""Handwriting: HM-LSTM, HM-LSTM with an annealed slope, and torch.nn.LSTM of as many parameters, by the same command
+with equal updates; and where the boundaries of layers 1 and 2 fall.
+
+    fairseq-hmrnn prepare handwriting UNIPEN --dest data/handwriting --dequantize
+    python scripts/benchmark/handwriting.py data/handwriting --out runs/handwriting
+
+Prints two tables: the average log-likelihood of the test lines, in nats as published, over the seeds; and F1 of the
+layers' boundaries against the last points of strokes, characters and words, beside as many boundaries at random and at
+every k-th point. Training that was interrupted goes on where it stopped; what is done is not done again, so that the
+tables can be printed at any time with --report.
+"""
+
+import json
+import statistics
+from pathlib import Path
+
+import numpy as np
+from commands import USER_DIR, command
+
+from fairseq_hmrnn.analysis.segments import Gold, boundary_scores, late, random_boundaries, regular_boundaries
+from fairseq_hmrnn.cli import arguments as kinds
+from fairseq_hmrnn.cli.errors import UserError, run_command
+from fairseq_hmrnn.data.handwriting import load_split
+from fairseq_hmrnn.data.handwriting.store import CHARACTER, WORD
+from fairseq_hmrnn.inference.handwriting import Writer
+from fairseq_hmrnn.models.handwriting import HMLSTMHandwritingConfig, HMLSTMHandwritingModel
+from fairseq_hmrnn.options import SEED, SIZE, number
+
+LSTM_USER_DIR = Path(__file__).resolve().parent / "lstm_handwriting"
+CONTESTANTS = ("HM-LSTM", "HM-LSTM, annealed slope", "nn.LSTM")
+GOLD = ("pen-ups", "characters", "words")
+
+
+def parse_arguments():
+    parser = kinds.Parser(description=__doc__)
+    parser.add_argument("data", type=kinds.path, help="prepared folder")
+    parser.add_argument("--out", type=kinds.folder_to_write, default="runs/handwriting", help="of checkpoints and logs")
+    parser.add_argument("--seeds", type=SEED, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--updates", type=kinds.COUNT, default=800)
+    parser.add_argument("--batch-size", type=kinds.BATCH_SIZE, default=8)
+    parser.add_argument("--max-line-steps", type=kinds.STEPS, default=800, help="longer lines are not trained on")
+    parser.add_argument("--hidden", type=SIZE, default=96, help="units of each of HM-LSTM's three layers")
+    parser.add_argument("--lr", type=number(0, 1, open_below=True), default=0.002)
+    parser.add_argument("--slope", type=number(0, 100, open_below=True), default=1.0)
+    parser.add_argument("--slope-max", type=number(0, 100, open_below=True), default=3.0, help="of the annealed slope")
+    parser.add_argument("--boundary-rates", default=".04,.01")
+    parser.add_argument("--boundary-regularizers", default="rate+uncertainty")
+    parser.add_argument("--report", action="store_true", help="print the tables of what is done, and train nothing")
+    return parser.parse_args()
+
+
+def model_options(args, contestant):
+    """What differs between contestants."""
+    if contestant == "nn.LSTM":
+        sizes = ["--hidden-size", lstm_size(args), "--embed-dim", args.hidden // 2, "--output-dim", args.hidden]
+        return ["--user-dir", LSTM_USER_DIR, "--arch", "lstm_handwriting", *sizes]
+    sizes = ["--hidden-sizes", f"{args.hidden},{args.hidden},{args.hidden}", "--embed-dim", args.hidden // 2]
+    options = ["--user-dir", USER_DIR, "--arch", "hmlstm_handwriting", *sizes, "--output-dim", args.hidden]
+    options += ["--boundary-rates", args.boundary_rates, "--boundary-regularizers", args.boundary_regularizers]
+    options += ["--slope", args.slope, "--slope-max", args.slope_max]
+    if contestant == "HM-LSTM, annealed slope":
+        options += ["--slope-per-update", (args.slope_max - args.slope) / args.updates]
+    return options
+
+
+def lstm_size(args):
+    """Units of a layer of the LSTM that has as many parameters as HM-LSTM."""
+    from lstm_handwriting import LSTMHandwritingConfig, LSTMHandwritingModel
+
+    config = HMLSTMHandwritingConfig(
+        hidden_sizes=f"{args.hidden},{args.hidden},{args.hidden}", embed_dim=args.hidden // 2, output_dim=args.hidden
+    )
+    wanted = parameters(HMLSTMHandwritingModel(config))
+
+    def distance(size):
+        sizes = {"hidden_size": size, "embed_dim": args.hidden // 2, "output_dim": args.hidden}
+        return abs(parameters(LSTMHandwritingModel(LSTMHandwritingConfig(**sizes))) - wanted)
+
+    return min(range(args.hidden, 2 * args.hidden), key=distance)
+
+
+def parameters(model):
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def train(args, contestant, seed, folder):
+    """fairseq-train, from where it stopped."""
+    options = [args.data, "--task", "hmlstm_handwriting", "--criterion", "handwriting_likelihood", "--cpu"]
+    options += ["--optimizer", "adam", "--clip-norm", 1, "--lr", args.lr, "--seed", seed, "--num-workers", 0]
+    options += ["--lr-scheduler", "polynomial_decay", "--total-num-update", args.updates, "--warmup-updates", 50]
+    options += ["--batch-size", args.batch_size, "--batch-size-valid", 16, "--max-line-steps", args.max_line_steps]
+    options += ["--max-update", args.updates, "--save-dir", folder, "--no-epoch-checkpoints", "--log-format", "json"]
+    options += ["--save-interval-updates", 100, "--keep-interval-updates", 1, "--log-interval", 25]
+    options += ["--validate-interval-updates", args.updates, "--validate-interval", args.updates]
+    command("fairseq-train", *options, *model_options(args, contestant), log=folder / "train.log")
+
+
+def evaluate(args, folder):
+    """Of the test lines: average log-likelihood, rates, and F1 by alignment, gold, layer and system."""
+    writer, strokes = Writer.load(str(folder / "checkpoint_last.pt")), load_split(args.data, "test")
+    lines = [writer.read(strokes.steps[strokes.line(index)]) for index in range(len(strokes.names))]
+    found = {"log_likelihood": float(np.mean([line.log_probs.sum() for line in lines])), "lines": len(lines)}
+    found["parameters"] = parameters(writer.model)
+    boundaries = np.concatenate([line.boundaries for line in lines]) > 0.5
+    found["rates"] = boundaries.mean(0).tolist()
+    edge = np.zeros(len(boundaries), dtype=bool)
+    edge[strokes.starts[1:] - 1] = True  # a line ends there, which nobody has to find
+    marks = dict(zip(GOLD, (strokes.steps[:, 2] > 0, strokes.marks & CHARACTER > 0, strokes.marks & WORD > 0)))
+    found["f1"] = {}
+    for name, marked in marks.items():
+        gold = Gold(marked & ~edge, edge)
+        for alignment, aligned in (("last point", gold), ("next point", late(gold))):
+            for layer, closed in enumerate(boundaries.T, 1):
+                systems = {
+                    "layer": closed,
+                    "random": random_boundaries(len(closed), int(closed.sum())),
+                    "every k-th": regular_boundaries(len(closed), int(closed.sum())),
+                }
+                for system, marks_found in systems.items():
+                    found["f1"][f"{alignment}|{name}|{layer}|{system}"] = boundary_scores(marks_found, aligned).f1
+    return found
+
+
+def report(args):
+    """Both tables, of what is done."""
+    results = {name: [] for name in CONTESTANTS}
+    for contestant in CONTESTANTS:
+        for seed in args.seeds:
+            path = Path(args.out) / folder_name(contestant, seed) / "result.json"
+            if path.is_file():
+                results[contestant].append(json.loads(path.read_text(encoding="utf-8")))
+    results = {name: found for name, found in results.items() if found}
+    if not results:
+        raise UserError(f"nothing is done yet in {args.out}")
+    print("| | parameters | log-likelihood, mean | by seed | rates z1, z2 |\n|---|---|---|---|---|")
+    for name, found in results.items():
+        scores = [run["log_likelihood"] for run in found]
+        rates = ", ".join(f"{statistics.mean(rate):.3f}" for rate in zip(*(run["rates"] for run in found))) or "-"
+        by_seed = ", ".join(f"{score:.0f}" for score in scores)
+        print(f"| {name} | {found[0]['parameters']:,} | {statistics.mean(scores):.0f} | {by_seed} | {rates} |")
+    for alignment in ("last point", "next point"):
+        print(f"\nF1 where the {alignment} is gold, mean over seeds (lowest to highest):\n")
+        print("| | layer | " + " | ".join(f"{gold} | random | every k-th" for gold in GOLD) + " |")
+        print("|---|---|" + "---|---|---|" * len(GOLD))
+        for name, found in results.items():
+            for layer in range(1, len(found[0]["rates"]) + 1):
+                cells = []
+                for gold in GOLD:
+                    for system in ("layer", "random", "every k-th"):
+                        values = [run["f1"][f"{alignment}|{gold}|{layer}|{system}"] for run in found]
+                        spread = f" ({min(values):.2f} to {max(values):.2f})" if system == "layer" else ""
+                        cells.append(f"{statistics.mean(values):.2f}{spread}")
+                print(f"| {name} | {layer} | " + " | ".join(cells) + " |")
+
+
+def folder_name(contestant, seed):
+    return f"{contestant.lower().replace(', ', '-').replace(' ', '-')}.{seed}"
+
+
+def main():
+    args = parse_arguments()
+    for seed in [] if args.report else args.seeds:
+        for contestant in CONTESTANTS:
+            folder = Path(args.out).resolve() / folder_name(contestant, seed)
+            if not (folder / "result.json").is_file():
+                folder.mkdir(parents=True, exist_ok=True)
+                train(args, contestant, seed, folder)
+                (folder / "result.json").write_text(json.dumps(evaluate(args, folder)), encoding="utf-8")
+    report(args)
+
+
+if __name__ == "__main__":
+    run_command(main)

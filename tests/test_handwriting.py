@@ -1,0 +1,170 @@
+"""Handwriting through the real commands: prepare, train, resume, two processes, bfloat16, validate, sample, draw."""
+
+import re
+
+import pytest
+import torch
+from conftest import ROOT, rank_options, run, run_forked
+from fairseq import checkpoint_utils
+from handwriting import write_unipen
+from omegaconf import OmegaConf
+
+from fairseq_hmrnn.cli import plot_handwriting, sample_handwriting
+from fairseq_hmrnn.cli.arguments import Parser
+from fairseq_hmrnn.cli.errors import UserError
+from fairseq_hmrnn.data.handwriting import load_split, prepare
+from fairseq_hmrnn.inference.handwriting import Writer
+from fairseq_hmrnn.tasks.handwriting import HMLSTMHandwritingTask, HMLSTMHandwritingTaskConfig
+
+TASK = ["--user-dir", "fairseq_hmrnn", "--task", "hmlstm_handwriting"]
+TRAIN = ["--arch", "hmlstm_handwriting", "--embed-dim", 6, "--hidden-sizes", "12,10,8", "--output-dim", 10]
+TRAIN += ["--mixtures", 3, "--criterion", "handwriting_likelihood", "--boundary-rates", ".2,.1"]
+TRAIN += ["--boundary-regularizers", "rate+uncertainty,rate", "--slope-per-update", 0.01]
+OPTIMIZE = ["--optimizer", "adam", "--lr", 0.01, "--clip-norm", 1, "--batch-size", 4, "--cpu", "--seed", 1]
+OPTIMIZE += ["--log-format", "simple", "--log-interval", 1, "--num-workers", 0]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("handwriting")
+    prepare(str(write_unipen(folder / "corpus")), str(folder / "bin"), {"valid": 0.2, "test": 0.2}, progress=False)
+    return folder / "bin"
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory):
+    """Folders of models after 20 updates, whole, in two parts and by two processes; logs beside them."""
+    base = tmp_path_factory.mktemp("trained")
+
+    def job(name, log, updates, *options):
+        found = [data, *TASK, *TRAIN, *OPTIMIZE, "--max-update", updates, "--save-dir", base / name, *options]
+        return "fairseq-train", found, base / f"{log}.log"
+
+    two = [job("two", f"two{rank}", 10, *options, "--batch-size", 2) for rank, options in enumerate(rank_options())]
+    one = job("one", "one", 10, "--batch-size", 2, "--update-freq", 2)
+    run_forked([[job("whole", "whole", 20)], [job("parts", "parts", 9)], [job("parts", "parts", 20)], two, [one]])
+    return base
+
+
+def weights(folder):
+    return checkpoint_utils.load_checkpoint_to_cpu(str(folder / "checkpoint_last.pt"))["model"]
+
+
+def test_training_learns_and_logs(trained):
+    log = (trained / "whole.log").read_text(encoding="utf-8")
+    losses = [float(value) for value in re.findall(r"train_inner .*? nll_loss=([-\d.]+)", log)]
+    assert len(losses) == 20 and sum(losses[-4:]) < sum(losses[:4]) - 1
+    valid = [line for line in log.splitlines() if "valid on 'valid' subset" in line][-1]
+    for name in ("log_likelihood", "z1", "flush2", "pen_up_f1_1", "character_f1_2", "word_f1_1"):
+        assert re.search(rf"\| {name} -?[\d.]+", valid), name
+
+
+def test_interrupted_training_ends_with_the_same_weights(trained):
+    whole, parts = weights(trained / "whole"), weights(trained / "parts")
+    assert whole.keys() == parts.keys()
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+
+
+def test_two_processes_train_as_one_that_gathers_two_batches(trained):
+    logs = [(trained / f"{name}.log").read_text(encoding="utf-8") for name in ("one", "two0")]
+    values = re.compile(r"train_inner .*? nll_loss=([-\d.]+), log_likelihood=([-\d.]+), z1=([\d.]+)")
+    found = [values.findall(log) for log in logs]
+    assert len(found[0]) == len(found[1]) == 10
+    one, two = (torch.tensor([list(map(float, values)) for values in rows[:6]]) for rows in found)
+    assert torch.allclose(one, two, rtol=1e-3, atol=2e-3)
+
+
+def test_fairseq_validate_scores_a_split_as_the_writer_reads_it(trained, data):
+    path = trained / "whole" / "checkpoint_last.pt"
+    log = run("fairseq-validate", data, *TASK, "--path", path, "--valid-subset", "test", "--batch-size", 3, "--cpu",
+              "--num-workers", 0).stdout
+    printed = float(re.search(r"log_likelihood ([-\d.]+)", log).group(1))
+    strokes, writer = load_split(str(data), "test"), Writer.load(str(path))
+    lines = [writer.read(strokes.steps[strokes.line(index)]) for index in range(len(strokes.names))]
+    assert printed == pytest.approx(sum(line.log_probs.sum() for line in lines) / len(lines), abs=0.02)
+    rates = [sum(line.boundaries[:-1, layer].sum() for line in lines) for layer in (0, 1)]
+    steps = sum(len(line.steps) - 1 for line in lines)
+    assert [float(re.search(rf"\| z{layer} ([\d.]+)", log).group(1)) for layer in (1, 2)] == pytest.approx(
+        [rate / steps for rate in rates], abs=6e-4
+    )
+
+
+def command(module, *arguments):
+    """Run a command in this process."""
+    parser = Parser()
+    module.add_arguments(parser)
+    module.run(parser.parse_args(list(map(str, arguments))))
+
+
+def test_commands_write_and_draw(trained, data, tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    sample = [trained / "whole", "--steps", 40, "--bias", 1]
+    run("-m", "fairseq_hmrnn", "sample-handwriting", *sample, "--out", tmp_path / "a.svg")
+    command(sample_handwriting, *sample, "--out", tmp_path / "again.svg")
+    line = ["--data", data, "--line", 1]
+    command(sample_handwriting, *sample, *line, "--out", tmp_path / "b.png", "--beginning", 7, "--boundaries")
+    command(plot_handwriting, trained / "whole", *line, "--marks", "--out", tmp_path / "c.png")
+    assert re.search(r"log-likelihood -?[\d.]+ nats over \d+ steps", capsys.readouterr().out)
+    paths = [re.findall(r' d="([^"]+)"', (tmp_path / name).read_text()) for name in ("a.svg", "again.svg")]
+    assert paths[0] == paths[1] and len(paths[0]) > 5
+    assert all((tmp_path / name).read_bytes().startswith(b"\x89PNG") for name in ("b.png", "c.png"))
+    with pytest.raises(UserError, match="lines, numbered from 0"):
+        command(plot_handwriting, trained / "whole", "--data", data, "--line", 999, "--out", tmp_path / "d.png")
+    with pytest.raises(ValueError, match="suffix"):
+        command(sample_handwriting, *sample, "--out", tmp_path / "a.txt")
+
+
+def test_samples_go_on_from_a_beginning(trained, data):
+    writer, strokes = Writer.load(str(trained / "whole")), load_split(str(data), "test")
+    beginning = strokes.steps[strokes.line(0)][:9]
+    torch.manual_seed(3)
+    written = writer.write(6, 0.5, beginning)
+    assert written.steps.shape == (15, 3) and (written.steps[:9] == beginning).all()
+    read = writer.read(written.steps)
+    assert (read.boundaries == written.boundaries).all()
+    assert read.log_probs[9:] == pytest.approx(written.log_probs[9:], abs=1e-4)
+
+
+def test_the_recipe_trains_in_bfloat16(data, tmp_path):
+    settings = ["common.cpu=true", "dataset.batch_size=4", "dataset.num_workers=0", "optimization.max_update=12"]
+    settings += ["model.hidden_sizes='12,10,8'", "model.embed_dim=6", "optimization.lr=[0.01]", "common.log_interval=1"]
+    settings += ["common.bf16=true"]
+    run("-m", "fairseq_hmrnn", "train", "handwriting", data, "--save-dir", tmp_path / "save", "--", *settings)
+    log = (tmp_path / "save" / "hydra_train.log").read_text(encoding="utf-8")
+    losses = [float(value) for value in re.findall(r"\[train_inner\].*? nll_loss=([-\d.]+)", log)]
+    assert len(losses) == 12 and sum(losses[-3:]) < sum(losses[:3]) - 0.5
+
+
+def test_the_recipe_is_the_published_one():
+    recipe = OmegaConf.load(str(ROOT / "fairseq_hmrnn" / "configs" / "handwriting.yaml"))
+    model = recipe.model
+    assert (model.hidden_sizes, model.mixtures, recipe.dataset.batch_size) == ("400,400,400", 20, 32)
+    assert (model.slope, model.slope_per_epoch, model.slope_max) == (1, 0.004, 3)
+    assert recipe.optimization.lr == [0.0003]
+
+
+def test_torch_lstm_trains_by_the_same_command(data, tmp_path):
+    options = ["--arch", "lstm_handwriting", "--hidden-size", 12, "--embed-dim", 6, "--output-dim", 10, "--mixtures", 3]
+    options += ["--user-dir", "scripts/benchmark/lstm_handwriting", "--task", "hmlstm_handwriting"]
+    options += ["--criterion", "handwriting_likelihood", "--max-update", 6, "--no-save", "--save-dir", tmp_path]
+    log = run("fairseq-train", data, *OPTIMIZE, *options).stdout
+    assert re.search(r"valid on 'valid' subset .* log_likelihood", log) and "pen_up_f1_1" not in log
+
+
+def test_a_checkpoint_belongs_to_the_folder_it_was_trained_on(trained, data):
+    state = checkpoint_utils.load_checkpoint_to_cpu(str(trained / "whole" / "checkpoint_last.pt"))
+    task = HMLSTMHandwritingTask.setup_task(HMLSTMHandwritingTaskConfig(data=str(data)))
+    task.load_state_dict(state["task_state"])
+    mean, std = task.state_dict()["normalization"]
+    for other in ([mean, [1.0, 1.0]], [mean], None, "somewhere"):
+        with pytest.raises(ValueError, match="normalised in another way|no mean and standard deviation"):
+            task.load_state_dict({"normalization": other})
+    assert HMLSTMHandwritingTask.setup_task(task.cfg, {"normalization": [mean, std]}).normalization.mean == tuple(mean)
+
+
+def test_errors_are_one_line_before_training(data, tmp_path):
+    log = run("fairseq-train", data, *TASK, *TRAIN[:10], *OPTIMIZE, "--criterion", "cross_entropy", check=False)
+    assert log.returncode != 0
+    assert "requires --criterion handwriting_likelihood" in log.stdout.splitlines()[-1]
+    log = run("fairseq-train", tmp_path, *TASK, *TRAIN, *OPTIMIZE, check=False).stdout.splitlines()
+    assert "prepare a corpus with fairseq-hmrnn prepare handwriting FOLDER --dest" in log[-1]

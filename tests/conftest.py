@@ -53,8 +53,13 @@ def script(name, *arguments, check=True):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     environment["PATH"] = f"{BIN}{os.pathsep}{os.environ['PATH']}"
     result = subprocess.run(
-        ["bash", str(ROOT / "scripts" / name), *map(str, arguments)], cwd=ROOT, env=environment, timeout=300,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8",
+        ["bash", str(ROOT / "scripts" / name), *map(str, arguments)],
+        cwd=ROOT,
+        env=environment,
+        timeout=300,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
     )
     assert (result.returncode == 0) == check, result.stdout[-4000:]
     return result.stdout
@@ -146,8 +151,12 @@ def run_forked(groups, kill_at=()):
     jobs = []
     for index, group in enumerate(groups):
         kill = kill_at[index] if kill_at else 0
-        jobs.append([(name[len("fairseq-") :].replace("-", "_"), list(map(str, arguments)), str(log), kill)
-                     for name, arguments, log in group])
+        jobs.append(
+            [
+                (name[len("fairseq-") :].replace("-", "_"), list(map(str, arguments)), str(log), kill)
+                for name, arguments, log in group
+            ]
+        )
     return run("-c", FORKS, stdin=json.dumps(jobs), timeout=1800).stdout
 
 

@@ -98,10 +98,20 @@ def options_of(command):
         from fairseq_hmrnn.optim.lr_scheduler import ExactReduceLROnPlateauConfig
         from fairseq_hmrnn.options import allowed_of
 
-        configs = [OPTIONS[f"--{kind}"] for kind in ("task hmlstm_language_modeling", "arch hmlstm_lm",
-                                                     "criterion boundary_regularized_cross_entropy")]
-        fields = {f.name: allowed_of(f) for c in [*configs, ExactReduceLROnPlateauConfig]
-                  for f in c.__dataclass_fields__.values() if f.type is not bool and f.metadata.get("help")}
+        configs = [
+            OPTIONS[f"--{kind}"]
+            for kind in (
+                "task hmlstm_language_modeling",
+                "arch hmlstm_lm",
+                "criterion boundary_regularized_cross_entropy",
+            )
+        ]
+        fields = {
+            f.name: allowed_of(f)
+            for c in [*configs, ExactReduceLROnPlateauConfig]
+            for f in c.__dataclass_fields__.values()
+            if f.type is not bool and f.metadata.get("help")
+        }
         return [(f"--{name.replace('_', '-')}", isinstance(allowed, Range)) for name, allowed in fields.items()
                 if name not in ("data", "pad_to_fixed_length", "pad_to_fixed_bsz")]  # fmt: skip
     found, parse = [], Parser.parse_known_args

@@ -20,8 +20,9 @@ def strokes_of(text, seed, size=40):
             continue
         first = len(strokes)
         for stroke in LETTERS[letter]:
-            strokes.append([(round(left + size * x + draw.random()), round(300 + size * y + draw.random()))
-                            for x, y in stroke])
+            strokes.append(
+                [(round(left + size * x + draw.random()), round(300 + size * y + draw.random())) for x, y in stroke]
+            )
         letters.append((letter, first, len(strokes) - 1))
         left += size
     return strokes, letters
@@ -29,8 +30,10 @@ def strokes_of(text, seed, size=40):
 
 def texts(count, seed=0):
     draw = random.Random(seed)
-    return [" ".join("".join(draw.choices("olti", k=draw.randint(1, 4))) for _ in range(draw.randint(1, 3)))
-            for _ in range(count)]
+    return [
+        " ".join("".join(draw.choices("olti", k=draw.randint(1, 4))) for _ in range(draw.randint(1, 3)))
+        for _ in range(count)
+    ]
 
 
 def write_unipen(folder, writers=6, lines=6, cursive=1):

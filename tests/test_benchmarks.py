@@ -219,8 +219,9 @@ def test_language_model_benchmark_on_a_tiny_text(data, tmp_path):
 @pytest.mark.slow
 def test_handwriting_benchmark_on_a_tiny_corpus(tmp_path):
     """Equal parameters, every contestant once; what is done is not done again."""
-    prepare_handwriting(str(write_unipen(tmp_path / "corpus")), str(tmp_path / "bin"), {"valid": 0.2, "test": 0.2},
-                        progress=False)
+    prepare_handwriting(
+        str(write_unipen(tmp_path / "corpus")), str(tmp_path / "bin"), {"valid": 0.2, "test": 0.2}, progress=False
+    )
     command = ["scripts/benchmark/handwriting.py", tmp_path / "bin", "--out", tmp_path / "out", "--updates", 3]
     command += ["--seeds", 1, "--hidden", 12, "--batch-size", 4]
     printed = run(*command).stdout

@@ -49,9 +49,7 @@ def test_validate_and_eval_lm_count_every_character_and_agree(data, trained):
     checkpoint = trained / "checkpoint_last.pt"
     options = ["--path", checkpoint, "--batch-size", 7, "--cpu"]
     validated = run("fairseq-validate", data, *TASK, *options, "--valid-subset", "valid").stdout
-    evaluated = run(
-        "fairseq-eval-lm", data, *TASK, *options, "--gen-subset", "valid", "--tokens-per-sample", 30
-    ).stdout
+    evaluated = run("fairseq-eval-lm", data, *TASK, *options, "--gen-subset", "valid", "--tokens-per-sample", 30).stdout
     characters = len((data.parent / "valid.txt").read_bytes().decode())
     assert int(re.search(r"Evaluated ([0-9,]+) tokens", evaluated).group(1).replace(",", "")) == characters
     assert base2_loss(evaluated) == pytest.approx(values(validated, "bpc")[-1], abs=2e-3)

@@ -46,10 +46,18 @@ def pairs(tmp_path_factory):
     both = [value for split in ("train", "valid", "test") for value in (f"--{split}pref", folder / split)]
     one = [f"{value}.en" if isinstance(value, Path) else value for value in both]
     only = ["--only-source", "--srcdict", folder / "bin" / "dict.en.txt", "--destdir", folder / "lm"]
-    run_forked([
-        [("fairseq-preprocess", ["-s", "de", "-t", "en", *both, "--destdir", folder / "bin"], folder / "pairs.log")],
-        [("fairseq-preprocess", [*one, *only], folder / "lm.log")],
-    ])
+    run_forked(
+        [
+            [
+                (
+                    "fairseq-preprocess",
+                    ["-s", "de", "-t", "en", *both, "--destdir", folder / "bin"],
+                    folder / "pairs.log",
+                )
+            ],
+            [("fairseq-preprocess", [*one, *only], folder / "lm.log")],
+        ]
+    )
     return folder
 
 
@@ -173,8 +181,10 @@ def test_seeds_of_retained_dropout_differ_in_every_line(models):
 
 
 def test_a_language_model_joins_the_search_with_the_dictionary_of_its_checkpoint(models, pairs, tmp_path):
-    alone, fused = (dict(re.findall(r"^H-(\d+)\t(\S+)\t", (models / f"{name}.log").read_text("utf-8"), re.MULTILINE))
-                    for name in ("alone", "fused"))
+    alone, fused = (
+        dict(re.findall(r"^H-(\d+)\t(\S+)\t", (models / f"{name}.log").read_text("utf-8"), re.MULTILINE))
+        for name in ("alone", "fused")
+    )
     assert len(alone) == len(fused) == 13 and all(alone[number] != fused[number] for number in alone)
     state = checkpoint(models, "words")
     state["task_state"]["dictionary"][0][0] = "other"

@@ -76,8 +76,20 @@ def test_two_processes_train_as_one_that_gathers_two_batches(trained):
 
 def test_fairseq_validate_scores_a_split_as_the_writer_reads_it(trained, data):
     path = trained / "whole" / "checkpoint_last.pt"
-    log = run("fairseq-validate", data, *TASK, "--path", path, "--valid-subset", "test", "--batch-size", 3, "--cpu",
-              "--num-workers", 0).stdout
+    log = run(
+        "fairseq-validate",
+        data,
+        *TASK,
+        "--path",
+        path,
+        "--valid-subset",
+        "test",
+        "--batch-size",
+        3,
+        "--cpu",
+        "--num-workers",
+        0,
+    ).stdout
     printed = float(re.search(r"log_likelihood ([-\d.]+)", log).group(1))
     strokes, writer = load_split(str(data), "test"), Writer.load(str(path))
     lines = [writer.read(strokes.steps[strokes.line(index)]) for index in range(len(strokes.names))]

@@ -19,12 +19,10 @@ from fairseq_hmrnn.data.binarize import InputError
 from fairseq_hmrnn.data.corpora import penn_treebank
 from fairseq_hmrnn.models.hmlstm_lm import PUBLISHED
 
-ODD_NAME = "it's \"odd\" $(touch x) `touch y`; [z],{a=b} ~#% \\"  # each part means something to a shell or a grammar
+ODD_NAME = 'it\'s "odd" $(touch x) `touch y`; [z],{a=b} ~#% \\'  # each part means something to a shell or a grammar
 
 
-@pytest.mark.parametrize(
-    "name, batch, lr", [("ptb", 64, 0.002), ("text8", 128, 0.001), ("enwik8", 128, 0.001)]
-)
+@pytest.mark.parametrize("name, batch, lr", [("ptb", 64, 0.002), ("text8", 128, 0.001), ("enwik8", 128, 0.001)])
 def test_recipes_are_the_published_ones(name, batch, lr):
     recipe = OmegaConf.load(str(ROOT / "fairseq_hmrnn" / "configs" / f"{name}.yaml"))
     settings = {"slope_per_epoch": 0.0, "embed_dim": 128, "slope": 1.0, **PUBLISHED[f"hmlstm_lm_{name}"]}

@@ -100,7 +100,8 @@ def test_preparation_refuses_what_it_cannot_use_and_leaves_nothing(pairs, tmp_pa
     (tmp_path / "train.de").write_bytes("gr\u00fcn\n".encode("latin-1") * 400)
     refused = run("fairseq-hmrnn", "prepare", "translation", "de", "en", tmp_path, check=False)
     assert (refused.returncode, refused.stdout) == (
-        2, f"fairseq-hmrnn prepare: error: {tmp_path}/train.de is not UTF-8 (line 1): convert it first\n"
+        2,
+        f"fairseq-hmrnn prepare: error: {tmp_path}/train.de is not UTF-8 (line 1): convert it first\n",
     )
     assert not list(tmp_path.glob("bin/*"))
 
@@ -170,8 +171,9 @@ def test_alignments_name_source_symbols(translations, name):
 
 
 def test_every_model_of_an_ensemble_counts(translations):
-    alone, ensemble = (dict(re.findall(r"^H-(\d+)\t(\S+)\t", translations[name], re.MULTILINE))
-                       for name in ("alone", "ensemble"))
+    alone, ensemble = (
+        dict(re.findall(r"^H-(\d+)\t(\S+)\t", translations[name], re.MULTILINE)) for name in ("alone", "ensemble")
+    )
     assert len(alone) == len(ensemble) == 13 and alone != ensemble
 
 

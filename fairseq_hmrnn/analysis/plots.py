@@ -172,8 +172,15 @@ def _draw_line(axes, text: str, faces: np.ndarray, labels, top: float) -> None:
     for column, character in enumerate(text):
         symbol = glyph(character)
         axes.text(
-            column + 0.5, top + _CHARACTER_HEIGHT / 2, symbol, ha="center", va="center_baseline", fontsize=10,
-            family="monospace", color=TEXT_COLOR if symbol == character else FAINT_COLOR, parse_math=False,
+            column + 0.5,
+            top + _CHARACTER_HEIGHT / 2,
+            symbol,
+            ha="center",
+            va="center_baseline",
+            fontsize=10,
+            family="monospace",
+            color=TEXT_COLOR if symbol == character else FAINT_COLOR,
+            parse_math=False,
         )
     for layer, (name, color) in enumerate(labels):
         y = top + _CHARACTER_HEIGHT + layer * _LAYER_HEIGHT

@@ -151,7 +151,7 @@ def random_boundaries(length: int, count: int, seed: int = 0) -> np.ndarray:
 def regular_boundaries(length: int, count: int) -> np.ndarray:
     """(T,) bool with `count` boundaries at equal distances: every k-th symbol, k rounded where it must."""
     boundaries = np.zeros(length, dtype=bool)
-    boundaries[(np.arange(1, count + 1) * length // max(count, 1) - 1)[: length]] = count > 0
+    boundaries[(np.arange(1, count + 1) * length // max(count, 1) - 1)[:length]] = count > 0
     return boundaries
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Dict, Optional, Sequence, Tuple
+from typing import Mapping, Optional, Tuple
 
 import numpy as np
 
@@ -17,7 +17,7 @@ _LABEL = 0.22  # height of its label
 def plot_strokes(
     points,
     ends,
-    boundaries: Optional[Dict[str, Sequence[float]]] = None,
+    boundaries: Optional[Mapping[str, np.ndarray]] = None,
     path: Optional[str] = None,
     title: Optional[str] = None,
     dpi: int = 160,

@@ -31,7 +31,9 @@ def add_arguments(parser: Parser) -> None:
         "checkpoints", metavar="CHECKPOINT", type=path, nargs="+", help="checkpoints, or one folder of a training"
     )
     parser.add_argument(
-        "--last", type=whole(1), metavar="N",
+        "--last",
+        type=whole(1),
+        metavar="N",
         help=f"of a folder, so many of its newest checkpoint_E_U.pt (default {DEFAULT_LAST})",
     )
     parser.add_argument("--ema", action="store_true", help="the moving average of --store-ema in place of the weights")

@@ -39,27 +39,45 @@ def add_arguments(parser: kinds.Parser) -> None:
     group = parser.add_argument_group("with --dynamic")
     add = group.add_argument
     add(
-        "--learning-rate", metavar="R", type=number(0, 1), default=DEFAULT.learning_rate,
+        "--learning-rate",
+        metavar="R",
+        type=number(0, 1),
+        default=DEFAULT.learning_rate,
         help="of a step, in units of the gradient's root mean square (default %(default)s)",
     )
     add(
-        "--decay", metavar="D", type=kinds.RATE, default=DEFAULT.decay,
+        "--decay",
+        metavar="D",
+        type=kinds.RATE,
+        default=DEFAULT.decay,
         help="how much of the way back to the checkpoint's weights a step goes (default %(default)s)",
     )
     add(
-        "--segment", metavar="N", type=whole(1, LARGEST_SIZE), default=DEFAULT.segment,
+        "--segment",
+        metavar="N",
+        type=whole(1, LARGEST_SIZE),
+        default=DEFAULT.segment,
         help="symbols that are scored before the weights change (default %(default)s)",
     )
     add(
-        "--epsilon", metavar="E", type=number(0, 1, open_below=True), default=DEFAULT.epsilon,
+        "--epsilon",
+        metavar="E",
+        type=number(0, 1, open_below=True),
+        default=DEFAULT.epsilon,
         help="added to the root mean square before dividing by it (default %(default)s)",
     )
     add(
-        "--statistics", metavar="N", type=kinds.COUNT, default=200,
+        "--statistics",
+        metavar="N",
+        type=kinds.COUNT,
+        default=200,
         help="batches of the training split that the root mean squares are taken from (default %(default)s)",
     )
     add(
-        "--streams", metavar="N", type=kinds.BATCH_SIZE, default=32,
+        "--streams",
+        metavar="N",
+        type=kinds.BATCH_SIZE,
+        default=32,
         help=f"windows of {STATISTICS_WINDOW} symbols of such a batch (default %(default)s)",
     )
 
@@ -87,4 +105,4 @@ def run(args: argparse.Namespace) -> None:
             nats += segment.double().sum().item()
             progress.update(segment.numel())
     bits = nats / symbols / math.log(2)
-    print(f"Evaluated {symbols} tokens, Loss (base 2): {bits:.4f}, Perplexity: {2 ** bits:.2f}")
+    print(f"Evaluated {symbols} tokens, Loss (base 2): {bits:.4f}, Perplexity: {2**bits:.2f}")

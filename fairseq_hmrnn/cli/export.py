@@ -26,12 +26,16 @@ def add_arguments(parser: Parser) -> None:
         "checkpoint", metavar="CHECKPOINT", type=path, help="a checkpoint, or a folder with checkpoint_best.pt"
     )
     parser.add_argument(
-        "--data", metavar="DIR", type=prepared_folder,
+        "--data",
+        metavar="DIR",
+        type=prepared_folder,
         help="the folder with dict.txt, if the checkpoint does not carry it",
     )
     parser.add_argument("--out", required=True, metavar="FILE", type=new_file, help="file to write")
     parser.add_argument(
-        "--format", choices=["torchscript", "torch.export", "onnx"], default="torchscript",
+        "--format",
+        choices=["torchscript", "torch.export", "onnx"],
+        default="torchscript",
         help="of the file (default %(default)s); torch.export requires a name that ends in .pt2",
     )
 

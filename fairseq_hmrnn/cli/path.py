@@ -1,6 +1,6 @@
 """Print the package's folder, for fairseq's own commands run from anywhere.
 
-    fairseq-train data/mytext --user-dir "$(fairseq-hmrnn path)" --task hmlstm_language_modeling ...
+fairseq-train data/mytext --user-dir "$(fairseq-hmrnn path)" --task hmlstm_language_modeling ...
 """
 
 from __future__ import annotations

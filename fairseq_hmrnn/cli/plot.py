@@ -31,25 +31,39 @@ def add_arguments(parser: kinds.Parser) -> None:
     add = parser.add_argument
     add("checkpoint", metavar="CHECKPOINT", type=kinds.path, help="of an hmlstm_lm trained on characters")
     add(
-        "--data", metavar="DIR", type=kinds.prepared_folder,
+        "--data",
+        metavar="DIR",
+        type=kinds.prepared_folder,
         help="the prepared folder with its dict.txt (default: that of the training)",
     )
     add(
-        "--text", metavar="FILE", default="-", type=kinds.file_or_input,
+        "--text",
+        metavar="FILE",
+        default="-",
+        type=kinds.file_or_input,
         help="a UTF-8 file; - reads standard input (default)",
     )
     add(
-        "--out", metavar="FILE", nargs="+", type=_picture, default=["boundaries.png"],
+        "--out",
+        metavar="FILE",
+        nargs="+",
+        type=_picture,
+        default=["boundaries.png"],
         help=".png, .svg or .pdf, or several (default: boundaries.png)",
     )
     add("--norms", metavar="FILE", type=_picture, help="also draw a heat map of the norms of h, here")
     add(
-        "--log", metavar="FILE", type=kinds.existing_file,
+        "--log",
+        metavar="FILE",
+        type=kinds.existing_file,
         help="what fairseq-train printed: also draw boundary rates over training, to --rates",
     )
     add("--rates", metavar="FILE", type=_picture, help=f"with --log (default: {RATES})")
     add(
-        "--lookahead", metavar="N", type=whole(0, LARGEST_SIZE), default=0,
+        "--lookahead",
+        metavar="N",
+        type=whole(0, LARGEST_SIZE),
+        default=0,
         help="draw boundaries this many characters earlier, as `segment` does",
     )
     add("--width", metavar="N", type=whole(1, 1000), default=80, help="the most characters in a line (default: 80)")

@@ -1,6 +1,6 @@
 """Draw a written line whose strokes change colour where the layers of a trained model close their segments.
 
-    fairseq-hmrnn plot-handwriting checkpoints/handwriting --data data/handwriting --line 3 --out line.png
+fairseq-hmrnn plot-handwriting checkpoints/handwriting --data data/handwriting --line 3 --out line.png
 """
 
 from __future__ import annotations

@@ -36,24 +36,37 @@ LARGEST_SEARCH = 10**8  # symbols of all beams together, which beam search keeps
 def add_arguments(parser: kinds.Parser) -> None:
     add = parser.add_argument
     add(
-        "checkpoint", metavar="CHECKPOINT", nargs="+", type=kinds.path,
+        "checkpoint",
+        metavar="CHECKPOINT",
+        nargs="+",
+        type=kinds.path,
         help="a checkpoint, or a folder with checkpoint_best.pt; several: an ensemble",
     )
     add(
-        "--data", metavar="DIR", type=kinds.prepared_folder,
+        "--data",
+        metavar="DIR",
+        type=kinds.prepared_folder,
         help="the folder with dict.txt, if the checkpoint does not carry its dictionary",
     )
     add(
-        "--prompt", action="append", metavar="TEXT", type=kinds.text,
+        "--prompt",
+        action="append",
+        metavar="TEXT",
+        type=kinds.text,
         help="text to continue, kept exactly; - reads it from standard input, newlines included; may be given several "
         "times (default: the start of a text)",
     )
     add(
-        "--length", type=whole(0, ENDLESS), default=500, metavar="N",
+        "--length",
+        type=whole(0, ENDLESS),
+        default=500,
+        metavar="N",
         help="new symbols per sample (default %(default)s)",
     )
     add(
-        "--end", choices=hub.ENDS, default="auto",
+        "--end",
+        choices=hub.ENDS,
+        default="auto",
         help="what ends a sample: length alone, or newline, its line's end too (</s>); auto: length for a model of "
         "characters, newline for any other (default %(default)s)",
     )
@@ -61,13 +74,18 @@ def add_arguments(parser: kinds.Parser) -> None:
         "--samples", type=whole(1, ENDLESS), default=1, metavar="N", help="samples of each prompt (default %(default)s)"
     )
     add(
-        "--batch-size", type=whole(1, LARGEST_BATCH), default=1, metavar="N",
+        "--batch-size",
+        type=whole(1, LARGEST_BATCH),
+        default=1,
+        metavar="N",
         help="samples drawn at once; more than one is faster, but does not stream (default %(default)s)",
     )
     _add_choice(parser.add_argument_group("which symbol comes next"))
     _add_output(parser.add_argument_group("output"))
     add(
-        "--dtype", choices=GENERATION_DTYPES, default="float32",
+        "--dtype",
+        choices=GENERATION_DTYPES,
+        default="float32",
         help="bfloat16: round what is multiplied, for less time; of any checkpoint (default %(default)s)",
     )
     add("--threads", type=kinds.THREADS, metavar="N", help="of torch (default: as torch chooses)")
@@ -80,12 +98,18 @@ def _add_choice(group) -> None:
     add("--temperature", type=float, default=1.0, metavar="F", help="below 1: more probable text (default %(default)s)")
     add("--top-k", type=whole(), default=0, metavar="K", help="of the K most probable symbols only")
     add(
-        "--top-p", type=float, default=1.0, metavar="P",
+        "--top-p",
+        type=float,
+        default=1.0,
+        metavar="P",
         help="of the most probable symbols that together have probability P only",
     )
     add("--greedy", action="store_true", help="always the most probable symbol")
     add(
-        "--beam", type=whole(0, 10000), default=0, metavar="N",
+        "--beam",
+        type=whole(0, 10000),
+        default=0,
+        metavar="N",
         help="beam search for the most probable text; shown when it is complete",
     )
     add("--nbest", type=whole(1, 10000), default=1, metavar="N", help="with --beam: show the N best")
@@ -97,7 +121,8 @@ def _add_choice(group) -> None:
 def _add_output(group) -> None:
     add = group.add_argument
     add(
-        "--show-boundaries", action="store_true",
+        "--show-boundaries",
+        action="store_true",
         help="mark where segments end: | in layer 1, \u2016 in layer 2, ...; in colour on a terminal",
     )
     add("--json", action="store_true", help="a line of JSON for each sample: scores and boundaries too")

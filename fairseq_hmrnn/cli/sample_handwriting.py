@@ -1,7 +1,7 @@
 """Have a model of handwriting write: strokes as SVG, PNG or PDF.
 
-    fairseq-hmrnn sample-handwriting checkpoints/handwriting --out line.svg --bias 1
-    fairseq-hmrnn sample-handwriting checkpoints/handwriting --out line.png --data data/handwriting
+fairseq-hmrnn sample-handwriting checkpoints/handwriting --out line.svg --bias 1
+fairseq-hmrnn sample-handwriting checkpoints/handwriting --out line.png --data data/handwriting
 """
 
 from __future__ import annotations
@@ -24,14 +24,27 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("checkpoint", type=path, help="a checkpoint, or a folder with checkpoint_best.pt")
     parser.add_argument("--out", required=True, type=new_file, metavar="FILE", help="the picture: .svg, .png or .pdf")
     parser.add_argument("--steps", type=STEPS, default=600, help="points to write (default %(default)s)")
-    parser.add_argument("--bias", type=number(0, 100), default=0.0, metavar="B",
-                        help="from 0, how much tidier than what was read (Graves' b; default %(default)s)")
+    parser.add_argument(
+        "--bias",
+        type=number(0, 100),
+        default=0.0,
+        metavar="B",
+        help="from 0, how much tidier than what was read (Graves' b; default %(default)s)",
+    )
     parser.add_argument("--seed", type=SEED, default=1, help="of the sample (default %(default)s)")
-    parser.add_argument("--boundaries", action="store_true",
-                        help="draw it once for each layer, colours changing where the layer closes a segment")
+    parser.add_argument(
+        "--boundaries",
+        action="store_true",
+        help="draw it once for each layer, colours changing where the layer closes a segment",
+    )
     add_line(parser, required=False)
-    parser.add_argument("--beginning", type=whole(1), default=100, metavar="N",
-                        help="with --data: points of the line that the sample goes on from (default %(default)s)")
+    parser.add_argument(
+        "--beginning",
+        type=whole(1),
+        default=100,
+        metavar="N",
+        help="with --data: points of the line that the sample goes on from (default %(default)s)",
+    )
 
 
 def run(args: argparse.Namespace) -> None:

@@ -30,28 +30,43 @@ def add_arguments(parser: kinds.Parser) -> None:
     add = parser.add_argument
     add("checkpoint", metavar="CHECKPOINT", type=kinds.path, help="of an hmlstm_lm trained on characters")
     add(
-        "--data", metavar="DIR", type=kinds.prepared_folder,
+        "--data",
+        metavar="DIR",
+        type=kinds.prepared_folder,
         help="the prepared folder with its dict.txt (default: the one it was trained on)",
     )
     add(
-        "--text", metavar="FILE", default="-", type=kinds.file_or_input,
+        "--text",
+        metavar="FILE",
+        default="-",
+        type=kinds.file_or_input,
         help="a UTF-8 file; - reads standard input (default)",
     )
     add("--format", choices=["text", "json"], default="text", help="of the output (default %(default)s)")
     add(
-        "--layer", metavar="N", type=whole(1, 1000),
+        "--layer",
+        metavar="N",
+        type=whole(1, 1000),
         help="whose boundaries, from 1 (default: 1; json and --gold have all)",
     )
     add(
-        "--separator", metavar="TEXT", default="|", type=kinds.separator,
+        "--separator",
+        metavar="TEXT",
+        default="|",
+        type=kinds.separator,
         help="behind each segment, here and in --gold (default: |)",
     )
     add(
-        "--gold", metavar="GOLD", type=_gold,
+        "--gold",
+        metavar="GOLD",
+        type=_gold,
         help="compare with: whitespace (word ends), lines (sentence ends), or a file, the same text with separators",
     )
     add(
-        "--lookahead", metavar="N", type=whole(0, LARGEST_SIZE), default=0,
+        "--lookahead",
+        metavar="N",
+        type=whole(0, LARGEST_SIZE),
+        default=0,
         help="characters that a layer reads of the next segment before it closes one: boundaries are put that far back "
         "(default: 0; 1 for layers trained with bidirectional)",
     )

@@ -39,12 +39,16 @@ LANGUAGE_MODELING = "hmlstm_language_modeling"
 def add_arguments(parser: Parser) -> None:
     parser.usage = "fairseq-hmrnn train [-h] [--save-dir DIR] [--dry-run] [--no-score] WHAT [DATA] [-- OPTIONS]"
     parser.add_argument(
-        "what", metavar="WHAT", type=path,
+        "what",
+        metavar="WHAT",
+        type=path,
         help=f"a recipe ({', '.join(RECIPES)}), a YAML file of one, or a folder of prepared data",
     )
     parser.add_argument("data", metavar="DATA", nargs="?", type=path, help="the recipe's folder of prepared data")
     parser.add_argument(
-        "--save-dir", metavar="DIR", type=folder_to_write,
+        "--save-dir",
+        metavar="DIR",
+        type=folder_to_write,
         help="where checkpoints and logs are kept (default: checkpoints/NAME, of the recipe or the folder)",
     )
     parser.add_argument("--dry-run", action="store_true", help="print fairseq's command, and do not run it")

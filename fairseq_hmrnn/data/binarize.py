@@ -270,8 +270,10 @@ def prepare(
     finally:
         shutil.rmtree(scratch)
 
-    lines = [f"{name:5} {split.stop - split.start:>13,} characters {len(split.sizes):>11,} lines"
-             for name, split in splits.items()]
+    lines = [
+        f"{name:5} {split.stop - split.start:>13,} characters {len(split.sizes):>11,} lines"
+        for name, split in splits.items()
+    ]
     lines.append(f"dictionary: {len(dictionary)} symbols ({dictionary.nspecial} of them special)")
     warning = _describe_unknown(unknown)
     return lines + [warning] if warning else lines

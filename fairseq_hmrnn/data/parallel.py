@@ -78,7 +78,11 @@ def _prepare_side(folder: Path, work: Path, side: Side, splits: List[str]) -> in
     try:
         sentencepiece.SentencePieceTrainer.train(
             input=[str(folder / f"train.{side.language}")],  # a name alone would be split at commas
-            model_prefix=str(prefix), model_type=side.kind, character_coverage=1.0, minloglevel=2, **size,
+            model_prefix=str(prefix),
+            model_type=side.kind,
+            character_coverage=1.0,
+            minloglevel=2,
+            **size,
         )
     except (OSError, RuntimeError) as error:
         raise InputError(f"sentencepiece makes no {side.kind} model of train.{side.language}: {error}") from error

@@ -77,7 +77,7 @@ def load(paths: Sequence[str], data: Optional[str] = None, dtype: str = "float32
     forget_files(cfg, overrides)
     codec = drop_unnamed_codec(cfg, overrides)
     if codec is not None:
-        raise ValueError(f"{paths[0]} was trained with the codec {codec}: name it and its files, bpe=\"{codec}\", ...")
+        raise ValueError(f'{paths[0]} was trained with the codec {codec}: name it and its files, bpe="{codec}", ...')
     task_state = state.get("task_state") or {}
     if data is None and "dictionary" not in task_state:
         folders = [os.path.dirname(os.path.abspath(paths[0])), *str(cfg.task.data).split(os.pathsep)[:1]]

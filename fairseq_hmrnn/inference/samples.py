@@ -155,9 +155,7 @@ class SampleWriter:
         record: Dict[str, Any] = {"prompt": sample.prompt, "text": text}
         record.update(prompt_bits=prompt_bits, bits=sample.bits)
         record["bits_per_character"] = _mean(sample.bits, len(text))
-        record["bits_per_character_with_prompt"] = _mean(
-            [*sample.bits, *prompt_bits], len(sample.prompt) + len(text)
-        )
+        record["bits_per_character_with_prompt"] = _mean([*sample.bits, *prompt_bits], len(sample.prompt) + len(text))
         if sample.boundaries:
             # With a symbol it is known whether the one before it closed a segment, the begin symbol first.
             ends = [*prompt_boundaries, *sample.boundaries][1:]

@@ -65,9 +65,7 @@ class HMLSTMConfig(FairseqDataclass):
         PROBABILITY,
     )
     forget_bias: float = option(1.0, "initial bias of the forget gates", BIAS)
-    detector_bias: float = option(
-        0.0, "initial bias of the boundary detectors; 0 decides at the threshold", BIAS
-    )
+    detector_bias: float = option(0.0, "initial bias of the boundary detectors; 0 decides at the threshold", BIAS)
     slope: float = option(1.0, "slope of the detectors' hard sigmoid at the start", SLOPE)
     slope_max: float = option(5.0, "the slope grows no further (paper: 5 for PTB)", SLOPE)
     slope_per_epoch: float = option(
@@ -78,9 +76,7 @@ class HMLSTMConfig(FairseqDataclass):
     dropout_recurrent: float = option(
         0.1, "variational dropout on the recurrent product: one mask for all steps", DROPOUT
     )
-    backend: BACKEND_CHOICES = option(
-        "auto", "who computes the recurrence; auto takes the fastest that runs here"
-    )
+    backend: BACKEND_CHOICES = option("auto", "who computes the recurrence; auto takes the fastest that runs here")
     recompute_chunks: int = option(
         1,
         "cut sequences into this many pieces that the backward pass computes again: less memory for "

@@ -6,7 +6,7 @@ Graves 2013, "Generating Sequences With Recurrent Neural Networks" (arXiv 1308.0
 from __future__ import annotations
 
 import math
-from typing import Tuple
+from typing import Tuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -77,9 +77,7 @@ class BivariateNormal(Distribution):
 
     def expand(self, batch_shape, _instance=None):
         shape = torch.Size(batch_shape)
-        return BivariateNormal(
-            self.mu.expand(*shape, 2), self.log_scale.expand(*shape, 2), self.slant.expand(shape)
-        )
+        return BivariateNormal(self.mu.expand(*shape, 2), self.log_scale.expand(*shape, 2), self.slant.expand(shape))
 
 
 class StepDistribution:
@@ -106,7 +104,7 @@ class StepDistribution:
         are one. Huber et al. 2008, "On entropy approximation for Gaussian mixture random vectors", section 2. The
         pen's entropy is added, which is exact."""
         weights: Categorical = self.offset.mixture_distribution
-        parts: BivariateNormal = self.offset.component_distribution
+        parts = cast(BivariateNormal, self.offset.component_distribution)
         apart = (weights.probs * parts.entropy()).sum(-1) + weights.entropy()
         mean = (weights.probs.unsqueeze(-1) * parts.mean).sum(-2)
         away = parts.mean - mean.unsqueeze(-2)

@@ -204,7 +204,9 @@ def main():
         "--length", type=kinds.STEPS, default=200, help="characters that fairseq-generate generates per sample"
     )
     parser.add_argument(
-        "--sample-length", type=kinds.STEPS, default=2000,
+        "--sample-length",
+        type=kinds.STEPS,
+        default=2000,
         help="characters per sample of sample at B 1, at B by the square root of B fewer",
     )
     parser.add_argument("--turns", type=kinds.COUNT, default=3)

@@ -34,17 +34,13 @@ SPEED_UPDATES = 24
 
 def parse_args():
     parser = kinds.Parser(description=__doc__)
-    parser.add_argument(
-        "data", type=kinds.prepared_folder, help="folder of `prepare ptb`, or any prepared text"
-    )
+    parser.add_argument("data", type=kinds.prepared_folder, help="folder of `prepare ptb`, or any prepared text")
     parser.add_argument(
         "--out", type=kinds.folder_to_write, default="runs/language_model", help="folder of checkpoints and logs"
     )
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--updates", type=kinds.COUNT, default=1000, help="the same number for all models")
-    length.add_argument(
-        "--seconds", type=number(0, 1e9, open_below=True), help="of training, the same for all models"
-    )
+    length.add_argument("--seconds", type=number(0, 1e9, open_below=True), help="of training, the same for all models")
     parser.add_argument("--validate-every", type=kinds.COUNT, default=200, help="updates")
     parser.add_argument("--seeds", type=SEED, nargs="+", default=[1, 2, 3])
     parser.add_argument("--beside", nargs="*", choices=LSTMS, default=list(LSTMS), help="LSTMs to compare with")

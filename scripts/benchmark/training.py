@@ -59,9 +59,7 @@ def parse_args():
     parser.add_argument("--warm-up", type=kinds.COUNT, help=f"updates before the turns; {WARM_UP}, with --checkpoint 3")
     parser.add_argument("--turns", type=kinds.COUNT, default=5, help="of each candidate; figures are medians over them")
     parser.add_argument("--updates", type=kinds.COUNT, default=4, help="of a turn")
-    parser.add_argument(
-        "--profiled", type=whole(), default=2, help="updates that the breakdown is taken of; 0: none"
-    )
+    parser.add_argument("--profiled", type=whole(), default=2, help="updates that the breakdown is taken of; 0: none")
     parser.add_argument("--threads", type=kinds.THREADS, default=2)
     parser.add_argument(
         "--out", type=kinds.folder_to_write, default="runs/training", help="folder of logs and earlier states"

@@ -72,7 +72,13 @@ def test_wrap(text, width, lines):
 
 def test_invisible_characters_have_stand_ins():
     assert [glyph(character) for character in "a\u00e9 \n\t\u3000\x00"] == [
-        "a", "\u00e9", "\u00b7", "\u21b5", "\u21e5", "\u25a1", "\u25a1"
+        "a",
+        "\u00e9",
+        "\u00b7",
+        "\u21b5",
+        "\u21e5",
+        "\u25a1",
+        "\u25a1",
     ]
 
 

@@ -83,7 +83,7 @@ OLD_SHELL = {
 def test_old_names_of_shell_scripts_call_the_command(called, tmp_path, monkeypatch):
     """With a python that tells how it was called, and has all that its environment is asked for."""
     python = tmp_path / "python"
-    python.write_text("#!/bin/sh\nif [ \"$1\" = -m ]; then printf '%s\\n' \"$@\"; fi\n")
+    python.write_text('#!/bin/sh\nif [ "$1" = -m ]; then printf \'%s\\n\' "$@"; fi\n')
     python.chmod(0o755)
     monkeypatch.setattr("conftest.BIN", tmp_path)
     assert script(*called).splitlines() == ["-m", "fairseq_hmrnn", *OLD_SHELL[called]]

@@ -269,7 +269,9 @@ def test_weights_are_annealed_in_a_straight_line():
 
 def test_parsing():
     assert parse_regularizers("rate+uncertainty=.1, none,entropy=0:.5:200") == [
-        [Term("rate"), Term("uncertainty", 0.1, 0.1)], [], [Term("entropy", 0.0, 0.5, 200)]
+        [Term("rate"), Term("uncertainty", 0.1, 0.1)],
+        [],
+        [Term("entropy", 0.0, 0.5, 200)],
     ]
 
 

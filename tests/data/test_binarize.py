@@ -130,8 +130,17 @@ def test_overwrite_replaces_the_data_and_nothing_else(tmp_path, text_file):
 
 def test_fairseqs_language_modeling_task_reads_it(tmp_path, text_file):
     assert run(text_file, "--dest", tmp_path / "data") == 0
-    config = Namespace(**{**vars(LanguageModelingConfig()), "data": str(tmp_path / "data"), "tokens_per_sample": 32,
-                          "dataset_impl": None, "seed": 1, "use_plasma_view": False, "batch_size": 4})
+    config = Namespace(
+        **{
+            **vars(LanguageModelingConfig()),
+            "data": str(tmp_path / "data"),
+            "tokens_per_sample": 32,
+            "dataset_impl": None,
+            "seed": 1,
+            "use_plasma_view": False,
+            "batch_size": 4,
+        }
+    )
     task = LanguageModelingTask.setup_task(config)
     task.load_dataset("train")
     dataset = task.dataset("train")
@@ -172,8 +181,14 @@ class TestBadInput:
 
     @pytest.fixture
     def places(self, tmp_path):
-        files = {"good": b"ab\ncd\nef\n", "latin": b"a\nb\xe9\n", "truncated": b"abc\n\xe2\x96", "empty": b"",
-                 "line": b"no newline", "words": b"the 3\ncat 2\n"}
+        files = {
+            "good": b"ab\ncd\nef\n",
+            "latin": b"a\nb\xe9\n",
+            "truncated": b"abc\n\xe2\x96",
+            "empty": b"",
+            "line": b"no newline",
+            "words": b"the 3\ncat 2\n",
+        }
         for name, data in files.items():
             (tmp_path / name).write_bytes(data)
         for name in ("dir", "full"):
@@ -209,8 +224,10 @@ class TestBadInput:
 class TestCommand:
     def command(self, *arguments, cwd):
         return subprocess.run(
-            [sys.executable, "-m", "fairseq_hmrnn", "prepare", "text", *map(str, arguments)], cwd=cwd,
-            env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"}, capture_output=True,
+            [sys.executable, "-m", "fairseq_hmrnn", "prepare", "text", *map(str, arguments)],
+            cwd=cwd,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"},
+            capture_output=True,
             encoding="utf-8",
         )
 

@@ -150,7 +150,12 @@ class TestString:
         text = " a\n\nb "
         tokens = torch.tensor([*self.tokens(dictionary, text).tolist(), dictionary.bos()])
         _, hypothesis, _ = utils.post_process_prediction(
-            tokens, src_str="", alignment=None, align_dict=None, tgt_dict=dictionary, remove_bpe=None,
+            tokens,
+            src_str="",
+            alignment=None,
+            align_dict=None,
+            tgt_dict=dictionary,
+            remove_bpe=None,
             extra_symbols_to_ignore={dictionary.bos()},
         )
         assert CharacterCodec().decode(hypothesis) == text

@@ -96,8 +96,10 @@ def test_iam_uses_the_published_lists(tmp_path):
     for name, forms in lists.items():
         write(tmp_path / "iam" / name, "".join(f"a{int(form):02d}-000u\n" for form in forms.split()))
     prepare(str(tmp_path / "iam"), str(tmp_path / "bin"), FRACTIONS, progress=False)
-    found = {name: {text[16:26] for text in load_split(str(tmp_path / "bin"), name).names}
-             for name in ("train", "valid", "test")}
+    found = {
+        name: {text[16:26] for text in load_split(str(tmp_path / "bin"), name).names}
+        for name in ("train", "valid", "test")
+    }
     assert len(found["train"]) == 5 and found["valid"] == {"a05-000/a0"} and len(found["test"]) == 2
     assert set(load_split(str(tmp_path / "bin"), "valid").writers) == {"a05-000u"}  # the form, where no file says
 
@@ -188,9 +190,15 @@ def test_a_mark_of_nothing_is_named(tmp_path, delineation, said):
         Unipen(tmp_path).read(name)
 
 
-@pytest.mark.parametrize("content, said", [("", "no XML"), ("<a/>", "no pen points"),
-                                           ("<a><Stroke><Point x='1'/></Stroke></a>", "needs numbers"),
-                                           ("<!DOCTYPE a [<!ENTITY b 'c'>]><a/>", "entities")])
+@pytest.mark.parametrize(
+    "content, said",
+    [
+        ("", "no XML"),
+        ("<a/>", "no pen points"),
+        ("<a><Stroke><Point x='1'/></Stroke></a>", "needs numbers"),
+        ("<!DOCTYPE a [<!ENTITY b 'c'>]><a/>", "entities"),
+    ],
+)
 def test_a_broken_iam_file_is_named(tmp_path, content, said):
     write_iam(tmp_path)
     name = "lineStrokes/a03/a03-000/a03-000u-02.xml"

@@ -116,8 +116,11 @@ def test_the_dummy_batch_belongs_to_no_stream():
 
 
 def test_bad_options_are_named():
-    for options, message in (({"length": 0}, "tokens-per-sample"), ({"jitter": 1}, "window-jitter"),
-                             ({"reset_prob": 2}, "state-reset-prob")):
+    for options, message in (
+        ({"length": 0}, "tokens-per-sample"),
+        ({"jitter": 1}, "window-jitter"),
+        ({"reset_prob": 2}, "state-reset-prob"),
+    ):
         with pytest.raises(ValueError, match=message):
             WindowOptions(**{"length": 5, **options}).check()
     with pytest.raises(ValueError, match="train has 3 symbols, too few for 4 streams"):

@@ -112,8 +112,9 @@ def shapes():
     yield "fp32 layer norm", Shape(**{**real, "layer_norm": True, "dtype": torch.float32})
     yield "fp16 sorted", Shape(**{**real, "dtype": torch.float16, "batch": 192})
     small = {**real, "sizes": (33, 5), "batch": 3, "masked": True, "nested_boundaries": True, "top_boundary": True}
-    yield "small, exact, bernoulli", Shape(
-        **{**small, "layer_norm": True, "exact_detector": True, "boundary": "bernoulli", "skip": False}
+    yield (
+        "small, exact, bernoulli",
+        Shape(**{**small, "layer_norm": True, "exact_detector": True, "boundary": "bernoulli", "skip": False}),
     )
     yield "small, soft", Shape(**{**small, "boundary": "soft", "sizes": (5, 7, 6, 3)})
     yield "one step", Shape(**{**real, "steps": 1, "batch": 1, "training": False})

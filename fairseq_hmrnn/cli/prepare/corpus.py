@@ -13,7 +13,10 @@ from ..arguments import Parser, folder_to_write
 def add_destination(parser: Parser, default: str) -> None:
     """The arguments that say where the data goes."""
     parser.add_argument(
-        "--dest", metavar="DIR", type=folder_to_write, default=default,
+        "--dest",
+        metavar="DIR",
+        type=folder_to_write,
+        default=default,
         help="where the data is written (default %(default)s)",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace data that is in DIR already")

@@ -21,15 +21,28 @@ from ..errors import UserError
 def add_arguments(parser: Parser) -> None:
     parser.add_argument("folder", metavar="FOLDER", type=path, help="of the corpus")
     parser.add_argument("--dest", required=True, metavar="DIR", type=folder_to_write, help="where the data is written")
-    parser.add_argument("--valid-fraction", type=SHARE, default=0.1, metavar="F",
-                        help="share of the writers for validation (default %(default)s). Where characters are marked, "
-                        "valid and test have lines with marked characters alone")
-    parser.add_argument("--test-fraction", type=SHARE, default=0.15, metavar="F",
-                        help="share of the writers for testing (default %(default)s); published lists go first")
+    parser.add_argument(
+        "--valid-fraction",
+        type=SHARE,
+        default=0.1,
+        metavar="F",
+        help="share of the writers for validation (default %(default)s). Where characters are marked, "
+        "valid and test have lines with marked characters alone",
+    )
+    parser.add_argument(
+        "--test-fraction",
+        type=SHARE,
+        default=0.15,
+        metavar="F",
+        help="share of the writers for testing (default %(default)s); published lists go first",
+    )
     parser.add_argument("--seed", type=SEED, default=1, help="of the choice of writers (default %(default)s)")
-    parser.add_argument("--dequantize", action="store_true",
-                        help="move each point at random within the tablet's spacing: a density of differences of whole "
-                        "numbers grows without bound where it narrows on them")
+    parser.add_argument(
+        "--dequantize",
+        action="store_true",
+        help="move each point at random within the tablet's spacing: a density of differences of whole "
+        "numbers grows without bound where it narrows on them",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace data that is in DIR already")
 
 

@@ -24,18 +24,22 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--embedded", action="store_true", help="use CPython's own documentation topics instead of TRAIN"
     )
-    parser.add_argument(
-        "--dest", required=True, metavar="DIR", type=folder_to_write, help="where the data is written"
-    )
+    parser.add_argument("--dest", required=True, metavar="DIR", type=folder_to_write, help="where the data is written")
     parser.add_argument(
         "--dict", metavar="FILE", type=existing_file, help="use this dict.txt instead of one from the training split"
     )
     parser.add_argument(
-        "--valid-fraction", type=SHARE, default=0.05, metavar="F",
+        "--valid-fraction",
+        type=SHARE,
+        default=0.05,
+        metavar="F",
         help="share of TRAIN cut off for validation if there is no VALID (default %(default)s)",
     )
     parser.add_argument(
-        "--test-fraction", type=SHARE, default=0.05, metavar="F",
+        "--test-fraction",
+        type=SHARE,
+        default=0.05,
+        metavar="F",
         help="share of TRAIN cut off for testing if there is no TEST (default %(default)s)",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace data that is in DIR already")

@@ -1,6 +1,6 @@
 """Text8: the first 90M characters for training, 5M for validation, 5M for testing.
 
-    fairseq-hmrnn prepare text8 text8 --dest data/text8
+fairseq-hmrnn prepare text8 text8 --dest data/text8
 """
 
 from __future__ import annotations

@@ -25,7 +25,10 @@ def add_arguments(parser: Parser) -> None:
             f"--{side}-type", choices=KINDS, default="unigram", help=f"symbols of the {side} (default %(default)s)"
         )
         parser.add_argument(
-            f"--{side}-size", type=whole(1), default=8000, metavar="N",
+            f"--{side}-size",
+            type=whole(1),
+            default=8000,
+            metavar="N",
             help=f"size of the {side}'s vocabulary (default %(default)s; of char: all)",
         )
     parser.add_argument(
@@ -35,7 +38,8 @@ def add_arguments(parser: Parser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     sides = [
-        Side(args.source, args.source_type, args.source_size), Side(args.target, args.target_type, args.target_size)
+        Side(args.source, args.source_type, args.source_size),
+        Side(args.target, args.target_type, args.target_size),
     ]
     dest = args.dest or f"{args.folder}/bin"
     counts = prepare_parallel(args.folder, dest, *sides)

@@ -71,8 +71,9 @@ def prepare(
 def spread(lines: List[Line], seed: int) -> List[Line]:
     """The lines with each point moved evenly within half a spacing of the tablet's points in every direction."""
     draw = np.random.default_rng(seed)
-    return [line._replace(points=line.points + draw.uniform(-0.5, 0.5, line.points.shape) * line.spacing)
-            for line in lines]
+    return [
+        line._replace(points=line.points + draw.uniform(-0.5, 0.5, line.points.shape) * line.spacing) for line in lines
+    ]
 
 
 def split_by_writer(lines: List[Line], fractions: Dict[str, float], seed: int) -> Dict[str, List[Line]]:

@@ -85,8 +85,10 @@ class Strokes(NamedTuple):
 
 def gather(lines: Sequence[Line], normalization: Normalization) -> Strokes:
     """Lines as a split."""
-    marks = [_bits(line.characters, len(line.points)) * CHARACTER + _bits(line.words, len(line.points)) * WORD
-             for line in lines]
+    marks = [
+        _bits(line.characters, len(line.points)) * CHARACTER + _bits(line.words, len(line.points)) * WORD
+        for line in lines
+    ]
     known = [CHARACTER * (line.characters is not None) + WORD * (line.words is not None) for line in lines]
     return Strokes(
         np.concatenate([normalization.steps(line) for line in lines]),

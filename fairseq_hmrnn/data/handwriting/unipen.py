@@ -120,7 +120,11 @@ class Corpus:
         points = join_strokes(f"include/{name}", strokes)
         scale = np.array([writing.scale["X"], writing.scale["Y"]])
         line = Line(
-            name, writing.writer or str(Path(name).parent), "", points / scale, stroke_ends(strokes),
+            name,
+            writing.writer or str(Path(name).parent),
+            "",
+            points / scale,
+            stroke_ends(strokes),
             spacing=1 / scale.max(),
         )
         return self._marked(line, _Components(name, writing.components))

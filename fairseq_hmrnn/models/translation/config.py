@@ -48,9 +48,7 @@ LAYERS = whole(1, 1000)
 class HMLSTMEncoderConfig(HMLSTMConfig):
     """Options of every model with an HM-LSTM encoder; embed_dim and hidden_sizes are the encoder's."""
 
-    bidirectional: bool = option(
-        False, "read the source in both directions; hidden-sizes are those of each"
-    )
+    bidirectional: bool = option(False, "read the source in both directions; hidden-sizes are those of each")
     encoder_memory: str = option(
         "steps",  # the best measured (README.md, Translate)
         "what the decoder attends to: steps (all source steps, the states of all layers side by side), "
@@ -112,9 +110,7 @@ class HMLSTMTransformerConfig(HMLSTMEncoderConfig, DecoderEmbeddingConfig):
     decoder_attention_heads: int = option(
         4, "number of the decoder's attention heads, which divides decoder-embed-dim", SIZE
     )
-    decoder_normalize_before: bool = option(
-        False, "layer normalisation before each block of the decoder, not after it"
-    )
+    decoder_normalize_before: bool = option(False, "layer normalisation before each block of the decoder, not after it")
     dropout: float = option(0.1, "dropout in the decoder", DROPOUT)
     attention_dropout: float = option(0.0, "dropout on the decoder's attention weights", DROPOUT)
     activation_dropout: float = option(0.0, "dropout inside the feed-forward layers", DROPOUT)

@@ -43,4 +43,3 @@ class LSTMHandwritingModel(HandwritingModel):
             hidden.append(x)
             states.append(reached)
         return self.layer_output(hidden), {"state": states}
-

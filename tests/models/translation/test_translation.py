@@ -138,7 +138,7 @@ def test_attention_is_mapped_back_to_the_source():
     slots = torch.rand(3, 2, out["encoder_out"][0].size(0))
     over_source = attention_over_source(slots, out)
     for row, count in enumerate(kept.sum(1)):
-        torch.testing.assert_close(over_source[row][:, kept[row]][:, :count - 1], slots[row][:, : count - 1])
+        torch.testing.assert_close(over_source[row][:, kept[row]][:, : count - 1], slots[row][:, : count - 1])
 
 
 @pytest.mark.parametrize("bias, length", [(50.0, 9), (-50.0, 1)], ids=["always", "never"])

@@ -25,9 +25,7 @@ class Case:
 
     def __init__(self, batch, options, sizes=(8, 5, 7), table=True, layer_norm=False, dtype=torch.float64, bias=0.0):
         self.options = options
-        problem = make_problem(
-            5, 1, batch, sizes, options, layer_norm=layer_norm, dtype=dtype, bias=bias, input_size=6
-        )
+        problem = make_problem(5, 1, batch, sizes, options, layer_norm=layer_norm, dtype=dtype, bias=bias, input_size=6)
         self.layers, self.state = problem.layers, problem.state.detach()
         torch.manual_seed(4)
         self.output = LayerOutput(sizes, OUTPUT_SIZE).to(dtype)

@@ -188,9 +188,7 @@ def test_graphs_do_not_share_memory(path):
     for _ in range(2):
         for problem, output, grads in zip((first, second), outputs, expected):
             random = torch.Generator().manual_seed(0)
-            loss = sum(
-                (t * torch.randn(t.shape, generator=random, dtype=torch.float64)).sum() for t in tensors(output)
-            )
+            loss = sum((t * torch.randn(t.shape, generator=random, dtype=torch.float64)).sum() for t in tensors(output))
             found = torch.autograd.grad(loss, problem.leaves(), retain_graph=True)
             for a, b in zip(found, grads):
                 assert torch.equal(a, b)

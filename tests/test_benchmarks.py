@@ -233,3 +233,22 @@ def test_handwriting_benchmark_on_a_tiny_corpus(tmp_path):
     logs = {path: path.read_bytes() for path in (tmp_path / "out").glob("*/train.log")}
     assert len(logs) == 3 and printed.splitlines()[-1] in run(*command).stdout
     assert all(path.read_bytes() == log for path, log in logs.items())
+
+
+LOG = """\
+[2026-01-01 00:00:00,000][train_inner][INFO] - epoch 001:    100 / 200 loss=3.2, bpc=3.25, num_updates=100, wall=50
+2026-01-01 00:00:00 | INFO | valid | epoch 001 | valid on 'valid' subset | loss 3 | bpc 3.0 | num_updates 150
+2026-01-01 00:00:00 | INFO | train_inner | epoch 001:    180 / 200 loss=2.9, bpc=2.95, num_updates=180, wall=90
+2026-01-01 00:00:00 | INFO | train_inner | epoch 001:    180 / 200 loss=2.8, bpc=2.75, num_updates=180, wall=120
+[2026-01-01 00:00:00,000][valid][INFO] - epoch 002 | valid on 'valid' subset | loss 2 | bpc 2.5 | num_updates 300
+"""
+
+
+def test_curve_reads_a_log_of_several_runs(benchmark):
+    rows = benchmark("curve").read(LOG.splitlines())
+    found = [(row["split"], row["update"], row["epoch"], row["bpc"]) for row in rows]
+    training = [("training", 100, 0.5, 3.25), ("training", 180, 0.9, 2.75)]
+    assert found == [*training, ("validation", 150, 0.75, 3.0), ("validation", 300, 1.5, 2.5)]
+    assert [row["hours"] * 3600 for row in rows] == pytest.approx([50, 120, 50, 120])
+    timed = benchmark("curve").read(LOG.splitlines(), seconds=2.0)
+    assert [row["hours"] * 3600 for row in timed] == pytest.approx([200, 360, 300, 600])

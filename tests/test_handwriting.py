@@ -46,6 +46,13 @@ def trained(data, tmp_path_factory):
     return base
 
 
+def mean_log_likelihood(data, writer):
+    """Of a line of the test split, as the writer reads it."""
+    strokes = load_split(str(data), "test")
+    lines = [strokes.steps[strokes.line(index)] for index in range(len(strokes.names))]
+    return sum(writer.read(line).log_probs.sum() for line in lines) / len(lines)
+
+
 def weights(folder):
     return checkpoint_utils.load_checkpoint_to_cpu(str(folder / "checkpoint_last.pt"))["model"]
 
@@ -93,7 +100,7 @@ def test_fairseq_validate_scores_a_split_as_the_writer_reads_it(trained, data):
     printed = float(re.search(r"log_likelihood ([-\d.]+)", log).group(1))
     strokes, writer = load_split(str(data), "test"), Writer.load(str(path))
     lines = [writer.read(strokes.steps[strokes.line(index)]) for index in range(len(strokes.names))]
-    assert printed == pytest.approx(sum(line.log_probs.sum() for line in lines) / len(lines), abs=0.02)
+    assert printed == pytest.approx(mean_log_likelihood(data, writer), abs=0.02)
     rates = [sum(line.boundaries[:-1, layer].sum() for line in lines) for layer in (0, 1)]
     steps = sum(len(line.steps) - 1 for line in lines)
     assert [float(re.search(rf"\| z{layer} ([\d.]+)", log).group(1)) for layer in (1, 2)] == pytest.approx(
@@ -122,8 +129,9 @@ def test_commands_write_and_draw(trained, data, tmp_path, capsys):
     assert all((tmp_path / name).read_bytes().startswith(b"\x89PNG") for name in ("b.png", "c.png"))
     with pytest.raises(UserError, match="lines, numbered from 0"):
         command(plot_handwriting, trained / "whole", "--data", data, "--line", 999, "--out", tmp_path / "d.png")
-    with pytest.raises(ValueError, match="suffix"):
-        command(sample_handwriting, *sample, "--out", tmp_path / "a.txt")
+    for module in (sample_handwriting, plot_handwriting):
+        with pytest.raises(UserError, match="suffix"):
+            command(module, tmp_path / "none", "--data", data, "--out", tmp_path / "a.txt")
 
 
 def test_samples_go_on_from_a_beginning(trained, data):
@@ -137,14 +145,21 @@ def test_samples_go_on_from_a_beginning(trained, data):
     assert read.log_probs[9:] == pytest.approx(written.log_probs[9:], abs=1e-4)
 
 
-def test_the_recipe_trains_in_bfloat16(data, tmp_path):
+def test_the_recipe_trains_in_bfloat16_and_scores_the_test_split(data, tmp_path):
     settings = ["common.cpu=true", "dataset.batch_size=4", "dataset.num_workers=0", "optimization.max_update=12"]
     settings += ["model.hidden_sizes='12,10,8'", "model.embed_dim=6", "optimization.lr=[0.01]", "common.log_interval=1"]
     settings += ["common.bf16=true"]
-    run("-m", "fairseq_hmrnn", "train", "handwriting", data, "--save-dir", tmp_path / "save", "--", *settings)
+    printed = run(
+        "fairseq-hmrnn", "train", "handwriting", data, "--save-dir", tmp_path / "save", "--", *settings
+    ).stdout
     log = (tmp_path / "save" / "hydra_train.log").read_text(encoding="utf-8")
     losses = [float(value) for value in re.findall(r"\[train_inner\].*? nll_loss=([-\d.]+)", log)]
     assert len(losses) == 12 and sum(losses[-3:]) < sum(losses[:3]) - 0.5
+    score = re.fullmatch(r"Evaluated the test split, .*: (\S+) nats a line", printed.splitlines()[-1])
+    assert float(score.group(1)) == pytest.approx(
+        mean_log_likelihood(data, Writer.load(str(tmp_path / "save"))), abs=0.02
+    )
+    assert "| test |" in (tmp_path / "save" / "eval.log").read_text(encoding="utf-8")
 
 
 def test_the_recipe_is_the_published_one():

@@ -12,6 +12,7 @@ from fairseq.data import Dictionary
 from omegaconf import DictConfig, ListConfig
 
 from ..data.characters import SPACE_SYMBOL, is_character_dictionary
+from ..data.handwriting.store import DESCRIPTION
 from ..data.indexed import count_symbols
 from .errors import UserError
 from .recipe import PACKAGE, check_folder, load_recipe
@@ -111,6 +112,8 @@ def _for_text(data: str, names: Set[str], given: Sequence[str]) -> Tuple[Options
 
 def look_at(data: str) -> Text:
     """The training split of a prepared folder; UserError where there is none."""
+    if os.path.isfile(os.path.join(data, DESCRIPTION)):
+        raise UserError(f"{data} has handwriting: name its recipe too: fairseq-hmrnn train handwriting {data}")
     again = f"prepare a text first: fairseq-hmrnn prepare text TEXT --dest {data}"
     for name in ("dict.txt", "train.idx"):
         if not os.path.isfile(os.path.join(data, name)):

@@ -13,12 +13,14 @@ from .errors import UserError
 from .recipe import PACKAGE
 
 FOUND = re.compile(r"Evaluated .* tokens|Loss \(base 2\): [0-9.]*")
+LOG_LIKELIHOOD = re.compile(r"\| log_likelihood (\S+)")
+TEST_SPLITS = ("test.idx", "test.*.idx", "test.npz")  # of text, of two languages, of handwriting
 CHECKPOINTS = ("checkpoint_best.pt", "checkpoint_last.pt")  # the last one where nothing was validated
 
 
 def score(task: str, data: str, save_dir: str, cpu: bool) -> None:
-    """Print what the test split scores: bits per character for language modelling, BLEU for translation. Says so where
-    there is nothing to score, and leaves other tasks alone.
+    """Print what the test split scores: bits per character for language modelling, BLEU for translation, the average
+    log-likelihood of a line for handwriting. Says so where there is nothing to score, and leaves other tasks alone.
 
     Writes what fairseq printed to SAVE_DIR, eval.log or translations.txt. UserError where fairseq fails.
     """
@@ -28,22 +30,21 @@ def score(task: str, data: str, save_dir: str, cpu: bool) -> None:
     if not found:
         print(f"{save_dir} has no checkpoint; done")
         return
-    if not _matching(data, "test.idx") and not _matching(data, "test.*.idx"):
+    if not any(_matching(data, pattern) for pattern in TEST_SPLITS):
         print(f"{data} has no test split; done")
         return
     common = [data, "--user-dir", str(PACKAGE), "--task", task, "--path", os.path.join(save_dir, found[0])]
-    common += ["--gen-subset", "test", *(["--cpu"] if cpu else [])]
-    SCORES[task](common, data, save_dir)
+    SCORES[task]([*common, *(["--cpu"] if cpu else [])], data, save_dir)
 
 
 def _score_language_model(common: List[str], data: str, save_dir: str) -> None:
-    options = ["--stateful", "--tokens-per-sample", "1000"]
+    options = ["--gen-subset", "test", "--stateful", "--tokens-per-sample", "1000"]
     printed = _run("fairseq_cli.eval_lm", [*common, *options], os.path.join(save_dir, "eval.log"))
     print("\n".join(FOUND.findall(printed)))
 
 
 def _score_translation(common: List[str], data: str, save_dir: str) -> None:
-    options = ["--required-batch-size-multiple", "1", "--beam", "5", "--max-tokens", "4000"]
+    options = ["--gen-subset", "test", "--required-batch-size-multiple", "1", "--beam", "5", "--max-tokens", "4000"]
     # Which model is named does not matter here: pieces are joined the same way with any.
     model = _matching(data, "spm.*.model")[0]
     options += ["--bpe", "sentencepiece", "--sentencepiece-model", model, "--scoring", "sacrebleu"]
@@ -51,7 +52,17 @@ def _score_translation(common: List[str], data: str, save_dir: str) -> None:
     print(printed.splitlines()[-1])
 
 
-SCORES = {"hmlstm_language_modeling": _score_language_model, "translation": _score_translation}
+def _score_handwriting(common: List[str], data: str, save_dir: str) -> None:
+    options = ["--valid-subset", "test", "--batch-size", "16"]
+    printed = _run("fairseq_cli.validate", [*common, *options], os.path.join(save_dir, "eval.log"))
+    print(f"Evaluated the test split, average log-likelihood: {LOG_LIKELIHOOD.findall(printed)[-1]} nats a line")
+
+
+SCORES = {
+    "hmlstm_language_modeling": _score_language_model,
+    "translation": _score_translation,
+    "hmlstm_handwriting": _score_handwriting,
+}
 
 
 def _matching(folder: str, pattern: str) -> List[str]:

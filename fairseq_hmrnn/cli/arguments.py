@@ -11,6 +11,7 @@ import stat
 import sys
 from typing import Any, Mapping
 
+from ..analysis.plots import check_path
 from ..options import LARGEST_SIZE, number, whole
 from .errors import UserError
 
@@ -111,6 +112,15 @@ def new_file(argument: str) -> str:
     folder = os.path.dirname(os.path.abspath(argument))
     if argument.endswith(os.sep) or not os.path.isdir(folder):
         raise argparse.ArgumentTypeError(f"there is no folder {folder} to write to")
+    return argument
+
+
+def picture(argument: str) -> str:
+    """A picture to write, whose suffix says of which format."""
+    try:
+        check_path(new_file(argument))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
     return argument
 
 

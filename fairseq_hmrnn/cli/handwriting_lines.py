@@ -25,7 +25,7 @@ class PreparedLine(NamedTuple):
 def add_line(parser: argparse.ArgumentParser, required: bool) -> None:
     """--data, --split and --line."""
     parser.add_argument("--data", metavar="DIR", type=path, required=required, help="folder of prepared handwriting")
-    parser.add_argument("--split", default="test", help="of that folder (default %(default)s)")
+    parser.add_argument("--split", default="test", metavar="SPLIT", help="of that folder (default %(default)s)")
     parser.add_argument("--line", type=whole(), default=0, metavar="N", help="of that split, from 0 (default 0)")
 
 

@@ -15,7 +15,6 @@ from typing import List, Optional, Tuple
 import numpy as np
 
 from ..analysis import plot_boundaries, plot_norms, plot_training, read_log
-from ..analysis.plots import check_path
 from ..inference import hub
 from ..inference.reader import closed_earlier
 from ..options import LARGEST_SIZE, whole
@@ -47,18 +46,18 @@ def add_arguments(parser: kinds.Parser) -> None:
         "--out",
         metavar="FILE",
         nargs="+",
-        type=_picture,
+        type=kinds.picture,
         default=["boundaries.png"],
         help=".png, .svg or .pdf, or several (default: boundaries.png)",
     )
-    add("--norms", metavar="FILE", type=_picture, help="also draw a heat map of the norms of h, here")
+    add("--norms", metavar="FILE", type=kinds.picture, help="also draw a heat map of the norms of h, here")
     add(
         "--log",
         metavar="FILE",
         type=kinds.existing_file,
         help="what fairseq-train printed: also draw boundary rates over training, to --rates",
     )
-    add("--rates", metavar="FILE", type=_picture, help=f"with --log (default: {RATES})")
+    add("--rates", metavar="FILE", type=kinds.picture, help=f"with --log (default: {RATES})")
     add(
         "--lookahead",
         metavar="N",
@@ -75,7 +74,7 @@ def run(args: argparse.Namespace) -> None:
         raise UserError("--rates requires --log, what fairseq-train printed")
     rates: Optional[str] = (args.rates or RATES) if args.log else None
     for name in filter(None, [*args.out, rates]):
-        _picture(name)  # argparse does not look at defaults
+        kinds.picture(name)  # argparse does not look at defaults
     text = read_text(args.text, LARGEST_PICTURE)
     if not text:
         raise UserError("the text is empty: there is nothing to draw")
@@ -83,15 +82,6 @@ def run(args: argparse.Namespace) -> None:
     for layer, rate in enumerate(boundaries.mean(0), 1):
         print(f"layer {layer}: a boundary every {1 / rate:.1f} characters" if rate else f"layer {layer}: no boundary")
     print(f"written: {', '.join(written)}")
-
-
-def _picture(argument: str) -> str:
-    """The name of a picture to draw."""
-    try:
-        check_path(kinds.new_file(argument))
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-    return argument
 
 
 def _draw(args: argparse.Namespace, text: str, rates: Optional[str]) -> Tuple[np.ndarray, List[str]]:

@@ -9,13 +9,15 @@ import argparse
 
 from ..analysis.strokes import plot_strokes
 from ..inference.handwriting import Writer
-from .arguments import Parser, new_file, path
+from .arguments import Parser, path, picture
 from .handwriting_lines import add_line, read_line, signal_names
 
 
 def add_arguments(parser: Parser) -> None:
-    parser.add_argument("checkpoint", type=path, help="a checkpoint, or a folder with checkpoint_best.pt")
-    parser.add_argument("--out", required=True, type=new_file, metavar="FILE", help="the picture: .svg, .png or .pdf")
+    parser.add_argument(
+        "checkpoint", metavar="CHECKPOINT", type=path, help="a checkpoint, or a folder with checkpoint_best.pt"
+    )
+    parser.add_argument("--out", required=True, type=picture, metavar="FILE", help="the picture: .svg, .png or .pdf")
     add_line(parser, required=True)
     parser.add_argument("--marks", action="store_true", help="draw the marked characters and words too")
 

@@ -15,15 +15,17 @@ import torch
 from ..analysis.strokes import plot_strokes
 from ..inference.handwriting import Writer
 from ..options import number, whole
-from .arguments import SEED, STEPS, Parser, new_file, path
+from .arguments import SEED, STEPS, Parser, path, picture
 from .errors import UserError
 from .handwriting_lines import add_line, read_line, signal_names
 
 
 def add_arguments(parser: Parser) -> None:
-    parser.add_argument("checkpoint", type=path, help="a checkpoint, or a folder with checkpoint_best.pt")
-    parser.add_argument("--out", required=True, type=new_file, metavar="FILE", help="the picture: .svg, .png or .pdf")
-    parser.add_argument("--steps", type=STEPS, default=600, help="points to write (default %(default)s)")
+    parser.add_argument(
+        "checkpoint", metavar="CHECKPOINT", type=path, help="a checkpoint, or a folder with checkpoint_best.pt"
+    )
+    parser.add_argument("--out", required=True, type=picture, metavar="FILE", help="the picture: .svg, .png or .pdf")
+    parser.add_argument("--steps", type=STEPS, default=600, metavar="N", help="points to write (default %(default)s)")
     parser.add_argument(
         "--bias",
         type=number(0, 100),
@@ -31,7 +33,7 @@ def add_arguments(parser: Parser) -> None:
         metavar="B",
         help="from 0, how much tidier than what was read (Graves' b; default %(default)s)",
     )
-    parser.add_argument("--seed", type=SEED, default=1, help="of the sample (default %(default)s)")
+    parser.add_argument("--seed", type=SEED, default=1, metavar="N", help="of the sample (default %(default)s)")
     parser.add_argument(
         "--boundaries",
         action="store_true",

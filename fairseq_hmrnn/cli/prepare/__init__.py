@@ -1,4 +1,4 @@
-"""Prepare data for training: a text, a published corpus, parallel text, a synthetic language.
+"""Prepare data for training: a text, a published corpus, parallel text, a synthetic language, handwriting.
 
     fairseq-hmrnn prepare text mytext.txt --dest data/mytext
     fairseq-hmrnn prepare ptb --help

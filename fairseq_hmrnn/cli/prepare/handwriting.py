@@ -14,12 +14,12 @@ import sys
 
 from ...data.binarize import check_destination
 from ...data.handwriting import prepare
-from ..arguments import SEED, SHARE, Parser, folder_to_write, path
+from ..arguments import SEED, SHARE, Parser, existing_folder, folder_to_write
 from ..errors import UserError
 
 
 def add_arguments(parser: Parser) -> None:
-    parser.add_argument("folder", metavar="FOLDER", type=path, help="of the corpus")
+    parser.add_argument("folder", metavar="FOLDER", type=existing_folder, help="of the corpus")
     parser.add_argument("--dest", required=True, metavar="DIR", type=folder_to_write, help="where the data is written")
     parser.add_argument(
         "--valid-fraction",
@@ -36,7 +36,9 @@ def add_arguments(parser: Parser) -> None:
         metavar="F",
         help="share of the writers for testing (default %(default)s); published lists go first",
     )
-    parser.add_argument("--seed", type=SEED, default=1, help="of the choice of writers (default %(default)s)")
+    parser.add_argument(
+        "--seed", type=SEED, default=1, metavar="N", help="of the choice of writers (default %(default)s)"
+    )
     parser.add_argument(
         "--dequantize",
         action="store_true",

@@ -87,7 +87,7 @@ def tell_in_fairseq_commands() -> None:
         return
 
     def tell(kind, error, traceback):
-        if isinstance(error, (ValueError, OSError, UnsafeCheckpointError)) and raised_by_this_package(traceback):
+        if is_for_users(error, traceback):
             _tell(f"{name}: error: {describe(error)}")
         else:
             before(kind, error, traceback)
@@ -95,8 +95,11 @@ def tell_in_fairseq_commands() -> None:
     sys.excepthook = tell
 
 
-def raised_by_this_package(traceback) -> bool:
-    """Whether an error with this traceback was raised in this package's own code."""
+def is_for_users(error: BaseException, traceback) -> bool:
+    """Whether this package's own code raised an error, with this traceback, that a user of fairseq's commands can mend:
+    one of bad input, a missing file or a checkpoint that must not be used."""
+    if not isinstance(error, (ValueError, OSError, UnsafeCheckpointError)):
+        return False
     while traceback is not None and traceback.tb_next is not None:
         traceback = traceback.tb_next
     return traceback is not None and traceback.tb_frame.f_globals.get("__name__", "").startswith("fairseq_hmrnn.")

@@ -11,7 +11,7 @@ from typing import Sequence
 
 import torch
 
-from .errors import raised_by_this_package
+from .errors import is_for_users
 
 MODULES = {"fairseq-train": "fairseq_cli.train", "fairseq-hydra-train": "fairseq_cli.hydra_train"}
 
@@ -30,7 +30,7 @@ def call(command: str, arguments: Sequence[str]) -> None:
     try:
         importlib.import_module(MODULES[command]).cli_main()
     except Exception as error:
-        if isinstance(error, (ValueError, OSError)) and raised_by_this_package(error.__traceback__):
+        if is_for_users(error, error.__traceback__):
             raise
         traceback.print_exc()
         sys.exit(1)

@@ -81,6 +81,8 @@ def _check(args: argparse.Namespace) -> bool:
     """Whether WHAT is a recipe; UserError for what is none and no folder, and for a DATA missing or too many."""
     what = args.what
     if what in RECIPES or what.endswith((".yaml", ".yml")):
+        if any(setting.lstrip("+").startswith("checkpoint.save_dir=") for setting in args.passed_on):
+            raise UserError("give the folder of checkpoints as --save-dir, before --")
         if args.data is None:
             raise UserError(f"{what} is a recipe: give its folder of data too (a folder of that name is ./{what})")
         if not os.path.isdir(args.data):

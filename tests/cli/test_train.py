@@ -1,15 +1,19 @@
 """The command `train`: what it chooses for a folder, what it refuses, and how it ends."""
 
 import json
+import logging
 import re
 import shlex
 import shutil
+import sys
+import types
 
 import pytest
 from conftest import run
 from fairseq.data import Dictionary
 
-from fairseq_hmrnn.cli import choice, recipe, train
+from fairseq_hmrnn.checkpoints import UnsafeCheckpointError, check_checkpoint
+from fairseq_hmrnn.cli import choice, fairseq_command, recipe, train
 from fairseq_hmrnn.cli.arguments import Parser
 from fairseq_hmrnn.cli.choice import Text, choose, look_at, value_of
 from fairseq_hmrnn.cli.errors import UserError
@@ -85,8 +89,10 @@ def test_texts_are_looked_at(data, tmp_path):
         (["ptb_small"], "is a recipe: give its folder of data too"),
         (["ptb_small", "{tmp}"], "no {tmp}/dict.txt: run fairseq-hmrnn prepare ptb first"),
         (["ptb_small", "{tmp}/none"], "there is no folder {tmp}/none: run fairseq-hmrnn prepare ptb first"),
-        (["nothing"], "recipes are character_lm, enwik8, ptb, "),
+        (["nothing"], f"recipes are {', '.join(recipe.RECIPES)}"),
         (["{data}", "{data}"], "give one folder, and options of fairseq-train behind --"),
+        (["ptb", "{data}", "--", "checkpoint.save_dir=a"], "give the folder of checkpoints as --save-dir, before --"),
+        (["{tmp}/strokes"], "has handwriting: name its recipe too: fairseq-hmrnn train handwriting {tmp}/strokes"),
         (["{data}/dict.txt"], "is a file: prepare it first: fairseq-hmrnn prepare text {data}/dict.txt"),
         (["{data}", "--save-dir", "{tmp}/a:b"], "a list of folders"),
         (["{tmp}/wrong.yaml", "{data}"], "wrong.yaml is not a recipe: it has no section task"),
@@ -95,14 +101,37 @@ def test_texts_are_looked_at(data, tmp_path):
 def test_mistakes_are_told_before_anything_is_made(data, tmp_path, monkeypatch, what, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "wrong.yaml").write_text("model: {}\n")
+    (tmp_path / "strokes").mkdir()
+    (tmp_path / "strokes" / "handwriting.json").touch()
     parser = Parser()
     train.add_arguments(parser)
-    args = parser.parse_args([part.format(tmp=tmp_path, data=data) for part in what])
-    args.passed_on = []
+    given = [part.format(tmp=tmp_path, data=data) for part in what]
+    own = given.index("--") if "--" in given else len(given)
+    args = parser.parse_args(given[:own])
+    args.passed_on = given[own + 1 :]
     with pytest.raises(UserError) as error:
         train.run(args)
     assert message.format(tmp=tmp_path, data=data) in str(error.value)
-    assert [path.name for path in tmp_path.iterdir()] == ["wrong.yaml"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["strokes", "wrong.yaml"]
+
+
+@pytest.mark.parametrize("error", [UnsafeCheckpointError, ValueError, RuntimeError])
+def test_errors_of_this_package_are_told_and_others_end_as_fairseqs(monkeypatch, error):
+    """RuntimeError and what this test raises itself are no errors of the package's for users."""
+
+    def cli_main():
+        if error is UnsafeCheckpointError:
+            check_checkpoint(__file__)  # no checkpoint
+        raise error("of somebody else")
+
+    module = types.ModuleType("pretended_command")
+    module.cli_main = cli_main
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setitem(fairseq_command.MODULES, "fairseq-train", module.__name__)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    monkeypatch.setattr(logging.root, "handlers", [])
+    with pytest.raises(error if error is UnsafeCheckpointError else SystemExit):
+        fairseq_command.call("fairseq-train", [])
 
 
 def test_a_file_in_configs_is_a_recipe():

@@ -31,6 +31,8 @@ class BuiltFor(NamedTuple):
 
 def built_for(path: str) -> Optional[BuiltFor]:
     """The target that a kernel's file says it was built for; None if it says nothing."""
+    if os.path.getsize(path) == 0:  # of a build that was cut off; nothing to map
+        return None
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         start = content.find(b"fairseq_hmrnn kernel; torch ")
         text = content[start : content.find(b"\0", start)].decode() if start >= 0 else ""

@@ -1,7 +1,7 @@
 """The cell: eq. (1) to (6) of ops/README.md and their derivatives, for the units of one sample.
 
 Nothing here knows where a value lies: `forward.py` and `backward.py` load, call and store. Gates are tuples of GATES
-vectors, in the order of `ops.parameters.GATE_ORDER`; z_prev, z_below and what belongs to the detector are scalars. How
+vectors, in the order of `ops.types.GATE_ORDER`; z_prev, z_below and what belongs to the detector are scalars. How
 to change the cell: ops/README.md.
 """
 

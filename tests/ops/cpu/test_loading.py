@@ -58,6 +58,7 @@ def test_what_fits_is_loaded_and_python_says_what_is_wrong(load):
         assert load(built_for(), features=features).startswith("does not load (")
     assert "this one has no avx2" in load(built_for(), features="avx avx512f avx2x")
     assert load(b"no text at all").startswith("does not load (")
+    assert load(b"").startswith("does not load (")
 
 
 @pytest.mark.parametrize(

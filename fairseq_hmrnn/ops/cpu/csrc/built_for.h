@@ -1,5 +1,5 @@
-// The target that this file was compiled for, as text that ops/cpu/loading.py reads from it before it runs any of its code: an older
-// processor dies of an instruction that it does not know, and another torch has other symbols.
+// The target that this file was compiled for, as text that ops/cpu/loading.py reads from it before it runs any of its
+// code: an older processor dies of an instruction that it does not know, and another torch has other symbols.
 #pragma once
 
 #include <torch/version.h>

@@ -6,7 +6,7 @@
 
 namespace hmrnn {
 
-using Weights = std::vector<std::vector<MaybeTensor>>;  // per layer in the order of ops.parameters.LayerParameters
+using Weights = std::vector<std::vector<MaybeTensor>>;  // per layer in the order of ops.types.LayerParameters
 
 // LayerParameters: the weights of the products, the bias, the gains of the products.
 constexpr int BIAS = PRODUCTS, GAINS = PRODUCTS + 1, TENSORS = GAINS + PRODUCTS;

@@ -49,13 +49,16 @@ def text_batches(
     folder: str, split: str, dictionary, output_dictionary, length: int, num_streams: int = 1
 ) -> Iterator[Tuple[Tensor, Tensor]]:
     """A prepared split as num_streams contiguous streams: sources and targets (num_streams, length) of window after
-    window; the last may be shorter. FileNotFoundError for a split that is not there, ValueError for a damaged one."""
+    window; the last may be shorter. FileNotFoundError for a split that is not there, ValueError for one that is
+    damaged or has fewer symbols than there are streams."""
     path = os.path.join(folder, split)
     check_split(path, dictionary)
     indexed = data_utils.load_indexed_dataset(path, dictionary)
     if indexed is None:
         raise FileNotFoundError(f"{folder} has no split {split}")
     text = StreamDataset(read_tokens(indexed), split, dictionary, output_dictionary, WindowOptions(length).check())
+    if len(text) < num_streams:
+        raise ValueError(f"{path} has {len(text)} symbols, too few for {num_streams} streams: give fewer, or more text")
     batches = StreamBatches(text, num_streams, range(num_streams))
     return ((batches[i]["net_input"]["src_tokens"], batches[i]["target"]) for i in range(len(batches)))
 

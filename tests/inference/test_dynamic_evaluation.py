@@ -5,13 +5,16 @@ import re
 import pytest
 import torch
 from conftest import TASK, run
+from fairseq.data import Dictionary
 from models.test_hmlstm_lm import make
 
+from fairseq_hmrnn.data.indexed import count_symbols
 from fairseq_hmrnn.inference.dynamic_evaluation import (
     DynamicEvaluation,
     DynamicOptions,
     gradient_rms,
     parameters_of,
+    text_batches,
 )
 
 OPTIONS = DynamicOptions(learning_rate=3e-3, decay=0.4, segment=7, epsilon=1e-4)
@@ -85,6 +88,14 @@ def test_a_learning_rate_requires_the_size_of_gradients():
         DynamicEvaluation(make().decoder, None, OPTIONS)
     with pytest.raises(ValueError, match="no training text"):
         gradient_rms(make().decoder, [])
+
+
+def test_a_text_has_a_symbol_for_each_stream(data):
+    dictionary = Dictionary.load(str(data / "dict.txt"))
+    symbols = count_symbols(str(data / "test"))
+    assert len(list(text_batches(str(data), "test", dictionary, dictionary, 10, symbols))) == 1
+    with pytest.raises(ValueError, match="too few"):
+        text_batches(str(data), "test", dictionary, dictionary, 10, symbols + 1)
 
 
 def bits(output):

@@ -88,6 +88,8 @@ class BoundaryRegularizedCrossEntropy(CheckedOptions, CrossEntropyCriterion):
     --clip-norm takes the norm over its gradient too.
     """
 
+    name, models_with_boundaries = "boundary_regularized_cross_entropy", "hmlstm_lm or hmlstm"  # in errors
+
     def __init__(
         self,
         task,
@@ -167,9 +169,7 @@ class BoundaryRegularizedCrossEntropy(CheckedOptions, CrossEntropyCriterion):
     def _checked_trace(self, net_output) -> BoundaryTrace:
         trace = trace_of(net_output)
         if trace is None:
-            raise ValueError(
-                "boundary_regularized_cross_entropy requires a model with boundaries, such as hmlstm_lm or hmlstm"
-            )
+            raise ValueError(f"{self.name} requires a model with boundaries, such as {self.models_with_boundaries}")
         detectors = trace.num_detectors
         if self.rates and len(self.rates) != detectors:
             raise ValueError(

@@ -57,6 +57,7 @@ class HandwritingLikelihood(BoundaryRegularizedCrossEntropy):
     """
 
     scores_steps = True  # asked by the task
+    name, models_with_boundaries = "a boundary regularizer", "hmlstm_handwriting"
 
     def __init__(self, task, sentence_avg, boundary_rates="", boundary_regularizers="rate", boundary_weight=1.0):
         options = HandwritingLikelihoodConfig(
@@ -80,7 +81,7 @@ class HandwritingLikelihood(BoundaryRegularizedCrossEntropy):
             "nsentences": sample["nsentences"],
             "sample_size": sample_size,
         }
-        if self.rates or trace_of(net_output) is not None:
+        if self.rates or any(self.terms) or trace_of(net_output) is not None:
             logging_output.update(self.statistics(self._checked_trace(net_output), sample))
             for penalty in self.penalties(model, net_output, sample) if model.training else []:
                 loss = loss + sample_size * penalty

@@ -9,7 +9,7 @@ from fairseq.logging import metrics
 from fairseq_hmrnn.criterions import HandwritingLikelihood
 from fairseq_hmrnn.data.handwriting import HandwritingDataset
 from fairseq_hmrnn.data.handwriting.store import CHARACTER, WORD, Strokes
-from fairseq_hmrnn.models.handwriting import HMLSTMHandwritingConfig, HMLSTMHandwritingModel
+from fairseq_hmrnn.models.handwriting import HandwritingModel, HMLSTMHandwritingConfig, HMLSTMHandwritingModel
 from fairseq_hmrnn.trace import trace_of
 
 TASK = SimpleNamespace(target_dictionary=None, source_dictionary=None)
@@ -123,6 +123,19 @@ def test_gold_counts_are_of_lines_whose_marks_are_known(model, dataset):
     marks = dataset.strokes.marks
     assert log["gold:character_f1"] == (marks[:8] & CHARACTER > 0).sum()
     assert log["gold:word_f1"] == (marks[:8] & WORD > 0).sum() + (marks[9:22] & WORD > 0).sum()
+
+
+class WithoutBoundaries(HandwritingModel):
+    def recur(self, x, valid, state):
+        return x, {}
+
+
+@pytest.mark.parametrize("rates, regularizers", [(".3,.1", "rate"), ("", "entropy")])
+def test_regularisers_require_boundaries(dataset, rates, regularizers):
+    model, batch = WithoutBoundaries(5, 5, 3), batch_of(dataset, 0, 1)
+    assert HandwritingLikelihood(TASK, False)(model, batch)[0].isfinite()
+    with pytest.raises(ValueError, match="a boundary regularizer requires a model with boundaries"):
+        HandwritingLikelihood(TASK, False, rates, regularizers)(model, batch)
 
 
 def test_options_without_meaning_are_refused():

@@ -115,7 +115,7 @@ def new_figure(width: float, height: float):
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ImportError("drawing needs matplotlib: pip install fairseq-hmrnn[plot]") from error
+        raise ImportError("drawing requires matplotlib: pip install matplotlib") from error
     return Figure(figsize=(width, height))
 
 

@@ -6,12 +6,14 @@ from __future__ import annotations
 import glob
 import math
 import os
+import shlex
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 from fairseq.data import Dictionary
 from omegaconf import DictConfig, ListConfig
 
 from ..data.characters import SPACE_SYMBOL, is_character_dictionary
+from ..data.handwriting.store import DESCRIPTION
 from ..data.indexed import count_symbols
 from .errors import UserError
 from .recipe import PACKAGE, check_folder, load_recipe
@@ -112,6 +114,8 @@ def _for_text(data: str, names: Set[str], given: Sequence[str]) -> Tuple[Options
 def look_at(data: str) -> Text:
     """The training split of a prepared folder; UserError where there is none."""
     again = f"prepare a text first: fairseq-hmrnn prepare text TEXT --dest {data}"
+    if os.path.isfile(os.path.join(data, DESCRIPTION)):
+        raise UserError(f"{data} has handwriting: fairseq-hmrnn train handwriting {shlex.quote(data)}")
     for name in ("dict.txt", "train.idx"):
         if not os.path.isfile(os.path.join(data, name)):
             raise UserError(f"no {data}/{name}: {again}")

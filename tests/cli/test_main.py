@@ -29,7 +29,7 @@ def test_help_shows_an_example(words, capsys):
 def test_the_help_of_all_names_every_command(capsys):
     run_here([])
     printed = capsys.readouterr().out
-    assert re.findall(r"^    (\w+) ", printed, re.MULTILINE) == list(COMMANDS)
+    assert re.findall(r"^    ([\w-]+) ", printed, re.MULTILINE) == list(COMMANDS)
 
 
 @pytest.mark.parametrize("words", [["nothing"], ["prepare"], ["prepare", "nothing"], ["sample"], ["train", "--x"]])
@@ -87,3 +87,13 @@ def test_old_names_of_shell_scripts_call_the_command(called, tmp_path, monkeypat
     python.chmod(0o755)
     monkeypatch.setattr("conftest.BIN", tmp_path)
     assert script(*called).splitlines() == ["-m", "fairseq_hmrnn", *OLD_SHELL[called]]
+
+
+@pytest.mark.parametrize(
+    "words", [["text", __file__], ["ptb", "."], ["handwriting", "."], ["translation", "de", "en", "."]]
+)
+def test_no_data_goes_to_a_folder_that_could_not_be_trained_on(words, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        run_here(["prepare", *words, "--dest", str(tmp_path / "a:b")])
+    assert stopped.value.code == 2 and "would be read as a list of folders" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

@@ -59,14 +59,14 @@ hmrnn_install() {
     python -m pip install -q --no-build-isolation --no-deps fairseq==0.12.2
     hmrnn_install_torch "$pins"
     python -m pip install -q -c "$pins" omegaconf hydra-core cffi regex sacrebleu tqdm bitarray scikit-learn \
-      sentencepiece pytest pytest-xdist hypothesis ruff matplotlib tensorboardX ninja
+      sentencepiece pytest pytest-xdist hypothesis ruff matplotlib tensorboardX ninja shtab
     python -m pip install -q --no-build-isolation --no-deps -e "$hmrnn_root"
   else
     local pins=$hmrnn_root/constraints.txt
     python -m pip install -q -U pip setuptools wheel
     hmrnn_install_torch "$pins"
     python -m pip install -q -c "$pins" ve-fairseq sentencepiece pytest pytest-xdist hypothesis ruff mypy matplotlib \
-      tensorboardX ninja
+      tensorboardX ninja shtab
     hmrnn_install_triton
     python -m pip install -q -c "$pins" --no-build-isolation -e "$hmrnn_root"
   fi

@@ -101,7 +101,7 @@ def test_bad_input(arguments, message):
 
 def test_without_matplotlib_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(ImportError, match=r"pip install fairseq-hmrnn\[plot\]"):
+    with pytest.raises(ImportError, match=r"requires matplotlib: pip install matplotlib"):
         plot_boundaries("a", [[1]])
 
 

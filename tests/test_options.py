@@ -46,7 +46,7 @@ def given(config, field, value):
 
 
 def test_the_walk_meets_every_configuration():
-    assert len(CONFIGS) == 7 and len(FIELDS) > 150
+    assert len(CONFIGS) == 10 and len(FIELDS) > 150
 
 
 @pytest.mark.parametrize("config, field", FIELDS, ids=lambda value: getattr(value, "__name__", None) or value.name)

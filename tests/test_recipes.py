@@ -91,6 +91,8 @@ def test_averaged_checkpoints_are_the_mean_of_their_weights(data, trained, tmp_p
     other = [trained / "checkpoint_last.pt", tmp_path / "none.pt"]
     missing = run("fairseq-hmrnn", "average", *other, "--out", tmp_path / "none.pt", check=False).stdout
     assert "no such file" in missing and "Traceback" not in missing
+    several = run("fairseq-hmrnn", "average", save, other[0], "--out", tmp_path / "none.pt", check=False).stdout
+    assert f"{save} is a folder: give it alone" in several and "Traceback" not in several
 
 
 def treebank(num_symbols, seed):

@@ -13,6 +13,7 @@ import torch
 from conftest import ROOT, TASK, TRAIN, run, run_forked
 
 from fairseq_hmrnn.inference import hub
+from fairseq_hmrnn.inference.reader import Reader
 from fairseq_hmrnn.models import HMLSTMLanguageModel
 
 
@@ -182,7 +183,7 @@ def test_scores_are_those_of_one_forward_pass(model, monkeypatch):
     symbols = model.encode(text)
     logits = model.models[0](torch.cat([torch.tensor([model.begin]), symbols[:-1]]).unsqueeze(0))[0][0]
     expected = -logits.log_softmax(1).gather(1, symbols.unsqueeze(1)).squeeze(1) / torch.tensor(2.0).log()
-    monkeypatch.setattr(hub, "WINDOW", 3)
+    monkeypatch.setattr(Reader.__init__, "__defaults__", (3,))  # symbols of a window
     score = model.score(text)
     assert score.bits == pytest.approx(expected.tolist(), abs=1e-4)
     assert score.bits_per_character == pytest.approx(float(expected.mean()), abs=1e-5)

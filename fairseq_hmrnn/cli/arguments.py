@@ -14,6 +14,7 @@ from typing import Any, Mapping
 from ..analysis.plots import check_path
 from ..options import LARGEST_SIZE, number, whole
 from .errors import UserError
+from .recipe import check_folder
 
 SEED = whole(0, 2**63 - 1)
 THREADS = whole(1, max(256, os.cpu_count() or 1))
@@ -129,6 +130,12 @@ def folder_to_write(argument: str) -> str:
     if os.path.exists(path(argument)) and not os.path.isdir(argument):
         raise argparse.ArgumentTypeError(f"{argument} is a file: give a folder")
     return argument
+
+
+def data_to_write(argument: str) -> str:
+    """A folder for prepared data: of a name that fairseq reads as that of one folder."""
+    check_folder(path(argument))
+    return folder_to_write(argument)
 
 
 def existing_folder(argument: str) -> str:

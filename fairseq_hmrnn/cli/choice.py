@@ -6,6 +6,7 @@ from __future__ import annotations
 import glob
 import math
 import os
+import shlex
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 from fairseq.data import Dictionary
@@ -112,9 +113,9 @@ def _for_text(data: str, names: Set[str], given: Sequence[str]) -> Tuple[Options
 
 def look_at(data: str) -> Text:
     """The training split of a prepared folder; UserError where there is none."""
-    if os.path.isfile(os.path.join(data, DESCRIPTION)):
-        raise UserError(f"{data} has handwriting: name its recipe too: fairseq-hmrnn train handwriting {data}")
     again = f"prepare a text first: fairseq-hmrnn prepare text TEXT --dest {data}"
+    if os.path.isfile(os.path.join(data, DESCRIPTION)):
+        raise UserError(f"{data} has handwriting: fairseq-hmrnn train handwriting {shlex.quote(data)}")
     for name in ("dict.txt", "train.idx"):
         if not os.path.isfile(os.path.join(data, name)):
             raise UserError(f"no {data}/{name}: {again}")

@@ -83,15 +83,16 @@ def add_arguments(parser: kinds.Parser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    given = DynamicOptions(args.learning_rate, args.decay, args.segment, args.epsilon)
+    if given != DEFAULT and not args.dynamic:
+        raise UserError("--learning-rate, --decay, --segment and --epsilon require --dynamic")
     logging.disable(logging.INFO)
     loaded = hub.load([args.checkpoint], args.data)
     decoder = loaded.models[0].decoder
     if not hasattr(decoder, "hm_lstm"):
         raise UserError(f"{args.checkpoint} is not an HM-LSTM language model")
     dictionaries = (loaded.src_dict, loaded.tgt_dict)
-    options = DynamicOptions(0.0)
-    if args.dynamic:
-        options = DynamicOptions(args.learning_rate, args.decay, args.segment, args.epsilon)
+    options = given if args.dynamic else DynamicOptions(0.0)
     window = options.segment if args.dynamic else STATIC_WINDOW
     segments = text_batches(args.data, args.subset, *dictionaries, window)
     rms = None

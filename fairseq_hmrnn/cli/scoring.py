@@ -12,7 +12,7 @@ from typing import List
 from .errors import UserError
 from .recipe import PACKAGE
 
-FOUND = re.compile(r"Evaluated .* tokens|Loss \(base 2\): [0-9.]*")
+FOUND = re.compile(r"Evaluated [0-9,]+ tokens|Loss \(base 2\): [0-9.]*")
 LOG_LIKELIHOOD = re.compile(r"\| log_likelihood (\S+)")
 TEST_SPLITS = ("test.idx", "test.*.idx", "test.npz")  # of text, of two languages, of handwriting
 CHECKPOINTS = ("checkpoint_best.pt", "checkpoint_last.pt")  # the last one where nothing was validated

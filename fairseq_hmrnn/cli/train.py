@@ -25,6 +25,7 @@ import os
 import shlex
 from typing import Any, Dict, List, NamedTuple
 
+from ..data.handwriting.store import DESCRIPTION
 from . import scoring
 from .arguments import Parser, folder_to_write, path
 from .choice import choose, value_of
@@ -33,7 +34,9 @@ from .fairseq_command import call, has_gpu
 from .prepare import KINDS
 from .recipe import RECIPES, load_recipe, write_recipe
 
-LANGUAGE_MODELING = "hmlstm_language_modeling"
+LANGUAGE_MODELING, HANDWRITING = "hmlstm_language_modeling", "hmlstm_handwriting"
+# Of a folder that was prepared for a task: a file in it.
+PREPARED = {LANGUAGE_MODELING: "dict.txt", HANDWRITING: DESCRIPTION}
 
 
 def add_arguments(parser: Parser) -> None:
@@ -92,6 +95,8 @@ def _check(args: argparse.Namespace) -> bool:
         raise UserError(f"{what} is a file: prepare it first: fairseq-hmrnn prepare text {what} --dest DIR")
     if not os.path.isdir(what):
         raise UserError(f"there is no folder {what}, nor a recipe of that name: recipes are {', '.join(RECIPES)}")
+    if args.data in RECIPES:
+        raise UserError(f"the recipe goes first: fairseq-hmrnn train {args.data} {shlex.quote(what)}")
     if args.data is not None:
         raise UserError(f"{what} is no recipe: give one folder, and options of fairseq-train behind --")
     return False
@@ -110,8 +115,9 @@ def _how_to_prepare(recipe: str) -> str:
 
 def _by_recipe(args: argparse.Namespace, data: str, save_dir: str) -> Training:
     task = str(load_recipe(args.what).task.get("_name"))
-    if task == LANGUAGE_MODELING and not os.path.isfile(os.path.join(data, "dict.txt")):
-        raise UserError(f"no {data}/dict.txt: {_how_to_prepare(args.what)}")
+    if task in PREPARED and not os.path.isfile(os.path.join(data, PREPARED[task])):
+        how = _how_to_prepare("handwriting" if task == HANDWRITING else args.what)
+        raise UserError(f"no {data}/{PREPARED[task]}: {how}")
     dest = os.path.join(save_dir, "recipe")
     common: Dict[str, Any] = {} if has_gpu() else {"cpu": True}
     name = write_recipe(args.what, data, save_dir, dest, **common)

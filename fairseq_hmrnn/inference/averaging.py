@@ -38,6 +38,8 @@ def average(paths: Sequence[Path], moving: bool = False, half: bool = False) -> 
     """
     sums: Dict[str, Tensor] = {}
     for path in paths:
+        if path.is_dir():
+            raise ValueError(f"{path} is a folder: give it alone, or name the checkpoints in it")
         if not path.is_file():
             raise ValueError(f"no such file: {path}")
         checkpoint = checkpoint_utils.load_checkpoint_to_cpu(str(path))

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from ..modules import LayerOutput, MixtureDensity, StepDistribution
 from ..ops import capturing, padding_of
-from ..options import DROPOUT, SIZE, CheckedOptions, check_config, option, whole
+from ..options import DROPOUT, SIZE, CheckedOptions, Parsed, check_config, option, whole
 from ..trace import KEY, BoundaryTrace
 from .architectures import register_architectures
-from .config import SLOPE, HMLSTMConfig, build_hm_lstm, build_slope_schedule
+from .config import SLOPE, HMLSTMConfig, build_hm_lstm, build_slope_schedule, parse_sizes
 from .dropout import RecurrentDropout
 from .slope import SlopeProgress
 
@@ -57,7 +57,9 @@ class HMLSTMHandwritingConfig(HMLSTMConfig):
     """Options of `hmlstm_handwriting`. Sizes and slopes are those of the paper's experiment on IAM-OnDB."""
 
     embed_dim: int = option(64, "size of the linear layer that reads dx, dy and the pen", SIZE)
-    hidden_sizes: str = "400,400,400"
+    hidden_sizes: str = option(
+        "400,400,400", "sizes of the layers, bottom to top, separated by commas", Parsed(parse_sizes)
+    )
     output_dim: int = option(400, "size of the output module's embedding h_e", SIZE)
     mixtures: int = option(20, "Gaussians of the density of the next step", whole(1, 1000))
     slope_max: float = option(3.0, "the slope grows no further (paper: 3 for IAM-OnDB)", SLOPE)

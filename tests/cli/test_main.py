@@ -88,3 +88,13 @@ def test_old_names_of_shell_scripts_call_the_command(called, tmp_path, monkeypat
     python.chmod(0o755)
     monkeypatch.setattr("conftest.BIN", tmp_path)
     assert script(*called).splitlines() == ["-m", "fairseq_hmrnn", *OLD_SHELL[called]]
+
+
+@pytest.mark.parametrize(
+    "words", [["text", __file__], ["ptb", "."], ["handwriting", "."], ["translation", "de", "en", "."]]
+)
+def test_no_data_goes_to_a_folder_that_could_not_be_trained_on(words, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        run_here(["prepare", *words, "--dest", str(tmp_path / "a:b")])
+    assert stopped.value.code == 2 and "would be read as a list of folders" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

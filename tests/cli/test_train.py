@@ -92,7 +92,9 @@ def test_texts_are_looked_at(data, tmp_path):
         (["nothing"], f"recipes are {', '.join(recipe.RECIPES)}"),
         (["{data}", "{data}"], "give one folder, and options of fairseq-train behind --"),
         (["ptb", "{data}", "--", "checkpoint.save_dir=a"], "give the folder of checkpoints as --save-dir, before --"),
-        (["{tmp}/strokes"], "has handwriting: name its recipe too: fairseq-hmrnn train handwriting {tmp}/strokes"),
+        (["{data}", "ptb_small"], "the recipe goes first: fairseq-hmrnn train ptb_small {data}"),
+        (["handwriting", "{data}"], "no {data}/handwriting.json: run fairseq-hmrnn prepare handwriting first"),
+        (["{tmp}/pen"], "{tmp}/pen has handwriting: fairseq-hmrnn train handwriting {tmp}/pen"),
         (["{data}/dict.txt"], "is a file: prepare it first: fairseq-hmrnn prepare text {data}/dict.txt"),
         (["{data}", "--save-dir", "{tmp}/a:b"], "a list of folders"),
         (["{tmp}/wrong.yaml", "{data}"], "wrong.yaml is not a recipe: it has no section task"),
@@ -101,8 +103,8 @@ def test_texts_are_looked_at(data, tmp_path):
 def test_mistakes_are_told_before_anything_is_made(data, tmp_path, monkeypatch, what, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "wrong.yaml").write_text("model: {}\n")
-    (tmp_path / "strokes").mkdir()
-    (tmp_path / "strokes" / "handwriting.json").touch()
+    (tmp_path / "pen").mkdir()
+    (tmp_path / "pen" / "handwriting.json").write_text("{}")
     parser = Parser()
     train.add_arguments(parser)
     given = [part.format(tmp=tmp_path, data=data) for part in what]
@@ -112,7 +114,7 @@ def test_mistakes_are_told_before_anything_is_made(data, tmp_path, monkeypatch, 
     with pytest.raises(UserError) as error:
         train.run(args)
     assert message.format(tmp=tmp_path, data=data) in str(error.value)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["strokes", "wrong.yaml"]
+    assert {path.name for path in tmp_path.iterdir()} == {"wrong.yaml", "pen"}
 
 
 @pytest.mark.parametrize("error", [UnsafeCheckpointError, ValueError, RuntimeError])
@@ -151,7 +153,7 @@ def test_a_folder_is_trained_and_scored_from_anywhere_and_the_printed_command_is
     log = run("fairseq-hmrnn", "train", folder / "bin", "--", *tiny, 5, cwd=folder).stdout
     assert re.search(r"Loaded checkpoint .* \(epoch \d @ 3 updates\)", log)
     characters = len((data.parent / "test.txt").read_bytes().decode())
-    assert f"Evaluated {characters:,} tokens" in log
+    assert f"Evaluated {characters:,} tokens\n" in log
     assert (folder / "checkpoints" / "bin" / "eval.log").is_file()
 
 

@@ -7,7 +7,7 @@ import shlex
 from typing import Callable, Dict
 
 from ...data.binarize import TextSource, check_destination, prepare
-from ..arguments import Parser, folder_to_write
+from ..arguments import Parser, data_to_write
 
 
 def add_destination(parser: Parser, default: str) -> None:
@@ -15,7 +15,7 @@ def add_destination(parser: Parser, default: str) -> None:
     parser.add_argument(
         "--dest",
         metavar="DIR",
-        type=folder_to_write,
+        type=data_to_write,
         default=default,
         help="where the data is written (default %(default)s)",
     )

@@ -14,13 +14,13 @@ import sys
 
 from ...data.binarize import check_destination
 from ...data.handwriting import prepare
-from ..arguments import SEED, SHARE, Parser, existing_folder, folder_to_write
+from ..arguments import SEED, SHARE, Parser, data_to_write, existing_folder
 from ..errors import UserError
 
 
 def add_arguments(parser: Parser) -> None:
     parser.add_argument("folder", metavar="FOLDER", type=existing_folder, help="of the corpus")
-    parser.add_argument("--dest", required=True, metavar="DIR", type=folder_to_write, help="where the data is written")
+    parser.add_argument("--dest", required=True, metavar="DIR", type=data_to_write, help="where the data is written")
     parser.add_argument(
         "--valid-fraction",
         type=SHARE,

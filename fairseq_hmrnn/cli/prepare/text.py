@@ -13,7 +13,7 @@ import shlex
 from typing import Dict
 
 from ...data.binarize import TextSource, check_destination, embedded_text, prepare
-from ..arguments import SHARE, Parser, existing_file, folder_to_write
+from ..arguments import SHARE, Parser, data_to_write, existing_file
 from ..errors import UserError
 
 
@@ -24,7 +24,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--embedded", action="store_true", help="use CPython's own documentation topics instead of TRAIN"
     )
-    parser.add_argument("--dest", required=True, metavar="DIR", type=folder_to_write, help="where the data is written")
+    parser.add_argument("--dest", required=True, metavar="DIR", type=data_to_write, help="where the data is written")
     parser.add_argument(
         "--dict", metavar="FILE", type=existing_file, help="use this dict.txt instead of one from the training split"
     )

@@ -13,7 +13,7 @@ import shlex
 
 from ...data.parallel import KINDS, Side, prepare_parallel
 from ...options import whole
-from ..arguments import Parser, existing_folder, folder_to_write
+from ..arguments import Parser, data_to_write, existing_folder
 
 
 def add_arguments(parser: Parser) -> None:
@@ -32,7 +32,7 @@ def add_arguments(parser: Parser) -> None:
             help=f"size of the {side}'s vocabulary (default %(default)s; of char: all)",
         )
     parser.add_argument(
-        "--dest", metavar="DEST", type=folder_to_write, help="where the data is written (default DIR/bin)"
+        "--dest", metavar="DEST", type=data_to_write, help="where the data is written (default DIR/bin)"
     )
 
 
@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> None:
         Side(args.source, args.source_type, args.source_size),
         Side(args.target, args.target_type, args.target_size),
     ]
-    dest = args.dest or f"{args.folder}/bin"
+    dest = args.dest or data_to_write(f"{args.folder}/bin")
     counts = prepare_parallel(args.folder, dest, *sides)
     symbols = ", ".join(f"{count} {side.kind} symbols of {side.language}" for side, count in zip(sides, counts))
     print(f"written to {dest}: {symbols}. To train on it:\nfairseq-hmrnn train {shlex.quote(dest)}")

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# From a fresh clone to a trained HM-LSTM in about ten minutes on two cores, without any download but the packages:
+# From a fresh clone to a trained HM-LSTM in about five minutes on two cores, without any download but the packages:
 # trains on the documentation topics inside CPython, scores, samples, and draws the boundaries that the model found.
 # usage: bash scripts/quickstart.sh [FOLDER]     results in FOLDER (default runs/quickstart); run again, it goes on
 set -euo pipefail

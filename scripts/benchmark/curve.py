@@ -36,15 +36,17 @@ def parse_args():
 
 def read(lines, seconds=None):
     """Rows of FIELDS, in order. An update that two lines report, since training was interrupted after it, is there
-    once, as the later line has it."""
-    rows, wall, per_epoch = {}, 0.0, None
+    once, as the later line has it. UserError for what is no such log."""
+    rows, wall, lines = {}, 0.0, list(lines)
+    totals = re.findall(r"epoch \d+: +\d+ / (\d+)", "\n".join(lines))
+    if not totals:
+        raise UserError("this is no log of a training in log-format simple, of one --log-interval at least")
+    per_epoch = int(totals[0])
     for line in lines:
         found = LINE.search(line)
         values = {name: float(value) for name, value in VALUE.findall(found.group(2))} if found else {}
         if not {"bpc", "num_updates"} <= values.keys():
             continue
-        total = re.search(r"epoch \d+: +\d+ / (\d+)", line)
-        per_epoch = int(total.group(1)) if total else per_epoch
         wall = values.get("wall", wall)
         split = "validation" if found.group(1) == "valid" else "training"
         update = int(values["num_updates"])
@@ -78,9 +80,10 @@ def main():
     args = parse_args()
     logging.disable(logging.INFO)  # fairseq turns all on, of all libraries
     rows = read(Path(args.log).read_text(encoding="utf-8").splitlines(), args.seconds)
-    if not any(row["split"] == "validation" for row in rows):
-        raise UserError(f"{args.log} has no validation in log-format simple")
-    best = min((row for row in rows if row["split"] == "validation"), key=lambda row: row["bpc"])
+    validations = [row for row in rows if row["split"] == "validation"]
+    if not validations:
+        raise UserError(f"{args.log} has no validation yet")
+    best = min(validations, key=lambda row: row["bpc"])
     print("best validation: {bpc:.4f} after {update:,} updates, {epoch:.2f} epochs, {hours:.2f} hours".format(**best))
     if args.csv:
         with open(args.csv, "w", newline="", encoding="utf-8") as file:

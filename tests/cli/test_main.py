@@ -29,7 +29,7 @@ def test_help_shows_an_example(words, capsys):
 def test_the_help_of_all_names_every_command(capsys):
     run_here([])
     printed = capsys.readouterr().out
-    assert re.findall(r"^    ([\w-]+) ", printed, re.MULTILINE) == list(COMMANDS)
+    assert re.findall(r"^    ([\w-]+)  ", printed, re.MULTILINE) == list(COMMANDS)
 
 
 @pytest.mark.parametrize("words", [["nothing"], ["prepare"], ["prepare", "nothing"], ["sample"], ["train", "--x"]])

@@ -92,22 +92,45 @@ def test_texts_are_looked_at(data, tmp_path):
         (["{tmp}/pen"], "{tmp}/pen has handwriting: fairseq-hmrnn train handwriting {tmp}/pen"),
         (["{data}/dict.txt"], "is a file: prepare it first: fairseq-hmrnn prepare text {data}/dict.txt"),
         (["{data}", "--save-dir", "{tmp}/a:b"], "a list of folders"),
+        (["{tmp}/task.yaml", "{data}"], "task.yaml is not a recipe: it has no section task"),
+        (["{data}", "--save-dir", "{data}/dict.txt/save"], "Not a directory"),
         (["{tmp}/wrong.yaml", "{data}"], "wrong.yaml is not a recipe: it has no section task"),
     ],
 )
 def test_mistakes_are_told_before_anything_is_made(data, tmp_path, monkeypatch, what, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "wrong.yaml").write_text("model: {}\n")
+    (tmp_path / "task.yaml").write_text("task: 5\n")
     (tmp_path / "pen").mkdir()
     (tmp_path / "pen" / "handwriting.json").write_text("{}")
     parser = Parser()
     train.add_arguments(parser)
     args = parser.parse_args([part.format(tmp=tmp_path, data=data) for part in what])
     args.passed_on = []
-    with pytest.raises(UserError) as error:
+    with pytest.raises((UserError, OSError)) as error:
         train.run(args)
     assert message.format(tmp=tmp_path, data=data) in str(error.value)
-    assert {path.name for path in tmp_path.iterdir()} == {"wrong.yaml", "pen"}
+    assert {path.name for path in tmp_path.iterdir()} == {"wrong.yaml", "task.yaml", "pen"}
+
+
+@pytest.mark.parametrize(
+    "recipe_first, setting, taken, instead",
+    [
+        (True, "--max-update", "--config-dir=more", "optimization.max_update=100"),
+        (False, "optimization.max_update=3", "--optimizer", "--max-update 100"),
+    ],
+)
+def test_settings_are_written_as_the_command_takes_them(data, tmp_path, recipe_first, setting, taken, instead):
+    what = ["character_lm", str(data)] if recipe_first else [str(data)]
+    parser = Parser()
+    train.add_arguments(parser)
+    args = parser.parse_args([*what, "--save-dir", str(tmp_path / "save"), "--dry-run"])
+    args.passed_on = [taken, "x"]
+    train.run(args)
+    args.passed_on.append(setting)
+    with pytest.raises(UserError) as error:
+        train.run(args)
+    assert f"{setting} is a setting of the other kind: " in str(error.value) and instead in str(error.value)
 
 
 def test_a_file_in_configs_is_a_recipe():

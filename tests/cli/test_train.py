@@ -9,7 +9,7 @@ import pytest
 from conftest import run
 from fairseq.data import Dictionary
 
-from fairseq_hmrnn.cli import choice, recipe, train
+from fairseq_hmrnn.cli import choice, recipe, scoring, train
 from fairseq_hmrnn.cli.arguments import Parser
 from fairseq_hmrnn.cli.choice import Text, choose, look_at, value_of
 from fairseq_hmrnn.cli.errors import UserError
@@ -152,6 +152,14 @@ def test_a_folder_is_trained_and_scored_from_anywhere_and_the_printed_command_is
     characters = len((data.parent / "test.txt").read_bytes().decode())
     assert f"Evaluated {characters:,} tokens\n" in log
     assert (folder / "checkpoints" / "bin" / "eval.log").is_file()
+
+
+def test_the_score_takes_nothing_in_the_current_folder_for_a_package(tmp_path, monkeypatch):
+    (tmp_path / "fairseq.py").write_text("raise RuntimeError('not this one')\n")
+    monkeypatch.chdir(tmp_path)
+    assert "--gen-subset" in scoring._run("fairseq_cli.eval_lm", ["--help"], str(tmp_path / "log"))
+    with pytest.raises(UserError, match="the test split was not scored, see .*--nothing"):
+        scoring._run("fairseq_cli.eval_lm", ["data", "--path", "none.pt", "--nothing"], str(tmp_path / "log"))
 
 
 def test_what_training_finds_wrong_ends_it_as_it_ends_fairseqs_command(data, tmp_path):

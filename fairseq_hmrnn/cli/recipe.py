@@ -30,7 +30,7 @@ def load_recipe(name: str) -> DictConfig:
         config = OmegaConf.load(str(path))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not YAML: {error}") from error
-    if not isinstance(config, DictConfig) or "task" not in config:
+    if not isinstance(config, DictConfig) or not isinstance(config.get("task"), DictConfig):
         raise UserError(f"{path} is not a recipe: it has no section task (copy one of {PACKAGE / 'configs'})")
     return config
 

@@ -15,6 +15,11 @@ from .recipe import PACKAGE
 FOUND = re.compile(r"Evaluated [0-9,]+ tokens|Loss \(base 2\): [0-9.]*")
 LOG_LIKELIHOOD = re.compile(r"\| log_likelihood (\S+)")
 TEST_SPLITS = ("test.idx", "test.*.idx", "test.npz")  # of text, of two languages, of handwriting
+# As -m runs a module, but nothing in the current folder, such as a fairseq.py, is taken for a package.
+RUN_MODULE = (
+    "import sys; sys.path = [folder for folder in sys.path if folder]; import runpy; "
+    "runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)"
+)
 CHECKPOINTS = ("checkpoint_best.pt", "checkpoint_last.pt")  # the last one where nothing was validated
 
 
@@ -72,7 +77,9 @@ def _matching(folder: str, pattern: str) -> List[str]:
 def _run(module: str, arguments: List[str], log: str) -> str:
     """Run a command; returns its standard output and errors, which the file `log` keeps."""
     with open(log, "w+b") as file:
-        code = subprocess.call([sys.executable, "-m", module, *arguments], stdout=file, stderr=subprocess.STDOUT)
+        code = subprocess.call(
+            [sys.executable, "-c", RUN_MODULE, module, *arguments], stdout=file, stderr=subprocess.STDOUT
+        )
         file.seek(0)
         printed = file.read().decode("utf-8", "replace")
     if code:

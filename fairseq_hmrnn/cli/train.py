@@ -22,8 +22,9 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shlex
-from typing import Any, Dict, List, NamedTuple
+from typing import Any, Dict, List, NamedTuple, Pattern
 
 from ..data.handwriting.store import DESCRIPTION
 from . import scoring
@@ -35,6 +36,11 @@ from .prepare import KINDS
 from .recipe import RECIPES, load_recipe, write_recipe
 
 LANGUAGE_MODELING, HANDWRITING = "hmlstm_language_modeling", "hmlstm_handwriting"
+# Settings behind -- as fairseq-train takes them, but hydra's own options, and as hydra does.
+OF_HYDRA = re.compile(r"\+{0,2}[a-z_]+\.[a-z_.]+=")
+OF_FAIRSEQ_TRAIN = re.compile(
+    r"--(?!(help|hydra-help|version|cfg|resolve|package|run|multirun|shell-completion|config-|experimental-rerun|info))"
+)
 # Of a folder that was prepared for a task: a file in it.
 PREPARED = {LANGUAGE_MODELING: "dict.txt", HANDWRITING: DESCRIPTION}
 
@@ -66,10 +72,18 @@ def run(args: argparse.Namespace) -> None:
     print(shlex.join([training.command, *training.arguments]), flush=True)
     if args.dry_run:
         return
+    _make_writable(save_dir)
     call(training.command, training.arguments)
     if not args.no_score:
         cpu = not has_gpu() or "--cpu" in args.passed_on or "common.cpu=true" in args.passed_on
         scoring.score(training.task, data, save_dir, cpu)
+
+
+def _make_writable(folder: str) -> None:
+    """Make a folder; OSError or UserError, before any time is spent, where no checkpoint could be written to it."""
+    os.makedirs(folder, exist_ok=True)
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UserError(f"{folder} cannot be written to: give another --save-dir")
 
 
 class Training(NamedTuple):
@@ -90,6 +104,7 @@ def _check(args: argparse.Namespace) -> bool:
             raise UserError(f"{what} is a recipe: give its folder of data too (a folder of that name is ./{what})")
         if not os.path.isdir(args.data):
             raise UserError(f"there is no folder {args.data}: {_how_to_prepare(what)}")
+        _refuse(args.passed_on, OF_FAIRSEQ_TRAIN, "with a recipe it is written as in optimization.max_update=100")
         return True
     if os.path.isfile(what):
         raise UserError(f"{what} is a file: prepare it first: fairseq-hmrnn prepare text {what} --dest DIR")
@@ -99,7 +114,16 @@ def _check(args: argparse.Namespace) -> bool:
         raise UserError(f"the recipe goes first: fairseq-hmrnn train {args.data} {shlex.quote(what)}")
     if args.data is not None:
         raise UserError(f"{what} is no recipe: give one folder, and options of fairseq-train behind --")
+    _refuse(args.passed_on, OF_HYDRA, "with a folder it is written as in --max-update 100")
     return False
+
+
+def _refuse(settings: List[str], kind: Pattern[str], how: str) -> None:
+    """UserError for settings, of those behind --, that are written in the other command's way."""
+    pairs = zip(["", *settings], settings)  # what follows an option may be its value
+    wrong = [setting for before, setting in pairs if kind.match(setting) and not before.startswith("-")]
+    if wrong:
+        raise UserError(f"{wrong[0]} is a setting of the other kind: {how}")
 
 
 def default_save_dir(what: str) -> str:

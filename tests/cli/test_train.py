@@ -13,7 +13,7 @@ from conftest import run
 from fairseq.data import Dictionary
 
 from fairseq_hmrnn.checkpoints import UnsafeCheckpointError, check_checkpoint
-from fairseq_hmrnn.cli import choice, fairseq_command, recipe, train
+from fairseq_hmrnn.cli import choice, fairseq_command, recipe, scoring, train
 from fairseq_hmrnn.cli.arguments import Parser
 from fairseq_hmrnn.cli.choice import Text, choose, look_at, value_of
 from fairseq_hmrnn.cli.errors import UserError
@@ -97,12 +97,15 @@ def test_texts_are_looked_at(data, tmp_path):
         (["{tmp}/pen"], "{tmp}/pen has handwriting: fairseq-hmrnn train handwriting {tmp}/pen"),
         (["{data}/dict.txt"], "is a file: prepare it first: fairseq-hmrnn prepare text {data}/dict.txt"),
         (["{data}", "--save-dir", "{tmp}/a:b"], "a list of folders"),
+        (["{tmp}/task.yaml", "{data}"], "task.yaml is not a recipe: it has no section task"),
+        (["{data}", "--save-dir", "{data}/dict.txt/save"], "Not a directory"),
         (["{tmp}/wrong.yaml", "{data}"], "wrong.yaml is not a recipe: it has no section task"),
     ],
 )
 def test_mistakes_are_told_before_anything_is_made(data, tmp_path, monkeypatch, what, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "wrong.yaml").write_text("model: {}\n")
+    (tmp_path / "task.yaml").write_text("task: 5\n")
     (tmp_path / "pen").mkdir()
     (tmp_path / "pen" / "handwriting.json").write_text("{}")
     parser = Parser()
@@ -111,10 +114,30 @@ def test_mistakes_are_told_before_anything_is_made(data, tmp_path, monkeypatch, 
     own = given.index("--") if "--" in given else len(given)
     args = parser.parse_args(given[:own])
     args.passed_on = given[own + 1 :]
-    with pytest.raises(UserError) as error:
+    with pytest.raises((UserError, OSError)) as error:
         train.run(args)
     assert message.format(tmp=tmp_path, data=data) in str(error.value)
-    assert {path.name for path in tmp_path.iterdir()} == {"wrong.yaml", "pen"}
+    assert {path.name for path in tmp_path.iterdir()} == {"wrong.yaml", "task.yaml", "pen"}
+
+
+@pytest.mark.parametrize(
+    "recipe_first, setting, taken, instead",
+    [
+        (True, "--max-update", "--config-dir=more", "optimization.max_update=100"),
+        (False, "optimization.max_update=3", "--optimizer", "--max-update 100"),
+    ],
+)
+def test_settings_are_written_as_the_command_takes_them(data, tmp_path, recipe_first, setting, taken, instead):
+    what = ["character_lm", str(data)] if recipe_first else [str(data)]
+    parser = Parser()
+    train.add_arguments(parser)
+    args = parser.parse_args([*what, "--save-dir", str(tmp_path / "save"), "--dry-run"])
+    args.passed_on = [taken, "x"]
+    train.run(args)
+    args.passed_on.append(setting)
+    with pytest.raises(UserError) as error:
+        train.run(args)
+    assert f"{setting} is a setting of the other kind: " in str(error.value) and instead in str(error.value)
 
 
 @pytest.mark.parametrize("error", [UnsafeCheckpointError, ValueError, RuntimeError])
@@ -155,6 +178,14 @@ def test_a_folder_is_trained_and_scored_from_anywhere_and_the_printed_command_is
     characters = len((data.parent / "test.txt").read_bytes().decode())
     assert f"Evaluated {characters:,} tokens\n" in log
     assert (folder / "checkpoints" / "bin" / "eval.log").is_file()
+
+
+def test_the_score_takes_nothing_in_the_current_folder_for_a_package(tmp_path, monkeypatch):
+    (tmp_path / "fairseq.py").write_text("raise RuntimeError('not this one')\n")
+    monkeypatch.chdir(tmp_path)
+    assert "--gen-subset" in scoring._run("fairseq_cli.eval_lm", ["--help"], str(tmp_path / "log"))
+    with pytest.raises(UserError, match="the test split was not scored, see .*--nothing"):
+        scoring._run("fairseq_cli.eval_lm", ["data", "--path", "none.pt", "--nothing"], str(tmp_path / "log"))
 
 
 def test_what_training_finds_wrong_ends_it_as_it_ends_fairseqs_command(data, tmp_path):

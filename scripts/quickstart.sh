@@ -28,6 +28,7 @@ fairseq-hmrnn train "$data" --save-dir "$folder/checkpoints" -- --max-update "$u
 say "3. A sample, in $folder/sample.txt"
 fairseq-hmrnn sample "$checkpoint" --prompt 'The following' --temperature 0.6 --length 500 --seed 4 \
   2>"$folder/sample.log" | tee "$folder/sample.txt"
+echo
 
 say "4. The boundaries it found, in $folder/boundaries.png"
 python - "$folder/text.txt" <<'TEXT'

@@ -75,6 +75,8 @@ def log_probs(model, x):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("options", [{}, {"normalization": "none"}, {"adaptive_softmax_cutoff": "5"}], ids=str)
 def test_generation_is_of_rounded_weights_whatever_they_were(monkeypatch, options, dtype, table):
+    if dtype == torch.float16 and "adaptive_softmax_cutoff" in options and int(torch.__version__.split(".")[0]) < 2:
+        pytest.skip("torch 1 does not multiply float16 on CPU, as the adaptive softmax does")
     if not table:
         monkeypatch.setattr(decoding, "TABLE_SYMBOLS", 0)
     options = {"output_dim": 8, **options}

@@ -164,3 +164,21 @@ def refuse_irregular(argument: str) -> None:
         raise argparse.ArgumentTypeError(f"{argument} is a folder: give a file")
     if not stat.S_ISREG(mode):
         raise argparse.ArgumentTypeError(f"{argument} is not a regular file: save what it gives in one first")
+
+
+def add_text_to_read(parser: Parser) -> None:
+    """The arguments of a command that reads a text with a model of characters."""
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", type=path, help="of an hmlstm_lm trained on characters")
+    parser.add_argument(
+        "--data",
+        metavar="DIR",
+        type=prepared_folder,
+        help="the prepared folder with its dict.txt (default: that of the training)",
+    )
+    parser.add_argument(
+        "--text",
+        metavar="FILE",
+        default="-",
+        type=file_or_input,
+        help="a UTF-8 file; - reads standard input (default)",
+    )

@@ -102,8 +102,10 @@ def _for_text(data: str, names: Set[str], given: Sequence[str]) -> Tuple[Options
     if text.spaces is not None:
         kind = "characters, with spaces between words" if text.spaces else "characters, without spaces"
         if not names.intersection(CLASSES["criterion"]):
-            by_spaces = WITH_SPACES if text.spaces else WITHOUT_SPACES
-            options.update({} if text.spaces and recipe_name == SIZES[0][1] else by_spaces)
+            if not text.spaces:
+                options.update(WITHOUT_SPACES)
+            elif recipe_name != SIZES[0][1]:
+                options.update(WITH_SPACES)
     sizes = value_of("--hidden-sizes", given)
     if names.intersection(CLASSES["model"]) or (sizes is not None and sizes.count(",") != 2):
         for name in WITH_SPACES:  # each has a value for every layer, and there are not three, or nobody knows

@@ -21,12 +21,12 @@ from tqdm import tqdm
 from ..data.indexed import count_symbols
 from ..inference import hub
 from ..inference.dynamic_evaluation import DynamicEvaluation, DynamicOptions, gradient_rms, text_batches
+from ..inference.reader import WINDOW
 from ..options import LARGEST_SIZE, number, whole
 from . import arguments as kinds
 from .errors import UserError
 
 DEFAULT = DynamicOptions()
-STATIC_WINDOW = 1000  # symbols of a forward pass; the state is carried, so that it changes nothing but memory
 STATISTICS_WINDOW = 100
 
 
@@ -93,7 +93,7 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"{args.checkpoint} is not an HM-LSTM language model")
     dictionaries = (loaded.src_dict, loaded.tgt_dict)
     options = given if args.dynamic else DynamicOptions(0.0)
-    window = options.segment if args.dynamic else STATIC_WINDOW
+    window = options.segment if args.dynamic else WINDOW
     segments = text_batches(args.data, args.subset, *dictionaries, window)
     rms = None
     if args.dynamic:

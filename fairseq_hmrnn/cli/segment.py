@@ -27,21 +27,8 @@ from .files import read_text, text_pieces
 
 
 def add_arguments(parser: kinds.Parser) -> None:
+    kinds.add_text_to_read(parser)
     add = parser.add_argument
-    add("checkpoint", metavar="CHECKPOINT", type=kinds.path, help="of an hmlstm_lm trained on characters")
-    add(
-        "--data",
-        metavar="DIR",
-        type=kinds.prepared_folder,
-        help="the prepared folder with its dict.txt (default: the one it was trained on)",
-    )
-    add(
-        "--text",
-        metavar="FILE",
-        default="-",
-        type=kinds.file_or_input,
-        help="a UTF-8 file; - reads standard input (default)",
-    )
     add("--format", choices=["text", "json"], default="text", help="of the output (default %(default)s)")
     add(
         "--layer",

@@ -13,7 +13,7 @@ from typing import Any, Dict, List, NamedTuple, Optional
 
 import numpy as np
 import torch
-from fairseq.data import ConcatDataset, FairseqDataset
+from fairseq.data import ConcatDataset, FairseqDataset, data_utils
 from fairseq.data.indexed_dataset import MMapIndexedDataset
 from fairseq.data.iterators import EpochBatchIterator
 from fairseq.utils import move_to_cpu
@@ -69,6 +69,9 @@ def read_tokens(dataset) -> np.ndarray:
     return np.concatenate([dataset[i].numpy() for i in range(len(dataset))] or [np.zeros(0, dtype=np.int64)])
 
 
+_SMALLER_BATCH = " (batch size times processes): give a smaller --batch-size (for validation --batch-size-valid)"
+
+
 class StreamDataset(FairseqDataset):
     """A split as one sequence of symbols.
 
@@ -86,13 +89,10 @@ class StreamDataset(FairseqDataset):
     def __getitem__(self, position: int) -> int:
         return int(self.tokens[position])
 
-    def check_holds(self, num_streams: int) -> None:
-        """ValueError if it is too short to be cut into num_streams."""
+    def check_holds(self, num_streams: int, remedy: str = _SMALLER_BATCH) -> None:
+        """ValueError, which ends with the remedy, if it is too short to be cut into num_streams."""
         if len(self) < num_streams:
-            raise ValueError(
-                f"{self.name} has {len(self)} symbols, too few for {num_streams} streams (batch size times processes): "
-                "give a smaller --batch-size (for validation --batch-size-valid)"
-            )
+            raise ValueError(f"{self.name} has {len(self)} symbols, too few for {num_streams} streams{remedy}")
 
     def slice(self, positions: np.ndarray, inside: np.ndarray) -> Dict[str, Tensor]:
         """source and target at `positions` (B, T) of the text; padding where `inside` (B, T) is False. The source is
@@ -105,6 +105,24 @@ class StreamDataset(FairseqDataset):
         target[target >= len(self.output_dictionary)] = self.output_dictionary.unk()
         source[~inside], target[~inside] = pad, pad
         return {"source": torch.from_numpy(source), "target": torch.from_numpy(target)}
+
+
+def load_stream(
+    folder: str,
+    split: str,
+    dictionary,
+    output_dictionary,
+    windows: WindowOptions,
+    dataset_impl: Optional[str] = None,
+    combine: bool = False,
+) -> StreamDataset:
+    """A prepared split as one sequence of symbols. dataset_impl, combine: fairseq's, for other formats and for split1,
+    split2 and so on. FileNotFoundError if it is not there; whether its files are whole is for `indexed.check_split`."""
+    path = f"{folder}/{split}"
+    indexed = data_utils.load_indexed_dataset(path, dictionary, dataset_impl, combine=combine)
+    if indexed is None:
+        raise FileNotFoundError(f"there is no split {split}: no {path}.idx")
+    return StreamDataset(read_tokens(indexed), split, dictionary, output_dictionary, windows)
 
 
 class StreamBatches(torch.utils.data.Dataset):

@@ -6,16 +6,14 @@ seen nothing but the past.
 
 from __future__ import annotations
 
-import os
 from typing import Iterable, Iterator, List, NamedTuple, Optional, Tuple
 
 import torch
 import torch.nn.functional as F
-from fairseq.data import data_utils
 from torch import Tensor
 
 from ..data.indexed import check_split
-from ..data.streams import StreamBatches, StreamDataset, WindowOptions, read_tokens
+from ..data.streams import StreamBatches, WindowOptions, load_stream
 from ..ops import HMLSTMState
 
 
@@ -51,14 +49,9 @@ def text_batches(
     """A prepared split as num_streams contiguous streams: sources and targets (num_streams, length) of window after
     window; the last may be shorter. FileNotFoundError for a split that is not there, ValueError for one that is
     damaged or has fewer symbols than there are streams."""
-    path = os.path.join(folder, split)
-    check_split(path, dictionary)
-    indexed = data_utils.load_indexed_dataset(path, dictionary)
-    if indexed is None:
-        raise FileNotFoundError(f"{folder} has no split {split}")
-    text = StreamDataset(read_tokens(indexed), split, dictionary, output_dictionary, WindowOptions(length).check())
-    if len(text) < num_streams:
-        raise ValueError(f"{path} has {len(text)} symbols, too few for {num_streams} streams: give fewer, or more text")
+    check_split(f"{folder}/{split}", dictionary)
+    text = load_stream(folder, split, dictionary, output_dictionary, WindowOptions(length).check())
+    text.check_holds(num_streams, ": give fewer, or more text")
     batches = StreamBatches(text, num_streams, range(num_streams))
     return ((batches[i]["net_input"]["src_tokens"], batches[i]["target"]) for i in range(len(batches)))
 

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Optional
 
 from fairseq import utils
-from fairseq.data import data_utils
 from fairseq.distributed import utils as distributed_utils
 from fairseq.tasks.language_modeling import LanguageModelingConfig, LanguageModelingTask
 from omegaconf import II
@@ -17,7 +16,7 @@ from ..data.streams import (
     StreamBatchIterator,
     StreamDataset,
     WindowOptions,
-    read_tokens,
+    load_stream,
     refuse_streams,
 )
 from ..options import PROBABILITY, SEED, CheckedOptions, inherited, number, option, whole
@@ -90,15 +89,13 @@ class StatefulLanguageModelingTask(CheckedOptions, LanguageModelingTask):
     def load_dataset(self, split, epoch=1, combine=False, **kwargs):
         """With --stateful the split becomes one sequence of symbols. ValueError for files that are not whole."""
         folders = utils.split_paths(self.args.data)
-        path = f"{folders[(epoch - 1) % len(folders)]}/{split}"
-        check_split(path, self.dictionary, combine)
+        folder = folders[(epoch - 1) % len(folders)]
+        check_split(f"{folder}/{split}", self.dictionary, combine)
         if not self.args.stateful:
             return super().load_dataset(split, epoch, combine, **kwargs)
-        indexed = data_utils.load_indexed_dataset(path, self.dictionary, self.args.dataset_impl, combine=combine)
-        if indexed is None:
-            raise FileNotFoundError(f"no {path}.idx")
-        tokens = read_tokens(indexed)
-        self.datasets[split] = StreamDataset(tokens, split, self.dictionary, self.output_dictionary, self.windows)
+        dictionaries = self.dictionary, self.output_dictionary
+        options = self.windows, self.args.dataset_impl, combine
+        self.datasets[split] = load_stream(folder, split, *dictionaries, *options)
 
     def get_batch_iterator(
         self, dataset, max_tokens=None, max_sentences=None, seed=1, num_shards=1, shard_id=0, epoch=1, **kwargs

@@ -22,10 +22,12 @@ hmlstm_lstm_iwslt_de_en.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import fcntl
 import os
 import re
 import shlex
-from typing import Any, Dict, List, NamedTuple, Pattern
+from typing import Any, Dict, Iterator, List, NamedTuple, Pattern
 
 from ..data.handwriting.store import DESCRIPTION
 from . import scoring
@@ -38,6 +40,7 @@ from .recipe import RECIPES, load_recipe, recipe_stem, write_recipe
 from .settings import settle
 
 LANGUAGE_MODELING, HANDWRITING = "hmlstm_language_modeling", "hmlstm_handwriting"
+LOCK = ".lock"  # of a folder of checkpoints, held by the training that writes to it
 # Settings behind -- as fairseq-train takes them, but hydra's own options, and as hydra does.
 OF_HYDRA = re.compile(r"\+{0,2}[a-z_]+\.[a-z_.]+=")
 OF_FAIRSEQ_TRAIN = re.compile(
@@ -79,10 +82,27 @@ def run(args: argparse.Namespace) -> None:
     if args.dry_run:
         return
     _make_writable(save_dir)
-    call(training.command, training.arguments)
-    if not args.no_score:
-        cpu = not has_gpu() or "--cpu" in args.passed_on or "common.cpu=true" in args.passed_on
-        scoring.score(training.task, data, save_dir, cpu)
+    with _held(save_dir):
+        call(training.command, training.arguments)
+        if not args.no_score:
+            cpu = not has_gpu() or "--cpu" in args.passed_on or "common.cpu=true" in args.passed_on
+            scoring.score(training.task, data, save_dir, cpu)
+
+
+@contextlib.contextmanager
+def _held(folder: str) -> Iterator[None]:
+    """Keep other trainings out of a folder of checkpoints for so long: two in turn would overwrite each other's.
+    UserError if one is there. The lock is the process's: nothing is left of it, however the process ends."""
+    with open(os.path.join(folder, LOCK), "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(
+                f"another training writes to {folder}: wait for its end, or give another --save-dir"
+            ) from error
+        except OSError:  # a file system without locks
+            pass
+        yield
 
 
 def _make_writable(folder: str) -> None:

@@ -263,3 +263,12 @@ def test_settings_of_a_recipe_reach_training(data, tmp_path):
     wrong = run("fairseq-hmrnn", *command, "model.hiden_sizes='8,8'", check=False)
     assert wrong.returncode == 2 and "did you mean hidden_sizes" in wrong.stdout
     assert "Traceback" not in wrong.stdout
+
+
+def test_two_trainings_cannot_write_to_one_folder(data, tmp_path):
+    command = ["train", data, "--save-dir", tmp_path, "--no-score", "--", *TINY, "--max-update", 0]
+    with train._held(str(tmp_path)):
+        refused = run("fairseq-hmrnn", *command, check=False)
+    assert refused.returncode == 2 and "another training writes to" in refused.stdout
+    with train._held(str(tmp_path)):  # it was given back
+        pass

@@ -52,9 +52,13 @@ def settle(recipe: DictConfig, given: List[str]) -> List[str]:
 
 
 def _parse(text: str) -> Override:
-    """A setting; UserError for what is none."""
+    """A setting; UserError for what is none. One with commas is one value, not several trainings."""
+    name, _, value = text.partition("=")
     try:
-        return OverridesParser.create().parse_override(text)
+        setting = OverridesParser.create().parse_override(text)
+        if setting.is_sweep_override():
+            setting = OverridesParser.create().parse_override(f"{name}='{value}'")
+        return setting
     except HydraException as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{text} is not a setting: write section.name=value, as in model.slope=2 ({reason})") from error
@@ -78,8 +82,7 @@ def _checked(recipe: DictConfig, setting: Override) -> str:
     if fields is not None and name != NAME:
         if name not in fields:
             raise UserError(f"{text}: {_described(recipe, section)} has no {name}: {_nearest(name, fields)}")
-        if not setting.is_sweep_override():
-            _check_value(recipe, section, name, setting)
+        _check_value(recipe, section, name, setting)
     return "++" + text.lstrip("+")
 
 

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from fairseq_hmrnn.cli.errors import UserError
-from fairseq_hmrnn.cli.recipe import load_recipe, write_recipe
+from fairseq_hmrnn.cli.recipe import write_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
@@ -40,13 +40,12 @@ def reason(printed):
     return (errors or lines[-1:])[0]
 
 
-def recipe_options(recipe, data, folder, user_dir=USER_DIR):
-    """Options of fairseq-hydra-train to train a recipe on prepared data, with checkpoints and log in `folder`.
-    user_dir: the package that it is to load."""
-    folder = Path(folder).resolve()
-    file = folder / "recipe" / f"{recipe}.yaml"
-    write_recipe(load_recipe(recipe), str(Path(data).resolve()), str(folder), str(file), str(user_dir))
-    return ["--config-dir", folder / "recipe", "--config-name", recipe]
+def recipe_options(recipe, settings, data, folder, user_dir=USER_DIR):
+    """Options of fairseq-hydra-train to train a recipe, as `load_recipe` reads it and `settle` leaves it with its
+    settings, on prepared data, with checkpoints and log in `folder`. user_dir: the package that it is to load."""
+    folder = Path(folder).resolve() / "recipe"
+    write_recipe(recipe, str(Path(data).resolve()), str(folder.parent), str(folder / "recipe.yaml"), str(user_dir))
+    return ["--config-dir", str(folder), "--config-name", "recipe", *settings]
 
 
 def log_records(text, kind):

@@ -3,7 +3,7 @@ anew at every update costs more than computing what it holds."""
 
 from __future__ import annotations
 
-from typing import Optional
+from typing import Optional, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +11,7 @@ from fairseq.models import BaseFairseqModel, FairseqDecoder
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+LARGE = 1 << 20  # numbers from which memory counts; fewer keep every bit of fairseq's gradient
 CHUNK = 1 << 18  # numbers that stay in a processor's cache
 
 
@@ -36,29 +37,33 @@ def softmax_nll(logits: Tensor, target: Tensor, padding_idx: int, reduce: bool =
 class _SoftmaxNLL(torch.autograd.Function):
     @staticmethod
     def forward(ctx, logits: Tensor, target: Tensor, padding_idx: int, reduce: bool) -> Tensor:
-        picked = torch.cat([_log_softmax_at(*rows) for rows in zip(_chunks(logits), _chunks_as(logits, target))])
-        log_sums = logits.gather(1, target.unsqueeze(1)).float() - picked
-        ctx.save_for_backward(logits, target.eq(padding_idx), target, log_sums)
+        chunks = zip(_chunks(logits), _chunks_as(logits, target))
+        picked, log_sums, largest = map(torch.cat, zip(*(_log_softmax(*chunk) for chunk in chunks)))
+        ctx.save_for_backward(logits, target.eq(padding_idx), target, log_sums, largest)
         first = torch.zeros_like(target).masked_fill_(target.eq(padding_idx), -1)
         return F.nll_loss(picked, first, ignore_index=-1, reduction="sum" if reduce else "none")
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor):
-        logits, padding, target, log_sums = ctx.saved_tensors
+        logits, padding, target, log_sums, largest = ctx.saved_tensors
         factor = grad.float().expand_as(target).masked_fill(padding, 0).unsqueeze(1)
         result = torch.empty_like(logits)
-        columns = (_chunks_as(logits, of) for of in (log_sums, factor, target.unsqueeze(1)))
-        for to, of, log_sum, scale, index in zip(_chunks(result), _chunks(logits), *columns):
-            probs = torch.sub(of, log_sum, out=to) if of.dtype == torch.float32 else of.float() - log_sum
-            probs.exp_().mul_(scale).scatter_add_(1, index, -scale)
+        columns = (_chunks_as(logits, of) for of in (largest, log_sums, factor, target.unsqueeze(1)))
+        for to, of, most, log_sum, scale, index in zip(_chunks(result), _chunks(logits), *columns):
+            probs = torch.sub(of, most, out=to) if of.dtype == torch.float32 else of.float() - most
+            probs.sub_(log_sum).exp_().mul_(scale).scatter_add_(1, index, -scale)
             if probs is not to:
                 to.copy_(probs)
         return result, None, None, None
 
 
-def _log_softmax_at(logits: Tensor, index: Tensor) -> Tensor:
-    return F.log_softmax(logits, dim=1, dtype=torch.float32).gather(1, index.unsqueeze(1))
+def _log_softmax(logits: Tensor, index: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
+    """Of rows of logits: log p at `index`, the log of the sum by which it was divided once the largest logit was
+    subtracted, and that logit, each (rows, 1). As torch computes it: subtracted one after the other they give its
+    bits."""
+    log_probs = F.log_softmax(logits, dim=1, dtype=torch.float32)
+    return log_probs.gather(1, index.unsqueeze(1)), -log_probs.amax(1, True), logits.amax(1, True).float()
 
 
 def _chunks(matrix: Tensor):

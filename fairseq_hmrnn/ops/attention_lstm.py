@@ -108,7 +108,8 @@ class _AttentionLSTM(torch.autograd.Function):
             dattention = torch.bmm(dsum.unsqueeze(1), values_across).squeeze(1)
             along = (dattention * step.attention).sum(1, keepdim=True)
             dscores = step.attention * (dattention - along)
-            dh[-1] = dh[-1] + torch.bmm(dscores.unsqueeze(1), keys).squeeze(1) + multiply(dsum, output, b_over_rows=True)
+            through_scores = torch.bmm(dscores.unsqueeze(1), keys).squeeze(1)
+            dh[-1] = dh[-1] + through_scores + multiply(dsum, output, b_over_rows=True)
             of_sums.append(dsum)
             of_scores.append(dscores)
             for index in reversed(range(len(layers))):

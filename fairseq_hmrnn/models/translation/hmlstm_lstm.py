@@ -18,7 +18,6 @@ from .config import IWSLT_ENCODER, TINY_ENCODER, HMLSTMLSTMConfig
 from .encoder import HMLSTMEncoder, InitialState, encoder_extra
 from .model import TranslationModel
 
-
 SEQUENCE_DTYPES = (torch.float32, torch.float64)
 
 

@@ -8,7 +8,7 @@ from .hm_lstm import BACKENDS, hm_lstm, pack_layers
 from .host import is_on_host, padding_of
 from .library import make_recordable
 from .precision import autocast_is_on, state_dtype
-from .products import layer_output, linear
+from .products import has_many_rows, layer_output, linear
 from .types import HMLSTMOutput, HMLSTMState, LayerParameters, RecurrenceOptions
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "attention_lstm",
     "autocast_is_on",
     "capturing",
+    "has_many_rows",
     "hm_lstm",
     "is_on_host",
     "layer_output",

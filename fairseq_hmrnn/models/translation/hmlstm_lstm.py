@@ -9,7 +9,7 @@ from fairseq.models import register_model
 from fairseq.models.lstm import LSTMDecoder
 from torch import Tensor
 
-from ...ops import attention_lstm, autocast_is_on, capturing, linear
+from ...ops import attention_lstm, autocast_is_on, capturing, has_many_rows, linear
 from ..architectures import register_architectures
 from ..dropout import drops_out
 from ..embeddings import parse_cutoffs, ties_output
@@ -94,8 +94,8 @@ class HMLSTMLSTMDecoder(LSTMDecoder):
 
     def output_layer(self, features: Tensor) -> Tensor:
         """Logits of the input of the softmax layer; itself with an adaptive softmax."""
-        if self.adaptive_softmax is not None:
-            return features
+        if self.adaptive_softmax is not None or not has_many_rows(features):
+            return super().output_layer(features)
         if self.share_input_output_embed:
             return linear(features, self.embed_tokens.weight)
         return linear(features, self.fc_out.weight, self.fc_out.bias)

@@ -7,7 +7,7 @@ from fairseq.models.transformer import Embedding, TransformerConfig, Transformer
 from fairseq.models.transformer.transformer_config import DecoderConfig, EncDecBaseConfig
 from torch import Tensor
 
-from ...ops import linear
+from ...ops import has_many_rows, linear
 from ..architectures import register_architectures
 from ..embeddings import parse_cutoffs, ties_output
 from . import scripting
@@ -50,8 +50,8 @@ class HMLSTMTransformerDecoder(TransformerDecoderBase):
 
     def output_layer(self, features: Tensor) -> Tensor:
         """Logits of features (B, T, decoder_embed_dim); with an adaptive softmax the features."""
-        if self.adaptive_softmax is not None:
-            return features
+        if self.adaptive_softmax is not None or not has_many_rows(features):
+            return super().output_layer(features)
         return linear(features, self.output_projection.weight, self.output_projection.bias)
 
 

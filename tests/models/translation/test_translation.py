@@ -350,3 +350,14 @@ def test_attention_over_a_projected_memory_is_attention():
     inputs = [memory, *attention.parameters()]
     for one, other in zip(*(torch.autograd.grad(of.square().sum(), inputs) for of in (by_step, whole))):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["hmlstm_lstm", "hmlstm_transformer"])
+@pytest.mark.parametrize("shared", [False, True])
+def test_logits_of_many_rows_are_those_of_few(name, shared):
+    options = {"decoder_embed_dim": 8, "share_decoder_input_output_embed": shared}
+    options.update({"decoder_out_embed_dim": 8} if name == "hmlstm_lstm" else {})
+    decoder = make(name, **options).decoder
+    features = torch.randn(7, 6, 8, generator=torch.Generator().manual_seed(1)).double()
+    few = torch.cat([decoder.output_layer(part) for part in features.split(1)])
+    torch.testing.assert_close(decoder.output_layer(features), few, rtol=0, atol=1e-12)

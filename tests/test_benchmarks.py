@@ -260,3 +260,30 @@ def test_curve_reads_a_log_of_several_runs(benchmark):
     assert [row["hours"] * 3600 for row in rows] == pytest.approx([50, 120, 50, 120])
     timed = benchmark("curve").read(LOG.splitlines(), seconds=2.0)
     assert [row["hours"] * 3600 for row in timed] == pytest.approx([200, 360, 300, 600])
+
+
+def test_translation_s_contestants_get_their_learning_rate_and_dropout(benchmark):
+    models = benchmark("translation_models")
+    assert models.options_of("lstm", ".4", 0.001, 0.2)[-4:] == ["--dropout", "0.2", "--lr", "0.001"]
+    for name, options in models.MODELS.items():
+        given = models.options_of(name, ".3", dropout=0.25)
+        assert given[: len(options.split())] == options.format(rate=".3").split()
+        assert given.count("0.25") == len(models.DROPOUTS[options.split()[1]])
+
+
+def test_translation_reads_hours_speeds_and_scores_from_logs(benchmark):
+    translation = benchmark("translation")
+    log = "".join(
+        f"2024-01-01 | INFO | train | epoch {epoch:03d} | loss 3.1 | ups 2 | train_wall {seconds} | wall 99\n"
+        for epoch, seconds in ((1, 1800), (2, 700), (2, 900))  # the second epoch was interrupted
+    )
+    log += "2024 | INFO | train_inner | epoch 001: 1 / 9 loss=3, wps=100, ups=2\n"
+    log += "2024 | INFO | train_inner | epoch 001: 2 / 9 loss=3, wps=300.5, ups=2\n"
+    hours, speed = translation.training_time(log)
+    assert hours == pytest.approx(0.75) and speed == pytest.approx(200.25)
+    printed = "S-1\tx\nT-1\tthe tree is green .\nH-1\t-0.5\t_the\nD-1\t-0.5\tthe tree is green .\n"
+    printed += "T-0\ta house on the hill\nD-0\t-1e-05\ta house on the hill\n"
+    (bleu, bleu_signature), (chrf, chrf_signature) = translation.scores(printed)
+    assert bleu == pytest.approx(100) and chrf == pytest.approx(100)
+    assert "tok:13a" in bleu_signature and "nc:6" in chrf_signature
+    assert translation.scores(printed.replace("-1e-05\ta house", "-1e-05\tone house"))[0][0] < 90

@@ -27,6 +27,7 @@ from .boundary_statistics import boundary_counts, gold_counts, log_boundary_metr
 from .boundary_supervision import Supervision, SymbolSet, build_supervision, whitespace_indices
 from .boundary_terms import Term, needing, parse_rates, parse_regularizers, parse_terms
 from .right_to_left import RightToLeftPredictor
+from .softmax_nll import LARGE, plain_logits, softmax_nll
 
 logger = logging.getLogger(__name__)
 
@@ -165,6 +166,15 @@ class BoundaryRegularizedCrossEntropy(CheckedOptions, CrossEntropyCriterion):
         target = model.get_targets(sample, net_output).view(-1)
         log_probs = log_probs.view(-1, log_probs.size(-1))
         return label_smoothed_nll_loss(log_probs, target, self.label_smoothing, self.padding_idx, reduce)
+
+    def compute_loss(self, model, net_output, sample, reduce=True):
+        """As fairseq's cross_entropy: -log p, twice."""
+        logits = plain_logits(model, net_output)
+        if logits is None or logits.numel() < LARGE:
+            return super().compute_loss(model, net_output, sample, reduce)
+        target = model.get_targets(sample, net_output).view(-1)
+        nll = softmax_nll(logits.view(-1, logits.size(-1)), target, self.padding_idx, reduce)
+        return nll, nll
 
     def _checked_trace(self, net_output) -> BoundaryTrace:
         trace = trace_of(net_output)

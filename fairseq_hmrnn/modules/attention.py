@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Tuple
+from typing import NamedTuple, Tuple
 
 import torch
 from torch import Tensor, nn
+
+from ..ops import linear
+
+
+class ProjectedMemory(NamedTuple):
+    """A memory of M slots as one query after the other reads it: keys (B, query_size, M), values (B, M, output_size),
+    padding_mask (B, M)."""
+
+    keys: Tensor
+    values: Tensor
+    padding_mask: Tensor
 
 
 class Attention(nn.Module):
@@ -24,8 +35,28 @@ class Attention(nn.Module):
 
         Returns (B, T, output_size) and the attention (B, T, M), 0 on padding; every sample must have some memory.
         """
-        scores = torch.bmm(self.query(query), memory.transpose(1, 2))
-        scores = scores.to(torch.promote_types(scores.dtype, torch.float))
-        attention = scores.masked_fill(padding_mask.unsqueeze(1), float("-inf")).softmax(dim=2).type_as(query)
+        attention = _softmax(torch.bmm(self.query(query), memory.transpose(1, 2)), padding_mask).type_as(query)
         context = torch.bmm(attention, memory)
         return self.output(torch.cat([context, query], dim=2)).tanh(), attention
+
+    def project(self, memory: Tensor, padding_mask: Tensor) -> ProjectedMemory:
+        """The memory with the weights applied to it and no longer to the query: less for many queries of one step, one
+        after the other. Arguments as of `forward`."""
+        size = memory.size(2)
+        weights = torch.cat([self.query.weight.t(), self.output.weight[:, :size]])
+        keys, values = linear(memory, weights).split([self.query.in_features, self.output.out_features], dim=2)
+        return ProjectedMemory(keys.transpose(1, 2).contiguous(), values.contiguous(), padding_mask)
+
+    def step(self, query: Tensor, memory: ProjectedMemory) -> Tuple[Tensor, Tensor]:
+        """As `forward` for a query (B, query_size): (B, output_size) and the attention (B, M)."""
+        scores = torch.bmm(query.unsqueeze(1), memory.keys)
+        attention = _softmax(scores, memory.padding_mask).type_as(query)
+        context = torch.bmm(attention, memory.values).squeeze(1)
+        weight = self.output.weight[:, self.query.out_features :]
+        return (context + linear(query, weight)).tanh(), attention.squeeze(1)
+
+
+def _softmax(scores: Tensor, padding_mask: Tensor) -> Tensor:
+    """Over scores (B, T, M), in single precision or better."""
+    scores = scores.to(torch.promote_types(scores.dtype, torch.float))
+    return scores.masked_fill(padding_mask.unsqueeze(1), float("-inf")).softmax(dim=2)

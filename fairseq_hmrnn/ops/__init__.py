@@ -1,13 +1,14 @@
 """The recurrence itself: torch only, time-major, no modules. Start reading at `reference.py`."""
 
+from .attention_lstm import attention_lstm
 from .boundary import BOUNDARY_MODES
 from .capture import capturing
 from .cpu import PackedLayers
 from .hm_lstm import BACKENDS, hm_lstm, pack_layers
 from .host import is_on_host, padding_of
 from .library import make_recordable
-from .precision import state_dtype
-from .products import layer_output, linear
+from .precision import autocast_is_on, state_dtype
+from .products import has_many_rows, layer_output, linear
 from .types import HMLSTMOutput, HMLSTMState, LayerParameters, RecurrenceOptions
 
 __all__ = [
@@ -18,7 +19,10 @@ __all__ = [
     "LayerParameters",
     "PackedLayers",
     "RecurrenceOptions",
+    "attention_lstm",
+    "autocast_is_on",
     "capturing",
+    "has_many_rows",
     "hm_lstm",
     "is_on_host",
     "layer_output",

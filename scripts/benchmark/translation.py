@@ -1,49 +1,56 @@
 #!/usr/bin/env python3
-"""Train translation models of equal size for equal updates on one prepared folder, translate its test split, and print
-a table: parameters, memory slots per source symbol, perplexity of the validation split, BLEU of the test split.
+"""Train translation models of equal size on one prepared folder, for equal updates or until validation stops improving,
+translate its test split, and print a table.
 
     fairseq-hmrnn prepare translation de en DIR --source-size 4000 --target-size 4000
     python scripts/benchmark/translation.py DIR/bin --updates 1000 --out runs/translation
+    python scripts/benchmark/translation.py DIR/bin --patience 5 --interval 1000 --updates 100000 --average 5 \\
+      --lr lstm=.002 hmlstm=.001 --dropout lstm=.2 hmlstm=.2      # trained to the end
     python scripts/benchmark/translation.py DIR/bin --speed      # the speed alone, measured in turns
 
-The same command again goes on where it was interrupted. Everything after -- goes to every fairseq-train.
+Columns: parameters, memory slots for a source symbol, perplexity of the validation split (of the last validation; with
+--patience the best), BLEU and chrF of the test split by sacrebleu, whose signatures stand below the table, hours of
+training, target symbols a second in training and in generation. The same command again goes on where it was
+interrupted. Everything after -- goes to every fairseq-train.
 """
 
+import argparse
 import re
 import statistics
+import sys
 from pathlib import Path
 
 from commands import USER_DIR, command, parse_with_rest
+from translation_models import MODELS, options_of
 
 from fairseq_hmrnn.cli import arguments as kinds
 from fairseq_hmrnn.cli.errors import UserError, run_command
 from fairseq_hmrnn.criterions.boundary_regularized_cross_entropy import parse_rates
-from fairseq_hmrnn.options import Parsed, whole
+from fairseq_hmrnn.options import Parsed, number, whole
 
 PLUGIN = ["--user-dir", str(USER_DIR), "--task", "translation", "--required-batch-size-multiple", "1"]
 TRAINING = "--optimizer adam --lr 0.002 --clip-norm 1 --max-tokens 1500 --seed 1 --cpu --num-workers 0 "
 TRAINING += "--log-format simple"
-SAVING = "--log-interval 25 --no-epoch-checkpoints --save-interval-updates 250 --keep-interval-updates 1"
+SAVING = "--log-interval 25 --no-epoch-checkpoints --save-interval-updates {interval} --keep-interval-updates {keep}"
 TIMING = "--log-interval 4 --no-save --disable-validation --max-update 24"
+EARLY_STOP = "early stop since valid performance"  # in fairseq-train's log
+COLUMNS = "parameters | memory per source symbol | validation perplexity | BLEU | chrF | hours | "
+COLUMNS += "symbols/s in training | in generation"
 
-# Sizes are such that all have the parameters of `lstm` within 5.1 %, with dictionaries of about 4,000 symbols.
-LSTM_DECODER = "--decoder-embed-dim 128 --decoder-hidden-size 128 --decoder-out-embed-dim 128"
-ENCODER = "--embed-dim 128 --hidden-sizes 76,76 --bidirectional"
-HMLSTM_DECODER = "--output-dim 128 --decoder-hidden-sizes 84,84"
-BOUNDARIES = "--criterion boundary_regularized_cross_entropy --boundary-rates {rate}"
-MODELS = {
-    "lstm": "--arch lstm --encoder-embed-dim 128 --encoder-hidden-size 128 --encoder-bidirectional "
-    f"{LSTM_DECODER} --criterion cross_entropy",
-    "hmlstm_lstm": f"--arch hmlstm_lstm {ENCODER} --encoder-memory steps {LSTM_DECODER} {BOUNDARIES}",
-    "hmlstm_lstm-all-layers": f"--arch hmlstm_lstm {ENCODER} --encoder-memory all-layers --memory-dim 128 "
-    f"{LSTM_DECODER} {BOUNDARIES}",
-    "hmlstm_lstm-segments": f"--arch hmlstm_lstm {ENCODER} --encoder-memory segments:1 {LSTM_DECODER} {BOUNDARIES}",
-    "hmlstm": f"--arch hmlstm {ENCODER} --encoder-memory steps {HMLSTM_DECODER} {BOUNDARIES}",
-    "hmlstm-unfed": f"--arch hmlstm {ENCODER} --encoder-memory steps {HMLSTM_DECODER} --no-input-feeding {BOUNDARIES}",
-    "hmlstm-segments": f"--arch hmlstm {ENCODER} --encoder-memory segments:1 {HMLSTM_DECODER} {BOUNDARIES}",
-    "hmlstm_transformer": f"--arch hmlstm_transformer {ENCODER} --encoder-memory steps --decoder-embed-dim 128 "
-    f"--decoder-ffn-embed-dim 192 --decoder-layers 2 {BOUNDARIES}",
-}
+
+def _of_model(kind):
+    """The kind of argument MODEL=VALUE, as (model, value)."""
+
+    def parse(argument):
+        name, _, value = argument.partition("=")
+        if name not in MODELS:
+            raise argparse.ArgumentTypeError(f"no model {name!r}: choose from {', '.join(MODELS)}")
+        return name, kind(value)
+
+    return parse
+
+
+_lr, _dropout = _of_model(number(0, 1, open_below=True)), _of_model(number(0, 1, open_above=True))
 
 
 def parse_args():
@@ -53,6 +60,17 @@ def parse_args():
         "--out", type=kinds.folder_to_write, default="runs/translation", help="folder of checkpoints and logs"
     )
     parser.add_argument("--updates", type=kinds.COUNT, default=1000)
+    parser.add_argument("--interval", type=kinds.COUNT, default=250, help="updates between validations")
+    parser.add_argument(
+        "--patience", type=kinds.COUNT, metavar="N", help="stop after N validations without improvement, or --updates"
+    )
+    parser.add_argument(
+        "--average", type=kinds.COUNT, metavar="N", help="translate with the mean of the last N validated checkpoints"
+    )
+    parser.add_argument("--lr", type=_lr, nargs="+", default=[], metavar="MODEL=LR", help="instead of .002")
+    parser.add_argument(
+        "--dropout", type=_dropout, nargs="+", default=[], metavar="MODEL=P", help="instead of the models' own"
+    )
     parser.add_argument("--beam", type=whole(1, 1000), default=5)
     parser.add_argument("--rate", type=Parsed(parse_rates), default=".4", help="target boundary rate of layer 1")
     parser.add_argument("--speed", action="store_true", help="measure training speed in turns, and nothing else")
@@ -84,24 +102,63 @@ def train(name, args, options, rest):
     """Train a model; what fairseq-train has logged of it until now, runs that were interrupted included."""
     folder = args.out / name
     folder.mkdir(parents=True, exist_ok=True)
-    model = MODELS[name].format(rate=args.rate).split()
+    log = folder / "train.log"
+    if args.patience and log.exists() and EARLY_STOP in log.read_text(encoding="utf-8"):
+        return log.read_text(encoding="utf-8")
+    model = options_of(name, args.rate, dict(args.lr).get(name), dict(args.dropout).get(name))
     training = [*PLUGIN, *TRAINING.split(), "--save-dir", folder, *options, *model, *rest]
-    command("fairseq-train", args.data, *training, log=folder / "train.log")
-    return (folder / "train.log").read_text(encoding="utf-8")
+    command("fairseq-train", args.data, *training, log=log)
+    return log.read_text(encoding="utf-8")
+
+
+def translate(name, args):
+    """Translate the test split with what was trained; what fairseq-generate printed of it, and the checkpoint."""
+    folder = args.out / name
+    checkpoint = folder / ("checkpoint_best.pt" if args.patience else "checkpoint_last.pt")
+    if args.average:
+        checkpoint = folder / "averaged.pt"
+        checkpoint.unlink(missing_ok=True)
+        averaging = ["-m", "fairseq_hmrnn", "average", folder, "--last", args.average, "--out", checkpoint]
+        command(sys.executable, *averaging, log=folder / "average.log")
+    path = ["--path", checkpoint, "--gen-subset", "test", "--beam", args.beam, "--max-tokens", 2000]
+    path += ["--bpe", "sentencepiece", "--sentencepiece-model", next(args.data.glob("spm.*.model"))]
+    scoring = ["--scoring", "sacrebleu", "--cpu"]
+    return command("fairseq-generate", args.data, *PLUGIN, *path, *scoring, log=folder / "test.log"), checkpoint
+
+
+def scores(printed):
+    """BLEU and chrF of what fairseq-generate printed, as (score, signature)."""
+    import sacrebleu
+
+    lines = {kind: dict(re.findall(rf"^{kind}-(\d+)\t(?:-?[\d.e-]+\t)?(.*)$", printed, re.MULTILINE)) for kind in "DT"}
+    translations, references = ([found.get(n, "") for n in sorted(lines["T"])] for found in (lines["D"], lines["T"]))
+    metrics = sacrebleu.metrics.BLEU(), sacrebleu.metrics.CHRF()
+    return [(metric.corpus_score(translations, [references]).score, str(metric.get_signature())) for metric in metrics]
+
+
+def training_time(log):
+    """Hours of training in a log, its parts before an interruption included, and the median of its target symbols a
+    second."""
+    epochs = dict(re.findall(r"^.*\| train \| epoch (\d+) .*?\| train_wall ([\d.]+)", log, re.MULTILINE))
+    speeds = [float(speed) for speed in re.findall(r"train_inner.* wps=([\d.]+)", log)]
+    return sum(map(float, epochs.values())) / 3600, statistics.median(speeds or [0])
 
 
 def run(name, args, rest):
-    """Train, translate and score one model; its row of the table."""
-    folder, log = args.out / name, train(name, args, [*SAVING.split(), "--max-update", args.updates], rest)
+    """Train, translate and score one model; its row of the table, and the signatures of its scores."""
+    saving = SAVING.format(interval=args.interval, keep=args.average or 1).split()
+    saving += ["--patience", args.patience] if args.patience else []
+    log = train(name, args, [*saving, "--max-update", args.updates], rest)
     parameters = int(re.search(r"num\. shared model params: ([0-9,]+)", log).group(1).replace(",", ""))
-    perplexity = re.findall(r"valid on .* ppl ([0-9.]+)", log)[-1]
-    path = ["--path", folder / "checkpoint_last.pt", "--gen-subset", "test", "--beam", args.beam, "--max-tokens", 2000]
-    path += ["--bpe", "sentencepiece", "--sentencepiece-model", next(args.data.glob("spm.*.model"))]
-    scoring = ["--scoring", "sacrebleu", "--cpu"]
-    output = command("fairseq-generate", args.data, *PLUGIN, *path, *scoring, log=folder / "test.log")
-    bleu = float(re.findall(r"BLEU\S* = ([0-9.]+)", output)[-1])
-    memory = memory_per_source_symbol(args.data, folder / "checkpoint_last.pt")
-    return f"| `{name}` | {parameters:,} | {memory:.2f} | {perplexity} | {bleu:.1f} |"
+    perplexities = re.findall(r"valid on .* ppl ([0-9.]+)", log)
+    perplexity = min(perplexities, key=float) if args.patience else perplexities[-1]
+    hours, speed = training_time(log)
+    printed, checkpoint = translate(name, args)
+    generation = float(re.findall(r"Translated .* ([\d.]+) tokens/s\)", printed)[-1])
+    (bleu, _), (chrf, _) = found = scores(printed)
+    memory = memory_per_source_symbol(args.data, checkpoint)
+    row = f"| `{name}` | {parameters:,} | {memory:.2f} | {perplexity} | {bleu:.1f} | {chrf:.1f} "
+    return f"{row}| {hours:.2f} | {speed:.0f} | {generation:.0f} |", [signature for _, signature in found]
 
 
 def compare_speeds(args, rest):
@@ -127,9 +184,11 @@ def main():
     if args.speed:
         args.out = args.out / "speed"
         return compare_speeds(args, rest)
-    print("| | parameters | memory per source symbol | validation perplexity | BLEU |\n|---|---|---|---|---|")
+    print(f"| | {COLUMNS} |\n{'|---' * (COLUMNS.count('|') + 2)}|")
     for name in args.models:
-        print(run(name, args, rest), flush=True)
+        row, signatures = run(name, args, rest)
+        print(row, flush=True)
+    print("\n" + "\n".join(signatures))
 
 
 if __name__ == "__main__":

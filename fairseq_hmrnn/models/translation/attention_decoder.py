@@ -102,6 +102,7 @@ class HMLSTMAttentionDecoder(HMLSTMDecoder):
     def _run_steps(self, x: Tensor, valid: Tensor, state: DecoderState, encoder_out: EncoderOut):
         """As `_run_sequence`, step by step, with input feeding."""
         memory, padding_mask = encoder_out["encoder_out"][0].transpose(0, 1), encoder_out["encoder_padding_mask"][0]
+        projected = self.attention.project(memory, padding_mask) if x.size(1) > 1 else None
         recurrent, attended, masks = state
         steps = []
         for t in range(x.size(1)):
@@ -109,8 +110,12 @@ class HMLSTMAttentionDecoder(HMLSTMDecoder):
             padding = padding_of(valid[:, t])
             slope = self.slope_progress.slope
             output = self.hm_lstm.step(fed, recurrent, padding, slope, recurrent_masks=masks)
-            features, attention = self._attend([h.unsqueeze(1) for h in output.hidden], memory, padding_mask)
-            features, attention = features.squeeze(1), attention.squeeze(1)
+            if projected is None:
+                features, attention = self._attend([h.unsqueeze(1) for h in output.hidden], memory, padding_mask)
+                features, attention = features.squeeze(1), attention.squeeze(1)
+            else:
+                features, attention = self.attention.step(torch.cat(output.hidden, dim=1), projected)
+                features = self.dropout_output(features)
             attended = features if padding is None else torch.where(padding.unsqueeze(1), features, attended)
             recurrent = output.state
             steps.append((features, attention, output.boundaries, output.boundary_probs))

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Optional, Tuple
+
+import torch
 from fairseq.models import register_model
 from fairseq.models.lstm import LSTMDecoder
 from torch import Tensor
 
+from ...ops import attention_lstm, autocast_is_on, capturing, has_many_rows, linear
 from ..architectures import register_architectures
+from ..dropout import drops_out
 from ..embeddings import parse_cutoffs, ties_output
 from . import scripting
 from .config import IWSLT_ENCODER, TINY_ENCODER, HMLSTMLSTMConfig
 from .encoder import HMLSTMEncoder, InitialState, encoder_extra
 from .model import TranslationModel
+
+SEQUENCE_DTYPES = (torch.float32, torch.float64)
 
 
 class HMLSTMLSTMDecoder(LSTMDecoder):
@@ -43,12 +50,55 @@ class HMLSTMLSTMDecoder(LSTMDecoder):
 
     def extract_features(self, prev_output_tokens: Tensor, encoder_out, incremental_state=None, src_lengths=None):
         """As `forward`, with the input of the softmax layer, (B, T, decoder_out_embed_dim), in place of logits."""
-        hidden, cells = (None, None) if incremental_state else self.initial_state(encoder_out)  # afterwards: cached
         memory, padding_mask = encoder_out["encoder_out"][0], encoder_out["encoder_padding_mask"][0]
+        if incremental_state is None and self._runs_sequences(memory):
+            features, attention = self._run_sequence(prev_output_tokens, encoder_out)
+            return features, encoder_extra(encoder_out, attention)
+        hidden, cells = (None, None) if incremental_state else self.initial_state(encoder_out)  # afterwards: cached
         features, attention = super().extract_features(
             prev_output_tokens, (memory, hidden, cells, padding_mask.t()), incremental_state
         )
         return features, encoder_extra(encoder_out, attention)
+
+    def _runs_sequences(self, memory: Tensor) -> bool:
+        """Whether whole targets are computed by `attention_lstm`, not step by step under autograd."""
+        return memory.dtype in SEQUENCE_DTYPES and not autocast_is_on(memory) and not capturing()
+
+    def _run_sequence(self, prev_output_tokens: Tensor, encoder_out) -> Tuple[Tensor, Optional[Tensor]]:
+        """As fairseq's `extract_features` without a cache, the memory projected once and not the query at every step:
+        features (B, T, .), and in evaluation attention (B, T, M)."""
+        x = self.dropout_in_module(self.embed_tokens(prev_output_tokens)).transpose(0, 1)
+        query, output = self.attention.input_proj.weight, self.attention.output_proj.weight
+        of_memory, of_hidden = output[:, : -self.hidden_size], output[:, -self.hidden_size :]
+        memory = linear(encoder_out["encoder_out"][0], torch.cat([query.t(), of_memory])).transpose(0, 1)
+        features, attention = attention_lstm(
+            x,
+            *map(torch.stack, self.initial_state(encoder_out)),
+            *memory.chunk(2, dim=2),
+            encoder_out["encoder_padding_mask"][0],
+            [(cell.weight_ih, cell.weight_hh, cell.bias_ih + cell.bias_hh) for cell in self.layers],
+            of_hidden,
+            self._dropout_masks(x),
+        )
+        features = features.transpose(0, 1)
+        if hasattr(self, "additional_fc") and self.adaptive_softmax is None:
+            features = self.dropout_out_module(linear(features, self.additional_fc.weight, self.additional_fc.bias))
+        return features, attention.transpose(0, 1) if self.need_attn and not self.training else None
+
+    def _dropout_masks(self, x: Tensor) -> Optional[Tuple[Tensor, Tensor]]:
+        """Between the layers, and on what they attended to; None without dropout. x: (T, B, .)."""
+        if not drops_out(self.dropout_out_module):
+            return None
+        ones = x.new_ones(1).expand(x.size(0), self.num_layers, x.size(1), self.hidden_size)
+        return self.dropout_out_module(ones[:, 1:]), self.dropout_out_module(ones[:, 0])
+
+    def output_layer(self, features: Tensor) -> Tensor:
+        """Logits of the input of the softmax layer; itself with an adaptive softmax."""
+        if self.adaptive_softmax is not None or not has_many_rows(features):
+            return super().output_layer(features)
+        if self.share_input_output_embed:
+            return linear(features, self.embed_tokens.weight)
+        return linear(features, self.fc_out.weight, self.fc_out.bias)
 
 
 @register_model("hmlstm_lstm", dataclass=HMLSTMLSTMConfig)

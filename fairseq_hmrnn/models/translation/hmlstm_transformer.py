@@ -7,6 +7,7 @@ from fairseq.models.transformer import Embedding, TransformerConfig, Transformer
 from fairseq.models.transformer.transformer_config import DecoderConfig, EncDecBaseConfig
 from torch import Tensor
 
+from ...ops import has_many_rows, linear
 from ..architectures import register_architectures
 from ..embeddings import parse_cutoffs, ties_output
 from . import scripting
@@ -46,6 +47,12 @@ class HMLSTMTransformerDecoder(TransformerDecoderBase):
         """fairseq's, of which `forward` makes logits, and beside it what `encoder_extra` tells."""
         found = super().extract_features(prev_output_tokens, encoder_out, incremental_state, *args, **options)
         return found[0], {**found[1], **encoder_extra(encoder_out, found[1]["attn"][0])}
+
+    def output_layer(self, features: Tensor) -> Tensor:
+        """Logits of features (B, T, decoder_embed_dim); with an adaptive softmax the features."""
+        if self.adaptive_softmax is not None or not has_many_rows(features):
+            return super().output_layer(features)
+        return linear(features, self.output_projection.weight, self.output_projection.bias)
 
 
 @register_model("hmlstm_transformer", dataclass=HMLSTMTransformerConfig)

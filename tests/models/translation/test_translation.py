@@ -5,6 +5,7 @@ import torch
 from small_translation import MEMORIES, MODELS, PAD, SOURCE, TARGET, dictionary_of, make, tokens
 
 from fairseq_hmrnn.models.translation.encoder import attention_over_source, keep_segments
+from fairseq_hmrnn.modules import Attention
 
 BOTH = pytest.mark.parametrize("bidirectional", [False, True], ids=["one-way", "both-ways"])
 
@@ -60,7 +61,8 @@ def test_incremental_decoding_with_reordering_equals_teacher_forcing(name, memor
     if name == "hmlstm_transformer":  # reorders its cache among the hypotheses of one source only
         x, order = x[[0, 0, 1, 1]], torch.tensor([1, 1, 3, 2])
     encoder_out = model.encoder(x)
-    close = {"rtol": 0, "atol": 1e-6 if name == "hmlstm_transformer" else 1e-12}  # its softmax is in single precision
+    fairseqs = name in ("hmlstm_lstm", "hmlstm_transformer")  # attention, or its softmax, in single precision
+    close = {"rtol": 0, "atol": 1e-6 if fairseqs else 1e-12}
     incremental_state = {}
     for t in range(4):
         step, extra = model.decoder(y[:, : t + 1], encoder_out=encoder_out, incremental_state=incremental_state)
@@ -294,3 +296,68 @@ def test_every_parameter_gets_a_gradient(name, memory, dtype):
     logits.float().logsumexp(-1).sum().backward()
     for key, parameter in model.named_parameters():
         assert parameter.grad is not None and bool(parameter.grad.isfinite().all()), key
+
+
+@pytest.mark.parametrize("layers, out_dim", [(1, 9), (2, 9), (2, 4)])
+@pytest.mark.parametrize("memory", ["steps", "all-layers", "segments:1"])
+def test_whole_targets_are_those_of_fairseq_s_own_loop(layers, out_dim, memory, monkeypatch):
+    options = {"decoder_layers": layers, "decoder_out_embed_dim": out_dim, "bidirectional": True}
+    model, x, y = make("hmlstm_lstm", encoder_memory=memory, **options), tokens(4, 9), tokens(4, 7, TARGET)
+    x[1, :4] = PAD
+    found = []
+    for whole in (True, False):
+        monkeypatch.setattr(type(model.decoder), "_runs_sequences", lambda *_, whole=whole: whole)
+        model.zero_grad()
+        logits, extra = model(x, None, y)
+        logits.square().sum().backward()
+        gradients = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+        found.append((logits, extra["attn"][0], gradients))
+    (logits, attention, gradients), (own_logits, own_attention, own_gradients) = found
+    # fairseq's attention is in single precision.
+    torch.testing.assert_close(logits, own_logits, rtol=0, atol=1e-6)
+    torch.testing.assert_close(attention, own_attention, rtol=0, atol=1e-6)
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(gradient, own_gradients[name], rtol=1e-5, atol=1e-5, msg=name)
+
+
+def test_dropout_of_whole_targets_is_drawn_anew_at_every_step_and_feeds_what_was_dropped():
+    model = make("hmlstm_lstm", decoder_dropout_out=0.5, decoder_layers=1, decoder_out_embed_dim=9)
+    x, y = tokens(1, 5).expand(64, 5), torch.full((64, 3), 5)
+    plain = model.decoder.extract_features(y, model.encoder(x))[0]
+    model.decoder.train()
+    torch.manual_seed(1)
+    dropped, extra = model.decoder.extract_features(y, model.encoder(x))
+    assert extra["attn"] is None
+    zeros = dropped.eq(0).double()
+    assert 0.4 < zeros.mean() < 0.6 and not torch.equal(zeros[:, 0], zeros[:, 1])
+    first = dropped[:, 0][dropped[:, 0] != 0]
+    torch.testing.assert_close(first, 2 * plain[:, 0][dropped[:, 0] != 0], rtol=0, atol=1e-6)
+    assert (dropped[:, 1] - 2 * plain[:, 1])[dropped[:, 1] != 0].abs().max() > 1e-3  # fed with what dropout left
+
+
+def test_attention_over_a_projected_memory_is_attention():
+    torch.manual_seed(2)
+    attention = Attention(4, 6, 3).double()
+    query, memory = torch.randn(2, 5, 4).double(), torch.randn(2, 7, 6).double().requires_grad_()
+    padding_mask = torch.zeros(2, 7, dtype=torch.bool)
+    padding_mask[1, 3:] = True
+    whole, weights = attention(query, memory, padding_mask)
+    projected = attention.project(memory, padding_mask)
+    steps = [attention.step(query[:, t], projected) for t in range(5)]
+    by_step, step_weights = (torch.stack(tensors, dim=1) for tensors in zip(*steps))
+    torch.testing.assert_close(by_step, whole, rtol=0, atol=1e-12)
+    torch.testing.assert_close(step_weights, weights, rtol=0, atol=1e-12)
+    inputs = [memory, *attention.parameters()]
+    for one, other in zip(*(torch.autograd.grad(of.square().sum(), inputs) for of in (by_step, whole))):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["hmlstm_lstm", "hmlstm_transformer"])
+@pytest.mark.parametrize("shared", [False, True])
+def test_logits_of_many_rows_are_those_of_few(name, shared):
+    options = {"decoder_embed_dim": 8, "share_decoder_input_output_embed": shared}
+    options.update({"decoder_out_embed_dim": 8} if name == "hmlstm_lstm" else {})
+    decoder = make(name, **options).decoder
+    features = torch.randn(7, 6, 8, generator=torch.Generator().manual_seed(1)).double()
+    few = torch.cat([decoder.output_layer(part) for part in features.split(1)])
+    torch.testing.assert_close(decoder.output_layer(features), few, rtol=0, atol=1e-12)

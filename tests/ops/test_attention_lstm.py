@@ -1,0 +1,72 @@
+"""The LSTM with attention and input feeding, whose backward pass is by hand, against its equations under autograd."""
+
+import pytest
+import torch
+from torch.autograd import grad
+
+from fairseq_hmrnn.ops import attention_lstm, products
+
+STEPS, BATCH, SLOTS, INPUT, SIZE = 4, 3, 5, 6, 7
+
+
+def by_autograd(x, h, c, keys, values, padding_mask, weights, output, masks):
+    h, c, fed, found = list(h), list(c), torch.zeros_like(h[0]), []
+    for t in range(len(x)):
+        below = torch.cat([x[t], fed], dim=1)
+        for index, (of_input, of_hidden, bias) in enumerate(weights):
+            i, f, g, o = (below @ of_input.t() + h[index] @ of_hidden.t() + bias).chunk(4, dim=1)
+            c[index] = f.sigmoid() * c[index] + i.sigmoid() * g.tanh()
+            h[index] = o.sigmoid() * c[index].tanh()
+            below = h[index] * masks[0][t, index] if index + 1 < len(weights) else h[index]
+        scores = torch.einsum("bmh,bh->bm", keys, below).masked_fill(padding_mask, float("-inf"))
+        attention = scores.softmax(dim=1)
+        fed = (torch.einsum("bm,bmh->bh", attention, values) + below @ output.t()).tanh() * masks[1][t]
+        found.append((fed, attention))
+    return [torch.stack(tensors) for tensors in zip(*found)]
+
+
+def problem(layers):
+    generator = torch.Generator().manual_seed(layers)
+
+    def random(*shape):
+        return torch.randn(*shape, generator=generator, dtype=torch.float64, requires_grad=True)
+
+    state = random(layers, BATCH, SIZE), random(layers, BATCH, SIZE)
+    memory = random(BATCH, SLOTS, SIZE), random(BATCH, SLOTS, SIZE)
+    below = [INPUT + SIZE] + [SIZE] * (layers - 1)
+    weights = [(random(4 * SIZE, size), random(4 * SIZE, SIZE), random(4 * SIZE)) for size in below]
+    padding_mask = torch.zeros(BATCH, SLOTS, dtype=torch.bool)
+    padding_mask[1, 2:] = padding_mask[2, :1] = True
+    masks = tuple(random(*shape).detach() for shape in ((STEPS, layers - 1, BATCH, SIZE), (STEPS, BATCH, SIZE)))
+    return random(STEPS, BATCH, INPUT), *state, *memory, padding_mask, weights, random(SIZE, SIZE), masks
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3])
+@pytest.mark.parametrize("panels", [True, False])
+def test_outputs_and_gradients_are_those_of_the_equations(layers, panels, monkeypatch):
+    if not panels:
+        monkeypatch.setattr(products, "chooses_panels", lambda *_: False)
+    arguments = problem(layers)
+    *tensors, _, weights, output, _ = arguments
+    tensors += [output, *(tensor for layer in weights for tensor in layer)]
+    expected, found = by_autograd(*arguments), attention_lstm(*arguments)
+    weight = torch.randn(found[0].shape, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
+    for one, other in zip(found, expected):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
+    assert not found[1].requires_grad
+    gradients = [grad((of[0] * weight).sum(), tensors) for of in (found, expected)]
+    for one, other in zip(*gradients):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-11)
+
+
+def test_no_masks_are_masks_of_ones():
+    *arguments, masks = problem(2)
+    ones = tuple(map(torch.ones_like, masks))
+    torch.testing.assert_close(attention_lstm(*arguments)[0], attention_lstm(*arguments, ones)[0], rtol=0, atol=0)
+
+
+def test_the_same_graph_twice():
+    arguments = problem(1)
+    loss = attention_lstm(*arguments)[0].sum()
+    once, again = (grad(loss, arguments[0], retain_graph=True)[0] for _ in range(2))
+    assert torch.equal(once, again)

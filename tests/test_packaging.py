@@ -146,7 +146,8 @@ def test_archives_install_and_sample(tmp_path):
     assert f"-{fairseq_hmrnn.__version__}-" in wheel.name
     with zipfile.ZipFile(wheel) as content:
         names = set(content.namelist())
-    assert {"fairseq_hmrnn/py.typed", "fairseq_hmrnn/configs/ptb.yaml", "fairseq_hmrnn/ops/cpu/csrc/cell.h"} <= names
+    data = {"py.typed", "configs/ptb.yaml", "analysis/page.html", "ops/cpu/csrc/cell.h"}
+    assert {f"fairseq_hmrnn/{name}" for name in data} <= names
     assert not any(name.startswith(("tests", "user_dir", "scripts")) for name in names)
     assert any("_kernel" in name for name in names) == (kernel.compiled is not None)
 

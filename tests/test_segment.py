@@ -1,6 +1,8 @@
 """The commands `segment` and `plot` as a user runs them, and the reader behind both."""
 
+import io
 import json
+import os
 
 import numpy as np
 import pytest
@@ -8,9 +10,12 @@ import torch
 from conftest import TASK, run
 from fairseq import checkpoint_utils
 
+from fairseq_hmrnn.cli.files import size_of, text_pieces
 from fairseq_hmrnn.cli.main import run as run_here
+from fairseq_hmrnn.cli.progress import progress_bar
 from fairseq_hmrnn.data.characters import encode
-from fairseq_hmrnn.inference import hub
+from fairseq_hmrnn.inference import hub, lines
+from fairseq_hmrnn.inference.lines import LineReader
 from fairseq_hmrnn.inference.reader import CharacterReader, Predictions, Reading
 
 
@@ -60,10 +65,10 @@ def test_reading_is_what_the_model_computes(checkpoint, model, text):
     np.testing.assert_allclose(reading.norms[-1], [h.norm().item() for h in extra["state"].h], rtol=1e-5)
 
 
-def test_segmenting_computes_no_prediction(model, text, monkeypatch):
+def test_segmenting_computes_no_prediction(checkpoint, text):
+    model = hub.load([checkpoint])
     expected = model.boundaries(text)
-    monkeypatch.setattr(model.models[0].decoder, "predict", None)
-    monkeypatch.setattr(model.models[0].decoder, "layer_output", None)
+    model.models[0].decoder.predict = model.models[0].decoder.layer_output = None
     assert torch.equal(model.boundaries(text), expected)
     pieces = [text[:7], text[7:8], text[8:]]
     closings = list(model.reader().closings(pieces, lookahead=3))
@@ -93,12 +98,86 @@ def test_segments_as_text_json_and_against_gold(checkpoint, model, text, tmp_pat
     table = run("fairseq-hmrnn", "segment", *arguments, "--gold", tmp_path / "gold.txt", "--separator", "\x1f").stdout
     rows = [line.split() for line in table.splitlines()]
     assert ["1", "detector"] in [row[:2] for row in rows]
-    assert next(row for row in rows if row[:2] == ["1", "detector"])[5:] == ["1.000"] * 5  # itself
-    assert float(next(row for row in rows if row[:2] == ["1", "random"])[7]) < 0.8
+    assert next(row for row in rows if row[:3] == ["1", "detector", "file"])[4:] == ["1.000"] * 13  # itself
+    assert float(next(row for row in rows if row[:3] == ["1", "random", "file"])[6]) < 0.8
+    assert max(map(len, table.splitlines())) <= 120 and any(row[1:3] == ["entropy", "peaks"] for row in rows)
     (tmp_path / "late.txt").write_bytes(late.encode())
-    options = ["--gold", tmp_path / "late.txt", "--separator", "\x1f", "--lookahead", 1]
+    options = ["--gold", tmp_path / "late.txt", "--separator", "\x1f", "--lookahead", 1, "--no-peaks"]
     rows = [line.split() for line in run("fairseq-hmrnn", "segment", *arguments, *options).stdout.splitlines()]
-    assert next(row for row in rows if row[:2] == ["1", "detector"])[5:] == ["1.000"] * 5
+    assert next(row for row in rows if row[:3] == ["1", "detector", "file"])[4:] == ["1.000"] * 13
+    assert not any("peaks" in row for row in rows)
+
+
+def alone(model, rows, lookahead=0):
+    """What a reader of each line by itself finds: boundaries, readings and predictions, of all lines one after the
+    other."""
+    found = [model.reader().read_with_predictions(line) for line in rows]
+    closings = [c for line in rows for c in model.reader().closings([line], lookahead)]
+    joined = [type(parts[0])(*map(np.concatenate, zip(*parts))) for parts in zip(*found)]
+    return np.concatenate([closing.boundaries for closing in closings]), *joined
+
+
+@pytest.mark.parametrize("cut", [1, 7, 150, 10**6])
+def test_independent_lines_are_read_as_each_alone(model, text, cut, monkeypatch):
+    """In batches, sorted by length, by windows shorter than a line, and where pieces end within lines."""
+    monkeypatch.setattr(lines, "SYMBOLS", 200)
+    text = text[:300] + "\n\na\n" + text[300:600].replace("\n", " ") + "\nx\n" + text[600:900] + "q"
+    pieces = [text[start : start + cut] for start in range(0, len(text), cut)]
+    for lookahead in (0, 1, 3):
+        closed, reading, foretold = alone(model, text.splitlines(keepends=True), lookahead)
+        assert 0 < closed.mean() < 1
+        reader = LineReader(model.models[0].decoder, model.src_dict, model.begin, window=20)
+        closings = list(reader.closings(pieces, lookahead))
+        assert "".join(closing.text for closing in closings) == text
+        assert np.array_equal(np.concatenate([closing.boundaries for closing in closings]), closed)
+    reader = model.reader(independent_lines=True)
+    found = zip(*(reader.read_with_predictions(piece) for piece in pieces))
+    for parts, expected in zip(found, (reading, foretold)):
+        for name in expected._fields:
+            together = np.concatenate([getattr(part, name) for part in parts])
+            np.testing.assert_allclose(together, getattr(expected, name), atol=1e-5)
+
+
+def test_independent_lines_of_the_command(checkpoint, model, text, tmp_path):
+    (tmp_path / "text.txt").write_bytes(text.encode())
+    options = ["--independent-lines", "--text", tmp_path / "text.txt", "--lookahead", 1]
+    printed = run("fairseq-hmrnn", "segment", checkpoint, *options).stdout
+    z = alone(model, text.splitlines(keepends=True), 1)[0][:, 0]
+    assert printed == "".join(c + "|" if closes else c for c, closes in zip(text, z))
+    assert printed != run("fairseq-hmrnn", "segment", checkpoint, *options[1:]).stdout
+    page = tmp_path / "b.html"
+    options += ["--html", page, "--gold", "whitespace", "--title", "</script>"]
+    told = run("fairseq-hmrnn", "plot", checkpoint, *options, cwd=tmp_path).stdout
+    assert str(page) in told and sorted(os.listdir(tmp_path)) == ["b.html", "text.txt"]
+    shown = json.loads(page.read_text("utf-8").split('type="application/json" id="data">')[1].split("</script>")[0])
+    assert shown["text"] == text and shown["title"] == "</script>"
+    assert shown["rows"][0]["marks"] == "".join("01"[int(closes)] for closes in z)
+    assert [row["name"] for row in shown["rows"]] == ["layer 1", "layer 2", "gold"]
+
+
+def test_progress_is_shown_on_a_terminal_alone(monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    for stream, total, hidden, shown in [
+        (Terminal(), 10, False, True),
+        (Terminal(), None, False, False),
+        (Terminal(), 10, True, False),
+        (io.StringIO(), 10, False, False),
+    ]:
+        monkeypatch.setattr("sys.stderr", stream)
+        with progress_bar(total, "B", hidden) as progress:
+            progress.update(5)
+        assert bool(stream.getvalue()) == shown
+
+
+def test_size_of_what_is_read(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_text("ka\u00e9\n" * 50_000, encoding="utf-8")
+    told = []
+    assert "".join(text_pieces(str(path), told.append)) == path.read_text("utf-8")
+    assert sum(told) == size_of(str(path)) == 250_000 and len(told) > 2
 
 
 @pytest.mark.parametrize(
@@ -121,7 +200,10 @@ def test_bad_input(checkpoint, tmp_path, options, message):
         ("segment", ["--gold", "lines", "--format", "json"], "leave --format json out"),
         ("segment", ["--gold", "lines", "--layer", "2"], "leave --layer out"),
         ("segment", ["--format", "json", "--layer", "1"], "leave --layer out"),
+        ("segment", ["--no-peaks"], "--no-peaks requires --gold"),
         ("plot", ["--rates", "r.png"], "--rates requires --log"),
+        ("plot", ["--gold", "lines"], "--gold requires --html"),
+        ("plot", ["--html", "page.txt"], "suffix must be .html"),
         ("average", ["other.pt", "--last", "2", "--out", "o.pt"], "--last chooses from one folder"),
     ],
 )

@@ -14,7 +14,7 @@ TRAIN += ["--num-workers", "0", "--seed", "1"]
 
 def f1(table, layer, name, alignment):
     """Boundary F1 of a row of the table of `segment --gold`."""
-    row = re.search(rf"^ +{layer} {name} +[0-9. ]+{alignment} +[0-9.]+ +[0-9.]+ +([0-9.]+)", table, re.MULTILINE)
+    row = re.search(rf"^ +{layer} {name} +{alignment} +[0-9.]+ +[0-9.]+ +[0-9.]+ +([0-9.]+)", table, re.MULTILINE)
     return float(row.group(1))
 
 

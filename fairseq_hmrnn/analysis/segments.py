@@ -3,13 +3,22 @@
 Conventions. A boundary at step t closes a segment that includes the symbol read at t. Gold word boundaries in text
 with separators are the steps that read a word's separator; `word_gold` has the word's last letter as well, since a
 model may foresee the separator. A model may also cut one symbol late, having read the first symbol of the next
-segment: `late` moves gold boundaries there. Steps that end a sentence are `edge`s: they are given, and not counted.
-One alignment is chosen for a layer as a whole, never word by word.
+segment: `late` says so, and what was found is then moved back before it is scored. Steps that end an utterance, a line
+of the text, are `edge`s: they are given. One alignment is chosen for a layer as a whole, never word by word.
+
+The scores are those of word segmentation (Brent 1999, Machine Learning 34; Goldwater, Griffiths and Johnson 2009,
+Cognition 112, section 5.1), counted over the whole text, never averaged over lines. A word is a segment that is more
+than whitespace; edges close segments in what was found and in gold alike.
+
+    boundaries   `boundary_scores`: of those within utterances. With edges (`edge_scores`) the begin and the end of
+                 every utterance count too, which are right by themselves
+    tokens       `token_scores`: words at their place. Right: begin and end are, and no boundary lies between
+    types        `type_scores`: the lexicons, each word once, without the whitespace around it, wherever it stands
 """
 
 from __future__ import annotations
 
-from typing import Dict, List, NamedTuple
+from typing import Dict, List, NamedTuple, Set, Tuple
 
 import numpy as np
 
@@ -28,10 +37,16 @@ class Scores(NamedTuple):
 
 
 class Gold(NamedTuple):
-    """Gold boundaries of a text of T symbols, each (T,) bool. edge: where boundaries are given and not counted."""
+    """Gold boundaries of a text of T symbols.
+
+    boundary: (T,) bool. edge: (T,) bool, where boundaries are given. text: its symbols, one character each, for scores
+    of words. late: how many steps behind a gold boundary a found one stands that is the same.
+    """
 
     boundary: np.ndarray
     edge: np.ndarray
+    text: str = ""
+    late: int = 0
 
 
 def word_gold(text: str) -> Dict[str, Gold]:
@@ -39,23 +54,22 @@ def word_gold(text: str) -> Dict[str, Gold]:
 
     Of several whitespace characters in a row the first one ends the word. Newlines are edges.
     """
-    space = np.array([character.isspace() for character in text], dtype=bool)
-    newline = np.array([character == "\n" for character in text], dtype=bool)
+    space, newline = _spaces(text), _newlines(text)
     separator = space & ~_shifted(space, 1, True)
     letter = ~space & _shifted(space, -1, True)
     before_newline = _shifted(newline, -1, True)
     return {
-        "separator": Gold(separator & ~newline, newline),
-        "last letter": Gold(letter & ~before_newline, newline | (letter & before_newline)),
+        "separator": Gold(separator & ~newline, newline, text),
+        "last letter": Gold(letter & ~before_newline, newline | (letter & before_newline), text),
     }
 
 
 def line_gold(text: str) -> Gold:
     """Sentence ends of a text with one sentence on a line: the steps that read a newline. The text's end is an edge."""
-    newline = np.array([character == "\n" for character in text], dtype=bool)
+    newline = _newlines(text)
     edge = np.zeros_like(newline)
     edge[-1:] = True
-    return Gold(newline & ~edge, edge)
+    return Gold(newline & ~edge, edge, text)
 
 
 def segmented_gold(text: str, segmented: str, separator: str = "|") -> Gold:
@@ -83,33 +97,38 @@ def segmented_gold(text: str, segmented: str, separator: str = "|") -> Gold:
     boundary = np.zeros(len(text), dtype=bool)
     ends = np.cumsum([len(segment) for segment in segments[:-1]]) - 1
     boundary[ends[ends >= 0]] = True
-    newline = np.array([character == "\n" for character in text], dtype=bool)
+    newline = _newlines(text)
     edge = newline | _shifted(newline, -1, True)
-    return Gold(boundary & ~edge, edge)
+    return Gold(boundary & ~edge, edge, text)
 
 
 def late(gold: Gold) -> Gold:
-    """The same boundaries one step later: at the symbol behind each segment. The text's first symbol is an edge."""
-    return Gold(_shifted(gold.boundary, 1, False), _shifted(gold.edge, 1, True))
+    """The same for boundaries found one step later: at the first symbol of the next segment."""
+    return gold._replace(late=gold.late + 1)
 
 
 def boundary_scores(found, gold: Gold, tolerance: int = 0) -> Scores:
     """Of boundaries found, (T,) bool, away from edges. A boundary within `tolerance` steps of a gold one is a hit;
     each counts for one at most."""
-    found = _checked(found, gold)
-    ours, theirs = (np.flatnonzero(marks & ~gold.edge) for marks in (found, gold.boundary))
-    if tolerance == 0:
-        hits = np.intersect1d(ours, theirs, assume_unique=True).size
-    else:
-        hits = _matches(ours.tolist(), theirs.tolist(), tolerance)
-    return Scores.of(hits, ours.size, theirs.size)
+    return Scores.of(*_boundary_counts(found, gold, tolerance))
 
 
-def segment_scores(found, gold: Gold) -> Scores:
-    """Of whole segments: a hit has both ends right and no boundary within. Edges close segments of either side."""
-    found = _checked(found, gold)
-    ours, theirs = (_codes(segments(marks | gold.edge), found.size) for marks in (found, gold.boundary))
+def edge_scores(found, gold: Gold) -> Scores:
+    """Of boundaries with the edges: each utterance that is more than whitespace has two more, found and right."""
+    given = 2 * len(_words(np.zeros_like(gold.edge), gold))
+    return Scores.of(*(count + given for count in _boundary_counts(found, gold)))
+
+
+def token_scores(found, gold: Gold) -> Scores:
+    """Of words at their place: a hit has both ends right and no boundary within."""
+    ours, theirs = (_codes(_words(marks, gold), len(gold.text)) for marks in (_aligned(found, gold), gold.boundary))
     return Scores.of(np.intersect1d(ours, theirs, assume_unique=True).size, ours.size, theirs.size)
+
+
+def type_scores(found, gold: Gold) -> Scores:
+    """Of the lexicon: the different words found, of which those are hits that are words of gold anywhere."""
+    ours, theirs = (_lexicon(_words(marks, gold), gold.text) for marks in (_aligned(found, gold), gold.boundary))
+    return Scores.of(len(ours & theirs), len(ours), len(theirs))
 
 
 def segments(boundaries) -> np.ndarray:
@@ -189,11 +208,49 @@ def _shifted(marks: np.ndarray, by: int, fill: bool) -> np.ndarray:
     return moved
 
 
-def _checked(found, gold: Gold) -> np.ndarray:
+def _aligned(found, gold: Gold) -> np.ndarray:
+    """Found boundaries where gold ones stand if they are the same. ValueError if they are of another text."""
     found = np.asarray(found, dtype=bool)
     if found.shape != gold.boundary.shape:
         raise ValueError(f"boundaries {found.shape} and gold boundaries {gold.boundary.shape} are of different texts")
-    return found
+    return _shifted(found, -gold.late, False) if gold.late else found
+
+
+def _boundary_counts(found, gold: Gold, tolerance: int = 0) -> Tuple[int, int, int]:
+    """Hits, boundaries found and gold ones, away from edges."""
+    ours, theirs = (np.flatnonzero(marks & ~gold.edge) for marks in (_aligned(found, gold), gold.boundary))
+    if tolerance:
+        return _matches(ours.tolist(), theirs.tolist(), tolerance), ours.size, theirs.size
+    return np.intersect1d(ours, theirs, assume_unique=True).size, ours.size, theirs.size
+
+
+def _words(marks: np.ndarray, gold: Gold) -> np.ndarray:
+    """Segments (N, 2) between marks and edges that are more than whitespace."""
+    spans = segments(marks | gold.edge)
+    letters = np.append(0, np.cumsum(~_spaces(gold.text)))
+    return spans[letters[spans[:, 1]] > letters[spans[:, 0]]]
+
+
+def _lexicon(words: np.ndarray, text: str) -> Set[str]:
+    """What words read, without the whitespace around them."""
+    starts, stops = words.T.tolist()  # not a list for each word, which the garbage collector would follow
+    return {word.strip() for word in {text[start:stop] for start, stop in zip(starts, stops)}}
+
+
+def _points(text: str) -> np.ndarray:
+    """(T,) code points."""
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
+
+
+def _newlines(text: str) -> np.ndarray:
+    return _points(text) == ord("\n")
+
+
+def _spaces(text: str) -> np.ndarray:
+    """(T,) bool: whitespace of any kind."""
+    points = _points(text)
+    kinds = np.flatnonzero(np.bincount(points, minlength=1))
+    return np.isin(points, [point for point in kinds.tolist() if chr(point).isspace()])
 
 
 def _codes(pairs: np.ndarray, length: int) -> np.ndarray:

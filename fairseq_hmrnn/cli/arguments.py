@@ -125,6 +125,13 @@ def picture(argument: str) -> str:
     return argument
 
 
+def page(argument: str) -> str:
+    """A page for a browser to write."""
+    if not new_file(argument).lower().endswith((".html", ".htm")):
+        raise argparse.ArgumentTypeError(f"{argument}: the suffix must be .html")
+    return argument
+
+
 def folder_to_write(argument: str) -> str:
     """A folder, made by the command if it is not there."""
     if os.path.exists(path(argument)) and not os.path.isdir(argument):
@@ -181,4 +188,9 @@ def add_text_to_read(parser: Parser) -> None:
         default="-",
         type=file_or_input,
         help="a UTF-8 file; - reads standard input (default)",
+    )
+    parser.add_argument(
+        "--independent-lines",
+        action="store_true",
+        help="read each line by itself, many at a time: for lines that have nothing to do with each other",
     )

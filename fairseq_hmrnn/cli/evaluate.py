@@ -24,6 +24,7 @@ from ..inference.reader import WINDOW
 from ..options import LARGEST_SIZE, number, whole
 from . import arguments as kinds
 from .errors import UserError
+from .progress import progress_bar
 
 DEFAULT = DynamicOptions()
 STATISTICS_WINDOW = 100
@@ -103,7 +104,7 @@ def run(args: argparse.Namespace) -> None:
         batches = tqdm(islice(windows, total), "size of gradients", total, disable=hidden, leave=False)
         rms = gradient_rms(decoder, batches)
     evaluation, nats = DynamicEvaluation(decoder, rms, options), 0.0
-    with tqdm(total=text.num_symbols, unit=" symbols", unit_scale=True, disable=hidden, leave=False) as progress:
+    with progress_bar(text.num_symbols, " symbols") as progress:
         for segment in evaluation.score(text):
             nats += segment.double().sum().item()
             progress.update(segment.numel())

@@ -5,15 +5,16 @@ from __future__ import annotations
 import codecs
 import contextlib
 import os
+import stat
 import sys
 import tempfile
 from pathlib import Path
-from typing import BinaryIO, Iterator
+from typing import BinaryIO, Callable, Iterator, Optional
 
 from .errors import UserError
 
 LARGEST_TEXT = 1 << 28  # bytes that are read as a whole
-PIECE = 1 << 14  # bytes that are read at once of a text of any length
+PIECE = 1 << 17  # bytes that are read at once of a text of any length
 
 
 @contextlib.contextmanager
@@ -42,9 +43,19 @@ def read_text(source: str, largest: int = LARGEST_TEXT) -> str:
         raise not_utf8(name, error.start) from error
 
 
-def text_pieces(source: str) -> Iterator[str]:
+def size_of(source: str) -> Optional[int]:
+    """Bytes of a file, or of one that standard input comes from, for "-"; None where they are not known."""
+    with open_bytes(source) as file:
+        try:
+            found = os.fstat(file.fileno())
+        except OSError:  # not of the operating system
+            return None
+    return found.st_size if stat.S_ISREG(found.st_mode) else None
+
+
+def text_pieces(source: str, progress: Callable[[int], object] = int) -> Iterator[str]:
     """The text of a file, or of standard input for "-", piece by piece, as soon as there is any; UserError where it is
-    not UTF-8."""
+    not UTF-8. progress: told the bytes of each piece when the next one is asked for."""
     decoder, position = codecs.getincrementaldecoder("utf-8")(), 0
     with open_bytes(source) as file:
         read = getattr(file, "read1", file.read)
@@ -59,6 +70,7 @@ def text_pieces(source: str) -> Iterator[str]:
             position += len(data)
             if text:
                 yield text
+            progress(len(data))
             if not data:
                 return
 

@@ -2,28 +2,33 @@
 
     fairseq-hmrnn plot checkpoints/mytext --text some.txt --out boundaries.png
     fairseq-hmrnn plot checkpoints/mytext --text some.txt --norms norms.png --log train.log --rates rates.png
+    fairseq-hmrnn plot checkpoints/unspaced --text unspaced.txt --html boundaries.html --gold words.txt --lookahead 1
 
-With --norms also how large each layer's hidden state is; with --log its boundary rates during training.
+With --html a page for a browser, a single file: the text with the boundaries under it, gold ones beside them, and the
+probabilities of the character pointed at. With --norms also how large each layer's hidden state is; with --log its
+boundary rates during training.
 """
 
 from __future__ import annotations
 
 import argparse
 import functools
+from pathlib import Path
 from typing import List, Optional, Tuple
 
 import numpy as np
 
-from ..analysis import plot_boundaries, plot_norms, plot_training, read_log
+from ..analysis import boundary_page, plot_boundaries, plot_norms, plot_training, read_log
 from ..inference import hub
-from ..inference.reader import closed_earlier
 from ..options import LARGEST_SIZE, whole
 from . import arguments as kinds
 from .errors import UserError
 from .files import read_text, whole_file
+from .gold import add_gold, gold_boundaries
 
 LARGEST_PICTURE = 20_000  # bytes of text: a picture of more cannot be read, nor drawn in a minute
-RATES = "rates.png"
+LARGEST_PAGE = 100_000  # a browser takes seconds
+PICTURE, RATES = "boundaries.png", "rates.png"
 
 
 def add_arguments(parser: kinds.Parser) -> None:
@@ -34,9 +39,11 @@ def add_arguments(parser: kinds.Parser) -> None:
         metavar="FILE",
         nargs="+",
         type=kinds.picture,
-        default=["boundaries.png"],
-        help=".png, .svg or .pdf, or several (default: boundaries.png)",
+        default=[],
+        help=f".png, .svg or .pdf, or several (default: {PICTURE}, or none with --html)",
     )
+    add("--html", metavar="FILE", type=kinds.page, help="a page for a browser, which shows the probabilities too")
+    add_gold(parser)
     add("--norms", metavar="FILE", type=kinds.picture, help="also draw a heat map of the norms of h, here")
     add(
         "--log",
@@ -59,10 +66,13 @@ def add_arguments(parser: kinds.Parser) -> None:
 def run(args: argparse.Namespace) -> None:
     if args.rates and not args.log:
         raise UserError("--rates requires --log, what fairseq-train printed")
+    if args.gold and not args.html:
+        raise UserError("--gold requires --html: pictures have no row for it")
+    args.out = args.out or ([] if args.html else [PICTURE])
     rates: Optional[str] = (args.rates or RATES) if args.log else None
     for name in filter(None, [*args.out, rates]):
         kinds.picture(name)  # argparse does not look at defaults
-    text = read_text(args.text, LARGEST_PICTURE)
+    text = read_text(args.text, LARGEST_PICTURE if args.out or args.norms else LARGEST_PAGE)
     if not text:
         raise UserError("the text is empty: there is nothing to draw")
     boundaries, written = _draw(args, text, rates)
@@ -74,14 +84,19 @@ def run(args: argparse.Namespace) -> None:
 def _draw(args: argparse.Namespace, text: str, rates: Optional[str]) -> Tuple[np.ndarray, List[str]]:
     """Draw everything that was asked for; the boundaries and the names of the files."""
     curves = read_log(read_text(args.log).splitlines()) if args.log else None
-    reading = hub.load([args.checkpoint], args.data).reader().read(text)
-    boundaries = closed_earlier(reading.boundaries, args.lookahead)
+    golds = gold_boundaries(args.gold, text, args.separator) if args.gold else {}
+    reader = hub.load([args.checkpoint], args.data).reader(args.independent_lines)
+    reading = reader.read(text)
+    boundaries, probs = (reader.closed_earlier(text, array, args.lookahead) for array in reading[:2])
     style = {"width": args.width, "title": args.title}
     pictures = [(path, lambda out: plot_boundaries(text, boundaries, out, **style)) for path in args.out]
     if args.norms:
         pictures.append((args.norms, lambda out: plot_norms(text, reading.norms, out, **style)))
     if rates and curves is not None:
         pictures.append((rates, functools.partial(plot_training, curves)))
+    if args.html:
+        html = boundary_page(text, boundaries, probs, next(iter(golds.values()), None), args.title)
+        pictures.append((args.html, lambda out: Path(out).write_text(html, encoding="utf-8")))
     for path, plot in pictures:
         with whole_file(path) as unfinished:
             plot(unfinished)

@@ -2,11 +2,16 @@
 
     fairseq-hmrnn segment checkpoints/mytext < some.txt                        # to|be|or ...
     fairseq-hmrnn segment checkpoints/mytext --format json < some.txt          # all layers
+    fairseq-hmrnn segment checkpoints/mytext --independent-lines --text lines.txt
     fairseq-hmrnn segment checkpoints/mytext --gold whitespace < some.txt
+    fairseq-hmrnn segment checkpoints/unspaced --text unspaced.txt --gold words.txt --independent-lines
 
-Text of any length, read as it comes, the model's state carried on. Output: the text with a separator behind each
-segment; JSON lines, one for each stretch that no layer cuts; or, with --gold, a table of how well the boundaries agree
-with gold ones, beside random boundaries, every k-th character, and peaks of the model's own surprisal and entropy.
+Text of any length, read as it comes, the model's state carried on; with --independent-lines each line is read by
+itself, many at a time, which is several times as fast. Output: the text with a separator behind each segment; JSON
+lines, one for each stretch that no layer cuts; or, with --gold, a table of how well the boundaries agree with gold
+ones, beside random boundaries, every k-th character, and peaks of the model's own surprisal and entropy: precision (P),
+recall (R) and F1 of boundaries (within lines; with the edges of lines; within one character, "+-1"), of tokens (whole
+words at their place) and of types (the lexicon).
 """
 
 from __future__ import annotations
@@ -14,20 +19,24 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from typing import Dict, Iterable, Sequence
+from typing import Iterable, Sequence
 
-from ..analysis import segments
+import numpy as np
+
 from ..analysis.comparison import comparison
 from ..inference import hub
-from ..inference.reader import CharacterReader, Closings, closed_earlier
+from ..inference.reader import CharacterReader, Closings, Predictions
 from ..options import LARGEST_SIZE, whole
 from . import arguments as kinds
 from .errors import UserError
-from .files import read_text, text_pieces
+from .files import PIECE, read_text, size_of, text_pieces
+from .gold import add_gold, gold_boundaries
+from .progress import progress_bar
 
 
 def add_arguments(parser: kinds.Parser) -> None:
     kinds.add_text_to_read(parser)
+    add_gold(parser)
     add = parser.add_argument
     add("--format", choices=["text", "json"], default="text", help="of the output (default %(default)s)")
     add(
@@ -37,25 +46,17 @@ def add_arguments(parser: kinds.Parser) -> None:
         help="whose boundaries, from 1 (default: 1; json and --gold have all)",
     )
     add(
-        "--separator",
-        metavar="TEXT",
-        default="|",
-        type=kinds.separator,
-        help="behind each segment, here and in --gold (default: |)",
-    )
-    add(
-        "--gold",
-        metavar="GOLD",
-        type=_gold,
-        help="compare with: whitespace (word ends), lines (sentence ends), or a file, the same text with separators",
-    )
-    add(
         "--lookahead",
         metavar="N",
         type=whole(0, LARGEST_SIZE),
         default=0,
         help="characters that a layer reads of the next segment before it closes one: boundaries are put that far back "
         "(default: 0; 1 for layers trained with bidirectional)",
+    )
+    add(
+        "--no-peaks",
+        action="store_true",
+        help="with --gold: no rows of surprisal and entropy peaks, and so none of the predictions that they take",
     )
     add("--seed", metavar="N", type=kinds.SEED, default=0, help="of the random baseline (default %(default)s)")
 
@@ -65,48 +66,50 @@ def run(args: argparse.Namespace) -> None:
         raise UserError("--gold prints a table: leave --format json out")
     if args.layer is not None and (args.gold or args.format == "json"):
         raise UserError("--gold and --format json have all layers: leave --layer out")
-    reader, layer = hub.load([args.checkpoint], args.data).reader(), args.layer or 1
+    if args.no_peaks and not args.gold:
+        raise UserError("--no-peaks requires --gold")
+    reader, layer = hub.load([args.checkpoint], args.data).reader(args.independent_lines), args.layer or 1
     if layer > reader.num_detectors:
         raise UserError(f"there is no layer {layer} with a detector: choose 1 to {reader.num_detectors}")
     if args.gold:
         _compare(args, reader)
         return
-    closed = reader.closings(text_pieces(args.text), args.lookahead)
-    if args.format == "json":
-        _write_json(closed)
-    else:
-        _write_text(closed, layer - 1, args.separator)
-
-
-def _gold(argument: str) -> str:
-    """whitespace, lines, or a file."""
-    return argument if argument in ("whitespace", "lines") else kinds.existing_file(argument)
+    with progress_bar(size_of(args.text), "B", hidden=sys.stdout.isatty()) as progress:
+        closed = reader.closings(text_pieces(args.text, progress.update), args.lookahead)
+        if args.format == "json":
+            _write_json(closed)
+        else:
+            _write_text(closed, layer - 1, args.separator)
 
 
 def _compare(args: argparse.Namespace, reader: CharacterReader) -> None:
     text = read_text(args.text)
     if not text:
         raise UserError("the text is empty: there is nothing to compare")
-    golds = _golds(args.gold, text, args.separator)
-    reading, foretold = reader.read_with_predictions(text)
-    boundaries = closed_earlier(reading.boundaries, args.lookahead) > 0.5
-    for line in comparison(boundaries, foretold.next_surprisal, foretold.entropy, golds, args.seed):
+    golds = gold_boundaries(args.gold, text, args.separator)
+    found, foretold = [], []
+    with progress_bar(len(text), " characters") as progress:
+        for start in range(0, len(text), PIECE):
+            piece = text[start : start + PIECE]
+            if args.no_peaks:
+                found.append(reader.boundaries(piece))
+            else:
+                reading, predictions = reader.read_with_predictions(piece)
+                found.append(reading.boundaries)
+                foretold.append(predictions)
+            progress.update(len(piece))
+    boundaries, signals = reader.closed_earlier(text, np.concatenate(found), args.lookahead) > 0.5, {}
+    if foretold:
+        predictions = Predictions(*map(np.concatenate, zip(*foretold)))
+        signals = {"surprisal": predictions.next_surprisal, "entropy": predictions.entropy}
+    for line in comparison(boundaries, golds, **signals, seed=args.seed):
         print(line)
-
-
-def _golds(name: str, text: str, separator: str) -> Dict[str, segments.Gold]:
-    """Gold boundaries by alignment."""
-    if name == "whitespace":
-        return segments.word_gold(text)
-    if name == "lines":
-        return {"newline": segments.line_gold(text)}
-    marks = segments.segmented_gold(text, read_text(name), separator)
-    return {"file": marks, "file, late": segments.late(marks)}
 
 
 def _write_text(closed: Iterable[Closings], layer: int, separator: str) -> None:
     for text, boundaries in closed:
-        sys.stdout.write("".join(c + separator if mark else c for c, mark in zip(text, boundaries[:, layer])))
+        cuts = [0, *(np.flatnonzero(boundaries[:, layer]) + 1).tolist(), len(text)]
+        sys.stdout.write(separator.join(text[start:stop] for start, stop in zip(cuts, cuts[1:])))
         sys.stdout.flush()
 
 
@@ -114,11 +117,12 @@ def _write_json(closed: Iterable[Closings]) -> None:
     """{"start", "stop", "text", "layers"}: characters start to stop of the text, and the layers that end there."""
     start, pending = 0, ""
     for text, boundaries in closed:
-        for character, closing in zip(text, boundaries.tolist()):
-            pending += character
-            if any(closing):
-                _write_line(start, pending, [layer for layer, closes in enumerate(closing, 1) if closes])
-                start, pending = start + len(pending), ""
+        begin = 0
+        for stop in (np.flatnonzero(boundaries.any(1)) + 1).tolist():
+            pending += text[begin:stop]
+            _write_line(start, pending, (np.flatnonzero(boundaries[stop - 1]) + 1).tolist())
+            start, pending, begin = start + len(pending), "", stop
+        pending += text[begin:]
         sys.stdout.flush()
     if pending:
         _write_line(start, pending, [])

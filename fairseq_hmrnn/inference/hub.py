@@ -28,6 +28,7 @@ from ..checkpoints import (
 from ..data.characters import is_character_dictionary
 from ..models import HMLSTMLanguageModel
 from ..models.decoding import generate_in
+from .lines import LineReader
 from .reader import CharacterReader, Reader, check_lookahead, closed_earlier, output_symbols
 from .sampler import Sampler, SamplingOptions
 from .surface import symbol_ends, unknown_message
@@ -259,12 +260,13 @@ class LanguageModelHub(GeneratorHubInterface):
         score.hypothesis.update(attention=None, alignment=None)
         return score
 
-    def reader(self) -> CharacterReader:
+    def reader(self, independent_lines: bool = False) -> CharacterReader:
         """Reads a text of any length, piece by piece, with the first model; ValueError for a model of words or pieces,
-        and for another one than HM-LSTM."""
+        and for another one than HM-LSTM. independent_lines: each line as if it were a text of its own, in batches."""
         if not is_character_dictionary(self.src_dict):
             raise ValueError("the model was not trained on characters: give one of a text of `fairseq-hmrnn prepare`")
-        return CharacterReader(self.models[0].decoder, self.src_dict, self.begin)
+        kind = LineReader if independent_lines else CharacterReader
+        return kind(self.models[0].decoder, self.src_dict, self.begin)
 
     def boundaries(self, text: str, lookahead: int = 0) -> Tensor:
         """(T, L) 0 or 1 for the layers with a detector: whether a segment ends with each symbol. First model's.
@@ -275,8 +277,9 @@ class LanguageModelHub(GeneratorHubInterface):
         check_lookahead(lookahead)
         self._tell_of_unknown([text])
         reader = Reader(self.models[0].decoder, self.begin)
-        found = [torch.zeros(0, reader.num_detectors), *map(reader.boundaries, reader.read(self.encode(text)))]
-        return torch.from_numpy(closed_earlier(torch.cat([part.cpu() for part in found]).numpy(), lookahead))
+        found = [reader.boundaries(window).squeeze(1).cpu() for window in reader.read(self.encode(text))]
+        found = torch.cat([torch.zeros(0, reader.num_detectors), *found])
+        return torch.from_numpy(closed_earlier(found.numpy(), lookahead))
 
     def segment(self, text: str, lookahead: int = 0) -> List[List[str]]:
         """For every layer that has a detector, from the bottom: the segments into which it cuts the text, slices of it
@@ -324,10 +327,12 @@ class LanguageModelHub(GeneratorHubInterface):
         """The logarithm of the models' mean probability of each symbol, by windows."""
         readers = [Reader(model.decoder, self.begin) for model in self.models]
         for windows in zip(*(reader.read(symbols) for reader in readers)):
-            foretold = torch.stack([reader.log_probs(window)[:-1] for reader, window in zip(readers, windows)])
-            mean = foretold.logsumexp(0) - math.log(len(readers))
-            targets = output_symbols(windows[0].tokens, self.tgt_dict)
-            yield mean.gather(1, targets.unsqueeze(1)).squeeze(1)
+            targets, step = output_symbols(windows[0].tokens, self.tgt_dict)[0], 0
+            for parts in zip(*(reader.log_probs(window) for reader, window in zip(readers, windows))):
+                mean = torch.stack(parts).squeeze(2).logsumexp(0) - math.log(len(readers))
+                read = targets[step : step + len(mean)]  # the last row's symbol is not of this window
+                yield mean[: len(read)].gather(1, read.unsqueeze(1)).squeeze(1)
+                step += len(mean)
 
 
 def _check_generation(options: Dict[str, Any]) -> None:

@@ -4,13 +4,13 @@ model predicts is computed only for who asks for it; boundaries need no predicti
 from __future__ import annotations
 
 import logging
-from typing import Iterable, Iterator, NamedTuple, Optional, Tuple
+from typing import Callable, Iterable, Iterator, List, NamedTuple, Tuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.characters import encode
+from ..data.binarize import index_table
 from ..models.decoder import HMLSTMDecoder
 from ..ops import HMLSTMOutput, HMLSTMState
 from .surface import unknown_message
@@ -18,15 +18,17 @@ from .surface import unknown_message
 logger = logging.getLogger(__name__)
 
 WINDOW = 1000  # symbols per call of the recurrence; the state is carried, so that it changes nothing but memory
+PREDICTED = 1 << 22  # probabilities that are held at once
 
 
 class Window(NamedTuple):
-    """T symbols that were read. tokens: (T,). output: what the recurrence made of them, with a batch of 1. before: of
-    each layer h (1, 1, H_l) of the step before the first of them."""
+    """A batch of symbols that was read. tokens: (B, T). valid: (B, T) bool, False for padding. start: the state before
+    the first of them. output: what the recurrence made of them."""
 
     tokens: Tensor
+    valid: Tensor
+    start: HMLSTMState
     output: HMLSTMOutput
-    before: Tuple[Tensor, ...]
 
 
 class Reader:
@@ -39,9 +41,8 @@ class Reader:
     def __init__(self, decoder, begin: int, window: int = WINDOW):
         if not isinstance(decoder, HMLSTMDecoder):
             raise ValueError("scoring and segmenting require an HM-LSTM language model")
-        self.decoder, self.window = decoder.eval(), window
-        self.state: Optional[HMLSTMState] = None
-        self.last: Tuple[Tensor, ...] = ()
+        self.decoder, self.window, self.recur = decoder.eval(), window, decoder.recur
+        self.state = decoder.hm_lstm.zero_state(1)
         for _ in self.read(torch.tensor([begin])):
             pass
 
@@ -49,25 +50,34 @@ class Reader:
     def num_detectors(self) -> int:
         return self.decoder.hm_lstm.num_detectors
 
-    @torch.no_grad()
     def read(self, tokens: Tensor) -> Iterator[Window]:
-        """The next symbols, (T,), by windows."""
-        for part in tokens.to(self.decoder.embed_tokens.weight.device).split(self.window):
-            output, _ = self.decoder.recur(part.unsqueeze(0), self.state)
-            before, self.last = self.last, tuple(h[-1:] for h in output.hidden)
-            self.state = output.state
-            yield Window(part, output, before)
+        """The next symbols, (T,), by windows with a batch of 1."""
+        for window in self.read_batch(tokens.unsqueeze(0), self.state):
+            self.state = window.output.state
+            yield window
 
     @torch.no_grad()
-    def log_probs(self, window: Window) -> Tensor:
-        """(T + 1, V): what the model foretold before the first symbol of a window, and behind each, in nats. Row t is
-        the prediction of symbol t."""
-        hidden = [torch.cat(pair) for pair in zip(window.before, window.output.hidden)]
-        return self.decoder.predict(self.decoder.layer_output(hidden)).squeeze(1).float().log_softmax(-1)
+    def read_batch(self, tokens: Tensor, state: HMLSTMState) -> Iterator[Window]:
+        """Symbols (B, T) from a state on, by windows; padding changes nothing."""
+        for part in tokens.to(self.decoder.embed_tokens.weight.device).split(self.window, dim=1):
+            output, valid = self.recur(part, state)
+            yield Window(part, valid, state, output)
+            state = output.state
+
+    @torch.no_grad()
+    def log_probs(self, window: Window) -> Iterator[Tensor]:
+        """What the model foretold before the first symbols of a window, and behind each, in nats: (T + 1, B, V), in
+        parts over T. Row t is the prediction of symbol t."""
+        output, layer_output = window.output, self.decoder.layer_output
+        before = layer_output([h.unsqueeze(0).to(like.dtype) for h, like in zip(window.start.h, output.hidden)])
+        behind = layer_output.over_sequence(output.hidden, output.changed(window.start, window.valid.t()))
+        steps = max(1, PREDICTED // (window.tokens.size(0) * len(self.decoder.dictionary)))
+        for features in torch.cat([before, behind]).split(steps):
+            yield self.decoder.predict(features).float().log_softmax(-1)
 
     def boundaries(self, window: Window) -> Tensor:
-        """(T, detectors): z of each symbol, whether a segment ends with it."""
-        return window.output.boundaries[:, 0, : self.num_detectors].float()
+        """(T, B, detectors): z of each symbol, whether a segment ends with it."""
+        return window.output.boundaries[..., : self.num_detectors].float()
 
 
 class Reading(NamedTuple):
@@ -110,6 +120,7 @@ class CharacterReader:
 
     def __init__(self, decoder, dictionary, begin: int, window: int = WINDOW):
         self.reader, self.dictionary = Reader(decoder, begin, window), dictionary
+        self.table = index_table(dictionary).astype(np.int64)
         self.told_of_unknown = False
 
     @property
@@ -118,13 +129,17 @@ class CharacterReader:
 
     def read(self, text: str) -> Reading:
         """The next piece of the text, not empty; memory grows with its length, not with that of the text."""
-        return _join([self._reading(window) for window in self._windows(text)])
+        return Reading(*self._arrays(text, self._states))
 
     def read_with_predictions(self, text: str) -> Tuple[Reading, Predictions]:
-        """The same, and what was foretold, for several times the work."""
-        found = [(self._reading(window), self._predictions(window)) for window in self._windows(text)]
-        readings, predictions = zip(*found)
-        return _join(readings), _join(predictions)
+        """The same, and what was foretold, for more work."""
+        found = self._arrays(text, lambda window: (*self._states(window), *self._predictions(window)))
+        states = len(Reading._fields)
+        return Reading(*found[:states]), Predictions(*found[states:])
+
+    def boundaries(self, text: str) -> np.ndarray:
+        """(T, detectors), those of `read` alone, for less work."""
+        return self._arrays(text, lambda window: (self.reader.boundaries(window),))[0]
 
     def closings(self, texts: Iterable[str], lookahead: int = 0) -> Iterator[Closings]:
         """The text of all pieces, each with the boundaries behind its characters, which are known `lookahead`
@@ -132,38 +147,63 @@ class CharacterReader:
         check_lookahead(lookahead)
         text, boundaries = "", np.zeros((0, self.num_detectors))
         for piece in texts:
-            text, boundaries = text + piece, np.concatenate([boundaries, self.read(piece).boundaries])
+            text, boundaries = text + piece, np.concatenate([boundaries, self.boundaries(piece)])
             ready = len(text) - lookahead
             if ready > 0:
-                yield Closings(text[:ready], closed_earlier(boundaries, lookahead)[:ready] > 0.5)
+                yield Closings(text[:ready], self.closed_earlier(text, boundaries, lookahead)[:ready] > 0.5)
                 text, boundaries = text[ready:], boundaries[ready:]
         yield Closings(text, np.zeros(boundaries.shape, dtype=bool))
 
-    def _windows(self, text: str) -> Iterator[Window]:
-        tokens = torch.tensor([self.dictionary.index(symbol) for symbol in encode(text)])
-        if not self.told_of_unknown and tokens.eq(self.dictionary.unk()).any():
+    def closed_earlier(self, text: str, boundaries: np.ndarray, lookahead: int) -> np.ndarray:
+        """The boundaries (T, detectors) of a text put `lookahead` characters before."""
+        return closed_earlier(boundaries, lookahead)
+
+    def _windows(self, text: str) -> Iterator[Tuple[Window, np.ndarray]]:
+        """Windows of a text, and where in it stand the characters of each, in the order of its rows, padding left
+        out."""
+        start = 0
+        for window in self.reader.read(torch.from_numpy(self._tokens(text))):
+            stop = start + window.tokens.size(1)
+            yield window, np.arange(start, stop)
+            start = stop
+
+    def _tokens(self, text: str) -> np.ndarray:
+        """(T,) int64."""
+        tokens = self.table[code_points(text)]
+        unknown = tokens == self.dictionary.unk()
+        if not self.told_of_unknown and unknown.any():
             self.told_of_unknown = True
-            unknown = (c for c, token in zip(text, tokens.tolist()) if token == self.dictionary.unk())
-            logger.warning(unknown_message(unknown))
-        return self.reader.read(tokens)
+            logger.warning(unknown_message(text[place] for place in np.flatnonzero(unknown)))
+        return tokens
 
-    def _reading(self, window: Window) -> Reading:
+    def _arrays(self, text: str, measure: Callable[[Window], Tuple[Tensor, ...]]) -> List[np.ndarray]:
+        """By character, each (T, ...), what `measure` gives of a window, each (T, B, ...)."""
+        parts, places = [], []
+        for window, where in self._windows(text):
+            parts.append([value.transpose(0, 1)[window.valid].cpu().numpy() for value in measure(window)])
+            places.append(where)
+        order = np.argsort(np.concatenate(places), kind="stable")
+        return [np.concatenate(values)[order] for values in zip(*parts)]
+
+    def _states(self, window: Window) -> Tuple[Tensor, ...]:
         output = window.output
-        norms = torch.stack([h[:, 0].float().norm(dim=-1) for h in output.hidden], dim=1)
-        probs = output.boundary_probs[:, 0, : self.num_detectors].float()
-        return Reading(*(part.cpu().numpy() for part in (self.reader.boundaries(window), probs, norms)))
+        norms = torch.stack([h.float().norm(dim=-1) for h in output.hidden], dim=2)
+        return self.reader.boundaries(window), output.boundary_probs[..., : self.num_detectors].float(), norms
 
-    def _predictions(self, window: Window) -> Predictions:
-        log_probs = self.reader.log_probs(window)
-        entropy = torch.special.entr(log_probs[1:].exp()).sum(-1)
-        read = output_symbols(window.tokens, self.reader.decoder.dictionary)
-        surprisal = -log_probs[:-1].gather(1, read.unsqueeze(1)).squeeze(1)
-        return Predictions(entropy.cpu().numpy(), surprisal.cpu().numpy())
+    def _predictions(self, window: Window) -> Tuple[Tensor, ...]:
+        read = output_symbols(window.tokens, self.reader.decoder.dictionary).t().unsqueeze(2)
+        entropy, surprisal, step = [], [], 0
+        for log_probs in self.reader.log_probs(window):
+            entropy.append(-(log_probs.exp() * log_probs).sum(-1))
+            targets = read[step : step + len(log_probs)]  # the last row's symbol is not of this window
+            surprisal.append(-log_probs[: len(targets)].gather(2, targets).squeeze(2))
+            step += len(log_probs)
+        return torch.cat(entropy)[1:], torch.cat(surprisal)
 
 
-def _join(parts):
-    """Tuples of arrays over consecutive steps as one."""
-    return type(parts[0])(*map(np.concatenate, zip(*parts)))
+def code_points(text: str) -> np.ndarray:
+    """(T,) of the characters of a text."""
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
 
 
 def closed_earlier(boundaries: np.ndarray, lookahead: int) -> np.ndarray:

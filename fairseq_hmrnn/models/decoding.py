@@ -11,7 +11,7 @@ Weights are packed as they are, or rounded to bfloat16, which halves what every 
 from __future__ import annotations
 
 import contextlib
-from typing import NamedTuple, Optional, Sequence
+from typing import Callable, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -82,6 +82,22 @@ class PackedWeights:
 
     def __deepcopy__(self, memo):
         return self
+
+
+class PackedRecurrence:
+    """`recur` of a decoder, of whole sequences without gradients, with weights that are packed once for many calls."""
+
+    def __init__(self, decoder, weights: PackedWeights):
+        self.decoder, self.weights = decoder, weights
+        self.options = decoder.hm_lstm.options(float(decoder.slope_progress.slope))
+
+    @torch.no_grad()
+    def __call__(self, tokens: Tensor, state: HMLSTMState) -> Tuple[HMLSTMOutput, Tensor]:
+        """Of tokens (B, T): the output, and which of them are not padding (B, T)."""
+        valid, table = tokens.ne(self.decoder.padding_idx), self.weights.table
+        x = self.decoder.embed_tokens.weight.detach() if table is None else table
+        masks = {"valid": padding_of(valid.t()), "projected": table is not None, "tokens": tokens.t()}
+        return self.weights.packed(x, state, self.options, **masks), valid
 
 
 class PackedSteps(Steps):
@@ -189,8 +205,7 @@ def _pack(decoder) -> Optional[PackedLayers]:
     in bfloat16 and cannot be."""
     own = _reads_weights(decoder)
     if decoder.generation_dtype != "bfloat16":
-        low = decoder.hm_lstm.bfloat16_products and kernel.compiled is not None
-        return None if own else decoder.hm_lstm.pack(low)
+        return None if own else _pack_as_trained(decoder)
     if own:
         raise ValueError("generation in bfloat16 is without gradients and dropout: leave it at float32 for them")
     packed = decoder.hm_lstm.pack(bfloat16=True)
@@ -198,6 +213,19 @@ def _pack(decoder) -> Optional[PackedLayers]:
         where = f"backend {decoder.hm_lstm.backend} on {decoder.embed_tokens.weight.device.type}"
         raise ValueError(f"generation in bfloat16 is by the compiled CPU kernel, not {where}: leave it at float32")
     return packed
+
+
+def _pack_as_trained(decoder) -> Optional[PackedLayers]:
+    """For products in the precision of training."""
+    return decoder.hm_lstm.pack(decoder.hm_lstm.bfloat16_products and kernel.compiled is not None)
+
+
+@torch.no_grad()
+def recurrence(decoder) -> Callable[[Tensor, HMLSTMState], Tuple[HMLSTMOutput, Tensor]]:
+    """`recur` of a decoder in evaluation, for many calls between which its weights do not change: packed once, where
+    the CPU kernel runs it."""
+    packed = None if decoder.training or decoder.drops_out else _pack_as_trained(decoder)
+    return decoder.recur if packed is None else PackedRecurrence(decoder, PackedWeights(decoder, packed))
 
 
 def freeze(decoder):

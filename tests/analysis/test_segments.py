@@ -8,6 +8,7 @@ from fairseq_hmrnn.analysis.segments import (
     agreement,
     baselines,
     boundary_scores,
+    edge_scores,
     late,
     line_gold,
     mean_length,
@@ -15,9 +16,10 @@ from fairseq_hmrnn.analysis.segments import (
     peak_boundaries,
     random_boundaries,
     regular_boundaries,
-    segment_scores,
     segmented_gold,
     segments,
+    token_scores,
+    type_scores,
     word_gold,
 )
 
@@ -54,9 +56,14 @@ def test_segmented_gold():
     assert written(gold.boundary) == ".X.X......." and written(gold.edge) == ".....XX..XX"
 
 
-def test_late_gold_is_at_the_first_symbol_of_the_next_segment():
-    gold = late(segmented_gold("tobeor\nnot\n", "to|be|or|\nnot|\n"))
-    assert written(gold.boundary) == "..X.X......" and written(gold.edge) == "X.....XX..X"
+def test_late_boundaries_are_those_one_symbol_later():
+    """At the first symbol of the next segment; every score is that of the same boundaries at their place."""
+    gold = segmented_gold("tobeor\nnot\n", "to|be|or|\nnot|\n")
+    found = marks("..X..X..X.X")
+    for scores in (boundary_scores, edge_scores, token_scores, type_scores):
+        assert scores(found, late(gold)) == scores(marks(".X..X..X.X."), gold)
+    assert boundary_scores(marks("..X.X......"), late(gold)).f1 == 1
+    assert type_scores(marks("..X.X......"), late(gold)).f1 == 1  # whole words, not shifted ones
 
 
 @pytest.mark.parametrize(
@@ -92,10 +99,51 @@ def test_tolerance_matches_each_boundary_once():
     assert boundary_scores(marks("........"), gold, 1) == (0, 0, 0)
 
 
-def test_segment_scores_want_both_ends():
-    gold = Gold(marks("..X..X...."), marks(".........X"))
+# gold:  the dog | s  /  a dog      found:  thed og s  /  adog
+UTTERANCES, WORDS, FOUND = "thedogs\nadog\n", "the|dog|s|\na|dog|\n", "thed|og|s\nadog\n"
+
+
+def found_in(segmented):
+    """(T,) bool, behind which characters `|` stands."""
+    plain = [place for place, character in enumerate(segmented) if character != "|"]
+    return np.array([segmented[place + 1 : place + 2] == "|" for place in plain])
+
+
+def test_scores_of_word_segmentation_by_hand():
+    gold = segmented_gold(UTTERANCES, WORDS)
+    # Within utterances gold has the|, dog|, a|; found thed|, og|: the second is right.
+    assert boundary_scores(found_in(FOUND), gold) == pytest.approx((1 / 2, 1 / 3, 2 / 5))
+    # Two utterances have four edges.
+    assert edge_scores(found_in(FOUND), gold) == pytest.approx((5 / 6, 5 / 7, 10 / 13))
+    # Tokens: of thed, og, s, adog only s; gold the, dog, s, a, dog. A newline is no word.
+    assert token_scores(found_in(FOUND), gold) == pytest.approx((1 / 4, 1 / 5, 2 / 9))
+    # Types: s of {thed, og, s, adog} and {the, dog, s, a}.
+    assert type_scores(found_in(FOUND), gold) == pytest.approx((1 / 4, 1 / 4, 1 / 4))
+    assert type_scores(found_in("the|dogs\na|do|g\n"), gold) == pytest.approx((2 / 5, 2 / 4, 4 / 9))
+    everything = [scores(gold.boundary, gold) for scores in (boundary_scores, edge_scores, token_scores, type_scores)]
+    assert everything == [(1, 1, 1)] * 4
+
+
+def test_a_type_counts_once_wherever_it_stands():
+    gold = segmented_gold("aabab\n", "a|ab|ab|\n")
+    assert type_scores(found_in("a|a|b|a|b\n"), gold) == pytest.approx((1 / 2, 1 / 2, 1 / 2))  # a of {a, b}, {a, ab}
+    assert token_scores(found_in("a|a|b|a|b\n"), gold) == pytest.approx((1 / 5, 1 / 3, 2 / 8))
+
+
+def test_words_do_not_have_the_whitespace_around_them():
+    """So that alignments have one lexicon, and spaces that are left over are no words."""
+    golds = word_gold("to be  or\n\nnot be\n")
+    found = {"separator": "to |be | or\n\nnot |be\n", "last letter": "to| be|  or\n\nnot| be\n"}
+    for name in golds:
+        marked = found_in(found[name])
+        assert token_scores(marked, golds[name]) == type_scores(marked, golds[name]) == (1, 1, 1)
+    assert edge_scores(np.zeros(18, dtype=bool), golds["separator"]) == pytest.approx((1, 4 / 7, 8 / 11))  # 2 lines
+
+
+def test_tokens_take_both_ends():
+    gold = Gold(marks("..X..X...."), marks(".........X"), "abcdefghij")
     # ours: [0,3) right, [3,5) and [5,6) wrong, [6,10) right
-    assert segment_scores(marks("..X.XX...."), gold) == pytest.approx((2 / 4, 2 / 3, 4 / 7))
+    assert token_scores(marks("..X.XX...."), gold) == pytest.approx((2 / 4, 2 / 3, 4 / 7))
 
 
 def test_segments_cover_the_text():

@@ -91,19 +91,23 @@ class PackedLayers:
         valid: Optional[Tensor] = None,
         noise: Optional[Tensor] = None,
         projected: bool = False,
+        tokens: Optional[Tensor] = None,
     ) -> HMLSTMOutput:
-        """x: (T, B, input_size), or with `projected` (T, B, 4H+1) as `project` returns it. Otherwise as `hm_lstm`."""
+        """x: (T, B, input_size), or with tokens (T, B) the table (symbols, input_size) that they are rows of; with
+        `projected` 4H+1 in place of input_size, as `project` returns it. Otherwise as `hm_lstm`."""
         refuse_capture("a step with packed weights")
         options = options._replace(bfloat16_products=self.bfloat16)
         check_options(options, noise)
-        check_tensors(x, self.layers, state, valid, noise, None, projected=projected)
-        if x.size(0) == 0:
+        check_tensors(x, self.layers, state, valid, noise, None, tokens, projected)
+        if tokens is not None and not (self._compiled and tokens.size(0)):
+            x, tokens = torch.nn.functional.embedding(tokens, x), None
+        if tokens is None and x.size(0) == 0:
             return HMLSTMOutput.empty(x, state)
         x, state = x.contiguous(), state.apply(Tensor.contiguous)
-        valid, noise = (None if tensor is None else tensor.contiguous() for tensor in (valid, noise))
+        valid, noise, tokens = (None if t is None else t.contiguous() for t in (valid, noise, tokens))
         if not self._compiled:
             return self._run_python(x, state, options, valid, noise, projected)
-        inputs = _inputs(x, self._weights, state, None, valid, noise, None, options, True)
+        inputs = _inputs(x, self._weights, state, tokens, valid, noise, None, options, True)
         product = x if projected else None
         hidden, h, c, *emitted, _ = kernel.compiled.forward(inputs, False, product, self._packed)
         return flat_output((*hidden, *h, *c, *emitted), len(self.layers))

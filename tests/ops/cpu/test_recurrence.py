@@ -162,6 +162,12 @@ def test_packed_layers_step_like_the_sequence(layer_norm, projected, path):
         state = output.state
         assert_close([output.hidden[1][0], output.boundaries[0]], [expected[1][t], expected[3][t]], 1e-10)
     assert not state.z.requires_grad
+    tokens = torch.randint(25, (7, 4), generator=torch.Generator().manual_seed(1))
+    whole = packed(x[:, 0], problem.state, problem.options, projected=projected, tokens=tokens)
+    read = problem._replace(x=problem.x[:, 0][tokens])
+    assert_close(tensors(whole), tensors(hm_lstm_reference(*read)), 1e-10)
+    with pytest.raises(ValueError, match="with tokens x must be"):
+        packed(x, problem.state, problem.options, projected=projected, tokens=tokens)
     with pytest.raises(ValueError, match="state.z has shape"):
         packed(x[:1, :2], state, problem.options, projected=projected)
     with pytest.raises(ValueError, match="x must be"):

@@ -42,6 +42,28 @@ def test_any_number_of_threads(layer_norm):
         torch.set_num_threads(threads)
 
 
+@pytest.mark.parametrize("boundary", ["step", "bernoulli"])
+@pytest.mark.parametrize("layer_norm", [False, True], ids=["plain", "layer_norm"])
+def test_threads_that_own_samples_change_no_bit(layer_norm, boundary):
+    """Without a graph, and with 16 samples for each of them."""
+    options = OPTIONS._replace(boundary=boundary)
+    sizes, kind = [130, 64, 33], {"layer_norm": layer_norm, "padded": True, "masked": True, "dtype": torch.float32}
+    problem, threads, found = make_problem(3, 21, 50, sizes, options, **kind), torch.get_num_threads(), []
+    packed = cpu.PackedLayers(problem.layers)
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            with torch.no_grad():
+                output = cpu.hm_lstm_cpu(*problem)
+                again = packed(problem.x, problem.state, options, problem.valid, problem.noise)
+            found.append([*output.hidden, *output[1:3], *output.state.h, *output.state.c, output.state.z, *again[1:3]])
+    finally:
+        torch.set_num_threads(threads)
+    assert 0 < found[0][3].mean() < 0.9
+    for other in found[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(found[0], other))
+
+
 def test_threads_of_python_may_call_at_once():
     problem = make_problem(2, 12, 9, [130, 64], OPTIONS)
     expected, failures = run(cpu.hm_lstm_cpu, problem), []

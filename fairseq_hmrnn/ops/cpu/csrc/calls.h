@@ -8,6 +8,8 @@
 
 namespace hmrnn {
 
+constexpr int64_t SAMPLES_EACH = 16;  // from which on threads own samples: fewer read weights for too few rows
+
 // Packing costs about as much as one step of some rows. Products of pairs are of packed weights alone.
 template <class T, class S>
 bool worth_packing(const Problem<T>& problem) {
@@ -82,7 +84,12 @@ Result forward_typed(const Inputs& in, bool training, const MaybeTensor& given, 
     call.saved_z = rooms->z();
   }
 
-  run_team(team_size(call.most_panels, p.products_per_cell()), [&](int thread, int threads, Barrier& barrier) {
+  int team = team_size(call.most_panels, p.products_per_cell());
+  if (!training && p.B >= SAMPLES_EACH * at::get_num_threads()) {
+    team = team_size(p.B / SAMPLES_EACH, p.products_per_cell() * p.T_);
+    call.by_samples = team > 1;
+  }
+  run_team(team, [&](int thread, int threads, Barrier& barrier) {
     ForwardWorker<T, S>(call, thread, threads, barrier).run();
   });
   std::vector<MaybeTensor> saved;

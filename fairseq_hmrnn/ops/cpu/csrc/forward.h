@@ -1,5 +1,6 @@
 // The forward pass: every thread walks through all cells, owns some hidden units of every layer, and decides the
-// boundaries for itself (the detector's row is cheap), so that one barrier per cell is enough.
+// boundaries for itself (the detector's row is cheap), so that one barrier per cell is enough. Or, without a backward
+// pass and with samples enough for all, every thread owns some samples, and waits for nobody.
 //
 // Samples do not wait for each other. Each walks through its own cells in order, (t, 1) to (t, L) and on to t + 1, and
 // stops where one needs products; the layer where most of them wait goes next. So the weights of an upper layer, which
@@ -35,6 +36,7 @@ struct ForwardCall {
   std::vector<T*> masked;            // per layer (2, B, H), room for mask * h; or null
   T* statistics = nullptr;           // with layer_norm: (PRODUCTS, B, most panels, 2)
   int64_t most_panels = 0;
+  bool by_samples = false;           // threads own samples, not units; without `saved`
   bool backwards = false;            // which way the last pass before this call went over a weight, see Share::at
 
   const T* projected_row(int64_t t, int64_t b) const {
@@ -51,7 +53,8 @@ class ForwardWorker {
  public:
   ForwardWorker(const ForwardCall<T, S>& call, int thread, int threads, Barrier& barrier)
       : call_(call), p_(call.problem), B_(p_.B), L_(p_.L), training_(call.saved), thread_(thread), threads_(threads),
-        barrier_(barrier), watch_(thread == 0 && call.problem.B >= 4) {
+        samples_(call.by_samples ? Share(B_, thread, threads) : Share(B_, 0, 1)), barrier_(barrier),
+        watch_(thread == 0 && call.problem.B >= 4) {
     const int64_t n = L_ * B_;
     z_.resize(n);
     h_.resize(n);
@@ -94,7 +97,7 @@ class ForwardWorker {
     t_.assign(B_, first);
     last_ = last;
     changed_.assign(L_ * B_, 0);
-    for (int b = 0; b < B_; ++b) walk(b);
+    for (int64_t b = samples_.first; b < samples_.last; ++b) walk(int(b));
     for (int64_t l = busiest(); l >= 0; l = busiest()) {
       gather(l);
       members_ = gathered_;
@@ -111,7 +114,7 @@ class ForwardWorker {
   void start() {
     pack();
     for (int64_t l = 0; l < L_; ++l)
-      for (int64_t b = 0; b < B_; ++b) {
+      for (int64_t b = samples_.first; b < samples_.last; ++b) {
         const int64_t H = p_.layers[l].size;
         z_[l * B_ + b] = p_.z0[b * L_ + l];
         if (call_.copy_u) {
@@ -135,7 +138,7 @@ class ForwardWorker {
     for (int64_t l = 0; l < L_; ++l) {
       const auto& layer = p_.layers[l];
       const Share own = share(layer);
-      for (int64_t b = 0; b < B_; ++b)
+      for (int64_t b = samples_.first; b < samples_.last; ++b)
         for (int64_t panel = own.first; panel < own.last; ++panel) {
           const int64_t at = b * layer.size + panel * W;
           const int lanes = layer.width(panel);
@@ -143,13 +146,13 @@ class ForwardWorker {
           if (training_) store(call_.c[l] + at, previous_c(l, b, panel, lanes), lanes);
         }
     }
-    if (thread_ == 0)
+    if (tells())
       for (int64_t l = 0; l < L_; ++l) {
         if (training_) {
           (*call_.saved)[l].slots = slots_[l];
           (*call_.saved)[l].copies = copies_[l];
         }
-        for (int64_t b = 0; b < B_; ++b) {
+        for (int64_t b = samples_.first; b < samples_.last; ++b) {
           const int64_t i = l * B_ + b;
           call_.z[b * L_ + l] = z_[i];
           if (call_.copy_u) call_.copy_u[b * L_ + l] = run_[i] < 0 ? std::numeric_limits<T>::quiet_NaN() : u_[i];
@@ -158,15 +161,26 @@ class ForwardWorker {
   }
 
  private:
-  Share share(const LayerWeights<T>& layer) const { return Share(layer.panels(), thread_, threads_); }
+  // The own units of a layer, as panels.
+  Share share(const LayerWeights<T>& layer) const {
+    return call_.by_samples ? Share(layer.panels(), 0, 1) : Share(layer.panels(), thread_, threads_);
+  }
   int64_t own_first(const LayerWeights<T>& layer) const { return std::min(share(layer).first * W, layer.size); }
   int64_t own_last(const LayerWeights<T>& layer) const { return std::min(share(layer).last * W, layer.size); }
+
+  // Whether this thread writes what all that have a sample know of it.
+  bool tells() const { return thread_ == 0 || call_.by_samples; }
+
+  // Wait for the other units of the same samples.
+  void meet() {
+    if (!call_.by_samples) barrier_.wait();
+  }
 
   void pack() {
     packed_.resize(L_ * PRODUCTS);
     for (int64_t l = 0; l < L_; ++l) {
       const auto& layer = p_.layers[l];
-      const Share own = share(layer);
+      const Share own(layer.panels(), thread_, threads_);
       for (int product = 0; product < PRODUCTS; ++product) {
         S* room = call_.to_pack[l * PRODUCTS + product];
         packed_[l * PRODUCTS + product] = room ? room : call_.packed[l * PRODUCTS + product];
@@ -182,16 +196,16 @@ class ForwardWorker {
   // The layer where most samples wait, the lowest of several; -1 when all are done.
   int64_t busiest() {
     waiting_.assign(L_, 0);
-    for (int64_t b = 0; b < B_; ++b)
-      if (!finished(b)) ++waiting_[layer_[b]];
+    for (int64_t b = samples_.first; b < samples_.last; ++b)
+      if (!finished(int(b))) ++waiting_[layer_[b]];
     const auto most = std::max_element(waiting_.begin(), waiting_.end());
     return *most ? most - waiting_.begin() : -1;
   }
 
   void gather(int64_t l) {
     gathered_.clear();
-    for (int b = 0; b < B_; ++b)
-      if (!finished(b) && layer_[b] == l) gathered_.push_back(b);
+    for (int64_t b = samples_.first; b < samples_.last; ++b)
+      if (!finished(int(b)) && layer_[b] == l) gathered_.push_back(int(b));
   }
 
   // One sample through the cells that need no products, to the first that does.
@@ -229,7 +243,7 @@ class ForwardWorker {
         rows_[product].prepare(p_.layers[l].columns[product]);
     if (p_.layer_norm && any) {
       multiply_and_measure(l);
-      barrier_.wait();
+      meet();
       watch_.lap(FORWARD_PRODUCTS);
       combine_statistics(l);
     }
@@ -266,7 +280,7 @@ class ForwardWorker {
         h_read_[i] = masked + (parity_[i] * B_ + b) * H;
       }
     }
-    if (any) barrier_.wait();
+    if (any) meet();
   }
 
   // A sample's products with layer norm, written before the weights passed through the cache.
@@ -448,7 +462,7 @@ class ForwardWorker {
       z *= zb_[b];
     }
     z_[i] = z;
-    if (thread_ != 0) return;
+    if (!tells()) return;
     call_.boundaries[out] = z;
     call_.boundary_probs[out] = z_tilde;
     if (training_) call_.saved_u[(t * L_ + l) * B_ + b] = u;
@@ -527,6 +541,7 @@ class ForwardWorker {
   const int64_t B_, L_;
   const bool training_;
   const int thread_, threads_;
+  const Share samples_;  // its own
   Barrier& barrier_;
 
   std::vector<const S*> packed_;

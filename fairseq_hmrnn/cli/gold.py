@@ -1,0 +1,40 @@
+"""Gold boundaries that commands compare with: the arguments that name them, and where they are."""
+
+from __future__ import annotations
+
+from typing import Dict
+
+from ..analysis import segments
+from . import arguments as kinds
+from .files import read_text
+
+
+def add_gold(parser: kinds.Parser) -> None:
+    parser.add_argument(
+        "--gold",
+        metavar="GOLD",
+        type=_gold,
+        help="compare with: whitespace (word ends), lines (sentence ends), or a file, the same text with separators",
+    )
+    parser.add_argument(
+        "--separator",
+        metavar="TEXT",
+        default="|",
+        type=kinds.separator,
+        help="behind each segment, in the output of `segment` and in the file of --gold (default: |)",
+    )
+
+
+def gold_boundaries(name: str, text: str, separator: str) -> Dict[str, segments.Gold]:
+    """Of a text, by alignment; the first one is where they stand in the text."""
+    if name == "whitespace":
+        return segments.word_gold(text)
+    if name == "lines":
+        return {"newline": segments.line_gold(text)}
+    marks = segments.segmented_gold(text, read_text(name), separator)
+    return {"file": marks, "file, late": segments.late(marks)}
+
+
+def _gold(argument: str) -> str:
+    """whitespace, lines, or a file."""
+    return argument if argument in ("whitespace", "lines") else kinds.existing_file(argument)

@@ -13,10 +13,7 @@ from __future__ import annotations
 import argparse
 import logging
 import math
-import sys
 from itertools import islice
-
-from tqdm import tqdm
 
 from ..inference import hub
 from ..inference.dynamic_evaluation import DynamicEvaluation, DynamicOptions, TextWindows, gradient_rms
@@ -24,7 +21,7 @@ from ..inference.reader import WINDOW
 from ..options import LARGEST_SIZE, number, whole
 from . import arguments as kinds
 from .errors import UserError
-from .progress import progress_bar
+from .progress import counted, progress_bar
 
 DEFAULT = DynamicOptions()
 STATISTICS_WINDOW = 100
@@ -96,13 +93,12 @@ def run(args: argparse.Namespace) -> None:
     options = given if args.dynamic else DynamicOptions(0.0)
     window = options.segment if args.dynamic else WINDOW
     text = TextWindows(args.data, args.subset, *dictionaries, window, first=args.first)
-    hidden = not sys.stderr.isatty()
     rms = None
     if args.dynamic:
         windows = TextWindows(args.data, "train", *dictionaries, STATISTICS_WINDOW, args.streams)
         total = min(args.statistics, len(windows))
-        batches = tqdm(islice(windows, total), "size of gradients", total, disable=hidden, leave=False)
-        rms = gradient_rms(decoder, batches)
+        with progress_bar(total, " batches", label="size of gradients") as progress:
+            rms = gradient_rms(decoder, counted(islice(windows, total), progress))
     evaluation, nats = DynamicEvaluation(decoder, rms, options), 0.0
     with progress_bar(text.num_symbols, " symbols") as progress:
         for segment in evaluation.score(text):

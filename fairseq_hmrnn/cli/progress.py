@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import sys
-from typing import Optional
+from typing import Iterable, Iterator, Optional, TypeVar
 
 from tqdm import tqdm
 
+Item = TypeVar("Item")
 
-def progress_bar(total: Optional[int], unit: str, hidden: bool = False) -> tqdm:
+
+def progress_bar(total: Optional[int], unit: str, hidden: bool = False, label: Optional[str] = None) -> tqdm:
     """A bar that counts to `total`, gone when it is done. Hidden where that is not known, too, or told so."""
     shown = total is not None and not hidden and sys.stderr is not None and sys.stderr.isatty()
-    return tqdm(total=total, unit=unit, unit_scale=True, disable=not shown, leave=False)
+    return tqdm(desc=label, total=total, unit=unit, unit_scale=True, disable=not shown, leave=False)
+
+
+def counted(items: Iterable[Item], progress: tqdm) -> Iterator[Item]:
+    """The items, each counted once it has been used."""
+    for item in items:
+        yield item
+        progress.update()

@@ -277,8 +277,8 @@ class LanguageModelHub(GeneratorHubInterface):
         check_lookahead(lookahead)
         self._tell_of_unknown([text])
         reader = Reader(self.models[0].decoder, self.begin)
-        found = [reader.boundaries(window).squeeze(1).cpu() for window in reader.read(self.encode(text))]
-        found = torch.cat([torch.zeros(0, reader.num_detectors), *found])
+        parts = [reader.boundaries(window).squeeze(1).cpu() for window in reader.read(self.encode(text))]
+        found = torch.cat([torch.zeros(0, reader.num_detectors), *parts])
         return torch.from_numpy(closed_earlier(found.numpy(), lookahead))
 
     def segment(self, text: str, lookahead: int = 0) -> List[List[str]]:

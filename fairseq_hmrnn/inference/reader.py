@@ -41,7 +41,8 @@ class Reader:
     def __init__(self, decoder, begin: int, window: int = WINDOW):
         if not isinstance(decoder, HMLSTMDecoder):
             raise ValueError("scoring and segmenting require an HM-LSTM language model")
-        self.decoder, self.window, self.recur = decoder.eval(), window, decoder.recur
+        self.decoder, self.window = decoder.eval(), window
+        self.recur: Callable[[Tensor, HMLSTMState], Tuple[HMLSTMOutput, Tensor]] = decoder.recur
         self.state = decoder.hm_lstm.zero_state(1)
         for _ in self.read(torch.tensor([begin])):
             pass

@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 class TargetRates:
-    """rates, terms: of each layer, or none, or one list of terms for all. line_end: the symbol that ends a line, `</s>`.
+    """rates, terms: of each layer; or none; or one list of terms for all. line_end: the symbol `</s>`.
 
     found: the first layer's rate if it is to be found, otherwise None.
     """
@@ -35,8 +35,8 @@ class TargetRates:
         for layer, rate in enumerate(rates, 1):
             if rate.within_lines:
                 logger.info(
-                    f"boundary-rates: layer {layer} has {rate.share} of the steps within lines; those where a line ends "
-                    "are not counted, and its detector is free there"
+                    f"boundary-rates: {rate.share} of layer {layer} is of the steps within lines: those where one ends are "
+                    "not counted, and the detector is free there"
                 )
 
     def share(self, layer: int) -> Optional[float]:
@@ -56,7 +56,7 @@ class TargetRates:
         return trace.valid & ~ends & ~later(ends, 1 if self.late[layer] else -1)
 
     def listen(self, name: str, layer: int, steps: LayerSteps, tokens: Tensor) -> None:
-        """Remember what the first layer's detector hears, by the regulariser of this name, if its rate is to be found."""
+        """If the first layer's rate is to be found: remember what its detector hears by the regulariser `name`."""
         if self.found is None or layer > 0 or name != self.heard:
             return
         with torch.no_grad():
@@ -67,7 +67,7 @@ class TargetRates:
             self.found.remember(tokens, signal, known)
 
     def statistics(self, trace: BoundaryTrace, tokens: Optional[Tensor], training: bool) -> Dict[str, Tensor]:
-        """Sums for the log: z1_within, the share within lines, of layers whose rate is that; z1_target, if it is found."""
+        """Sums for the log: z1_within, the share within lines, where the rate is that; z1_target, if it is found."""
         counts = {}
         for layer, rate in enumerate(self.rates):
             if rate.within_lines:

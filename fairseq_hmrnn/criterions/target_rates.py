@@ -35,8 +35,8 @@ class TargetRates:
         for layer, rate in enumerate(rates, 1):
             if rate.within_lines:
                 logger.info(
-                    f"boundary-rates: {rate.share} of layer {layer} is of the steps within lines: those where one ends are "
-                    "not counted, and the detector is free there"
+                    f"boundary-rates: {rate.share} of layer {layer} is of the steps within lines: where one ends, the "
+                    "detector is free and nothing is counted"
                 )
 
     def share(self, layer: int) -> Optional[float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Dict
+from typing import Any, Callable, Dict
 
 import numpy as np
 import torch
@@ -47,10 +47,7 @@ class FoundRate:
         if num_updates == self.searched or num_updates % (EVERY if num_updates <= EARLY else LATER):
             return
         self.searched = num_updates
-        found = math.nan
-        if distributed_utils.get_data_parallel_rank() == 0:
-            found = self._find()
-        found = _from_first_process(found, self.symbols.device)
+        found = _by_first_process(self._find, self.symbols.device)
         if not math.isnan(found):
             self.rate = (self.rate + found) / 2 if self.found else found
             self.found = True
@@ -84,11 +81,11 @@ def without_repeated_rows(symbols: np.ndarray) -> np.ndarray:
     return symbols
 
 
-def _from_first_process(value: float, device: torch.device) -> float:
-    """The first process's value, in each of them."""
+def _by_first_process(compute: Callable[[], float], device: torch.device) -> float:
+    """What the first process computes, in each of them."""
     if distributed_utils.get_data_parallel_world_size() == 1:
-        return value
-    own = value if distributed_utils.get_data_parallel_rank() == 0 else 0.0
-    shared = torch.tensor([own], dtype=torch.double, device=device)
+        return compute()
+    is_first = distributed_utils.get_data_parallel_rank() == 0
+    shared = torch.tensor([compute() if is_first else 0.0], dtype=torch.double, device=device)
     distributed_utils.all_reduce(shared, distributed_utils.get_data_parallel_group())
     return float(shared)

@@ -20,12 +20,12 @@ EVERY, EARLY, LATER = 100, 1000, 500  # searched after so many updates, and afte
 class FoundRate:
     """The share of places at which a signal is to be taken for a boundary, by the signal of the last MEMORY places.
 
-    rate: what it is now. It goes half of the way to every rate that is found, and all of the way to the first. Of
-    several processes the first one's memory counts: it is the one in checkpoints.
+    rate: what it is now, the mean of the last two that were found. Of several processes the first one's memory counts:
+    it is the one in checkpoints.
     """
 
     def __init__(self):
-        self.rate, self.found, self.searched, self.filled = START, False, 0, 0
+        self.rate, self.last, self.searched, self.filled = START, math.nan, 0, 0
         self.symbols = torch.full((MEMORY,), -1, dtype=torch.int32)
         self.signal = torch.zeros(MEMORY)
 
@@ -49,8 +49,8 @@ class FoundRate:
         self.searched = num_updates
         found = _by_first_process(self._find, self.symbols.device)
         if not math.isnan(found):
-            self.rate = (self.rate + found) / 2 if self.found else found
-            self.found = True
+            self.rate = found if math.isnan(self.last) else (found + self.last) / 2
+            self.last = found
 
     def _find(self) -> float:
         """NaN where nothing was found."""

@@ -12,9 +12,9 @@ from fairseq_hmrnn.data.indexed import count_symbols
 from fairseq_hmrnn.inference.dynamic_evaluation import (
     DynamicEvaluation,
     DynamicOptions,
+    TextWindows,
     gradient_rms,
     parameters_of,
-    text_batches,
 )
 
 OPTIONS = DynamicOptions(learning_rate=3e-3, decay=0.4, segment=7, epsilon=1e-4)
@@ -93,9 +93,10 @@ def test_a_learning_rate_requires_the_size_of_gradients():
 def test_a_text_has_a_symbol_for_each_stream(data):
     dictionary = Dictionary.load(str(data / "dict.txt"))
     symbols = count_symbols(str(data / "test"))
-    assert len(list(text_batches(str(data), "test", dictionary, dictionary, 10, symbols))) == 1
+    windows = TextWindows(str(data), "test", dictionary, dictionary, 10, symbols)
+    assert len(list(windows)) == len(windows) == 1 and windows.num_symbols == symbols
     with pytest.raises(ValueError, match="too few"):
-        text_batches(str(data), "test", dictionary, dictionary, 10, symbols + 1)
+        TextWindows(str(data), "test", dictionary, dictionary, 10, symbols + 1)
 
 
 def bits(output):

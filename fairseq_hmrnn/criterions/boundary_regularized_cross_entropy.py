@@ -211,7 +211,8 @@ class BoundaryRegularizedCrossEntropy(CheckedOptions, CrossEntropyCriterion):
         trace, signals, right_to_left, penalties = trace_of(net_output), None, None, []
         tokens = sample["net_input"].get("src_tokens")
         if self.targets.found is not None:
-            self.targets.found.search(self._num_updates(trace, "auto in boundary-rates"))
+            updates = self._num_updates(trace, "auto in boundary-rates")
+            self.targets.found.search(updates, trace.boundaries.device)
         for layer in range(trace.num_detectors):
             counted = self.targets.counted(trace, layer, tokens)
             for term in self.terms[layer if len(self.terms) > 1 else 0]:

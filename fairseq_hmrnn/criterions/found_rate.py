@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from typing import Any, Callable, Dict
 
@@ -10,7 +11,9 @@ import torch
 from fairseq.distributed import utils as distributed_utils
 from torch import Tensor
 
-from .rate_search import find_rate
+from .rate_search import FEWEST, find_rate
+
+logger = logging.getLogger(__name__)
 
 START = 0.25  # the rate before it is found
 MEMORY = 40_000  # places that are remembered, the latest
@@ -42,15 +45,21 @@ class FoundRate:
         self.signal[place] = signal.float()
         self.filled += len(tokens)
 
-    def search(self, num_updates: int) -> None:
-        """After some updates, find the rate anew. All processes must call it in the same updates."""
+    def search(self, num_updates: int, device: torch.device) -> None:
+        """After some updates, find the rate anew. All processes must call it in the same updates. device: of the model,
+        through which they speak."""
         if num_updates == self.searched or num_updates % (EVERY if num_updates <= EARLY else LATER):
             return
         self.searched = num_updates
-        found = _by_first_process(self._find, self.symbols.device)
-        if not math.isnan(found):
-            self.rate = found if math.isnan(self.last) else (found + self.last) / 2
-            self.last = found
+        found = _by_first_process(self._find, device)
+        if math.isnan(found):
+            logger.warning(
+                f"boundary-rates: no rate was found after {num_updates} updates, layer 1 stays at {self.rate:.3f}: "
+                f"auto requires {FEWEST} symbols and rows (--tokens-per-sample) that are longer than a few segments"
+            )
+            return
+        self.rate = found if math.isnan(self.last) else (found + self.last) / 2
+        self.last = found
 
     def _find(self) -> float:
         """NaN where nothing was found."""
@@ -64,7 +73,7 @@ class FoundRate:
         return {name: value.cpu() if torch.is_tensor(value) else value for name, value in vars(self).items()}
 
     def load_state_dict(self, state: Dict[str, Any]) -> None:
-        vars(self).update(state)
+        vars(self).update({name: value.clone() if torch.is_tensor(value) else value for name, value in state.items()})
 
 
 def without_repeated_rows(symbols: np.ndarray) -> np.ndarray:

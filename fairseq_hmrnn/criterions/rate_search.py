@@ -20,12 +20,14 @@ NEARLY = 1.005  # times the lowest cost is nearly as good
 DISCOUNT = 0.8  # of every count
 SPELLING_PRIOR = 5.0  # the weight of a symbol's frequency, in symbols, against what follows the one before it
 FEWEST = 2000  # places with a signal from which on a rate is looked for
+FORETOLD = 0.25  # the share of their symbols that must be foretold: in short rows, long segments are cut short
 
 _CODES = "utf-32-le"  # four bytes a symbol
 
 
 def find_rate(symbols: np.ndarray, signal: np.ndarray) -> Optional[float]:
-    """The best share of the places at which a segment begins; None where they are fewer than FEWEST.
+    """The best share of the places at which a segment begins; None where they are fewer than FEWEST, or where no rate
+    has segments so short that rows are more than their ends.
 
     symbols: (S,) whole numbers, negative where nothing is known, which is between the rows of a text. signal: (S,), of
     the place before each symbol, read where it is known.
@@ -49,7 +51,7 @@ def held_out_cost(spelled: str, known: np.ndarray, begins: np.ndarray) -> float:
     """Nats by symbol at which segments are foretold, each by the counts of all others.
 
     spelled: S symbols. known: (S,) bool. begins: (S,) bool, where a segment begins. Segments at the ends of a row may
-    be cut short, and no segment is foretold without a whole one before it. Infinite where there is none.
+    be cut short, and none is foretold without a whole one before it. Infinite where less than FORETOLD of the text is.
     """
     opens = known & ~np.append(False, known[:-1])  # rows
     begins = (begins & known) | opens
@@ -61,10 +63,11 @@ def held_out_cost(spelled: str, known: np.ndarray, begins: np.ndarray) -> float:
     kind = np.full(len(first), -1)
     kind[whole] = [types.setdefault(piece, len(types)) for piece in pieces]
     foretold = whole[1:] & whole[:-1]
-    if not foretold.any():
+    length = (stop - first)[1:][foretold].sum()
+    if length < max(FORETOLD * known.sum(), 1):
         return np.inf
     log_p = _log_of_segments(kind[whole], kind[:-1][foretold], kind[1:][foretold], spelling_cost(list(types)))
-    return float(-log_p.sum() / (stop - first)[1:][foretold].sum())
+    return float(-log_p.sum() / length)
 
 
 def _log_of_segments(every: np.ndarray, before: np.ndarray, after: np.ndarray, spelling: np.ndarray) -> np.ndarray:

@@ -7,6 +7,8 @@ import torch
 from fairseq_hmrnn.criterions import found_rate
 from fairseq_hmrnn.criterions.found_rate import MEMORY, START, FoundRate, without_repeated_rows
 
+CPU = torch.device("cpu")
+
 
 def remember(found, first, rows, columns):
     """Rows of new symbols from `first` on, the signal of each its negative, the last of each row unknown."""
@@ -17,7 +19,7 @@ def remember(found, first, rows, columns):
     return torch.cat([torch.cat([row[:-1], torch.tensor([-1, -1])]) for row in tokens])
 
 
-def test_the_latest_places_are_searched_in_their_order(monkeypatch):
+def test_the_latest_places_are_searched_in_their_order(monkeypatch, caplog):
     seen = []
     monkeypatch.setattr(found_rate, "find_rate", lambda symbols, signal: seen.append((symbols, signal)))
     found, expected = FoundRate(), []
@@ -25,11 +27,11 @@ def test_the_latest_places_are_searched_in_their_order(monkeypatch):
         expected.append(remember(found, 10_000 * batch, 9, 999))
     expected = torch.cat(expected)[-MEMORY:]
     assert found.filled > MEMORY
-    found.search(100)
+    found.search(100, CPU)
     (symbols, signal), *_ = seen
     assert np.array_equal(symbols, expected.numpy())
     assert np.array_equal(signal[symbols >= 0], -symbols[symbols >= 0].astype(np.float32))
-    assert found.rate == START  # nothing was found
+    assert found.rate == START and "no rate was found after 100 updates, layer 1 stays at 0.250" in caplog.text
 
 
 def test_a_batch_may_be_larger_than_the_memory():
@@ -51,8 +53,8 @@ def test_it_is_searched_after_updates_that_the_schedule_names(monkeypatch):
     found, at = FoundRate(), []
     for update in range(2100):
         before = found.rate
-        found.search(update)
-        found.search(update)  # the next part of an update's batch
+        found.search(update, CPU)
+        found.search(update, CPU)  # the next part of an update's batch
         if found.rate != before:
             at.append((update, found.rate))
     assert at[:3] == [(100, 0.3), (300, pytest.approx(0.25)), (400, pytest.approx(0.3))]

@@ -99,5 +99,6 @@ def test_nothing_is_found_where_there_is_too_little():
     assert find_rate(symbols, np.zeros(len(symbols))) is not None
     symbols[:60] = -1
     assert find_rate(symbols, np.zeros(len(symbols))) is None
-    alone = np.where(np.arange(3 * rate_search.FEWEST) % 3, symbols[0] + 2, -1)  # rows of two symbols
-    assert find_rate(alone, np.zeros(len(alone))) is None
+    symbols, begins = language(3, 6, 6000)
+    symbols[::5] = -1  # rows too short for three segments of four symbols
+    assert find_rate(symbols, begins.astype(float)) is None

@@ -100,5 +100,5 @@ def test_nothing_is_found_where_there_is_too_little():
     symbols[:60] = -1
     assert find_rate(symbols, np.zeros(len(symbols))) is None
     symbols, begins = language(3, 6, 6000)
-    symbols[::5] = -1  # rows too short for three segments of four symbols
+    symbols[::4] = -1  # rows of three symbols have no two segments that are whole
     assert find_rate(symbols, begins.astype(float)) is None

@@ -16,7 +16,7 @@ from typing import Dict, List, Optional, Tuple
 import numpy as np
 
 RATES = 0.04 * 1.06 ** np.arange(50)  # those that are compared; the last is .70
-NEARLY = 1.005  # times the lowest cost is nearly as good
+NEARLY = 1.02  # times the lowest cost is nearly as good
 DISCOUNT = 0.8  # of every count
 SPELLING_PRIOR = 5.0  # the weight of a symbol's frequency, in symbols, against what follows the one before it
 FEWEST = 2000  # places with a signal from which on a rate is looked for

@@ -44,16 +44,27 @@ class DynamicOptions(NamedTuple):
 
 
 class TextWindows:
-    """A prepared split as num_streams contiguous streams, cut into windows of `length` symbols, the last of which may
-    be shorter. Iterates over their sources and targets, both (num_streams, length); len is the number of windows.
+    """A prepared split, or its first symbols, as num_streams contiguous streams, cut into windows of `length` symbols,
+    the last of which may be shorter. Iterates over their sources and targets, both (num_streams, length); len is the
+    number of windows.
 
     FileNotFoundError for a split that is not there, ValueError for one that is damaged or has fewer symbols than there
     are streams.
     """
 
-    def __init__(self, folder: str, split: str, dictionary, output_dictionary, length: int, num_streams: int = 1):
+    def __init__(
+        self,
+        folder: str,
+        split: str,
+        dictionary,
+        output_dictionary,
+        length: int,
+        num_streams: int = 1,
+        first: Optional[int] = None,
+    ):
         check_split(f"{folder}/{split}", dictionary)
         text = load_stream(folder, split, dictionary, output_dictionary, WindowOptions(length).check())
+        text.tokens = text.tokens[:first]
         text.check_holds(num_streams, ": give fewer, or more text")
         self.num_symbols = len(text)
         self._batches = StreamBatches(text, num_streams, range(num_streams))

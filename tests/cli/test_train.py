@@ -67,8 +67,28 @@ def test_what_the_user_gives_wins_and_nothing_contradicts_it(data, monkeypatch):
     assert not {"--boundary-rates", "--boundary-regularizers", "--boundary-weight"} & set(arguments)
 
 
-def test_a_small_text_gets_enough_updates(data, monkeypatch):
-    assert value_of("--max-epoch", chosen(data, monkeypatch, symbols=32_000)) == "100"  # ten updates an epoch
+def length_and_schedule(arguments):
+    """How the learning rate falls, until when, and when training ends."""
+    names = ("--lr-scheduler", "--total-num-update", "--max-update", "--max-epoch")
+    return tuple(value_of(name, arguments) for name in names)
+
+
+@pytest.mark.parametrize(
+    "symbols, given, expected",
+    [
+        (32_000, [], ("polynomial_decay", "1000", "1000", None)),  # ten updates an epoch: enough of them
+        (2_000_000, [], ("polynomial_decay", "1875", "1875", None)),  # three epochs
+        (2_000_000, ["--batch-size", "16"], ("polynomial_decay", "3750", "3750", None)),
+        (2_000_000, ["--max-update", "70"], ("polynomial_decay", "70", "70", None)),
+        (2_000_000, ["--max-epoch", "2"], ("exact_reduce_lr_on_plateau", None, None, "2")),
+        (2_000_000, ["--lr-scheduler", "fixed"], ("fixed", None, "1875", None)),
+        (20_000_000, [], ("exact_reduce_lr_on_plateau", None, None, "200")),
+    ],
+)
+def test_the_learning_rate_falls_to_zero_where_the_end_is_known(data, monkeypatch, symbols, given, expected):
+    arguments = chosen(data, monkeypatch, symbols, given=given)
+    assert length_and_schedule(arguments) == expected
+    assert ("--lr-patience" in arguments) == (expected[0] == "exact_reduce_lr_on_plateau")
 
 
 def test_texts_are_looked_at(data, tmp_path):

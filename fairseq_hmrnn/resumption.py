@@ -1,7 +1,7 @@
 """State that fairseq loses when training is started again, for the tasks and models of this package.
 
 That is the validation loss of the epoch at whose end it stopped, for how long validation had not improved, that it had
-already ended, and with which batches it began.
+already ended, with which batches it began, and what a criterion keeps beside weights.
 """
 
 from __future__ import annotations
@@ -74,13 +74,19 @@ def _early_stopping() -> Dict[str, Any]:
     return vars(compat.command("train").should_stop_early) if compat.command("train") is not None else {}
 
 
-def _saves_early_stopping(save: Callable[..., Any]) -> Callable[..., Any]:
+def _saves_whole(save: Callable[..., Any], criterion) -> Callable[..., Any]:
     @functools.wraps(save)
     def save_checkpoint(filename, extra_state):
         counted = {key: value for key, value in _early_stopping().items() if key in ("best", "num_runs")}
-        return save(filename, {**extra_state, "early_stopping": counted})
+        return save(filename, {**extra_state, "early_stopping": counted, **_criterion_state(criterion)})
 
     return save_checkpoint
+
+
+def _criterion_state(criterion) -> Dict[str, Any]:
+    """Empty for a criterion that keeps nothing."""
+    state = criterion.training_state() if hasattr(criterion, "training_state") else {}
+    return {"criterion": state} if state else {}
 
 
 def _resume_whole(load: Callable[..., Any]) -> Callable[..., Any]:
@@ -90,7 +96,7 @@ def _resume_whole(load: Callable[..., Any]) -> Callable[..., Any]:
     def load_checkpoint(cfg, trainer, **kwargs):
         if not is_of_this_package(type(trainer.task), type(trainer.get_model())):
             return load(cfg, trainer, **kwargs)
-        trainer.save_checkpoint = _saves_early_stopping(trainer.save_checkpoint)
+        trainer.save_checkpoint = _saves_whole(trainer.save_checkpoint, trainer.get_criterion())
         if not is_of_this_package(type(trainer.task)):
             task = trainer.task
             task.get_batch_iterator = functools.partial(keep_batches, task, task.get_batch_iterator)
@@ -98,6 +104,8 @@ def _resume_whole(load: Callable[..., Any]) -> Callable[..., Any]:
         if trainer.get_num_updates() > 0:  # resumed, and not with other data or from another model
             if not cfg.reset_meters:  # as fairseq does with the best validation
                 _early_stopping().update(extra_state.get("early_stopping") or {})
+            if extra_state.get("criterion") and hasattr(trainer.get_criterion(), "load_training_state"):
+                trainer.get_criterion().load_training_state(extra_state["criterion"])
             reason = _why_ended(trainer)
             if reason is not None:
                 logger.info(f"training had ended before: {reason}; raise that to go on")

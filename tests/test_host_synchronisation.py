@@ -102,15 +102,18 @@ def task_of(source, target):
     return SimpleNamespace(source_dictionary=source, target_dictionary=target, tells_epoch=True)
 
 
-@pytest.mark.parametrize("boundary, normalization", [("step", "layer"), ("bernoulli", "none")])
-def test_language_model(boundary, normalization):
+@pytest.mark.parametrize(
+    "boundary, normalization, rates", [("step", "layer", ".3,.1"), ("bernoulli", "none", "auto,within:.1")]
+)
+def test_language_model(boundary, normalization, rates):
     """With every regulariser on both layers."""
     task = task_of(CHARACTERS, CHARACTERS)
     cfg = HMLSTMLanguageModelConfig(**SIZES, output_dim=9, boundary=boundary, normalization=normalization)
     model = HMLSTMLanguageModel.build_model(cfg, task)
     criterion = BoundaryRegularizedCrossEntropy(
-        task, False, ".3,.1", "+".join(REGULARIZERS), boundary_supervision="whitespace", boundary_supervision_layer=2
+        task, False, rates, "+".join(REGULARIZERS), boundary_supervision="whitespace", boundary_supervision_layer=2
     )
+    criterion._num_updates = lambda *_: 7  # under the mode below the model takes itself for recorded, and has no number
     sample = batch(CHARACTERS, CHARACTERS, False)
     sample["net_input"].update(stream="train", window=1, reset=torch.zeros(3, dtype=torch.bool, device="meta"))
     model.training_state.reach("train", 0, model.decoder.hm_lstm.zero_state(3).to("meta"))

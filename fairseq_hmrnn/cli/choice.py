@@ -30,7 +30,7 @@ WITH_SPACES = {  # words, and above them sentences, which take more text and upd
     "--boundary-rates": ".18,.0085",
     "--boundary-regularizers": "rate+uncertainty=.1,rate=50+unforeseen=0:1:500",
 }
-WITHOUT_SPACES = {"--boundary-rates": ".23,.05", "--boundary-regularizers": "rate+bidirectional,rate"}
+WITHOUT_SPACES = {"--boundary-rates": "auto,.05", "--boundary-regularizers": "rate+bidirectional,rate"}
 # The options that choose the class of a recipe's section. Who gives one gives that class's options too.
 CLASSES = {
     "task": ("--task",),

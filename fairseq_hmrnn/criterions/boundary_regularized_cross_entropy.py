@@ -3,7 +3,7 @@
 import logging
 import math
 from dataclasses import dataclass
-from typing import Dict, List, Optional
+from typing import Any, Dict, List, Optional
 
 import torch
 from fairseq import utils
@@ -25,9 +25,10 @@ from .boundary_regularizers import (
 )
 from .boundary_statistics import boundary_counts, gold_counts, log_boundary_metrics, numbers
 from .boundary_supervision import Supervision, SymbolSet, build_supervision, whitespace_indices
-from .boundary_terms import Term, needing, parse_rates, parse_regularizers, parse_terms
+from .boundary_terms import needing, parse_rates, parse_regularizers, parse_terms
 from .right_to_left import RightToLeftPredictor
 from .softmax_nll import LARGE, plain_logits, softmax_nll
+from .target_rates import TargetRates
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +45,8 @@ class BoundaryRegularizedCrossEntropyConfig(CrossEntropyCriterionConfig):
     boundary_rates: str = option(
         "",
         "target share of steps at which each detector closes a segment, bottom to top, separated by commas, each "
-        "between 0 and 1, such as .2,.05; empty: no regulariser",
+        "between 0 and 1, such as .2,.05; within:.2: of the steps where no line ends, which otherwise count too; auto, "
+        "for the first layer: to be found in what its detector listens to; empty: no regulariser",
         Parsed(parse_rates),
     )
     boundary_regularizers: str = option(
@@ -120,6 +122,7 @@ class BoundaryRegularizedCrossEntropy(CheckedOptions, CrossEntropyCriterion):
         self.terms = parse_terms(boundary_regularizers, self.rates)
         self.weight = boundary_weight
         dictionary = getattr(task, "source_dictionary", None)
+        self.targets = TargetRates(self.rates, self.terms, dictionary.eos() if dictionary is not None else None)
         self.right_to_left: Optional[RightToLeftPredictor] = None
         if needing("right_to_left", self.terms):
             self.right_to_left = RightToLeftPredictor(len(dictionary), dictionary.pad())
@@ -198,6 +201,15 @@ class BoundaryRegularizedCrossEntropy(CheckedOptions, CrossEntropyCriterion):
             )
         return trace
 
+    def training_state(self) -> Dict[str, Any]:
+        """What a training that goes on needs beside weights, for a checkpoint's `extra_state`; empty if nothing."""
+        return self.targets.found.state_dict() if self.targets.found is not None else {}
+
+    def load_training_state(self, state: Dict[str, Any]) -> None:
+        """Of a checkpoint; an empty one, of a training without `auto`, leaves the search at its start."""
+        if state and self.targets.found is not None:
+            self.targets.found.load_state_dict(state)
+
     def load_state_dict(self, state_dict, strict=True):
         """fairseq's checkpoints have None of a criterion that learned nothing: then the network starts untrained."""
         if state_dict:
@@ -207,22 +219,29 @@ class BoundaryRegularizedCrossEntropy(CheckedOptions, CrossEntropyCriterion):
     def penalties(self, model, net_output, sample) -> List[Tensor]:
         """Terms added to the loss, by symbol: a scalar for every term whose weight is not 0."""
         trace, signals, right_to_left, penalties = trace_of(net_output), None, None, []
+        tokens = sample["net_input"].get("src_tokens")
+        if self.targets.found is not None:
+            updates = self._num_updates(trace, "auto in boundary-rates")
+            self.targets.found.search(updates, trace.boundaries.device)
         for layer in range(trace.num_detectors):
+            counted = self.targets.counted(trace, layer, tokens)
             for term in self.terms[layer if len(self.terms) > 1 else 0]:
-                weight = self.weight * term.weight(self._num_updates(trace, term))
+                updates = self._num_updates(trace, f"annealing ({term.name})") if term.updates else 0
+                weight = self.weight * term.weight(updates)
                 if weight == 0:
                     continue
                 regularizer = REGULARIZERS[term.name]
                 if "signals" in regularizer.needs and signals is None:
                     signals = self.signals(model, net_output, sample, term.name)
                 if "right_to_left" in regularizer.needs and right_to_left is None:
-                    nll, right_to_left = self.right_to_left(sample["net_input"]["src_tokens"], sample["target"])
+                    nll, right_to_left = self.right_to_left(tokens, sample["target"])
                     penalties.append(nll)
-                rate = self.rates[layer] if self.rates else None
-                steps = layer_steps(trace, layer, rate, signals, right_to_left)
+                steps = layer_steps(trace, layer, self.targets.share(layer), signals, right_to_left)
+                steps = steps._replace(valid=counted)
+                self.targets.listen(term.name, layer, steps, tokens)
                 penalties.append(weight * regularizer(steps))
         if self.supervision is not None and self.supervision_weight > 0:
-            target, known = self.supervision(sample["net_input"]["src_tokens"])
+            target, known = self.supervision(tokens)
             if known.shape != trace.valid.shape:
                 raise ValueError("boundary-supervision requires a source read in one direction: no --bidirectional")
             z_tilde = trace.boundary_probs[..., self.supervision_layer].float()
@@ -231,11 +250,9 @@ class BoundaryRegularizedCrossEntropy(CheckedOptions, CrossEntropyCriterion):
         return penalties
 
     @staticmethod
-    def _num_updates(trace: BoundaryTrace, term: Term) -> int:
-        if not term.updates:
-            return 0
+    def _num_updates(trace: BoundaryTrace, what: str) -> int:
         if trace.num_updates is None:
-            raise ValueError(f"annealing ({term.name}) requires a model that knows its updates: give one number")
+            raise ValueError(f"{what} requires a model that knows its updates: give one number")
         return int(trace.num_updates)  # a tensor where the model was compiled
 
     @torch.no_grad()
@@ -256,6 +273,7 @@ class BoundaryRegularizedCrossEntropy(CheckedOptions, CrossEntropyCriterion):
         boundaries, valid = trace.boundaries.detach(), trace.valid
         counts = boundary_counts(boundaries, valid, trace.num_detectors)
         tokens = sample["net_input"]["src_tokens"]
+        counts.update(self.targets.statistics(trace, tokens, self.training))
         if self.is_whitespace is not None and tokens.shape == valid.shape:
             counts.update(gold_counts(boundaries, self.is_whitespace(tokens), valid, trace.num_detectors))
         return counts

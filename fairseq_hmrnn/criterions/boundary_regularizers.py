@@ -55,11 +55,24 @@ class LayerSteps(NamedTuple):
     right_to_left: Optional[Signals] = None
 
 
+class Heard(NamedTuple):
+    """A signal that a detector listens to: values (B, T), and known, bool (B, T), where there is one."""
+
+    values: Tensor
+    known: Tensor
+
+
 class Regularizer(NamedTuple):
-    """A formula of `LayerSteps`, and which of its optional fields it reads."""
+    """A formula of `LayerSteps`, and which of its optional fields it reads.
+
+    signal: what it listens to, of those that listen. late: whether a detector that learned it closes a segment at step
+    t, the first of the next one, and not at t - 1, its last.
+    """
 
     formula: Callable[[LayerSteps], Tensor]
     needs: FrozenSet[str]
+    signal: Optional[Callable[[LayerSteps], Heard]] = None
+    late: bool = False
 
     def __call__(self, steps: LayerSteps) -> Tensor:
         return self.formula(steps)
@@ -78,12 +91,28 @@ def regularizer(*needs: str) -> Callable[[Callable[[LayerSteps], Tensor]], Calla
         raise ValueError(f"a regulariser may need {', '.join(NEEDS)}, not {', '.join(sorted(set(needs) - set(NEEDS)))}")
 
     def register(formula):
-        if formula.__name__ in REGULARIZERS:
-            raise ValueError(f"there is a boundary regularizer {formula.__name__!r} already: choose another name")
-        REGULARIZERS[formula.__name__] = Regularizer(formula, frozenset(needs))
+        _add(formula.__name__, Regularizer(formula, frozenset(needs)))
         return formula
 
     return register
+
+
+def listener(*needs: str, late: bool = False) -> Callable[[Callable[[LayerSteps], Heard]], Regularizer]:
+    """Decorates a function that makes a signal, which then is a regulariser too: the detector learns where the signal
+    is among the highest. needs, late: as of Regularizer; the rate need not be named."""
+
+    def register(signal):
+        found = Regularizer(lambda steps: _listen(steps, *signal(steps)), frozenset(("rate", *needs)), signal, late)
+        _add(signal.__name__, found)
+        return found
+
+    return register
+
+
+def _add(name: str, found: Regularizer) -> None:
+    if name in REGULARIZERS:
+        raise ValueError(f"there is a boundary regularizer {name!r} already: choose another name")
+    REGULARIZERS[name] = found
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
@@ -159,35 +188,35 @@ def _listen(steps: LayerSteps, values: Tensor, known: Tensor) -> Tensor:
     return detector_cross_entropy(steps.z_tilde, target, known)
 
 
-def _later(values: Tensor, steps: int) -> Tensor:
+def later(values: Tensor, steps: int) -> Tensor:
     """Values (B, T) moved by `steps` to the right, or to the left if negative; 0 where none arrive."""
     return pad(values[:, :-steps], (steps, 0)) if steps > 0 else pad(values[:, -steps:], (0, -steps))
 
 
-@regularizer("rate", "signals")
-def uncertainty(steps: LayerSteps) -> Tensor:
+@listener("signals")
+def uncertainty(steps: LayerSteps) -> Heard:
     """The detector learns where the model's own next-symbol entropy is in the top share `rate` of the batch: a segment
     ends where its continuation is hardest to foresee (Harris 1955; branching entropy, Tanaka-Ishii 2005). The
     threshold is that quantile of this batch's valid steps, so it follows the model as it learns; at inference the
     detector decides by itself. No gradient reaches the entropy."""
-    return _listen(steps, steps.signals.entropy, steps.signals.predicted)
+    return Heard(steps.signals.entropy, steps.signals.predicted)
 
 
-@regularizer("rate", "signals")
-def rise(steps: LayerSteps) -> Tensor:
+@listener("signals")
+def rise(steps: LayerSteps) -> Heard:
     """As `uncertainty`, with the entropy's rise over the step before; the first step of a row has none."""
     values, predicted = steps.signals.entropy, steps.signals.predicted
-    return _listen(steps, values - _later(values, 1), predicted & _later(predicted, 1))
+    return Heard(values - later(values, 1), predicted & later(predicted, 1))
 
 
-@regularizer("rate", "signals")
-def surprisal(steps: LayerSteps) -> Tensor:
+@listener("signals")
+def surprisal(steps: LayerSteps) -> Heard:
     """As `uncertainty`, with the surprisal of the symbol that came next: the detector learns to foresee it."""
-    return _listen(steps, steps.signals.surprisal, steps.signals.predicted)
+    return Heard(steps.signals.surprisal, steps.signals.predicted)
 
 
-@regularizer("rate", "signals", "right_to_left")
-def bidirectional(steps: LayerSteps) -> Tensor:
+@listener("signals", "right_to_left", late=True)
+def bidirectional(steps: LayerSteps) -> Heard:
     """For text without separators, where one reading direction does not tell enough: the detector learns, one step
     late, where the symbols on both sides of a place foretell each other least. The place before step t has
         s_t = H(x_t | x_<t) + H(x_{t-1} | x_>=t) - (log p(x_t | x_<t) + log p(x_{t-1} | x_>=t)) / 4,
@@ -198,16 +227,16 @@ def bidirectional(steps: LayerSteps) -> Tensor:
     ahead, back = steps.signals, steps.right_to_left
     values = ahead.entropy + back.entropy + (ahead.surprisal + back.surprisal) / 4
     known = ahead.predicted & back.predicted
-    values = values - (_later(values, 1) + _later(values, -1)) / 8
-    known = known & _later(known, 1) & _later(known, -1)
-    return _listen(steps, _later(values, 1), _later(known, 1))
+    values = values - (later(values, 1) + later(values, -1)) / 8
+    known = known & later(known, 1) & later(known, -1)
+    return Heard(later(values, 1), later(known, 1))
 
 
-@regularizer("rate", "signals", "right_to_left")
-def unforeseen(steps: LayerSteps) -> Tensor:
+@listener("signals", "right_to_left")
+def unforeseen(steps: LayerSteps) -> Heard:
     """For a layer above another: the detector learns where the symbol that closes a segment of the layer below was
     itself unforeseen, -log p(x_t | x_<t) - log p(x_t | x_>t): of all the places where a segment may end, those that end
     it in an unusual way."""
     ahead, back = steps.signals, steps.right_to_left
-    known = _later(ahead.predicted, 1) & back.predicted
-    return _listen(steps, _later(ahead.surprisal, 1) + back.surprisal, known)
+    known = later(ahead.predicted, 1) & back.predicted
+    return Heard(later(ahead.surprisal, 1) + back.surprisal, known)

@@ -64,12 +64,17 @@ def numbers(totals: Dict[str, Union[Tensor, float]]) -> Dict[str, float]:
 
 
 def log_boundary_metrics(totals: Dict[str, float]) -> None:
-    """To fairseq's log: z1, ..., update1, copy1, flush1, ... and, if there are gold counts, word_f1_1, ..."""
+    """To fairseq's log: z1, ..., update1, copy1, flush1, ... and, if there are gold counts, word_f1_1, ...
+
+    A total NAME:KIND is a sum over as many steps as the total KIND says.
+    """
     for key, value in totals.items():
         name, _, kind = key.rpartition(":")
-        if name and kind in ("steps", "pairs") and totals[kind] > 0:
+        if not name or totals[kind] <= 0:
+            continue
+        if not kind.endswith("_f1"):
             metrics.log_scalar(name, value / totals[kind], totals[kind], round=3)
-        elif name and kind.endswith("_f1") and totals[kind] > 0:
+        else:
             metrics.log_scalar(f"_{kind}_{name}", value / totals[kind], totals[kind])  # hidden: F1 is made of averages
             if name.startswith("hits"):
                 metrics.log_derived(f"{kind}_{name[4:]}", _f1(kind, name[4:]))

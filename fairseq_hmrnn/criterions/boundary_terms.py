@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import List, NamedTuple, Sequence, Tuple
+from typing import List, NamedTuple, Optional, Sequence, Tuple
 
 from .boundary_regularizers import REGULARIZERS
 
@@ -66,7 +66,7 @@ def _parse_weight(text: str) -> Tuple[float, float, int]:
     return float(start), float(end), int(updates)
 
 
-def parse_terms(text: str, rates: List[float]) -> List[List[Term]]:
+def parse_terms(text: str, rates: List[Rate]) -> List[List[Term]]:
     """The regularisers by layer, one entry for all layers; without rates the default is none."""
     if not rates and text == "rate":
         return [[]]
@@ -75,19 +75,48 @@ def parse_terms(text: str, rates: List[float]) -> List[List[Term]]:
     if without_rate and not rates:
         names = ", ".join(without_rate)
         raise ValueError(f"{names} in boundary-regularizers requires --boundary-rates, such as .2,.05")
+    if rates and rates[0].share is None and listening(terms[0]) is None:
+        names = ", ".join(name for name, found in REGULARIZERS.items() if found.signal is not None)
+        raise ValueError(
+            f"auto in boundary-rates is found by what a detector listens to: in boundary-regularizers give layer 1 one "
+            f"of {names}, such as rate+bidirectional"
+        )
     return terms
 
 
-def parse_rates(text: str) -> List[float]:
-    """ ".2,.05" to [0.2, 0.05]; ValueError with a remedy otherwise."""
-    if not text:
-        return []
-    try:
-        rates = [float(part) for part in text.split(",")]
-    except ValueError:
-        rates = [math.nan]
-    if not all(0 < rate < 1 for rate in rates):
+def listening(terms: Sequence[Term]) -> Optional[str]:
+    """The name of the first of one layer's regularisers that listens to a signal; None if none does."""
+    return next((term.name for term in terms if REGULARIZERS[term.name].signal is not None), None)
+
+
+class Rate(NamedTuple):
+    """The target rate of one layer. share: of its boundaries; None: to be found. within_lines: among the steps where no
+    line ends; otherwise among all."""
+
+    share: Optional[float]
+    within_lines: bool = False
+
+
+def parse_rates(text: str) -> List[Rate]:
+    """Those of each layer: ".2,.05", "within:.2,.05" or "auto,.05"; ValueError with a remedy otherwise."""
+    return [_parse_rate(part.strip(), layer, text) for layer, part in enumerate(text.split(","))] if text else []
+
+
+def _parse_rate(part: str, layer: int, text: str) -> Rate:
+    if part == "auto" and layer == 0:
+        return Rate(None)
+    if part == "auto":
         raise ValueError(
-            f"boundary-rates must be numbers between 0 and 1, exclusive, separated by commas, not {text!r}"
+            "auto in boundary-rates is for the first layer: give numbers for those above, such as auto,.05"
         )
-    return rates
+    within, _, number = part.rpartition(":")
+    try:
+        share = float(number)
+    except ValueError:
+        share = math.nan
+    if within not in ("", "within") or not 0 < share < 1:
+        raise ValueError(
+            "boundary-rates must be numbers between 0 and 1, exclusive, separated by commas, each of all steps or, as "
+            f"within:.2, of those where no line ends; or auto, to be found, for the first layer; not {text!r}"
+        )
+    return Rate(share, bool(within))

@@ -28,13 +28,23 @@ def _parse_regularizers(text: str):
     return terms
 
 
+def _parse_rates(text: str):
+    """As of text, but numbers alone."""
+    rates = parse_rates(text)
+    if any(rate.share is None or rate.within_lines for rate in rates):
+        raise ValueError(
+            f"auto and within: in boundary-rates require symbols, strokes have numbers alone, not {text!r}"
+        )
+    return rates
+
+
 @dataclass
 class HandwritingLikelihoodConfig(CrossEntropyCriterionConfig):
     boundary_rates: str = option(
         "",
         "target share of steps at which each detector closes a segment, bottom to top, by comma, each "
         "between 0 and 1, such as .05,.02; empty: no regulariser",
-        Parsed(parse_rates),
+        Parsed(_parse_rates),
     )
     boundary_regularizers: str = option(
         "rate",

@@ -9,13 +9,14 @@ from fairseq.criterions.cross_entropy import CrossEntropyCriterion
 from fairseq.data import Dictionary
 from fairseq.logging import metrics
 
+from fairseq_hmrnn.criterions import found_rate
 from fairseq_hmrnn.criterions.boundary_regularized_cross_entropy import (
     BoundaryRegularizedCrossEntropy,
     layer_steps,
 )
 from fairseq_hmrnn.criterions.boundary_regularizers import REGULARIZERS
 from fairseq_hmrnn.criterions.boundary_statistics import boundary_counts, gold_counts, log_boundary_metrics
-from fairseq_hmrnn.criterions.boundary_terms import parse_rates
+from fairseq_hmrnn.criterions.boundary_terms import Rate, parse_rates
 from fairseq_hmrnn.models.config import HMLSTMLanguageModelConfig
 from fairseq_hmrnn.models.decoder import HMLSTMDecoder
 from fairseq_hmrnn.models.hmlstm_lm import HMLSTMLanguageModel
@@ -124,6 +125,85 @@ def test_metrics_of_two_ranks_are_those_of_one(dictionary, model, sample):
 def test_rates_outside_the_open_interval_are_refused(rates):
     with pytest.raises(ValueError, match="boundary-rates must be numbers between 0 and 1"):
         parse_rates(rates)
+
+
+def test_rates_as_they_are_written():
+    assert parse_rates("auto, within:.2,.05") == [Rate(None), Rate(0.2, True), Rate(0.05)]
+
+
+@pytest.mark.parametrize(
+    "rates, regularizers, message",
+    [
+        (".2,auto", "rate+bidirectional", "auto in boundary-rates is for the first layer"),
+        ("auto,.05", "rate,rate+uncertainty", "give layer 1 one of uncertainty, .*, such as rate.bidirectional"),
+        ("outside:.2,.1", "rate", "within:.2, of those where no line ends; or auto, to be found"),
+    ],
+)
+def test_rates_without_meaning_say_what_has_one(dictionary, rates, regularizers, message):
+    with pytest.raises(ValueError, match=message):
+        criterion_for(dictionary, rates, boundary_regularizers=regularizers)
+
+
+@pytest.mark.parametrize("listening, edge", [("bidirectional", 1), ("uncertainty", -1), ("entropy", -1)])
+def test_a_rate_within_lines_leaves_out_where_they_end(dictionary, model, sample, listening, edge):
+    """A late detector closes a line's last segment at `</s>` and `</s>` itself a step later; others, a step earlier."""
+    tokens = sample["net_input"]["src_tokens"]
+    tokens[0, 4] = tokens[2, 0] = tokens[2, 8] = dictionary.eos()
+    counted = tokens.ne(dictionary.pad())
+    for row, column in ((0, 4), (2, 0), (2, 8)):
+        for left_out in (column, column + edge):
+            if 0 <= left_out < 9:
+                counted[row, left_out] = False
+    criterion = criterion_for(dictionary, "within:.2,.05", boundary_regularizers=f"rate=2+{listening}=0,none")
+    loss, size, log = criterion(model, sample)
+    z = model(**sample["net_input"])[1]["trace"].boundaries
+    mean = z[..., 0][counted].mean().item()
+    assert (loss - log["nll"]).item() == pytest.approx(2 * size * (mean - 0.2) ** 2, rel=1e-3)
+    with metrics.aggregate(f"within {listening}") as aggregator:
+        criterion.reduce_metrics([log])
+    values = aggregator.get_smoothed_values()
+    assert values["z1_within"] == pytest.approx(mean, abs=1e-3) and "z2_within" not in values
+
+
+@pytest.mark.parametrize("listening, late", [("bidirectional", True), ("surprisal", False)])
+def test_a_rate_that_is_found_is_of_the_places_before_symbols(dictionary, model, sample, listening, late, monkeypatch):
+    criterion = criterion_for(dictionary, "auto,.05", boundary_regularizers=f"{listening}+rate,none")
+    found, remembered = criterion.targets.found, []
+    monkeypatch.setattr(found, "remember", lambda *batch: remembered.append(batch))
+    model.set_num_updates(7)
+    loss, size, log = criterion(model, sample)
+    assert criterion(model.eval(), sample)[0].isfinite() and len(remembered) == 1  # validation has no rate
+    output, tokens = model.train()(**sample["net_input"]), sample["net_input"]["src_tokens"]
+    signals = criterion.signals(model, output, sample, listening)
+    nll, back = criterion.right_to_left(tokens, sample["target"]) if late else (0, None)
+    steps = layer_steps(output[1]["trace"], 0, found.rate, signals, back)
+    expected = nll + REGULARIZERS[listening](steps) + REGULARIZERS["rate"](steps)
+    assert (loss - log["nll"]).item() == pytest.approx(size * expected.item(), rel=1e-4)
+    values, known = REGULARIZERS[listening].signal(steps)
+    (ours, signal, where) = remembered[0]
+    assert torch.equal(ours, tokens) and where.any()
+    for row, column in where.nonzero().tolist():
+        assert signal[row, column] == values[row, column if late else column - 1]
+    assert int(where.sum()) == int((known & steps.valid if late else (known & steps.valid)[:, :-1]).sum())
+
+
+def test_a_rate_that_is_found_is_logged_and_held(dictionary, model, sample, monkeypatch):
+    monkeypatch.setattr(found_rate, "find_rate", lambda symbols, signal: 0.4)
+    criterion = criterion_for(dictionary, "auto,.05", boundary_regularizers="rate+uncertainty=0,none")
+    for updates, rate in ((99, found_rate.START), (100, 0.4)):
+        model.set_num_updates(updates)
+        loss, size, log = criterion(model, sample)
+        mean = (log["z1:steps"] / log["steps"]).item()
+        assert (loss - log["nll"]).item() == pytest.approx(size * (mean - rate) ** 2, rel=1e-3, abs=1e-5)
+        with metrics.aggregate(f"found after {updates}") as aggregator:
+            criterion.reduce_metrics([log])
+        assert aggregator.get_smoothed_values()["z1_target"] == rate
+    criterion_for(dictionary, ".4,.05").load_training_state(criterion.training_state())  # has no use for it
+    other = criterion_for(dictionary, "auto,.05", boundary_regularizers="rate+uncertainty=0,none")
+    other.load_training_state({})
+    assert other.targets.found.rate == found_rate.START
+    other.load_training_state(criterion.training_state())
+    assert other.targets.found.rate == 0.4
 
 
 def test_a_wrong_number_of_rates_is_refused(dictionary, model, sample):

@@ -1,0 +1,100 @@
+"""A target rate that is found while a model learns: what the detector listens to is remembered, and searched."""
+
+from __future__ import annotations
+
+import logging
+import math
+from typing import Any, Callable, Dict
+
+import numpy as np
+import torch
+from fairseq.distributed import utils as distributed_utils
+from torch import Tensor
+
+from .rate_search import FEWEST, find_rate
+
+logger = logging.getLogger(__name__)
+
+START = 0.25  # the rate before it is found
+MEMORY = 40_000  # places that are remembered, the latest
+EVERY, EARLY, LATER = 100, 1000, 500  # searched after so many updates, and after the first EARLY every LATER
+
+
+class FoundRate:
+    """The share of places at which a signal is to be taken for a boundary, by the signal of the last MEMORY places.
+
+    rate: what it is now, the mean of the last two that were found. Of several processes the first one's memory counts:
+    it is the one in checkpoints.
+    """
+
+    def __init__(self):
+        self.rate, self.last, self.searched, self.filled = START, math.nan, 0, 0
+        self.symbols = torch.full((MEMORY,), -1, dtype=torch.int32)
+        self.signal = torch.zeros(MEMORY)
+
+    def remember(self, tokens: Tensor, signal: Tensor, known: Tensor) -> None:
+        """Of a batch, (B, T): symbols, the signal of the place before each, and where it is known."""
+        device = tokens.device
+        if self.symbols.device != device:
+            self.symbols, self.signal = self.symbols.to(device), self.signal.to(device)
+        gap = known.new_zeros(len(known), 1)  # between rows
+        known = torch.cat([known, gap], 1).flatten()[-MEMORY:]
+        tokens, signal = (torch.cat([x, x.new_zeros(gap.shape)], 1).flatten()[-MEMORY:] for x in (tokens, signal))
+        place = torch.arange(self.filled, self.filled + len(tokens), device=device) % MEMORY
+        self.symbols[place] = tokens.int().masked_fill(~known, -1)
+        self.signal[place] = signal.float()
+        self.filled += len(tokens)
+
+    def search(self, num_updates: int, device: torch.device) -> None:
+        """After some updates, find the rate anew. All processes must call it in the same updates. device: of the model,
+        through which they speak."""
+        if num_updates == self.searched or num_updates % (EVERY if num_updates <= EARLY else LATER):
+            return
+        self.searched = num_updates
+        found = _by_first_process(self._find, device)
+        if math.isnan(found):
+            logger.warning(
+                f"boundary-rates: no rate was found after {num_updates} updates, layer 1 stays at {self.rate:.3f}: "
+                f"auto requires {FEWEST} symbols and rows (--tokens-per-sample) that are longer than a few segments"
+            )
+            return
+        self.rate = found if math.isnan(self.last) else (found + self.last) / 2
+        self.last = found
+
+    def _find(self) -> float:
+        """NaN where nothing was found."""
+        turn = -(self.filled % MEMORY) if self.filled > MEMORY else 0  # the oldest first
+        symbols, signal = (x.cpu().roll(turn).numpy() for x in (self.symbols, self.signal))
+        found = find_rate(without_repeated_rows(symbols), signal)
+        return math.nan if found is None else found
+
+    def state_dict(self) -> Dict[str, Any]:
+        """For training to go on as if it had not stopped."""
+        return {name: value.cpu() if torch.is_tensor(value) else value for name, value in vars(self).items()}
+
+    def load_state_dict(self, state: Dict[str, Any]) -> None:
+        vars(self).update({name: value.clone() if torch.is_tensor(value) else value for name, value in state.items()})
+
+
+def without_repeated_rows(symbols: np.ndarray) -> np.ndarray:
+    """(S,), as for find_rate, with -1 in place of rows that come again later: of a text that is smaller than the memory
+    every segment would have been seen before."""
+    symbols, known = symbols.copy(), symbols >= 0
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], known, [False]]).astype(np.int8)))
+    seen = set()
+    for start, stop in edges.reshape(-1, 2)[::-1].tolist():
+        row = symbols[start:stop].tobytes()
+        if row in seen:
+            symbols[start:stop] = -1
+        seen.add(row)
+    return symbols
+
+
+def _by_first_process(compute: Callable[[], float], device: torch.device) -> float:
+    """What the first process computes, in each of them."""
+    if distributed_utils.get_data_parallel_world_size() == 1:
+        return compute()
+    is_first = distributed_utils.get_data_parallel_rank() == 0
+    shared = torch.tensor([compute() if is_first else 0.0], dtype=torch.double, device=device)
+    distributed_utils.all_reduce(shared, distributed_utils.get_data_parallel_group())
+    return float(shared)

@@ -1,0 +1,110 @@
+"""The rate of boundaries that a signal itself gives: that at which its segments foretell the text best.
+
+A signal says of every place of a text how likely a segment begins there. At each rate, the highest places cut the text
+into other segments, and of these a model is made: how often one follows another, backed off to how often it comes at
+all, and that to its spelling. A segment is foretold from the counts of all others, itself left out, so that neither a
+few long ones win, which never come again, nor many short ones, which say little of what follows. Where rates do nearly
+as well as the best, the lowest of them is taken. To choose the threshold on a branching entropy by what segments it
+makes: Zhikov et al. 2010; absolute discounting with leaving one out: Ney et al. 1994; the simplest of models that do
+nearly as well: Breiman et al. 1984. What else was tried stands in docs/boundaries.md.
+"""
+
+from __future__ import annotations
+
+from typing import Dict, List, Optional, Tuple
+
+import numpy as np
+
+RATES = 0.04 * 1.06 ** np.arange(50)  # those that are compared; the last is .70
+NEARLY = 1.02  # times the lowest cost is nearly as good
+DISCOUNT = 0.8  # of every count
+SPELLING_PRIOR = 5.0  # the weight of a symbol's frequency, in symbols, against what follows the one before it
+FEWEST = 2000  # places with a signal from which on a rate is looked for
+FORETOLD = 0.25  # the share of their symbols that must be foretold: in short rows, long segments are cut short
+
+_CODES = "utf-32-le"  # four bytes a symbol
+
+
+def find_rate(symbols: np.ndarray, signal: np.ndarray) -> Optional[float]:
+    """The best share of the places at which a segment begins; None where they are fewer than FEWEST, or where no rate
+    has segments so short that rows are more than their ends.
+
+    symbols: (S,) whole numbers, negative where nothing is known, which is between the rows of a text. signal: (S,), of
+    the place before each symbol, read where it is known.
+    """
+    known = symbols >= 0
+    ranked = np.sort(signal[known])
+    if len(ranked) < FEWEST:
+        return None
+    spelled = (np.maximum(symbols, -1) + 1).astype("<u4").tobytes().decode(_CODES, "surrogatepass")
+    counts = np.maximum(np.rint(RATES * len(ranked)), 1).astype(int)
+    costs = np.array([held_out_cost(spelled, known, signal >= ranked[-count]) for count in counts])
+    best = int(costs.argmin())
+    if not np.isfinite(costs[best]):
+        return None
+    while best > 0 and costs[best - 1] <= NEARLY * costs.min():
+        best -= 1
+    return float(RATES[best])
+
+
+def held_out_cost(spelled: str, known: np.ndarray, begins: np.ndarray) -> float:
+    """Nats by symbol at which segments are foretold, each by the counts of all others.
+
+    spelled: S symbols. known: (S,) bool. begins: (S,) bool, where a segment begins. Segments at the ends of a row may
+    be cut short, and none is foretold without a whole one before it. Infinite where less than FORETOLD of the text is.
+    """
+    opens = known & ~np.append(False, known[:-1])  # rows
+    begins = (begins & known) | opens
+    first = np.flatnonzero(begins)
+    stop = np.flatnonzero(known & np.append(begins[1:] | ~known[1:], True)) + 1
+    whole = ~opens[first] & np.append(known, False)[stop]
+    types: Dict[str, int] = {}
+    pieces = (spelled[start:end] for start, end in zip(first[whole].tolist(), stop[whole].tolist()))
+    kind = np.full(len(first), -1)
+    kind[whole] = [types.setdefault(piece, len(types)) for piece in pieces]
+    foretold = whole[1:] & whole[:-1]
+    length = (stop - first)[1:][foretold].sum()
+    if length < max(FORETOLD * known.sum(), 1):
+        return np.inf
+    log_p = _log_of_segments(kind[whole], kind[:-1][foretold], kind[1:][foretold], spelling_cost(list(types)))
+    return float(-log_p.sum() / length)
+
+
+def _log_of_segments(every: np.ndarray, before: np.ndarray, after: np.ndarray, spelling: np.ndarray) -> np.ndarray:
+    """log p(after | before), (N,), without the counts of this pair itself.
+
+    every, before, after: types of all segments and of the N pairs, 0 to K - 1. spelling: (K,), -log p of each type.
+    """
+    count = np.bincount(every, minlength=len(spelling))[after] - 1
+    total, types = max(len(every) - 1, 1), len(spelling) - (count == 0)
+    with np.errstate(divide="ignore"):
+        log_p = _discounted(count, total, types, -spelling[after])
+    count, total, kinds = (counts - 1 for counts in _pair_counts(before, after, len(spelling)))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(total > 0, _discounted(count, total, kinds + (count > 0), log_p), log_p)
+
+
+def _discounted(count: np.ndarray, total, kinds: np.ndarray, log_backoff: np.ndarray) -> np.ndarray:
+    """log of (max(count - d, 0) + d kinds backoff) / total."""
+    log_own = np.log(np.maximum(count - DISCOUNT, 0) / total)
+    return np.logaddexp(log_own, np.log(DISCOUNT * kinds / total) + log_backoff)
+
+
+def spelling_cost(types: List[str]) -> np.ndarray:
+    """-log p of the spelling of each type, (K,) in nats, by a bigram of symbols with a mark at both ends of a type."""
+    written = "\0" + "\0".join(types) + "\0"
+    _, letters = np.unique(np.frombuffer(written.encode(_CODES, "surrogatepass"), dtype="<u4"), return_inverse=True)
+    before, after = letters[:-1], letters[1:]
+    size = int(letters.max()) + 1
+    frequency = (np.bincount(after, minlength=size)[after] + 1) / (len(after) + size)
+    count, total, _ = _pair_counts(before, after, size)
+    p = (count + SPELLING_PRIOR * frequency) / (total + SPELLING_PRIOR)
+    return np.add.reduceat(-np.log(p), np.flatnonzero(before == 0))
+
+
+def _pair_counts(before: np.ndarray, after: np.ndarray, size: int) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """For each of N pairs of whole numbers below size, (N,): how often it comes, how often its first one does, and in
+    how many kinds of pair that does."""
+    pairs, inverse, counts = np.unique(before.astype(np.int64) * size + after, return_inverse=True, return_counts=True)
+    firsts, kinds = np.bincount(before, minlength=size), np.bincount(pairs // size, minlength=size)
+    return counts[inverse], firsts[before], kinds[before]

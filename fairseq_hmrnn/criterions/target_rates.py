@@ -1,0 +1,79 @@
+"""The rate that each layer's boundaries are to have, and the steps that it is a share of."""
+
+from __future__ import annotations
+
+import logging
+from typing import Dict, List, Optional, Sequence
+
+import torch
+from torch import Tensor
+
+from ..trace import BoundaryTrace
+from .boundary_regularizers import REGULARIZERS, LayerSteps, later
+from .boundary_terms import Rate, Term, listening
+from .found_rate import EVERY, START, FoundRate
+
+logger = logging.getLogger(__name__)
+
+
+class TargetRates:
+    """rates, terms: of each layer; or none; or one list of terms for all. line_end: the symbol `</s>`.
+
+    found: the first layer's rate if it is to be found, otherwise None.
+    """
+
+    def __init__(self, rates: Sequence[Rate], terms: Sequence[List[Term]], line_end: Optional[int]):
+        self.rates, self.line_end = rates, line_end
+        names = [listening(terms[min(layer, len(terms) - 1)]) for layer in range(len(rates))]
+        self.late = [name is not None and REGULARIZERS[name].late for name in names]
+        self.found: Optional[FoundRate] = None
+        if rates and rates[0].share is None:
+            self.found, self.heard = FoundRate(), names[0]
+            logger.info(
+                f"boundary-rates: the rate of layer 1 is {START} and from update {EVERY} on the one that is found"
+            )
+        for layer, rate in enumerate(rates, 1):
+            if rate.within_lines:
+                logger.info(
+                    f"boundary-rates: {rate.share} of layer {layer} is of the steps within lines: where one ends, the "
+                    "detector is free and nothing is counted"
+                )
+
+    def share(self, layer: int) -> Optional[float]:
+        """None if there are no rates."""
+        if not self.rates:
+            return None
+        share = self.rates[layer].share
+        return self.found.rate if share is None else share
+
+    def counted(self, trace: BoundaryTrace, layer: int, tokens: Optional[Tensor]) -> Tensor:
+        """bool (B, T), the valid steps that the rate is a share of. tokens: (B, T), read only where lines matter."""
+        if not self.rates or not self.rates[layer].within_lines:
+            return trace.valid
+        if tokens is None or tokens.shape != trace.valid.shape:
+            raise ValueError("within: in boundary-rates requires a source read in one direction: no --bidirectional")
+        ends = tokens.eq(self.line_end)
+        return trace.valid & ~ends & ~later(ends, 1 if self.late[layer] else -1)
+
+    def listen(self, name: str, layer: int, steps: LayerSteps, tokens: Tensor) -> None:
+        """If the first layer's rate is to be found: remember what its detector hears by the regulariser `name`."""
+        if self.found is None or layer > 0 or name != self.heard:
+            return
+        with torch.no_grad():
+            signal, known = REGULARIZERS[name].signal(steps)
+            known = known & steps.valid
+            if not self.late[0]:
+                signal, known = later(signal, 1), later(known, 1)
+            self.found.remember(tokens, signal, known)
+
+    def statistics(self, trace: BoundaryTrace, tokens: Optional[Tensor], training: bool) -> Dict[str, Tensor]:
+        """Sums for the log: z1_within, the share within lines, where the rate is that; z1_target, if it is found."""
+        counts = {}
+        for layer, rate in enumerate(self.rates):
+            if rate.within_lines:
+                counted, kind = self.counted(trace, layer, tokens), f"steps{layer + 1}"
+                counts[kind] = counted.sum()
+                counts[f"z{layer + 1}_within:{kind}"] = (trace.boundaries[..., layer].detach().double() * counted).sum()
+        if self.found is not None and training:
+            counts["z1_target:steps"] = trace.valid.sum() * self.found.rate
+        return counts

@@ -1,0 +1,104 @@
+"""The search for a rate: its cost against direct computation, and words of known lengths, found."""
+
+import math
+import random
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from fairseq_hmrnn.criterions import rate_search
+from fairseq_hmrnn.criterions.rate_search import DISCOUNT, SPELLING_PRIOR, find_rate, held_out_cost, spelling_cost
+
+
+def spelled(symbols):
+    return "".join(chr(symbol + 1) for symbol in symbols)
+
+
+def rows_of(symbols, begins):
+    """Rows of segments, lists of symbols each."""
+    rows, open_row = [], False
+    for symbol, begin in zip(symbols, begins):
+        if symbol < 0:
+            open_row = False
+            continue
+        if not open_row:
+            rows.append([[]])
+            open_row = True
+        elif begin:
+            rows[-1].append([])
+        rows[-1][-1].append(symbol)
+    return [[tuple(segment) for segment in row] for row in rows]
+
+
+def direct_spelling(types):
+    pairs = [pair for word in types for pair in zip([None, *word], [*word, None])]
+    count, total, frequency = Counter(pairs), Counter(a for a, _ in pairs), Counter(b for _, b in pairs)
+
+    def p(a, b):
+        share = (frequency[b] + 1) / (len(pairs) + len(frequency))
+        return (count[a, b] + SPELLING_PRIOR * share) / (total[a] + SPELLING_PRIOR)
+
+    return {word: math.prod(p(a, b) for a, b in zip([None, *word], [*word, None])) for word in types}
+
+
+def direct_cost(symbols, begins):
+    whole = [row[1:-1] for row in rows_of(symbols, begins)]  # the first and the last may be cut short
+    every = [word for row in whole for word in row]
+    pairs = [pair for row in whole for pair in zip(row, row[1:])]
+    spelling, nats = direct_spelling(set(every)), 0
+    for index, (before, word) in enumerate(pairs):
+        others, count = pairs[:index] + pairs[index + 1 :], Counter(every)
+        count[word] -= 1
+        types = sum(n > 0 for n in count.values())
+        p = (max(count[word] - DISCOUNT, 0) + DISCOUNT * types * spelling[word]) / (len(every) - 1)
+        following = Counter(b for a, b in others if a == before)
+        if following:
+            own = max(following[word] - DISCOUNT, 0)
+            p = (own + DISCOUNT * len(following) * p) / sum(following.values())
+        nats -= math.log(p)
+    return nats / sum(len(word) for _, word in pairs)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_cost_equals_direct_computation(seed):
+    random = np.random.default_rng(seed)
+    symbols = random.choice([0, 0, 0, 1, 1, 2], 90)
+    symbols[[0, 30, 31, 60]] = -1
+    begins = random.random(90) < 0.6
+    found = held_out_cost(spelled(symbols), symbols >= 0, begins)
+    assert found == pytest.approx(direct_cost(symbols.tolist(), begins.tolist()), rel=1e-10)
+
+
+def test_spelling_equals_direct_computation():
+    types = ["\1\2", "\2", "\1\1\3", "\ud800"]  # a symbol may have any number, a surrogate's too
+    expected = direct_spelling([tuple(word) for word in types])
+    assert np.exp(-spelling_cost(types)) == pytest.approx([expected[tuple(word)] for word in types])
+
+
+def language(shortest, longest, places, seed=0):
+    """Symbols of words of a random lexicon, the frequent ones more often, and where a word begins."""
+    choose = random.Random(seed)
+    words = ["".join(choose.choices("abcdefgh", k=choose.randint(shortest, longest))) for _ in range(60)]
+    text = choose.choices(words, weights=[1 / rank for rank in range(1, 61)], k=places // shortest)
+    begins = np.concatenate([[True] + [False] * (len(word) - 1) for word in text])[:places]
+    return np.array([ord(letter) - ord("a") for letter in "".join(text)][:places]), begins
+
+
+@pytest.mark.parametrize("shortest, longest", [(2, 3), (3, 6), (6, 10)])
+def test_the_rate_of_words_is_found_whatever_their_length(shortest, longest):
+    symbols, begins = language(shortest, longest, 6000)
+    signal = begins + np.random.default_rng(1).normal(0, 0.2, len(begins))
+    symbols[::100] = -1
+    assert find_rate(symbols, signal) == pytest.approx(begins.mean(), rel=0.1)
+    assert find_rate(symbols, signal * 9 - 4) == find_rate(symbols, signal)  # it is the order that counts
+
+
+def test_nothing_is_found_where_there_is_too_little():
+    symbols = np.arange(rate_search.FEWEST + 50) % 7
+    assert find_rate(symbols, np.zeros(len(symbols))) is not None
+    symbols[:60] = -1
+    assert find_rate(symbols, np.zeros(len(symbols))) is None
+    symbols, begins = language(3, 6, 6000)
+    symbols[::4] = -1  # rows of three symbols have no two segments that are whole
+    assert find_rate(symbols, begins.astype(float)) is None

@@ -24,7 +24,7 @@ SIZES = ((1_000_000, "character_lm"), (20_000_000, "ptb_small"), (math.inf, "ptb
 FEWEST_UPDATES = 1000  # a small text gets as many epochs as these take
 # Below the largest size the length of a training is chosen too, and the learning rate falls to zero over it: worth more
 # than anything else that was tried at a fixed number of updates (docs/results.md).
-DECAY = {"--lr-scheduler": "polynomial_decay", "--warmup-updates": "50"}
+DECAY = {"--lr-scheduler": "polynomial_decay", "--warmup-updates": "50", "--lr": "0.004"}
 SPACES = 0.05  # the share of spaces from which on a text has separators
 WITH_SPACES = {  # words, and above them sentences, which take more text and updates than the smallest recipe has
     "--boundary-rates": ".18,.0085",

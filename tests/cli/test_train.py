@@ -89,6 +89,7 @@ def test_the_learning_rate_falls_to_zero_where_the_end_is_known(data, monkeypatc
     arguments = chosen(data, monkeypatch, symbols, given=given)
     assert length_and_schedule(arguments) == expected
     assert ("--lr-patience" in arguments) == (expected[0] == "exact_reduce_lr_on_plateau")
+    assert value_of("--lr", arguments) == ("0.004" if expected[0] == "polynomial_decay" else "0.002")
 
 
 def test_texts_are_looked_at(data, tmp_path):

@@ -148,6 +148,49 @@ def test_long_memory_benchmark_goes_on_where_it_stopped(benchmark, monkeypatch, 
         main("--out", out, "--gaps", 20)
 
 
+def test_detectors_are_shut_for_a_while(benchmark):
+    models, why = benchmark("long_memory_models"), benchmark("long_memory_why")
+    task = benchmark("long_memory_tasks").build_task("recall")
+    torch.manual_seed(2)
+    recurrence = models.Model(models.CONTESTANTS["hm_lstm"], task, 8, 100).recurrence
+    x, before = torch.randn(30, 4, 8), [parameter.clone() for parameter in recurrence.parameters()]
+    assert (recurrence(x).boundaries[..., :2].mean((0, 1)) > 0.05).all()
+    for layer, other in ((0, 1), (1, 0)):
+        with why.shut(recurrence, (layer,)):
+            recurrence.bias[other].detach()[-1] += 0.1  # of another detector, and not put back
+            rates = recurrence(x).boundaries.mean((0, 1))
+        assert rates[layer] == 0 < rates[other]
+        recurrence.bias[other].detach()[-1] -= 0.1
+    for parameter, found in zip(before, recurrence.parameters()):
+        torch.testing.assert_close(found, parameter)
+
+
+def test_what_can_be_read_from_a_state(benchmark):
+    why, generator = benchmark("long_memory_why"), torch.Generator().manual_seed(0)
+    answers = torch.randint(8, (200,), generator=generator)
+    noise = torch.randn(200, 12, generator=generator)
+    codes = torch.randn(8, 12, generator=generator)
+    assert why.readable(codes[answers] + 0.1 * noise, answers) > 0.95
+    assert why.readable(noise, answers) < 0.3
+
+
+def test_why_looks_at_a_model_while_it_trains(benchmark, monkeypatch, tmp_path):
+    options = "--updates 4 --every 2 --hidden 8 --batch-size 4 --gap 150 --samples 16 --seeds 1 --threads 1".split()
+    options += ["--contestants", "hm_lstm", "hm_lstm_cost", "--out", tmp_path / "why.csv"]
+    options += ["--plot", tmp_path / "why.png"]
+    monkeypatch.setattr("sys.argv", ["long_memory_why.py", *map(str, options)])
+    benchmark("long_memory_why").main()
+    with open(tmp_path / "why.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["contestant"], row["update"]) for row in rows] == [
+        (name, update) for name in ("hm_lstm", "hm_lstm_cost") for update in ("2", "4")
+    ]
+    shares = [name for name in rows[0] if name.startswith(("right", "z", "layer"))]
+    assert {"right_shut12", "z2", "layer3_10", "layer1_150"} <= set(shares) and "layer1_500" not in shares
+    assert all(0 <= float(row[name]) <= 1 for row in rows for name in shares)
+    assert (tmp_path / "why.png").stat().st_size > 1000
+
+
 @pytest.fixture(scope="module")
 def nn_lstm(data, tmp_path_factory):
     """Folder of an nn_lstm_lm after 3 updates."""

@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 import torch
-from long_memory_models import CONTESTANTS, Model, equal_size
+from long_memory_models import CONTESTANTS, DEFAULT, Model, equal_size
 from long_memory_tasks import TASKS, build_task
 from torch import nn
 from tqdm import tqdm
@@ -37,7 +37,7 @@ def parse_arguments():
     parser = kinds.Parser(description=__doc__)
     add = parser.add_argument
     add("--tasks", choices=TASKS, nargs="+", default=["recall"])
-    add("--contestants", choices=list(CONTESTANTS), nargs="+", default=list(CONTESTANTS))
+    add("--contestants", choices=list(CONTESTANTS), nargs="+", default=DEFAULT)
     add("--out", default="long_memory.csv", type=kinds.new_file)
     add("--plot", type=kinds.picture, help="draw the CSV as this picture")
     add("--hidden", type=SIZE, default=32, help="units of each of HM-LSTM's layers; the others get as many parameters")
@@ -53,13 +53,12 @@ def parse_arguments():
     return parser.parse_args()
 
 
-def train(model, task, seed, arguments, title):
-    """Trains a model; the mean loss, in the task's units, of the last tenth of the updates."""
+def training(model, task, seed, arguments):
+    """Trains a model; the loss of every update, in the task's units."""
     random = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.Adam(model.parameters(), lr=arguments.lr)
     shortest, longest = math.log(SHORTEST_GAP), math.log(arguments.train_gap)
-    losses = []
-    for update in tqdm(range(arguments.updates), desc=title, mininterval=10):
+    for update in range(arguments.updates):
         gap = round(math.exp(shortest + (longest - shortest) * torch.rand(1, generator=random).item()))
         batch = task.draw(arguments.batch_size, gap, random, False)
         predictions, penalty = model(batch.inputs, len(batch.answers), update)
@@ -68,36 +67,35 @@ def train(model, task, seed, arguments, title):
         (loss + penalty).backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        losses.append(loss.item())
-    return statistics.mean(losses[-max(1, len(losses) // 10) :])
+        yield loss.item()
 
 
 @torch.no_grad()
 def measure(model, task, gap, samples):
-    """The share of right answers after a gap, the same sequences for every model, and the milliseconds of a step of a
-    batch of TEST_BATCH."""
+    """The share of right answers after a gap, the same sequences for every model, and the milliseconds of processor
+    time of a step of a batch of TEST_BATCH."""
     random, shares, seconds, steps = torch.Generator().manual_seed(gap), [], 0.0, 0
     for start in range(0, samples, TEST_BATCH):
         size = min(TEST_BATCH, samples - start)
         batch = task.draw(size, gap, random, True)
-        began = time.perf_counter()
+        began = time.process_time()
         predictions, _ = model(batch.inputs, len(batch.answers))
-        seconds, steps = seconds + time.perf_counter() - began, steps + len(batch.inputs)
+        seconds, steps = seconds + time.process_time() - began, steps + len(batch.inputs)
         shares += [task.right(predictions, batch.answers)] * size
     return statistics.mean(shares), 1000 * seconds / steps
 
 
 def run(name, contestant, seed, arguments):
-    """The rest of a row: parameters, loss and seconds of training, right answers and milliseconds a step by gap."""
+    """The rest of a row: parameters, loss and processor seconds of training, right answers and milliseconds a step by gap."""
     task = build_task(name, arguments.items)
     longest = arguments.train_gap
     parameters = Model(CONTESTANTS["hm_lstm"], task, arguments.hidden, longest).num_parameters
     hidden = equal_size(CONTESTANTS[contestant], task, parameters, longest)
     torch.manual_seed(seed)
     model = Model(CONTESTANTS[contestant], task, hidden, longest)
-    began = time.perf_counter()
-    loss = train(model, task, seed, arguments, f"{name}, {contestant}, seed {seed}")
-    seconds = time.perf_counter() - began
+    began, title = time.process_time(), f"{name}, {contestant}, seed {seed}"
+    losses = list(tqdm(training(model, task, seed, arguments), title, arguments.updates, mininterval=10))
+    loss, seconds = statistics.mean(losses[-max(1, len(losses) // 10) :]), time.process_time() - began
     model.eval()
     found = [measure(model, task, gap, arguments.samples) for gap in arguments.gaps]
     right, milliseconds = zip(*found)
@@ -133,7 +131,7 @@ def plot(rows, gaps, path):
     size = {"figsize": (4.2 * len(tasks) + 1.6, 3.4), "layout": "constrained", "squeeze": False, "sharey": True}
     figure, (panels,) = pyplot.subplots(1, len(tasks), **size)
     for axes, name in zip(panels, tasks):
-        for (contestant, known), color in zip(CONTESTANTS.items(), LAYER_COLORS):
+        for (contestant, known), color in zip(CONTESTANTS.items(), itertools.cycle(LAYER_COLORS)):
             found = [row for row in rows if (row["task"], row["contestant"]) == (name, contestant)]
             shares = torch.tensor([[float(row[f"gap{gap}"]) for gap in gaps] for row in found])
             if len(shares):

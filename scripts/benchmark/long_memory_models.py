@@ -18,23 +18,31 @@ STEPS = 1000  # of a call of the recurrence; the state is carried, so that memor
 
 
 class Contestant(NamedTuple):
-    """kind: of the recurrence. regularizers and rates: of HM-LSTM, as the criterion takes them. chrono: start the gates
-    from the range of times that training has (Tallec and Ollivier 2018, arXiv 1804.11188)."""
+    """kind: of the recurrence. regularizers and rates: of HM-LSTM, as the criterion takes them; nested: its option
+    nested_boundaries. chrono: start the gates from the times of training (Tallec and Ollivier 2018, arXiv 1804.11188).
+    """
 
     label: str
     kind: str
     regularizers: str = "none"
     rates: str = ""
+    nested: bool = False
     chrono: bool = False
 
 
 CONTESTANTS = {
     "hm_lstm": Contestant("HM-LSTM, rates .2, .05", "hm_lstm", "rate", ".2,.05"),
-    "hm_lstm_cost": Contestant("HM-LSTM, cost", "hm_lstm", "cost=0:.1:200"),
+    "hm_lstm_cost": Contestant("HM-LSTM, nested, cost", "hm_lstm", "cost=0:.03:200", nested=True),
     "lstm": Contestant("nn.LSTM", "lstm"),
     "lstm_chrono": Contestant("nn.LSTM, chrono", "lstm", chrono=True),
     "gru": Contestant("nn.GRU", "gru"),
+    # what was tried on the way to hm_lstm_cost
+    "hm_lstm_none": Contestant("HM-LSTM, no regulariser", "hm_lstm"),
+    "hm_lstm_nested": Contestant("HM-LSTM, nested, rates .2, .05", "hm_lstm", "rate", ".2,.05", nested=True),
+    "hm_lstm_rare": Contestant("HM-LSTM, rates .02, .002", "hm_lstm", "rate", ".02,.002"),
+    "hm_lstm_unnested": Contestant("HM-LSTM, cost", "hm_lstm", "cost=0:.03:200"),
 }
+DEFAULT = ("hm_lstm", "hm_lstm_cost", "lstm", "lstm_chrono", "gru")
 
 
 class Model(nn.Module):
@@ -48,7 +56,7 @@ class Model(nn.Module):
         self.embed = nn.Embedding(task.symbols, hidden) if task.symbols else nn.Linear(task.features, hidden)
         self.is_hm_lstm = contestant.kind == "hm_lstm"
         if self.is_hm_lstm:
-            self.recurrence = HMLSTM(hidden, [hidden] * LAYERS, layer_norm=True)
+            self.recurrence = HMLSTM(hidden, [hidden] * LAYERS, layer_norm=True, nested_boundaries=contestant.nested)
             self.mix = LayerOutput([hidden] * LAYERS, hidden)
             self.terms = parse_terms(contestant.regularizers, parse_rates(contestant.rates))
             self.rates = parse_rates(contestant.rates) or [None] * (LAYERS - 1)

@@ -86,7 +86,8 @@ def measure(model, task, gap, samples):
 
 
 def run(name, contestant, seed, arguments):
-    """The rest of a row: parameters, loss and processor seconds of training, right answers and milliseconds a step by gap."""
+    """The rest of a row: parameters, loss and processor seconds of training, then by gap right answers and milliseconds
+    of a step."""
     task = build_task(name, arguments.items)
     longest = arguments.train_gap
     parameters = Model(CONTESTANTS["hm_lstm"], task, arguments.hidden, longest).num_parameters

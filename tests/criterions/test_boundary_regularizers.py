@@ -196,7 +196,8 @@ def test_pulls_the_rate_towards_its_target(name, mean, sign):
 
 
 def test_cost_is_the_same_for_every_boundary():
-    """Padding costs nothing, and a price asks for no rate."""
+    """Padding costs nothing, and a price asks for no rate, in the option neither."""
+    assert parse_terms("cost=0:.03:200", []) == [[Term("cost", 0, 0.03, 200)]]
     steps = make_steps()._replace(rate=None)
     regularizers.cost(steps).backward()
     assert torch.equal(steps.z.grad, steps.valid / steps.valid.sum().double()) and steps.z_tilde.grad is None

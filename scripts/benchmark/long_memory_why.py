@@ -9,6 +9,7 @@ Every --every updates the model reads facts, a gap of --gap distractors and a qu
 - z1, z2: the rates of boundaries within the gap;
 - layer1_10, ... layer3_2000: how far the value can be read from each layer's h so many steps into the gap, by a linear
   map that is fitted on one half of the samples and measured on the other.
+Run again, the script goes on with the trainings that have no rows yet.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import contextlib
 import csv
 import itertools
 import logging
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -121,45 +123,54 @@ def rows_of(contestant, seed, arguments):
 
 
 def plot(rows, path):
-    """Right answers and the rates within the gap over updates: each seed thin, the mean of the seeds thick."""
+    """How far the value can be read from each layer over the gap, at the last look at every training."""
     import matplotlib
 
     logging.getLogger("matplotlib").setLevel(logging.WARNING)
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    titles = {"right": "right answers after the gap", "z1": "layer 1: boundaries in the gap", "z2": "layer 2"}
-    figure, panels = pyplot.subplots(1, len(titles), figsize=(10, 3), layout="constrained")
-    for (name, known), color in zip(CONTESTANTS.items(), LAYER_COLORS):
-        for axes, (column, title) in zip(panels, titles.items()):
-            mine = [row for row in rows if row["contestant"] == name]
-            updates = sorted({row["update"] for row in mine})
-            for seed in sorted({row["seed"] for row in mine}):
-                values = [row[column] for row in mine if row["seed"] == seed]
-                axes.plot(updates, values, color=color, alpha=0.35, linewidth=1)
-            means = [[row[column] for row in mine if row["update"] == update] for update in updates]
-            if means:
-                means = [sum(values) / len(values) for values in means]
-                axes.plot(updates, means, color=color, marker="o", linewidth=2.5, label=known.label)
-            axes.set(title=title, xlabel="updates", ylim=(-0.02, 1.03))
-    panels[0].legend(frameon=False, loc="lower left")
+    last = {(row["contestant"], row["seed"]): row for row in rows}
+    size = {"figsize": (3.4 * len(last), 3), "layout": "constrained", "squeeze": False, "sharey": True}
+    figure, (panels,) = pyplot.subplots(1, len(last), **size)
+    for axes, ((contestant, seed), row) in zip(panels, last.items()):
+        for layer, color in zip(range(1, LAYERS + 1), LAYER_COLORS):
+            found = {int(name.split("_")[1]): row[name] for name in row if name.startswith(f"layer{layer}_")}
+            axes.plot(list(found), list(map(float, found.values())), color=color, marker="o", label=f"layer {layer}")
+        axes.axhline(1 / KINDS, color="gray", linestyle=":")
+        title = f"{CONTESTANTS[contestant].label}, seed {seed}\nanswers {float(row['right']):.2f}"
+        axes.set_title(f"{title}, boundaries in the gap {float(row['z1']):.3f}, {float(row['z2']):.3f}", fontsize=8)
+        axes.set(xscale="log", xlabel="steps into the gap", ylim=(0, 1.03))
+    panels[0].set_ylabel("value read from h")
+    panels[0].legend(frameon=False)
     figure.savefig(path, dpi=130)
 
 
 def main():
     arguments = parse_arguments()
     torch.set_num_threads(arguments.threads)
-    rows = []
+    out = Path(arguments.out)
+    done = {(row["contestant"], int(row["seed"])) for row in read_rows(out)}
     for contestant, seed in itertools.product(arguments.contestants, arguments.seeds):
-        rows += rows_of(contestant, seed, arguments)
-        with open(arguments.out, "w", newline="") as file:
-            writer = csv.DictWriter(file, list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
-    for row in rows:
+        if (contestant, seed) not in done:
+            found = list(rows_of(contestant, seed, arguments))
+            with out.open("a", newline="") as file:
+                writer = csv.DictWriter(file, list(found[0]))
+                if not file.tell():
+                    writer.writeheader()
+                writer.writerows(found)
+    for row in read_rows(out):
         print(", ".join(f"{name} {value}" for name, value in row.items()))
     if arguments.plot:
-        plot(rows, arguments.plot)
+        plot(read_rows(out), arguments.plot)
+
+
+def read_rows(path):
+    """Those of the CSV, if it is there."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
 if __name__ == "__main__":

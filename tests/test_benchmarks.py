@@ -117,16 +117,24 @@ def test_breakdown_knows_the_parts_of_both_passes(benchmark, monkeypatch):
 def test_settings_reach_either_command(benchmark, tmp_path):
     """A recipe and a user's settings as hydra takes them, and as the flags of fairseq-train for an LSTM."""
     settings = ["criterion.boundary_rates=.3,.1", "dataset.batch_size=7", "optimization.lr=[0.5]", "common.bf16=true"]
+    settings += ["model.dropout_input=.1", "model.dropout_output=.3"]
     recipe = benchmark("candidates").Recipe("ptb", settings)
     arguments = recipe.hmlstm_arguments(tmp_path, tmp_path)
-    assert {"+criterion.boundary_rates='.3,.1'", "dataset.batch_size=7"} <= set(arguments)
+    assert {"++criterion.boundary_rates='.3,.1'", "++dataset.batch_size=7"} <= set(arguments)
     flags = " ".join(recipe.lstm_arguments("nn_lstm_lm", 10, tmp_path, tmp_path))
     expected_flags = ["--batch-size 7", "--lr 0.5", "--bf16", "--stateful", "--clip-norm 1.0", "--optimizer adam"]
-    expected_flags += ["--adam-betas (0.9, 0.999)", "--tokens-per-sample 100", "--dropout 0.0", "--hidden-size 10"]
+    expected_flags += [
+        "--adam-betas (0.9, 0.999)",
+        "--tokens-per-sample 100",
+        "--dropout-input 0.1",
+        "--dropout-output 0.3",
+    ]
+    expected_flags += ["--hidden-size 10"]
     for needed in expected_flags:
         assert re.search(rf"{re.escape(needed)}( |$)", flags), needed
     assert "boundary" not in flags and "slope" not in flags
-    assert "--stateful" not in recipe.lstm_arguments("lstm_lm", 10, tmp_path, tmp_path)
+    flags = " ".join(recipe.lstm_arguments("lstm_lm", 10, tmp_path, tmp_path))
+    assert "--stateful" not in flags and "--decoder-dropout-in 0.1 --decoder-dropout-out 0.3" in flags
 
 
 @pytest.mark.slow

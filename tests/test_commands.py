@@ -14,7 +14,7 @@ from conftest import ROOT, run
 from fairseq_hmrnn.cli import arguments as kinds
 from fairseq_hmrnn.cli.errors import UserError, describe, run_command
 from fairseq_hmrnn.cli.files import read_text, whole_file, write_whole
-from fairseq_hmrnn.cli.recipe import write_recipe
+from fairseq_hmrnn.cli.recipe import load_recipe, write_recipe
 
 FUZZ = "tests/fuzz.py"
 
@@ -190,4 +190,4 @@ def test_what_is_no_file_is_refused(kind, name, tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["a:b", "a${b}", "a\nb"])
 def test_a_folder_that_a_recipe_cannot_name_is_refused(name, tmp_path):
     with pytest.raises(UserError, match="give the folder a name without"):
-        write_recipe("ptb", str(tmp_path / name), str(tmp_path), str(tmp_path))
+        write_recipe(load_recipe("ptb"), str(tmp_path / name), str(tmp_path), str(tmp_path / "ptb.yaml"))

@@ -104,6 +104,8 @@ def test_preparation_refuses_what_it_cannot_use_and_leaves_nothing(pairs, tmp_pa
         f"fairseq-hmrnn prepare: error: {tmp_path}/train.de is not UTF-8 (line 1): convert it first\n",
     )
     assert not list(tmp_path.glob("bin/*"))
+    again = run("fairseq-hmrnn", "prepare", "translation", "de", "en", pairs.parent, check=False)
+    assert again.returncode == 2 and "--overwrite" in again.stdout
 
 
 def test_training_requires_a_valid_split_and_does_without_test(pairs, tmp_path):

@@ -9,6 +9,7 @@ import os
 import shlex
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
 
+import torch
 from fairseq.data import Dictionary
 from omegaconf import DictConfig, ListConfig
 
@@ -21,6 +22,9 @@ from .recipe import PACKAGE, check_folder, load_recipe
 # The symbols of the training split below which a recipe is chosen.
 SIZES = ((1_000_000, "character_lm"), (20_000_000, "ptb_small"), (math.inf, "ptb"))
 FEWEST_UPDATES = 1000  # a small text gets as many epochs as these take
+# Below the largest size the length of a training is chosen too, and the learning rate falls to zero over it: worth more
+# than anything else that was tried at a fixed number of updates (docs/results.md).
+DECAY = {"--lr-scheduler": "polynomial_decay", "--warmup-updates": "50"}
 SPACES = 0.05  # the share of spaces from which on a text has separators
 WITH_SPACES = {  # words, and above them sentences, which take more text and updates than the smallest recipe has
     "--boundary-rates": ".18,.0085",
@@ -96,8 +100,8 @@ def _for_text(data: str, names: Set[str], given: Sequence[str]) -> Tuple[Options
     recipe_name = next(name for limit, name in SIZES if text.symbols < limit)
     recipe = load_recipe(recipe_name)
     options = dict(_options_of(recipe, names))
-    per_epoch = max(text.symbols // (recipe.dataset.batch_size * recipe.task.tokens_per_sample), 1)
-    options["--max-epoch"] = str(max(recipe.optimization.max_epoch, math.ceil(FEWEST_UPDATES / per_epoch)))
+    if recipe_name != SIZES[-1][1]:
+        _set_length(options, text.symbols, names, given)
     kind = "symbols"
     if text.spaces is not None:
         kind = "characters, with spaces between words" if text.spaces else "characters, without spaces"
@@ -111,6 +115,28 @@ def _for_text(data: str, names: Set[str], given: Sequence[str]) -> Tuple[Options
         for name in WITH_SPACES:  # each has a value for every layer, and there are not three, or nobody knows
             options.pop(name, None)
     return options, f"{text.symbols:,} {kind}: as the recipe {recipe_name}"
+
+
+def _set_length(options: Options, symbols: int, names: Set[str], given: Sequence[str]) -> None:
+    """Choose how many updates a training makes, and a learning rate that falls with them; the recipe's epochs and rate
+    stay where the user says how many epochs, or with which schedule."""
+    updates = value_of("--max-update", given)
+    if updates is None and not names & ENDINGS:
+        rows, length = (_number("--batch-size", given, options), _number("--tokens-per-sample", given, options))
+        per_epoch = max(symbols // (rows * length * max(torch.cuda.device_count(), 1)), 1)
+        epochs = max(_number("--max-epoch", (), options), math.ceil(FEWEST_UPDATES / per_epoch))
+        del options["--max-epoch"]
+        updates = options["--max-update"] = str(epochs * per_epoch)
+    if updates and updates.isdecimal() and int(updates) and not names.intersection(CLASSES["lr_scheduler"]):
+        for name in ("--lr-shrink", "--lr-patience"):  # of the recipe's rule
+            options.pop(name, None)
+        options.update({**DECAY, "--total-num-update": updates})
+
+
+def _number(option: str, given: Sequence[str], options: Options) -> int:
+    """What the user gives, else what is chosen; 1 where neither is a number that fairseq would take."""
+    text = value_of(option, given) or options.get(option) or ""
+    return max(int(text), 1) if text.isdecimal() else 1
 
 
 def look_at(data: str) -> Text:

@@ -5,7 +5,7 @@
 
 Reads the split as one stream and prints bits per symbol, as fairseq-eval-lm --stateful does. With --dynamic the
 weights follow the text (dynamic evaluation, arXiv 1709.07432): a segment is scored, then learned from. Choose learning
-rate and decay on the validation split.
+rate and decay on the validation split; --first 50000 scores its first symbols, which takes less time.
 """
 
 from __future__ import annotations
@@ -18,9 +18,8 @@ from itertools import islice
 
 from tqdm import tqdm
 
-from ..data.indexed import count_symbols
 from ..inference import hub
-from ..inference.dynamic_evaluation import DynamicEvaluation, DynamicOptions, gradient_rms, text_batches
+from ..inference.dynamic_evaluation import DynamicEvaluation, DynamicOptions, TextWindows, gradient_rms
 from ..inference.reader import WINDOW
 from ..options import LARGEST_SIZE, number, whole
 from . import arguments as kinds
@@ -35,6 +34,7 @@ def add_arguments(parser: kinds.Parser) -> None:
     add("checkpoint", metavar="CHECKPOINT", type=kinds.path, help="of an hmlstm_lm, or a folder with one")
     add("data", metavar="DATA", type=kinds.prepared_folder, help="the prepared folder")
     add("--subset", metavar="SPLIT", default="test", type=kinds.path, help="train, valid or test (default %(default)s)")
+    add("--first", metavar="N", type=kinds.COUNT, help="score the first N symbols of the split alone")
     add("--dynamic", action="store_true", help="learn from each segment after it was scored")
     group = parser.add_argument_group("with --dynamic")
     add = group.add_argument
@@ -94,16 +94,18 @@ def run(args: argparse.Namespace) -> None:
     dictionaries = (loaded.src_dict, loaded.tgt_dict)
     options = given if args.dynamic else DynamicOptions(0.0)
     window = options.segment if args.dynamic else WINDOW
-    segments = text_batches(args.data, args.subset, *dictionaries, window)
+    text = TextWindows(args.data, args.subset, *dictionaries, window, first=args.first)
+    hidden = not sys.stderr.isatty()
     rms = None
     if args.dynamic:
-        batches = text_batches(args.data, "train", *dictionaries, STATISTICS_WINDOW, args.streams)
-        rms = gradient_rms(decoder, islice(batches, args.statistics))
-    evaluation = DynamicEvaluation(decoder, rms, options)
-    symbols, nats, hidden = count_symbols(f"{args.data}/{args.subset}"), 0.0, not sys.stderr.isatty()
-    with tqdm(total=symbols, unit=" symbols", unit_scale=True, disable=hidden, leave=False) as progress:
-        for segment in evaluation.score(segments):
+        windows = TextWindows(args.data, "train", *dictionaries, STATISTICS_WINDOW, args.streams)
+        total = min(args.statistics, len(windows))
+        batches = tqdm(islice(windows, total), "size of gradients", total, disable=hidden, leave=False)
+        rms = gradient_rms(decoder, batches)
+    evaluation, nats = DynamicEvaluation(decoder, rms, options), 0.0
+    with tqdm(total=text.num_symbols, unit=" symbols", unit_scale=True, disable=hidden, leave=False) as progress:
+        for segment in evaluation.score(text):
             nats += segment.double().sum().item()
             progress.update(segment.numel())
-    bits = nats / symbols / math.log(2)
-    print(f"Evaluated {symbols} tokens, Loss (base 2): {bits:.4f}, Perplexity: {2**bits:.2f}")
+    bits = nats / text.num_symbols / math.log(2)
+    print(f"Evaluated {text.num_symbols} tokens, Loss (base 2): {bits:.4f}, Perplexity: {2**bits:.2f}")

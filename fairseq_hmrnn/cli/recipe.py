@@ -44,8 +44,15 @@ def check_folder(name: str) -> str:
     return folder
 
 
-def write_recipe(name: str, data: str, save_dir: str, dest: str, user_dir: str = str(PACKAGE), **common) -> str:
-    """Write a recipe, see `load_recipe`, with the folders of data and checkpoints to the folder `dest`; its name there.
+def recipe_stem(name: str) -> str:
+    """The name, without .yaml, under which a recipe is written to a folder of checkpoints."""
+    return name if name in RECIPES else "recipe"
+
+
+def write_recipe(
+    recipe: DictConfig, data: str, save_dir: str, path: str, user_dir: str = str(PACKAGE), **common: Any
+) -> None:
+    """Write a recipe, see `load_recipe`, with the folders of data and checkpoints, as the YAML file `path`.
     user_dir: the package that fairseq is to load. common: settings of that section.
 
     UserError for a folder whose name would be read as something else.
@@ -54,8 +61,5 @@ def write_recipe(name: str, data: str, save_dir: str, dest: str, user_dir: str =
     values: Dict[str, Any] = {"common": {"user_dir": folders["user_dir"], **common}, "task": {"data": folders["data"]}}
     values["checkpoint"] = {"save_dir": folders["save_dir"]}
     values["hydra"] = {"run": {"dir": folders["save_dir"]}}
-    text = HEADER + OmegaConf.to_yaml(OmegaConf.merge(load_recipe(name), values))
-    stem = name if name in RECIPES else "recipe"
-    os.makedirs(dest, exist_ok=True)
-    write_whole(os.path.join(dest, f"{stem}.yaml"), text)
-    return stem
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    write_whole(path, HEADER + OmegaConf.to_yaml(OmegaConf.merge(recipe, values)))

@@ -4,8 +4,9 @@
     fairseq-hmrnn train my.yaml data/mytext --save-dir checkpoints/mine
     fairseq-hmrnn train data/mytext -- --max-update 2000 --lr 0.001
 
+--dry-run prints fairseq's command; with a recipe it writes the file that the command reads to SAVE_DIR/recipe.
 The same command again goes on with a training that was interrupted. What stands behind -- is for fairseq-train, or with
-a recipe for fairseq-hydra-train, and wins.
+a recipe for fairseq-hydra-train, and wins: any setting of its sections, also one that the recipe leaves at its default.
 
 For a folder of prepared text the model is chosen by the number of symbols in its training split, and the command is
 printed before it runs:
@@ -21,10 +22,12 @@ hmlstm_lstm_iwslt_de_en.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import fcntl
 import os
 import re
 import shlex
-from typing import Any, Dict, List, NamedTuple, Pattern
+from typing import Any, Dict, Iterator, List, NamedTuple, Pattern
 
 from ..data.handwriting.store import DESCRIPTION
 from . import scoring
@@ -33,9 +36,11 @@ from .choice import choose, value_of
 from .errors import UserError
 from .fairseq_command import call, has_gpu
 from .prepare import KINDS
-from .recipe import RECIPES, load_recipe, write_recipe
+from .recipe import RECIPES, load_recipe, recipe_stem, write_recipe
+from .settings import settle
 
 LANGUAGE_MODELING, HANDWRITING = "hmlstm_language_modeling", "hmlstm_handwriting"
+LOCK = ".lock"  # of a folder of checkpoints, held by the training that writes to it
 # Settings behind -- as fairseq-train takes them, but hydra's own options, and as hydra does.
 OF_HYDRA = re.compile(r"\+{0,2}[a-z_]+\.[a-z_.]+=")
 OF_FAIRSEQ_TRAIN = re.compile(
@@ -60,7 +65,11 @@ def add_arguments(parser: Parser) -> None:
         type=folder_to_write,
         help="where checkpoints and logs are kept (default: checkpoints/NAME, of the recipe or the folder)",
     )
-    parser.add_argument("--dry-run", action="store_true", help="print fairseq's command, and do not run it")
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print fairseq's command, do not run it",
+    )
     parser.add_argument("--no-score", action="store_true", help="leave the test split alone")
 
 
@@ -73,10 +82,27 @@ def run(args: argparse.Namespace) -> None:
     if args.dry_run:
         return
     _make_writable(save_dir)
-    call(training.command, training.arguments)
-    if not args.no_score:
-        cpu = not has_gpu() or "--cpu" in args.passed_on or "common.cpu=true" in args.passed_on
-        scoring.score(training.task, data, save_dir, cpu)
+    with _held(save_dir):
+        call(training.command, training.arguments)
+        if not args.no_score:
+            cpu = not has_gpu() or "--cpu" in args.passed_on or "common.cpu=true" in args.passed_on
+            scoring.score(training.task, data, save_dir, cpu)
+
+
+@contextlib.contextmanager
+def _held(folder: str) -> Iterator[None]:
+    """Keep other trainings out of a folder of checkpoints for so long: two in turn would overwrite each other's.
+    UserError if one is there. The lock is the process's: nothing is left of it, however the process ends."""
+    with open(os.path.join(folder, LOCK), "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(
+                f"another training writes to {folder}: wait for its end, or give another --save-dir"
+            ) from error
+        except OSError:  # a file system without locks
+            pass
+        yield
 
 
 def _make_writable(folder: str) -> None:
@@ -138,14 +164,16 @@ def _how_to_prepare(recipe: str) -> str:
 
 
 def _by_recipe(args: argparse.Namespace, data: str, save_dir: str) -> Training:
-    task = str(load_recipe(args.what).task.get("_name"))
+    recipe = load_recipe(args.what)
+    settings = settle(recipe, args.passed_on)
+    task = str(recipe.task.get("_name"))
     if task in PREPARED and not os.path.isfile(os.path.join(data, PREPARED[task])):
         how = _how_to_prepare("handwriting" if task == HANDWRITING else args.what)
         raise UserError(f"no {data}/{PREPARED[task]}: {how}")
-    dest = os.path.join(save_dir, "recipe")
+    folder, stem = os.path.join(save_dir, "recipe"), recipe_stem(args.what)
     common: Dict[str, Any] = {} if has_gpu() else {"cpu": True}
-    name = write_recipe(args.what, data, save_dir, dest, **common)
-    return Training("fairseq-hydra-train", ["--config-dir", dest, "--config-name", name, *args.passed_on], task)
+    write_recipe(recipe, data, save_dir, os.path.join(folder, f"{stem}.yaml"), **common)
+    return Training("fairseq-hydra-train", ["--config-dir", folder, "--config-name", stem, *settings], task)
 
 
 def _for_folder(args: argparse.Namespace, data: str, save_dir: str) -> Training:

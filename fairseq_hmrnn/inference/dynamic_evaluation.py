@@ -43,17 +43,39 @@ class DynamicOptions(NamedTuple):
         return self
 
 
-def text_batches(
-    folder: str, split: str, dictionary, output_dictionary, length: int, num_streams: int = 1
-) -> Iterator[Tuple[Tensor, Tensor]]:
-    """A prepared split as num_streams contiguous streams: sources and targets (num_streams, length) of window after
-    window; the last may be shorter. FileNotFoundError for a split that is not there, ValueError for one that is
-    damaged or has fewer symbols than there are streams."""
-    check_split(f"{folder}/{split}", dictionary)
-    text = load_stream(folder, split, dictionary, output_dictionary, WindowOptions(length).check())
-    text.check_holds(num_streams, ": give fewer, or more text")
-    batches = StreamBatches(text, num_streams, range(num_streams))
-    return ((batches[i]["net_input"]["src_tokens"], batches[i]["target"]) for i in range(len(batches)))
+class TextWindows:
+    """A prepared split, or its first symbols, as num_streams contiguous streams, cut into windows of `length` symbols,
+    the last of which may be shorter. Iterates over their sources and targets, both (num_streams, length); len is the
+    number of windows.
+
+    FileNotFoundError for a split that is not there, ValueError for one that is damaged or has fewer symbols than there
+    are streams.
+    """
+
+    def __init__(
+        self,
+        folder: str,
+        split: str,
+        dictionary,
+        output_dictionary,
+        length: int,
+        num_streams: int = 1,
+        first: Optional[int] = None,
+    ):
+        check_split(f"{folder}/{split}", dictionary)
+        text = load_stream(folder, split, dictionary, output_dictionary, WindowOptions(length).check())
+        text.tokens = text.tokens[:first]
+        text.check_holds(num_streams, ": give fewer, or more text")
+        self.num_symbols = len(text)
+        self._batches = StreamBatches(text, num_streams, range(num_streams))
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[Tuple[Tensor, Tensor]]:
+        for window in range(len(self)):
+            batch = self._batches[window]
+            yield batch["net_input"]["src_tokens"], batch["target"]
 
 
 def parameters_of(decoder) -> List[Tensor]:
@@ -99,7 +121,7 @@ class DynamicEvaluation:
         self.pulls = [(options.decay / mean * r).clamp_(max=1) for r in rms]
 
     def score(self, segments: Iterable[Tuple[Tensor, Tensor]]) -> Iterator[Tensor]:
-        """Nats (B, T) of each segment's symbols. segments: sources and targets (B, T), as `text_batches`."""
+        """Nats (B, T) of each segment's symbols. segments: sources and targets (B, T), as of `TextWindows`."""
         state: Optional[HMLSTMState] = None
         for source, target in segments:
             with torch.set_grad_enabled(self.learns):

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence
 
 from arithmetic import equal_hidden_size
-from commands import ROOT, USER_DIR, reason, recipe_options
+from commands import ROOT, reason, recipe_options
 from omegaconf import OmegaConf
 
 from fairseq_hmrnn.cli.errors import UserError
+from fairseq_hmrnn.cli.recipe import load_recipe
+from fairseq_hmrnn.cli.settings import settle
 
 LSTM_USER_DIR = Path(__file__).resolve().parent / "nn_lstm_lm"
 HMLSTM = "hmlstm_lm"
@@ -29,21 +31,14 @@ class Recipe:
     """A recipe with settings of the user's over it, `section.name=value`."""
 
     def __init__(self, name: str, settings: Sequence[str] = ()):
-        self.name, settings = name, [quoted(setting.lstrip("+")) for setting in settings]
-        loaded = OmegaConf.load(str(USER_DIR / "configs" / f"{name}.yaml"))
-        self.settings = [self._for_hydra(setting, loaded) for setting in settings]
-        self.values = OmegaConf.to_container(OmegaConf.merge(loaded, OmegaConf.from_dotlist(settings)))
-
-    @staticmethod
-    def _for_hydra(setting: str, loaded) -> str:
-        """hydra knows what belongs to a registered class only where the recipe names it: else it is to be added."""
-        section, _, name = setting.partition("=")[0].partition(".")
-        return setting if "_name" not in loaded.get(section, {}) or name in loaded[section] else f"+{setting}"
+        self.recipe = load_recipe(name)
+        self.settings = settle(self.recipe, list(settings))
+        given = OmegaConf.from_dotlist([setting.lstrip("+") for setting in self.settings])
+        self.values = OmegaConf.to_container(OmegaConf.merge(self.recipe, given))
 
     def hmlstm_arguments(self, data: Path, folder: Path, root: Path = ROOT) -> List[str]:
         """Of fairseq-hydra-train, with the package of `root`."""
-        options = recipe_options(self.name, data, folder, root / "fairseq_hmrnn")
-        return [*map(str, options), *self.settings]
+        return recipe_options(self.recipe, self.settings, data, folder, root / "fairseq_hmrnn")
 
     def lstm_arguments(self, model: str, hidden_size: int, data: Path, folder: Path) -> List[str]:
         """Of fairseq-train, for one of LSTMS: everything but model and criterion as in the recipe."""
@@ -57,10 +52,12 @@ class Recipe:
         if model == "nn_lstm_lm":
             arguments += flag("stateful", self.values["task"].get("stateful"))  # lstm_lm cannot carry its state
             sizes["num_layers"] = self.num_layers
+            dropout = {f"dropout_{place}": self.dropout(place) for place in ("input", "output")}
         else:
             sizes["layers"], sizes["out_embed_dim"] = self.num_layers, self.output_size(model)
             sizes = {f"decoder_{name}": size for name, size in sizes.items()}
-        for name, value in {"arch": model, "criterion": "cross_entropy", "dropout": self.dropout, **sizes}.items():
+            dropout = {"decoder_dropout_in": self.dropout("input"), "decoder_dropout_out": self.dropout("output")}
+        for name, value in {"arch": model, "criterion": "cross_entropy", **dropout, **sizes}.items():
             arguments += flag(name, value)
         return arguments
 
@@ -72,9 +69,9 @@ class Recipe:
     def num_layers(self) -> int:
         return len(str(self.values["model"]["hidden_sizes"]).split(","))
 
-    @property
-    def dropout(self) -> float:
-        return float(self.values["model"].get("dropout_input", DEFAULT_DROPOUT))
+    def dropout(self, place: str) -> float:
+        """place: input, of the embedding, or output, behind a layer."""
+        return float(self.values["model"].get(f"dropout_{place}", DEFAULT_DROPOUT))
 
     def output_size(self, model: str) -> Optional[int]:
         """Between LSTM and softmax layer; None for none."""
@@ -85,12 +82,6 @@ class Recipe:
         sizes = {"input_size": self.embed_dim, "num_layers": self.num_layers, "output_size": self.output_size(model)}
         sizes["num_symbols"] = num_symbols
         return {**sizes, "hidden_size": equal_hidden_size(parameters, **sizes)}
-
-
-def quoted(setting: str) -> str:
-    """`a.b=.2,.05` with quotes around what has a comma, which would be a sweep to hydra."""
-    name, _, value = setting.partition("=")
-    return f"{name}='{value}'" if "," in value and value[0] not in "'\"[{(" else setting
 
 
 def flag(name: str, value: Any) -> List[str]:

@@ -40,12 +40,12 @@ def reason(printed):
     return (errors or lines[-1:])[0]
 
 
-def recipe_options(recipe, data, folder, user_dir=USER_DIR):
-    """Options of fairseq-hydra-train to train a recipe on prepared data, with checkpoints and log in `folder`.
-    user_dir: the package that it is to load."""
-    folder = Path(folder).resolve()
-    write_recipe(recipe, str(Path(data).resolve()), str(folder), str(folder / "recipe"), str(user_dir))
-    return ["--config-dir", folder / "recipe", "--config-name", recipe]
+def recipe_options(recipe, settings, data, folder, user_dir=USER_DIR):
+    """Options of fairseq-hydra-train to train a recipe, as `load_recipe` reads it and `settle` leaves it with its
+    settings, on prepared data, with checkpoints and log in `folder`. user_dir: the package that it is to load."""
+    folder = Path(folder).resolve() / "recipe"
+    write_recipe(recipe, str(Path(data).resolve()), str(folder.parent), str(folder / "recipe.yaml"), str(user_dir))
+    return ["--config-dir", str(folder), "--config-name", "recipe", *settings]
 
 
 def log_records(text, kind):

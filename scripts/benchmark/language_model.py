@@ -1,13 +1,16 @@
 #!/usr/bin/env python3
-"""HM-LSTM by the recipe ptb_small beside two LSTM language models of equal parameters, one over torch.nn.LSTM that
-carries its state too and fairseq's lstm_lm: bits per character of the validation split over updates and over seconds of
-training, several seeds, drawn.
+"""HM-LSTM by a recipe beside two LSTM language models of equal parameters, one over torch.nn.LSTM that carries its
+state too and fairseq's lstm_lm: bits per character of the validation split over updates and over seconds of training,
+several seeds, drawn.
 
     fairseq-hmrnn prepare ptb FOLDER_WITH_PTB_TXT
     python scripts/benchmark/language_model.py data/ptb --csv curves.csv --plot curves.png
+    python scripts/benchmark/language_model.py data/ptb --recipe ptb_3h --to-the-end --beside nn_lstm_lm
 
-Speeds come first, in turns and without validation: keep the machine quiet for that minute. Seconds are updates times
-the seconds that an update took there. The same command again goes on where it was interrupted.
+With --updates or --seconds all models keep the recipe's learning rate; with --to-the-end they make the recipe's own
+number of updates and follow its schedule. Speeds come first, in turns and without validation: keep the machine quiet
+for that minute. Seconds are updates times the seconds that an update took there. The same command again goes on where
+it was interrupted.
 """
 
 import csv
@@ -22,12 +25,12 @@ from commands import command, log_records
 
 from fairseq_hmrnn.cli import arguments as kinds
 from fairseq_hmrnn.cli.errors import UserError, run_command
+from fairseq_hmrnn.cli.recipe import RECIPES, load_recipe
 from fairseq_hmrnn.options import SEED, number
 
-RECIPE = "ptb_small"
-# As many epochs as the updates are, at one learning rate, for all models alike.
 SETTINGS = "common.cpu=true dataset.num_workers=0 common.log_format=json dataset.batch_size_valid=64".split()
-SETTINGS += "optimization.max_epoch=0 lr_scheduler.lr_patience=1000000".split()
+SETTINGS += ["optimization.max_epoch=0"]  # as many as the updates are
+ONE_RATE = ["lr_scheduler._name=fixed"]
 COLORS = {HMLSTM: "#0072B2", "nn_lstm_lm": "#009E73", "lstm_lm": "#D55E00"}
 SPEED_UPDATES = 24
 
@@ -38,9 +41,11 @@ def parse_args():
     parser.add_argument(
         "--out", type=kinds.folder_to_write, default="runs/language_model", help="folder of checkpoints and logs"
     )
+    parser.add_argument("--recipe", choices=RECIPES, default="ptb_small", help="default %(default)s")
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--updates", type=kinds.COUNT, default=1000, help="the same number for all models")
     length.add_argument("--seconds", type=number(0, 1e9, open_below=True), help="of training, the same for all models")
+    length.add_argument("--to-the-end", action="store_true", help="as many updates as the recipe, and its schedule")
     parser.add_argument("--validate-every", type=kinds.COUNT, default=200, help="updates")
     parser.add_argument("--seeds", type=SEED, nargs="+", default=[1, 2, 3])
     parser.add_argument("--beside", nargs="*", choices=LSTMS, default=list(LSTMS), help="LSTMs to compare with")
@@ -48,13 +53,18 @@ def parse_args():
     parser.add_argument("--plot", type=kinds.new_file, help="picture of the curves")
     args = parser.parse_args()
     args.out = Path(args.out)
+    if args.to_the_end:
+        args.updates = load_recipe(args.recipe).optimization.get("max_update")
+        if not args.updates:
+            parser.error(f"the recipe {args.recipe} does not say after how many updates it ends: give --updates")
     return args
 
 
 def train(model, equal_to, folder, log, options, args):
     """One training command; `options` are hydra's names and values. equal_to: parameters and symbols of the recipe's
     model, which an LSTM is given as many of."""
-    recipe = Recipe(RECIPE, [*SETTINGS, *(f"{name}={value}" for name, value in options.items())])
+    schedule = [] if args.to_the_end else ONE_RATE
+    recipe = Recipe(args.recipe, [*SETTINGS, *schedule, *(f"{name}={value}" for name, value in options.items())])
     if model == HMLSTM:
         return command("fairseq-hydra-train", *recipe.hmlstm_arguments(args.data, folder), log=log)
     size = recipe.lstm_sizes(model, *equal_to)["hidden_size"]

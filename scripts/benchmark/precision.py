@@ -18,7 +18,8 @@ from commands import command, log_records, parse_with_rest, recipe_options
 
 from fairseq_hmrnn.cli import arguments as kinds
 from fairseq_hmrnn.cli.errors import UserError, run_command
-from fairseq_hmrnn.cli.recipe import RECIPES
+from fairseq_hmrnn.cli.recipe import RECIPES, load_recipe
+from fairseq_hmrnn.cli.settings import settle
 from fairseq_hmrnn.options import WEIGHT, whole
 
 PRECISIONS = {
@@ -46,12 +47,13 @@ def parse_args():
 def train(args, settings, folder, updates):
     """The log of a training up to so many updates in all."""
     folder.mkdir(parents=True, exist_ok=True)
-    options = recipe_options(args.recipe, args.data, folder)
-    options += ["common.log_format=json", "common.log_interval=1", "dataset.disable_validation=true"]
-    options += [f"common.cpu={str(args.cpu).lower()}"]
-    options += [f"optimization.max_update={updates}", "optimization.max_epoch=0"]
-    options += ["common.fp16_init_scale=4"] if args.cpu else []  # fairseq requires CUDA where the scaled loss overflows
-    return command("fairseq-hydra-train", *options, *settings, log=folder / "train.log")
+    given = ["common.log_format=json", "common.log_interval=1", "dataset.disable_validation=true"]
+    given += [f"common.cpu={str(args.cpu).lower()}"]
+    given += [f"optimization.max_update={updates}", "optimization.max_epoch=0"]
+    given += ["common.fp16_init_scale=4"] if args.cpu else []  # fairseq requires CUDA where the scaled loss overflows
+    recipe = load_recipe(args.recipe)
+    options = recipe_options(recipe, settle(recipe, [*given, *settings]), args.data, folder)
+    return command("fairseq-hydra-train", *options, log=folder / "train.log")
 
 
 def last_loss(records, updates):

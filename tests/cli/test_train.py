@@ -10,6 +10,7 @@ import types
 
 import pytest
 from conftest import run
+from fairseq.checkpoint_utils import load_checkpoint_to_cpu
 from fairseq.data import Dictionary
 
 from fairseq_hmrnn.checkpoints import UnsafeCheckpointError, check_checkpoint
@@ -17,6 +18,7 @@ from fairseq_hmrnn.cli import choice, fairseq_command, recipe, scoring, train
 from fairseq_hmrnn.cli.arguments import Parser
 from fairseq_hmrnn.cli.choice import Text, choose, look_at, value_of
 from fairseq_hmrnn.cli.errors import UserError
+from fairseq_hmrnn.cli.settings import settle
 
 TINY = ["--embed-dim", "8", "--hidden-sizes", "16,12,8", "--output-dim", "12", "--tokens-per-sample", "30"]
 
@@ -64,8 +66,28 @@ def test_what_the_user_gives_wins_and_nothing_contradicts_it(data, monkeypatch):
     assert not {"--boundary-rates", "--boundary-regularizers", "--boundary-weight"} & set(arguments)
 
 
-def test_a_small_text_gets_enough_updates(data, monkeypatch):
-    assert value_of("--max-epoch", chosen(data, monkeypatch, symbols=32_000)) == "100"  # ten updates an epoch
+def length_and_schedule(arguments):
+    """How the learning rate falls, until when, and when training ends."""
+    names = ("--lr-scheduler", "--total-num-update", "--max-update", "--max-epoch")
+    return tuple(value_of(name, arguments) for name in names)
+
+
+@pytest.mark.parametrize(
+    "symbols, given, expected",
+    [
+        (32_000, [], ("polynomial_decay", "1000", "1000", None)),  # ten updates an epoch: enough of them
+        (2_000_000, [], ("polynomial_decay", "1875", "1875", None)),  # three epochs
+        (2_000_000, ["--batch-size", "16"], ("polynomial_decay", "3750", "3750", None)),
+        (2_000_000, ["--max-update", "70"], ("polynomial_decay", "70", "70", None)),
+        (2_000_000, ["--max-epoch", "2"], ("exact_reduce_lr_on_plateau", None, None, "2")),
+        (2_000_000, ["--lr-scheduler", "fixed"], ("fixed", None, "1875", None)),
+        (20_000_000, [], ("exact_reduce_lr_on_plateau", None, None, "200")),
+    ],
+)
+def test_the_learning_rate_falls_to_zero_where_the_end_is_known(data, monkeypatch, symbols, given, expected):
+    arguments = chosen(data, monkeypatch, symbols, given=given)
+    assert length_and_schedule(arguments) == expected
+    assert ("--lr-patience" in arguments) == (expected[0] == "exact_reduce_lr_on_plateau")
 
 
 def test_texts_are_looked_at(data, tmp_path):
@@ -202,5 +224,71 @@ def test_a_yaml_of_ones_own_is_a_recipe(data, tmp_path):
     printed = run("fairseq-hmrnn", *command, cwd=tmp_path).stdout
     folder = tmp_path / "checkpoints" / "mine" / "recipe"
     assert shlex.split(printed) == ["fairseq-hydra-train", "--config-dir", str(folder), "--config-name", "recipe",
-                                    "optimization.max_update=1"]  # fmt: skip
+                                    "++optimization.max_update=1"]  # fmt: skip
     assert recipe.load_recipe(str(folder / "recipe.yaml")).task.data == str(data)
+
+
+def settled(*given, name="ptb_small"):
+    """The settings as hydra gets them, and the recipe."""
+    config = recipe.load_recipe(name)
+    return settle(config, list(given)), config
+
+
+def test_a_setting_may_be_one_that_the_recipe_leaves_at_its_default():
+    given = ["model.dropout_recurrent=.2", "optimization.lr=[0.003]", "+task.window_jitter=.1", "~model.slope",
+             "hydra.verbose=true"]  # fmt: skip
+    settings, config = settled(*given)
+    assert "dropout_recurrent" not in config.model
+    assert settings == ["++model.dropout_recurrent=.2", "++optimization.lr=[0.003]", "++task.window_jitter=.1",
+                        "~model.slope", "hydra.verbose=true"]  # fmt: skip
+
+
+def test_another_scheduler_leaves_the_settings_of_the_old_one_behind():
+    settings, config = settled("lr_scheduler._name=polynomial_decay", "lr_scheduler.total_num_update=9")
+    assert (
+        dict(config.lr_scheduler) == {"_name": "polynomial_decay"} and "++lr_scheduler.total_num_update=9" in settings
+    )
+    assert config.optimizer.adam_betas and config.optimization.max_epoch  # of other sections nothing is taken
+    _, config = settled("optimizer._name=sgd")  # it has no dataclass: nothing is known of its settings
+    assert "adam_betas" in config.optimizer
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        ("model.hiden_sizes=3", "hmlstm_lm has no hiden_sizes: did you mean hidden_sizes"),
+        ("modle.slope=2", "no section modle: did you mean model"),
+        ("optimization.max_updates=3", "section optimization has no max_updates: did you mean max_update"),
+        ("optimization.max_update=soon", "optimization.max_update=soon: .*'soon'"),
+        ("lr_scheduler._name=cosin", "no lr_scheduler cosin: did you mean cosine"),
+        ("model.slope", "model.slope is not a setting"),
+        ("model.slope=[", "is not a setting"),
+    ],
+)
+def test_a_setting_that_cannot_be_is_one_line(given, message):
+    with pytest.raises(UserError, match=message) as failed:
+        settled(given)
+    assert "\n" not in str(failed.value)
+
+
+def test_settings_of_a_recipe_reach_training(data, tmp_path):
+    settings = ["model.hidden_sizes='8,8'", "model.embed_dim=4", "model.output_dim=4", "model.dropout_recurrent=.25",
+                "lr_scheduler._name=polynomial_decay", "lr_scheduler.total_num_update=2", "criterion.boundary_rates=.2",
+                "criterion.boundary_regularizers=rate", "optimization.max_update=1", "task.tokens_per_sample=10",
+                "dataset.batch_size=4", "dataset.disable_validation=true"]  # fmt: skip
+    command = ["train", "ptb_small", data, "--save-dir", tmp_path, "--no-score", "--"]
+    run("fairseq-hmrnn", *command, *settings)
+    config = load_checkpoint_to_cpu(str(tmp_path / "checkpoint_last.pt"))["cfg"]
+    assert config.model.dropout_recurrent == 0.25 and config.lr_scheduler.total_num_update == 2
+    wrong = run("fairseq-hmrnn", *command, "model.hiden_sizes='8,8'", check=False)
+    assert wrong.returncode == 2 and "did you mean hidden_sizes" in wrong.stdout
+    assert "Traceback" not in wrong.stdout
+
+
+def test_two_trainings_cannot_write_to_one_folder(data, tmp_path):
+    command = ["train", data, "--save-dir", tmp_path, "--no-score", "--", *TINY, "--max-update", 0]
+    with train._held(str(tmp_path)):
+        refused = run("fairseq-hmrnn", *command, check=False)
+    assert refused.returncode == 2 and "another training writes to" in refused.stdout
+    with train._held(str(tmp_path)):  # it was given back
+        pass

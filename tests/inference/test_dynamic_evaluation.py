@@ -12,9 +12,9 @@ from fairseq_hmrnn.data.indexed import count_symbols
 from fairseq_hmrnn.inference.dynamic_evaluation import (
     DynamicEvaluation,
     DynamicOptions,
+    TextWindows,
     gradient_rms,
     parameters_of,
-    text_batches,
 )
 
 OPTIONS = DynamicOptions(learning_rate=3e-3, decay=0.4, segment=7, epsilon=1e-4)
@@ -93,9 +93,15 @@ def test_a_learning_rate_requires_the_size_of_gradients():
 def test_a_text_has_a_symbol_for_each_stream(data):
     dictionary = Dictionary.load(str(data / "dict.txt"))
     symbols = count_symbols(str(data / "test"))
-    assert len(list(text_batches(str(data), "test", dictionary, dictionary, 10, symbols))) == 1
+    windows = TextWindows(str(data), "test", dictionary, dictionary, 10, symbols)
+    assert len(list(windows)) == len(windows) == 1 and windows.num_symbols == symbols
+    beginning = TextWindows(str(data), "test", dictionary, dictionary, 10, first=25)
+    whole = [pair for pair, _ in zip(TextWindows(str(data), "test", dictionary, dictionary, 10), range(3))]
+    assert beginning.num_symbols == 25 and len(beginning) == 3
+    for short, long in zip(beginning, whole):
+        assert all(torch.equal(a, b[:, : a.size(1)]) for a, b in zip(short, long))
     with pytest.raises(ValueError, match="too few"):
-        text_batches(str(data), "test", dictionary, dictionary, 10, symbols + 1)
+        TextWindows(str(data), "test", dictionary, dictionary, 10, symbols + 1)
 
 
 def bits(output):
@@ -114,5 +120,6 @@ def test_the_command(data, trained):
     assert re.search(r"Evaluated (\d+)", dynamic).group(1) == re.search(r"Evaluated (\d+)", static).group(1)
     ignored = run("fairseq-hmrnn", "evaluate", checkpoint, data, "--learning-rate", "0.001", check=False)
     assert ignored.returncode == 2 and "require --dynamic" in ignored.stdout
+    assert "Evaluated 30 tokens" in run("fairseq-hmrnn", "evaluate", checkpoint, data, "--first", "30").stdout
     missing = run("fairseq-hmrnn", "evaluate", checkpoint, data, "--subset", "other", check=False)
     assert missing.returncode == 2 and "no split other" in missing.stdout

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import shlex
 
+from ...data.binarize import check_destination
 from ...data.parallel import KINDS, Side, prepare_parallel
 from ...options import whole
 from ..arguments import Parser, data_to_write, existing_folder
@@ -34,6 +35,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--dest", metavar="DEST", type=data_to_write, help="where the data is written (default DIR/bin)"
     )
+    parser.add_argument("--overwrite", action="store_true", help="replace data that is in DEST already")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -42,6 +44,7 @@ def run(args: argparse.Namespace) -> None:
         Side(args.target, args.target_type, args.target_size),
     ]
     dest = args.dest or data_to_write(f"{args.folder}/bin")
+    check_destination(dest, args.overwrite)
     counts = prepare_parallel(args.folder, dest, *sides)
     symbols = ", ".join(f"{count} {side.kind} symbols of {side.language}" for side, count in zip(sides, counts))
     print(f"written to {dest}: {symbols}. To train on it:\nfairseq-hmrnn train {shlex.quote(dest)}")

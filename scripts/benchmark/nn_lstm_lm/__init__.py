@@ -19,7 +19,8 @@ class NNLSTMLanguageModelConfig(FairseqDataclass):
     embed_dim: int = field(default=128, metadata={"help": "size of the symbol embedding"})
     hidden_size: int = field(default=256, metadata={"help": "size of every layer"})
     num_layers: int = field(default=3, metadata={"help": "layers"})
-    dropout: float = field(default=0.1, metadata={"help": "dropout on the embedding and on the output of every layer"})
+    dropout_input: float = field(default=0.1, metadata={"help": "dropout on the embedding"})
+    dropout_output: float = field(default=0.1, metadata={"help": "dropout on the output of every layer"})
 
 
 class NNLSTMDecoder(FairseqDecoder):
@@ -27,17 +28,19 @@ class NNLSTMDecoder(FairseqDecoder):
 
     def __init__(self, cfg: NNLSTMLanguageModelConfig, dictionary):
         super().__init__(dictionary)
-        self.dropout = cfg.dropout
+        self.dropout_input, self.dropout_output = cfg.dropout_input, cfg.dropout_output
         self.embed_tokens = nn.Embedding(len(dictionary), cfg.embed_dim, dictionary.pad())
-        self.lstm = nn.LSTM(cfg.embed_dim, cfg.hidden_size, cfg.num_layers, batch_first=True, dropout=cfg.dropout)
+        self.lstm = nn.LSTM(
+            cfg.embed_dim, cfg.hidden_size, cfg.num_layers, batch_first=True, dropout=cfg.dropout_output
+        )
         self.output_projection = nn.Linear(cfg.hidden_size, len(dictionary))
 
     def forward(self, prev_output_tokens, encoder_out=None, state=None, **kwargs):
         """prev_output_tokens: (B, T). state: h and c, (L, B, H) each, zeros if None. Logits (B, T, V), and a dict with
         the state reached."""
-        x = F.dropout(self.embed_tokens(prev_output_tokens), self.dropout, self.training)
+        x = F.dropout(self.embed_tokens(prev_output_tokens), self.dropout_input, self.training)
         x, state = self.lstm(x, state)
-        return self.output_projection(F.dropout(x, self.dropout, self.training)), {"state": state}
+        return self.output_projection(F.dropout(x, self.dropout_output, self.training)), {"state": state}
 
     def max_positions(self):
         return 2**31 - 1

@@ -7,6 +7,7 @@
 #pragma once
 
 #include "problem.h"
+#include "saved.h"
 #include "stopwatch.h"
 #include "team.h"
 

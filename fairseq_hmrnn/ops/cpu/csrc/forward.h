@@ -9,22 +9,13 @@
 #include <cmath>
 #include <limits>
 
+#include "layer_norm.h"
 #include "problem.h"
+#include "saved.h"
 #include "stopwatch.h"
 #include "team.h"
 
 namespace hmrnn {
-
-constexpr double LAYER_NORM_EPS = 1e-2;  // as in reference.py, which says why
-
-// Where one layer writes what the backward pass needs, as in SavedLayer, and how much of it.
-template <class T>
-struct SavedRoom {
-  int *slot = nullptr, *step = nullptr, *sample = nullptr, *previous = nullptr;
-  T *gates = nullptr, *copy_terms = nullptr, *normalised[PRODUCTS] = {}, *statistics = nullptr;
-  T* copy_statistics = nullptr;
-  int64_t slots = 0, copies = 0;
-};
 
 // S: the type of the products' operands, T or Pair.
 template <class T, class S>
@@ -147,7 +138,7 @@ class ForwardWorker {
       for (int64_t b = 0; b < B_; ++b)
         for (int64_t panel = own.first; panel < own.last; ++panel) {
           const int64_t at = b * layer.size + panel * W;
-          const int lanes = width(layer, panel);
+          const int lanes = layer.width(panel);
           store(call_.h[l] + at, load(h_[l * B_ + b] + panel * W, lanes), lanes);
           if (training_) store(call_.c[l] + at, previous_c(l, b, panel, lanes), lanes);
         }
@@ -339,7 +330,7 @@ class ForwardWorker {
     if (const S* packed = packed_[l * PRODUCTS + product])
       multiply_panel<T, S>(rows_[product], elements<S>(K), packed + panel * elements<S>(K) * P, P, add, out);
     else if constexpr (std::is_same<S, T>::value)
-      multiply_gates<T>(rows_[product], K, layer.weight[product], layer.size, panel * W, width(layer, panel), add, out);
+      multiply_gates<T>(rows_[product], K, layer.weight[product], layer.size, panel * W, layer.width(panel), add, out);
   }
 
   void multiply_all(int64_t l, int64_t panel) {
@@ -365,23 +356,9 @@ class ForwardWorker {
         const int64_t panel = own.at(i, backwards_[l]);
         T* out = scratch(panel - own.first, product);
         multiply(l, product, panel, false, out);
-        const int lanes = width(layer, panel);
+        const int lanes = layer.width(panel);
         for (const int b : rows_[product].sample) measure(out + b * P, lanes, statistics(product, b, panel));
       }
-  }
-
-  static void measure(const T* row, int lanes, T* result) {
-    Vec<T> total{}, squares{};
-    for (int q = 0; q < GATES; ++q) total += load(row + q * W, lanes);
-    const T mean = sum<T>(total) / (GATES * lanes);
-    T ones[W];
-    for (int j = 0; j < W; ++j) ones[j] = j < lanes;
-    for (int q = 0; q < GATES; ++q) {
-      const Vec<T> d = (load(row + q * W, lanes) - mean) * load(ones);
-      squares += d * d;
-    }
-    result[0] = mean;
-    result[1] = sum<T>(squares);
   }
 
   // Layer norm, second half: mean and deviation over all 4H+1 rows, and the normalised detector row.
@@ -391,19 +368,10 @@ class ForwardWorker {
       for (int i = 0; i < rows_[product].size(); ++i) {
         const int b = rows_[product].sample[i];
         const T detector = detector_product(l, product, rows_[product].a[i]);
-        const T* parts = statistics(product, b, 0);
-        double total = detector, squares = 0;
-        for (int64_t panel = 0; panel < layer.panels(); ++panel)
-          total += double(parts[2 * panel]) * (GATES * width(layer, panel));
-        const double mean = total / layer.rows();
-        for (int64_t panel = 0; panel < layer.panels(); ++panel) {
-          const double d = parts[2 * panel] - mean;
-          squares += parts[2 * panel + 1] + GATES * width(layer, panel) * d * d;
-        }
-        squares += (detector - mean) * (detector - mean);
-        mean_[product][b] = T(mean);
-        rstd_[product][b] = T(1 / std::sqrt(squares / layer.rows() + LAYER_NORM_EPS));
-        nu_[product][b] = (detector - T(mean)) * rstd_[product][b];
+        const RowStatistics<T> found = combine(layer, statistics(product, b, 0), detector);
+        mean_[product][b] = found.mean;
+        rstd_[product][b] = found.rstd;
+        nu_[product][b] = (detector - found.mean) * found.rstd;
       }
     if (l == 0 && call_.projected)
       for (const int b : members_) {
@@ -486,10 +454,6 @@ class ForwardWorker {
     if (training_) call_.saved_u[(t * L_ + l) * B_ + b] = u;
   }
 
-  static int width(const LayerWeights<T>& layer, int64_t panel) {
-    return int(std::min<int64_t>(W, layer.size - panel * W));
-  }
-
   T* saved_gates(int64_t l, int64_t slot, int64_t panel) const {
     return (*call_.saved)[l].gates + (slot * p_.layers[l].panels() + panel) * SAVED * W;
   }
@@ -498,7 +462,7 @@ class ForwardWorker {
   void pre_activation(int64_t l, int64_t b, int64_t panel, int64_t own_panel, Vec<T> (&s)[GATES]) {
     const auto& layer = p_.layers[l];
     const int64_t H = layer.size, unit = panel * W;
-    const int lanes = width(layer, panel);
+    const int lanes = layer.width(panel);
     const T* projected = l == 0 && call_.projected ? call_.projected_row(t_[b], b) + unit : nullptr;
     for (int q = 0; q < GATES; ++q) s[q] = load(biases_[l].at(unit, q));
     if (!p_.layer_norm) {
@@ -531,7 +495,7 @@ class ForwardWorker {
     if (kind_[b] == FROZEN_STEP || kind_[b] == KEPT_COPY || (kind_[b] == FRESH_COPY && !training_)) return;
     const auto& layer = p_.layers[l];
     const int64_t H = layer.size, unit = panel * W, i = l * B_ + b;
-    const int lanes = width(layer, panel);
+    const int lanes = layer.width(panel);
     Vec<T> s[GATES];
     pre_activation(l, b, panel, own_panel, s);
     const Gates<T> gates = activate<T>(s);

@@ -82,28 +82,6 @@ Problem<T> make_problem(const Inputs& in) {
   return problem;
 }
 
-// Normalises rows (n, R) in place, with one deviation each.
-template <class T>
-void normalise(T* rows, T* rstd, int64_t n, int64_t R) {
-  at::parallel_for(0, n, 16, [&](int64_t first, int64_t last) {
-    for (int64_t i = first; i < last; ++i) {
-      T* row = rows + i * R;
-      Vec<T> total{}, squares{};
-      for (int64_t r = 0; r < R; r += LANES<T>) total += load(row + r, int(std::min<int64_t>(LANES<T>, R - r)));
-      const T mean = sum<T>(total) / R;
-      T tail = 0;
-      int64_t r = 0;
-      for (; r + LANES<T> <= R; r += LANES<T>) {
-        const Vec<T> d = load(row + r) - mean;
-        squares += d * d;
-      }
-      for (; r < R; ++r) tail += (row[r] - mean) * (row[r] - mean);
-      rstd[i] = T(1 / std::sqrt(double(sum<T>(squares) + tail) / R + LAYER_NORM_EPS));
-      for (r = 0; r < R; ++r) row[r] = (row[r] - mean) * rstd[i];
-    }
-  });
-}
-
 template <class T, class S>
 PackedWeights pack_typed(const Weights& weights) {
   PackedWeights packed;

@@ -1,4 +1,4 @@
-// The input of one call, and the values that the forward pass saves for the backward pass.
+// The input of one call.
 #pragma once
 
 #include <torch/extension.h>
@@ -37,6 +37,8 @@ struct LayerWeights {
 
   int64_t rows() const { return GATES * size + 1; }
   int64_t panels() const { return ceil_div(size, LANES<T>); }
+  // Units of a panel: LANES, but for the last one.
+  int width(int64_t panel) const { return int(std::min<int64_t>(LANES<T>, size - panel * LANES<T>)); }
 };
 
 template <class T>
@@ -81,8 +83,6 @@ struct Problem {
   }
 };
 
-constexpr int FROZEN = -1;
-
 // A pooled buffer as a tensor, which gives it back at the end of its life.
 inline Tensor tensor_of(std::shared_ptr<Buffer> buffer, at::IntArrayRef sizes, at::TensorOptions options) {
   return at::from_blob(buffer->as<void>(), sizes, [buffer](void*) {}, options);
@@ -95,67 +95,6 @@ inline Tensor pooled(at::IntArrayRef sizes, const at::TensorOptions& options) {
   return tensor_of(std::make_shared<Buffer>(bytes), sizes, options);
 }
 inline Tensor pooled_like(const Tensor& tensor) { return pooled(tensor.sizes(), tensor.options()); }
-
-// One layer of what the backward pass needs. A slot holds one active step of one sample; a copy slot holds one run of
-// COPY steps of one sample, in which everything is constant. All of it plain tensors, so that autograd can keep them in
-// its own way; the forward pass writes them through SavedRoom.
-struct SavedLayer {
-  Tensor index;             // (4, T B) int32: of each step its slot, copy slot or FROZEN; then of each slot its step, its
-                            // sample, and the slot of the sample's active step before, -1 for the start state
-  Tensor gates;             // (slots, panels, SAVED, LANES)
-  Tensor copy_terms;        // (copy slots, panels, COPY_TERMS, LANES)
-  Tensor normalised[PRODUCTS];  // (slots, panels, GATES, LANES): products, mean 0 and variance 1
-  Tensor statistics;        // (slots, PRODUCTS, 2): 1 / deviation, the normalised detector row
-  Tensor copy_statistics;   // (copy slots, 2): the same of the recurrent product
-
-  static constexpr int TENSORS = 5 + PRODUCTS;
-
-  template <class Visit>
-  void visit(Visit visit) {
-    for (Tensor* tensor : {&index, &gates, &copy_terms, &normalised[0], &normalised[1], &normalised[2], &statistics,
-                           &copy_statistics})
-      visit(*tensor);
-  }
-  int64_t slots() const { return gates.size(0); }
-  int64_t steps() const { return index.size(1); }
-  const int* slot() const { return index.data_ptr<int>(); }
-  const int* step() const { return slot() + steps(); }
-  const int* sample() const { return slot() + 2 * steps(); }
-  const int* previous() const { return slot() + 3 * steps(); }
-};
-
-struct Saved {
-  std::vector<SavedLayer> layers;
-  Tensor u;  // (T, L, B) argument of the hard sigmoid
-  Tensor z;  // (T + 1, L, B) boundaries of the state, z[0] of the start
-  // Layer 1's bottom-up product of every step, or of every symbol, where it was computed for all at once:
-  Tensor projected, projected_rstd;  // (., 4H+1), normalised with layer norm, and then (.)
-
-  static constexpr int OWN = 4;
-
-  template <class Visit>
-  void visit(Visit visit) {
-    for (Tensor* tensor : {&u, &z, &projected, &projected_rstd}) visit(*tensor);
-    for (SavedLayer& layer : layers) layer.visit(visit);
-  }
-
-  // As autograd keeps it, and back.
-  std::vector<MaybeTensor> flat() {
-    std::vector<MaybeTensor> tensors;
-    visit([&](Tensor& tensor) { tensors.push_back(tensor.defined() ? MaybeTensor(tensor) : std::nullopt); });
-    return tensors;
-  }
-  static Saved of(const std::vector<MaybeTensor>& tensors) {
-    Saved saved;
-    saved.layers.resize((tensors.size() - OWN) / SavedLayer::TENSORS);
-    size_t i = 0;
-    saved.visit([&](Tensor& tensor) {
-      if (tensors.at(i)) tensor = *tensors[i];
-      ++i;
-    });
-    return saved;
-  }
-};
 
 template <class T>
 T* pointer(const Tensor& tensor) {

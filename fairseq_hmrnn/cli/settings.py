@@ -1,0 +1,123 @@
+"""Settings of a recipe that are given on the command line, section.name=value as hydra reads them.
+
+Hydra takes a setting only if the recipe has it, or with a + before it if it has not, and shows a traceback for a name
+that nobody knows. Here a name is looked up among the fields of the section's dataclass, so that any of them can be
+given alike, and a wrong name or value ends in one line before anything is built.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+from typing import Any, Dict, Iterable, List, Mapping, Optional, Tuple
+
+import fairseq.models
+import fairseq.tasks
+from fairseq.dataclass.configs import FairseqConfig
+from fairseq.registry import REGISTRIES
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from .errors import UserError
+
+OF_A_SECTION = re.compile(r"[~+]{0,2}[a-z_]+\.[a-zA-Z_]")  # anything else is an option of hydra's, and passed on
+NAME = "_name"  # of the model, task, criterion and so on that a section configures
+# Per section: what is registered under a name, and the dataclasses of those that have one.
+CHOICES: Dict[str, Tuple[Mapping[str, Any], Mapping[str, type]]] = {
+    "model": (fairseq.models.ARCH_MODEL_REGISTRY, fairseq.models.MODEL_DATACLASS_REGISTRY),
+    "task": (fairseq.tasks.TASK_REGISTRY, fairseq.tasks.TASK_DATACLASS_REGISTRY),
+    **{name: (entry["registry"], entry["dataclass_registry"]) for name, entry in REGISTRIES.items()},
+}
+
+
+def settle(recipe: DictConfig, given: List[str]) -> List[str]:
+    """The settings `given` as hydra is to be given them. Where one of them names another model, optimizer and so on
+    than the recipe, what the recipe says of the old one alone is taken out of `recipe`.
+
+    UserError for a section, a name or a value that cannot be.
+    """
+    settings = {text: _parse(text) for text in given if OF_A_SECTION.match(text)}
+    for setting in settings.values():
+        section, name = _key(setting)
+        if name == NAME and section in recipe:
+            recipe[section][NAME] = setting.value()
+            fields = _fields(recipe, section)
+            for key in [key for key in recipe[section] if fields is not None and key not in fields]:
+                del recipe[section][key]
+    return [_checked(recipe, settings[text]) if text in settings else text for text in given]
+
+
+def _parse(text: str) -> Override:
+    """A setting; UserError for what is none. One with commas is one value, not several trainings."""
+    name, _, value = text.partition("=")
+    try:
+        setting = OverridesParser.create().parse_override(text)
+        if setting.is_sweep_override():
+            setting = OverridesParser.create().parse_override(f"{name}='{value}'")
+        return setting
+    except HydraException as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{text} is not a setting: write section.name=value, as in model.slope=2 ({reason})") from error
+
+
+def _key(setting: Override) -> Tuple[str, str]:
+    """The section and the name."""
+    section, _, name = setting.key_or_group.partition(".")
+    return section, name
+
+
+def _checked(recipe: DictConfig, setting: Override) -> str:
+    """A setting as hydra takes it: with ++ before it, for the recipe may have it or not."""
+    text, (section, name) = str(setting.input_line), _key(setting)
+    if section == "hydra" or setting.is_delete():
+        return text
+    sections = [field.name for field in dataclasses.fields(FairseqConfig) if field.name != NAME]
+    if section not in sections:
+        raise UserError(f"{text}: there is no section {section}: {_nearest(section, sections)}")
+    fields = _fields(recipe, section)
+    if fields is not None and name != NAME:
+        if name not in fields:
+            raise UserError(f"{text}: {_described(recipe, section)} has no {name}: {_nearest(name, fields)}")
+        _check_value(recipe, section, name, setting)
+    return "++" + text.lstrip("+")
+
+
+def _check_value(recipe: DictConfig, section: str, name: str, setting: Override) -> None:
+    """UserError for a value that is not of the field's type."""
+    structured = OmegaConf.structured(_dataclass(recipe, section))
+    try:
+        structured[name] = setting.value()
+    except OmegaConfBaseException as error:
+        raise UserError(f"{setting.input_line}: {str(error).splitlines()[0]}") from error
+
+
+def _fields(recipe: DictConfig, section: str) -> Optional[List[str]]:
+    """Names that a section may have; None if that is not known, as for parts of fairseq that have no dataclass."""
+    kind = _dataclass(recipe, section)
+    return None if kind is None else [field.name for field in dataclasses.fields(kind)]
+
+
+def _dataclass(recipe: DictConfig, section: str) -> Optional[type]:
+    """Of the model, task, criterion and so on that the recipe names, or of a section of fairseq's own."""
+    if section not in CHOICES:
+        return getattr(FairseqConfig, section)
+    name = recipe[section].get(NAME) if section in recipe else None
+    registered, dataclass_of = CHOICES[section]
+    if name is not None and name not in registered:
+        raise UserError(f"there is no {section} {name}: {_nearest(str(name), registered)}")
+    return None if name is None else dataclass_of.get(name)
+
+
+def _described(recipe: DictConfig, section: str) -> str:
+    name = recipe[section].get(NAME) if section in recipe else None
+    return f"{section} {name}" if name else f"section {section}"
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    """What was meant, or what there is."""
+    near = difflib.get_close_matches(name, list(known), n=3, cutoff=0.6)
+    return f"did you mean {' or '.join(near)}?" if near else f"choose one of {', '.join(sorted(known))}"

@@ -218,7 +218,7 @@ def test_past_scores_a_text_with_resets(benchmark, data, trained, nn_lstm, tmp_p
     past = benchmark("past")
     for column, folder in ((1, trained), (2, nn_lstm)):
         decoder, *dictionaries = past.load(str(folder), str(data))
-        windows = list(past.text_batches(str(data), "valid", *dictionaries, symbols))
+        windows = list(past.TextWindows(str(data), "valid", *dictionaries, symbols))
         source, target = windows[0]
         for row, interval in ((1, 7), (2, 100)):
             nats = 0.0
@@ -230,5 +230,5 @@ def test_past_scores_a_text_with_resets(benchmark, data, trained, nn_lstm, tmp_p
 
 
 def test_past_refuses_an_interval_longer_than_the_text(data, trained):
-    refused = run("scripts/benchmark/past.py", data, trained, "--intervals", 50, "--symbols", 40, check=False).stdout
+    refused = run("scripts/benchmark/past.py", data, trained, "--intervals", 50, "--first", 40, check=False).stdout
     assert refused.splitlines()[-1] == "past: error: valid has 40 symbols to score: give --intervals of at most as many"

@@ -24,7 +24,7 @@ from fairseq_hmrnn.cli import arguments as kinds
 from fairseq_hmrnn.cli.errors import UserError, run_command
 from fairseq_hmrnn.data.indexed import count_symbols
 from fairseq_hmrnn.inference import hub
-from fairseq_hmrnn.inference.dynamic_evaluation import text_batches
+from fairseq_hmrnn.inference.dynamic_evaluation import TextWindows
 
 STEPS = 1000  # of a call of a model
 SYMBOLS = 16_000  # of a call, over all rows
@@ -37,7 +37,7 @@ def parse_arguments():
     add("checkpoints", metavar="CHECKPOINT", nargs="+", type=kinds.path, help="a checkpoint, or a folder with one")
     add("--subset", metavar="SPLIT", default="valid", type=kinds.path, help="split to score (default %(default)s)")
     add("--intervals", metavar="N", nargs="+", type=kinds.STEPS, default=[30, 100, 300, 1000, 3000, 10000])
-    add("--symbols", metavar="N", type=kinds.COUNT, help="score the first N characters alone (default: all)")
+    add("--first", metavar="N", type=kinds.COUNT, help="score the first N symbols of the split alone")
     add("--csv", metavar="FILE", type=kinds.new_file, help="write the table here too")
     add("--threads", type=kinds.THREADS, default=torch.get_num_threads())
     return parser.parse_args()
@@ -73,8 +73,8 @@ def bits_with_resets(decoder, sources: Tensor, targets: Tensor, interval: int) -
 def scores(path, args):
     """A checkpoint's bits a symbol by interval."""
     decoder, *dictionaries = load(path, args.data)
-    windows = list(text_batches(args.data, args.subset, *dictionaries, STEPS))
-    sources, targets = (torch.cat(parts, dim=1)[0, : args.symbols] for parts in zip(*windows))
+    windows = TextWindows(args.data, args.subset, *dictionaries, STEPS, first=args.first)
+    sources, targets = (torch.cat(parts, dim=1)[0] for parts in zip(*windows))
     return [bits_with_resets(decoder, sources, targets, interval) for interval in args.intervals]
 
 
@@ -83,7 +83,7 @@ def main():
     torch.set_num_threads(args.threads)
     logging.disable(logging.INFO)
     total = count_symbols(f"{args.data}/{args.subset}")
-    scored = min(total, args.symbols or total)
+    scored = min(total, args.first or total)
     if max(args.intervals) > scored:
         raise UserError(f"{args.subset} has {scored} symbols to score: give --intervals of at most as many")
     columns = [scores(path, args) for path in args.checkpoints]

@@ -36,7 +36,7 @@ CONTESTANTS = {
     "lstm": Contestant("nn.LSTM", "lstm"),
     "lstm_chrono": Contestant("nn.LSTM, chrono", "lstm", chrono=True),
     "gru": Contestant("nn.GRU", "gru"),
-    # what was tried on the way to hm_lstm_cost
+    # variants of HM-LSTM, on request
     "hm_lstm_none": Contestant("HM-LSTM, no regulariser", "hm_lstm"),
     "hm_lstm_nested": Contestant("HM-LSTM, nested, rates .2, .05", "hm_lstm", "rate", ".2,.05", nested=True),
     "hm_lstm_rare": Contestant("HM-LSTM, rates .02, .002", "hm_lstm", "rate", ".02,.002"),

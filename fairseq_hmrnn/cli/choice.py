@@ -139,7 +139,7 @@ def _set_length(options: Options, symbols: int, names: Set[str], given: Sequence
 
 
 def _number(option: str, given: Sequence[str], options: Options) -> int:
-    """What the user gives, else what is chosen; 1 where neither is a number that fairseq would take."""
+    """The user's value, else the one that is chosen; 1 where neither is a number that fairseq would take."""
     text = value_of(option, given) or options.get(option) or ""
     return max(int(text), 1) if text.isdecimal() else 1
 

@@ -125,7 +125,7 @@ def _dataclass(recipe: DictConfig, section: str) -> Optional[type]:
 
 
 def _values(recipe: DictConfig, section: str) -> Mapping[str, Any]:
-    """What a recipe says of a section; empty if nothing."""
+    """A recipe's values of a section; empty if it has none."""
     return recipe.get(section) or {}
 
 
@@ -135,6 +135,6 @@ def _described(recipe: DictConfig, section: str) -> str:
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:
-    """What was meant, or what there is."""
+    """The known names that are like this one, or else all, as a remedy."""
     near = difflib.get_close_matches(name, list(known), n=3, cutoff=0.6)
     return f"did you mean {' or '.join(near)}?" if near else f"choose one of {', '.join(sorted(known))}"

@@ -120,7 +120,7 @@ def test_settings_reach_either_command(benchmark, tmp_path):
     settings += ["model.dropout_input=.1", "model.dropout_output=.3"]
     recipe = benchmark("candidates").Recipe("ptb", settings)
     arguments = recipe.hmlstm_arguments(tmp_path, tmp_path)
-    assert {"++criterion.boundary_rates='.3,.1'", "++dataset.batch_size=7"} <= set(arguments)
+    assert {"criterion.boundary_rates='.3,.1'", "dataset.batch_size=7"} <= set(arguments)
     flags = " ".join(recipe.lstm_arguments("nn_lstm_lm", 10, tmp_path, tmp_path))
     expected_flags = ["--batch-size 7", "--lr 0.5", "--bf16", "--stateful", "--clip-norm 1.0", "--optimizer adam"]
     expected_flags += [

@@ -131,6 +131,7 @@ def test_independent_lines_are_read_as_each_alone(model, text, cut, monkeypatch)
         assert "".join(closing.text for closing in closings) == text
         assert np.array_equal(np.concatenate([closing.boundaries for closing in closings]), closed)
     reader = model.reader(independent_lines=True)
+    assert reader.boundaries("").shape == (0, closed.shape[1])
     found = zip(*(reader.read_with_predictions(piece) for piece in pieces))
     for parts, expected in zip(found, (reading, foretold)):
         for name in expected._fields:

@@ -232,7 +232,7 @@ def _words(marks: np.ndarray, gold: Gold) -> np.ndarray:
 
 
 def _lexicon(words: np.ndarray, text: str) -> Set[str]:
-    """What words read, without the whitespace around them."""
+    """The different words as text, without the whitespace around them."""
     starts, stops = words.T.tolist()  # not a list for each word, which the garbage collector would follow
     return {word.strip() for word in {text[start:stop] for start, stop in zip(starts, stops)}}
 

@@ -25,6 +25,8 @@ FEWEST_UPDATES = 1000  # a small text gets as many epochs as these take
 # Below the largest size the length of a training is chosen too, and the learning rate falls to zero over it: worth more
 # than anything else that was tried at a fixed number of updates (docs/results.md).
 DECAY = {"--lr-scheduler": "polynomial_decay", "--warmup-updates": "50", "--lr": "0.004"}
+# Options of the recipes' schedules, which one that falls to zero does not have.
+OF_RECIPE_SCHEDULES = {"--lr-shrink", "--lr-patience", "--lr-threshold"}
 SPACES = 0.05  # the share of spaces from which on a text has separators
 WITH_SPACES = {  # words, and above them sentences, which take more text and updates than the smallest recipe has
     "--boundary-rates": ".18,.0085",
@@ -71,7 +73,7 @@ def choose(data: str, save_dir: str, given: Sequence[str], cpu: bool) -> Choice:
     """Arguments of fairseq-train for a prepared folder. given: the user's options, which stand last, in place of those
     that they contradict. cpu: that there is no GPU. UserError for a folder that was not prepared."""
     names = _names(given)
-    options, reason = _for_translation(data) if is_translation(data) else _for_text(data, names, given)
+    options, reason = _for_translation(data) if is_translation(data) else _for_text(data, names, given, cpu)
     options.update({"--no-epoch-checkpoints": None, "--save-dir": check_folder(save_dir)})
     if cpu:
         options["--cpu"] = None
@@ -95,13 +97,13 @@ def _for_translation(data: str) -> Tuple[Options, str]:
     return dict(TRANSLATION), "a folder of two languages: a translation model"
 
 
-def _for_text(data: str, names: Set[str], given: Sequence[str]) -> Tuple[Options, str]:
+def _for_text(data: str, names: Set[str], given: Sequence[str], cpu: bool) -> Tuple[Options, str]:
     text = look_at(data)
     recipe_name = next(name for limit, name in SIZES if text.symbols < limit)
     recipe = load_recipe(recipe_name)
     options = dict(_options_of(recipe, names))
     if recipe_name != SIZES[-1][1]:
-        _set_length(options, text.symbols, names, given)
+        _set_length(options, text.symbols, names, given, cpu or "--cpu" in names)
     kind = "symbols"
     if text.spaces is not None:
         kind = "characters, with spaces between words" if text.spaces else "characters, without spaces"
@@ -117,24 +119,27 @@ def _for_text(data: str, names: Set[str], given: Sequence[str]) -> Tuple[Options
     return options, f"{text.symbols:,} {kind}: as the recipe {recipe_name}"
 
 
-def _set_length(options: Options, symbols: int, names: Set[str], given: Sequence[str]) -> None:
+def _set_length(options: Options, symbols: int, names: Set[str], given: Sequence[str], cpu: bool) -> None:
     """Choose how many updates a training makes, and a learning rate that falls with them; the recipe's epochs and rate
     stay where the user says how many epochs, or with which schedule."""
     updates = value_of("--max-update", given)
-    if updates is None and not names & ENDINGS:
-        rows, length = (_number("--batch-size", given, options), _number("--tokens-per-sample", given, options))
-        per_epoch = max(symbols // (rows * length * max(torch.cuda.device_count(), 1)), 1)
+    if not names & ENDINGS:
+        factors = [_number(name, given, options) for name in ("--batch-size", "--tokens-per-sample", "--update-freq")]
+        processes = 1 if cpu else max(torch.cuda.device_count(), 1)
+        per_epoch = max(symbols // (math.prod(factors) * processes), 1)
         epochs = max(_number("--max-epoch", (), options), math.ceil(FEWEST_UPDATES / per_epoch))
         del options["--max-epoch"]
         updates = options["--max-update"] = str(epochs * per_epoch)
-    if updates and updates.isdecimal() and int(updates) and not names.intersection(CLASSES["lr_scheduler"]):
-        for name in ("--lr-shrink", "--lr-patience"):  # of the recipe's rule
+    if "--max-epoch" in names or names & {*CLASSES["lr_scheduler"], *OF_RECIPE_SCHEDULES}:
+        return
+    if updates and updates.isdecimal() and int(updates):
+        for name in OF_RECIPE_SCHEDULES:
             options.pop(name, None)
         options.update({**DECAY, "--total-num-update": updates})
 
 
 def _number(option: str, given: Sequence[str], options: Options) -> int:
-    """What the user gives, else what is chosen; 1 where neither is a number that fairseq would take."""
+    """The user's value, else the one that is chosen; 1 where neither is a number that fairseq would take."""
     text = value_of(option, given) or options.get(option) or ""
     return max(int(text), 1) if text.isdecimal() else 1
 

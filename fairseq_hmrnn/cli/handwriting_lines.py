@@ -1,4 +1,4 @@
-"""What the commands of handwriting share: a line of a prepared folder, and its layers by name."""
+"""Shared by the commands of handwriting: a line of a prepared folder, and its layers by name."""
 
 from __future__ import annotations
 

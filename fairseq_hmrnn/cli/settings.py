@@ -1,8 +1,9 @@
 """Settings of a recipe that are given on the command line, section.name=value as hydra reads them.
 
-Hydra takes a setting only if the recipe has it, or with a + before it if it has not, and shows a traceback for a name
-that nobody knows. Here a name is looked up among the fields of the section's dataclass, so that any of them can be
-given alike, and a wrong name or value ends in one line before anything is built.
+Hydra takes a setting only if the recipe has it, or with a + before it if it has not (only from 1.1 on is there a ++ for
+either), and shows a traceback for a name that nobody knows. Here a name is looked up among the fields of the section's
+dataclass and added to the recipe where it is missing, so that any of them can be given alike, and a wrong name or value
+ends in one line before anything is built.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from .errors import UserError
 
-OF_A_SECTION = re.compile(r"[~+]{0,2}[a-z_]+\.[a-zA-Z_]")  # anything else is an option of hydra's, and passed on
+# Anything else is an option of hydra's, and passed on.
+OF_A_SECTION = re.compile(r"[~+]{0,2}(?!hydra\.)[a-z_]+\.[a-zA-Z_]")
 NAME = "_name"  # of the model, task, criterion and so on that a section configures
 # Per section: what is registered under a name, and the dataclasses of those that have one.
 CHOICES: Dict[str, Tuple[Mapping[str, Any], Mapping[str, type]]] = {
@@ -35,16 +37,16 @@ CHOICES: Dict[str, Tuple[Mapping[str, Any], Mapping[str, type]]] = {
 
 
 def settle(recipe: DictConfig, given: List[str]) -> List[str]:
-    """The settings `given` as hydra is to be given them. Where one of them names another model, optimizer and so on
-    than the recipe, what the recipe says of the old one alone is taken out of `recipe`.
+    """The settings `given` as hydra is to be given them; `recipe` gets those that it has not. Where one of them names
+    another model, optimizer and so on than the recipe, what the recipe says of the old one alone is taken out of it.
 
     UserError for a section, a name or a value that cannot be.
     """
     settings = {text: _parse(text) for text in given if OF_A_SECTION.match(text)}
     for setting in settings.values():
         section, name = _key(setting)
-        if name == NAME and section in recipe:
-            recipe[section][NAME] = setting.value()
+        if name == NAME and section in CHOICES and not setting.is_delete():
+            _add(recipe, section, {NAME: setting.value()})
             fields = _fields(recipe, section)
             for key in [key for key in recipe[section] if fields is not None and key not in fields]:
                 del recipe[section][key]
@@ -52,16 +54,17 @@ def settle(recipe: DictConfig, given: List[str]) -> List[str]:
 
 
 def _parse(text: str) -> Override:
-    """A setting; UserError for what is none. One with commas is one value, not several trainings."""
-    name, _, value = text.partition("=")
-    try:
-        setting = OverridesParser.create().parse_override(text)
-        if setting.is_sweep_override():
-            setting = OverridesParser.create().parse_override(f"{name}='{value}'")
-        return setting
-    except HydraException as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{text} is not a setting: write section.name=value, as in model.slope=2 ({reason})") from error
+    """A setting; UserError for what is none. A value with commas, or that hydra's grammar has no place for, is text."""
+    name, equals, value = text.partition("=")
+    parse, reason = OverridesParser.create().parse_override, ""
+    for written in (text, f"{name}='{value}'") if equals else (text,):
+        try:
+            setting = parse(written.lstrip("+"))
+            if not setting.is_sweep_override():
+                return setting
+        except HydraException as error:
+            reason = reason or f" ({str(error).splitlines()[0]})"
+    raise UserError(f"{text} is not a setting: write section.name=value, as in model.slope=2{reason}")
 
 
 def _key(setting: Override) -> Tuple[str, str]:
@@ -71,9 +74,9 @@ def _key(setting: Override) -> Tuple[str, str]:
 
 
 def _checked(recipe: DictConfig, setting: Override) -> str:
-    """A setting as hydra takes it: with ++ before it, for the recipe may have it or not."""
+    """A setting as hydra takes it; the recipe has it, or gets it."""
     text, (section, name) = str(setting.input_line), _key(setting)
-    if section == "hydra" or setting.is_delete():
+    if setting.is_delete():
         return text
     sections = [field.name for field in dataclasses.fields(FairseqConfig) if field.name != NAME]
     if section not in sections:
@@ -83,7 +86,16 @@ def _checked(recipe: DictConfig, setting: Override) -> str:
         if name not in fields:
             raise UserError(f"{text}: {_described(recipe, section)} has no {name}: {_nearest(name, fields)}")
         _check_value(recipe, section, name, setting)
-    return "++" + text.lstrip("+")
+    if name not in _values(recipe, section):
+        _add(recipe, section, {name: setting.value()})
+    return text
+
+
+def _add(recipe: DictConfig, section: str, values: Mapping[str, Any]) -> None:
+    """To a section, which may be missing or empty."""
+    if not recipe.get(section):
+        recipe[section] = {}
+    recipe[section].update(values)
 
 
 def _check_value(recipe: DictConfig, section: str, name: str, setting: Override) -> None:
@@ -105,19 +117,24 @@ def _dataclass(recipe: DictConfig, section: str) -> Optional[type]:
     """Of the model, task, criterion and so on that the recipe names, or of a section of fairseq's own."""
     if section not in CHOICES:
         return getattr(FairseqConfig, section)
-    name = recipe[section].get(NAME) if section in recipe else None
+    name = _values(recipe, section).get(NAME)
     registered, dataclass_of = CHOICES[section]
     if name is not None and name not in registered:
         raise UserError(f"there is no {section} {name}: {_nearest(str(name), registered)}")
     return None if name is None else dataclass_of.get(name)
 
 
+def _values(recipe: DictConfig, section: str) -> Mapping[str, Any]:
+    """A recipe's values of a section; empty if it has none."""
+    return recipe.get(section) or {}
+
+
 def _described(recipe: DictConfig, section: str) -> str:
-    name = recipe[section].get(NAME) if section in recipe else None
+    name = _values(recipe, section).get(NAME)
     return f"{section} {name}" if name else f"section {section}"
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:
-    """What was meant, or what there is."""
+    """The known names that are like this one, or else all, as a remedy."""
     near = difflib.get_close_matches(name, list(known), n=3, cutoff=0.6)
     return f"did you mean {' or '.join(near)}?" if near else f"choose one of {', '.join(sorted(known))}"

@@ -92,7 +92,7 @@ def run(args: argparse.Namespace) -> None:
 @contextlib.contextmanager
 def _held(folder: str) -> Iterator[None]:
     """Keep other trainings out of a folder of checkpoints for so long: two in turn would overwrite each other's.
-    UserError if one is there. The lock is the process's: nothing is left of it, however the process ends."""
+    UserError if one is there. The lock ends with the process, however it ends; an empty file stays."""
     with open(os.path.join(folder, LOCK), "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

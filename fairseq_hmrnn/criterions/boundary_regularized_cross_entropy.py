@@ -202,7 +202,7 @@ class BoundaryRegularizedCrossEntropy(CheckedOptions, CrossEntropyCriterion):
         return trace
 
     def training_state(self) -> Dict[str, Any]:
-        """What a training that goes on needs beside weights, for a checkpoint's `extra_state`; empty if nothing."""
+        """The state that a training goes on with beside weights, for a checkpoint's `extra_state`; empty if nothing."""
         return self.targets.found.state_dict() if self.targets.found is not None else {}
 
     def load_training_state(self, state: Dict[str, Any]) -> None:

@@ -79,7 +79,7 @@ def parse_terms(text: str, rates: List[Rate]) -> List[List[Term]]:
         names = ", ".join(name for name, found in REGULARIZERS.items() if found.signal is not None)
         raise ValueError(
             f"auto in boundary-rates is found by what a detector listens to: in boundary-regularizers give layer 1 one "
-            f"of {names}, such as rate+bidirectional"
+            f"of {names}, such as rate+bidirectional, or give numbers alone, such as .2,.05"
         )
     return terms
 

@@ -91,7 +91,7 @@ def without_repeated_rows(symbols: np.ndarray) -> np.ndarray:
 
 
 def _by_first_process(compute: Callable[[], float], device: torch.device) -> float:
-    """What the first process computes, in each of them."""
+    """The value that the first process computes, in each of them."""
     if distributed_utils.get_data_parallel_world_size() == 1:
         return compute()
     is_first = distributed_utils.get_data_parallel_rank() == 0

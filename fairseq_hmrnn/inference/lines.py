@@ -73,6 +73,6 @@ def _batches(sizes: np.ndarray) -> Iterator[np.ndarray]:
     """Indices of lines of these lengths, the longest first, in batches."""
     order, start = np.argsort(-sizes, kind="stable"), 0
     while start < len(order):
-        count = min(BATCH, max(1, SYMBOLS // int(sizes[order[start]])))
+        count = min(BATCH, max(1, SYMBOLS // max(1, int(sizes[order[start]]))))
         yield order[start : start + count]
         start += count

@@ -67,8 +67,8 @@ class Reader:
 
     @torch.no_grad()
     def log_probs(self, window: Window) -> Iterator[Tensor]:
-        """What the model foretold before the first symbols of a window, and behind each, in nats: (T + 1, B, V), in
-        parts over T. Row t is the prediction of symbol t."""
+        """Predictions in nats, before the first symbols of a window and behind each: (T + 1, B, V), in parts over T.
+        Row t is the prediction of symbol t."""
         output, layer_output = window.output, self.decoder.layer_output
         before = layer_output([h.unsqueeze(0).to(like.dtype) for h, like in zip(window.start.h, output.hidden)])
         behind = layer_output.over_sequence(output.hidden, output.changed(window.start, window.valid.t()))

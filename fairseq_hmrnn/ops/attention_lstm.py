@@ -17,7 +17,7 @@ from .products import multiply
 
 
 class Step(NamedTuple):
-    """What the backward pass reads of a step. inputs: of each layer, beside h of the step before, (B, I + H). gates
+    """A step, as the backward pass reads it. inputs: of each layer, beside h of the step before, (B, I + H). gates
     (B, 4H), cells before and after the step and tanh of the latter, (B, H), of each layer. hidden (B, H): of the top
     layer. attention (B, M). attended (B, H): before dropout."""
 

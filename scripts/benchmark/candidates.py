@@ -33,8 +33,7 @@ class Recipe:
     def __init__(self, name: str, settings: Sequence[str] = ()):
         self.recipe = load_recipe(name)
         self.settings = settle(self.recipe, list(settings))
-        given = OmegaConf.from_dotlist([setting.lstrip("+") for setting in self.settings])
-        self.values = OmegaConf.to_container(OmegaConf.merge(self.recipe, given))
+        self.values = OmegaConf.to_container(OmegaConf.merge(self.recipe, OmegaConf.from_dotlist(self.settings)))
 
     def hmlstm_arguments(self, data: Path, folder: Path, root: Path = ROOT) -> List[str]:
         """Of fairseq-hydra-train, with the package of `root`."""

@@ -51,7 +51,7 @@ def parse_arguments():
 
 
 def model_options(args, contestant):
-    """What differs between contestants."""
+    """The options in which contestants differ."""
     if contestant == "nn.LSTM":
         sizes = ["--hidden-size", lstm_size(args), "--embed-dim", args.hidden // 2, "--output-dim", args.hidden]
         return ["--user-dir", LSTM_USER_DIR, "--arch", "lstm_handwriting", *sizes]

@@ -81,6 +81,9 @@ def length_and_schedule(arguments):
         (2_000_000, ["--batch-size", "16"], ("polynomial_decay", "3750", "3750", None)),
         (2_000_000, ["--max-update", "70"], ("polynomial_decay", "70", "70", None)),
         (2_000_000, ["--max-epoch", "2"], ("exact_reduce_lr_on_plateau", None, None, "2")),
+        (2_000_000, ["--update-freq", "3"], ("polynomial_decay", "1040", "1040", None)),  # five epochs of 208
+        (2_000_000, ["--max-epoch", "2", "--max-update", "70"], ("exact_reduce_lr_on_plateau", None, "70", "2")),
+        (2_000_000, ["--lr-patience", "3"], ("exact_reduce_lr_on_plateau", None, "1875", None)),
         (2_000_000, ["--lr-scheduler", "fixed"], ("fixed", None, "1875", None)),
         (20_000_000, [], ("exact_reduce_lr_on_plateau", None, None, "200")),
     ],
@@ -90,6 +93,15 @@ def test_the_learning_rate_falls_to_zero_where_the_end_is_known(data, monkeypatc
     assert length_and_schedule(arguments) == expected
     assert ("--lr-patience" in arguments) == (expected[0] == "exact_reduce_lr_on_plateau")
     assert value_of("--lr", arguments) == ("0.004" if expected[0] == "polynomial_decay" else "0.002")
+
+
+def test_several_gpus_make_fewer_updates_an_epoch(data, monkeypatch):
+    monkeypatch.setattr(choice.torch.cuda, "device_count", lambda: 2)
+    chosen(data, monkeypatch, 4_000_000)  # as if there were that many symbols, from here on
+    updates = [
+        value_of("--max-update", choose(str(data), "save", given, cpu=False).arguments) for given in ([], ["--cpu"])
+    ]
+    assert updates == ["1875", "3750"]
 
 
 def test_texts_are_looked_at(data, tmp_path):
@@ -226,7 +238,7 @@ def test_a_yaml_of_ones_own_is_a_recipe(data, tmp_path):
     printed = run("fairseq-hmrnn", *command, cwd=tmp_path).stdout
     folder = tmp_path / "checkpoints" / "mine" / "recipe"
     assert shlex.split(printed) == ["fairseq-hydra-train", "--config-dir", str(folder), "--config-name", "recipe",
-                                    "++optimization.max_update=1"]  # fmt: skip
+                                    "optimization.max_update=1"]  # fmt: skip
     assert recipe.load_recipe(str(folder / "recipe.yaml")).task.data == str(data)
 
 
@@ -240,16 +252,23 @@ def test_a_setting_may_be_one_that_the_recipe_leaves_at_its_default():
     given = ["model.dropout_recurrent=.2", "optimization.lr=[0.003]", "+task.window_jitter=.1", "~model.slope",
              "hydra.verbose=true"]  # fmt: skip
     settings, config = settled(*given)
-    assert "dropout_recurrent" not in config.model
-    assert settings == ["++model.dropout_recurrent=.2", "++optimization.lr=[0.003]", "++task.window_jitter=.1",
-                        "~model.slope", "hydra.verbose=true"]  # fmt: skip
+    # No prefixes: of those for settings that a configuration may have or not, hydra 1.0 knows none.
+    assert settings == [setting.lstrip("+") for setting in given]
+    assert config.model.dropout_recurrent == 0.2 and config.task.window_jitter == 0.1
+
+
+def test_a_value_is_text_where_hydra_would_take_it_for_something_else():
+    given = {"criterion.boundary_regularizers": "rate+uncertainty=.1,rate", "optimizer.adam_betas": "(0.9, 0.98)",
+             "model.hidden_sizes": "8,8,8", "++scoring._name": "bleu"}  # fmt: skip
+    settings, config = settled(*(f"{name}={value}" for name, value in given.items()))
+    *written, last = (f"{name}='{value}'" for name, value in given.items())
+    assert settings == [*written, "scoring._name=bleu"] and config.scoring._name == "bleu"
 
 
 def test_another_scheduler_leaves_the_settings_of_the_old_one_behind():
     settings, config = settled("lr_scheduler._name=polynomial_decay", "lr_scheduler.total_num_update=9")
-    assert (
-        dict(config.lr_scheduler) == {"_name": "polynomial_decay"} and "++lr_scheduler.total_num_update=9" in settings
-    )
+    assert dict(config.lr_scheduler) == {"_name": "polynomial_decay", "total_num_update": 9}
+    assert settings[1] == "lr_scheduler.total_num_update=9"
     assert config.optimizer.adam_betas and config.optimization.max_epoch  # of other sections nothing is taken
     _, config = settled("optimizer._name=sgd")  # it has no dataclass: nothing is known of its settings
     assert "adam_betas" in config.optimizer
@@ -264,7 +283,9 @@ def test_another_scheduler_leaves_the_settings_of_the_old_one_behind():
         ("optimization.max_update=soon", "optimization.max_update=soon: .*'soon'"),
         ("lr_scheduler._name=cosin", "no lr_scheduler cosin: did you mean cosine"),
         ("model.slope", "model.slope is not a setting"),
-        ("model.slope=[", "is not a setting"),
+        ("model.slope=[", "could not be converted"),
+        ("model.embed_dim='", "is not a setting"),
+        ("scoring._name=blue", "no scoring blue: did you mean bleu"),  # of a section that the recipe has not
     ],
 )
 def test_a_setting_that_cannot_be_is_one_line(given, message):

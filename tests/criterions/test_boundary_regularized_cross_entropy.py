@@ -135,7 +135,7 @@ def test_rates_as_they_are_written():
     "rates, regularizers, message",
     [
         (".2,auto", "rate+bidirectional", "auto in boundary-rates is for the first layer"),
-        ("auto,.05", "rate,rate+uncertainty", "give layer 1 one of uncertainty, .*, such as rate.bidirectional"),
+        ("auto,.05", "rate,rate+uncertainty", "give layer 1 one of uncertainty, .* or give numbers alone"),
         ("outside:.2,.1", "rate", "within:.2, of those where no line ends; or auto, to be found"),
     ],
 )

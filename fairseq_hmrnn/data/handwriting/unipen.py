@@ -42,7 +42,7 @@ class Statement(NamedTuple):
 
 
 class _Writing:
-    """What the statements of one text say, with those of all files that it includes."""
+    """The content of the statements of one text, with those of all files that it includes."""
 
     def __init__(self):
         self.columns, self.scale = ["X", "Y"], {"X": 1.0, "Y": 1.0}

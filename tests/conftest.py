@@ -1,5 +1,6 @@
 """A small text, the model that the real commands train on it, and ways to run commands."""
 
+import importlib
 import json
 import logging
 import os
@@ -89,6 +90,13 @@ def logs_are_on():
     """A command that a test runs in this process turns them down."""
     yield
     logging.disable(logging.NOTSET)
+
+
+@pytest.fixture
+def benchmark(monkeypatch):
+    """The modules of scripts/benchmark, by name."""
+    monkeypatch.syspath_prepend(str(ROOT / "scripts" / "benchmark"))
+    return importlib.import_module
 
 
 FORKS = """

@@ -1,13 +1,12 @@
 """The benchmarks' own arithmetic and models, and short runs of them on a tiny text. What they time is no test."""
 
 import csv
-import importlib
 import json
 import re
 
 import pytest
 import torch
-from conftest import ROOT, run
+from conftest import run
 from fairseq.data import Dictionary
 from handwriting import write_unipen
 
@@ -16,13 +15,6 @@ from fairseq_hmrnn.data.handwriting import prepare as prepare_handwriting
 
 TINY = ["model.embed_dim=8", "model.hidden_sizes=16,12,8", "model.output_dim=12", "task.tokens_per_sample=30"]
 TINY += ["criterion.boundary_rates=.3,.1"]
-
-
-@pytest.fixture
-def benchmark(monkeypatch):
-    """The modules of scripts/benchmark, by name."""
-    monkeypatch.syspath_prepend(str(ROOT / "scripts" / "benchmark"))
-    return importlib.import_module
 
 
 def test_multiply_adds_are_those_counted_by_hand(benchmark):

@@ -1,7 +1,7 @@
 """Boundary regularisers: one formula each, on plain tensors.
 
 Every regulariser is a function of one layer's `LayerSteps` and returns a scalar, a mean over the valid steps of the
-batch; padding never counts. Those that are sums of terms by step or by row (`binomial`, `entropy`, and the
+batch; padding never counts. Those that are sums of terms by step or by row (`binomial`, `entropy`, `cost`, and the
 uncertainty family with given targets) add up over accumulated batches and ranks; those of a mean rate (`rate`,
 `ratio`, `hinge`) hold the rate of every batch of every rank by itself.
 """
@@ -159,6 +159,14 @@ def hinge(steps: LayerSteps) -> Tensor:
     """max(0, |m - a| - a/2)^2: nothing while the mean rate m lies between half and one and a half times the target."""
     distance = (masked_mean(steps.z, steps.valid) - steps.rate).abs()
     return (distance - steps.rate / 2).clamp(min=0).pow(2)
+
+
+@regularizer()
+def cost(steps: LayerSteps) -> Tensor:
+    """Mean of z, a price on every boundary: a segment ends only where the loss gains more by it than that. The layers
+    above then COPY through all that does not matter to them, which keeps what they hold to the bit (docs/time.md).
+    Anneal it from 0: a detector has to find out first what its boundaries are good for."""
+    return masked_mean(steps.z, steps.valid)
 
 
 def detector_cross_entropy(z_tilde: Tensor, target: Tensor, known: Tensor) -> Tensor:

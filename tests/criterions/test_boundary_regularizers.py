@@ -54,6 +54,10 @@ def direct_rate(steps):
     return (mean_rate(steps) - RATE) ** 2
 
 
+def direct_cost(steps):
+    return mean_rate(steps)
+
+
 def direct_hinge(steps):
     return max(0, abs(mean_rate(steps) - RATE) - RATE / 2) ** 2
 
@@ -189,6 +193,14 @@ def test_pulls_the_rate_towards_its_target(name, mean, sign):
     REGULARIZERS[name](LayerSteps(z, z_tilde, torch.ones(2, 40, dtype=torch.bool), RATE)).backward()
     gradient = z_tilde.grad if name == "ratio" else z.grad
     assert (gradient * sign > 0).all()
+
+
+def test_cost_is_the_same_for_every_boundary():
+    """Padding costs nothing, and a price asks for no rate, in the option neither."""
+    assert parse_terms("cost=0:.03:200", []) == [[Term("cost", 0, 0.03, 200)]]
+    steps = make_steps()._replace(rate=None)
+    regularizers.cost(steps).backward()
+    assert torch.equal(steps.z.grad, steps.valid / steps.valid.sum().double()) and steps.z_tilde.grad is None
 
 
 def test_hinge_is_silent_inside_its_band():

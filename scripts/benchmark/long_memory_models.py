@@ -1,0 +1,121 @@
+"""The contestants of long_memory.py: three recurrent layers of equal size between an embedding and an answer."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Optional, Sequence
+
+import torch
+import torch.nn.functional as F
+from long_memory_tasks import Task
+from torch import Tensor, nn
+
+from fairseq_hmrnn.criterions.boundary_regularizers import REGULARIZERS, LayerSteps
+from fairseq_hmrnn.criterions.boundary_terms import parse_rates, parse_terms
+from fairseq_hmrnn.modules import HMLSTM, LayerOutput
+
+LAYERS = 3
+STEPS = 1000  # of a call of the recurrence; the state is carried, so that memory does not grow with the gap
+
+
+class Contestant(NamedTuple):
+    """kind: of the recurrence. regularizers and rates: of HM-LSTM, as the criterion takes them; nested: its option
+    nested_boundaries. chrono: start the gates from the times of training (Tallec and Ollivier 2018, arXiv 1804.11188).
+    """
+
+    label: str
+    kind: str
+    regularizers: str = "none"
+    rates: str = ""
+    nested: bool = False
+    chrono: bool = False
+
+
+CONTESTANTS = {
+    "hm_lstm": Contestant("HM-LSTM, rates .2, .05", "hm_lstm", "rate", ".2,.05"),
+    "hm_lstm_cost": Contestant("HM-LSTM, nested, cost", "hm_lstm", "cost=0:.03:200", nested=True),
+    "lstm": Contestant("nn.LSTM", "lstm"),
+    "lstm_chrono": Contestant("nn.LSTM, chrono", "lstm", chrono=True),
+    "gru": Contestant("nn.GRU", "gru"),
+    # variants of HM-LSTM, on request
+    "hm_lstm_none": Contestant("HM-LSTM, no regulariser", "hm_lstm"),
+    "hm_lstm_nested": Contestant("HM-LSTM, nested, rates .2, .05", "hm_lstm", "rate", ".2,.05", nested=True),
+    "hm_lstm_rare": Contestant("HM-LSTM, rates .02, .002", "hm_lstm", "rate", ".02,.002"),
+    "hm_lstm_unnested": Contestant("HM-LSTM, cost", "hm_lstm", "cost=0:.03:200"),
+}
+DEFAULT = ("hm_lstm", "hm_lstm_cost", "lstm", "lstm_chrono", "gru")
+
+
+class Model(nn.Module):
+    """Embedding, three recurrent layers, and answers from their last steps.
+
+    task: whose inputs and answers they are. longest: gap of training, for chrono initialisation.
+    """
+
+    def __init__(self, contestant: Contestant, task: Task, hidden: int, longest: int):
+        super().__init__()
+        self.embed = nn.Embedding(task.symbols, hidden) if task.symbols else nn.Linear(task.features, hidden)
+        self.is_hm_lstm = contestant.kind == "hm_lstm"
+        if self.is_hm_lstm:
+            self.recurrence = HMLSTM(hidden, [hidden] * LAYERS, layer_norm=True, nested_boundaries=contestant.nested)
+            self.mix = LayerOutput([hidden] * LAYERS, hidden)
+            self.terms = parse_terms(contestant.regularizers, parse_rates(contestant.rates))
+            self.rates = parse_rates(contestant.rates) or [None] * (LAYERS - 1)
+        else:
+            self.recurrence = {"lstm": nn.LSTM, "gru": nn.GRU}[contestant.kind](hidden, hidden, LAYERS)
+            self.mix = nn.Linear(hidden, hidden)
+        if contestant.kind == "lstm":
+            start_gates(self.recurrence, longest if contestant.chrono else None)
+        self.out = nn.Linear(hidden, task.outputs)
+
+    def forward(self, inputs: Tensor, answers: int, update: Optional[int] = None):
+        """inputs: of a Batch. Returns predictions (N, B, outputs) of the last N = `answers` steps, and the penalty on
+        boundaries in that update of training; 0 without one."""
+        state, last, traces = None, None, []
+        for part in inputs.split(STEPS):
+            output = self.recurrence(self.embed(part), state)
+            hidden, state = (output.hidden, output.state) if self.is_hm_lstm else ((output[0],), output[1])
+            ends = [h[-answers:] for h in hidden]
+            last = ends if last is None else [torch.cat(pair)[-answers:] for pair in zip(last, ends)]
+            if self.is_hm_lstm and update is not None:
+                traces.append((output.boundaries, output.boundary_probs))
+        features = self.mix(last) if self.is_hm_lstm else F.relu(self.mix(last[0]))
+        return self.out(features), self._penalty(*zip(*traces), update) if traces else 0.0
+
+    def _penalty(self, boundaries: Sequence[Tensor], boundary_probs: Sequence[Tensor], update: int) -> Tensor:
+        """The regularisers' sum over layers, as the criterion boundary_regularized_cross_entropy adds it."""
+        z, z_tilde = (torch.cat(list(parts)).transpose(0, 1) for parts in (boundaries, boundary_probs))
+        valid, total = torch.ones_like(z[..., 0], dtype=torch.bool), z.new_zeros(())
+        for layer, rate in enumerate(self.rates):
+            steps = LayerSteps(z[..., layer], z_tilde[..., layer], valid, rate)
+            for term in self.terms[layer if len(self.terms) > 1 else 0]:
+                total = total + term.weight(update) * REGULARIZERS[term.name](steps)
+        return total
+
+    @property
+    def num_parameters(self) -> int:
+        return sum(parameter.numel() for parameter in self.parameters())
+
+
+def start_gates(lstm: nn.LSTM, longest: Optional[int]) -> None:
+    """Forget biases of 1, with which HMLSTM starts too; with `longest` chrono initialisation, log U(1, longest - 1) and
+    its negative for the input gates."""
+    size = lstm.hidden_size
+    for layer in range(lstm.num_layers):
+        bias = getattr(lstm, f"bias_ih_l{layer}").detach()
+        getattr(lstm, f"bias_hh_l{layer}").detach().zero_()
+        bias.zero_()
+        bias[size : 2 * size] = 1 if longest is None else torch.empty(size).uniform_(1, longest - 1).log()
+        if longest is not None:
+            bias[:size] = -bias[size : 2 * size]
+
+
+def equal_size(contestant: Contestant, task: Task, parameters: int, longest: int) -> int:
+    """The size of the layers with which a contestant comes nearest to that number of parameters."""
+
+    def distance(hidden: int) -> int:
+        return abs(Model(contestant, task, hidden, longest).num_parameters - parameters)
+
+    hidden = 1
+    while distance(hidden + 1) < distance(hidden):
+        hidden += 1
+    return hidden

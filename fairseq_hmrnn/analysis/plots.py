@@ -160,7 +160,8 @@ def _canvas(columns: int, height: float, label_length: int, title: Optional[str]
     axes.set_ylim(height + bottom, -top)
     axes.axis("off")
     if title:
-        axes.text(0, -1.5, title, ha="left", va="center", color=TEXT_COLOR, fontsize=10.5, fontweight="bold")
+        style = {"color": TEXT_COLOR, "fontsize": 10.5, "fontweight": "bold", "parse_math": False}
+        axes.text(0, -1.5, title, ha="left", va="center", **style)
     return figure, axes
 
 

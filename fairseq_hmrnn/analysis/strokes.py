@@ -60,7 +60,8 @@ def plot_strokes(
             axes.text(0, 1, label, transform=axes.transAxes, ha="left", va="bottom", fontsize=8, color=TEXT_COLOR)
     if title:
         place = (0.012, 1 - 0.15 / total)
-        figure.text(*place, title, ha="left", va="center", fontsize=10, fontweight="bold", color=TEXT_COLOR)
+        style = {"color": TEXT_COLOR, "fontsize": 10, "fontweight": "bold", "parse_math": False}
+        figure.text(*place, title, ha="left", va="center", **style)
     if path is not None:
         figure.savefig(path, dpi=dpi, facecolor="white")
     return figure

@@ -24,6 +24,7 @@ from .errors import UserError
 from .progress import counted, progress_bar
 
 DEFAULT = DynamicOptions()
+DEFAULT_BATCHES, DEFAULT_STREAMS = 200, 32
 STATISTICS_WINDOW = 100
 
 
@@ -68,22 +69,23 @@ def add_arguments(parser: kinds.Parser) -> None:
         "--statistics",
         metavar="N",
         type=kinds.COUNT,
-        default=200,
+        default=DEFAULT_BATCHES,
         help="batches of the training split that the root mean squares are taken from (default %(default)s)",
     )
     add(
         "--streams",
         metavar="N",
         type=kinds.BATCH_SIZE,
-        default=32,
+        default=DEFAULT_STREAMS,
         help=f"windows of {STATISTICS_WINDOW} symbols of such a batch (default %(default)s)",
     )
 
 
 def run(args: argparse.Namespace) -> None:
     given = DynamicOptions(args.learning_rate, args.decay, args.segment, args.epsilon)
-    if given != DEFAULT and not args.dynamic:
-        raise UserError("--learning-rate, --decay, --segment and --epsilon require --dynamic")
+    batches = (args.statistics, args.streams)
+    if not args.dynamic and (given != DEFAULT or batches != (DEFAULT_BATCHES, DEFAULT_STREAMS)):
+        raise UserError("--learning-rate, --decay, --segment, --epsilon, --statistics and --streams require --dynamic")
     logging.disable(logging.INFO)
     loaded = hub.load([args.checkpoint], args.data)
     decoder = loaded.models[0].decoder

@@ -10,8 +10,9 @@ import traceback
 from typing import Sequence
 
 import torch
+from hydra.errors import HydraException
 
-from .errors import is_for_users
+from .errors import UserError, is_for_users
 
 MODULES = {"fairseq-train": "fairseq_cli.train", "fairseq-hydra-train": "fairseq_cli.hydra_train"}
 
@@ -21,14 +22,16 @@ def has_gpu() -> bool:
 
 
 def call(command: str, arguments: Sequence[str]) -> None:
-    """Run one of fairseq's commands. What this package raises there for users is passed on; any other error ends the
-    process as it ends fairseq's."""
+    """Run one of fairseq's commands. What this package raises there for users is passed on, and what hydra says of
+    settings is a UserError; any other error ends the process as it ends fairseq's."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else hydra shows the last line of an error alone
     logging.disable(logging.NOTSET)
     logging.root.handlers.clear()  # of fairseq's tasks: its commands have a form of their own, if they come first
     before, sys.argv = sys.argv, [command, *arguments]
     try:
         importlib.import_module(MODULES[command]).cli_main()
+    except HydraException as error:
+        raise UserError(str(error)) from error
     except Exception as error:
         if is_for_users(error, error.__traceback__):
             raise

@@ -28,6 +28,8 @@ from .errors import UserError
 # Anything else is an option of hydra's, and passed on.
 OF_A_SECTION = re.compile(r"[~+]{0,2}(?!hydra\.)[a-z_]+\.[a-zA-Z_]")
 NAME = "_name"  # of the model, task, criterion and so on that a section configures
+SECTIONS = [field.name for field in dataclasses.fields(FairseqConfig) if field.name != NAME]
+EXAMPLE = "write section.name=value, as in model.slope=2"
 # Per section: what is registered under a name, and the dataclasses of those that have one.
 CHOICES: Dict[str, Tuple[Mapping[str, Any], Mapping[str, type]]] = {
     "model": (fairseq.models.ARCH_MODEL_REGISTRY, fairseq.models.MODEL_DATACLASS_REGISTRY),
@@ -42,10 +44,14 @@ def settle(recipe: DictConfig, given: List[str]) -> List[str]:
 
     UserError for a section, a name or a value that cannot be.
     """
+    for before, text in zip(["", *given], given):  # what follows an option may be its value
+        if not OF_A_SECTION.match(text) and not before.startswith("-"):
+            _check_other(recipe, text)
     settings = {text: _parse(text) for text in given if OF_A_SECTION.match(text)}
     for setting in settings.values():
         section, name = _key(setting)
         if name == NAME and section in CHOICES and not setting.is_delete():
+            _check_choice(section, setting.value())
             _add(recipe, section, {NAME: setting.value()})
             fields = _fields(recipe, section)
             for key in [key for key in recipe[section] if fields is not None and key not in fields]:
@@ -64,7 +70,19 @@ def _parse(text: str) -> Override:
                 return setting
         except HydraException as error:
             reason = reason or f" ({str(error).splitlines()[0]})"
-    raise UserError(f"{text} is not a setting: write section.name=value, as in model.slope=2{reason}")
+    raise UserError(f"{text} is not a setting: {EXAMPLE}{reason}")
+
+
+def _check_other(recipe: DictConfig, text: str) -> None:
+    """UserError for a name without its section; hydra's options, its own settings and groups are left to it."""
+    name = text.partition("=")[0]
+    if name.startswith(("-", "+", "~", "hydra")):
+        return
+    if name in CHOICES:
+        raise UserError(f"{text}: write {name}.{text.replace(name, NAME, 1)}")
+    places = [f"{section}.{name}" for section in SECTIONS if name in (_fields(recipe, section) or ())]
+    remedy = f"did you mean {' or '.join(places)}?" if places else EXAMPLE
+    raise UserError(f"{text!r} is not a setting: {remedy}")
 
 
 def _key(setting: Override) -> Tuple[str, str]:
@@ -78,9 +96,8 @@ def _checked(recipe: DictConfig, setting: Override) -> str:
     text, (section, name) = str(setting.input_line), _key(setting)
     if setting.is_delete():
         return text
-    sections = [field.name for field in dataclasses.fields(FairseqConfig) if field.name != NAME]
-    if section not in sections:
-        raise UserError(f"{text}: there is no section {section}: {_nearest(section, sections)}")
+    if section not in SECTIONS:
+        raise UserError(f"{text}: there is no section {section}: {_nearest(section, SECTIONS)}")
     fields = _fields(recipe, section)
     if fields is not None and name != NAME:
         if name not in fields:
@@ -104,6 +121,8 @@ def _check_value(recipe: DictConfig, section: str, name: str, setting: Override)
     try:
         structured[name] = setting.value()
     except OmegaConfBaseException as error:
+        if "is not a ListConfig" in str(error):
+            raise UserError(f"{setting.input_line}: a list is written {section}.{name}=[1,2]") from error
         raise UserError(f"{setting.input_line}: {str(error).splitlines()[0]}") from error
 
 
@@ -118,10 +137,19 @@ def _dataclass(recipe: DictConfig, section: str) -> Optional[type]:
     if section not in CHOICES:
         return getattr(FairseqConfig, section)
     name = _values(recipe, section).get(NAME)
-    registered, dataclass_of = CHOICES[section]
-    if name is not None and name not in registered:
+    if name is None:
+        return None
+    _check_choice(section, name)
+    return CHOICES[section][1].get(name)
+
+
+def _check_choice(section: str, name: Any) -> None:
+    """UserError for what is not registered: a section that has a class requires one."""
+    registered = CHOICES[section][0]
+    if name is None:
+        raise UserError(f"{section}.{NAME} cannot be null: choose one of {', '.join(sorted(registered))}")
+    if name not in registered:
         raise UserError(f"there is no {section} {name}: {_nearest(str(name), registered)}")
-    return None if name is None else dataclass_of.get(name)
 
 
 def _values(recipe: DictConfig, section: str) -> Mapping[str, Any]:

@@ -41,6 +41,8 @@ from .settings import settle
 
 LANGUAGE_MODELING, HANDWRITING = "hmlstm_language_modeling", "hmlstm_handwriting"
 LOCK = ".lock"  # of a folder of checkpoints, held by the training that writes to it
+# Settings that would part what is trained from what is scored.
+GIVEN_BEFORE = {"checkpoint.save_dir": "checkpoints as --save-dir", "task.data": "data as DATA"}
 # Settings behind -- as fairseq-train takes them, but hydra's own options, and as hydra does.
 OF_HYDRA = re.compile(r"\+{0,2}[a-z_]+\.[a-z_.]+=")
 OF_FAIRSEQ_TRAIN = re.compile(
@@ -124,8 +126,9 @@ def _check(args: argparse.Namespace) -> bool:
     """Whether WHAT is a recipe; UserError for what is none and no folder, and for a DATA missing or too many."""
     what = args.what
     if what in RECIPES or what.endswith((".yaml", ".yml")):
-        if any(setting.lstrip("+").startswith("checkpoint.save_dir=") for setting in args.passed_on):
-            raise UserError("give the folder of checkpoints as --save-dir, before --")
+        for name, remedy in GIVEN_BEFORE.items():
+            if any(setting.lstrip("+").startswith(f"{name}=") for setting in args.passed_on):
+                raise UserError(f"give the folder of {remedy}, before --")
         if args.data is None:
             raise UserError(f"{what} is a recipe: give its folder of data too (a folder of that name is ./{what})")
         if not os.path.isdir(args.data):

@@ -27,7 +27,7 @@ def cells(figure):
 @pytest.mark.parametrize("suffix, magic", [("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")])
 def test_saves_by_suffix(tmp_path, suffix, magic):
     path = tmp_path / f"picture.{suffix}"
-    plot_boundaries(TEXT, boundaries(), str(path), title="a title")
+    plot_boundaries(TEXT, boundaries(), str(path), title="$a$ title $\\frac$")  # no formula
     assert path.read_bytes().startswith(magic)
 
 

@@ -128,6 +128,7 @@ def test_texts_are_looked_at(data, tmp_path):
         (["nothing"], f"recipes are {', '.join(recipe.RECIPES)}"),
         (["{data}", "{data}"], "give one folder, and options of fairseq-train behind --"),
         (["ptb", "{data}", "--", "checkpoint.save_dir=a"], "give the folder of checkpoints as --save-dir, before --"),
+        (["ptb", "{data}", "--", "+task.data=a"], "give the folder of data as DATA, before --"),
         (["{data}", "ptb_small"], "the recipe goes first: fairseq-hmrnn train ptb_small {data}"),
         (["handwriting", "{data}"], "no {data}/handwriting.json: run fairseq-hmrnn prepare handwriting first"),
         (["{tmp}/pen"], "{tmp}/pen has handwriting: fairseq-hmrnn train handwriting {tmp}/pen"),
@@ -286,6 +287,14 @@ def test_another_scheduler_leaves_the_settings_of_the_old_one_behind():
         ("model.slope=[", "could not be converted"),
         ("model.embed_dim='", "is not a setting"),
         ("scoring._name=blue", "no scoring blue: did you mean bleu"),  # of a section that the recipe has not
+        ("max_update=3", "'max_update=3' is not a setting: did you mean optimization.max_update?"),
+        ("Model.slope=3", "'Model.slope=3' is not a setting: write section.name=value"),
+        ("'model.slope=3'", "is not a setting: write section.name=value"),
+        ("", "'' is not a setting: write section.name=value"),
+        ("optimizer=sgd", "optimizer=sgd: write optimizer._name=sgd"),
+        ("lr_scheduler._name=null", "lr_scheduler._name cannot be null: choose one of"),
+        ("tokenizer._name=mose", "there is no tokenizer mose: did you mean moses"),
+        ("optimization.lr=.1", r"a list is written optimization.lr=\[1,2\]"),
     ],
 )
 def test_a_setting_that_cannot_be_is_one_line(given, message):
@@ -305,6 +314,9 @@ def test_settings_of_a_recipe_reach_training(data, tmp_path):
     assert config.model.dropout_recurrent == 0.25 and config.lr_scheduler.total_num_update == 2
     wrong = run("fairseq-hmrnn", *command, "model.hiden_sizes='8,8'", check=False)
     assert wrong.returncode == 2 and "did you mean hidden_sizes" in wrong.stdout
+    assert "Traceback" not in wrong.stdout
+    wrong = run("fairseq-hmrnn", *command, "~model.nothing", check=False)  # what hydra refuses
+    assert wrong.returncode == 2 and "error: Could not delete from config. 'model.nothing'" in wrong.stdout
     assert "Traceback" not in wrong.stdout
 
 

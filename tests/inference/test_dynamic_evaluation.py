@@ -118,8 +118,9 @@ def test_the_command(data, trained):
     dynamic = run("fairseq-hmrnn", "evaluate", checkpoint, data, *options).stdout
     assert bits(dynamic) < bits(static) - 0.01
     assert re.search(r"Evaluated (\d+)", dynamic).group(1) == re.search(r"Evaluated (\d+)", static).group(1)
-    ignored = run("fairseq-hmrnn", "evaluate", checkpoint, data, "--learning-rate", "0.001", check=False)
-    assert ignored.returncode == 2 and "require --dynamic" in ignored.stdout
+    for option in (["--learning-rate", "0.001"], ["--streams", "4"]):
+        ignored = run("fairseq-hmrnn", "evaluate", checkpoint, data, *option, check=False)
+        assert ignored.returncode == 2 and "require --dynamic" in ignored.stdout
     assert "Evaluated 30 tokens" in run("fairseq-hmrnn", "evaluate", checkpoint, data, "--first", "30").stdout
     missing = run("fairseq-hmrnn", "evaluate", checkpoint, data, "--subset", "other", check=False)
     assert missing.returncode == 2 and "no split other" in missing.stdout

@@ -58,7 +58,7 @@ def nn_lstm_lm(benchmark):
     for symbol in "abcde":
         dictionary.add_symbol(symbol)
     torch.manual_seed(0)
-    cfg = lm.NNLSTMLanguageModelConfig(embed_dim=6, hidden_size=5, num_layers=2, dropout=0.0)
+    cfg = lm.NNLSTMLanguageModelConfig(embed_dim=6, hidden_size=5, num_layers=2, dropout_input=0.0, dropout_output=0.0)
     return lm.NNLSTMLanguageModel(lm.NNLSTMDecoder(cfg, dictionary))
 
 

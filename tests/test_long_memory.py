@@ -97,7 +97,7 @@ def test_penalties_are_those_of_the_criterion(benchmark):
         inputs, answers = draw(task)
         boundaries = model.recurrence(model.embed(inputs)).boundaries
         z1, z2 = boundaries[..., 0].mean().item(), boundaries[..., 1].mean().item()
-        term = models.parse_terms(contestant.regularizers, [0.2, 0.05])[0][0]
+        term = models.parse_terms(contestant.regularizers, models.parse_rates(".2,.05"))[0][0]
         expected = (z1 - 0.2) ** 2 + (z2 - 0.05) ** 2 if name == "hm_lstm" else term.end / 2 * (z1 + z2)
         assert 0 < expected == pytest.approx(model(inputs, len(answers), update)[1].item())
 

@@ -58,8 +58,9 @@ class Model(nn.Module):
         if self.is_hm_lstm:
             self.recurrence = HMLSTM(hidden, [hidden] * LAYERS, layer_norm=True, nested_boundaries=contestant.nested)
             self.mix = LayerOutput([hidden] * LAYERS, hidden)
-            self.terms = parse_terms(contestant.regularizers, parse_rates(contestant.rates))
-            self.rates = parse_rates(contestant.rates) or [None] * (LAYERS - 1)
+            rates = parse_rates(contestant.rates)
+            self.terms = parse_terms(contestant.regularizers, rates)
+            self.rates = [rate.share for rate in rates] or [None] * (LAYERS - 1)
         else:
             self.recurrence = {"lstm": nn.LSTM, "gru": nn.GRU}[contestant.kind](hidden, hidden, LAYERS)
             self.mix = nn.Linear(hidden, hidden)

@@ -121,7 +121,7 @@ def _check_value(recipe: DictConfig, section: str, name: str, setting: Override)
     try:
         structured[name] = setting.value()
     except OmegaConfBaseException as error:
-        if "is not a ListConfig" in str(error):
+        if "ListConfig" in str(error):
             raise UserError(f"{setting.input_line}: a list is written {section}.{name}=[1,2]") from error
         raise UserError(f"{setting.input_line}: {str(error).splitlines()[0]}") from error
 

@@ -22,8 +22,8 @@ from .recipe import PACKAGE, check_folder, load_recipe
 # The symbols of the training split below which a recipe is chosen.
 SIZES = ((1_000_000, "character_lm"), (20_000_000, "ptb_small"), (math.inf, "ptb"))
 FEWEST_UPDATES = 1000  # a small text gets as many epochs as these take
-# Below the largest size the length of a training is chosen too, and the learning rate falls to zero over it: worth more
-# than anything else that was tried at a fixed number of updates (docs/results.md).
+# Below the largest size the length of a training is chosen too, and the learning rate falls to zero over it (what that
+# is worth: docs/results.md).
 DECAY = {"--lr-scheduler": "polynomial_decay", "--warmup-updates": "50", "--lr": "0.004"}
 # Options of the recipes' schedules, which one that falls to zero does not have.
 OF_RECIPE_SCHEDULES = {"--lr-shrink", "--lr-patience", "--lr-threshold"}

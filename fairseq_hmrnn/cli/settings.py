@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import re
-from typing import Any, Dict, Iterable, List, Mapping, Optional, Tuple
+from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 
 import fairseq.models
 import fairseq.tasks
@@ -44,8 +44,8 @@ def settle(recipe: DictConfig, given: List[str]) -> List[str]:
 
     UserError for a section, a name or a value that cannot be.
     """
-    for before, text in zip(["", *given], given):  # what follows an option may be its value
-        if not OF_A_SECTION.match(text) and not before.startswith("-"):
+    for text in standing_alone(given):
+        if not OF_A_SECTION.match(text):
             _check_other(recipe, text)
     settings = {text: _parse(text) for text in given if OF_A_SECTION.match(text)}
     for setting in settings.values():
@@ -57,6 +57,11 @@ def settle(recipe: DictConfig, given: List[str]) -> List[str]:
             for key in [key for key in recipe[section] if fields is not None and key not in fields]:
                 del recipe[section][key]
     return [_checked(recipe, settings[text]) if text in settings else text for text in given]
+
+
+def standing_alone(given: Sequence[str]) -> List[str]:
+    """Those of the arguments that follow no option, whose value they might be."""
+    return [text for before, text in zip(["", *given], given) if not before.startswith("-")]
 
 
 def _parse(text: str) -> Override:

@@ -37,7 +37,7 @@ from .errors import UserError
 from .fairseq_command import call, has_gpu
 from .prepare import KINDS
 from .recipe import RECIPES, load_recipe, recipe_stem, write_recipe
-from .settings import settle
+from .settings import settle, standing_alone
 
 LANGUAGE_MODELING, HANDWRITING = "hmlstm_language_modeling", "hmlstm_handwriting"
 LOCK = ".lock"  # of a folder of checkpoints, held by the training that writes to it
@@ -67,11 +67,7 @@ def add_arguments(parser: Parser) -> None:
         type=folder_to_write,
         help="where checkpoints and logs are kept (default: checkpoints/NAME, of the recipe or the folder)",
     )
-    parser.add_argument(
-        "--dry-run",
-        action="store_true",
-        help="print fairseq's command, do not run it",
-    )
+    parser.add_argument("--dry-run", action="store_true", help="print fairseq's command, do not run it")
     parser.add_argument("--no-score", action="store_true", help="leave the test split alone")
 
 
@@ -149,8 +145,7 @@ def _check(args: argparse.Namespace) -> bool:
 
 def _refuse(settings: List[str], kind: Pattern[str], how: str) -> None:
     """UserError for settings, of those behind --, that are written in the other command's way."""
-    pairs = zip(["", *settings], settings)  # what follows an option may be its value
-    wrong = [setting for before, setting in pairs if kind.match(setting) and not before.startswith("-")]
+    wrong = [setting for setting in standing_alone(settings) if kind.match(setting)]
     if wrong:
         raise UserError(f"{wrong[0]} is a setting of the other kind: {how}")
 

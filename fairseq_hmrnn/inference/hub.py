@@ -29,7 +29,7 @@ from ..data.characters import is_character_dictionary
 from ..models import HMLSTMLanguageModel
 from ..models.decoding import generate_in
 from .lines import LineReader
-from .reader import CharacterReader, Reader, check_lookahead, closed_earlier, output_symbols
+from .reader import CharacterReader, Reader, check_lookahead, closed_earlier, output_symbols, with_symbols
 from .sampler import Sampler, SamplingOptions
 from .surface import symbol_ends, unknown_message
 
@@ -327,12 +327,10 @@ class LanguageModelHub(GeneratorHubInterface):
         """The logarithm of the models' mean probability of each symbol, by windows."""
         readers = [Reader(model.decoder, self.begin) for model in self.models]
         for windows in zip(*(reader.read(symbols) for reader in readers)):
-            targets, step = output_symbols(windows[0].tokens, self.tgt_dict)[0], 0
-            for parts in zip(*(reader.log_probs(window) for reader, window in zip(readers, windows))):
-                mean = torch.stack(parts).squeeze(2).logsumexp(0) - math.log(len(readers))
-                read = targets[step : step + len(mean)]  # the last row's symbol is not of this window
-                yield mean[: len(read)].gather(1, read.unsqueeze(1)).squeeze(1)
-                step += len(mean)
+            parts = zip(*(reader.log_probs(window) for reader, window in zip(readers, windows)))
+            means = (torch.stack(part).logsumexp(0) - math.log(len(readers)) for part in parts)
+            for _, of_symbols in with_symbols(means, output_symbols(windows[0].tokens, self.tgt_dict)):
+                yield of_symbols.squeeze(1)
 
 
 def _check_generation(options: Dict[str, Any]) -> None:

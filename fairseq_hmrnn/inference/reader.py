@@ -192,13 +192,11 @@ class CharacterReader:
         return self.reader.boundaries(window), output.boundary_probs[..., : self.num_detectors].float(), norms
 
     def _predictions(self, window: Window) -> Tuple[Tensor, ...]:
-        read = output_symbols(window.tokens, self.reader.decoder.dictionary).t().unsqueeze(2)
-        entropy, surprisal, step = [], [], 0
-        for log_probs in self.reader.log_probs(window):
+        symbols = output_symbols(window.tokens, self.reader.decoder.dictionary)
+        entropy, surprisal = [], []
+        for log_probs, of_symbols in with_symbols(self.reader.log_probs(window), symbols):
             entropy.append(-(log_probs.exp() * log_probs).sum(-1))
-            targets = read[step : step + len(log_probs)]  # the last row's symbol is not of this window
-            surprisal.append(-log_probs[: len(targets)].gather(2, targets).squeeze(2))
-            step += len(log_probs)
+            surprisal.append(-of_symbols)
         return torch.cat(entropy)[1:], torch.cat(surprisal)
 
 
@@ -220,6 +218,16 @@ def check_lookahead(lookahead: int) -> None:
     """ValueError unless it can be how many symbols of the next segment a layer reads before it closes one."""
     if lookahead < 0:
         raise ValueError(f"lookahead counts symbols from 0, got {lookahead}")
+
+
+def with_symbols(predictions: Iterable[Tensor], symbols: Tensor) -> Iterator[Tuple[Tensor, Tensor]]:
+    """Each part of the predictions of a window, as of `Reader.log_probs`, with those of the symbols (B, T) that came:
+    (t, B), one fewer in the last part, whose last prediction is of a symbol behind the window."""
+    step = 0
+    for log_probs in predictions:
+        came = symbols[:, step : step + len(log_probs)].t().unsqueeze(2)
+        yield log_probs, log_probs[: len(came)].gather(2, came).squeeze(2)
+        step += len(log_probs)
 
 
 def output_symbols(tokens: Tensor, dictionary) -> Tensor:

@@ -17,16 +17,14 @@ from .products import multiply
 
 
 class Step(NamedTuple):
-    """A step, as the backward pass reads it. inputs: of each layer, beside h of the step before, (B, I + H). gates
-    (B, 4H), cells before and after the step and tanh of the latter, (B, H), of each layer. hidden (B, H): of the top
-    layer. attention (B, M). attended (B, H): before dropout."""
+    """A step, as the backward pass reads it beside its attention and what it attended to. inputs: of each layer, beside
+    h of the step before, (B, I + H). gates (B, 4H), cells before and after the step and tanh of the latter, (B, H), of
+    each layer. hidden (B, H): of the top layer."""
 
     inputs: List[Tensor]
     gates: List[Tensor]
     cells: List[Tuple[Tensor, Tensor, Tensor]]
     hidden: Tensor
-    attention: Tensor
-    attended: Tensor
 
 
 def attention_lstm(
@@ -64,7 +62,7 @@ class _AttentionLSTM(torch.autograd.Function):
         keys_across, mask = keys.transpose(1, 2).contiguous(), padding_mask.unsqueeze(1)
         hidden, cells, fed = list(h.unbind(0)), list(c.unbind(0)), h.new_zeros(h.shape[1:])
         of_x = layers[0].of_x(x)
-        steps: List[Step] = []
+        steps, attentions, sums = [], [], []
         for t in range(x.size(0)):
             inputs, gates, around, below = [], [], [], fed
             for index, layer in enumerate(layers):
@@ -79,18 +77,19 @@ class _AttentionLSTM(torch.autograd.Function):
             attention = scores.softmax(dim=2)
             attended = torch.bmm(attention, values).squeeze(1).add_(multiply(top, output)).tanh_()
             fed = attended if after is None else attended * after[t]
-            steps.append(Step(inputs, gates, around, top, attention.squeeze(1), attended))
-        attention = torch.stack([step.attention for step in steps])
-        attended = torch.stack([step.attended for step in steps])
+            steps.append(Step(inputs, gates, around, top))
+            attentions.append(attention.squeeze(1))
+            sums.append(attended)
+        attention, attended = torch.stack(attentions), torch.stack(sums)
         ctx.mark_non_differentiable(attention)
-        ctx.save_for_backward(x, keys, values, between, after, output, *flat)
+        ctx.save_for_backward(x, keys, values, between, after, output, attention, attended, *flat)
         ctx.steps = steps  # none of them is an input or an output
         return attended if after is None else attended * after, attention
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad, _):
-        x, keys, values, between, after, output, *flat = ctx.saved_tensors
+        x, keys, values, between, after, output, attention, attended, *flat = ctx.saved_tensors
         steps: List[Step] = ctx.steps
         layers = [_Layer(*flat[i : i + 3], x.size(2) if i == 0 else 0) for i in range(0, len(flat), 3)]
         values_across = values.transpose(1, 2).contiguous()
@@ -104,10 +103,10 @@ class _AttentionLSTM(torch.autograd.Function):
             dattended = grad[t] + dfed
             if after is not None:
                 dattended = dattended * after[t]
-            dsum = dattended * (1 - step.attended * step.attended)
+            dsum = dattended * (1 - attended[t] * attended[t])
             dattention = torch.bmm(dsum.unsqueeze(1), values_across).squeeze(1)
-            along = (dattention * step.attention).sum(1, keepdim=True)
-            dscores = step.attention * (dattention - along)
+            along = (dattention * attention[t]).sum(1, keepdim=True)
+            dscores = attention[t] * (dattention - along)
             through_scores = torch.bmm(dscores.unsqueeze(1), keys).squeeze(1)
             dh[-1] = dh[-1] + through_scores + multiply(dsum, output, b_over_rows=True)
             of_sums.append(dsum)
@@ -123,7 +122,6 @@ class _AttentionLSTM(torch.autograd.Function):
         dsums, dscores = _in_order(of_sums), _in_order(of_scores)
         hidden = torch.stack([step.hidden for step in steps])
         dkeys = torch.bmm(dscores.permute(1, 2, 0), hidden.transpose(0, 1))
-        attention = torch.stack([step.attention for step in steps])
         dvalues = torch.bmm(attention.permute(1, 2, 0), dsums.transpose(0, 1))
         doutput = multiply(dsums.flatten(0, 1), hidden.flatten(0, 1), True, True)
         dx, dflat = None, []

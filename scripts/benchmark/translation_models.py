@@ -3,6 +3,7 @@
 # Sizes are such that all have the parameters of `lstm` within 5.1 %, with dictionaries of about 4,000 symbols.
 LSTM_DECODER = "--decoder-embed-dim 128 --decoder-hidden-size 128 --decoder-out-embed-dim 128"
 ENCODER = "--embed-dim 128 --hidden-sizes 76,76 --bidirectional"
+TRANSFORMER_DECODER = "--decoder-embed-dim 128 --decoder-ffn-embed-dim 192 --decoder-layers 2"
 HMLSTM_DECODER = "--output-dim 128 --decoder-hidden-sizes 84,84"
 BOUNDARIES = "--criterion boundary_regularized_cross_entropy --boundary-rates {rate}"
 MODELS = {
@@ -15,10 +16,10 @@ MODELS = {
     "hmlstm": f"--arch hmlstm {ENCODER} --encoder-memory steps {HMLSTM_DECODER} {BOUNDARIES}",
     "hmlstm-unfed": f"--arch hmlstm {ENCODER} --encoder-memory steps {HMLSTM_DECODER} --no-input-feeding {BOUNDARIES}",
     "hmlstm-segments": f"--arch hmlstm {ENCODER} --encoder-memory segments:1 {HMLSTM_DECODER} {BOUNDARIES}",
-    "hmlstm_transformer": f"--arch hmlstm_transformer {ENCODER} --encoder-memory steps --decoder-embed-dim 128 "
-    f"--decoder-ffn-embed-dim 192 --decoder-layers 2 {BOUNDARIES}",
+    "hmlstm_transformer": f"--arch hmlstm_transformer {ENCODER} --encoder-memory steps "
+    f"{TRANSFORMER_DECODER} {BOUNDARIES}",
     "hmlstm_transformer-segments": f"--arch hmlstm_transformer {ENCODER} --encoder-memory segments:1 "
-    f"--decoder-embed-dim 128 --decoder-ffn-embed-dim 192 --decoder-layers 2 {BOUNDARIES}",
+    f"{TRANSFORMER_DECODER} {BOUNDARIES}",
     "transformer": "--arch transformer_tiny --encoder-embed-dim 128 --encoder-ffn-embed-dim 208 --encoder-layers 2 "
     "--encoder-attention-heads 4 --decoder-embed-dim 128 --decoder-ffn-embed-dim 208 --decoder-layers 2 "
     "--decoder-attention-heads 4 --criterion cross_entropy",

@@ -14,18 +14,19 @@ PACKAGE = Path(__file__).resolve().parents[1] / "fairseq_hmrnn"
 ALLOWED = {
     "ops": set(),
     "modules": {"ops"},
-    "analysis": set(),
+    "text": set(),
+    "analysis": {"text"},
     "options": set(),
     "trace": set(),
     "compat": set(),
     "archive": {"compat"},
     "resumption": {"compat"},
     "checkpoints": {"archive", "compat", "resumption"},
-    "data": set(),
-    "criterions": {"data", "options", "trace"},
+    "data": {"text"},
+    "criterions": {"data", "options", "text", "trace"},
     "optim": {"options"},
     "models": {"checkpoints", "modules", "ops", "options", "trace"},
-    "inference": {"checkpoints", "data", "models", "ops", "trace"},
+    "inference": {"checkpoints", "data", "models", "ops", "text", "trace"},
     "tasks": {"checkpoints", "compat", "data", "inference", "models", "options", "resumption"},
     "cli": {"analysis", "archive", "criterions", "data", "inference", "models", "optim", "options", "tasks"},
     "__init__": {"checkpoints", "cli", "resumption"},  # and by name what is registered
@@ -34,6 +35,7 @@ ALLOWED = {
 FORBIDDEN = {
     "ops": {"fairseq", "omegaconf", "hydra"},
     "modules": {"fairseq", "omegaconf", "hydra"},
+    "text": {"fairseq", "omegaconf", "hydra", "torch"},
     "analysis": {"fairseq", "omegaconf", "hydra", "torch"},
 }
 # Folders within a part, and what of the package they may not import: each other, or who stands above them.

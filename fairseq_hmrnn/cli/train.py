@@ -79,7 +79,8 @@ def run(args: argparse.Namespace) -> None:
     print(shlex.join([training.command, *training.arguments]), flush=True)
     if args.dry_run:
         return
-    _make_writable(save_dir)
+    folder_to_write(save_dir)  # argparse has not seen the default, nor what stands behind --
+    os.makedirs(save_dir, exist_ok=True)
     with _held(save_dir):
         call(training.command, training.arguments)
         if not args.no_score:
@@ -101,13 +102,6 @@ def _held(folder: str) -> Iterator[None]:
         except OSError:  # a file system without locks
             pass
         yield
-
-
-def _make_writable(folder: str) -> None:
-    """Make a folder; OSError or UserError, before any time is spent, where no checkpoint could be written to it."""
-    os.makedirs(folder, exist_ok=True)
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise UserError(f"{folder} cannot be written to: give another --save-dir")
 
 
 class Training(NamedTuple):

@@ -222,7 +222,7 @@ class BoundaryRegularizedCrossEntropy(CheckedOptions, CrossEntropyCriterion):
         tokens = sample["net_input"].get("src_tokens")
         if self.targets.found is not None:
             updates = self._num_updates(trace, "auto in boundary-rates")
-            self.targets.found.search(updates, trace.boundaries.device)
+            self.targets.search(updates, trace.boundaries.device)
         for layer in range(trace.num_detectors):
             counted = self.targets.counted(trace, layer, tokens)
             for term in self.terms[layer if len(self.terms) > 1 else 0]:

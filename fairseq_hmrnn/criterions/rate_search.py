@@ -15,14 +15,14 @@ from typing import Dict, List, Optional, Tuple
 
 import numpy as np
 
+from ..text import code_points, text_of
+
 RATES = 0.04 * 1.06 ** np.arange(50)  # those that are compared; the last is .70
 NEARLY = 1.02  # times the lowest cost is nearly as good
 DISCOUNT = 0.8  # of every count
 SPELLING_PRIOR = 5.0  # the weight of a symbol's frequency, in symbols, against what follows the one before it
 FEWEST = 2000  # places with a signal from which on a rate is looked for
 FORETOLD = 0.25  # the share of their symbols that must be foretold: in short rows, long segments are cut short
-
-_CODES = "utf-32-le"  # four bytes a symbol
 
 
 def find_rate(symbols: np.ndarray, signal: np.ndarray) -> Optional[float]:
@@ -36,7 +36,7 @@ def find_rate(symbols: np.ndarray, signal: np.ndarray) -> Optional[float]:
     ranked = np.sort(signal[known])
     if len(ranked) < FEWEST:
         return None
-    spelled = (np.maximum(symbols, -1) + 1).astype("<u4").tobytes().decode(_CODES, "surrogatepass")
+    spelled = text_of(np.maximum(symbols, -1) + 1)
     counts = np.maximum(np.rint(RATES * len(ranked)), 1).astype(int)
     costs = np.array([held_out_cost(spelled, known, signal >= ranked[-count]) for count in counts])
     best = int(costs.argmin())
@@ -93,7 +93,7 @@ def _discounted(count: np.ndarray, total, kinds: np.ndarray, log_backoff: np.nda
 def spelling_cost(types: List[str]) -> np.ndarray:
     """-log p of the spelling of each type, (K,) in nats, by a bigram of symbols with a mark at both ends of a type."""
     written = "\0" + "\0".join(types) + "\0"
-    _, letters = np.unique(np.frombuffer(written.encode(_CODES, "surrogatepass"), dtype="<u4"), return_inverse=True)
+    _, letters = np.unique(code_points(written), return_inverse=True)
     before, after = letters[:-1], letters[1:]
     size = int(letters.max()) + 1
     frequency = (np.bincount(after, minlength=size)[after] + 1) / (len(after) + size)

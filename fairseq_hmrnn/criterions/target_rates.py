@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from typing import Dict, List, Optional, Sequence
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from ..trace import BoundaryTrace
 from .boundary_regularizers import REGULARIZERS, LayerSteps, later
 from .boundary_terms import Rate, Term, listening
-from .found_rate import EVERY, START, FoundRate
+from .found_rate import EVERY, FoundRate
 
 logger = logging.getLogger(__name__)
 
@@ -28,10 +29,7 @@ class TargetRates:
         self.late = [name is not None and REGULARIZERS[name].late for name in names]
         self.found: Optional[FoundRate] = None
         if rates and rates[0].share is None:
-            self.found, self.heard = FoundRate(), names[0]
-            logger.info(
-                f"boundary-rates: the rate of layer 1 is {START} and from update {EVERY} on the one that is found"
-            )
+            self.found, self.heard, self.told = FoundRate(), names[0], False
         for layer, rate in enumerate(rates, 1):
             if rate.within_lines:
                 logger.info(
@@ -45,6 +43,19 @@ class TargetRates:
             return None
         share = self.rates[layer].share
         return self.found.rate if share is None else share
+
+    def search(self, num_updates: int, device: torch.device) -> None:
+        """Where the first layer's rate is to be found: see FoundRate. Says what it begins with, once a checkpoint that
+        training goes on from has been loaded."""
+        if self.found is None:
+            return
+        if not self.told:
+            self.told = True
+            later = f"from update {EVERY} on the one that is found"
+            if not math.isnan(self.found.last):
+                later = "what the next search makes of it: it was found before this training was stopped"
+            logger.info(f"boundary-rates: the rate of layer 1 is {self.found.rate:.3g} and {later}")
+        self.found.search(num_updates, device)
 
     def counted(self, trace: BoundaryTrace, layer: int, tokens: Optional[Tensor]) -> Tensor:
         """bool (B, T), the valid steps that the rate is a share of. tokens: (B, T), read only where lines matter."""

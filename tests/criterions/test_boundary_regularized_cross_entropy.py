@@ -187,7 +187,8 @@ def test_a_rate_that_is_found_is_of_the_places_before_symbols(dictionary, model,
     assert int(where.sum()) == int((known & steps.valid if late else (known & steps.valid)[:, :-1]).sum())
 
 
-def test_a_rate_that_is_found_is_logged_and_held(dictionary, model, sample, monkeypatch):
+def test_a_rate_that_is_found_is_logged_and_held(dictionary, model, sample, monkeypatch, caplog):
+    caplog.set_level("INFO", "fairseq_hmrnn")
     monkeypatch.setattr(found_rate, "find_rate", lambda symbols, signal: 0.4)
     criterion = criterion_for(dictionary, "auto,.05", boundary_regularizers="rate+uncertainty=0,none")
     for updates, rate in ((99, found_rate.START), (100, 0.4)):
@@ -204,6 +205,10 @@ def test_a_rate_that_is_found_is_logged_and_held(dictionary, model, sample, monk
     assert other.targets.found.rate == found_rate.START
     other.load_training_state(criterion.training_state())
     assert other.targets.found.rate == 0.4
+    assert caplog.text.count("the rate of layer 1 is") == 1  # once, before the first update
+    assert "the rate of layer 1 is 0.25 and from update 100 on the one that is found" in caplog.text
+    other(model, sample)
+    assert "the rate of layer 1 is 0.4 and what the next search makes of it" in caplog.text
 
 
 def test_a_wrong_number_of_rates_is_refused(dictionary, model, sample):

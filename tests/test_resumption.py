@@ -53,7 +53,9 @@ def test_a_rate_that_is_found_goes_on(data, tmp_path):
     options += ["--boundary-rates", "auto,.1", "--boundary-regularizers", "rate+uncertainty,rate"]
     whole, parts, log = tmp_path / "whole", tmp_path / "parts", tmp_path / "log"
     stops = [(parts, ["--max-update", stop]) for stop in (97, 103)] + [(parts, [])]
-    both = [("fairseq-train", [*options, *rank, "--save-dir", tmp_path / "both"], log) for rank in rank_options()]
+    both = [
+        ("fairseq-train", [*options, *rank, "--save-dir", tmp_path / "both"], log) for rank in rank_options(tmp_path)
+    ]
     run_forked([*trainings(options, tmp_path / "whole.log", (whole, []), *stops), both])
     assert_same(whole, parts)
     for folder, said in ((whole, tmp_path / "whole.log"), (tmp_path / "both", log)):

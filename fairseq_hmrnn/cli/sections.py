@@ -60,7 +60,7 @@ def _of_options(part: Any) -> type:
     part.add_args(parser)
     fields: List[Any] = [(LEARNING_RATE, Any, dataclasses.field(default=f"${{optimization.{LEARNING_RATE}}}"))]
     for action in parser._actions:
-        kind = bool if isinstance(action.default, bool) else action.type or str
-        kind = Optional[kind if kind in (bool, int, float, str) else Any]
-        fields.append((action.dest, kind, dataclasses.field(default=action.default)))
+        kind: Any = bool if isinstance(action.default, bool) else action.type or str
+        kind = kind if kind in (bool, int, float, str) else Any
+        fields.append((action.dest, Optional[kind], dataclasses.field(default=action.default)))
     return dataclasses.make_dataclass(part.__name__, fields)

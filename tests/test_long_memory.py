@@ -208,7 +208,9 @@ def test_past_scores_a_text_with_resets(benchmark, data, trained, nn_lstm, tmp_p
     whole = run("fairseq-hmrnn", "evaluate", trained, data, "--subset", "valid").stdout
     symbols, expected = int(whole.split()[1]), float(whole.split("(base 2): ")[1].split(",")[0])
     intervals = ["--intervals", 7, 100, symbols]
-    printed = run("scripts/benchmark/past.py", data, trained, nn_lstm, *intervals, "--csv", table).stdout
+    printed = run(
+        "scripts/benchmark/past.py", data, trained, nn_lstm, *intervals, "--csv", table, "--plot", tmp_path / "past.png"
+    ).stdout
     assert printed.startswith(f"{symbols} symbols of valid, bits per symbol\n")
     with open(table, newline="") as file:
         rows = list(csv.reader(file))

@@ -155,7 +155,7 @@ def equal_size(contestant: Contestant, task: Task, parameters: int, longest: int
         return abs(Model(contestant, task, hidden, longest).num_parameters - parameters)
 
     step = HEADS if contestant.kind == "transformer" else 1
-    hidden = step
+    hidden = 2 * step
     while distance(hidden + step) < distance(hidden):
         hidden += step
     return hidden

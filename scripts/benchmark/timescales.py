@@ -50,13 +50,14 @@ from fairseq_hmrnn.inference import hub
 from fairseq_hmrnn.inference.reader import code_points
 from fairseq_hmrnn.options import SEED, whole
 
-SETTINGS = {"words": "rate+uncertainty=.1", "rate": "rate"}
+SETTINGS = {"uncertainty": "rate+uncertainty=.1", "rate": "rate"}
 LAYER_2 = 5  # words in a segment of layer 2, by its rate
 LEAD = 200  # characters that are read before the count begins
 COUNTED = 2000
 PART = 1500  # characters of a text that changes, three times
 BIN = 100  # characters over which its rate is taken
 CHANGE = "changing"
+TICKS = (2, 3, 5, 7, 10, 15, 20, 30, 50, 100, 200, 500, 1000, 2000)
 COLUMNS = ("model", "seed", "text", "position", "layer", "word", "word_sd", "segment", "segment_sd", "f1")
 OPTIONS = "common.cpu=true dataset.num_workers=0 dataset.batch_size=16 dataset.batch_size_valid=64".split()
 OPTIONS += "lr_scheduler._name=fixed optimization.max_epoch=0 model.output_dim=128".split()
@@ -215,58 +216,51 @@ def plot(rows, path):
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    names, layers = (list(dict.fromkeys(row[column] for row in rows)) for column in ("model", "layer"))
-    size = {"figsize": (4 * len(layers) + 5, 3.8), "layout": "constrained", "width_ratios": [1] * len(layers) + [1.3]}
+    models, layers = (list(dict.fromkeys(row[column] for row in rows)) for column in ("model", "layer"))
+    size = {"figsize": (4 * len(layers) + 5, 4.4), "layout": "constrained", "width_ratios": [1] * len(layers) + [1.3]}
     figure, panels = pyplot.subplots(1, len(layers) + 1, **size)
     for axes, layer in zip(panels, layers):
-        for color, name in zip(LAYER_COLORS, names):
-            some = [row for row in rows if (row["layer"], row["model"]) == (layer, name) and row["text"] != CHANGE]
-            draw_lengths(axes, some, f"{name} ({len(seeds_of(some))})", color)
-        ends = np.array([min(float(row["word"]) for row in rows), max(float(row["word"]) for row in rows)])
-        scale = 1 if layer == layers[0] else LAYER_2
-        axes.plot(ends, scale * ends, color="gray", linestyle=":", label=f"{scale} word" + "s" * (scale > 1))
-        axes.set(xscale="log", yscale="log", title=f"layer {layer}", xlabel="word length, characters")
-        axes.set_ylabel("segment length, characters")
-        axes.legend(frameon=False, fontsize=8)
-        mark_texts(axes, [row for row in rows if row["text"] != CHANGE and row["layer"] == layer])
-    draw_change(panels[-1], [row for row in rows if row["text"] == CHANGE and row["layer"] == layers[0]], names)
+        draw_lengths(axes, [row for row in rows if row["layer"] == layer and row["text"] != CHANGE], models)
+        axes.set_title(f"layer {layer}")
+    change = [row for row in rows if row["text"] == CHANGE and row["layer"] == layers[0]]
+    draw_change(panels[-1], change, models)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=8, frameon=False)
     figure.savefig(path, dpi=120)
 
 
-def draw_lengths(axes, rows, label, color):
-    """Every seed's lengths, with the standard deviation over pieces as bars."""
-    values = {column: np.array([float(row[column]) for row in rows]) for column in COLUMNS[5:9]}
-    bars = {"xerr": values["word_sd"], "yerr": values["segment_sd"], "elinewidth": 0.7, "capsize": 2}
-    axes.errorbar(values["word"], values["segment"], fmt="o", markersize=4, alpha=0.7, color=color, label=label, **bars)
-
-
-def mark_texts(axes, rows):
-    """Names of texts at the foot of the panel, by their word length; numbers at the ticks."""
-    words = {row["text"]: float(row["word"]) for row in rows}
-    for text, word in words.items():
-        place = {"xytext": (3, 4), "textcoords": "offset points", "rotation": 90, "fontsize": 7, "color": "gray"}
-        axes.annotate(text, (word, 0), xycoords=("data", "axes fraction"), **place)
-    ticks = [length for length in (4, 6, 8, 10, 15, 20, 30, 50, 80) if axes.get_xlim()[0] < length < axes.get_xlim()[1]]
-    axes.set_xticks(ticks, list(map(str, ticks)))
-    low, high = axes.get_ylim()
-    ticks = [length for length in (2, 3, 5, 10, 20, 30, 50, 100, 200) if low < length < high]
-    axes.set_yticks(ticks, list(map(str, ticks)))
+def draw_lengths(axes, rows, models):
+    """Every seed's lengths, with the standard deviation over pieces as bars; a color for each model and a marker for
+    each text."""
+    words = [float(row["word"]) for row in rows]
+    axes.plot([min(words), max(words)], [min(words), max(words)], color="gray", linestyle=":", label="one word")
+    for row in rows:
+        x, x_sd, y, y_sd = (float(row[column]) for column in ("word", "word_sd", "segment", "segment_sd"))
+        style = {"color": LAYER_COLORS[models.index(row["model"])], "elinewidth": 0.7, "capsize": 2, "alpha": 0.7}
+        texts = list(dict.fromkeys(row["text"] for row in rows))
+        marker = "os^Dvp*X"[texts.index(row["text"]) % 8]
+        axes.errorbar(x, y, xerr=x_sd, yerr=[[min(y_sd, y - 1)], [y_sd]], marker=marker, markersize=5, **style)
+    for text, marker in zip(texts, itertools.cycle("os^Dvp*X")):
+        axes.plot([], [], marker=marker, color="gray", linestyle="", label=text)
+    axes.set(xscale="log", yscale="log", xlabel="word length, characters", ylabel="segment length, characters")
+    for axis, limits in ((axes.xaxis, axes.get_xlim()), (axes.yaxis, axes.get_ylim())):
+        ticks = [length for length in TICKS if limits[0] < length < limits[1]]
+        axis.set_ticks(ticks, [f"{length:,}" for length in ticks])
     axes.minorticks_off()
 
 
-def draw_change(axes, rows, names):
+def draw_change(axes, rows, models):
     """Layer 1's rate over position: the mean of the seeds, from the lowest to the highest; words' rate beside it."""
-    for color, name in zip(LAYER_COLORS, names):
+    for color, name in zip(LAYER_COLORS, models):
         some = [row for row in rows if row["model"] == name]
         seeds = seeds_of(some)
         found = np.array([[1 / float(row["segment"]) for row in some if row["seed"] == seed] for seed in seeds])
         positions = [int(row["position"]) + BIN / 2 for row in some if row["seed"] == seeds[0]]
-        axes.plot(positions, found.mean(0), color=color, label=name)
+        axes.plot(positions, found.mean(0), color=color, label=f"{name} ({len(seeds)} seeds)")
         axes.fill_between(positions, found.min(0), found.max(0), color=color, alpha=0.25, linewidth=0)
     words = [1 / float(row["word"]) for row in some if row["seed"] == seeds[0]]
-    axes.plot(positions, words, color="gray", linestyle=":", label="words")
+    axes.plot(positions, words, color="gray", linestyle=":", label="ends of words")
     axes.set(title="layer 1, text that changes", xlabel="position, characters", ylabel="boundaries a character", ylim=0)
-    axes.legend(frameon=False, fontsize=8)
+    axes.legend(frameon=False)
 
 
 def rounded(row):

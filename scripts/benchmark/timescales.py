@@ -27,6 +27,7 @@ import torch
 from candidates import Recipe
 from commands import command
 from timescales_texts import (
+    CODE,
     FILLER,
     STRETCHED,
     UNSEEN,
@@ -196,8 +197,9 @@ def report(rows):
             some = [row for row in of_layer if row["text"] == text]
             word, segments, f1 = ([float(row[column]) for row in some] for column in ("word", "segment", "f1"))
             print(f"{name}, layer {layer}, {text}: words {word[0]:.2f}, segments {told(segments)}, F1 {told(f1)}")
-        slopes = [elasticity([row for row in of_layer if row["seed"] == seed]) for seed in seeds_of(of_layer)]
-        print(f"{name}, layer {layer}: elasticity {told(slopes)}")
+        for which, some in (("all", of_layer), ("without code", [row for row in of_layer if row["text"] != CODE])):
+            slopes = [elasticity([row for row in some if row["seed"] == seed]) for seed in seeds_of(some)]
+            print(f"{name}, layer {layer}: elasticity, {which}: {told(slopes)}")
 
 
 def told(values):
@@ -260,6 +262,7 @@ def draw_change(axes, rows, models):
     words = [1 / float(row["word"]) for row in some if row["seed"] == seeds[0]]
     axes.plot(positions, words, color="gray", linestyle=":", label="ends of words")
     axes.set(title="layer 1, text that changes", xlabel="position, characters", ylabel="boundaries a character", ylim=0)
+    axes.set_ylim(top=1.35 * axes.get_ylim()[1])
     axes.legend(frameon=False)
 
 
@@ -273,7 +276,8 @@ def main():
     files = dict(args.files)
     texts, first = read_kinds(files, args.size), next(iter(files))
     if args.checkpoint:
-        models = [(Path(path).parent.name or path, 0, path) for path in args.checkpoint]
+        named = [path if Path(path).is_dir() else Path(path).parent for path in args.checkpoint]
+        models = [(Path(folder).resolve().name, 0, path) for folder, path in zip(named, args.checkpoint)]
     else:
         rate = prepared(texts, Path(args.out) / "data")
         print(f"words a character of the mixture: {rate:.4f}", flush=True)

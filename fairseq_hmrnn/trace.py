@@ -34,6 +34,13 @@ class BoundaryTrace(NamedTuple):
         """The rows of all of them, one after the other; of one model and equal T."""
         return traces[0]._replace(**{name: torch.cat([getattr(trace, name) for trace in traces]) for name in _TENSORS})
 
+    def by_direction(self, values: Tensor) -> Tensor:
+        """Values (B, T) of a source's steps in the order of these rows: of an encoder that reads in both directions
+        (2 B, T), the rows of the second reversed. Anything else that does not fit is returned as it is."""
+        if self.valid.shape == (2 * values.size(0), *values.shape[1:]):
+            return torch.cat([values, values.flip(1)])
+        return values
+
 
 _TENSORS = ("boundaries", "boundary_probs", "valid")
 

@@ -241,9 +241,7 @@ class BoundaryRegularizedCrossEntropy(CheckedOptions, CrossEntropyCriterion):
                 self.targets.listen(term.name, layer, steps, tokens)
                 penalties.append(weight * regularizer(steps))
         if self.supervision is not None and self.supervision_weight > 0:
-            target, known = self.supervision(tokens)
-            if known.shape != trace.valid.shape:
-                raise ValueError("boundary-supervision requires a source read in one direction: no --bidirectional")
+            target, known = map(trace.by_direction, self.supervision(tokens))
             z_tilde = trace.boundary_probs[..., self.supervision_layer].float()
             cross_entropy = detector_cross_entropy(z_tilde, target, known & trace.valid)
             penalties.append(self.supervision_weight * cross_entropy)
@@ -274,8 +272,9 @@ class BoundaryRegularizedCrossEntropy(CheckedOptions, CrossEntropyCriterion):
         counts = boundary_counts(boundaries, valid, trace.num_detectors)
         tokens = sample["net_input"]["src_tokens"]
         counts.update(self.targets.statistics(trace, tokens, self.training))
-        if self.is_whitespace is not None and tokens.shape == valid.shape:
-            counts.update(gold_counts(boundaries, self.is_whitespace(tokens), valid, trace.num_detectors))
+        if self.is_whitespace is not None:
+            whitespace = trace.by_direction(self.is_whitespace(tokens))
+            counts.update(gold_counts(boundaries, whitespace, valid, trace.num_detectors))
         return counts
 
     @staticmethod

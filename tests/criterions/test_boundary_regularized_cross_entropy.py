@@ -288,18 +288,30 @@ def test_supervision_is_a_cross_entropy_on_one_layer(model, sample):
         criterion_for(dictionary, **{**options, "boundary_supervision_layer": 3})(model, sample)
 
 
-def test_supervision_wants_a_source_read_in_one_direction():
-    """Read both ways, the encoder's boundaries are those of both directions, one behind the other."""
-    from small_translation import SOURCE, TARGET, make, tokens
+def test_both_directions_of_a_source_learn_the_same_steps():
+    from small_translation import PAD, SOURCE, TARGET, make, tokens
 
     source, target = tokens(2, 7), tokens(2, 5, TARGET)
+    source[0, :2] = PAD
     batch = {"net_input": {"src_tokens": source, "src_lengths": None, "prev_output_tokens": target}}
     batch.update(target=target, ntokens=10)
+    symbol = int(source[0, 2])
+    gold = source == symbol
+    assert not torch.equal(gold, gold.flip(1))
     criterion = criterion_for(SOURCE)
-    criterion.supervision = lambda tokens: (tokens == 4, tokens > 0)
-    assert criterion(make("hmlstm").train(), batch)[0].isfinite()
-    with pytest.raises(ValueError, match="requires a source read in one direction: no --bidirectional"):
-        criterion(make("hmlstm", bidirectional=True).train(), batch)
+    for bidirectional in (False, True):
+        model = make("hmlstm", bidirectional=bidirectional).train()
+        output = model(**batch["net_input"])
+        criterion.supervision = None
+        plain = criterion.penalties(model, output, batch)
+        criterion.supervision = lambda tokens: (tokens == symbol, tokens > 0)
+        *others, penalty = criterion.penalties(model, output, batch)
+        assert len(others) == len(plain)
+        trace = output[1]["trace"]
+        p = trace.boundary_probs[..., 0].clamp(0.02, 0.98)
+        wanted = torch.cat([gold, gold.flip(1)]) if bidirectional else gold
+        expected = -torch.where(wanted, p, 1 - p).log()[trace.valid].mean()
+        torch.testing.assert_close(penalty, expected.to(penalty))
 
 
 def test_f1_against_whitespace_is_that_of_all_steps_together():

@@ -52,7 +52,7 @@ class TargetRates:
             return trace.valid
         if tokens is None:
             raise ValueError("within: in boundary-rates requires lines of text")
-        ends = trace.by_direction(tokens.eq(self.line_end))
+        ends = tokens.eq(self.line_end)
         return trace.valid & ~ends & ~later(ends, 1 if self.late[layer] else -1)
 
     def listen(self, name: str, layer: int, steps: LayerSteps, tokens: Tensor) -> None:

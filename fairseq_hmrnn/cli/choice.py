@@ -71,10 +71,11 @@ TRANSLATION = {
     "--criterion": "boundary_regularized_cross_entropy", "--boundary-rates": ".4", "--label-smoothing": "0.1",
     "--optimizer": "adam", "--lr": "0.001", "--clip-norm": "1", "--max-tokens": "4000", "--max-epoch": "10",
 }  # fmt: skip
+OF_CRITERION = {"--boundary-rates", "--label-smoothing"}  # of these
 # For fewer symbols than these on the longer side (some 150,000 sentences); measured: docs/translation.md.
 SMALL_TRANSLATION = 3_000_000
 FOR_SMALL_TRANSLATION = {
-    **TRANSLATION, "--arch": "hmlstm_transformer_small", "--max-tokens": "1500", "--max-epoch": "12", "--patience": "5",
+    **TRANSLATION, "--arch": "hmlstm_transformer_small", "--max-tokens": "1500", "--max-epoch": "20", "--patience": "5",
 }  # fmt: skip
 
 Options = Dict[str, Optional[str]]  # None: it takes no value
@@ -122,11 +123,14 @@ def _for_translation(data: str, names: Set[str], given: Sequence[str], cpu: bool
         raise UserError(f"no valid split in {data}: add valid.SRC and valid.TGT to the texts and prepare them again")
     sides = [path[: -len(".idx")] for path in glob.glob(os.path.join(glob.escape(data), "train.*.idx"))]
     symbols = max(map(count_symbols, sides), default=0)
-    if symbols >= SMALL_TRANSLATION:
-        return dict(TRANSLATION), f"two languages, {symbols:,} symbols: a translation model"
-    options = dict(FOR_SMALL_TRANSLATION)
-    _set_length(options, OF_TRANSLATION, symbols, names, given, cpu or "--cpu" in names)
-    return options, f"two languages, {symbols:,} symbols: a small translation model"
+    options, size = dict(TRANSLATION), "large"
+    if symbols < SMALL_TRANSLATION:
+        options, size = dict(FOR_SMALL_TRANSLATION), "small"
+        _set_length(options, OF_TRANSLATION, symbols, names, given, cpu or "--cpu" in names)
+    if names.intersection(CLASSES["criterion"]):
+        for name in OF_CRITERION:
+            options.pop(name)
+    return options, f"two languages, {symbols:,} symbols: a {size} translation model"
 
 
 def _for_text(data: str, names: Set[str], given: Sequence[str], cpu: bool) -> Tuple[Options, str]:

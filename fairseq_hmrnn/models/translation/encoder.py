@@ -56,6 +56,7 @@ class HMLSTMEncoder(FairseqEncoder):
         memory_positions: [(B, M)], the source position behind each slot of the memory; empty if M is S.
         final_hidden: [(B, final_units)].
         traces: the BoundaryTrace of each direction, steps in the order in which that direction reads them.
+        samples: [(B,)], the row of src_tokens that each row is of.
         """
         valid = src_tokens.ne(self.padding_idx)
         directions = self._read(src_tokens, valid)
@@ -78,6 +79,7 @@ class HMLSTMEncoder(FairseqEncoder):
             "memory_positions": positions,
             "final_hidden": [torch.cat([h for output in directions for h in output.state.h], dim=1).type_as(memory)],
             "traces": [self._trace(output, mask) for output, mask in zip(directions, (valid, valid.flip(1)))],
+            "samples": [torch.arange(src_tokens.size(0), device=src_tokens.device)],
         }
 
     def _read(self, src_tokens: Tensor, valid: Tensor) -> List[HMLSTMOutput]:
@@ -98,7 +100,11 @@ class HMLSTMEncoder(FairseqEncoder):
         return torch.cat(list(hidden), dim=-1) if self.layer_output is None else self.layer_output(hidden)
 
     def reorder_encoder_out(self, encoder_out: EncoderOut, new_order: Tensor) -> EncoderOut:
-        """Row i becomes what was row new_order[i], as in beam search."""
+        """Row i becomes what was row new_order[i], as in beam search. Where hypotheses only change places among those
+        of their source, all stays as it is, at no cost; to find out would on a GPU cost more."""
+        before = encoder_out["samples"][0]
+        if is_on_host(before) and torch.equal(before, before[new_order]):
+            return encoder_out
 
         def select(name, value):
             if isinstance(value, BoundaryTrace):

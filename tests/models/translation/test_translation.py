@@ -105,6 +105,18 @@ def test_a_decoder_goes_on_from_a_given_state(name):
         torch.testing.assert_close(step[:, 0], plain[:, t], rtol=0, atol=1e-12)
 
 
+def test_hypotheses_that_change_places_among_those_of_their_source_move_nothing():
+    encoder, x = make(bidirectional=True).encoder, tokens(2, 6)
+    first = encoder.reorder_encoder_out(encoder(x), torch.tensor([0, 0, 1, 1]))
+    assert encoder.reorder_encoder_out(first, torch.tensor([1, 1, 3, 2])) is first
+    for order in ([2, 3, 0, 0], [2, 2], [0, 1, 2, 3, 3]):
+        moved, expected = encoder.reorder_encoder_out(first, torch.tensor(order)), encoder(x[[0, 0, 1, 1]][order])
+        for name in ("encoder_out", "encoder_padding_mask", "final_hidden"):
+            torch.testing.assert_close(moved[name], expected[name], rtol=0, atol=1e-12)
+        for trace, other in zip(moved["traces"], expected["traces"]):
+            assert torch.equal(trace.boundaries, other.boundaries)
+
+
 @BOTH
 def test_segments_keep_the_closing_steps_and_the_last_one(bidirectional):
     model, x = make(encoder_memory="segments:1", bidirectional=bidirectional), tokens(5, 12)

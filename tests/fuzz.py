@@ -51,6 +51,7 @@ COMMANDS = {
     "scripts/benchmark/long_memory.py": None,
     "scripts/benchmark/long_memory_why.py": None,
     "scripts/benchmark/past.py": None,
+    "scripts/benchmark/timescales.py": None,
     "scripts/benchmark/collapse.py": None,
     "scripts/benchmark/generation.py": None,
     "scripts/benchmark/gpu.py": None,

@@ -116,7 +116,22 @@ def test_chrono_initialisation_sets_the_gates(benchmark):
     assert bias[400:800].eq(1).all() and bias[:400].eq(0).all() and bias[800:].eq(0).all()
 
 
-@pytest.mark.parametrize("name", ["lstm", "gru"])
+def test_the_transformer_sees_its_window_and_no_later_step(benchmark):
+    models, task = benchmark("long_memory_models"), benchmark("long_memory_tasks").build_task("recall")
+    torch.manual_seed(1)
+    model = models.Model(models.CONTESTANTS["transformer"], task, 8, 100).eval()
+    inputs, _ = draw(task, gap=300)
+    answer, _ = model(inputs, 1)
+    torch.testing.assert_close(model(inputs[-models.WINDOW :], 1)[0], answer)
+    assert not torch.allclose(model(inputs[1 - models.WINDOW :], 1)[0], answer)
+    x, changed = torch.randn(9, 2, 8), torch.randn(9, 2, 8)
+    changed[:5] = x[:5]
+    (before, _), (after, _) = model.recurrence(x), model.recurrence(changed)
+    torch.testing.assert_close(after[:5], before[:5])
+    assert not torch.allclose(after[5], before[5])
+
+
+@pytest.mark.parametrize("name", ["lstm", "gru", "transformer"])
 def test_contestants_have_equal_parameters(benchmark, name):
     models, task = benchmark("long_memory_models"), benchmark("long_memory_tasks").build_task("recall")
     parameters = models.Model(models.CONTESTANTS["hm_lstm"], task, 32, 100).num_parameters
@@ -219,7 +234,9 @@ def test_past_scores_a_text_with_resets(benchmark, data, trained, nn_lstm, tmp_p
     whole = run("fairseq-hmrnn", "evaluate", trained, data, "--subset", "valid").stdout
     symbols, expected = int(whole.split()[1]), float(whole.split("(base 2): ")[1].split(",")[0])
     intervals = ["--intervals", 7, 100, symbols]
-    printed = run("scripts/benchmark/past.py", data, trained, nn_lstm, *intervals, "--csv", table).stdout
+    printed = run(
+        "scripts/benchmark/past.py", data, trained, nn_lstm, *intervals, "--csv", table, "--plot", tmp_path / "past.png"
+    ).stdout
     assert printed.startswith(f"{symbols} symbols of valid, bits per symbol\n")
     with open(table, newline="") as file:
         rows = list(csv.reader(file))

@@ -61,8 +61,8 @@ class TargetRates:
         """bool (B, T), the valid steps that the rate is a share of. tokens: (B, T), read only where lines matter."""
         if not self.rates or not self.rates[layer].within_lines:
             return trace.valid
-        if tokens is None or tokens.shape != trace.valid.shape:
-            raise ValueError("within: in boundary-rates requires a source read in one direction: no --bidirectional")
+        if tokens is None:
+            raise ValueError("within: in boundary-rates requires lines of text")
         ends = tokens.eq(self.line_end)
         return trace.valid & ~ends & ~later(ends, 1 if self.late[layer] else -1)
 

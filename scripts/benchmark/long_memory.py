@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Long memory: HM-LSTM beside torch.nn.LSTM and torch.nn.GRU of equal parameters, on four tasks.
+"""Long memory: HM-LSTM beside torch.nn.LSTM, torch.nn.GRU and a Transformer of equal parameters, on four tasks.
 
 Each task (long_memory_tasks.py) keeps something for a number of steps, the gap. Gaps of training are drawn
 log-uniformly up to --train-gap; the share of right answers is measured at every gap of --gaps. Contestants

@@ -1,4 +1,5 @@
-"""The contestants of long_memory.py: three recurrent layers of equal size between an embedding and an answer."""
+"""The contestants of long_memory.py: three layers of equal size between an embedding and an answer, recurrent ones or
+those of fairseq's Transformer."""
 
 from __future__ import annotations
 
@@ -6,6 +7,9 @@ from typing import NamedTuple, Optional, Sequence
 
 import torch
 import torch.nn.functional as F
+from fairseq.models.transformer import TransformerConfig
+from fairseq.modules import SinusoidalPositionalEmbedding
+from fairseq.modules.transformer_layer import TransformerDecoderLayerBase
 from long_memory_tasks import Task
 from torch import Tensor, nn
 
@@ -14,11 +18,13 @@ from fairseq_hmrnn.criterions.boundary_terms import parse_rates, parse_terms
 from fairseq_hmrnn.modules import HMLSTM, LayerOutput
 
 LAYERS = 3
+HEADS = 2
+WINDOW = 256  # last steps that the Transformer sees: the longest sequences of training, by default, with some to spare
 STEPS = 1000  # of a call of the recurrence; the state is carried, so that memory does not grow with the gap
 
 
 class Contestant(NamedTuple):
-    """kind: of the recurrence. regularizers and rates: of HM-LSTM, as the criterion takes them; nested: its option
+    """kind: of the layers. regularizers and rates: of HM-LSTM, as the criterion takes them; nested: its option
     nested_boundaries. chrono: start the gates from the times of training (Tallec and Ollivier 2018, arXiv 1804.11188).
     """
 
@@ -36,7 +42,8 @@ CONTESTANTS = {
     "lstm": Contestant("nn.LSTM", "lstm"),
     "lstm_chrono": Contestant("nn.LSTM, chrono", "lstm", chrono=True),
     "gru": Contestant("nn.GRU", "gru"),
-    # variants of HM-LSTM, on request
+    "transformer": Contestant(f"Transformer, window {WINDOW}", "transformer"),
+    # on request
     "hm_lstm_none": Contestant("HM-LSTM, no regulariser", "hm_lstm"),
     "hm_lstm_nested": Contestant("HM-LSTM, nested, rates .2, .05", "hm_lstm", "rate", ".2,.05", nested=True),
     "hm_lstm_rare": Contestant("HM-LSTM, rates .02, .002", "hm_lstm", "rate", ".02,.002"),
@@ -45,8 +52,38 @@ CONTESTANTS = {
 DEFAULT = ("hm_lstm", "hm_lstm_cost", "lstm", "lstm_chrono", "gru")
 
 
+class Attention(nn.Module):
+    """Decoder layers of fairseq's Transformer, normalised before, with sinusoidal positions and no dropout."""
+
+    def __init__(self, size: int):
+        super().__init__()
+        cfg = TransformerConfig()
+        cfg.dropout = 0.0
+        cfg.decoder.embed_dim, cfg.decoder.ffn_embed_dim = size, 2 * size
+        cfg.decoder.attention_heads, cfg.decoder.normalize_before = HEADS, True
+        self.layers = nn.ModuleList([TransformerDecoderLayerBase(cfg, no_encoder_attn=True) for _ in range(LAYERS)])
+        self.positions = SinusoidalPositionalEmbedding(size, padding_idx=0, init_size=WINDOW + 1)
+        self.norm = nn.LayerNorm(size)
+
+    def forward(self, x: Tensor, state: None = None):
+        """x (T, B, H) of the last steps; returns the same of every step and those before it, and no state."""
+        steps = torch.ones(x.size(1), x.size(0), dtype=torch.long)
+        later = torch.full((x.size(0), x.size(0)), float("-inf")).triu(1)
+        x = x + self.positions(steps).transpose(0, 1)
+        for layer in self.layers:
+            x, *_ = layer(x, self_attn_mask=later)
+        return self.norm(x), None
+
+
+LAYER_KINDS = {
+    "lstm": lambda size: nn.LSTM(size, size, LAYERS),
+    "gru": lambda size: nn.GRU(size, size, LAYERS),
+    "transformer": Attention,
+}
+
+
 class Model(nn.Module):
-    """Embedding, three recurrent layers, and answers from their last steps.
+    """Embedding, three layers, and answers from their last steps.
 
     task: whose inputs and answers they are. longest: gap of training, for chrono initialisation.
     """
@@ -55,6 +92,7 @@ class Model(nn.Module):
         super().__init__()
         self.embed = nn.Embedding(task.symbols, hidden) if task.symbols else nn.Linear(task.features, hidden)
         self.is_hm_lstm = contestant.kind == "hm_lstm"
+        self.window = WINDOW if contestant.kind == "transformer" else 0
         if self.is_hm_lstm:
             self.recurrence = HMLSTM(hidden, [hidden] * LAYERS, layer_norm=True, nested_boundaries=contestant.nested)
             self.mix = LayerOutput([hidden] * LAYERS, hidden)
@@ -62,7 +100,7 @@ class Model(nn.Module):
             self.terms = parse_terms(contestant.regularizers, rates)
             self.rates = [rate.share for rate in rates] or [None] * (LAYERS - 1)
         else:
-            self.recurrence = {"lstm": nn.LSTM, "gru": nn.GRU}[contestant.kind](hidden, hidden, LAYERS)
+            self.recurrence = LAYER_KINDS[contestant.kind](hidden)
             self.mix = nn.Linear(hidden, hidden)
         if contestant.kind == "lstm":
             start_gates(self.recurrence, longest if contestant.chrono else None)
@@ -72,7 +110,7 @@ class Model(nn.Module):
         """inputs: of a Batch. Returns predictions (N, B, outputs) of the last N = `answers` steps, and the penalty on
         boundaries in that update of training; 0 without one."""
         state, last, traces = None, None, []
-        for part in inputs.split(STEPS):
+        for part in inputs[-self.window :].split(STEPS):
             output = self.recurrence(self.embed(part), state)
             hidden, state = (output.hidden, output.state) if self.is_hm_lstm else ((output[0],), output[1])
             ends = [h[-answers:] for h in hidden]
@@ -116,7 +154,8 @@ def equal_size(contestant: Contestant, task: Task, parameters: int, longest: int
     def distance(hidden: int) -> int:
         return abs(Model(contestant, task, hidden, longest).num_parameters - parameters)
 
-    hidden = 1
-    while distance(hidden + 1) < distance(hidden):
-        hidden += 1
+    step = HEADS if contestant.kind == "transformer" else 1
+    hidden = 2 * step
+    while distance(hidden + step) < distance(hidden):
+        hidden += step
     return hidden

@@ -4,9 +4,10 @@
 
     python scripts/benchmark/past.py data/ptb checkpoints/ptb checkpoints/nn_lstm_lm --subset test --csv past.csv
 
-Models: HM-LSTM (`hmlstm_lm`) and the `nn_lstm_lm` of this folder. Every model scores the same characters at every
-interval, each after the character before it, so that only the state is lost. What a model gains from one interval to
-the next is what it takes from that much longer a past.
+Models: HM-LSTM (`hmlstm_lm`) and the `nn_lstm_lm` of this folder; of each kind the mean and the range are printed and,
+with --plot, drawn. Every model scores the same characters at every interval, each after the character before it, so
+that only the state is lost. What a model gains from one interval to the next is what it takes from that much longer a
+past.
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ from __future__ import annotations
 import csv
 import logging
 import math
+import statistics
 
 import nn_lstm_lm  # noqa: F401  registers the model
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fairseq_hmrnn.analysis.plots import LAYER_COLORS
 from fairseq_hmrnn.cli import arguments as kinds
 from fairseq_hmrnn.cli.errors import UserError, run_command
 from fairseq_hmrnn.data.indexed import count_symbols
@@ -39,6 +42,7 @@ def parse_arguments():
     add("--intervals", metavar="N", nargs="+", type=kinds.STEPS, default=[30, 100, 300, 1000, 3000, 10000])
     add("--first", metavar="N", type=kinds.COUNT, help="score the first N symbols of the split alone")
     add("--csv", metavar="FILE", type=kinds.new_file, help="write the table here too")
+    add("--plot", metavar="FILE", type=kinds.picture, help="draw it")
     add("--threads", type=kinds.THREADS, default=torch.get_num_threads())
     return parser.parse_args()
 
@@ -71,11 +75,33 @@ def bits_with_resets(decoder, sources: Tensor, targets: Tensor, interval: int) -
 
 
 def scores(path, args):
-    """A checkpoint's bits a symbol by interval."""
+    """A checkpoint's kind of model, and its bits a symbol by interval."""
     decoder, *dictionaries = load(path, args.data)
     windows = TextWindows(args.data, args.subset, *dictionaries, STEPS, first=args.first)
     sources, targets = (torch.cat(parts, dim=1)[0] for parts in zip(*windows))
-    return [bits_with_resets(decoder, sources, targets, interval) for interval in args.intervals]
+    kind = "HM-LSTM" if hasattr(decoder, "hm_lstm") else "nn.LSTM"
+    return kind, [bits_with_resets(decoder, sources, targets, interval) for interval in args.intervals]
+
+
+def plot(by_kind, intervals, path):
+    """Bits over the distance between resets: the mean of every kind of model, from the best to the worst."""
+    import matplotlib
+
+    logging.getLogger("matplotlib").setLevel(logging.WARNING)
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(5.2, 3.4), layout="constrained")
+    for color, (kind, columns) in zip(LAYER_COLORS, by_kind.items()):
+        bits = torch.tensor(columns)
+        mean = bits.mean(0)
+        bars = torch.stack([mean - bits.amin(0), bits.amax(0) - mean]).clamp(min=0)
+        axes.errorbar(intervals, mean, yerr=bars, color=color, marker="o", capsize=3, label=f"{kind} ({len(bits)})")
+    axes.set(xscale="log", xlabel="characters from one reset of the state to the next", ylabel="bits per character")
+    axes.set_xticks(intervals, [f"{interval:,}" for interval in intervals])
+    axes.minorticks_off()
+    axes.legend(frameon=False)
+    figure.savefig(path, dpi=130)
 
 
 def main():
@@ -86,15 +112,22 @@ def main():
     scored = min(total, args.first or total)
     if max(args.intervals) > scored:
         raise UserError(f"{args.subset} has {scored} symbols to score: give --intervals of at most as many")
-    columns = [scores(path, args) for path in args.checkpoints]
+    found = [scores(path, args) for path in args.checkpoints]
     table = [["reset every", *args.checkpoints]]
-    table += [[interval, *(f"{bits:.4f}" for bits in row)] for interval, row in zip(args.intervals, zip(*columns))]
+    by_interval = zip(*(bits for _, bits in found))
+    table += [[interval, *(f"{bits:.4f}" for bits in row)] for interval, row in zip(args.intervals, by_interval)]
     if args.csv:
         with open(args.csv, "w", newline="") as file:
             csv.writer(file).writerows(table)
     print(f"{scored} symbols of {args.subset}, bits per symbol")
     for row in table:
         print(" | ".join(map(str, row)))
+    by_kind = {kind: [bits for of, bits in found if of == kind] for kind, _ in found}
+    for kind, columns in by_kind.items():
+        of_kind = (f"{statistics.mean(bits):.3f} ({min(bits):.3f} - {max(bits):.3f})" for bits in zip(*columns))
+        print(f"{kind}, {len(columns)} model" + "s" * (len(columns) > 1), *of_kind, sep=" | ")
+    if args.plot:
+        plot(by_kind, args.intervals, args.plot)
 
 
 if __name__ == "__main__":

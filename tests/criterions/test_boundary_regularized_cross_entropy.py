@@ -8,6 +8,8 @@ import torch
 from fairseq.criterions.cross_entropy import CrossEntropyCriterion
 from fairseq.data import Dictionary
 from fairseq.logging import metrics
+from fairseq.tasks.translation import TranslationConfig, TranslationTask
+from small_translation import PAD, SOURCE, TARGET, make, tokens
 
 from fairseq_hmrnn.criterions import found_rate
 from fairseq_hmrnn.criterions.boundary_regularized_cross_entropy import (
@@ -17,6 +19,7 @@ from fairseq_hmrnn.criterions.boundary_regularized_cross_entropy import (
 from fairseq_hmrnn.criterions.boundary_regularizers import REGULARIZERS
 from fairseq_hmrnn.criterions.boundary_statistics import boundary_counts, gold_counts, log_boundary_metrics
 from fairseq_hmrnn.criterions.boundary_terms import Rate, parse_rates
+from fairseq_hmrnn.criterions.right_to_left import followers, left_to_right
 from fairseq_hmrnn.models.config import HMLSTMLanguageModelConfig
 from fairseq_hmrnn.models.decoder import HMLSTMDecoder
 from fairseq_hmrnn.models.hmlstm_lm import HMLSTMLanguageModel
@@ -293,18 +296,58 @@ def test_supervision_is_a_cross_entropy_on_one_layer(model, sample):
         criterion_for(dictionary, **{**options, "boundary_supervision_layer": 3})(model, sample)
 
 
-def test_supervision_wants_a_source_read_in_one_direction():
-    """Read both ways, the encoder's boundaries are those of both directions, one behind the other."""
-    from small_translation import SOURCE, TARGET, make, tokens
+@pytest.fixture
+def translation():
+    source, target = tokens(2, 9), tokens(2, 5, TARGET)
+    source[0, :2] = PAD
+    net_input = {"src_tokens": source, "src_lengths": None, "prev_output_tokens": target}
+    return {"net_input": net_input, "target": target, "ntokens": 10}
 
-    source, target = tokens(2, 7), tokens(2, 5, TARGET)
-    batch = {"net_input": {"src_tokens": source, "src_lengths": None, "prev_output_tokens": target}}
-    batch.update(target=target, ntokens=10)
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_both_directions_of_a_source_learn_the_same_steps(translation, bidirectional):
+    source = translation["net_input"]["src_tokens"]
+    gold = source == source[0, 2]
+    assert not torch.equal(gold, gold.flip(1))
     criterion = criterion_for(SOURCE)
-    criterion.supervision = lambda tokens: (tokens == 4, tokens > 0)
-    assert criterion(make("hmlstm").train(), batch)[0].isfinite()
-    with pytest.raises(ValueError, match="requires a source read in one direction: no --bidirectional"):
-        criterion(make("hmlstm", bidirectional=True).train(), batch)
+    model = make("hmlstm", bidirectional=bidirectional).train()
+    output = model(**translation["net_input"])
+    criterion.supervision = lambda tokens: (tokens == source[0, 2], tokens > 0)
+    (penalty,) = criterion.penalties(model, output, translation)
+    trace = output[1]["trace"]
+    p = trace.boundary_probs[..., 0].clamp(0.02, 0.98)
+    wanted = torch.cat([gold, gold.flip(1)]) if bidirectional else gold  # in the order in which each reads
+    expected = -torch.where(wanted, p, 1 - p).log()[trace.valid].mean()
+    torch.testing.assert_close(penalty, expected.to(penalty))
+
+
+@pytest.mark.parametrize("listening", ["uncertainty", "bidirectional"])
+def test_a_source_is_predicted_beside_the_model(translation, listening):
+    source = translation["net_input"]["src_tokens"]
+    criterion = BoundaryRegularizedCrossEntropy(
+        TranslationTask(TranslationConfig(), SOURCE, TARGET), False, ".2,.05", f"{listening},none"
+    )
+    model = make("hmlstm", bidirectional=True).train()
+    output = model(**translation["net_input"])
+    nll, ahead = left_to_right(criterion.left_to_right, source)
+    expected, signals = [nll], [ahead]
+    if listening == "bidirectional":
+        nll, back = criterion.right_to_left(source, followers(source, PAD))
+        expected.append(nll)
+        signals.append(back)
+    trace = output[1]["trace"]
+    trace = trace._replace(
+        **{  # both in the source's order
+            name: torch.cat([getattr(trace, name)[:2], getattr(trace, name)[2:].flip(1)])
+            for name in ("boundaries", "boundary_probs", "valid")
+        }
+    )
+    twice = [type(one)(*(torch.cat([values, values]) for values in one)) for one in signals]
+    expected.append(REGULARIZERS[listening](layer_steps(trace, 0, 0.2, *twice)))
+    penalties = criterion.penalties(model, output, translation)
+    torch.testing.assert_close(penalties, expected)
+    sum(penalties).backward()
+    assert all(parameter.grad.any() for parameter in criterion.parameters())
 
 
 def test_f1_against_whitespace_is_that_of_all_steps_together():

@@ -1,0 +1,89 @@
+"""The benchmark of timescales: its texts are what they are said to be, and the lengths of segments are those that the
+model's own reader finds."""
+
+import csv
+import random
+
+import numpy as np
+import pytest
+import torch
+from conftest import run, small_text
+
+from fairseq_hmrnn.cli.errors import UserError
+from fairseq_hmrnn.inference import hub
+
+
+def lines(count, seed=0):
+    """Text of words of one to seven letters."""
+    letters = random.Random(seed)
+    words = ["".join(letters.choices("abcde", k=letters.randint(1, 7))) for _ in range(6 * count)]
+    return "".join(" ".join(words[start : start + 6]) + ".\n" for start in range(0, len(words), 6))
+
+
+def test_words_of_every_kind_of_text(benchmark):
+    texts = benchmark("timescales_texts")
+
+    def words(text):
+        return [word.group() for word in texts.WORD.finditer(text)]
+
+    assert words("it's  so: self.first_name = 3\n") == ["it's", "so", "self", "first_name", "3"]
+    assert np.flatnonzero(texts.word_ends("it's  so: x")).tolist() == [4, 8], "the last word has not ended"
+    far = texts.stretched("so, it's\n", 2)
+    assert far == "s~~o~~,~~ i~~t~~'~~s~~\n" and words(far) == ["s~~o~~", "i~~t~~'~~s~~"]
+    assert texts.stretched("so it\n", 1, filler=None) == "ssoo iitt\n"
+    assert texts.word_rate("ab cd\n") == pytest.approx(2 / 6)
+    assert texts.fold("Öl, 12 [x]\n", set("oelNx \n")) == "oel NN x\n"
+
+
+def test_kinds_of_text_share_nothing_and_a_mixture_loses_nothing(benchmark, tmp_path):
+    texts = benchmark("timescales_texts")
+    (tmp_path / "a.txt").write_text(lines(3000), encoding="utf-8")
+    kinds = texts.read_kinds({"a": str(tmp_path / "a.txt")}, 50_000)
+    assert list(kinds) == ["a", texts.CODE, texts.STRETCHED]
+    assert all(40_000 < len(text) <= 50_000 for text in kinds.values())
+    parts = kinds["a"], kinds[texts.STRETCHED].replace(texts.FILLER, "")
+    assert lines(3000).find(parts[0]) == 0 and lines(3000).find(parts[1]) >= len(parts[0]), "no line is in both"
+    trained, held_out = texts.split(kinds["a"])
+    assert trained + held_out == kinds["a"] and trained.endswith("\n") and 4500 < len(held_out) < 5500
+    mixed = texts.mixture([trained, held_out], 1)
+    found = texts.blocks(trained) + texts.blocks(held_out)
+    assert sorted(mixed) == sorted("".join(found)) and mixed != "".join(found)
+    assert all(block in mixed and block.endswith("\n") and len(block) >= texts.BLOCK for block in found)
+    (tmp_path / "short.txt").write_text(lines(3), encoding="utf-8")
+    with pytest.raises(UserError, match="^a has 98 characters: give at least 20000, a twice as many$"):
+        texts.read_kinds({"a": str(tmp_path / "short.txt")}, 50_000)
+
+
+def test_elasticity_is_1_where_segments_grow_as_words_do(benchmark):
+    rows = [{"word": word, "segment": 3 * word} for word in (4, 6, 13)]
+    assert benchmark("timescales").elasticity(rows) == pytest.approx(1)
+    assert benchmark("timescales").elasticity([{**row, "segment": 7} for row in rows]) == pytest.approx(0)
+
+
+@pytest.mark.slow
+def test_timescales_of_a_trained_model(benchmark, trained, tmp_path):
+    """Against the boundaries that the model's reader finds in the same pieces."""
+    (tmp_path / "a.txt").write_text(small_text(20_000, 3), encoding="utf-8")
+    table, picture = tmp_path / "rows.csv", tmp_path / "picture.png"
+    options = ["--checkpoint", trained, "--size", 60_000, "--csv", table, "--plot", picture]
+    printed = run("scripts/benchmark/timescales.py", f"a={tmp_path / 'a.txt'}", *options).stdout
+    assert "layer 1: elasticity" in printed and picture.stat().st_size > 1000
+    with open(table, newline="") as file:
+        rows = list(csv.DictReader(file))
+    timescales, texts = benchmark("timescales"), benchmark("timescales_texts")
+    model = hub.load([str(trained)])
+    alphabet = {*model.src_dict.symbols, " ", "\n"}
+    kinds = texts.read_kinds({"a": str(tmp_path / "a.txt")}, 60_000)
+    known = timescales.Texts.of(kinds, "a", alphabet)
+    assert not set("".join(known.changing)) - alphabet
+    steps = slice(timescales.LEAD, None)
+    for kind, pieces in known.by_kind.items():
+        row = next(row for row in rows if (row["text"], row["layer"]) == (kind, "2"))
+        found = [model.reader().boundaries(piece)[steps, 1].sum() for piece in pieces]
+        expected = np.mean([timescales.COUNTED / max(1, count) for count in found])
+        assert float(row["segment"]) == pytest.approx(expected, rel=0.01)
+    change = [row for row in rows if row["text"] == timescales.CHANGE and row["layer"] == "1"]
+    assert [int(row["position"]) for row in change] == list(range(0, 3 * timescales.PART, timescales.BIN))
+    found = torch.from_numpy(np.stack([model.reader().boundaries(text) for text in known.changing]))
+    third = found[:, 2 * timescales.BIN : 3 * timescales.BIN, 0]
+    assert float(change[2]["segment"]) == pytest.approx(third.numel() / max(1, third.sum().item()), rel=0.02)

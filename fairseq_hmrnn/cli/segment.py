@@ -24,6 +24,7 @@ from typing import Iterable, Sequence
 import numpy as np
 
 from ..analysis.comparison import comparison
+from ..criterions.boundary_terms import delay_of
 from ..inference import hub
 from ..inference.reader import CharacterReader, Closings, Predictions
 from ..options import LARGEST_SIZE, whole
@@ -49,9 +50,8 @@ def add_arguments(parser: kinds.Parser) -> None:
         "--lookahead",
         metavar="N",
         type=whole(0, LARGEST_SIZE),
-        default=0,
         help="characters that a layer reads of the next segment before it closes one: boundaries are put that far back "
-        "(default: 0; 1 for layers trained with bidirectional)",
+        "(default: as many as layer 1 was taught, 0 if it was not)",
     )
     add(
         "--no-peaks",
@@ -68,21 +68,23 @@ def run(args: argparse.Namespace) -> None:
         raise UserError("--gold and --format json have all layers: leave --layer out")
     if args.no_peaks and not args.gold:
         raise UserError("--no-peaks requires --gold")
-    reader, layer = hub.load([args.checkpoint], args.data).reader(args.independent_lines), args.layer or 1
+    model = hub.load([args.checkpoint], args.data)
+    reader, layer = model.reader(args.independent_lines), args.layer or 1
+    lookahead = delay_of(model.cfg.criterion) if args.lookahead is None else args.lookahead
     if layer > reader.num_detectors:
         raise UserError(f"there is no layer {layer} with a detector: choose 1 to {reader.num_detectors}")
     if args.gold:
-        _compare(args, reader)
+        _compare(args, reader, lookahead)
         return
     with progress_bar(size_of(args.text), "B", hidden=sys.stdout.isatty()) as progress:
-        closed = reader.closings(text_pieces(args.text, progress.update), args.lookahead)
+        closed = reader.closings(text_pieces(args.text, progress.update), lookahead)
         if args.format == "json":
             _write_json(closed)
         else:
             _write_text(closed, layer - 1, args.separator)
 
 
-def _compare(args: argparse.Namespace, reader: CharacterReader) -> None:
+def _compare(args: argparse.Namespace, reader: CharacterReader, lookahead: int) -> None:
     text = read_text(args.text)
     if not text:
         raise UserError("the text is empty: there is nothing to compare")
@@ -98,7 +100,7 @@ def _compare(args: argparse.Namespace, reader: CharacterReader) -> None:
                 found.append(reading.boundaries)
                 foretold.append(predictions)
             progress.update(len(piece))
-    boundaries, signals = reader.closed_earlier(text, np.concatenate(found), args.lookahead) > 0.5, {}
+    boundaries, signals = reader.closed_earlier(text, np.concatenate(found), lookahead) > 0.5, {}
     if foretold:
         predictions = Predictions(*map(np.concatenate, zip(*foretold)))
         signals = {"surprisal": predictions.next_surprisal, "entropy": predictions.entropy}

@@ -32,6 +32,8 @@ from .target_rates import TargetRates
 
 logger = logging.getLogger(__name__)
 
+LARGEST_DELAY = 9  # steps; longer than a word
+
 
 def _parse_separator(text: str) -> str:
     """Itself; ValueError if it separates nothing."""
@@ -55,6 +57,12 @@ class BoundaryRegularizedCrossEntropyConfig(CrossEntropyCriterionConfig):
         f"terms joined by +, of {', '.join(REGULARIZERS)}; a term may have a weight, NAME=WEIGHT, or one that is "
         "annealed, NAME=START:END:UPDATES. Such as rate+uncertainty=.1,rate (criterions/boundary_regularizers.py)",
         Parsed(parse_regularizers),
+    )
+    boundary_delay: Optional[int] = option(
+        None,
+        "how many steps behind a segment's last one the first layer's detector learns to close it, if it listens to a "
+        "signal; default: 1 for bidirectional and lexicon, otherwise 0. segment and plot put boundaries back",
+        whole(0, LARGEST_DELAY, optional=True),
     )
     boundary_weight: float = option(1.0, "factor on the weights of all boundary regularisers", WEIGHT)
     boundary_supervision: str = option(
@@ -105,6 +113,7 @@ class BoundaryRegularizedCrossEntropy(CheckedOptions, CrossEntropyCriterion):
         boundary_supervision_weight=1.0,
         boundary_supervision_separator="|",
         label_smoothing=0.0,
+        boundary_delay=None,
     ):
         options = BoundaryRegularizedCrossEntropyConfig(
             boundary_rates=boundary_rates,
@@ -115,6 +124,7 @@ class BoundaryRegularizedCrossEntropy(CheckedOptions, CrossEntropyCriterion):
             boundary_supervision_weight=boundary_supervision_weight,
             boundary_supervision_separator=boundary_supervision_separator,
             label_smoothing=label_smoothing,
+            boundary_delay=boundary_delay,
         )
         check_config(options, BoundaryRegularizedCrossEntropyConfig)
         super().__init__(task, sentence_avg)
@@ -122,7 +132,8 @@ class BoundaryRegularizedCrossEntropy(CheckedOptions, CrossEntropyCriterion):
         self.terms = parse_terms(boundary_regularizers, self.rates)
         self.weight = boundary_weight
         dictionary = getattr(task, "source_dictionary", None)
-        self.targets = TargetRates(self.rates, self.terms, dictionary.eos() if dictionary is not None else None)
+        line_end = dictionary.eos() if dictionary is not None else None
+        self.targets = TargetRates(self.rates, self.terms, line_end, boundary_delay)
         self.right_to_left: Optional[RightToLeftPredictor] = None
         if needing("right_to_left", self.terms):
             self.right_to_left = RightToLeftPredictor(len(dictionary), dictionary.pad())
@@ -237,7 +248,7 @@ class BoundaryRegularizedCrossEntropy(CheckedOptions, CrossEntropyCriterion):
                     nll, right_to_left = self.right_to_left(tokens, sample["target"])
                     penalties.append(nll)
                 steps = layer_steps(trace, layer, self.targets.share(layer), signals, right_to_left)
-                steps = steps._replace(valid=counted)
+                steps = self.targets.heard_by(layer, steps._replace(valid=counted), tokens)
                 self.targets.listen(term.name, layer, steps, tokens)
                 penalties.append(weight * regularizer(steps))
         if self.supervision is not None and self.supervision_weight > 0:

@@ -36,9 +36,9 @@ def find_rate(symbols: np.ndarray, signal: np.ndarray) -> Optional[float]:
     ranked = np.sort(signal[known])
     if len(ranked) < FEWEST:
         return None
-    spelled = (np.maximum(symbols, -1) + 1).astype("<u4").tobytes().decode(_CODES, "surrogatepass")
+    text = spelled(symbols)
     counts = np.maximum(np.rint(RATES * len(ranked)), 1).astype(int)
-    costs = np.array([held_out_cost(spelled, known, signal >= ranked[-count]) for count in counts])
+    costs = np.array([held_out_cost(text, known, signal >= ranked[-count]) for count in counts])
     best = int(costs.argmin())
     if not np.isfinite(costs[best]):
         return None
@@ -47,10 +47,15 @@ def find_rate(symbols: np.ndarray, signal: np.ndarray) -> Optional[float]:
     return float(RATES[best])
 
 
-def held_out_cost(spelled: str, known: np.ndarray, begins: np.ndarray) -> float:
+def spelled(symbols: np.ndarray) -> str:
+    """Whole numbers from -1, (S,), as a character each."""
+    return (np.maximum(symbols, -1) + 1).astype("<u4").tobytes().decode(_CODES, "surrogatepass")
+
+
+def held_out_cost(text: str, known: np.ndarray, begins: np.ndarray) -> float:
     """Nats by symbol at which segments are foretold, each by the counts of all others.
 
-    spelled: S symbols. known: (S,) bool. begins: (S,) bool, where a segment begins. Segments at the ends of a row may
+    text: S symbols. known: (S,) bool. begins: (S,) bool, where a segment begins. Segments at the ends of a row may
     be cut short, and none is foretold without a whole one before it. Infinite where less than FORETOLD of the text is.
     """
     opens = known & ~np.append(False, known[:-1])  # rows
@@ -59,7 +64,7 @@ def held_out_cost(spelled: str, known: np.ndarray, begins: np.ndarray) -> float:
     stop = np.flatnonzero(known & np.append(begins[1:] | ~known[1:], True)) + 1
     whole = ~opens[first] & np.append(known, False)[stop]
     types: Dict[str, int] = {}
-    pieces = (spelled[start:end] for start, end in zip(first[whole].tolist(), stop[whole].tolist()))
+    pieces = (text[start:end] for start, end in zip(first[whole].tolist(), stop[whole].tolist()))
     kind = np.full(len(first), -1)
     kind[whole] = [types.setdefault(piece, len(types)) for piece in pieces]
     foretold = whole[1:] & whole[:-1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from typing import Dict, List, Optional, Sequence
 
@@ -11,24 +12,36 @@ from torch import Tensor
 from ..trace import BoundaryTrace
 from .boundary_regularizers import REGULARIZERS, LayerSteps, later
 from .boundary_terms import Rate, Term, listening
+from .found_lexicon import FoundLexicon
 from .found_rate import EVERY, START, FoundRate
 
 logger = logging.getLogger(__name__)
 
 
 class TargetRates:
-    """rates, terms: of each layer; or none; or one list of terms for all. line_end: the symbol `</s>`.
+    """rates, terms: of each layer; or none; or one list of terms for all. line_end: the symbol `</s>`. delay: of the
+    first layer's detector if not that of what it listens to.
 
-    found: the first layer's rate if it is to be found, otherwise None.
+    found: the first layer's rate if it is to be found, or its lexicon, otherwise None.
     """
 
-    def __init__(self, rates: Sequence[Rate], terms: Sequence[List[Term]], line_end: Optional[int]):
-        self.rates, self.line_end = rates, line_end
+    def __init__(
+        self,
+        rates: Sequence[Rate],
+        terms: Sequence[List[Term]],
+        line_end: Optional[int],
+        delay: Optional[int] = None,
+    ):
+        self.rates, self.line_end, self.delay = rates, line_end, delay
         names = [listening(terms[min(layer, len(terms) - 1)]) for layer in range(len(rates))]
-        self.late = [name is not None and REGULARIZERS[name].late for name in names]
+        self.late = [0 if name is None else REGULARIZERS[name].late for name in names]
         self.found: Optional[FoundRate] = None
+        if names and names[0] == "lexicon":
+            self.found = FoundLexicon(rates[0].share)
+        elif rates and rates[0].share is None:
+            self.found = FoundRate()
+        self.heard = names[0] if names else None
         if rates and rates[0].share is None:
-            self.found, self.heard = FoundRate(), names[0]
             logger.info(
                 f"boundary-rates: the rate of layer 1 is {START} and from update {EVERY} on the one that is found"
             )
@@ -52,8 +65,20 @@ class TargetRates:
             return trace.valid
         if tokens is None or tokens.shape != trace.valid.shape:
             raise ValueError("within: in boundary-rates requires a source read in one direction: no --bidirectional")
-        ends = tokens.eq(self.line_end)
-        return trace.valid & ~ends & ~later(ends, 1 if self.late[layer] else -1)
+        ends, late = tokens.eq(self.line_end), self.delay_of(layer)
+        return trace.valid & ~later(ends, late) & ~later(ends, late - 1)
+
+    def delay_of(self, layer: int) -> int:
+        """How many steps behind a segment's last one a layer's detector closes it."""
+        return self.late[layer] if layer or self.delay is None else self.delay
+
+    def heard_by(self, layer: int, steps: LayerSteps, tokens: Optional[Tensor]) -> LayerSteps:
+        """With what the targets of a layer that listens depend on."""
+        if not self.rates or layer:
+            return steps
+        if isinstance(self.found, FoundLexicon):
+            steps = steps._replace(lexicon=functools.partial(self.found.begins, tokens))
+        return steps._replace(delay=self.delay)
 
     def listen(self, name: str, layer: int, steps: LayerSteps, tokens: Tensor) -> None:
         """If the first layer's rate is to be found: remember what its detector hears by the regulariser `name`."""
@@ -62,7 +87,7 @@ class TargetRates:
         with torch.no_grad():
             signal, known = REGULARIZERS[name].signal(steps)
             known = known & steps.valid
-            if not self.late[0]:
+            if not self.late[0]:  # then it is about the place behind a step
                 signal, known = later(signal, 1), later(known, 1)
             self.found.remember(tokens, signal, known)
 
@@ -74,6 +99,6 @@ class TargetRates:
                 counted, kind = self.counted(trace, layer, tokens), f"steps{layer + 1}"
                 counts[kind] = counted.sum()
                 counts[f"z{layer + 1}_within:{kind}"] = (trace.boundaries[..., layer].detach().double() * counted).sum()
-        if self.found is not None and training:
+        if self.found is not None and self.rates[0].share is None and training:
             counts["z1_target:steps"] = trace.valid.sum() * self.found.rate
         return counts

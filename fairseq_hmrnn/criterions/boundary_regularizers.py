@@ -82,7 +82,12 @@ class Regularizer(NamedTuple):
         return self.formula(steps)
 
 
-NEEDS = ("rate", "signals", "right_to_left", "lexicon")  # fields of LayerSteps that the criterion fills where they are needed
+NEEDS = (
+    "rate",
+    "signals",
+    "right_to_left",
+    "lexicon",
+)  # fields of LayerSteps that the criterion fills where they are needed
 REGULARIZERS: Dict[str, Regularizer] = {}
 
 
@@ -106,7 +111,10 @@ def listener(*needs: str, late: int = 0) -> Callable[[Callable[[LayerSteps], Hea
     is among the highest. needs, late: as of Regularizer; the rate need not be named."""
 
     def register(signal):
-        found = Regularizer(lambda steps: _listen(steps, *_delayed(steps, late, *signal(steps))), frozenset(("rate", *needs)), signal, late)
+        def formula(steps):
+            return _listen(steps, *_delayed(steps, late, *signal(steps)))
+
+        found = Regularizer(formula, frozenset(("rate", *needs)), signal, late)
         _add(signal.__name__, found)
         return found
 
@@ -259,7 +267,7 @@ def lexicon(steps: LayerSteps) -> Tensor:
     return detector_cross_entropy(steps.z_tilde, begins, known & steps.valid)
 
 
-_add("lexicon", Regularizer(lexicon, frozenset(NEEDS), bidirectional.signal, 1))
+_add("lexicon", Regularizer(lexicon, frozenset(("signals", "right_to_left", "lexicon")), bidirectional.signal, 1))
 
 
 @listener("signals", "right_to_left")

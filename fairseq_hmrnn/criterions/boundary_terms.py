@@ -71,7 +71,7 @@ def parse_terms(text: str, rates: List[Rate]) -> List[List[Term]]:
     if not rates and text == "rate":
         return [[]]
     terms = parse_regularizers(text)
-    without_rate = needing("rate", terms)
+    without_rate = needing("rate", terms) + needing("lexicon", terms)
     if without_rate and not rates:
         names = ", ".join(without_rate)
         raise ValueError(f"{names} in boundary-regularizers requires --boundary-rates, such as .2,.05")
@@ -97,9 +97,10 @@ def delay_of(criterion: Any) -> int:
     regularizers, rates = (getattr(criterion, f"boundary_{name}", None) for name in ("regularizers", "rates"))
     if not regularizers or not rates:
         return 0
-    name, delay = listening(parse_terms(regularizers, parse_rates(rates))[0]), getattr(criterion, "boundary_delay", None)
+    name = listening(parse_terms(regularizers, parse_rates(rates))[0])
     if name is None:
         return 0
+    delay = getattr(criterion, "boundary_delay", None)
     return REGULARIZERS[name].late if delay is None else delay
 
 

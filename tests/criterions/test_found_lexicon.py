@@ -1,0 +1,113 @@
+"""A lexicon that is inferred during training: from what, when, what it then says of a batch, what a checkpoint has."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from fairseq_hmrnn.criterions.found_lexicon import FoundLexicon, infer
+from fairseq_hmrnn.criterions.found_rate import START
+
+CPU = torch.device("cpu")
+ROW = 100
+
+
+def language(places, seed=0):
+    """Symbols of words of a random lexicon, the frequent ones more often, and where each begins: rows of ROW."""
+    choose = random.Random(0)
+    words = ["".join(choose.choices("abcdefgh", k=choose.randint(2, 6))) for _ in range(80)]
+    text = random.Random(seed).choices(words, weights=[1 / rank for rank in range(1, 81)], k=places)
+    begins = np.concatenate([[True] + [False] * (len(word) - 1) for word in text])[:places]
+    symbols = np.array([ord(letter) - ord("a") + 4 for letter in "".join(text)][:places])
+    return torch.from_numpy(symbols).view(-1, ROW), torch.from_numpy(begins).view(-1, ROW)
+
+
+def heard(begins, seed=1):
+    """A signal that tells where words begin, with so much noise that its highest places are wrong one time in five."""
+    noise = torch.randn(begins.shape, generator=torch.Generator().manual_seed(seed))
+    return begins + 0.45 * noise
+
+
+def f1(found, gold):
+    return 2 * float((found & gold).sum()) / float(found.sum() + gold.sum())
+
+
+def taught(told=None):
+    """A FoundLexicon that heard of 20,000 places, after its first search."""
+    found, (tokens, begins) = FoundLexicon(told), language(20_000)
+    found.remember(tokens, heard(begins), torch.ones_like(begins))
+    found.search(100, CPU)
+    return found
+
+
+@pytest.fixture(scope="module")
+def inferred():
+    return taught()
+
+
+def batch(rows=8):
+    tokens, begins = language(rows * ROW, seed=5)
+    return tokens, heard(begins, seed=6), begins
+
+
+def test_a_lexicon_says_more_than_the_signal_alone(inferred):
+    tokens, signal, gold = batch(40)
+    known, inside = torch.ones_like(gold), torch.ones_like(gold)
+    inside[:, 0] = False
+    share = gold.double().mean().item()
+    alone = signal >= signal.flatten().quantile(1 - share)
+    found = inferred.begins(tokens, signal, known)
+    assert f1(alone & inside, gold & inside) < 0.85 and f1(found & inside, gold & inside) > 0.95
+    assert inferred.rate == pytest.approx(share, rel=0.05)
+
+
+def test_before_there_is_one_the_highest_places_are_taken():
+    tokens, signal, gold = batch()
+    begins = FoundLexicon().begins(tokens, signal, torch.ones_like(gold))
+    assert begins.double().mean().item() == pytest.approx(START, abs=0.002)
+    assert signal[begins].min() > signal[~begins].max()
+    assert FoundLexicon(0.1).begins(tokens, signal, torch.ones_like(gold)).double().mean().item() < 0.11
+
+
+def test_a_rate_that_is_told_is_kept():
+    found = taught(0.27)
+    tokens, signal, gold = batch(40)
+    begins = found.begins(tokens, signal, torch.ones_like(gold))
+    assert found.rate == found.threshold == 0.27 and f1(begins, gold) > 0.93
+
+
+def test_what_is_not_known_changes_nothing(inferred):
+    """Padding at either end of a row; its symbols and signal are never looked at."""
+    tokens, signal, gold = batch()
+    known = torch.ones_like(gold)
+    known[:3, :9] = known[2:5, 90:] = False
+    known[6] = False
+    begins = inferred.begins(tokens, signal, known)
+    other = inferred.begins(tokens.masked_fill(~known, 9), signal.masked_fill(~known, 1e6), known)
+    assert torch.equal(begins, other) and not begins[~known].any() and begins.sum() > 100
+    assert not inferred.begins(tokens, signal, torch.zeros_like(known)).any()
+    short = inferred.begins(tokens[:3, 9:], signal[:3, 9:], known[:3, 9:])
+    assert f1(short, begins[:3, 9:]) > 0.95  # the threshold is that of other places
+
+
+def test_nothing_is_inferred_from_too_little(caplog):
+    found, (tokens, begins) = FoundLexicon(), language(1000)
+    found.remember(tokens, heard(begins), torch.ones_like(begins))
+    found.search(100, CPU)
+    assert found.lexicon is None and found.rate == START and "no rate was found" in caplog.text
+    assert infer(np.full(50, -1), np.zeros(50), 0.2) is None
+
+
+def test_a_checkpoint_has_all_of_it(inferred, tmp_path):
+    torch.save(inferred.state_dict(), tmp_path / "state.pt")
+    other = FoundLexicon()
+    other.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    tokens, signal, gold = batch()
+    again = (tokens, signal, torch.ones_like(gold))
+    assert torch.equal(other.begins(*again), inferred.begins(*again))
+    assert (other.rate, other.threshold, other.last) == (inferred.rate, inferred.threshold, inferred.last)
+    for found in (other, taught()):
+        found.remember(*again)
+        found.search(200, CPU)
+    assert other.lexicon.counts.tolist() == found.lexicon.counts.tolist() and other.rate == found.rate

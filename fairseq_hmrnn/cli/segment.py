@@ -19,14 +19,15 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from typing import Iterable, Sequence
+from typing import Iterable, Iterator, Sequence
 
 import numpy as np
 
 from ..analysis.comparison import comparison
 from ..criterions.boundary_terms import delay_of
+from ..criterions.lexicon_search import resegmented
 from ..inference import hub
-from ..inference.reader import CharacterReader, Closings, Predictions
+from ..inference.reader import CharacterReader, Closings, Predictions, Reading, code_points
 from ..options import LARGEST_SIZE, whole
 from . import arguments as kinds
 from .errors import UserError
@@ -54,6 +55,12 @@ def add_arguments(parser: kinds.Parser) -> None:
         "(default: as many as layer 1 was taught, 0 if it was not)",
     )
     add(
+        "--lexicon",
+        action="store_true",
+        help="put the boundaries of layer 1 where its detector and a lexicon together have them, which is inferred in "
+        "this text: as many, better placed, for text without separators; reads all of it first",
+    )
+    add(
         "--no-peaks",
         action="store_true",
         help="with --gold: no rows of surprisal and entropy peaks, and so none of the predictions that they take",
@@ -77,7 +84,10 @@ def run(args: argparse.Namespace) -> None:
         _compare(args, reader, lookahead)
         return
     with progress_bar(size_of(args.text), "B", hidden=sys.stdout.isatty()) as progress:
-        closed = reader.closings(text_pieces(args.text, progress.update), lookahead)
+        pieces = text_pieces(args.text, progress.update)
+        closed = (
+            _closings_with_lexicon(reader, pieces, lookahead) if args.lexicon else reader.closings(pieces, lookahead)
+        )
         if args.format == "json":
             _write_json(closed)
         else:
@@ -89,23 +99,55 @@ def _compare(args: argparse.Namespace, reader: CharacterReader, lookahead: int) 
     if not text:
         raise UserError("the text is empty: there is nothing to compare")
     golds = gold_boundaries(args.gold, text, args.separator)
-    found, foretold = [], []
+    found, probs, foretold = [], [], []
     with progress_bar(len(text), " characters") as progress:
         for start in range(0, len(text), PIECE):
             piece = text[start : start + PIECE]
-            if args.no_peaks:
-                found.append(reader.boundaries(piece))
-            else:
+            if not args.no_peaks:
                 reading, predictions = reader.read_with_predictions(piece)
-                found.append(reading.boundaries)
                 foretold.append(predictions)
+            elif args.lexicon:
+                reading = reader.read(piece)
+            else:
+                reading = Reading(reader.boundaries(piece), np.zeros((0, 1)), np.zeros((0, 1)))
+            found.append(reading.boundaries)
+            probs.append(reading.boundary_probs)
             progress.update(len(piece))
     boundaries, signals = reader.closed_earlier(text, np.concatenate(found), lookahead) > 0.5, {}
     if foretold:
         predictions = Predictions(*map(np.concatenate, zip(*foretold)))
         signals = {"surprisal": predictions.next_surprisal, "entropy": predictions.entropy}
+    if args.lexicon:
+        signals["lexicon"] = _ends_with_lexicon(
+            text, boundaries, reader.closed_earlier(text, np.concatenate(probs), lookahead)
+        )
     for line in comparison(boundaries, golds, **signals, seed=args.seed):
         print(line)
+
+
+def _ends_with_lexicon(text: str, boundaries: np.ndarray, probs: np.ndarray) -> np.ndarray:
+    """bool (T,), where segments of layer 1 end by its z and z~, (T, detectors) each, and a lexicon of the text."""
+    symbols = code_points(text)
+    newline = symbols == ord("\n")
+    begins, z_tilde = (np.append(0, x[:-1, 0]) for x in (boundaries, probs))
+    certain = newline | np.append(True, newline[:-1])
+    found = resegmented(symbols, begins > 0.5, z_tilde, certain)
+    return np.append(found[1:], boundaries[-1, 0])
+
+
+def _closings_with_lexicon(reader: CharacterReader, pieces: Iterable[str], lookahead: int) -> Iterator[Closings]:
+    """As CharacterReader.closings, all at once."""
+    texts, readings = [], []
+    for piece in filter(None, pieces):
+        texts.append(piece)
+        readings.append(reader.read(piece))
+    text = "".join(texts)
+    if not text:
+        return
+    found, probs = (np.concatenate(arrays) for arrays in list(zip(*readings))[:2])
+    boundaries, probs = (reader.closed_earlier(text, array, lookahead) for array in (found > 0.5, probs))
+    boundaries[:, 0] = _ends_with_lexicon(text, boundaries, probs)
+    yield Closings(text, boundaries)
 
 
 def _write_text(closed: Iterable[Closings], layer: int, separator: str) -> None:

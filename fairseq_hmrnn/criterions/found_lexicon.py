@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, NamedTuple, Optional, Tuple
+from typing import Any, Dict, Optional
 
 import numpy as np
 import torch
@@ -10,20 +10,7 @@ from torch import Tensor
 
 from .found_rate import START, FoundRate
 from .lexicon import Lexicon, Rows, Spelling
-from .rate_search import find_rate, held_out_cost, spelled
-
-WEIGHT = 5.0  # of the signal in its standard deviations, against nats of the lexicon
-ROUNDS = 2  # of counting a lexicon and segmenting by it
-TIMES = (0.6, 0.75, 0.9, 1.0, 1.15)  # the rate that the signal alone gives: thresholds that are compared
-NEARLY = 1.01  # times the lowest cost is nearly as good
-
-
-class Inferred(NamedTuple):
-    """threshold: the share of places where the signal is high enough by itself. rate: that at which segments begin."""
-
-    threshold: float
-    rate: float
-    lexicon: Lexicon
+from .lexicon_search import Inferred, infer, scored
 
 
 class FoundLexicon(FoundRate):
@@ -87,54 +74,3 @@ def _plain(found: Inferred) -> Dict[str, Any]:
 def _inferred(plain: Dict[str, Any]) -> Inferred:
     keys, counts, *spelling = (tensor.cpu().numpy() for tensor in plain["arrays"])
     return Inferred(*plain["rates"], Lexicon(keys, counts, Spelling(*spelling)))
-
-
-def infer(symbols: np.ndarray, signal: np.ndarray, told: Optional[float] = None) -> Optional[Inferred]:
-    """The lexicon of a text and the rates that it goes with; None where find_rate finds none.
-
-    symbols, signal: as for find_rate. told: the threshold, if it need not be found: otherwise it is the lowest of some
-    whose segments are foretold nearly best (rate_search.py).
-    """
-    alone = find_rate(symbols, signal) if told is None else told
-    known = symbols >= 0
-    if alone is None or not known.any():
-        return None
-    places = _places(known)
-    text, inside = np.append(symbols, -1)[places], places < len(symbols)
-    rows, values = Rows(text), np.append(signal, 0)[places]
-    flat = np.pad(text, ((0, 0), (0, 1)), constant_values=-1).ravel()
-    found = []
-    for threshold in [alone] if told is not None else [alone * times for times in TIMES]:
-        begins, lexicon = _rounds(rows, scored(values, inside, threshold), inside)
-        if lexicon is not None:
-            cost = held_out_cost(spelled(flat), flat >= 0, np.pad(begins, ((0, 0), (0, 1))).ravel())
-            found.append((cost, Inferred(threshold, float(begins.sum() / inside[:, 1:].sum()), lexicon)))
-    lowest = min((cost for cost, _ in found), default=0)
-    return next((inferred for cost, inferred in found if cost <= NEARLY * lowest), None)
-
-
-def _rounds(rows: Rows, scores: np.ndarray, inside: np.ndarray) -> Tuple[np.ndarray, Optional[Lexicon]]:
-    """From the places where the signal alone is high enough: the last segmentation and its lexicon."""
-    begins = (scores >= 0) & inside
-    begins[:, 0] = False
-    lexicon = Lexicon.of(rows, begins)
-    for _ in range(ROUNDS):
-        if lexicon is None:
-            break
-        begins = lexicon.segment(rows, scores, begins)
-        lexicon = Lexicon.of(rows, begins)
-    return begins, lexicon
-
-
-def scored(signal: np.ndarray, inside: np.ndarray, share: float) -> np.ndarray:
-    """What a segment that begins at a place gains by the signal there: 0 at the one that the highest `share` of the
-    places inside exceed."""
-    values = signal[inside]
-    return WEIGHT * (signal - np.quantile(values, 1 - share)) / max(values.std(), 1e-6)
-
-
-def _places(known: np.ndarray) -> np.ndarray:
-    """(R, T): of each run of known places, their indices; behind them len(known)."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], known, [False]]).astype(np.int8))).reshape(-1, 2)
-    columns = np.arange(np.diff(edges).max())
-    return np.where(columns < np.diff(edges), edges[:, :1] + columns, len(known))

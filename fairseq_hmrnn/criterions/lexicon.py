@@ -33,15 +33,14 @@ class Spelling(NamedTuple):
     pairs: np.ndarray
     counts: np.ndarray
     firsts: np.ndarray
-    frequency: np.ndarray
+    often: np.ndarray
 
     @classmethod
     def of(cls, before: np.ndarray, after: np.ndarray) -> Spelling:
         """Estimated from pairs, (N,) each."""
         size = int(max(before.max(), after.max())) + 2
         pairs, counts = np.unique(before.astype(np.int64) * size + after, return_counts=True)
-        frequency = (np.bincount(after, minlength=size) + 1) / (len(after) + size)
-        return cls(pairs, counts, np.bincount(before, minlength=size), frequency)
+        return cls(pairs, counts, np.bincount(before, minlength=size), np.bincount(after, minlength=size))
 
     @property
     def log_p_by_symbol(self) -> float:
@@ -49,12 +48,14 @@ class Spelling(NamedTuple):
         size = len(self.firsts)
         return float((self.counts * self.log_p(self.pairs // size, self.pairs % size)).sum() / self.counts.sum())
 
-    def log_p(self, before: np.ndarray, after: np.ndarray) -> np.ndarray:
-        """log p(after | before), of two arrays of one shape."""
+    def log_p(self, before: np.ndarray, after: np.ndarray, less: int = 0) -> np.ndarray:
+        """log p(after | before), of two arrays of one shape, all pairs counted `less` times less."""
         size = len(self.firsts)
         before, after = np.minimum(before, size - 1), np.minimum(after, size - 1)
         count = _look_up(self.pairs, self.counts, before.astype(np.int64) * size + after)
-        return np.log((count + SPELLING_PRIOR * self.frequency[after]) / (self.firsts[before] + SPELLING_PRIOR))
+        frequency = np.maximum(self.often[after] + 1 - less, 1) / (self.often.sum() + size)
+        first = np.maximum(self.firsts[before] - less, 0)
+        return np.log((np.maximum(count - less, 0) + SPELLING_PRIOR * frequency) / (first + SPELLING_PRIOR))
 
 
 class Lexicon(NamedTuple):
@@ -84,28 +85,30 @@ class Lexicon(NamedTuple):
         """(R, T, LONGEST): of the segment that ends at a place, by its length less one; -inf where there is none.
 
         begins: the segmentation that the lexicon was counted in; each of its segments is then left out of its own
-        count.
+        count and, if it came once, out of the spelling.
         """
-        count = _look_up(self.keys, self.counts, rows.keys)
+        count, spelled = _look_up(self.keys, self.counts, rows.keys), self._spelled(rows)
         if begins is not None:
-            count[rows.segments(begins)] -= 1
+            own = rows.segments(begins)
+            count[own] -= 1
+            spelled[own] = np.where(count[own] == 0, self._spelled(rows, 1)[own], spelled[own])
         total = self.counts.sum()
         with np.errstate(divide="ignore"):
             known = np.log(np.maximum(count - DISCOUNT, 0) / total)
-        new = np.log(DISCOUNT * len(self.keys) / total) + self._spelled(rows)
+        new = np.log(DISCOUNT * len(self.keys) / total) + spelled
         return np.where(rows.whole, np.logaddexp(known, new), -np.inf)
 
     def segment(self, rows: Rows, scores: np.ndarray, begins: Optional[np.ndarray] = None) -> np.ndarray:
         """The best segmentation, as best_segmentation has it. begins: as of log_p."""
         return best_segmentation(rows, self.log_p(rows, begins), scores, CUT_SHORT * self.spelling.log_p_by_symbol)
 
-    def _spelled(self, rows: Rows) -> np.ndarray:
-        """(R, T, LONGEST): log p of the spelling."""
+    def _spelled(self, rows: Rows, less: int = 0) -> np.ndarray:
+        """(R, T, LONGEST): log p of the spelling. less: as of Spelling.log_p."""
         symbols = np.maximum(rows.symbols, 0) + 1
         mark = np.zeros_like(symbols)
-        first, last = self.spelling.log_p(mark, symbols), self.spelling.log_p(symbols, mark)
+        first, last = (self.spelling.log_p(*pair, less) for pair in ((mark, symbols), (symbols, mark)))
         inner = np.zeros(symbols.shape)
-        inner[:, 1:] = self.spelling.log_p(symbols[:, :-1], symbols[:, 1:])
+        inner[:, 1:] = self.spelling.log_p(symbols[:, :-1], symbols[:, 1:], less)
         total = inner.cumsum(1)
         spelled = np.zeros((*symbols.shape, LONGEST))
         for back in range(min(LONGEST, symbols.shape[1])):

@@ -71,7 +71,9 @@ def held_out_cost(text: str, known: np.ndarray, begins: np.ndarray) -> float:
     length = (stop - first)[1:][foretold].sum()
     if length < max(FORETOLD * known.sum(), 1):
         return np.inf
-    log_p = _log_of_segments(kind[whole], kind[:-1][foretold], kind[1:][foretold], spelling_cost(list(types)))
+    every = kind[whole]
+    spelling = spelling_cost(list(types), np.bincount(every, minlength=len(types)) == 1)
+    log_p = _log_of_segments(every, kind[:-1][foretold], kind[1:][foretold], spelling)
     return float(-log_p.sum() / length)
 
 
@@ -95,16 +97,21 @@ def _discounted(count: np.ndarray, total, kinds: np.ndarray, log_backoff: np.nda
     return np.logaddexp(log_own, np.log(DISCOUNT * kinds / total) + log_backoff)
 
 
-def spelling_cost(types: List[str]) -> np.ndarray:
-    """-log p of the spelling of each type, (K,) in nats, by a bigram of symbols with a mark at both ends of a type."""
+def spelling_cost(types: List[str], once: np.ndarray) -> np.ndarray:
+    """-log p of the spelling of each type, (K,) in nats, by a bigram of symbols with a mark at both ends of a type.
+
+    once: bool (K,), which came once: left out, such a type is none, and each of its pairs counts one time less.
+    Otherwise, where symbols are thousands, long strings that never come again would foretell themselves best.
+    """
     written = "\0" + "\0".join(types) + "\0"
     _, letters = np.unique(np.frombuffer(written.encode(_CODES, "surrogatepass"), dtype="<u4"), return_inverse=True)
     before, after = letters[:-1], letters[1:]
-    size = int(letters.max()) + 1
-    frequency = (np.bincount(after, minlength=size)[after] + 1) / (len(after) + size)
+    size, starts = int(letters.max()) + 1, before == 0
+    own = once[starts.cumsum() - 1].astype(float)
+    frequency = (np.bincount(after, minlength=size)[after] + 1 - own) / (len(after) + size)
     count, total, _ = _pair_counts(before, after, size)
-    p = (count + SPELLING_PRIOR * frequency) / (total + SPELLING_PRIOR)
-    return np.add.reduceat(-np.log(p), np.flatnonzero(before == 0))
+    p = (count - own + SPELLING_PRIOR * frequency) / (total - own + SPELLING_PRIOR)
+    return np.add.reduceat(-np.log(p), np.flatnonzero(starts))
 
 
 def _pair_counts(before: np.ndarray, after: np.ndarray, size: int) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from fairseq_hmrnn.criterions.found_lexicon import FoundLexicon, infer
+from fairseq_hmrnn.criterions.found_lexicon import FoundLexicon
 from fairseq_hmrnn.criterions.found_rate import START
+from fairseq_hmrnn.criterions.lexicon_search import infer
 
 CPU = torch.device("cpu")
 ROW = 100

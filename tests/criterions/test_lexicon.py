@@ -23,15 +23,17 @@ def rows_of(lines, begins=()):
 
 
 def direct_p(words, word, own):
-    """Of a segment by the counts of `words`, without one of them if it is its own."""
+    """Of a segment by the counts of `words`, without one of them if it is its own, which if it came once is left out of
+    the spelling too: each of its pairs counts one time less."""
     count, types = Counter(words), set(words)
     pairs = [pair for each in types for pair in zip([None, *each], [*each, None])]
     pair, first, frequency = Counter(pairs), Counter(a for a, _ in pairs), Counter(b for _, b in pairs)
     size = 1 + max(ord(c) - ord("a") + 1 for each in types for c in each) + 1  # marks, symbols, and all others
 
     def p(a, b):
-        share = (frequency[b] + 1) / (len(pairs) + size)
-        return (pair[a, b] + SPELLING_PRIOR * share) / (first[a] + SPELLING_PRIOR)
+        less = int(own and count[word] == 1)
+        share = (frequency[b] + 1 - less) / (len(pairs) + size)
+        return (pair[a, b] - less + SPELLING_PRIOR * share) / (first[a] - less + SPELLING_PRIOR)
 
     spelling = math.prod(p(a, b) for a, b in zip([None, *word], [*word, None]))
     return (max(count[word] - own - DISCOUNT, 0) + DISCOUNT * len(types) * spelling) / len(words)

@@ -44,7 +44,8 @@ def infer(symbols: np.ndarray, signal: np.ndarray, told: Optional[float] = None)
     flat = np.pad(text, ((0, 0), (0, 1)), constant_values=-1).ravel()
     found = []
     for rate in [alone] if told is not None else [alone * times for times in TIMES if alone * times < 1]:
-        begins, inferred = _rounds(rows, inside, rate, lambda share: scored(values, inside, share))
+        begins = (scored(values, inside, rate) >= 0) & inside
+        begins, inferred = _rounds(rows, inside, begins, rate, lambda share: scored(values, inside, share))
         if inferred is not None:
             cost = held_out_cost(spelled(flat), flat >= 0, np.pad(begins, ((0, 0), (0, 1))).ravel())
             found.append((cost, inferred))
@@ -53,12 +54,13 @@ def infer(symbols: np.ndarray, signal: np.ndarray, told: Optional[float] = None)
 
 
 def _rounds(
-    rows: Rows, inside: np.ndarray, rate: float, scores: Callable[[float], np.ndarray]
+    rows: Rows, inside: np.ndarray, begins: np.ndarray, rate: float, scores: Callable[[float], np.ndarray]
 ) -> Tuple[np.ndarray, Optional[Inferred]]:
-    """A segmentation whose segments begin at nearly this rate, and what is inferred from it. scores: (R, T) by the
-    threshold."""
+    """From one segmentation to another whose segments begin at nearly this rate, and what is inferred from that.
+
+    scores: (R, T) by the threshold.
+    """
     threshold, places = rate, max(inside[:, 1:].sum(), 1)
-    begins = (scores(threshold) >= 0) & inside
     begins[:, 0] = False
     lexicon = Lexicon.of(rows, begins)
     for _ in range(ROUNDS):
@@ -94,7 +96,8 @@ def _resegmented_piece(symbols: np.ndarray, begins: np.ndarray, z_tilde: np.ndar
     def scores(share: float) -> np.ndarray:
         return np.where(sure, CERTAIN, scored(signal, inside, share, WEIGHT_OF_DETECTOR))
 
-    again, inferred = _rounds(rows, inside, float(begins.mean()), scores)
+    again = np.append(begins, False)[places]
+    again, inferred = _rounds(rows, inside, again, float(begins.mean()), scores)
     if inferred is None:
         return begins
     again[:, 0] = begins[places[:, 0]]  # of which a row says nothing

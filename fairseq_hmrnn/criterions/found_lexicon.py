@@ -16,8 +16,8 @@ from .lexicon_search import Inferred, infer, scored
 class FoundLexicon(FoundRate):
     """A lexicon inferred from the last places of a text, and the rates that go with it.
 
-    told: the rate if it is known. rate: of boundaries; threshold: see Inferred; both the mean of the last two that were
-    found. lexicon: None until there is one.
+    told: the rate if it is known. rate: of boundaries, otherwise the mean of the last two that were found. threshold:
+    see Inferred, a mean too. lexicon: None until there is one.
     """
 
     def __init__(self, told: Optional[float] = None):
@@ -45,24 +45,24 @@ class FoundLexicon(FoundRate):
         return None if found is None else _plain(found)
 
     def _take(self, found: Dict[str, Any]) -> None:
-        threshold, rate, self.lexicon = _inferred(found)
-        if self.told is not None:
-            return
-        is_first = np.isnan(self.last)
+        is_first, (threshold, rate, self.lexicon) = self.lexicon is None, _inferred(found)
         self.threshold = threshold if is_first else (self.threshold + threshold) / 2
-        self.rate = rate if is_first else (rate + self.last) / 2
-        self.last = rate
+        if self.told is None:
+            super()._take(rate)
 
     def state_dict(self) -> Dict[str, Any]:
         state = super().state_dict()
+        del state["told"]  # an option
         if self.lexicon is not None:
-            state["lexicon"] = _plain(Inferred(0.0, 0.0, self.lexicon))
+            state["lexicon"] = _plain(Inferred(self.threshold, self.rate, self.lexicon))
         return state
 
     def load_state_dict(self, state: Dict[str, Any]) -> None:
         super().load_state_dict(state)
         if self.lexicon is not None:
             self.lexicon = _inferred(self.lexicon).lexicon
+        if self.told is not None:
+            self.rate = self.told
 
 
 def _plain(found: Inferred) -> Dict[str, Any]:

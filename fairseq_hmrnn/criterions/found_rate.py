@@ -79,7 +79,9 @@ class FoundRate:
         return {name: value.cpu() if torch.is_tensor(value) else value for name, value in vars(self).items()}
 
     def load_state_dict(self, state: Dict[str, Any]) -> None:
-        vars(self).update({name: value.clone() if torch.is_tensor(value) else value for name, value in state.items()})
+        """What a training that found something else had beside is left alone."""
+        known = {name: value for name, value in state.items() if name in vars(self)}
+        vars(self).update({name: value.clone() if torch.is_tensor(value) else value for name, value in known.items()})
 
 
 def without_repeated_rows(symbols: np.ndarray) -> np.ndarray:

@@ -4,7 +4,7 @@
     fairseq-hmrnn segment checkpoints/mytext --format json < some.txt          # all layers
     fairseq-hmrnn segment checkpoints/mytext --independent-lines --text lines.txt
     fairseq-hmrnn segment checkpoints/mytext --gold whitespace < some.txt
-    fairseq-hmrnn segment checkpoints/unspaced --text unspaced.txt --gold words.txt --independent-lines
+    fairseq-hmrnn segment checkpoints/unspaced --text unspaced.txt --independent-lines --lexicon
 
 Text of any length, read as it comes, the model's state carried on; with --independent-lines each line is read by
 itself, many at a time, which is several times as fast. Output: the text with a separator behind each segment; JSON
@@ -73,6 +73,8 @@ def run(args: argparse.Namespace) -> None:
         raise UserError("--gold prints a table: leave --format json out")
     if args.layer is not None and (args.gold or args.format == "json"):
         raise UserError("--gold and --format json have all layers: leave --layer out")
+    if args.lexicon and (args.layer or 1) > 1:
+        raise UserError("--lexicon is of layer 1: leave --layer out")
     if args.no_peaks and not args.gold:
         raise UserError("--no-peaks requires --gold")
     model = hub.load([args.checkpoint], args.data)

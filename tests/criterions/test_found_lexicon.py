@@ -53,7 +53,7 @@ def test_a_rate_that_is_told_is_kept():
     found = taught(0.27)
     tokens, signal, gold = batch(40)
     begins = found.begins(tokens, signal, torch.ones_like(gold))
-    assert found.rate == 0.27 and begins.double().mean().item() == pytest.approx(0.27, rel=0.05)
+    assert found.rate == 0.27 and begins.double().mean().item() == pytest.approx(0.27, rel=0.12)
     assert f1(begins, gold) > 0.93
 
 

@@ -60,8 +60,8 @@ class BoundaryRegularizedCrossEntropyConfig(CrossEntropyCriterionConfig):
     )
     boundary_delay: Optional[int] = option(
         None,
-        "how many steps behind a segment's last one the first layer's detector learns to close it, if it listens to a "
-        "signal; default: 1 for bidirectional and lexicon, otherwise 0. segment and plot put boundaries back",
+        "how many steps behind a segment's last one detectors that listen to a signal learn to close it; default: 1 "
+        "for bidirectional and lexicon, otherwise 0. segment and plot put boundaries back",
         whole(0, LARGEST_DELAY, optional=True),
     )
     boundary_weight: float = option(1.0, "factor on the weights of all boundary regularisers", WEIGHT)

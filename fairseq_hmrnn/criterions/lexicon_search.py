@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Callable, NamedTuple, Optional, Tuple
+from typing import Any, Callable, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -15,8 +15,9 @@ CERTAIN = 1000.0  # nats: the score of a place where a segment begins for sure
 ROUNDS = 3  # of counting a lexicon and segmenting by it
 TIMES = (0.6, 0.75, 0.9, 1.0, 1.15, 1.3)  # the rate that the signal alone gives: rates that are compared
 LARGEST = 0.95  # of thresholds
-NEARLY = 1.005  # times the lowest cost is nearly as good
+NEARLY, NEARLY_OF_DETECTOR = 1.005, 1.01  # times the lowest cost is nearly as good
 WINDOW, PIECE = 500, 300_000  # symbols of a row, and of those that share a lexicon, of a text that is segmented
+SAMPLE = 40_000  # symbols in which its rate is looked for
 
 
 class Inferred(NamedTuple):
@@ -41,16 +42,25 @@ def infer(symbols: np.ndarray, signal: np.ndarray, told: Optional[float] = None)
     places = _places(known)
     text, inside = np.append(symbols, -1)[places], places < len(symbols)
     rows, values = Rows(text), np.append(signal, 0)[places]
-    flat = np.pad(text, ((0, 0), (0, 1)), constant_values=-1).ravel()
     found = []
     for rate in [alone] if told is not None else [alone * times for times in TIMES if alone * times < 1]:
         begins = (scored(values, inside, rate) >= 0) & inside
         begins, inferred = _rounds(rows, inside, begins, rate, lambda share: scored(values, inside, share))
         if inferred is not None:
-            cost = held_out_cost(spelled(flat), flat >= 0, np.pad(begins, ((0, 0), (0, 1))).ravel())
-            found.append((cost, inferred))
+            found.append((_cost(rows, begins), inferred))
+    return _first_of_nearly_best(found, NEARLY)
+
+
+def _cost(rows: Rows, begins: np.ndarray) -> float:
+    """held_out_cost of a segmentation of rows."""
+    symbols = np.pad(rows.symbols, ((0, 0), (0, 1)), constant_values=-1).ravel()
+    return held_out_cost(spelled(symbols), symbols >= 0, np.pad(begins, ((0, 0), (0, 1))).ravel())
+
+
+def _first_of_nearly_best(found: Sequence[Tuple[float, Any]], nearly: float) -> Any:
+    """Of costs and what they are of, in the order of rates; None if there is none."""
     lowest = min((cost for cost, _ in found), default=0)
-    return next((inferred for cost, inferred in found if cost <= NEARLY * lowest), None)
+    return next((each for cost, each in found if cost <= nearly * lowest), None)
 
 
 def _rounds(
@@ -73,21 +83,30 @@ def _rounds(
 
 
 def resegmented(symbols: np.ndarray, begins: np.ndarray, z_tilde: np.ndarray, certain: np.ndarray) -> np.ndarray:
-    """bool (S,), where segments of a text begin by a detector and a lexicon together: as many as by the detector alone.
+    """bool (S,), where segments of a text begin by a detector and a lexicon together.
 
     symbols: (S,) whole numbers from 0. begins: bool (S,), by the detector; z_tilde: its probabilities of that. certain:
-    bool (S,), where one begins for sure, as at the ends of lines. Of a long text, each PIECE has a lexicon of its own.
+    bool (S,), where one begins for sure, as at the ends of lines. The rate is that of the detector, or a multiple of it
+    that does better in the first SAMPLE symbols. Of a long text, each PIECE has a lexicon of its own.
     """
-    found = np.zeros(len(symbols), dtype=bool)
+    text, found = (symbols, begins | certain, z_tilde, certain), np.zeros(len(symbols), dtype=bool)
+    sample = [x[:SAMPLE] for x in text]
+    tried = [(cost, times) for times in TIMES for cost, _ in [_resegmented_piece(times, *sample)]]
+    times = _first_of_nearly_best(tried, NEARLY_OF_DETECTOR) or 1.0
     for start in range(0, len(symbols), PIECE):
         piece = slice(start, start + PIECE)
-        found[piece] = _resegmented_piece(symbols[piece], begins[piece], z_tilde[piece], certain[piece])
+        _, found[piece] = _resegmented_piece(times, *(x[piece] for x in text))
     return found
 
 
-def _resegmented_piece(symbols: np.ndarray, begins: np.ndarray, z_tilde: np.ndarray, certain: np.ndarray) -> np.ndarray:
-    begins = begins | certain
+def _resegmented_piece(
+    times: float, symbols: np.ndarray, begins: np.ndarray, z_tilde: np.ndarray, certain: np.ndarray
+) -> Tuple[float, np.ndarray]:
+    """The cost of the segmentation, infinite where nothing is inferred, and where segments begin in it."""
     known = np.arange(len(symbols) + len(symbols) // WINDOW) % (WINDOW + 1) < WINDOW  # a gap behind each row
+    rate = float(begins.mean()) * times if len(begins) else 0.0
+    if not begins.any() or rate >= LARGEST:
+        return np.inf, begins
     places = _places(known)
     places = np.where(places < len(known), places - places // (WINDOW + 1), len(symbols))
     rows, inside = Rows(np.append(symbols, -1)[places]), places < len(symbols)
@@ -96,14 +115,14 @@ def _resegmented_piece(symbols: np.ndarray, begins: np.ndarray, z_tilde: np.ndar
     def scores(share: float) -> np.ndarray:
         return np.where(sure, CERTAIN, scored(signal, inside, share, WEIGHT_OF_DETECTOR))
 
-    again = np.append(begins, False)[places]
-    again, inferred = _rounds(rows, inside, again, float(begins.mean()), scores)
+    again, inferred = _rounds(rows, inside, np.append(begins, False)[places], rate, scores)
     if inferred is None:
-        return begins
+        return np.inf, begins
+    cost = _cost(rows, again)
     again[:, 0] = begins[places[:, 0]]  # of which a row says nothing
     found = np.zeros(len(symbols), dtype=bool)
     found[places[inside]] = again[inside]
-    return found
+    return cost, found
 
 
 def scored(signal: np.ndarray, inside: np.ndarray, share: float, weight: float = WEIGHT) -> np.ndarray:

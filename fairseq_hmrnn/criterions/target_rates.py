@@ -19,8 +19,8 @@ logger = logging.getLogger(__name__)
 
 
 class TargetRates:
-    """rates, terms: of each layer; or none; or one list of terms for all. line_end: the symbol `</s>`. delay: of the
-    first layer's detector if not that of what it listens to.
+    """rates, terms: of each layer; or none; or one list of terms for all. line_end: the symbol `</s>`. delay: of
+    detectors that listen, if not that of what they listen to.
 
     found: the first layer's rate if it is to be found, or its lexicon, otherwise None.
     """
@@ -70,13 +70,11 @@ class TargetRates:
 
     def delay_of(self, layer: int) -> int:
         """How many steps behind a segment's last one a layer's detector closes it."""
-        return self.late[layer] if layer or self.delay is None else self.delay
+        return self.late[layer] if self.delay is None else self.delay
 
     def heard_by(self, layer: int, steps: LayerSteps, tokens: Optional[Tensor]) -> LayerSteps:
         """With what the targets of a layer that listens depend on."""
-        if not self.rates or layer:
-            return steps
-        if isinstance(self.found, FoundLexicon):
+        if layer == 0 and isinstance(self.found, FoundLexicon):
             steps = steps._replace(lexicon=functools.partial(self.found.begins, tokens))
         return steps._replace(delay=self.delay)
 

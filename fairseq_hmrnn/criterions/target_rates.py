@@ -34,7 +34,9 @@ class TargetRates:
     ):
         self.rates, self.line_end, self.delay = rates, line_end, delay
         names = [listening(terms[min(layer, len(terms) - 1)]) for layer in range(len(rates))]
-        self.late = [0 if name is None else REGULARIZERS[name].late for name in names]
+        lates = [None if name is None else REGULARIZERS[name].late for name in names]
+        # How many steps behind a segment's last one each layer's detector closes it.
+        self.delays = [0 if late is None else late if delay is None else delay for late in lates]
         self.found: Optional[FoundRate] = None
         if names and names[0] == "lexicon":
             self.found = FoundLexicon(rates[0].share)
@@ -65,12 +67,8 @@ class TargetRates:
             return trace.valid
         if tokens is None or tokens.shape != trace.valid.shape:
             raise ValueError("within: in boundary-rates requires a source read in one direction: no --bidirectional")
-        ends, late = tokens.eq(self.line_end), self.delay_of(layer)
-        return trace.valid & ~later(ends, late) & ~later(ends, late - 1)
-
-    def delay_of(self, layer: int) -> int:
-        """How many steps behind a segment's last one a layer's detector closes it."""
-        return self.late[layer] if self.delay is None else self.delay
+        ends, delay = tokens.eq(self.line_end), self.delays[layer]
+        return trace.valid & ~later(ends, delay) & ~later(ends, delay - 1)
 
     def heard_by(self, layer: int, steps: LayerSteps, tokens: Optional[Tensor]) -> LayerSteps:
         """With what the targets of a layer that listens depend on."""
@@ -85,7 +83,7 @@ class TargetRates:
         with torch.no_grad():
             signal, known = REGULARIZERS[name].signal(steps)
             known = known & steps.valid
-            if not self.late[0]:  # then it is about the place behind a step
+            if not REGULARIZERS[name].late:  # then it is about the place behind a step
                 signal, known = later(signal, 1), later(known, 1)
             self.found.remember(tokens, signal, known)
 

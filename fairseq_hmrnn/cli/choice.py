@@ -53,7 +53,11 @@ WITH_SPACES = {  # words, and above them sentences, which take more text and upd
     "--boundary-rates": ".18,.0085",
     "--boundary-regularizers": "rate+uncertainty=.1,rate=50+unforeseen=0:1:500",
 }
-WITHOUT_SPACES = {"--boundary-rates": "auto,.05", "--boundary-regularizers": "rate+bidirectional,rate"}
+WITHOUT_SPACES = {
+    "--boundary-rates": "auto,.05",
+    "--boundary-regularizers": "rate+lexicon,rate",
+    "--boundary-delay": "2",
+}
 # The options that choose the class of a recipe's section. Who gives one gives that class's options too.
 CLASSES = {
     "task": ("--task",),
@@ -150,7 +154,7 @@ def _for_text(data: str, names: Set[str], given: Sequence[str], cpu: bool) -> Tu
                 options.update(WITH_SPACES)
     sizes = value_of("--hidden-sizes", given)
     if names.intersection(CLASSES["model"]) or (sizes is not None and sizes.count(",") != 2):
-        for name in WITH_SPACES:  # each has a value for every layer, and there are not three, or nobody knows
+        for name in WITHOUT_SPACES:  # each has a value for every layer, and there are not three, or nobody knows
             options.pop(name, None)
     return options, f"{text.symbols:,} {kind}: as the recipe {recipe_name}"
 

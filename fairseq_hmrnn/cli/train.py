@@ -14,8 +14,8 @@ printed before it runs:
   below 20 million    as the recipe ptb_small: layers of 464, 144 and 144
   else                as the recipe ptb: 3 layers of 512
 Boundary regularisers (docs/boundaries.md): from a million symbols on those that find words and sentences, uncertainty
-and unforeseen, where spaces stand between words; for less text the rates of the recipe; bidirectional where there are
-no spaces, and then `segment` requires --lookahead 1. A folder of `prepare translation` gets a translation model:
+and unforeseen, where spaces stand between words; for less text the rates of the recipe; lexicon where there are no
+spaces. A folder of `prepare translation` gets a translation model:
   below 3 million     hmlstm_transformer_small: 20 epochs, the learning rate falling to 0, or until validation has not
                       improved for 5
   else                hmlstm_lstm_iwslt_de_en: 10 epochs

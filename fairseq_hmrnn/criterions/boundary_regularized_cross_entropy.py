@@ -33,6 +33,8 @@ from .target_rates import TargetRates
 
 logger = logging.getLogger(__name__)
 
+LARGEST_DELAY = 9  # steps; longer than a word
+
 
 def _parse_separator(text: str) -> str:
     """Itself; ValueError if it separates nothing."""
@@ -56,6 +58,12 @@ class BoundaryRegularizedCrossEntropyConfig(CrossEntropyCriterionConfig):
         f"terms joined by +, of {', '.join(REGULARIZERS)}; a term may have a weight, NAME=WEIGHT, or one that is "
         "annealed, NAME=START:END:UPDATES. Such as rate+uncertainty=.1,rate (criterions/boundary_regularizers.py)",
         Parsed(parse_regularizers),
+    )
+    boundary_delay: Optional[int] = option(
+        None,
+        "how many steps behind a segment's last one detectors that listen to a signal learn to close it; default: 1 "
+        "for bidirectional and lexicon, otherwise 0. segment and plot put boundaries back",
+        whole(0, LARGEST_DELAY, optional=True),
     )
     boundary_weight: float = option(1.0, "factor on the weights of all boundary regularisers", WEIGHT)
     boundary_supervision: str = option(
@@ -106,6 +114,7 @@ class BoundaryRegularizedCrossEntropy(CheckedOptions, CrossEntropyCriterion):
         boundary_supervision_weight=1.0,
         boundary_supervision_separator="|",
         label_smoothing=0.0,
+        boundary_delay=None,
     ):
         options = BoundaryRegularizedCrossEntropyConfig(
             boundary_rates=boundary_rates,
@@ -116,6 +125,7 @@ class BoundaryRegularizedCrossEntropy(CheckedOptions, CrossEntropyCriterion):
             boundary_supervision_weight=boundary_supervision_weight,
             boundary_supervision_separator=boundary_supervision_separator,
             label_smoothing=label_smoothing,
+            boundary_delay=boundary_delay,
         )
         check_config(options, BoundaryRegularizedCrossEntropyConfig)
         super().__init__(task, sentence_avg)
@@ -123,7 +133,8 @@ class BoundaryRegularizedCrossEntropy(CheckedOptions, CrossEntropyCriterion):
         self.terms = parse_terms(boundary_regularizers, self.rates)
         self.weight = boundary_weight
         dictionary = getattr(task, "source_dictionary", None)
-        self.targets = TargetRates(self.rates, self.terms, dictionary.eos() if dictionary is not None else None)
+        line_end = dictionary.eos() if dictionary is not None else None
+        self.targets = TargetRates(self.rates, self.terms, line_end, boundary_delay)
         self.right_to_left: Optional[RightToLeftPredictor] = None
         if needing("right_to_left", self.terms):
             self.right_to_left = RightToLeftPredictor(len(dictionary), dictionary.pad())
@@ -243,6 +254,7 @@ class BoundaryRegularizedCrossEntropy(CheckedOptions, CrossEntropyCriterion):
                         penalties += nll
                         heard[need] = Signals(*(rows_of(trace, values) for values in found))
                 steps = layer_steps(trace, layer, self.targets.share(layer), **heard)._replace(valid=counted)
+                steps = self.targets.heard_by(layer, steps, tokens_of_rows)
                 self.targets.listen(term.name, layer, steps, tokens_of_rows)
                 penalties.append(weight * regularizer(steps))
         if self.supervision is not None and self.supervision_weight > 0:

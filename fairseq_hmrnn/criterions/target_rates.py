@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 from typing import Dict, List, Optional, Sequence
@@ -12,24 +13,38 @@ from torch import Tensor
 from ..trace import BoundaryTrace
 from .boundary_regularizers import REGULARIZERS, LayerSteps, later
 from .boundary_terms import Rate, Term, listening
+from .found_lexicon import FoundLexicon
 from .found_rate import EVERY, FoundRate
 
 logger = logging.getLogger(__name__)
 
 
 class TargetRates:
-    """rates, terms: of each layer; or none; or one list of terms for all. line_end: the symbol `</s>`.
+    """rates, terms: of each layer; or none; or one list of terms for all. line_end: the symbol `</s>`. delay: of
+    detectors that listen, if not that of what they listen to.
 
-    found: the first layer's rate if it is to be found, otherwise None.
+    found: the first layer's rate if it is to be found, or its lexicon, otherwise None.
     """
 
-    def __init__(self, rates: Sequence[Rate], terms: Sequence[List[Term]], line_end: Optional[int]):
-        self.rates, self.line_end = rates, line_end
+    def __init__(
+        self,
+        rates: Sequence[Rate],
+        terms: Sequence[List[Term]],
+        line_end: Optional[int],
+        delay: Optional[int] = None,
+    ):
+        self.rates, self.line_end, self.delay = rates, line_end, delay
         names = [listening(terms[min(layer, len(terms) - 1)]) for layer in range(len(rates))]
-        self.late = [name is not None and REGULARIZERS[name].late for name in names]
+        lates = [None if name is None else REGULARIZERS[name].late for name in names]
+        # How many steps behind a segment's last one each layer's detector closes it.
+        self.delays = [0 if late is None else late if delay is None else delay for late in lates]
         self.found: Optional[FoundRate] = None
-        if rates and rates[0].share is None:
-            self.found, self.heard, self.told = FoundRate(), names[0], False
+        if names and names[0] == "lexicon":
+            self.found = FoundLexicon(rates[0].share)
+        elif rates and rates[0].share is None:
+            self.found = FoundRate()
+        self.heard = names[0] if names else None
+        self.told = self.found is None or rates[0].share is not None  # what the rate is before the first search
         for layer, rate in enumerate(rates, 1):
             if rate.within_lines:
                 logger.info(
@@ -63,8 +78,14 @@ class TargetRates:
             return trace.valid
         if tokens is None:
             raise ValueError("within: in boundary-rates requires lines of text")
-        ends = tokens.eq(self.line_end)
-        return trace.valid & ~ends & ~later(ends, 1 if self.late[layer] else -1)
+        ends, delay = tokens.eq(self.line_end), self.delays[layer]
+        return trace.valid & ~later(ends, delay) & ~later(ends, delay - 1)
+
+    def heard_by(self, layer: int, steps: LayerSteps, tokens: Optional[Tensor]) -> LayerSteps:
+        """With what the targets of a layer that listens depend on."""
+        if layer == 0 and isinstance(self.found, FoundLexicon):
+            steps = steps._replace(lexicon=functools.partial(self.found.begins, tokens))
+        return steps._replace(delay=self.delay)
 
     def listen(self, name: str, layer: int, steps: LayerSteps, tokens: Tensor) -> None:
         """If the first layer's rate is to be found: remember what its detector hears by the regulariser `name`."""
@@ -73,7 +94,7 @@ class TargetRates:
         with torch.no_grad():
             signal, known = REGULARIZERS[name].signal(steps)
             known = known & steps.valid
-            if not self.late[0]:
+            if not REGULARIZERS[name].late:  # then it is about the place behind a step
                 signal, known = later(signal, 1), later(known, 1)
             self.found.remember(tokens, signal, known)
 
@@ -85,6 +106,6 @@ class TargetRates:
                 counted, kind = self.counted(trace, layer, tokens), f"steps{layer + 1}"
                 counts[kind] = counted.sum()
                 counts[f"z{layer + 1}_within:{kind}"] = (trace.boundaries[..., layer].detach().double() * counted).sum()
-        if self.found is not None and training:
+        if self.found is not None and self.rates[0].share is None and training:
             counts["z1_target:steps"] = trace.valid.sum() * self.found.rate
         return counts

@@ -52,7 +52,8 @@ def test_boundaries_suit_the_text(data, monkeypatch):
     sentences = chosen(data, monkeypatch, symbols=5_000_000)
     assert value_of("--boundary-rates", sentences) == ".18,.0085"
     assert "unforeseen" in value_of("--boundary-regularizers", sentences)
-    assert value_of("--boundary-regularizers", found[False]) == "rate+bidirectional,rate"
+    assert value_of("--boundary-regularizers", found[False]) == "rate+lexicon,rate"
+    assert value_of("--boundary-delay", found[False]) == "2" and value_of("--boundary-delay", found[True]) is None
     assert value_of("--boundary-rates", found[False]) == "auto,.05"
     assert value_of("--boundary-regularizers", found[None]) is None  # words: as in the recipe
 

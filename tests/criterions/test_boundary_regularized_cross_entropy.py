@@ -16,9 +16,9 @@ from fairseq_hmrnn.criterions.boundary_regularized_cross_entropy import (
     BoundaryRegularizedCrossEntropy,
     layer_steps,
 )
-from fairseq_hmrnn.criterions.boundary_regularizers import REGULARIZERS
+from fairseq_hmrnn.criterions.boundary_regularizers import REGULARIZERS, detector_cross_entropy, later
 from fairseq_hmrnn.criterions.boundary_statistics import boundary_counts, gold_counts, log_boundary_metrics
-from fairseq_hmrnn.criterions.boundary_terms import Rate, parse_rates
+from fairseq_hmrnn.criterions.boundary_terms import Rate, delay_of, parse_rates
 from fairseq_hmrnn.criterions.right_to_left import followers, left_to_right
 from fairseq_hmrnn.models.config import HMLSTMLanguageModelConfig
 from fairseq_hmrnn.models.decoder import HMLSTMDecoder
@@ -139,6 +139,9 @@ def test_rates_as_they_are_written():
     [
         (".2,auto", "rate+bidirectional", "auto in boundary-rates is for the first layer"),
         ("auto,.05", "rate,rate+uncertainty", "give layer 1 one of uncertainty, .* or give numbers alone"),
+        (".2,.1", "rate,rate+lexicon", "lexicon in boundary-regularizers is for the first layer alone"),
+        (".2,.1", "rate+lexicon", "is for the first layer alone, such as rate\\+lexicon,rate"),
+        ("", "lexicon", "lexicon in boundary-regularizers requires --boundary-rates"),
         ("outside:.2,.1", "rate", "within:.2, of those where no line ends; or auto, to be found"),
     ],
 )
@@ -147,7 +150,9 @@ def test_rates_without_meaning_say_what_has_one(dictionary, rates, regularizers,
         criterion_for(dictionary, rates, boundary_regularizers=regularizers)
 
 
-@pytest.mark.parametrize("listening, edge", [("bidirectional", 1), ("uncertainty", -1), ("entropy", -1)])
+@pytest.mark.parametrize(
+    "listening, edge", [("bidirectional", 1), ("lexicon", 1), ("uncertainty", -1), ("entropy", -1)]
+)
 def test_a_rate_within_lines_leaves_out_where_they_end(dictionary, model, sample, listening, edge):
     """A late detector closes a line's last segment at `</s>` and `</s>` itself a step later; others, a step earlier."""
     tokens = sample["net_input"]["src_tokens"]
@@ -188,6 +193,49 @@ def test_a_rate_that_is_found_is_of_the_places_before_symbols(dictionary, model,
     for row, column in where.nonzero().tolist():
         assert signal[row, column] == values[row, column if late else column - 1]
     assert int(where.sum()) == int((known & steps.valid if late else (known & steps.valid)[:, :-1]).sum())
+
+
+@pytest.mark.parametrize("delay", [None, 0, 3])
+@pytest.mark.parametrize("rates", ["auto,.05", ".4,.05"])
+def test_what_a_lexicon_says_is_learned(dictionary, model, sample, rates, delay, monkeypatch):
+    """Of the text and signal of every batch, which it remembers; the detector closes segments `delay` steps late."""
+    options = {"boundary_regularizers": "lexicon,none", "boundary_delay": delay}
+    criterion, asked = criterion_for(dictionary, rates, **options), []
+    found = criterion.targets.found
+
+    def begins(tokens, signal, known):
+        asked.append((tokens, signal, known))
+        return known & (tokens % 2 == 0)
+
+    monkeypatch.setattr(found, "begins", begins)
+    model.set_num_updates(7)
+    loss, size, log = criterion(model, sample)
+    output, tokens = model(**sample["net_input"]), sample["net_input"]["src_tokens"]
+    nll, back = criterion.right_to_left(tokens, sample["target"])
+    steps = layer_steps(output[1]["trace"], 0, 0.4, criterion.signals(model, output, sample, "lexicon"), back)
+    values, known = REGULARIZERS["bidirectional"].signal(steps)
+    (given,) = asked
+    assert given[0] is tokens and torch.allclose(given[1], values) and torch.equal(given[2], known)
+    moved = (1 if delay is None else delay) - 1
+    target, where = (later(x, moved) for x in (known & (tokens % 2 == 0), known))
+    expected = nll + detector_cross_entropy(steps.z_tilde, target, where & steps.valid)
+    assert (loss - log["nll"]).item() == pytest.approx(size * expected.item(), rel=1e-4)
+    assert int((found.symbols >= 0).sum()) == int((known & steps.valid).sum())
+
+
+@pytest.mark.parametrize(
+    "options, delay",
+    [
+        ({}, 0),
+        ({"boundary_rates": "auto,.05", "boundary_regularizers": "rate+lexicon,rate"}, 1),
+        ({"boundary_rates": ".2,.05", "boundary_regularizers": "rate+lexicon,rate", "boundary_delay": 2}, 2),
+        ({"boundary_rates": ".2,.05", "boundary_regularizers": "rate+uncertainty,rate", "boundary_delay": 3}, 3),
+        ({"boundary_rates": ".2,.05", "boundary_regularizers": "rate+bidirectional", "boundary_delay": 0}, 0),
+        ({"boundary_rates": ".2,.05", "boundary_regularizers": "rate,bidirectional", "boundary_delay": 2}, 0),
+    ],
+)
+def test_a_checkpoint_tells_the_delay(options, delay):
+    assert delay_of(SimpleNamespace(**options)) == delay
 
 
 def test_a_rate_that_is_found_is_logged_and_held(dictionary, model, sample, monkeypatch, caplog):

@@ -66,7 +66,7 @@ class HMLSTMTransformerModel(TranslationModel):
 
 TINY_DECODER = {"decoder_layers": 2, "decoder_embed_dim": 64, "decoder_ffn_embed_dim": 128}
 SMALL_DECODER = {"decoder_layers": 2, "decoder_embed_dim": 128, "decoder_ffn_embed_dim": 256}
-SMALL_DROPOUT = dict.fromkeys(("dropout_input", "dropout_memory", "dropout"), 0.2)
+SMALL_DROPOUT = dict.fromkeys(("dropout_input", "dropout_memory", "dropout"), 0.3)
 IWSLT_DECODER = {"decoder_layers": 6, "decoder_embed_dim": 512, "decoder_ffn_embed_dim": 1024}
 register_architectures(
     "hmlstm_transformer",

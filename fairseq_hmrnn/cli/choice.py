@@ -127,9 +127,10 @@ def _for_translation(data: str, names: Set[str], given: Sequence[str], cpu: bool
         raise UserError(f"no valid split in {data}: add valid.SRC and valid.TGT to the texts and prepare them again")
     sides = [path[: -len(".idx")] for path in glob.glob(os.path.join(glob.escape(data), "train.*.idx"))]
     symbols = max(map(count_symbols, sides), default=0)
-    options, size = dict(TRANSLATION), "large"
+    options: Options = {**TRANSLATION}
+    size = "large"
     if symbols < SMALL_TRANSLATION:
-        options, size = dict(FOR_SMALL_TRANSLATION), "small"
+        options, size = {**FOR_SMALL_TRANSLATION}, "small"
         _set_length(options, OF_TRANSLATION, symbols, names, given, cpu or "--cpu" in names)
     if names.intersection(CLASSES["criterion"]):
         for name in OF_CRITERION:

@@ -34,6 +34,19 @@ class BoundaryTrace(NamedTuple):
         """The rows of all of them, one after the other; of one model and equal T."""
         return traces[0]._replace(**{name: torch.cat([getattr(trace, name) for trace in traces]) for name in _TENSORS})
 
+    def in_source_order(self, rows: int) -> BoundaryTrace:
+        """With the steps of both directions in the order of the source, if an encoder has read `rows` sources in both,
+        2 * rows of these; otherwise itself."""
+        if self.valid.size(0) != 2 * rows:
+            return self
+        return self._replace(**{name: _second_reversed(getattr(self, name)) for name in _TENSORS})
+
+
+def _second_reversed(values: Tensor) -> Tensor:
+    """Values (2 B, T, ...) with the steps of the last B rows reversed."""
+    first, second = values.chunk(2)
+    return torch.cat([first, second.flip(1)])
+
 
 _TENSORS = ("boundaries", "boundary_probs", "valid")
 

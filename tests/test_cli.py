@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 import torch
-from conftest import BIN, ROOT, TASK, TRAIN, rank_options, run
+from conftest import BIN, PATIENCE, ROOT, TASK, TRAIN, rank_options, run
 
 
 def values(text, key):
@@ -185,7 +185,7 @@ def train_rank_options(data, options, folder):
     (folder / "rank_weights" / "__init__.py").write_text(RANK_WEIGHTS)
     options = ["--user-dir", folder / "rank_weights", *options, "--save-dir", folder]
     processes = []
-    for rank, distributed in enumerate(rank_options()):
+    for rank, distributed in enumerate(rank_options(folder)):
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "RANK_WEIGHTS": str(folder / f"rank{rank}.pt")}
         environment["OMP_NUM_THREADS"] = "1"
         command = [BIN / "fairseq-train", data, *options, *distributed]
@@ -193,7 +193,7 @@ def train_rank_options(data, options, folder):
             processes.append(
                 subprocess.Popen(list(map(str, command)), cwd=ROOT, env=environment, stdout=log, stderr=log)
             )
-    assert [process.wait(timeout=200) for process in processes] == [0, 0], (folder / "log0").read_text()[-4000:]
+    assert [process.wait(timeout=PATIENCE) for process in processes] == [0, 0], (folder / "log0").read_text()[-4000:]
     return [weights(folder, f"rank{rank}.pt") for rank in range(2)]
 
 

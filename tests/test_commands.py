@@ -9,7 +9,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT, run
+from conftest import PATIENCE, ROOT, run
 
 from fairseq_hmrnn.cli import arguments as kinds
 from fairseq_hmrnn.cli.errors import UserError, describe, run_command
@@ -117,7 +117,7 @@ def test_a_real_process_without_input_and_with_another_locale_writes_utf8(work):
     command += ["--length", "60", "--seed", "1", "--prompt", "ka"]
     locale = environment(LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0", PYTHONIOENCODING="latin-1")
     shell = ["bash", "-c", '"$@" <&-', "bash", *command]
-    done = subprocess.run(shell, env=locale, capture_output=True, timeout=120)
+    done = subprocess.run(shell, env=locale, capture_output=True, timeout=PATIENCE)
     assert (done.returncode, done.stderr) == (0, b"") and "\u2016" in done.stdout.decode()
 
 
@@ -128,7 +128,7 @@ def test_a_real_process_ends_quietly_when_nobody_reads_on(work):
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen(command, env=environment(), **pipes) as process:
         process.stdout.close()
-        assert process.stderr.read() == b"" and process.wait(timeout=120) == -signal.SIGPIPE
+        assert process.stderr.read() == b"" and process.wait(timeout=PATIENCE) == -signal.SIGPIPE
 
 
 def test_errors_of_the_program_keep_their_traceback():

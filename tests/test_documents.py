@@ -148,7 +148,7 @@ def workplace(tmp_path_factory):
     train = ["--user-dir", ROOT / "fairseq_hmrnn", "--optimizer", "adam", "--lr", "0.01", "--batch-size", 8, "--cpu"]
     train += ["--max-update", 2, "--num-workers", 0, "--disable-validation", "--no-epoch-checkpoints", "--seed", 1]
     text = [folder / "data" / "mytext", "--task", "hmlstm_language_modeling", *SMALL, "--tokens-per-sample", 30]
-    translation = [pairs / "bin", "--task", "translation", "--arch", "hmlstm_lstm_tiny"]
+    translation = [pairs / "bin", "--task", "translation", "--arch", "hmlstm_transformer_tiny"]
     jobs = []
     for name, options_ in (("mytext", text), ("pairs", translation)):
         save = checkpoints / name

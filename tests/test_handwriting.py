@@ -40,7 +40,7 @@ def trained(data, tmp_path_factory):
         found = [data, *TASK, *TRAIN, *OPTIMIZE, "--max-update", updates, "--save-dir", base / name, *options]
         return "fairseq-train", found, base / f"{log}.log"
 
-    two = [job("two", f"two{rank}", 10, *options, "--batch-size", 2) for rank, options in enumerate(rank_options())]
+    two = [job("two", f"two{rank}", 10, *options, "--batch-size", 2) for rank, options in enumerate(rank_options(base))]
     one = job("one", "one", 10, "--batch-size", 2, "--update-freq", 2)
     run_forked([[job("whole", "whole", 20)], [job("parts", "parts", 9)], [job("parts", "parts", 20)], two, [one]])
     return base

@@ -137,6 +137,7 @@ TRANSLATION = {
     "hmlstm": (HMLSTMModel, HMLSTMTranslationConfig, {"output_dim": 9, "bidirectional": True}),
     "unfed": (HMLSTMModel, HMLSTMTranslationConfig, {"output_dim": 9, "no_input_feeding": True}),
     "segments": (HMLSTMModel, HMLSTMTranslationConfig, {"output_dim": 9, "encoder_memory": "segments:1"}),
+    "means": (HMLSTMModel, HMLSTMTranslationConfig, {"output_dim": 9, "encoder_memory": "means:1"}),
     "lstm": (HMLSTMLSTMModel, HMLSTMLSTMConfig, {"decoder_hidden_size": 9, "encoder_memory": "all-layers"}),
 }
 

@@ -14,18 +14,19 @@ PACKAGE = Path(__file__).resolve().parents[1] / "fairseq_hmrnn"
 ALLOWED = {
     "ops": set(),
     "modules": {"ops"},
-    "analysis": set(),
+    "text": set(),
+    "analysis": {"text"},
     "options": set(),
     "trace": set(),
     "compat": set(),
     "archive": {"compat"},
     "resumption": {"compat"},
     "checkpoints": {"archive", "compat", "resumption"},
-    "data": set(),
-    "criterions": {"data", "options", "trace"},
+    "data": {"text"},
+    "criterions": {"data", "options", "text", "trace"},
     "optim": {"options"},
     "models": {"checkpoints", "modules", "ops", "options", "trace"},
-    "inference": {"checkpoints", "data", "models", "ops", "trace"},
+    "inference": {"checkpoints", "data", "models", "ops", "text", "trace"},
     "tasks": {"checkpoints", "compat", "data", "inference", "models", "options", "resumption"},
     "cli": {"analysis", "archive", "criterions", "data", "inference", "models", "optim", "options", "tasks"},
     "__init__": {"checkpoints", "cli", "resumption"},  # and by name what is registered
@@ -34,8 +35,10 @@ ALLOWED = {
 FORBIDDEN = {
     "ops": {"fairseq", "omegaconf", "hydra"},
     "modules": {"fairseq", "omegaconf", "hydra"},
+    "text": {"fairseq", "omegaconf", "hydra", "torch"},
     "analysis": {"fairseq", "omegaconf", "hydra", "torch"},
 }
+OPTIONAL = {"matplotlib", "triton", "onnx", "onnxruntime", "sentencepiece", "shtab", "sacrebleu", "sklearn"}
 # Folders within a part, and what of the package they may not import: each other, or who stands above them.
 APART = {
     "ops/cpu": {"ops.triton", "ops.hm_lstm"},
@@ -94,6 +97,17 @@ def test_a_part_stands_above_those_that_import_it():
     order = list(ALLOWED)
     for part, others in ALLOWED.items():
         assert others <= set(order[: order.index(part)]), part
+
+
+@pytest.mark.parametrize("path", FILES, ids=[str(path.relative_to(PACKAGE)) for path in FILES])
+def test_what_few_need_is_imported_where_it_is_used(path):
+    """Every command imports the package, and would wait for it."""
+    if path.parent == PACKAGE / "ops" / "triton":  # itself imported only where a GPU is
+        return
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
+        assert not {name.split(".")[0] for name in names} & OPTIONAL
 
 
 @pytest.mark.parametrize("folder", APART)

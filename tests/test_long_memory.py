@@ -158,7 +158,11 @@ def test_long_memory_benchmark_goes_on_where_it_stopped(benchmark, monkeypatch, 
     found = [(row["task"], row["contestant"]) for row in rows]
     assert found == [("recall", "hm_lstm_cost"), ("adding", "hm_lstm_cost"), ("recall", "gru"), ("adding", "gru")]
     assert all(0 <= float(row["gap40"]) <= 1 and float(row["ms12"]) > 0 for row in rows)
+    assert [row["items"] for row in rows] == ["1", "0", "1", "0"]
     assert picture.stat().st_size > 1000
+    for more, count in ((["--items", 2], 5), (["--items", 2], 5), (["--samples", 8], 6)):
+        main("--out", out, "--tasks", "recall", "--seeds", 1, "--contestants", "gru", *more)
+        assert len(out.read_text().splitlines()) == 1 + count, "other settings are other rows"
     with pytest.raises(UserError, match="rows.csv has other columns: give another --out$"):
         main("--out", out, "--gaps", 20)
 
@@ -204,6 +208,13 @@ def test_why_looks_at_a_model_while_it_trains(benchmark, monkeypatch, tmp_path):
     assert {"right_shut12", "z2", "layer3_10", "layer1_150"} <= set(shares) and "layer1_500" not in shares
     assert all(0 <= float(row[name]) <= 1 for row in rows for name in shares)
     assert (tmp_path / "why.png").stat().st_size > 1000
+    monkeypatch.setattr("sys.argv", [*sys.argv, "--lr", "0.1"])
+    benchmark("long_memory_why").main()
+    with open(tmp_path / "why.csv", newline="") as file:
+        assert [row["lr"] for row in csv.DictReader(file)] == ["0.002"] * 4 + ["0.1"] * 4
+    monkeypatch.setattr("sys.argv", [*sys.argv, "--gap", "20"])
+    with pytest.raises(UserError, match="why.csv has other columns: give another --out$"):
+        benchmark("long_memory_why").main()
 
 
 @pytest.fixture(scope="module")

@@ -47,13 +47,16 @@ def test_batches_are_those_of_an_unbroken_training_whatever_the_epoch(data, tmp_
 
 
 @pytest.mark.slow
-def test_a_rate_that_is_found_goes_on(data, tmp_path):
-    """Its memory is in no weights, and `uncertainty` has none. Two processes have one rate, the first one's."""
+@pytest.mark.parametrize("listening", ["uncertainty", "lexicon"])
+def test_a_rate_that_is_found_goes_on(data, tmp_path, listening):
+    """Its memory and the lexicon are in no weights. Two processes have one rate, the first one's."""
     options = [data, *TASK, *TRAIN, "--disable-validation", "--no-epoch-checkpoints", "--max-update", 106]
-    options += ["--boundary-rates", "auto,.1", "--boundary-regularizers", "rate+uncertainty,rate"]
+    options += ["--boundary-rates", "auto,.1", "--boundary-regularizers", f"rate+{listening},rate"]
     whole, parts, log = tmp_path / "whole", tmp_path / "parts", tmp_path / "log"
     stops = [(parts, ["--max-update", stop]) for stop in (97, 103)] + [(parts, [])]
-    both = [("fairseq-train", [*options, *rank, "--save-dir", tmp_path / "both"], log) for rank in rank_options()]
+    both = [
+        ("fairseq-train", [*options, *rank, "--save-dir", tmp_path / "both"], log) for rank in rank_options(tmp_path)
+    ]
     run_forked([*trainings(options, tmp_path / "whole.log", (whole, []), *stops), both])
     assert_same(whole, parts)
     for folder, said in ((whole, tmp_path / "whole.log"), (tmp_path / "both", log)):
@@ -61,6 +64,7 @@ def test_a_rate_that_is_found_goes_on(data, tmp_path):
         targets = re.findall(r"z1_target=([\d.]+)", said.read_text())
         assert rate != 0.25 and targets[:100] == ["0.25"] * 100
         assert {float(target) for target in targets[100:106]} == {round(rate, 3)}
+        assert ("lexicon" in checkpoint(folder)["extra_state"]["criterion"]) == (listening == "lexicon")
 
 
 def test_a_training_that_has_ended_makes_no_further_update(data, tmp_path):

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 import torch
-from conftest import ROOT, TASK, TRAIN, run, run_forked
+from conftest import PATIENCE, ROOT, TASK, TRAIN, run, run_forked
 
 from fairseq_hmrnn.inference import hub
 from fairseq_hmrnn.inference.reader import Reader
@@ -148,7 +148,7 @@ def test_no_traceback_when_it_is_cut_short(checkpoint, end):
             process.send_signal(signal.SIGINT)
         process.stdout.close()
         errors = process.stderr.read()
-        process.wait(timeout=60)
+        process.wait(timeout=PATIENCE)
     assert errors == b"" and process.returncode in (130, -signal.SIGPIPE, -signal.SIGINT)
 
 

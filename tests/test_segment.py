@@ -3,11 +3,12 @@
 import io
 import json
 import os
+import re
 
 import numpy as np
 import pytest
 import torch
-from conftest import TASK, run
+from conftest import TASK, TRAIN, run
 from fairseq import checkpoint_utils
 
 from fairseq_hmrnn.cli.files import size_of, text_pieces
@@ -185,6 +186,7 @@ def test_size_of_what_is_read(tmp_path):
     "options, message",
     [
         (["--layer", "3"], "no layer 3 with a detector: choose 1 to 2"),
+        (["--lexicon", "--layer", 2], "--lexicon is of layer 1: leave --layer out"),
         (["--lookahead", "-1"], "--lookahead: must be a whole number from 0 to 1000000, not -1"),
         (["--gold", "gold.txt"], "gold text has 8 characters without its separators, the text has 9"),
     ],
@@ -236,3 +238,39 @@ def test_pictures(checkpoint, trained, tmp_path):
     options = ["--out", tmp_path / "none.png", "--log", tmp_path / "none.txt"]
     refused = run("fairseq-hmrnn", "plot", checkpoint, *options, stdin="ka lumo\n", check=False)
     assert refused.returncode == 2 and "none.txt" in refused.stdout and not (tmp_path / "none.png").exists()
+
+
+def test_segments_with_a_lexicon(checkpoint, model, text, tmp_path):
+    """Of all there is of the text at once; a newline is a segment of its own, and layer 2 is as it was."""
+    (tmp_path / "text.txt").write_bytes(text.encode())
+    options = ["--text", tmp_path / "text.txt", "--lexicon"]
+    printed = run("fairseq-hmrnn", "segment", checkpoint, *options, "--separator", "\x1f").stdout
+    assert printed.replace("\x1f", "") == text and "\x1f\n\x1f" in printed
+    assert not [part for part in printed.split("\x1f") if "\n" in part and part != "\n"]
+    z = model.reader().boundaries(text)
+    records = list(
+        map(json.loads, run("fairseq-hmrnn", "segment", checkpoint, *options, "--format", "json").stdout.splitlines())
+    )
+    assert [r["stop"] for r in records if 1 in r["layers"]] == [
+        stop for stop in np.cumsum([len(part) for part in printed.split("\x1f")])[:-1]
+    ]
+    assert [r["stop"] for r in records if 2 in r["layers"]] == (np.flatnonzero(z[:, 1]) + 1).tolist()
+    table = run("fairseq-hmrnn", "segment", checkpoint, *options, "--gold", "lines", "--no-peaks").stdout
+    assert re.search(r"^ 1 with lexicon ", table, re.MULTILINE) and not re.search(r"^ 2 with lex", table, re.MULTILINE)
+
+
+@pytest.mark.slow
+def test_the_delay_that_a_detector_was_taught_is_remembered(data, text, tmp_path):
+    options = [*TRAIN, "--boundary-regularizers", "rate+lexicon,rate", "--boundary-delay", 2, "--max-update", 2]
+    run("fairseq-train", data, *TASK, *options, "--disable-validation", "--save-dir", tmp_path)
+    (tmp_path / "text.txt").write_bytes(text.encode())
+    arguments = [tmp_path, "--text", tmp_path / "text.txt"]
+    printed = [
+        run("fairseq-hmrnn", "segment", *arguments, *lookahead).stdout
+        for lookahead in ([], ["--lookahead", 2], ["--lookahead", 0])
+    ]
+    assert printed[0] == printed[1] != printed[2]
+    html = ["--html", "b.html"]
+    run("fairseq-hmrnn", "plot", *arguments, *html, cwd=tmp_path)
+    run("fairseq-hmrnn", "plot", *arguments, "--html", "c.html", "--lookahead", 2, cwd=tmp_path)
+    assert (tmp_path / "b.html").read_bytes() == (tmp_path / "c.html").read_bytes()

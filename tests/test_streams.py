@@ -80,10 +80,10 @@ def test_processes_and_validation_change_nothing(data, tmp_path):
         return ("fairseq-train", [*options, *more, "--save-dir", tmp_path / name], tmp_path / (log or f"{name}.log"))
 
     def two(name, *more):
-        return [job(name, "--batch-size", 8, *distributed, *more) for distributed in rank_options()]
+        return [job(name, "--batch-size", 8, *distributed, *more) for distributed in rank_options(tmp_path)]
 
     def four(name, *more):
-        return [job(name, "--batch-size", 4, *distributed, *more) for distributed in rank_options(4)]
+        return [job(name, "--batch-size", 4, *distributed, *more) for distributed in rank_options(tmp_path, 4)]
 
     run_forked([[job("one", *one, *quiet), job("validated", *one, "--max-update", 20, "--save-interval-updates", 3)]])
     assert_same(tmp_path / "one", tmp_path / "validated")

@@ -1,6 +1,7 @@
 """The benchmark of timescales: its texts are what they are said to be, and the lengths of segments are those that the
 model's own reader finds."""
 
+import argparse
 import csv
 import random
 
@@ -58,6 +59,17 @@ def test_elasticity_is_1_where_segments_grow_as_words_do(benchmark):
     rows = [{"word": word, "segment": 3 * word} for word in (4, 6, 13)]
     assert benchmark("timescales").elasticity(rows) == pytest.approx(1)
     assert benchmark("timescales").elasticity([{**row, "segment": 7} for row in rows]) == pytest.approx(0)
+
+
+def test_a_training_of_other_options_is_not_taken(benchmark, monkeypatch, tmp_path):
+    timescales, made = benchmark("timescales"), []
+    monkeypatch.setattr(timescales, "command", lambda *arguments, log: made.append(log))
+    args = argparse.Namespace(out=str(tmp_path), updates=5, size=60_000, files=[("a", "a.txt")])
+    paths = {timescales.trained("rate", seed, 0.2, args) for seed in (1, 1, 2)}
+    assert len(paths) == 2 and made == [tmp_path / f"rate.{seed}" / "train.log" for seed in (1, 2)]
+    args.updates = 6
+    with pytest.raises(UserError, match="rate.1 was trained with other options: give another --out"):
+        timescales.trained("rate", 1, 0.2, args)
 
 
 @pytest.mark.slow

@@ -11,11 +11,13 @@ import torch
 from conftest import run, run_forked
 from test_cli import lines_of, same, train_rank_options, values, weights
 
+from fairseq_hmrnn.cli import choice
 from fairseq_hmrnn.cli.choice import choose, value_of
 from fairseq_hmrnn.cli.errors import UserError
 from fairseq_hmrnn.data.binarize import InputError
 from fairseq_hmrnn.data.parallel import Side, prepare_parallel
 
+SMALL = "hmlstm_transformer_small"
 WORDS = {"haus": "house", "baum": "tree", "der": "the", "grün": "green", "ist": "is", "und": "and", "groß": "big"}
 TASK = ["--user-dir", "fairseq_hmrnn", "--task", "translation", "--required-batch-size-multiple", "1"]
 TRAIN = ["--optimizer", "adam", "--lr", "0.02", "--clip-norm", "1", "--batch-size", "32", "--cpu", "--seed", "1"]
@@ -116,10 +118,42 @@ def test_training_requires_a_valid_split_and_does_without_test(pairs, tmp_path):
         shutil.copy(path, tmp_path / "bin")
     found = choose(str(tmp_path / "bin"), "save", ["--arch", "hmlstm", "--lr", "1"], cpu=True).arguments
     assert value_of("--boundary-rates", found) == ".4" and found.count("--arch") == found.count("--lr") == 1
+    own = choose(str(tmp_path / "bin"), "save", ["--criterion", "cross_entropy"], cpu=True).arguments
+    assert not {"--boundary-rates", "--label-smoothing"} & set(own)
     command = ["train", tmp_path / "bin", "--save-dir", tmp_path / "save", "--"]
-    tiny = ["--arch", "hmlstm_lstm_tiny", "--max-update", 2, "--cpu", "--num-workers", 0]
-    assert run("fairseq-hmrnn", *command, *tiny).stdout.endswith("has no test split; done\n")
+    printed = run("fairseq-hmrnn", *command, "--max-update", 2, "--cpu", "--num-workers", 0).stdout
+    assert SMALL in printed and printed.endswith("has no test split; done\n")
     assert (tmp_path / "save" / "checkpoint_best.pt").exists()
+
+
+@pytest.mark.parametrize(
+    "symbols, given, expected",
+    [
+        (
+            450_000,
+            [],
+            (SMALL, "0.002", "polynomial_decay", "6000", None, "5"),
+        ),  # 20 of 300 updates
+        (30_000, [], (SMALL, "0.002", "polynomial_decay", "3000", None, "5")),
+        (
+            450_000,
+            ["--max-tokens", "3000"],
+            (SMALL, "0.002", "polynomial_decay", "3000", None, "5"),
+        ),
+        (450_000, ["--max-update", "9"], (SMALL, "0.002", "polynomial_decay", "9", None, "5")),
+        (450_000, ["--max-epoch", "2"], (SMALL, "0.001", None, None, "2", "5")),
+        (3_000_000, [], ("hmlstm_lstm_iwslt_de_en", "0.001", None, None, "10", None)),
+    ],
+)
+def test_the_size_of_the_data_chooses_model_and_length(pairs, monkeypatch, symbols, given, expected):
+    sides = []
+    monkeypatch.setattr(choice, "count_symbols", lambda path: sides.append(path) or symbols - len(sides) + 1)
+    arguments = choose(str(pairs), "save", given, cpu=True).arguments
+    assert sorted(path[-3:] for path in sides) == [".de", ".en"]
+    names = ("--arch", "--lr", "--lr-scheduler", "--max-update", "--max-epoch", "--patience")
+    assert tuple(value_of(name, arguments) for name in names) == expected
+    decays = expected[2] is not None
+    assert value_of("--total-num-update", arguments) == (value_of("--max-update", arguments) if decays else None)
 
 
 def lines_by_number(output, letter):

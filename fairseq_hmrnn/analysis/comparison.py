@@ -21,16 +21,18 @@ def comparison(
     surprisal: Optional[np.ndarray] = None,
     entropy: Optional[np.ndarray] = None,
     seed: int = 0,
+    lexicon: Optional[np.ndarray] = None,
 ) -> Iterator[str]:
     """Lines of the table: the scores of `segments` of each layer under each alignment, and of the baselines.
 
     boundaries: (T, L) bool. golds: by their names. surprisal, entropy: (T,), of the next symbol at each step; without
-    them their peaks are left out. seed: of the random boundaries.
+    them their peaks are left out. seed: of the random boundaries. lexicon: bool (T,), of layer 1 by a lexicon too.
     """
     yield f"{len(boundaries)} characters"
     yield from HEADS
     for layer, found in enumerate(boundaries.T, 1):
-        for name, marks in {"detector": found, **segments.baselines(found, surprisal, entropy, seed)}.items():
+        own = {"detector": found} if lexicon is None or layer > 1 else {"detector": found, "with lexicon": lexicon}
+        for name, marks in {**own, **segments.baselines(found, surprisal, entropy, seed)}.items():
             for alignment, gold in golds.items():
                 yield f"{layer:2d} {name:15s} {alignment:11s} {_row(marks, gold)}"
     for layer, found in enumerate(boundaries.T, 1):

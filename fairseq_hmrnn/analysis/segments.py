@@ -18,9 +18,13 @@ than whitespace; edges close segments in what was found and in gold alike.
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from typing import Dict, List, NamedTuple, Set, Tuple
 
 import numpy as np
+
+from ..text import code_points
 
 
 class Scores(NamedTuple):
@@ -36,7 +40,8 @@ class Scores(NamedTuple):
         return cls(hits / max(found, 1), hits / max(gold, 1), 2 * hits / max(found + gold, 1))
 
 
-class Gold(NamedTuple):
+@dataclasses.dataclass(frozen=True, eq=False)
+class Gold:
     """Gold boundaries of a text of T symbols.
 
     boundary: (T,) bool. edge: (T,) bool, where boundaries are given. text: its symbols, one character each, for scores
@@ -47,6 +52,20 @@ class Gold(NamedTuple):
     edge: np.ndarray
     text: str = ""
     late: int = 0
+
+    @functools.cached_property
+    def letters_before(self) -> np.ndarray:
+        """(T + 1,), how many of the symbols before each place are no whitespace."""
+        return np.append(0, np.cumsum(~_spaces(self.text)))
+
+    @functools.cached_property
+    def words(self) -> np.ndarray:
+        """(N, 2), its words, as of `_words`."""
+        return _words(self.boundary, self)
+
+    @functools.cached_property
+    def lexicon(self) -> Set[str]:
+        return _lexicon(self.words, self.text)
 
 
 def word_gold(text: str) -> Dict[str, Gold]:
@@ -104,7 +123,7 @@ def segmented_gold(text: str, segmented: str, separator: str = "|") -> Gold:
 
 def late(gold: Gold) -> Gold:
     """The same for boundaries found one step later: at the first symbol of the next segment."""
-    return gold._replace(late=gold.late + 1)
+    return dataclasses.replace(gold, late=gold.late + 1)
 
 
 def boundary_scores(found, gold: Gold, tolerance: int = 0) -> Scores:
@@ -121,13 +140,13 @@ def edge_scores(found, gold: Gold) -> Scores:
 
 def token_scores(found, gold: Gold) -> Scores:
     """Of words at their place: a hit has both ends right and no boundary within."""
-    ours, theirs = (_codes(_words(marks, gold), len(gold.text)) for marks in (_aligned(found, gold), gold.boundary))
+    ours, theirs = (_codes(words, len(gold.text)) for words in (_words(_aligned(found, gold), gold), gold.words))
     return Scores.of(np.intersect1d(ours, theirs, assume_unique=True).size, ours.size, theirs.size)
 
 
 def type_scores(found, gold: Gold) -> Scores:
     """Of the lexicon: the different words found, of which those are hits that are words of gold anywhere."""
-    ours, theirs = (_lexicon(_words(marks, gold), gold.text) for marks in (_aligned(found, gold), gold.boundary))
+    ours, theirs = _lexicon(_words(_aligned(found, gold), gold), gold.text), gold.lexicon
     return Scores.of(len(ours & theirs), len(ours), len(theirs))
 
 
@@ -227,8 +246,7 @@ def _boundary_counts(found, gold: Gold, tolerance: int = 0) -> Tuple[int, int, i
 def _words(marks: np.ndarray, gold: Gold) -> np.ndarray:
     """Segments (N, 2) between marks and edges that are more than whitespace."""
     spans = segments(marks | gold.edge)
-    letters = np.append(0, np.cumsum(~_spaces(gold.text)))
-    return spans[letters[spans[:, 1]] > letters[spans[:, 0]]]
+    return spans[gold.letters_before[spans[:, 1]] > gold.letters_before[spans[:, 0]]]
 
 
 def _lexicon(words: np.ndarray, text: str) -> Set[str]:
@@ -237,18 +255,13 @@ def _lexicon(words: np.ndarray, text: str) -> Set[str]:
     return {word.strip() for word in {text[start:stop] for start, stop in zip(starts, stops)}}
 
 
-def _points(text: str) -> np.ndarray:
-    """(T,) code points."""
-    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
-
-
 def _newlines(text: str) -> np.ndarray:
-    return _points(text) == ord("\n")
+    return code_points(text) == ord("\n")
 
 
 def _spaces(text: str) -> np.ndarray:
     """(T,) bool: whitespace of any kind."""
-    points = _points(text)
+    points = code_points(text)
     kinds = np.flatnonzero(np.bincount(points, minlength=1))
     return np.isin(points, [point for point in kinds.tolist() if chr(point).isspace()])
 

@@ -9,6 +9,7 @@ import argparse
 import os
 import stat
 import sys
+import tempfile
 from typing import Any, Mapping
 
 from ..analysis.plots import check_path
@@ -113,6 +114,9 @@ def new_file(argument: str) -> str:
     folder = os.path.dirname(os.path.abspath(argument))
     if argument.endswith(os.sep) or not os.path.isdir(folder):
         raise argparse.ArgumentTypeError(f"there is no folder {folder} to write to")
+    if os.path.exists(argument) and not os.access(argument, os.W_OK):
+        raise argparse.ArgumentTypeError(f"{argument} cannot be written to: give another name")
+    refuse_unwritable(folder)
     return argument
 
 
@@ -136,6 +140,7 @@ def folder_to_write(argument: str) -> str:
     """A folder, made by the command if it is not there."""
     if os.path.exists(path(argument)) and not os.path.isdir(argument):
         raise argparse.ArgumentTypeError(f"{argument} is a file: give a folder")
+    refuse_unwritable(argument)
     return argument
 
 
@@ -157,6 +162,19 @@ def prepared_folder(argument: str) -> str:
     if not os.path.isfile(os.path.join(path(argument), "dict.txt")):
         raise argparse.ArgumentTypeError(f"no {argument}/dict.txt: prepare a text: fairseq-hmrnn prepare text")
     return argument
+
+
+def refuse_unwritable(folder: str) -> None:
+    """ArgumentTypeError unless something can be written to a folder, or to that which it would be made in."""
+    there = os.path.abspath(folder)
+    while not os.path.lexists(there):
+        there = os.path.dirname(there)
+    try:
+        with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=there):
+            pass
+    except OSError as error:
+        reason = f"{there} cannot be written to ({error.strerror})"
+        raise argparse.ArgumentTypeError(f"{reason}: give another place") from error
 
 
 def refuse_irregular(argument: str) -> None:

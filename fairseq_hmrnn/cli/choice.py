@@ -21,10 +21,31 @@ from .recipe import PACKAGE, check_folder, load_recipe
 
 # The symbols of the training split below which a recipe is chosen.
 SIZES = ((1_000_000, "character_lm"), (20_000_000, "ptb_small"), (math.inf, "ptb"))
-FEWEST_UPDATES = 1000  # a small text gets as many epochs as these take
-# Below the largest size the length of a training is chosen too, and the learning rate falls to zero over it (what that
-# is worth: docs/results.md).
-DECAY = {"--lr-scheduler": "polynomial_decay", "--warmup-updates": "50", "--lr": "0.004"}
+
+
+class Length(NamedTuple):
+    """How the length of a training is chosen, below the largest size; the learning rate falls to zero over it (what
+    that is worth: docs/results.md).
+
+    batch: the options whose values, multiplied, are a batch's symbols. fewest: updates; little data gets as many epochs
+    as these take. decay: options of the learning rate.
+    """
+
+    batch: Tuple[str, ...]
+    fewest: int
+    decay: Dict[str, str]
+
+
+OF_TEXT = Length(
+    ("--batch-size", "--tokens-per-sample", "--update-freq"),
+    1000,
+    {"--lr-scheduler": "polynomial_decay", "--warmup-updates": "50", "--lr": "0.004"},
+)
+OF_TRANSLATION = Length(
+    ("--max-tokens", "--update-freq"),
+    3000,
+    {"--lr-scheduler": "polynomial_decay", "--warmup-updates": "200", "--lr": "0.002"},
+)
 # Options of the recipes' schedules, which one that falls to zero does not have.
 OF_RECIPE_SCHEDULES = {"--lr-shrink", "--lr-patience", "--lr-threshold"}
 SPACES = 0.05  # the share of spaces from which on a text has separators
@@ -32,7 +53,11 @@ WITH_SPACES = {  # words, and above them sentences, which take more text and upd
     "--boundary-rates": ".18,.0085",
     "--boundary-regularizers": "rate+uncertainty=.1,rate=50+unforeseen=0:1:500",
 }
-WITHOUT_SPACES = {"--boundary-rates": "auto,.05", "--boundary-regularizers": "rate+bidirectional,rate"}
+WITHOUT_SPACES = {
+    "--boundary-rates": "auto,.05",
+    "--boundary-regularizers": "rate+lexicon,rate",
+    "--boundary-delay": "2",
+}
 # The options that choose the class of a recipe's section. Who gives one gives that class's options too.
 CLASSES = {
     "task": ("--task",),
@@ -49,6 +74,12 @@ TRANSLATION = {
     "--task": "translation", "--required-batch-size-multiple": "1", "--arch": "hmlstm_lstm_iwslt_de_en",
     "--criterion": "boundary_regularized_cross_entropy", "--boundary-rates": ".4", "--label-smoothing": "0.1",
     "--optimizer": "adam", "--lr": "0.001", "--clip-norm": "1", "--max-tokens": "4000", "--max-epoch": "10",
+}  # fmt: skip
+OF_CRITERION = {"--boundary-rates", "--label-smoothing"}  # of these
+# For fewer symbols than these on the longer side (some 150,000 sentences); measured: docs/translation.md.
+SMALL_TRANSLATION = 3_000_000
+FOR_SMALL_TRANSLATION = {
+    **TRANSLATION, "--arch": "hmlstm_transformer_small", "--max-tokens": "1500", "--max-epoch": "20", "--patience": "5",
 }  # fmt: skip
 
 Options = Dict[str, Optional[str]]  # None: it takes no value
@@ -73,7 +104,7 @@ def choose(data: str, save_dir: str, given: Sequence[str], cpu: bool) -> Choice:
     """Arguments of fairseq-train for a prepared folder. given: the user's options, which stand last, in place of those
     that they contradict. cpu: that there is no GPU. UserError for a folder that was not prepared."""
     names = _names(given)
-    options, reason = _for_translation(data) if is_translation(data) else _for_text(data, names, given, cpu)
+    options, reason = (_for_translation if is_translation(data) else _for_text)(data, names, given, cpu)
     options.update({"--no-epoch-checkpoints": None, "--save-dir": check_folder(save_dir)})
     if cpu:
         options["--cpu"] = None
@@ -91,10 +122,20 @@ def _has(folder: str, pattern: str) -> bool:
     return bool(glob.glob(os.path.join(glob.escape(folder), pattern)))
 
 
-def _for_translation(data: str) -> Tuple[Options, str]:
+def _for_translation(data: str, names: Set[str], given: Sequence[str], cpu: bool) -> Tuple[Options, str]:
     if not _has(data, "valid.*.idx"):
         raise UserError(f"no valid split in {data}: add valid.SRC and valid.TGT to the texts and prepare them again")
-    return dict(TRANSLATION), "a folder of two languages: a translation model"
+    sides = [path[: -len(".idx")] for path in glob.glob(os.path.join(glob.escape(data), "train.*.idx"))]
+    symbols = max(map(count_symbols, sides), default=0)
+    options: Options = {**TRANSLATION}
+    size = "large"
+    if symbols < SMALL_TRANSLATION:
+        options, size = {**FOR_SMALL_TRANSLATION}, "small"
+        _set_length(options, OF_TRANSLATION, symbols, names, given, cpu or "--cpu" in names)
+    if names.intersection(CLASSES["criterion"]):
+        for name in OF_CRITERION:
+            options.pop(name)
+    return options, f"two languages, {symbols:,} symbols: a {size} translation model"
 
 
 def _for_text(data: str, names: Set[str], given: Sequence[str], cpu: bool) -> Tuple[Options, str]:
@@ -103,7 +144,7 @@ def _for_text(data: str, names: Set[str], given: Sequence[str], cpu: bool) -> Tu
     recipe = load_recipe(recipe_name)
     options = dict(_options_of(recipe, names))
     if recipe_name != SIZES[-1][1]:
-        _set_length(options, text.symbols, names, given, cpu or "--cpu" in names)
+        _set_length(options, OF_TEXT, text.symbols, names, given, cpu or "--cpu" in names)
     kind = "symbols"
     if text.spaces is not None:
         kind = "characters, with spaces between words" if text.spaces else "characters, without spaces"
@@ -114,20 +155,22 @@ def _for_text(data: str, names: Set[str], given: Sequence[str], cpu: bool) -> Tu
                 options.update(WITH_SPACES)
     sizes = value_of("--hidden-sizes", given)
     if names.intersection(CLASSES["model"]) or (sizes is not None and sizes.count(",") != 2):
-        for name in WITH_SPACES:  # each has a value for every layer, and there are not three, or nobody knows
+        for name in WITHOUT_SPACES:  # each has a value for every layer, and there are not three, or nobody knows
             options.pop(name, None)
     return options, f"{text.symbols:,} {kind}: as the recipe {recipe_name}"
 
 
-def _set_length(options: Options, symbols: int, names: Set[str], given: Sequence[str], cpu: bool) -> None:
+def _set_length(
+    options: Options, length: Length, symbols: int, names: Set[str], given: Sequence[str], cpu: bool
+) -> None:
     """Choose how many updates a training makes, and a learning rate that falls with them; the recipe's epochs and rate
     stay where the user says how many epochs, or with which schedule."""
     updates = value_of("--max-update", given)
     if not names & ENDINGS:
-        factors = [_number(name, given, options) for name in ("--batch-size", "--tokens-per-sample", "--update-freq")]
+        factors = [_number(name, given, options) for name in length.batch]
         processes = 1 if cpu else max(torch.cuda.device_count(), 1)
         per_epoch = max(symbols // (math.prod(factors) * processes), 1)
-        epochs = max(_number("--max-epoch", (), options), math.ceil(FEWEST_UPDATES / per_epoch))
+        epochs = max(_number("--max-epoch", (), options), math.ceil(length.fewest / per_epoch))
         del options["--max-epoch"]
         updates = options["--max-update"] = str(epochs * per_epoch)
     if "--max-epoch" in names or names & {*CLASSES["lr_scheduler"], *OF_RECIPE_SCHEDULES}:
@@ -135,7 +178,7 @@ def _set_length(options: Options, symbols: int, names: Set[str], given: Sequence
     if updates and updates.isdecimal() and int(updates):
         for name in OF_RECIPE_SCHEDULES:
             options.pop(name, None)
-        options.update({**DECAY, "--total-num-update": updates})
+        options.update({**length.decay, "--total-num-update": updates})
 
 
 def _number(option: str, given: Sequence[str], options: Options) -> int:

@@ -100,9 +100,14 @@ def is_for_users(error: BaseException, traceback) -> bool:
     one of bad input, a missing file or a checkpoint that must not be used."""
     if not isinstance(error, (ValueError, OSError, UnsafeCheckpointError)):
         return False
+    return raised_in(traceback).startswith("fairseq_hmrnn.")
+
+
+def raised_in(traceback) -> str:
+    """The name of the module that raised the error with this traceback; empty if that is not known."""
     while traceback is not None and traceback.tb_next is not None:
         traceback = traceback.tb_next
-    return traceback is not None and traceback.tb_frame.f_globals.get("__name__", "").startswith("fairseq_hmrnn.")
+    return "" if traceback is None else traceback.tb_frame.f_globals.get("__name__", "")
 
 
 def describe(error: BaseException) -> str:

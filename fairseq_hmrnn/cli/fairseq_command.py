@@ -12,7 +12,7 @@ from typing import Sequence
 import torch
 from hydra.errors import HydraException
 
-from .errors import UserError, is_for_users
+from .errors import UserError, is_for_users, raised_in
 
 MODULES = {"fairseq-train": "fairseq_cli.train", "fairseq-hydra-train": "fairseq_cli.hydra_train"}
 
@@ -35,6 +35,8 @@ def call(command: str, arguments: Sequence[str]) -> None:
     except Exception as error:
         if is_for_users(error, error.__traceback__):
             raise
+        if isinstance(error, ValueError) and raised_in(error.__traceback__).startswith("hydra."):
+            raise UserError(str(error)) from error  # of its own options
         traceback.print_exc()
         sys.exit(1)
     finally:

@@ -19,6 +19,7 @@ from typing import List, Optional, Tuple
 import numpy as np
 
 from ..analysis import boundary_page, plot_boundaries, plot_norms, plot_training, read_log
+from ..criterions.boundary_terms import delay_of
 from ..inference import hub
 from ..options import LARGEST_SIZE, whole
 from . import arguments as kinds
@@ -56,8 +57,7 @@ def add_arguments(parser: kinds.Parser) -> None:
         "--lookahead",
         metavar="N",
         type=whole(0, LARGEST_SIZE),
-        default=0,
-        help="draw boundaries this many characters earlier, as `segment` does",
+        help="draw boundaries this many characters earlier (default: as `segment` does)",
     )
     add("--width", metavar="N", type=whole(1, 1000), default=80, help="the most characters in a line (default: 80)")
     add("--title", metavar="TEXT", type=kinds.text, help="over the picture")
@@ -85,9 +85,11 @@ def _draw(args: argparse.Namespace, text: str, rates: Optional[str]) -> Tuple[np
     """Draw everything that was asked for; the boundaries and the names of the files."""
     curves = read_log(read_text(args.log).splitlines()) if args.log else None
     golds = gold_boundaries(args.gold, text, args.separator) if args.gold else {}
-    reader = hub.load([args.checkpoint], args.data).reader(args.independent_lines)
+    model = hub.load([args.checkpoint], args.data)
+    reader = model.reader(args.independent_lines)
+    lookahead = delay_of(model.cfg.criterion) if args.lookahead is None else args.lookahead
     reading = reader.read(text)
-    boundaries, probs = (reader.closed_earlier(text, array, args.lookahead) for array in reading[:2])
+    boundaries, probs = (reader.closed_earlier(text, array, lookahead) for array in reading[:2])
     style = {"width": args.width, "title": args.title}
     pictures = [(path, lambda out: plot_boundaries(text, boundaries, out, **style)) for path in args.out]
     if args.norms:

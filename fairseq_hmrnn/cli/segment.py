@@ -4,7 +4,7 @@
     fairseq-hmrnn segment checkpoints/mytext --format json < some.txt          # all layers
     fairseq-hmrnn segment checkpoints/mytext --independent-lines --text lines.txt
     fairseq-hmrnn segment checkpoints/mytext --gold whitespace < some.txt
-    fairseq-hmrnn segment checkpoints/unspaced --text unspaced.txt --gold words.txt --independent-lines
+    fairseq-hmrnn segment checkpoints/unspaced --text unspaced.txt --independent-lines --lexicon
 
 Text of any length, read as it comes, the model's state carried on; with --independent-lines each line is read by
 itself, many at a time, which is several times as fast. Output: the text with a separator behind each segment; JSON
@@ -19,13 +19,15 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from typing import Iterable, Sequence
+from typing import Iterable, Iterator, Sequence
 
 import numpy as np
 
 from ..analysis.comparison import comparison
+from ..criterions.boundary_terms import delay_of
+from ..criterions.lexicon_search import resegmented
 from ..inference import hub
-from ..inference.reader import CharacterReader, Closings, Predictions
+from ..inference.reader import CharacterReader, Closings, Predictions, Reading, code_points
 from ..options import LARGEST_SIZE, whole
 from . import arguments as kinds
 from .errors import UserError
@@ -49,9 +51,14 @@ def add_arguments(parser: kinds.Parser) -> None:
         "--lookahead",
         metavar="N",
         type=whole(0, LARGEST_SIZE),
-        default=0,
         help="characters that a layer reads of the next segment before it closes one: boundaries are put that far back "
-        "(default: 0; 1 for layers trained with bidirectional)",
+        "(default: as many as layer 1 was taught, 0 if it was not)",
+    )
+    add(
+        "--lexicon",
+        action="store_true",
+        help="put the boundaries of layer 1 where its detector and a lexicon together have them, which is inferred in "
+        "this text: as many, better placed, for text without separators; reads all of it first",
     )
     add(
         "--no-peaks",
@@ -66,44 +73,83 @@ def run(args: argparse.Namespace) -> None:
         raise UserError("--gold prints a table: leave --format json out")
     if args.layer is not None and (args.gold or args.format == "json"):
         raise UserError("--gold and --format json have all layers: leave --layer out")
+    if args.lexicon and (args.layer or 1) > 1:
+        raise UserError("--lexicon is of layer 1: leave --layer out")
     if args.no_peaks and not args.gold:
         raise UserError("--no-peaks requires --gold")
-    reader, layer = hub.load([args.checkpoint], args.data).reader(args.independent_lines), args.layer or 1
+    model = hub.load([args.checkpoint], args.data)
+    reader, layer = model.reader(args.independent_lines), args.layer or 1
+    lookahead = delay_of(model.cfg.criterion) if args.lookahead is None else args.lookahead
     if layer > reader.num_detectors:
         raise UserError(f"there is no layer {layer} with a detector: choose 1 to {reader.num_detectors}")
     if args.gold:
-        _compare(args, reader)
+        _compare(args, reader, lookahead)
         return
     with progress_bar(size_of(args.text), "B", hidden=sys.stdout.isatty()) as progress:
-        closed = reader.closings(text_pieces(args.text, progress.update), args.lookahead)
+        pieces = text_pieces(args.text, progress.update)
+        closed = (
+            _closings_with_lexicon(reader, pieces, lookahead) if args.lexicon else reader.closings(pieces, lookahead)
+        )
         if args.format == "json":
             _write_json(closed)
         else:
             _write_text(closed, layer - 1, args.separator)
 
 
-def _compare(args: argparse.Namespace, reader: CharacterReader) -> None:
+def _compare(args: argparse.Namespace, reader: CharacterReader, lookahead: int) -> None:
     text = read_text(args.text)
     if not text:
         raise UserError("the text is empty: there is nothing to compare")
     golds = gold_boundaries(args.gold, text, args.separator)
-    found, foretold = [], []
+    found, probs, foretold = [], [], []
     with progress_bar(len(text), " characters") as progress:
         for start in range(0, len(text), PIECE):
             piece = text[start : start + PIECE]
-            if args.no_peaks:
-                found.append(reader.boundaries(piece))
-            else:
+            if not args.no_peaks:
                 reading, predictions = reader.read_with_predictions(piece)
-                found.append(reading.boundaries)
                 foretold.append(predictions)
+            elif args.lexicon:
+                reading = reader.read(piece)
+            else:
+                reading = Reading(reader.boundaries(piece), np.zeros((0, 1)), np.zeros((0, 1)))
+            found.append(reading.boundaries)
+            probs.append(reading.boundary_probs)
             progress.update(len(piece))
-    boundaries, signals = reader.closed_earlier(text, np.concatenate(found), args.lookahead) > 0.5, {}
+    boundaries, signals = reader.closed_earlier(text, np.concatenate(found), lookahead) > 0.5, {}
     if foretold:
         predictions = Predictions(*map(np.concatenate, zip(*foretold)))
         signals = {"surprisal": predictions.next_surprisal, "entropy": predictions.entropy}
+    if args.lexicon:
+        signals["lexicon"] = _ends_with_lexicon(
+            text, boundaries, reader.closed_earlier(text, np.concatenate(probs), lookahead)
+        )
     for line in comparison(boundaries, golds, **signals, seed=args.seed):
         print(line)
+
+
+def _ends_with_lexicon(text: str, boundaries: np.ndarray, probs: np.ndarray) -> np.ndarray:
+    """bool (T,), where segments of layer 1 end by its z and z~, (T, detectors) each, and a lexicon of the text."""
+    symbols = code_points(text)
+    newline = symbols == ord("\n")
+    begins, z_tilde = (np.append(0, x[:-1, 0]) for x in (boundaries, probs))
+    certain = newline | np.append(True, newline[:-1])
+    found = resegmented(symbols, begins > 0.5, z_tilde, certain)
+    return np.append(found[1:], boundaries[-1, 0])
+
+
+def _closings_with_lexicon(reader: CharacterReader, pieces: Iterable[str], lookahead: int) -> Iterator[Closings]:
+    """As CharacterReader.closings, all at once."""
+    texts, readings = [], []
+    for piece in filter(None, pieces):
+        texts.append(piece)
+        readings.append(reader.read(piece))
+    text = "".join(texts)
+    if not text:
+        return
+    found, probs = (np.concatenate(arrays) for arrays in list(zip(*readings))[:2])
+    boundaries, probs = (reader.closed_earlier(text, array, lookahead) for array in (found > 0.5, probs))
+    boundaries[:, 0] = _ends_with_lexicon(text, boundaries, probs)
+    yield Closings(text, boundaries)
 
 
 def _write_text(closed: Iterable[Closings], layer: int, separator: str) -> None:

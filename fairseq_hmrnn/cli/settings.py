@@ -11,12 +11,8 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import re
-from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Collection, List, Mapping, Optional, Sequence, Tuple
 
-import fairseq.models
-import fairseq.tasks
-from fairseq.dataclass.configs import FairseqConfig
-from fairseq.registry import REGISTRIES
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
@@ -24,18 +20,12 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from .errors import UserError
+from .sections import CHOOSING, NAME, SECTIONS, choices, defaults_of, is_older, settings_of
 
 # Anything else is an option of hydra's, and passed on.
 OF_A_SECTION = re.compile(r"[~+]{0,2}(?!hydra\.)[a-z_]+\.[a-zA-Z_]")
-NAME = "_name"  # of the model, task, criterion and so on that a section configures
-SECTIONS = [field.name for field in dataclasses.fields(FairseqConfig) if field.name != NAME]
 EXAMPLE = "write section.name=value, as in model.slope=2"
-# Per section: what is registered under a name, and the dataclasses of those that have one.
-CHOICES: Dict[str, Tuple[Mapping[str, Any], Mapping[str, type]]] = {
-    "model": (fairseq.models.ARCH_MODEL_REGISTRY, fairseq.models.MODEL_DATACLASS_REGISTRY),
-    "task": (fairseq.tasks.TASK_REGISTRY, fairseq.tasks.TASK_DATACLASS_REGISTRY),
-    **{name: (entry["registry"], entry["dataclass_registry"]) for name, entry in REGISTRIES.items()},
-}
+FEW = 20  # names are all listed where none is like the one that was given
 
 
 def settle(recipe: DictConfig, given: List[str]) -> List[str]:
@@ -50,18 +40,33 @@ def settle(recipe: DictConfig, given: List[str]) -> List[str]:
     settings = {text: _parse(text) for text in given if OF_A_SECTION.match(text)}
     for setting in settings.values():
         section, name = _key(setting)
-        if name == NAME and section in CHOICES and not setting.is_delete():
-            _check_choice(section, setting.value())
-            _add(recipe, section, {NAME: setting.value()})
-            fields = _fields(recipe, section)
-            for key in [key for key in recipe[section] if fields is not None and key not in fields]:
-                del recipe[section][key]
+        if name == NAME and section in CHOOSING and not setting.is_delete():
+            _choose(recipe, section, setting.value())
+    for section in CHOOSING:
+        _complete(recipe, section)
     return [_checked(recipe, settings[text]) if text in settings else text for text in given]
 
 
 def standing_alone(given: Sequence[str]) -> List[str]:
     """Those of the arguments that follow no option, whose value they might be."""
     return [text for before, text in zip(["", *given], given) if not before.startswith("-")]
+
+
+def _choose(recipe: DictConfig, section: str, name: Any) -> None:
+    """Have a section choose another model, optimizer and so on, without the old one's settings."""
+    _check_choice(section, name)
+    _add(recipe, section, {NAME: name})
+    fields = _fields(recipe, section)
+    for key in [key for key in recipe[section] if fields is not None and key not in (*fields, NAME)]:
+        del recipe[section][key]
+
+
+def _complete(recipe: DictConfig, section: str) -> None:
+    """Give what a section chose its defaults, where hydra does not know them."""
+    name, settings = _values(recipe, section).get(NAME), _settings(recipe, section)
+    if settings is not None and is_older(section, name):
+        given = dict(_values(recipe, section))
+        _add(recipe, section, {key: value for key, value in defaults_of(settings).items() if key not in given})
 
 
 def _parse(text: str) -> Override:
@@ -83,7 +88,7 @@ def _check_other(recipe: DictConfig, text: str) -> None:
     name = text.partition("=")[0]
     if name.startswith(("-", "+", "~", "hydra")):
         return
-    if name in CHOICES:
+    if name in CHOOSING:
         raise UserError(f"{text}: write {name}.{text.replace(name, NAME, 1)}")
     places = [f"{section}.{name}" for section in SECTIONS if name in (_fields(recipe, section) or ())]
     remedy = f"did you mean {' or '.join(places)}?" if places else EXAMPLE
@@ -122,7 +127,7 @@ def _add(recipe: DictConfig, section: str, values: Mapping[str, Any]) -> None:
 
 def _check_value(recipe: DictConfig, section: str, name: str, setting: Override) -> None:
     """UserError for a value that is not of the field's type."""
-    structured = OmegaConf.structured(_dataclass(recipe, section))
+    structured = OmegaConf.structured(_settings(recipe, section))
     try:
         structured[name] = setting.value()
     except OmegaConfBaseException as error:
@@ -133,28 +138,25 @@ def _check_value(recipe: DictConfig, section: str, name: str, setting: Override)
 
 def _fields(recipe: DictConfig, section: str) -> Optional[List[str]]:
     """Names that a section may have; None if that is not known, as for parts of fairseq that have no dataclass."""
-    kind = _dataclass(recipe, section)
+    kind = _settings(recipe, section)
     return None if kind is None else [field.name for field in dataclasses.fields(kind)]
 
 
-def _dataclass(recipe: DictConfig, section: str) -> Optional[type]:
-    """Of the model, task, criterion and so on that the recipe names, or of a section of fairseq's own."""
-    if section not in CHOICES:
-        return getattr(FairseqConfig, section)
+def _settings(recipe: DictConfig, section: str) -> Optional[type]:
+    """The dataclass of the model, task, criterion and so on that the recipe names, or of a section of fairseq's own."""
     name = _values(recipe, section).get(NAME)
-    if name is None:
-        return None
-    _check_choice(section, name)
-    return CHOICES[section][1].get(name)
+    if section in CHOOSING and name is not None:
+        _check_choice(section, name)
+    return settings_of(section, name)
 
 
 def _check_choice(section: str, name: Any) -> None:
     """UserError for what is not registered: a section that has a class requires one."""
-    registered = CHOICES[section][0]
     if name is None:
-        raise UserError(f"{section}.{NAME} cannot be null: choose one of {', '.join(sorted(registered))}")
-    if name not in registered:
-        raise UserError(f"there is no {section} {name}: {_nearest(str(name), registered)}")
+        raise UserError(f"{section}.{NAME} cannot be null: choose one of {', '.join(sorted(choices(section)))}")
+    if name not in choices(section):
+        near = _nearest(str(name), choices(section), f"{section}.{NAME}=null lists all")
+        raise UserError(f"there is no {section} {name}: {near}")
 
 
 def _values(recipe: DictConfig, section: str) -> Mapping[str, Any]:
@@ -167,7 +169,13 @@ def _described(recipe: DictConfig, section: str) -> str:
     return f"{section} {name}" if name else f"section {section}"
 
 
-def _nearest(name: str, known: Iterable[str]) -> str:
-    """The known names that are like this one, or else all, as a remedy."""
+def _nearest(name: str, known: Collection[str], all_by: str = "fairseq-hmrnn options lists this package's") -> str:
+    """The known names that are like this one; else all if they are few, or some and `all_by`, which says where to see
+    the others."""
     near = difflib.get_close_matches(name, list(known), n=3, cutoff=0.6)
-    return f"did you mean {' or '.join(near)}?" if near else f"choose one of {', '.join(sorted(known))}"
+    if near:
+        return f"did you mean {' or '.join(near)}?"
+    if len(known) <= FEW:
+        return f"choose one of {', '.join(sorted(known))}"
+    some = difflib.get_close_matches(name, list(known), n=5, cutoff=0)
+    return f"there are {len(known)}, such as {', '.join(some)} ({all_by})"

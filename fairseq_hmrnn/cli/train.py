@@ -14,9 +14,11 @@ printed before it runs:
   below 20 million    as the recipe ptb_small: layers of 464, 144 and 144
   else                as the recipe ptb: 3 layers of 512
 Boundary regularisers (docs/boundaries.md): from a million symbols on those that find words and sentences, uncertainty
-and unforeseen, where spaces stand between words; for less text the rates of the recipe; bidirectional where there are
-no spaces, and then `segment` requires --lookahead 1. A folder of `prepare translation` gets a translation model,
-hmlstm_lstm_iwslt_de_en.
+and unforeseen, where spaces stand between words; for less text the rates of the recipe; lexicon where there are no
+spaces. A folder of `prepare translation` gets a translation model:
+  below 3 million     hmlstm_transformer_small: 20 epochs, the learning rate falling to 0, or until validation has not
+                      improved for 5
+  else                hmlstm_lstm_iwslt_de_en: 10 epochs
 """
 
 from __future__ import annotations
@@ -79,7 +81,8 @@ def run(args: argparse.Namespace) -> None:
     print(shlex.join([training.command, *training.arguments]), flush=True)
     if args.dry_run:
         return
-    _make_writable(save_dir)
+    folder_to_write(save_dir)  # argparse has not seen the default, nor what stands behind --
+    os.makedirs(save_dir, exist_ok=True)
     with _held(save_dir):
         call(training.command, training.arguments)
         if not args.no_score:
@@ -101,13 +104,6 @@ def _held(folder: str) -> Iterator[None]:
         except OSError:  # a file system without locks
             pass
         yield
-
-
-def _make_writable(folder: str) -> None:
-    """Make a folder; OSError or UserError, before any time is spent, where no checkpoint could be written to it."""
-    os.makedirs(folder, exist_ok=True)
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise UserError(f"{folder} cannot be written to: give another --save-dir")
 
 
 class Training(NamedTuple):

@@ -3,7 +3,7 @@
 import logging
 import math
 from dataclasses import dataclass
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Tuple
 
 import torch
 from fairseq import utils
@@ -11,6 +11,7 @@ from fairseq.criterions import register_criterion
 from fairseq.criterions.cross_entropy import CrossEntropyCriterion, CrossEntropyCriterionConfig
 from fairseq.criterions.label_smoothed_cross_entropy import label_smoothed_nll_loss
 from fairseq.logging import metrics
+from fairseq.tasks.translation import TranslationTask
 from torch import Tensor
 
 from ..options import WEIGHT, CheckedOptions, Parsed, check_config, number, option, whole
@@ -26,11 +27,13 @@ from .boundary_regularizers import (
 from .boundary_statistics import boundary_counts, gold_counts, log_boundary_metrics, numbers
 from .boundary_supervision import Supervision, SymbolSet, build_supervision, whitespace_indices
 from .boundary_terms import needing, parse_rates, parse_regularizers, parse_terms
-from .right_to_left import RightToLeftPredictor
+from .right_to_left import RightToLeftPredictor, followers, left_to_right
 from .softmax_nll import LARGE, plain_logits, softmax_nll
 from .target_rates import TargetRates
 
 logger = logging.getLogger(__name__)
+
+LARGEST_DELAY = 9  # steps; longer than a word
 
 
 def _parse_separator(text: str) -> str:
@@ -55,6 +58,12 @@ class BoundaryRegularizedCrossEntropyConfig(CrossEntropyCriterionConfig):
         f"terms joined by +, of {', '.join(REGULARIZERS)}; a term may have a weight, NAME=WEIGHT, or one that is "
         "annealed, NAME=START:END:UPDATES. Such as rate+uncertainty=.1,rate (criterions/boundary_regularizers.py)",
         Parsed(parse_regularizers),
+    )
+    boundary_delay: Optional[int] = option(
+        None,
+        "how many steps behind a segment's last one detectors that listen to a signal learn to close it; default: 1 "
+        "for bidirectional and lexicon, otherwise 0. segment and plot put boundaries back",
+        whole(0, LARGEST_DELAY, optional=True),
     )
     boundary_weight: float = option(1.0, "factor on the weights of all boundary regularisers", WEIGHT)
     boundary_supervision: str = option(
@@ -83,12 +92,12 @@ class BoundaryRegularizedCrossEntropy(CheckedOptions, CrossEntropyCriterion):
 
     The regularisers are for training alone: the validation loss is the plain cross-entropy. With weight 0 or no rates
     the loss equals fairseq's cross_entropy to the last digit. Works with every model whose second output holds a
-    BoundaryTrace as `trace`. Its steps are in translation those of the source, while the loss is over the target;
-    regularisers that listen to the model's predictions then have nothing to listen to, which is an error.
+    BoundaryTrace as `trace`. Its steps are in translation those of the source, while the loss is over the target.
     With label_smoothing, training takes fairseq's smoothed -log p. Regularisers that listen in both reading directions
     have the criterion train a small network beside the model, its mean -log p by step added to the loss; it shares
     no weights with the model, is in checkpoints for training to go on, and is not needed for anything else. fairseq's
-    --clip-norm takes the norm over its gradient too.
+    --clip-norm takes the norm over its gradient too. In translation, where the model predicts nothing of the source, a
+    second such network reads it from left to right, and detectors of both reading directions learn the same steps.
     """
 
     name, models_with_boundaries = "boundary_regularized_cross_entropy", "hmlstm_lm or hmlstm"  # in errors
@@ -105,6 +114,7 @@ class BoundaryRegularizedCrossEntropy(CheckedOptions, CrossEntropyCriterion):
         boundary_supervision_weight=1.0,
         boundary_supervision_separator="|",
         label_smoothing=0.0,
+        boundary_delay=None,
     ):
         options = BoundaryRegularizedCrossEntropyConfig(
             boundary_rates=boundary_rates,
@@ -115,6 +125,7 @@ class BoundaryRegularizedCrossEntropy(CheckedOptions, CrossEntropyCriterion):
             boundary_supervision_weight=boundary_supervision_weight,
             boundary_supervision_separator=boundary_supervision_separator,
             label_smoothing=label_smoothing,
+            boundary_delay=boundary_delay,
         )
         check_config(options, BoundaryRegularizedCrossEntropyConfig)
         super().__init__(task, sentence_avg)
@@ -122,10 +133,14 @@ class BoundaryRegularizedCrossEntropy(CheckedOptions, CrossEntropyCriterion):
         self.terms = parse_terms(boundary_regularizers, self.rates)
         self.weight = boundary_weight
         dictionary = getattr(task, "source_dictionary", None)
-        self.targets = TargetRates(self.rates, self.terms, dictionary.eos() if dictionary is not None else None)
+        line_end = dictionary.eos() if dictionary is not None else None
+        self.targets = TargetRates(self.rates, self.terms, line_end, boundary_delay)
         self.right_to_left: Optional[RightToLeftPredictor] = None
         if needing("right_to_left", self.terms):
             self.right_to_left = RightToLeftPredictor(len(dictionary), dictionary.pad())
+        self.left_to_right: Optional[RightToLeftPredictor] = None  # of reversed rows
+        if needing("signals", self.terms) and isinstance(task, TranslationTask):
+            self.left_to_right = RightToLeftPredictor(len(dictionary), dictionary.pad())
         self.supervision: Optional[Supervision] = None
         if boundary_supervision:
             self.supervision = build_supervision(boundary_supervision, dictionary, boundary_supervision_separator)
@@ -218,36 +233,51 @@ class BoundaryRegularizedCrossEntropy(CheckedOptions, CrossEntropyCriterion):
 
     def penalties(self, model, net_output, sample) -> List[Tensor]:
         """Terms added to the loss, by symbol: a scalar for every term whose weight is not 0."""
-        trace, signals, right_to_left, penalties = trace_of(net_output), None, None, []
         tokens = sample["net_input"].get("src_tokens")
+        trace, tokens_of_rows = in_source_order(trace_of(net_output), tokens)
+        heard: Dict[str, Signals] = {}
+        penalties: List[Tensor] = []
         if self.targets.found is not None:
             updates = self._num_updates(trace, "auto in boundary-rates")
-            self.targets.found.search(updates, trace.boundaries.device)
+            self.targets.search(updates, trace.boundaries.device)
         for layer in range(trace.num_detectors):
-            counted = self.targets.counted(trace, layer, tokens)
+            counted = self.targets.counted(trace, layer, tokens_of_rows)
             for term in self.terms[layer if len(self.terms) > 1 else 0]:
                 updates = self._num_updates(trace, f"annealing ({term.name})") if term.updates else 0
                 weight = self.weight * term.weight(updates)
                 if weight == 0:
                     continue
                 regularizer = REGULARIZERS[term.name]
-                if "signals" in regularizer.needs and signals is None:
-                    signals = self.signals(model, net_output, sample, term.name)
-                if "right_to_left" in regularizer.needs and right_to_left is None:
-                    nll, right_to_left = self.right_to_left(tokens, sample["target"])
-                    penalties.append(nll)
-                steps = layer_steps(trace, layer, self.targets.share(layer), signals, right_to_left)
-                steps = steps._replace(valid=counted)
-                self.targets.listen(term.name, layer, steps, tokens)
+                for need in ("signals", "right_to_left"):
+                    if need in regularizer.needs and need not in heard:
+                        nll, found = self._hear(need, model, net_output, sample, term.name)
+                        penalties += nll
+                        heard[need] = Signals(*(rows_of(trace, values) for values in found))
+                steps = layer_steps(trace, layer, self.targets.share(layer), **heard)._replace(valid=counted)
+                steps = self.targets.heard_by(layer, steps, tokens_of_rows)
+                self.targets.listen(term.name, layer, steps, tokens_of_rows)
                 penalties.append(weight * regularizer(steps))
         if self.supervision is not None and self.supervision_weight > 0:
-            target, known = self.supervision(tokens)
-            if known.shape != trace.valid.shape:
-                raise ValueError("boundary-supervision requires a source read in one direction: no --bidirectional")
+            target, known = (rows_of(trace, values) for values in self.supervision(tokens))
             z_tilde = trace.boundary_probs[..., self.supervision_layer].float()
             cross_entropy = detector_cross_entropy(z_tilde, target, known & trace.valid)
             penalties.append(self.supervision_weight * cross_entropy)
         return penalties
+
+    def _hear(self, need, model, net_output, sample, name: str) -> Tuple[List[Tensor], Signals]:
+        """One of the NEEDS of the regulariser of this name, for every source symbol, and the loss of the network that
+        predicted it, if it is not the model itself."""
+        tokens = sample["net_input"].get("src_tokens")
+        if need == "right_to_left":
+            following = sample["target"]
+            if self.left_to_right is not None:
+                following = followers(tokens, self.right_to_left.padding_idx)
+            nll, found = self.right_to_left(tokens, following)
+        elif self.left_to_right is not None:
+            nll, found = left_to_right(self.left_to_right, tokens)
+        else:
+            return [], self.signals(model, net_output, sample, name)
+        return [nll], found
 
     @staticmethod
     def _num_updates(trace: BoundaryTrace, what: str) -> int:
@@ -272,10 +302,11 @@ class BoundaryRegularizedCrossEntropy(CheckedOptions, CrossEntropyCriterion):
         """Sums of boundaries, and how far they are the text's whitespace if its dictionary has any."""
         boundaries, valid = trace.boundaries.detach(), trace.valid
         counts = boundary_counts(boundaries, valid, trace.num_detectors)
-        tokens = sample["net_input"]["src_tokens"]
-        counts.update(self.targets.statistics(trace, tokens, self.training))
-        if self.is_whitespace is not None and tokens.shape == valid.shape:
-            counts.update(gold_counts(boundaries, self.is_whitespace(tokens), valid, trace.num_detectors))
+        aligned, tokens = in_source_order(trace, sample["net_input"]["src_tokens"])
+        counts.update(self.targets.statistics(aligned, tokens, self.training))
+        if self.is_whitespace is not None:
+            whitespace = self.is_whitespace(tokens)
+            counts.update(gold_counts(aligned.boundaries.detach(), whitespace, aligned.valid, trace.num_detectors))
         return counts
 
     @staticmethod
@@ -297,11 +328,25 @@ class BoundaryRegularizedCrossEntropy(CheckedOptions, CrossEntropyCriterion):
         log_boundary_metrics(totals)
 
 
+def in_source_order(trace: BoundaryTrace, tokens: Optional[Tensor]) -> Tuple[BoundaryTrace, Optional[Tensor]]:
+    """A trace with its steps in the order of the tokens (B, T) that were read, in one direction or in two, and the
+    tokens of each of its rows."""
+    if tokens is None:
+        return trace, None
+    trace = trace.in_source_order(tokens.size(0))
+    return trace, rows_of(trace, tokens)
+
+
+def rows_of(trace: BoundaryTrace, values: Tensor) -> Tensor:
+    """Values (B, T) of a source for every row of its trace: twice, if it was read in two directions."""
+    return values if values.size(0) == trace.valid.size(0) else values.repeat(2, 1)
+
+
 def layer_steps(
     trace: BoundaryTrace,
     layer: int,
     rate: Optional[float],
-    signals: Optional[Signals],
+    signals: Optional[Signals] = None,
     right_to_left: Optional[Signals] = None,
 ) -> LayerSteps:
     """One layer of a batch as the regularisers take it, in single precision or better."""

@@ -9,7 +9,7 @@ uncertainty family with given targets) add up over accumulated batches and ranks
 from __future__ import annotations
 
 import math
-from typing import Callable, Dict, FrozenSet, NamedTuple, Optional, Tuple, Union
+from typing import Callable, Dict, FrozenSet, List, NamedTuple, Optional, Tuple, Union
 
 import torch
 from torch import Tensor
@@ -43,7 +43,9 @@ class LayerSteps(NamedTuple):
     z: in {0, 1} (or [0, 1], soft), with straight-through gradients. z_tilde: in [0, 1]. valid: bool.
     rate: the target share of boundaries, None if not given. z_below: of the layer below, None for the first.
     signals: of the model, about the symbol behind each step. right_to_left: of a network that reads the other way,
-    about the symbol read at each step (right_to_left.py). Both None unless the regulariser asks for them.
+    about the symbol read at each step (right_to_left.py). lexicon: where segments begin by values and known of a
+    signal about the place before each step, bool (B, T) (found_lexicon.py). These None unless the regulariser asks for
+    them. delay: how many steps behind the last of a segment a detector that listens closes it, None: as it is made.
     """
 
     z: Tensor
@@ -53,6 +55,8 @@ class LayerSteps(NamedTuple):
     z_below: Optional[Tensor] = None
     signals: Optional[Signals] = None
     right_to_left: Optional[Signals] = None
+    lexicon: Optional[Callable[[Tensor, Tensor], Tensor]] = None
+    delay: Optional[int] = None
 
 
 class Heard(NamedTuple):
@@ -65,20 +69,25 @@ class Heard(NamedTuple):
 class Regularizer(NamedTuple):
     """A formula of `LayerSteps`, and which of its optional fields it reads.
 
-    signal: what it listens to, of those that listen. late: whether a detector that learned it closes a segment at step
-    t, the first of the next one, and not at t - 1, its last.
+    signal: what it listens to, of those that listen. late: how many steps behind a segment's last one a detector that
+    learned it closes the segment, unless told otherwise: 1, at the first of the next one.
     """
 
     formula: Callable[[LayerSteps], Tensor]
     needs: FrozenSet[str]
     signal: Optional[Callable[[LayerSteps], Heard]] = None
-    late: bool = False
+    late: int = 0
 
     def __call__(self, steps: LayerSteps) -> Tensor:
         return self.formula(steps)
 
 
-NEEDS = ("rate", "signals", "right_to_left")  # fields of LayerSteps that the criterion fills where they are needed
+NEEDS = (
+    "rate",
+    "signals",
+    "right_to_left",
+    "lexicon",
+)  # fields of LayerSteps that the criterion fills where they are needed
 REGULARIZERS: Dict[str, Regularizer] = {}
 
 
@@ -97,12 +106,15 @@ def regularizer(*needs: str) -> Callable[[Callable[[LayerSteps], Tensor]], Calla
     return register
 
 
-def listener(*needs: str, late: bool = False) -> Callable[[Callable[[LayerSteps], Heard]], Regularizer]:
+def listener(*needs: str, late: int = 0) -> Callable[[Callable[[LayerSteps], Heard]], Regularizer]:
     """Decorates a function that makes a signal, which then is a regulariser too: the detector learns where the signal
     is among the highest. needs, late: as of Regularizer; the rate need not be named."""
 
     def register(signal):
-        found = Regularizer(lambda steps: _listen(steps, *signal(steps)), frozenset(("rate", *needs)), signal, late)
+        def formula(steps):
+            return _listen(steps, *_delayed(steps, late, *signal(steps)))
+
+        found = Regularizer(formula, frozenset(("rate", *needs)), signal, late)
         _add(signal.__name__, found)
         return found
 
@@ -186,6 +198,11 @@ def top_share(values: Tensor, candidates: Tensor, count: Union[int, Tensor]) -> 
     return candidates & (values >= last) & (count > 0)
 
 
+def _delayed(steps: LayerSteps, late: int, *heard: Tensor) -> List[Tensor]:
+    """What is heard `late` steps behind the place it is about, (B, T) each, as many behind as the steps tell."""
+    return [later(x, 0 if steps.delay is None else steps.delay - late) for x in heard]
+
+
 def _listen(steps: LayerSteps, values: Tensor, known: Tensor) -> Tensor:
     """Cross-entropy of z~ towards "the signal here is among the highest", which is so at a share `rate` of the known
     steps. A layer above the first only has to choose among the steps where the layer below closes a segment."""
@@ -198,6 +215,8 @@ def _listen(steps: LayerSteps, values: Tensor, known: Tensor) -> Tensor:
 
 def later(values: Tensor, steps: int) -> Tensor:
     """Values (B, T) moved by `steps` to the right, or to the left if negative; 0 where none arrive."""
+    if steps == 0:
+        return values
     return pad(values[:, :-steps], (steps, 0)) if steps > 0 else pad(values[:, -steps:], (0, -steps))
 
 
@@ -223,7 +242,7 @@ def surprisal(steps: LayerSteps) -> Heard:
     return Heard(steps.signals.surprisal, steps.signals.predicted)
 
 
-@listener("signals", "right_to_left", late=True)
+@listener("signals", "right_to_left", late=1)
 def bidirectional(steps: LayerSteps) -> Heard:
     """For text without separators, where one reading direction does not tell enough: the detector learns, one step
     late, where the symbols on both sides of a place foretell each other least. The place before step t has
@@ -238,6 +257,17 @@ def bidirectional(steps: LayerSteps) -> Heard:
     values = values - (later(values, 1) + later(values, -1)) / 8
     known = known & later(known, 1) & later(known, -1)
     return Heard(later(values, 1), later(known, 1))
+
+
+def lexicon(steps: LayerSteps) -> Tensor:
+    """As `bidirectional`, but the detector learns where segments begin in the best segmentation by that signal and by a
+    lexicon together, which is counted in the best segmentation of the text read last (found_lexicon.py)."""
+    values, known = bidirectional.signal(steps)
+    begins, known = _delayed(steps, 1, steps.lexicon(values, known), known)
+    return detector_cross_entropy(steps.z_tilde, begins, known & steps.valid)
+
+
+_add("lexicon", Regularizer(lexicon, frozenset(("signals", "right_to_left", "lexicon")), bidirectional.signal, 1))
 
 
 @listener("signals", "right_to_left")

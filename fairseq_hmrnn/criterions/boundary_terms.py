@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, List, NamedTuple, Optional, Sequence, Tuple
 
 from .boundary_regularizers import REGULARIZERS
 
@@ -71,10 +71,12 @@ def parse_terms(text: str, rates: List[Rate]) -> List[List[Term]]:
     if not rates and text == "rate":
         return [[]]
     terms = parse_regularizers(text)
-    without_rate = needing("rate", terms)
+    without_rate = needing("rate", terms) + needing("lexicon", terms)
     if without_rate and not rates:
         names = ", ".join(without_rate)
         raise ValueError(f"{names} in boundary-regularizers requires --boundary-rates, such as .2,.05")
+    if needing("lexicon", terms[1:]) or (needing("lexicon", terms) and len(terms) < len(rates)):
+        raise ValueError("lexicon in boundary-regularizers is for the first layer alone, such as rate+lexicon,rate")
     if rates and rates[0].share is None and listening(terms[0]) is None:
         names = ", ".join(name for name, found in REGULARIZERS.items() if found.signal is not None)
         raise ValueError(
@@ -87,6 +89,19 @@ def parse_terms(text: str, rates: List[Rate]) -> List[List[Term]]:
 def listening(terms: Sequence[Term]) -> Optional[str]:
     """The name of the first of one layer's regularisers that listens to a signal; None if none does."""
     return next((term.name for term in terms if REGULARIZERS[term.name].signal is not None), None)
+
+
+def delay_of(criterion: Any) -> int:
+    """How many steps behind a segment's last one the first layer's detector was taught to close it, by the options of
+    the criterion that a checkpoint was trained with; 0 for any that taught nothing of the kind."""
+    regularizers, rates = (getattr(criterion, f"boundary_{name}", None) for name in ("regularizers", "rates"))
+    if not regularizers or not rates:
+        return 0
+    name = listening(parse_terms(regularizers, parse_rates(rates))[0])
+    if name is None:
+        return 0
+    delay = getattr(criterion, "boundary_delay", None)
+    return REGULARIZERS[name].late if delay is None else delay
 
 
 class Rate(NamedTuple):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from typing import Any, Callable, Dict
+from typing import Any, Callable, Dict, Tuple
 
 import numpy as np
 import torch
@@ -51,29 +51,37 @@ class FoundRate:
         if num_updates == self.searched or num_updates % (EVERY if num_updates <= EARLY else LATER):
             return
         self.searched = num_updates
-        found = _by_first_process(self._find, device)
-        if math.isnan(found):
+        found = _of_first_process(self._find, device)
+        if found is None:
             logger.warning(
                 f"boundary-rates: no rate was found after {num_updates} updates, layer 1 stays at {self.rate:.3f}: "
                 f"auto requires {FEWEST} symbols and rows (--tokens-per-sample) that are longer than a few segments"
             )
             return
-        self.rate = found if math.isnan(self.last) else (found + self.last) / 2
-        self.last = found
+        self._take(found)
 
-    def _find(self) -> float:
-        """NaN where nothing was found."""
-        turn = -(self.filled % MEMORY) if self.filled > MEMORY else 0  # the oldest first
+    def _find(self) -> Any:
+        """What this process finds; None where there is nothing."""
+        return find_rate(*self._text())
+
+    def _take(self, rate: float) -> None:
+        self.rate = rate if math.isnan(self.last) else (rate + self.last) / 2
+        self.last = rate
+
+    def _text(self) -> Tuple[np.ndarray, np.ndarray]:
+        """Symbols and signal, as for find_rate: the oldest first."""
+        turn = -(self.filled % MEMORY) if self.filled > MEMORY else 0
         symbols, signal = (x.cpu().roll(turn).numpy() for x in (self.symbols, self.signal))
-        found = find_rate(without_repeated_rows(symbols), signal)
-        return math.nan if found is None else found
+        return without_repeated_rows(symbols), signal
 
     def state_dict(self) -> Dict[str, Any]:
         """For training to go on as if it had not stopped."""
         return {name: value.cpu() if torch.is_tensor(value) else value for name, value in vars(self).items()}
 
     def load_state_dict(self, state: Dict[str, Any]) -> None:
-        vars(self).update({name: value.clone() if torch.is_tensor(value) else value for name, value in state.items()})
+        """What a training that found something else had beside is left alone."""
+        known = {name: value for name, value in state.items() if name in vars(self)}
+        vars(self).update({name: value.clone() if torch.is_tensor(value) else value for name, value in known.items()})
 
 
 def without_repeated_rows(symbols: np.ndarray) -> np.ndarray:
@@ -90,11 +98,9 @@ def without_repeated_rows(symbols: np.ndarray) -> np.ndarray:
     return symbols
 
 
-def _by_first_process(compute: Callable[[], float], device: torch.device) -> float:
-    """The value that the first process computes, in each of them."""
+def _of_first_process(compute: Callable[[], Any], device: torch.device) -> Any:
+    """What the first process computes, of tensors and plain values, in each of them."""
     if distributed_utils.get_data_parallel_world_size() == 1:
         return compute()
-    is_first = distributed_utils.get_data_parallel_rank() == 0
-    shared = torch.tensor([compute() if is_first else 0.0], dtype=torch.double, device=device)
-    distributed_utils.all_reduce(shared, distributed_utils.get_data_parallel_group())
-    return float(shared)
+    found = compute() if distributed_utils.get_data_parallel_rank() == 0 else None
+    return distributed_utils.broadcast_object(found, 0, distributed_utils.get_data_parallel_group(), device)

@@ -15,14 +15,14 @@ from typing import Dict, List, Optional, Tuple
 
 import numpy as np
 
+from ..text import code_points, text_of
+
 RATES = 0.04 * 1.06 ** np.arange(50)  # those that are compared; the last is .70
 NEARLY = 1.02  # times the lowest cost is nearly as good
 DISCOUNT = 0.8  # of every count
 SPELLING_PRIOR = 5.0  # the weight of a symbol's frequency, in symbols, against what follows the one before it
 FEWEST = 2000  # places with a signal from which on a rate is looked for
 FORETOLD = 0.25  # the share of their symbols that must be foretold: in short rows, long segments are cut short
-
-_CODES = "utf-32-le"  # four bytes a symbol
 
 
 def find_rate(symbols: np.ndarray, signal: np.ndarray) -> Optional[float]:
@@ -36,9 +36,9 @@ def find_rate(symbols: np.ndarray, signal: np.ndarray) -> Optional[float]:
     ranked = np.sort(signal[known])
     if len(ranked) < FEWEST:
         return None
-    spelled = (np.maximum(symbols, -1) + 1).astype("<u4").tobytes().decode(_CODES, "surrogatepass")
+    text = spelled(symbols)
     counts = np.maximum(np.rint(RATES * len(ranked)), 1).astype(int)
-    costs = np.array([held_out_cost(spelled, known, signal >= ranked[-count]) for count in counts])
+    costs = np.array([held_out_cost(text, known, signal >= ranked[-count]) for count in counts])
     best = int(costs.argmin())
     if not np.isfinite(costs[best]):
         return None
@@ -47,10 +47,15 @@ def find_rate(symbols: np.ndarray, signal: np.ndarray) -> Optional[float]:
     return float(RATES[best])
 
 
-def held_out_cost(spelled: str, known: np.ndarray, begins: np.ndarray) -> float:
+def spelled(symbols: np.ndarray) -> str:
+    """Whole numbers from -1, (S,), as a character each."""
+    return text_of(np.maximum(symbols, -1) + 1)
+
+
+def held_out_cost(text: str, known: np.ndarray, begins: np.ndarray) -> float:
     """Nats by symbol at which segments are foretold, each by the counts of all others.
 
-    spelled: S symbols. known: (S,) bool. begins: (S,) bool, where a segment begins. Segments at the ends of a row may
+    text: S symbols. known: (S,) bool. begins: (S,) bool, where a segment begins. Segments at the ends of a row may
     be cut short, and none is foretold without a whole one before it. Infinite where less than FORETOLD of the text is.
     """
     opens = known & ~np.append(False, known[:-1])  # rows
@@ -59,14 +64,16 @@ def held_out_cost(spelled: str, known: np.ndarray, begins: np.ndarray) -> float:
     stop = np.flatnonzero(known & np.append(begins[1:] | ~known[1:], True)) + 1
     whole = ~opens[first] & np.append(known, False)[stop]
     types: Dict[str, int] = {}
-    pieces = (spelled[start:end] for start, end in zip(first[whole].tolist(), stop[whole].tolist()))
+    pieces = (text[start:end] for start, end in zip(first[whole].tolist(), stop[whole].tolist()))
     kind = np.full(len(first), -1)
     kind[whole] = [types.setdefault(piece, len(types)) for piece in pieces]
     foretold = whole[1:] & whole[:-1]
     length = (stop - first)[1:][foretold].sum()
     if length < max(FORETOLD * known.sum(), 1):
         return np.inf
-    log_p = _log_of_segments(kind[whole], kind[:-1][foretold], kind[1:][foretold], spelling_cost(list(types)))
+    every = kind[whole]
+    spelling = spelling_cost(list(types), np.bincount(every, minlength=len(types)) == 1)
+    log_p = _log_of_segments(every, kind[:-1][foretold], kind[1:][foretold], spelling)
     return float(-log_p.sum() / length)
 
 
@@ -90,16 +97,21 @@ def _discounted(count: np.ndarray, total, kinds: np.ndarray, log_backoff: np.nda
     return np.logaddexp(log_own, np.log(DISCOUNT * kinds / total) + log_backoff)
 
 
-def spelling_cost(types: List[str]) -> np.ndarray:
-    """-log p of the spelling of each type, (K,) in nats, by a bigram of symbols with a mark at both ends of a type."""
+def spelling_cost(types: List[str], once: np.ndarray) -> np.ndarray:
+    """-log p of the spelling of each type, (K,) in nats, by a bigram of symbols with a mark at both ends of a type.
+
+    once: bool (K,), which came once: left out, such a type is none, and each of its pairs counts one time less.
+    Otherwise, where symbols are thousands, long strings that never come again would foretell themselves best.
+    """
     written = "\0" + "\0".join(types) + "\0"
-    _, letters = np.unique(np.frombuffer(written.encode(_CODES, "surrogatepass"), dtype="<u4"), return_inverse=True)
+    _, letters = np.unique(code_points(written), return_inverse=True)
     before, after = letters[:-1], letters[1:]
-    size = int(letters.max()) + 1
-    frequency = (np.bincount(after, minlength=size)[after] + 1) / (len(after) + size)
+    size, starts = int(letters.max()) + 1, before == 0
+    own = once[starts.cumsum() - 1].astype(float)
+    frequency = (np.bincount(after, minlength=size)[after] + 1 - own) / (len(after) + size)
     count, total, _ = _pair_counts(before, after, size)
-    p = (count + SPELLING_PRIOR * frequency) / (total + SPELLING_PRIOR)
-    return np.add.reduceat(-np.log(p), np.flatnonzero(before == 0))
+    p = (count - own + SPELLING_PRIOR * frequency) / (total - own + SPELLING_PRIOR)
+    return np.add.reduceat(-np.log(p), np.flatnonzero(starts))
 
 
 def _pair_counts(before: np.ndarray, after: np.ndarray, size: int) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:

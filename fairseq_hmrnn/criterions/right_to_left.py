@@ -1,4 +1,5 @@
-"""Reading from right to left, in training alone: how well a symbol is foreseen by those that follow it."""
+"""Reading the text beside the model, in training alone: how well a symbol is foreseen by those that follow it, and of a
+source of translation, of which no model predicts anything, by those before it."""
 
 from __future__ import annotations
 
@@ -41,3 +42,19 @@ class RightToLeftPredictor(nn.Module):
         known = source.ne(self.padding_idx) & target.ne(self.padding_idx)
         remaining = known.flip(1).cumsum(1).flip(1)
         return masked_mean(surprisal, known), Signals(entropy, surprisal.detach(), known & (remaining > CONTEXT))
+
+
+def left_to_right(predictor: RightToLeftPredictor, tokens: Tensor) -> Tuple[Tensor, Signals]:
+    """p(x_{t+1} | x_1 ... x_t) for every step t of tokens (B, T), by a predictor that reads them in the other order.
+
+    Returns the mean of -log p(x_{t+1} | ...) in nats, and what these predictions say of every step, without gradient.
+    """
+    following = followers(tokens, predictor.padding_idx)
+    nll, signals = predictor(following.flip(1), tokens.flip(1))
+    predicted = following.ne(predictor.padding_idx) & tokens.ne(predictor.padding_idx)
+    return nll, Signals(signals.entropy.flip(1), signals.surprisal.flip(1), predicted)
+
+
+def followers(tokens: Tensor, padding_idx: int) -> Tensor:
+    """The symbol behind each of tokens (B, T), padding behind the last."""
+    return torch.cat([tokens[:, 1:], tokens.new_full((tokens.size(0), 1), padding_idx)], dim=1)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import logging
+import math
 from typing import Dict, List, Optional, Sequence
 
 import torch
@@ -11,27 +13,38 @@ from torch import Tensor
 from ..trace import BoundaryTrace
 from .boundary_regularizers import REGULARIZERS, LayerSteps, later
 from .boundary_terms import Rate, Term, listening
-from .found_rate import EVERY, START, FoundRate
+from .found_lexicon import FoundLexicon
+from .found_rate import EVERY, FoundRate
 
 logger = logging.getLogger(__name__)
 
 
 class TargetRates:
-    """rates, terms: of each layer; or none; or one list of terms for all. line_end: the symbol `</s>`.
+    """rates, terms: of each layer; or none; or one list of terms for all. line_end: the symbol `</s>`. delay: of
+    detectors that listen, if not that of what they listen to.
 
-    found: the first layer's rate if it is to be found, otherwise None.
+    found: the first layer's rate if it is to be found, or its lexicon, otherwise None.
     """
 
-    def __init__(self, rates: Sequence[Rate], terms: Sequence[List[Term]], line_end: Optional[int]):
-        self.rates, self.line_end = rates, line_end
+    def __init__(
+        self,
+        rates: Sequence[Rate],
+        terms: Sequence[List[Term]],
+        line_end: Optional[int],
+        delay: Optional[int] = None,
+    ):
+        self.rates, self.line_end, self.delay = rates, line_end, delay
         names = [listening(terms[min(layer, len(terms) - 1)]) for layer in range(len(rates))]
-        self.late = [name is not None and REGULARIZERS[name].late for name in names]
+        lates = [None if name is None else REGULARIZERS[name].late for name in names]
+        # How many steps behind a segment's last one each layer's detector closes it.
+        self.delays = [0 if late is None else late if delay is None else delay for late in lates]
         self.found: Optional[FoundRate] = None
-        if rates and rates[0].share is None:
-            self.found, self.heard = FoundRate(), names[0]
-            logger.info(
-                f"boundary-rates: the rate of layer 1 is {START} and from update {EVERY} on the one that is found"
-            )
+        if names and names[0] == "lexicon":
+            self.found = FoundLexicon(rates[0].share)
+        elif rates and rates[0].share is None:
+            self.found = FoundRate()
+        self.heard = names[0] if names else None
+        self.told = self.found is None or rates[0].share is not None  # what the rate is before the first search
         for layer, rate in enumerate(rates, 1):
             if rate.within_lines:
                 logger.info(
@@ -46,14 +59,33 @@ class TargetRates:
         share = self.rates[layer].share
         return self.found.rate if share is None else share
 
+    def search(self, num_updates: int, device: torch.device) -> None:
+        """Where the first layer's rate is to be found: see FoundRate. Says what it begins with, once a checkpoint that
+        training goes on from has been loaded."""
+        if self.found is None:
+            return
+        if not self.told:
+            self.told = True
+            later = f"from update {EVERY} on the one that is found"
+            if not math.isnan(self.found.last):
+                later = "what the next search makes of it: it was found before this training was stopped"
+            logger.info(f"boundary-rates: the rate of layer 1 is {self.found.rate:.3g} and {later}")
+        self.found.search(num_updates, device)
+
     def counted(self, trace: BoundaryTrace, layer: int, tokens: Optional[Tensor]) -> Tensor:
         """bool (B, T), the valid steps that the rate is a share of. tokens: (B, T), read only where lines matter."""
         if not self.rates or not self.rates[layer].within_lines:
             return trace.valid
-        if tokens is None or tokens.shape != trace.valid.shape:
-            raise ValueError("within: in boundary-rates requires a source read in one direction: no --bidirectional")
-        ends = tokens.eq(self.line_end)
-        return trace.valid & ~ends & ~later(ends, 1 if self.late[layer] else -1)
+        if tokens is None:
+            raise ValueError("within: in boundary-rates requires lines of text")
+        ends, delay = tokens.eq(self.line_end), self.delays[layer]
+        return trace.valid & ~later(ends, delay) & ~later(ends, delay - 1)
+
+    def heard_by(self, layer: int, steps: LayerSteps, tokens: Optional[Tensor]) -> LayerSteps:
+        """With what the targets of a layer that listens depend on."""
+        if layer == 0 and isinstance(self.found, FoundLexicon):
+            steps = steps._replace(lexicon=functools.partial(self.found.begins, tokens))
+        return steps._replace(delay=self.delay)
 
     def listen(self, name: str, layer: int, steps: LayerSteps, tokens: Tensor) -> None:
         """If the first layer's rate is to be found: remember what its detector hears by the regulariser `name`."""
@@ -62,7 +94,7 @@ class TargetRates:
         with torch.no_grad():
             signal, known = REGULARIZERS[name].signal(steps)
             known = known & steps.valid
-            if not self.late[0]:
+            if not REGULARIZERS[name].late:  # then it is about the place behind a step
                 signal, known = later(signal, 1), later(known, 1)
             self.found.remember(tokens, signal, known)
 
@@ -74,6 +106,6 @@ class TargetRates:
                 counted, kind = self.counted(trace, layer, tokens), f"steps{layer + 1}"
                 counts[kind] = counted.sum()
                 counts[f"z{layer + 1}_within:{kind}"] = (trace.boundaries[..., layer].detach().double() * counted).sum()
-        if self.found is not None and training:
+        if self.found is not None and self.rates[0].share is None and training:
             counts["z1_target:steps"] = trace.valid.sum() * self.found.rate
         return counts

@@ -18,6 +18,7 @@ import numpy as np
 from fairseq.data.indexed_dataset import MMapIndexedDataset, best_fitting_int_dtype
 from tqdm import tqdm
 
+from ..text import code_points
 from .characters import SPACE_SYMBOL, CharacterDictionary, decode, encode, is_character_dictionary
 
 SPLITS = ("train", "valid", "test")
@@ -79,7 +80,7 @@ class TextSource:
                     return
                 position += len(data)
                 if text:
-                    yield np.frombuffer(text.encode("utf-32-le"), dtype="<u4")
+                    yield code_points(text)
                 if progress is not None:
                     progress.update(len(data))
 

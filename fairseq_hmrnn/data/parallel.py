@@ -8,19 +8,22 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import List, NamedTuple, Tuple
+from typing import List, NamedTuple, Optional, Tuple
 
 from .binarize import SPLITS, InputError
 
 KINDS = ("unigram", "bpe", "char")
+# Sizes of vocabulary: of little text a large one has many pieces that are hardly ever seen, and takes longer.
+SMALL, LARGE, SMALL_TEXT = 4000, 8000, 100_000  # lines, below which it is small
 
 
 class Side(NamedTuple):
-    """language: the ending of its files. kind: of its pieces, one of KINDS. size: of its vocabulary, at most."""
+    """language: the ending of its files. kind: of its pieces, one of KINDS. size: of its vocabulary, at most; None:
+    SMALL for fewer lines than SMALL_TEXT, else LARGE."""
 
     language: str
     kind: str = "unigram"
-    size: int = 8000
+    size: Optional[int] = None
 
 
 def prepare_parallel(folder: str, dest: str, source: Side, target: Side) -> Tuple[int, int]:
@@ -73,11 +76,14 @@ def _prepare_side(folder: Path, work: Path, side: Side, splits: List[str]) -> in
     """Train the model of one side, write its dictionary, cut every split into pieces; the number of its symbols."""
     import sentencepiece
 
-    prefix = work / f"spm.{side.language}"
-    size = {"vocab_size": side.size, "hard_vocab_limit": False} if side.kind != "char" else {"use_all_vocab": True}
+    prefix, text = work / f"spm.{side.language}", folder / f"train.{side.language}"
+    size = {"use_all_vocab": True}
+    if side.kind != "char":
+        default = SMALL if _count_lines(text) < SMALL_TEXT else LARGE
+        size = {"vocab_size": side.size or default, "hard_vocab_limit": False}
     try:
         sentencepiece.SentencePieceTrainer.train(
-            input=[str(folder / f"train.{side.language}")],  # a name alone would be split at commas
+            input=[str(text)],  # a name alone would be split at commas
             model_prefix=str(prefix),
             model_type=side.kind,
             character_coverage=1.0,
@@ -92,9 +98,9 @@ def _prepare_side(folder: Path, work: Path, side: Side, splits: List[str]) -> in
     (work / f"pieces.{side.language}.txt").write_text(dictionary, encoding="utf-8")
     for split in splits:
         name = f"{split}.{side.language}"
-        with open(folder / name, encoding="utf-8", newline="\n") as text, \
+        with open(folder / name, encoding="utf-8", newline="\n") as lines, \
                 open(work / "pieces" / name, "w", encoding="utf-8") as cut:  # fmt: skip
-            for line in text:
+            for line in lines:
                 cut.write(" ".join(model.encode(line.rstrip("\n"), out_type=str)) + "\n")
     return len(pieces)
 

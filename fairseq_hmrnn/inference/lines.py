@@ -9,7 +9,8 @@ import torch
 
 from ..models.decoding import recurrence
 from ..ops import HMLSTMState
-from .reader import WINDOW, CharacterReader, Window, closed_earlier, code_points
+from ..text import code_points
+from .reader import WINDOW, CharacterReader, Window, closed_earlier
 
 BATCH = 64  # lines that are read at once,
 SYMBOLS = 1 << 14  # of so many characters together, padding included: 50 MB of states of 3 x 256

@@ -13,6 +13,7 @@ from torch import Tensor
 from ..data.binarize import index_table
 from ..models.decoder import HMLSTMDecoder
 from ..ops import HMLSTMOutput, HMLSTMState
+from ..text import code_points
 from .surface import unknown_message
 
 logger = logging.getLogger(__name__)
@@ -198,11 +199,6 @@ class CharacterReader:
             entropy.append(-(log_probs.exp() * log_probs).sum(-1))
             surprisal.append(-of_symbols)
         return torch.cat(entropy)[1:], torch.cat(surprisal)
-
-
-def code_points(text: str) -> np.ndarray:
-    """(T,) of the characters of a text."""
-    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
 
 
 def closed_earlier(boundaries: np.ndarray, lookahead: int) -> np.ndarray:

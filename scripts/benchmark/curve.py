@@ -30,7 +30,7 @@ def parse_args():
         "--seconds", type=number(0, open_below=True), metavar="S", help="of an update (default: the log's)"
     )
     parser.add_argument("--csv", type=kinds.new_file, metavar="FILE")
-    parser.add_argument("--plot", type=kinds.new_file, metavar="FILE")
+    parser.add_argument("--plot", type=kinds.picture, metavar="FILE")
     return parser.parse_args()
 
 

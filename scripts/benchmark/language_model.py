@@ -50,7 +50,7 @@ def parse_args():
     parser.add_argument("--seeds", type=SEED, nargs="+", default=[1, 2, 3])
     parser.add_argument("--beside", nargs="*", choices=LSTMS, default=list(LSTMS), help="LSTMs to compare with")
     parser.add_argument("--csv", type=kinds.new_file, help="file of the curves")
-    parser.add_argument("--plot", type=kinds.new_file, help="picture of the curves")
+    parser.add_argument("--plot", type=kinds.picture, help="picture of the curves")
     args = parser.parse_args()
     args.out = Path(args.out)
     if args.to_the_end:

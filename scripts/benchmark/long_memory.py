@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 from long_memory_models import CONTESTANTS, DEFAULT, Model, equal_size
-from long_memory_tasks import TASKS, build_task
+from long_memory_tasks import TASKS, build_task, items_of
 from torch import nn
 from tqdm import tqdm
 
@@ -30,7 +30,7 @@ from fairseq_hmrnn.options import LARGEST_SIZE, SEED, SIZE, number, whole
 
 SHORTEST_GAP = 5  # of training
 TEST_BATCH = 64
-SETTINGS = ("task", "contestant", "seed", "hidden", "updates", "batch_size", "train_gap", "lr")
+SETTINGS = ("task", "contestant", "seed", "hidden", "updates", "batch_size", "train_gap", "lr", "items", "samples")
 
 
 def parse_arguments():
@@ -159,8 +159,8 @@ def main():
     for name in arguments.tasks:
         build_task(name, arguments.items)  # what it requires is missed before any training
     for name, seed, contestant in itertools.product(arguments.tasks, arguments.seeds, arguments.contestants):
-        size = (arguments.hidden, arguments.updates, arguments.batch_size, arguments.train_gap, arguments.lr)
-        row = [name, contestant, seed, *size]
+        own = {"task": name, "contestant": contestant, "seed": seed, "items": items_of(name, arguments.items)}
+        row = [{**vars(arguments), **own}[key] for key in SETTINGS]
         if tuple(map(str, row)) not in done:
             row += run(name, contestant, seed, arguments)
             with out.open("a", newline="") as file:

@@ -99,7 +99,7 @@ def adding() -> Task:
     return Task(draw, 0, 2, 1, 0.19)
 
 
-def digits(_: int = 0) -> Task:
+def digits() -> Task:
     """The digits of scikit-learn (8 x 8 pixels) row by row, pixel by pixel, then `gap` blank steps and a mark: which
     digit was it? A fifth of the 1,797 is for testing alone."""
     try:
@@ -122,14 +122,20 @@ def digits(_: int = 0) -> Task:
 
 
 TASKS = ("recall", "copying", "adding", "digits")
+ITEMS = {"recall": 1, "copying": 3}  # unless said otherwise; the others have none
+
+
+def items_of(name: str, items: Optional[int] = None) -> int:
+    """Pairs of recall, items of copying: `items`, or the usual number if None; 0 for a task without."""
+    return (items or ITEMS[name]) if name in ITEMS else 0
 
 
 def build_task(name: str, items: Optional[int] = None) -> Task:
-    """One of TASKS. items: pairs of recall, items of copying."""
-    builders: Dict[str, Callable[[], Task]] = {
-        "recall": lambda: recall(items or 1),
-        "copying": lambda: copying(items or 3),
+    """One of TASKS. items: as of `items_of`."""
+    builders: Dict[str, Callable[..., Task]] = {
+        "recall": recall,
+        "copying": copying,
         "adding": adding,
         "digits": digits,
     }
-    return builders[name]()
+    return builders[name](*([items_of(name, items)] if name in ITEMS else []))

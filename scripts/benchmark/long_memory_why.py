@@ -22,7 +22,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from long_memory import SHORTEST_GAP, training
+from long_memory import SHORTEST_GAP, read_rows, training
 from long_memory_models import CONTESTANTS, LAYERS, Model
 from long_memory_tasks import KINDS, build_task
 from torch import Tensor
@@ -37,6 +37,7 @@ FACTS = 3  # steps before the gap, with one pair: key, value, separator
 SHUT = {"": (), "_shut1": (0,), "_shut2": (1,), "_shut12": (0, 1)}
 PROBED = (10, 100, 500, 2000, 10000)  # steps into the gap
 RIDGE = 0.3
+SETTINGS = ("contestant", "seed", "hidden", "updates", "every", "batch_size", "lr", "train_gap", "gap", "samples")
 
 
 def parse_arguments():
@@ -57,6 +58,18 @@ def parse_arguments():
     add("--samples", type=whole(8, 2**16), default=128)
     add("--threads", type=kinds.THREADS, default=torch.get_num_threads())
     return parser.parse_args()
+
+
+def stops_of(gap):
+    """Steps into a gap behind which states are read."""
+    return [stop for stop in PROBED if stop < gap] + [gap]
+
+
+def columns_of(arguments):
+    """Of the CSV."""
+    states = [f"layer{layer}_{stop}" for stop in stops_of(arguments.gap) for layer in range(1, LAYERS + 1)]
+    rates = [f"z{layer}" for layer in range(1, LAYERS)]
+    return [*SETTINGS, "update", "loss", *(f"right{name}" for name in SHUT), *rates, *states]
 
 
 @contextlib.contextmanager
@@ -87,7 +100,7 @@ def read(model, task, arguments, layers=()):
     into the gap."""
     batch = task.draw(arguments.samples, arguments.gap, torch.Generator().manual_seed(arguments.gap), True)
     inputs, answers = batch.inputs, batch.answers[0]
-    stops = [stop for stop in PROBED if stop < arguments.gap] + [arguments.gap]
+    stops = stops_of(arguments.gap)
     state = model.recurrence(model.embed(inputs[:FACTS])).state
     boundaries, found = torch.zeros(LAYERS - 1), {}
     with shut(model.recurrence, layers):
@@ -118,8 +131,7 @@ def rows_of(contestant, seed, arguments):
     losses = tqdm(losses, title, arguments.updates, mininterval=10)
     for update, loss in enumerate(losses, 1):
         if update % arguments.every == 0:
-            settings = {"contestant": contestant, "seed": seed, "update": update, "loss": round(loss, 4)}
-            yield {**settings, **look(model, task, arguments)}
+            yield {"update": update, "loss": round(loss, 4), **look(model, task, arguments)}
 
 
 def plot(rows, path):
@@ -150,27 +162,20 @@ def main():
     arguments = parse_arguments()
     torch.set_num_threads(arguments.threads)
     out = Path(arguments.out)
-    done = {(row["contestant"], int(row["seed"])) for row in read_rows(out)}
+    columns = columns_of(arguments)
+    done = {tuple(row[key] for key in SETTINGS) for row in read_rows(out, columns)}
     for contestant, seed in itertools.product(arguments.contestants, arguments.seeds):
-        if (contestant, seed) not in done:
-            found = list(rows_of(contestant, seed, arguments))
+        own = {"contestant": contestant, "seed": seed}
+        settings = {key: {**vars(arguments), **own}[key] for key in SETTINGS}
+        if tuple(map(str, settings.values())) not in done:
+            found = [{**settings, **row} for row in rows_of(contestant, seed, arguments)]
             with out.open("a", newline="") as file:
-                writer = csv.DictWriter(file, list(found[0]))
-                if not file.tell():
-                    writer.writeheader()
-                writer.writerows(found)
-    for row in read_rows(out):
+                csv.DictWriter(file, columns).writerows(found)
+    rows = read_rows(out, columns)
+    for row in rows:
         print(", ".join(f"{name} {value}" for name, value in row.items()))
     if arguments.plot:
-        plot(read_rows(out), arguments.plot)
-
-
-def read_rows(path):
-    """Those of the CSV, if it is there."""
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
+        plot(rows, arguments.plot)
 
 
 if __name__ == "__main__":

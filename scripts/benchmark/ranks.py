@@ -9,7 +9,6 @@ rates, which every process takes over its own part of the batch.
 """
 
 import os
-import socket
 import statistics
 import subprocess
 import tempfile
@@ -43,15 +42,12 @@ def parse_args():
     return args, rest
 
 
-def distributed_options(count, ddp_backend):
-    """Of each of `count` processes on this machine."""
+def distributed_options(count, ddp_backend, folder):
+    """Of each of `count` processes on this machine, which meet at a new file in the folder."""
     if count == 1:
         return [[]]
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
     options = ["--distributed-world-size", count, "--distributed-no-spawn", "--distributed-backend", "gloo"]
-    options += ["--distributed-init-method", f"tcp://127.0.0.1:{port}", "--ddp-backend", ddp_backend]
+    options += ["--distributed-init-method", f"file://{folder}/meeting", "--ddp-backend", ddp_backend]
     return [[*options, "--distributed-rank", rank] for rank in range(count)]
 
 
@@ -71,7 +67,7 @@ def train(args, rest, count):
     with tempfile.TemporaryDirectory() as folder:
         logs = [Path(folder) / str(rank) for rank in range(count)]
         running = []
-        for options, log in zip(distributed_options(count, args.ddp_backend), logs):
+        for options, log in zip(distributed_options(count, args.ddp_backend, folder), logs):
             arguments = [str(part) for part in (*command, *options, *rest)]
             with log.open("wb") as file:
                 running.append(subprocess.Popen(arguments, env=environment, stdout=file, stderr=subprocess.STDOUT))

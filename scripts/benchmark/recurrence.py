@@ -245,7 +245,7 @@ def main():
     )
     parser.add_argument("--sweep", choices=["rate", "length"], help="time against it, at the last batch size")
     parser.add_argument("--csv", metavar="FILE", type=kinds.new_file)
-    parser.add_argument("--plot", metavar="FILE", type=kinds.new_file, help="with --sweep")
+    parser.add_argument("--plot", metavar="FILE", type=kinds.picture, help="with --sweep")
     args = parser.parse_args()
     if args.plot and not args.sweep:
         parser.error("--plot requires --sweep")

@@ -45,11 +45,11 @@ from timescales_texts import (
 from fairseq_hmrnn.analysis.plots import LAYER_COLORS
 from fairseq_hmrnn.analysis.segments import Scores
 from fairseq_hmrnn.cli import arguments as kinds
-from fairseq_hmrnn.cli.errors import run_command
+from fairseq_hmrnn.cli.errors import UserError, run_command
 from fairseq_hmrnn.data.binarize import TextSource, prepare
 from fairseq_hmrnn.inference import hub
-from fairseq_hmrnn.inference.reader import code_points
 from fairseq_hmrnn.options import SEED, whole
+from fairseq_hmrnn.text import code_points
 
 SETTINGS = {"uncertainty": "rate+uncertainty=.1", "rate": "rate"}
 LAYER_2 = 5  # words in a segment of layer 2, by its rate
@@ -101,10 +101,13 @@ def prepared(texts: Dict[str, str], folder: Path):
 
 
 def trained(setting: str, seed: int, rate: float, args) -> str:
-    """The checkpoint of one training, which is made unless it is there."""
+    """The checkpoint of one training, which is made unless it is there; UserError if that is one of other options."""
     folder = Path(args.out) / f"{setting}.{seed}"
-    checkpoint = folder / "checkpoint_last.pt"
-    if not (folder / "done").exists():
+    checkpoint, done = folder / "checkpoint_last.pt", folder / "done"
+    given = f"--updates {args.updates} --size {args.size} {' '.join(f'{name}={path}' for name, path in args.files)}"
+    if done.exists() and done.read_text(encoding="utf-8") != given:
+        raise UserError(f"{folder} was trained with other options: give another --out")
+    if not done.exists():
         folder.mkdir(parents=True, exist_ok=True)
         rates = f"criterion.boundary_rates='{rate:.4f},{rate / LAYER_2:.4f}'"
         options = [rates, f"criterion.boundary_regularizers='{SETTINGS[setting]}'", f"common.seed={seed}"]
@@ -112,7 +115,7 @@ def trained(setting: str, seed: int, rate: float, args) -> str:
         recipe = Recipe("ptb_small", [*OPTIONS, *options])
         data = Path(args.out) / "data"
         command("fairseq-hydra-train", *recipe.hmlstm_arguments(data, folder), log=folder / "train.log")
-        (folder / "done").touch()
+        done.write_text(given, encoding="utf-8")
     return str(checkpoint)
 
 

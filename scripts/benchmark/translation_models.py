@@ -13,12 +13,15 @@ MODELS = {
     "hmlstm_lstm-all-layers": f"--arch hmlstm_lstm {ENCODER} --encoder-memory all-layers --memory-dim 128 "
     f"{LSTM_DECODER} {BOUNDARIES}",
     "hmlstm_lstm-segments": f"--arch hmlstm_lstm {ENCODER} --encoder-memory segments:1 {LSTM_DECODER} {BOUNDARIES}",
+    "hmlstm_lstm-means": f"--arch hmlstm_lstm {ENCODER} --encoder-memory means:1 {LSTM_DECODER} {BOUNDARIES}",
     "hmlstm": f"--arch hmlstm {ENCODER} --encoder-memory steps {HMLSTM_DECODER} {BOUNDARIES}",
     "hmlstm-unfed": f"--arch hmlstm {ENCODER} --encoder-memory steps {HMLSTM_DECODER} --no-input-feeding {BOUNDARIES}",
     "hmlstm-segments": f"--arch hmlstm {ENCODER} --encoder-memory segments:1 {HMLSTM_DECODER} {BOUNDARIES}",
     "hmlstm_transformer": f"--arch hmlstm_transformer {ENCODER} --encoder-memory steps "
     f"{TRANSFORMER_DECODER} {BOUNDARIES}",
     "hmlstm_transformer-segments": f"--arch hmlstm_transformer {ENCODER} --encoder-memory segments:1 "
+    f"{TRANSFORMER_DECODER} {BOUNDARIES}",
+    "hmlstm_transformer-means": f"--arch hmlstm_transformer {ENCODER} --encoder-memory means:1 "
     f"{TRANSFORMER_DECODER} {BOUNDARIES}",
     "transformer": "--arch transformer_tiny --encoder-embed-dim 128 --encoder-ffn-embed-dim 208 --encoder-layers 2 "
     "--encoder-attention-heads 4 --decoder-embed-dim 128 --decoder-ffn-embed-dim 208 --decoder-layers 2 "

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from fairseq_hmrnn.analysis import segments as segments_module
 from fairseq_hmrnn.analysis.segments import (
     Gold,
     agreement,
@@ -22,6 +23,19 @@ from fairseq_hmrnn.analysis.segments import (
     type_scores,
     word_gold,
 )
+
+
+def test_whitespace_is_found_once_for_all_scores(monkeypatch):
+    text, looked_at, spaces = "to be or not\n", [], segments_module._spaces
+    gold = word_gold(text)["separator"]
+    monkeypatch.setattr(segments_module, "_spaces", lambda text: looked_at.append(text) or spaces(text))
+    scores = [score(gold.boundary, gold) for score in (edge_scores, token_scores, type_scores) * 2]
+    assert all(score.f1 == 1 for score in scores) and looked_at == [text]
+    assert token_scores(late_by_one(gold.boundary), late(gold)).f1 == 1
+
+
+def late_by_one(boundary):
+    return np.append(False, boundary[:-1])
 
 
 def marks(text):

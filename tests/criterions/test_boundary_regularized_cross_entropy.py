@@ -8,15 +8,18 @@ import torch
 from fairseq.criterions.cross_entropy import CrossEntropyCriterion
 from fairseq.data import Dictionary
 from fairseq.logging import metrics
+from fairseq.tasks.translation import TranslationConfig, TranslationTask
+from small_translation import PAD, SOURCE, TARGET, make, tokens
 
 from fairseq_hmrnn.criterions import found_rate
 from fairseq_hmrnn.criterions.boundary_regularized_cross_entropy import (
     BoundaryRegularizedCrossEntropy,
     layer_steps,
 )
-from fairseq_hmrnn.criterions.boundary_regularizers import REGULARIZERS
+from fairseq_hmrnn.criterions.boundary_regularizers import REGULARIZERS, detector_cross_entropy, later
 from fairseq_hmrnn.criterions.boundary_statistics import boundary_counts, gold_counts, log_boundary_metrics
-from fairseq_hmrnn.criterions.boundary_terms import Rate, parse_rates
+from fairseq_hmrnn.criterions.boundary_terms import Rate, delay_of, parse_rates
+from fairseq_hmrnn.criterions.right_to_left import followers, left_to_right
 from fairseq_hmrnn.models.config import HMLSTMLanguageModelConfig
 from fairseq_hmrnn.models.decoder import HMLSTMDecoder
 from fairseq_hmrnn.models.hmlstm_lm import HMLSTMLanguageModel
@@ -136,6 +139,9 @@ def test_rates_as_they_are_written():
     [
         (".2,auto", "rate+bidirectional", "auto in boundary-rates is for the first layer"),
         ("auto,.05", "rate,rate+uncertainty", "give layer 1 one of uncertainty, .* or give numbers alone"),
+        (".2,.1", "rate,rate+lexicon", "lexicon in boundary-regularizers is for the first layer alone"),
+        (".2,.1", "rate+lexicon", "is for the first layer alone, such as rate\\+lexicon,rate"),
+        ("", "lexicon", "lexicon in boundary-regularizers requires --boundary-rates"),
         ("outside:.2,.1", "rate", "within:.2, of those where no line ends; or auto, to be found"),
     ],
 )
@@ -144,7 +150,9 @@ def test_rates_without_meaning_say_what_has_one(dictionary, rates, regularizers,
         criterion_for(dictionary, rates, boundary_regularizers=regularizers)
 
 
-@pytest.mark.parametrize("listening, edge", [("bidirectional", 1), ("uncertainty", -1), ("entropy", -1)])
+@pytest.mark.parametrize(
+    "listening, edge", [("bidirectional", 1), ("lexicon", 1), ("uncertainty", -1), ("entropy", -1)]
+)
 def test_a_rate_within_lines_leaves_out_where_they_end(dictionary, model, sample, listening, edge):
     """A late detector closes a line's last segment at `</s>` and `</s>` itself a step later; others, a step earlier."""
     tokens = sample["net_input"]["src_tokens"]
@@ -187,7 +195,51 @@ def test_a_rate_that_is_found_is_of_the_places_before_symbols(dictionary, model,
     assert int(where.sum()) == int((known & steps.valid if late else (known & steps.valid)[:, :-1]).sum())
 
 
-def test_a_rate_that_is_found_is_logged_and_held(dictionary, model, sample, monkeypatch):
+@pytest.mark.parametrize("delay", [None, 0, 3])
+@pytest.mark.parametrize("rates", ["auto,.05", ".4,.05"])
+def test_what_a_lexicon_says_is_learned(dictionary, model, sample, rates, delay, monkeypatch):
+    """Of the text and signal of every batch, which it remembers; the detector closes segments `delay` steps late."""
+    options = {"boundary_regularizers": "lexicon,none", "boundary_delay": delay}
+    criterion, asked = criterion_for(dictionary, rates, **options), []
+    found = criterion.targets.found
+
+    def begins(tokens, signal, known):
+        asked.append((tokens, signal, known))
+        return known & (tokens % 2 == 0)
+
+    monkeypatch.setattr(found, "begins", begins)
+    model.set_num_updates(7)
+    loss, size, log = criterion(model, sample)
+    output, tokens = model(**sample["net_input"]), sample["net_input"]["src_tokens"]
+    nll, back = criterion.right_to_left(tokens, sample["target"])
+    steps = layer_steps(output[1]["trace"], 0, 0.4, criterion.signals(model, output, sample, "lexicon"), back)
+    values, known = REGULARIZERS["bidirectional"].signal(steps)
+    (given,) = asked
+    assert given[0] is tokens and torch.allclose(given[1], values) and torch.equal(given[2], known)
+    moved = (1 if delay is None else delay) - 1
+    target, where = (later(x, moved) for x in (known & (tokens % 2 == 0), known))
+    expected = nll + detector_cross_entropy(steps.z_tilde, target, where & steps.valid)
+    assert (loss - log["nll"]).item() == pytest.approx(size * expected.item(), rel=1e-4)
+    assert int((found.symbols >= 0).sum()) == int((known & steps.valid).sum())
+
+
+@pytest.mark.parametrize(
+    "options, delay",
+    [
+        ({}, 0),
+        ({"boundary_rates": "auto,.05", "boundary_regularizers": "rate+lexicon,rate"}, 1),
+        ({"boundary_rates": ".2,.05", "boundary_regularizers": "rate+lexicon,rate", "boundary_delay": 2}, 2),
+        ({"boundary_rates": ".2,.05", "boundary_regularizers": "rate+uncertainty,rate", "boundary_delay": 3}, 3),
+        ({"boundary_rates": ".2,.05", "boundary_regularizers": "rate+bidirectional", "boundary_delay": 0}, 0),
+        ({"boundary_rates": ".2,.05", "boundary_regularizers": "rate,bidirectional", "boundary_delay": 2}, 0),
+    ],
+)
+def test_a_checkpoint_tells_the_delay(options, delay):
+    assert delay_of(SimpleNamespace(**options)) == delay
+
+
+def test_a_rate_that_is_found_is_logged_and_held(dictionary, model, sample, monkeypatch, caplog):
+    caplog.set_level("INFO", "fairseq_hmrnn")
     monkeypatch.setattr(found_rate, "find_rate", lambda symbols, signal: 0.4)
     criterion = criterion_for(dictionary, "auto,.05", boundary_regularizers="rate+uncertainty=0,none")
     for updates, rate in ((99, found_rate.START), (100, 0.4)):
@@ -204,6 +256,10 @@ def test_a_rate_that_is_found_is_logged_and_held(dictionary, model, sample, monk
     assert other.targets.found.rate == found_rate.START
     other.load_training_state(criterion.training_state())
     assert other.targets.found.rate == 0.4
+    assert caplog.text.count("the rate of layer 1 is") == 1  # once, before the first update
+    assert "the rate of layer 1 is 0.25 and from update 100 on the one that is found" in caplog.text
+    other(model, sample)
+    assert "the rate of layer 1 is 0.4 and what the next search makes of it" in caplog.text
 
 
 def test_a_wrong_number_of_rates_is_refused(dictionary, model, sample):
@@ -288,18 +344,58 @@ def test_supervision_is_a_cross_entropy_on_one_layer(model, sample):
         criterion_for(dictionary, **{**options, "boundary_supervision_layer": 3})(model, sample)
 
 
-def test_supervision_wants_a_source_read_in_one_direction():
-    """Read both ways, the encoder's boundaries are those of both directions, one behind the other."""
-    from small_translation import SOURCE, TARGET, make, tokens
+@pytest.fixture
+def translation():
+    source, target = tokens(2, 9), tokens(2, 5, TARGET)
+    source[0, :2] = PAD
+    net_input = {"src_tokens": source, "src_lengths": None, "prev_output_tokens": target}
+    return {"net_input": net_input, "target": target, "ntokens": 10}
 
-    source, target = tokens(2, 7), tokens(2, 5, TARGET)
-    batch = {"net_input": {"src_tokens": source, "src_lengths": None, "prev_output_tokens": target}}
-    batch.update(target=target, ntokens=10)
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_both_directions_of_a_source_learn_the_same_steps(translation, bidirectional):
+    source = translation["net_input"]["src_tokens"]
+    gold = source == source[0, 2]
+    assert not torch.equal(gold, gold.flip(1))
     criterion = criterion_for(SOURCE)
-    criterion.supervision = lambda tokens: (tokens == 4, tokens > 0)
-    assert criterion(make("hmlstm").train(), batch)[0].isfinite()
-    with pytest.raises(ValueError, match="requires a source read in one direction: no --bidirectional"):
-        criterion(make("hmlstm", bidirectional=True).train(), batch)
+    model = make("hmlstm", bidirectional=bidirectional).train()
+    output = model(**translation["net_input"])
+    criterion.supervision = lambda tokens: (tokens == source[0, 2], tokens > 0)
+    (penalty,) = criterion.penalties(model, output, translation)
+    trace = output[1]["trace"]
+    p = trace.boundary_probs[..., 0].clamp(0.02, 0.98)
+    wanted = torch.cat([gold, gold.flip(1)]) if bidirectional else gold  # in the order in which each reads
+    expected = -torch.where(wanted, p, 1 - p).log()[trace.valid].mean()
+    torch.testing.assert_close(penalty, expected.to(penalty))
+
+
+@pytest.mark.parametrize("listening", ["uncertainty", "bidirectional"])
+def test_a_source_is_predicted_beside_the_model(translation, listening):
+    source = translation["net_input"]["src_tokens"]
+    criterion = BoundaryRegularizedCrossEntropy(
+        TranslationTask(TranslationConfig(), SOURCE, TARGET), False, ".2,.05", f"{listening},none"
+    )
+    model = make("hmlstm", bidirectional=True).train()
+    output = model(**translation["net_input"])
+    nll, ahead = left_to_right(criterion.left_to_right, source)
+    expected, signals = [nll], [ahead]
+    if listening == "bidirectional":
+        nll, back = criterion.right_to_left(source, followers(source, PAD))
+        expected.append(nll)
+        signals.append(back)
+    trace = output[1]["trace"]
+    trace = trace._replace(
+        **{  # both in the source's order
+            name: torch.cat([getattr(trace, name)[:2], getattr(trace, name)[2:].flip(1)])
+            for name in ("boundaries", "boundary_probs", "valid")
+        }
+    )
+    twice = [type(one)(*(torch.cat([values, values]) for values in one)) for one in signals]
+    expected.append(REGULARIZERS[listening](layer_steps(trace, 0, 0.2, *twice)))
+    penalties = criterion.penalties(model, output, translation)
+    torch.testing.assert_close(penalties, expected)
+    sum(penalties).backward()
+    assert all(parameter.grad.any() for parameter in criterion.parameters())
 
 
 def test_f1_against_whitespace_is_that_of_all_steps_together():

@@ -14,6 +14,7 @@ from fairseq_hmrnn.criterions.boundary_regularizers import (
     REGULARIZERS,
     LayerSteps,
     Signals,
+    later,
     regularizer,
     top_share,
 )
@@ -38,7 +39,12 @@ def make_steps(seed=0, rows=4, columns=9, below=False):
     signals = Signals(draw(), draw(), predicted)
     back = Signals(draw(), draw(), valid.clone())
     back.predicted[0, 5] = back.predicted[3, 8] = False
-    return LayerSteps(z.requires_grad_(), z_tilde.requires_grad_(), valid, RATE, z_below, signals, back)
+    return LayerSteps(z.requires_grad_(), z_tilde.requires_grad_(), valid, RATE, z_below, signals, back, high)
+
+
+def high(values, known):
+    """In place of a lexicon."""
+    return known & (values > 1)
 
 
 def valid_steps(steps):
@@ -113,7 +119,7 @@ def direct_rise(steps):
     return direct_listening(steps, rises)
 
 
-def direct_bidirectional(steps):
+def direct_bidirectional_values(steps):
     ahead, back = steps.signals, steps.right_to_left
     sums = {  # by the step before the place
         i: (ahead.entropy[i] + back.entropy[i] + (ahead.surprisal[i] + back.surprisal[i]) / 4).item()
@@ -125,7 +131,17 @@ def direct_bidirectional(steps):
         before, behind = (row, column - 1), (row, column + 1)
         if before in sums and behind in sums:
             values[behind] = sums[row, column] - (sums[before] + sums[behind]) / 8
-    return direct_listening(steps, values)
+    return values
+
+
+def direct_bidirectional(steps):
+    return direct_listening(steps, direct_bidirectional_values(steps))
+
+
+def direct_lexicon(steps):
+    values = direct_bidirectional_values(steps)
+    losses = [-math.log(clipped(steps, i) if value > 1 else 1 - clipped(steps, i)) for i, value in values.items()]
+    return np.mean(losses)
 
 
 def direct_unforeseen(steps):
@@ -144,6 +160,21 @@ def test_equals_direct_computation(name, below):
         assert value.item() == pytest.approx(globals()[f"direct_{name}"](steps), rel=1e-12, abs=1e-15), seed
 
 
+@pytest.mark.parametrize("delay", [0, 1, 3])
+@pytest.mark.parametrize("name", ["uncertainty", "bidirectional", "lexicon"])
+def test_a_delay_moves_what_is_heard(name, delay):
+    """The detector is as if it had been taught the same at steps that came so much earlier."""
+    steps = make_steps(2, columns=14)
+    steps = steps._replace(valid=torch.ones_like(steps.valid))
+    steps.signals.predicted[:, -4:] = False  # so that nothing is moved out of the row
+    moved = delay - REGULARIZERS[name].late
+    earlier = steps._replace(z_tilde=steps.z_tilde.roll(-moved, 1))
+    known = later(REGULARIZERS[name].signal(steps).known, moved)
+    assert known.sum() > 9 and int(known.sum()) == int(REGULARIZERS[name].signal(steps).known.sum())
+    value = REGULARIZERS[name](steps._replace(delay=delay))
+    assert value.item() == pytest.approx(REGULARIZERS[name](earlier).item(), rel=1e-12)
+
+
 @pytest.mark.parametrize("name", sorted(REGULARIZERS))
 def test_padding_changes_neither_value_nor_gradient(name):
     steps = make_steps(1)._replace(rate=0.1)  # far enough from the mean rate for `hinge`
@@ -154,7 +185,8 @@ def test_padding_changes_neither_value_nor_gradient(name):
         steps.valid,
         steps.rate,
         None,
-        *(Signals(*(signal + 9 * junk for signal in way[:2]), way.predicted) for way in steps[5:]),
+        *(Signals(*(signal + 9 * junk for signal in way[:2]), way.predicted) for way in steps[5:7]),
+        high,
     )
     first, second = REGULARIZERS[name](steps), REGULARIZERS[name](other)
     assert first.item() == second.item()
@@ -168,7 +200,7 @@ def test_padding_changes_neither_value_nor_gradient(name):
 def test_a_batch_of_padding_alone_is_no_number_to_fear(name):
     steps = make_steps(0)
     nothing = torch.zeros_like(steps.valid)
-    silent = [way._replace(predicted=nothing) for way in steps[5:]]
+    silent = [way._replace(predicted=nothing) for way in steps[5:7]]
     steps = steps._replace(valid=nothing, signals=silent[0], right_to_left=silent[1])
     value = REGULARIZERS[name](steps)
     value.backward()
@@ -263,7 +295,7 @@ def test_a_regularizer_is_one_function():
             regularizer()(calm)
     finally:
         del REGULARIZERS["calm"]
-    with pytest.raises(ValueError, match="may need rate, signals, right_to_left, not rates"):
+    with pytest.raises(ValueError, match="may need rate, signals, right_to_left, lexicon, not rates"):
         regularizer("rates")
 
 

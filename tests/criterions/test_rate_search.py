@@ -31,22 +31,24 @@ def rows_of(symbols, begins):
     return [[tuple(segment) for segment in row] for row in rows]
 
 
-def direct_spelling(types):
+def direct_spelling(types, once=()):
+    """Types that came once are left out: each pair of theirs counts one time less."""
     pairs = [pair for word in types for pair in zip([None, *word], [*word, None])]
     count, total, frequency = Counter(pairs), Counter(a for a, _ in pairs), Counter(b for _, b in pairs)
 
-    def p(a, b):
-        share = (frequency[b] + 1) / (len(pairs) + len(frequency))
-        return (count[a, b] + SPELLING_PRIOR * share) / (total[a] + SPELLING_PRIOR)
+    def p(a, b, own):
+        share = (frequency[b] + 1 - own) / (len(pairs) + len(frequency))
+        return (count[a, b] - own + SPELLING_PRIOR * share) / (total[a] - own + SPELLING_PRIOR)
 
-    return {word: math.prod(p(a, b) for a, b in zip([None, *word], [*word, None])) for word in types}
+    return {word: math.prod(p(a, b, word in once) for a, b in zip([None, *word], [*word, None])) for word in types}
 
 
 def direct_cost(symbols, begins):
     whole = [row[1:-1] for row in rows_of(symbols, begins)]  # the first and the last may be cut short
     every = [word for row in whole for word in row]
     pairs = [pair for row in whole for pair in zip(row, row[1:])]
-    spelling, nats = direct_spelling(set(every)), 0
+    once = {word for word, count in Counter(every).items() if count == 1}
+    spelling, nats = direct_spelling(set(every), once), 0
     for index, (before, word) in enumerate(pairs):
         others, count = pairs[:index] + pairs[index + 1 :], Counter(every)
         count[word] -= 1
@@ -72,8 +74,9 @@ def test_cost_equals_direct_computation(seed):
 
 def test_spelling_equals_direct_computation():
     types = ["\1\2", "\2", "\1\1\3", "\ud800"]  # a symbol may have any number, a surrogate's too
-    expected = direct_spelling([tuple(word) for word in types])
-    assert np.exp(-spelling_cost(types)) == pytest.approx([expected[tuple(word)] for word in types])
+    expected = direct_spelling([tuple(word) for word in types], [tuple(types[2])])
+    once = np.array([False, False, True, False])
+    assert np.exp(-spelling_cost(types, once)) == pytest.approx([expected[tuple(word)] for word in types])
 
 
 def language(shortest, longest, places, seed=0):
@@ -102,3 +105,16 @@ def test_nothing_is_found_where_there_is_too_little():
     symbols, begins = language(3, 6, 6000)
     symbols[::4] = -1  # rows of three symbols have no two segments that are whole
     assert find_rate(symbols, begins.astype(float)) is None
+
+
+def test_long_strings_do_not_foretell_themselves():
+    """Thousands of symbols, words of one or two: few strings come again, and the longest never do."""
+    choose = np.random.default_rng(0)
+    words = [choose.integers(0, 2000, 1 + n % 2) for n in range(1500)]
+    share = 1 / np.arange(1, 1501)
+    text = [words[n] for n in choose.choice(1500, 8000, p=share / share.sum())]
+    begins = np.concatenate([[True] + [False] * (len(word) - 1) for word in text])
+    symbols = np.concatenate(text)
+    symbols[::100] = -1
+    signal = begins + choose.normal(0, 0.3, len(begins))
+    assert find_rate(symbols, signal) == pytest.approx(begins.mean(), rel=0.25)

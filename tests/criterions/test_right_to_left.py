@@ -2,7 +2,7 @@
 
 import torch
 
-from fairseq_hmrnn.criterions.right_to_left import CONTEXT, RightToLeftPredictor
+from fairseq_hmrnn.criterions.right_to_left import CONTEXT, RightToLeftPredictor, left_to_right
 
 PAD, SYMBOLS, LENGTH = 1, 9, 14
 
@@ -45,6 +45,24 @@ def test_padding_on_either_side_changes_nothing():
         torch.testing.assert_close(wide_signals.surprisal[:, inside], signals.surprisal)
         assert torch.equal(wide_signals.predicted[:, inside], signals.predicted)
         assert wide_signals.predicted.sum() == signals.predicted.sum()
+
+
+def test_read_from_left_to_right_each_symbol_is_predicted_from_those_before_it_alone():
+    tokens, _ = rows()
+    tokens[1, :4] = PAD
+    network = predictor()
+    nll, signals = left_to_right(network, tokens)
+    surprisals = []
+    for row, first in ((0, 0), (1, 4)):
+        for step in range(first, LENGTH - 1):
+            hidden, _ = network.lstm(network.embed_tokens(tokens[row : row + 1, first : step + 1]))
+            p = network.output_projection(hidden[0, -1]).softmax(-1)
+            torch.testing.assert_close(signals.entropy[row, step], -(p * p.log()).sum())
+            surprisals.append(-p[tokens[row, step + 1]].log())
+            torch.testing.assert_close(signals.surprisal[row, step], surprisals[-1])
+        predicted = [first <= step < LENGTH - 1 for step in range(LENGTH)]
+        assert signals.predicted[row].tolist() == predicted
+    torch.testing.assert_close(nll, torch.stack(surprisals).mean())
 
 
 def test_it_learns_by_its_own_loss_and_its_signals_carry_no_gradient():

@@ -1,6 +1,6 @@
 """Prepare parallel text for fairseq's translation task: a sentencepiece model for each side, and the binarised splits.
 
-    fairseq-hmrnn prepare translation de en data/pairs --source-size 4000 --target-size 4000
+    fairseq-hmrnn prepare translation de en data/pairs
 
 DIR has train.SRC and train.TGT, and valid and test if they are there, one sentence a line. The models are trained on
 the training text and written beside the data, as spm.SRC.model and spm.TGT.model.
@@ -12,7 +12,7 @@ import argparse
 import shlex
 
 from ...data.binarize import check_destination
-from ...data.parallel import KINDS, Side, prepare_parallel
+from ...data.parallel import KINDS, LARGE, SMALL, SMALL_TEXT, Side, prepare_parallel
 from ...options import whole
 from ..arguments import Parser, data_to_write, existing_folder
 
@@ -28,9 +28,9 @@ def add_arguments(parser: Parser) -> None:
         parser.add_argument(
             f"--{side}-size",
             type=whole(1),
-            default=8000,
             metavar="N",
-            help=f"size of the {side}'s vocabulary (default %(default)s; of char: all)",
+            help=f"size of the {side}'s vocabulary (default {SMALL} below {SMALL_TEXT:,} lines, else {LARGE}; of char: "
+            "all)",
         )
     parser.add_argument(
         "--dest", metavar="DEST", type=data_to_write, help="where the data is written (default DIR/bin)"

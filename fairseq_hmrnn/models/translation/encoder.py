@@ -56,6 +56,7 @@ class HMLSTMEncoder(FairseqEncoder):
         memory_positions: [(B, M)], the source position behind each slot of the memory; empty if M is S.
         final_hidden: [(B, final_units)].
         traces: the BoundaryTrace of each direction, steps in the order in which that direction reads them.
+        samples: [(B,)], the row of src_tokens that each row is of.
         """
         valid = src_tokens.ne(self.padding_idx)
         directions = self._read(src_tokens, valid)
@@ -63,9 +64,10 @@ class HMLSTMEncoder(FairseqEncoder):
         memory = self._features([h for output in aligned for h in output.hidden])
         memory = self.dropout_memory(memory)
         padding_mask, positions = ~valid, []
-        if self.memory_kind == "segments":
+        if self.memory_layer is not None:
             closed = torch.stack([output.boundaries[..., self.memory_layer] > 0.5 for output in aligned]).any(0)
-            memory, padding_mask, slots = keep_segments(memory, closed, valid.t())
+            shorten = mean_segments if self.memory_kind == "means" else keep_segments
+            memory, padding_mask, slots = shorten(memory, closed, valid.t())
             positions = [slots.t()]
         return {
             "encoder_out": [memory],
@@ -77,6 +79,7 @@ class HMLSTMEncoder(FairseqEncoder):
             "memory_positions": positions,
             "final_hidden": [torch.cat([h for output in directions for h in output.state.h], dim=1).type_as(memory)],
             "traces": [self._trace(output, mask) for output, mask in zip(directions, (valid, valid.flip(1)))],
+            "samples": [torch.arange(src_tokens.size(0), device=src_tokens.device)],
         }
 
     def _read(self, src_tokens: Tensor, valid: Tensor) -> List[HMLSTMOutput]:
@@ -97,7 +100,11 @@ class HMLSTMEncoder(FairseqEncoder):
         return torch.cat(list(hidden), dim=-1) if self.layer_output is None else self.layer_output(hidden)
 
     def reorder_encoder_out(self, encoder_out: EncoderOut, new_order: Tensor) -> EncoderOut:
-        """Row i becomes what was row new_order[i], as in beam search."""
+        """Row i becomes what was row new_order[i], as in beam search. Where hypotheses only change places among those
+        of their source, all stays as it is, at no cost; to find out would on a GPU cost more."""
+        before = encoder_out["samples"][0]
+        if is_on_host(before) and torch.equal(before, before[new_order]):
+            return encoder_out
 
         def select(name, value):
             if isinstance(value, BoundaryTrace):
@@ -134,6 +141,23 @@ def keep_segments(memory: Tensor, closed: Tensor, valid: Tensor) -> Tuple[Tensor
     (B, M), True where there is nothing, and the steps kept (M, B), in order; the padding's are any. M is the batch's
     longest, on a GPU S: how long that is the host could only wait for.
     """
+    padding_mask, steps = kept_steps(closed, valid)
+    return memory.gather(0, steps.unsqueeze(-1).expand(-1, -1, memory.size(-1))), padding_mask, steps
+
+
+def mean_segments(memory: Tensor, closed: Tensor, valid: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
+    """As `keep_segments`, each slot the mean of its step and of the valid ones since the slot before."""
+    padding_mask, steps = kept_steps(closed, valid)
+    last = steps.t().masked_fill(padding_mask, -1).unsqueeze(2)  # (B, M, 1), of each slot
+    first = torch.cat([last.new_zeros(last.size(0), 1, 1), last[:, :-1] + 1], dim=1)
+    step = torch.arange(memory.size(0), device=memory.device)
+    inside = (step >= first) & (step <= last) & valid.t().unsqueeze(1)  # (B, M, S)
+    weights = inside.to(memory.dtype) / inside.sum(2, keepdim=True).clamp(min=1)
+    return torch.bmm(weights, memory.transpose(0, 1)).transpose(0, 1), padding_mask, steps
+
+
+def kept_steps(closed: Tensor, valid: Tensor) -> Tuple[Tensor, Tensor]:
+    """The padding mask (B, M) and the steps (M, B) of `keep_segments`."""
     valid_from_here = valid.flip(0).cumsum(0).flip(0)
     keep = closed | (valid & (valid_from_here == 1))
     lengths = keep.sum(0)
@@ -141,9 +165,8 @@ def keep_segments(memory: Tensor, closed: Tensor, valid: Tensor) -> Tuple[Tensor
     if is_on_host(lengths):
         longest = int(lengths.max()) if lengths.numel() else 0
     steps = keep.to(torch.uint8).sort(dim=0, descending=True, stable=True)[1][:longest]
-    kept = memory.gather(0, steps.unsqueeze(-1).expand(-1, -1, memory.size(-1)))
-    slots = torch.arange(longest, device=memory.device)
-    return kept, slots.unsqueeze(0) >= lengths.unsqueeze(1), steps
+    slots = torch.arange(longest, device=closed.device)
+    return slots.unsqueeze(0) >= lengths.unsqueeze(1), steps
 
 
 def attention_over_source(attention: Optional[Tensor], encoder_out: EncoderOut) -> Optional[Tensor]:

@@ -7,7 +7,7 @@ from fairseq.models import register_model
 from ..architectures import register_architectures
 from . import scripting
 from .attention_decoder import HMLSTMAttentionDecoder
-from .config import IWSLT_ENCODER, TINY_ENCODER, HMLSTMTranslationConfig
+from .config import IWSLT_ENCODER, SMALL_ENCODER, TINY_ENCODER, HMLSTMTranslationConfig
 from .model import TranslationModel
 
 
@@ -20,10 +20,12 @@ class HMLSTMModel(TranslationModel):
     scripted_decoder = scripting.AttentionDecoder
 
 
+SMALL_DROPOUT = dict.fromkeys(("dropout_input", "dropout_memory", "dropout_output"), 0.3)
 register_architectures(
     "hmlstm",
     {
         "hmlstm_tiny": {**TINY_ENCODER, "output_dim": 64},
+        "hmlstm_small": {**SMALL_ENCODER, "output_dim": 128, **SMALL_DROPOUT},
         "hmlstm_iwslt_de_en": {**IWSLT_ENCODER, "output_dim": 256},
     },
 )

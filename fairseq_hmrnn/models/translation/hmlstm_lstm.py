@@ -14,7 +14,7 @@ from ..architectures import register_architectures
 from ..dropout import drops_out
 from ..embeddings import parse_cutoffs, ties_output
 from . import scripting
-from .config import IWSLT_ENCODER, TINY_ENCODER, HMLSTMLSTMConfig
+from .config import IWSLT_ENCODER, SMALL_ENCODER, TINY_ENCODER, HMLSTMLSTMConfig
 from .encoder import HMLSTMEncoder, InitialState, encoder_extra
 from .model import TranslationModel
 
@@ -111,10 +111,12 @@ class HMLSTMLSTMModel(TranslationModel):
 
 
 DECODER = {"decoder_embed_dim": 256, "decoder_hidden_size": 256, "decoder_out_embed_dim": 256}
+DROPOUT_OPTIONS = ("dropout_input", "dropout_memory", "decoder_dropout_in", "decoder_dropout_out")
 register_architectures(
     "hmlstm_lstm",
     {
         "hmlstm_lstm_tiny": {**TINY_ENCODER, **dict.fromkeys(DECODER, 64)},
+        "hmlstm_lstm_small": {**SMALL_ENCODER, **dict.fromkeys(DECODER, 128), **dict.fromkeys(DROPOUT_OPTIONS, 0.3)},
         "hmlstm_lstm_iwslt_de_en": {**IWSLT_ENCODER, **DECODER},
     },
 )

@@ -11,7 +11,7 @@ from ...ops import has_many_rows, linear
 from ..architectures import register_architectures
 from ..embeddings import parse_cutoffs, ties_output
 from . import scripting
-from .config import IWSLT_ENCODER, TINY_ENCODER, HMLSTMTransformerConfig
+from .config import IWSLT_ENCODER, SMALL_ENCODER, TINY_ENCODER, HMLSTMTransformerConfig
 from .encoder import HMLSTMEncoder, encoder_extra
 from .model import TranslationModel
 
@@ -65,11 +65,14 @@ class HMLSTMTransformerModel(TranslationModel):
 
 
 TINY_DECODER = {"decoder_layers": 2, "decoder_embed_dim": 64, "decoder_ffn_embed_dim": 128}
+SMALL_DECODER = {"decoder_layers": 2, "decoder_embed_dim": 128, "decoder_ffn_embed_dim": 256}
+SMALL_DROPOUT = dict.fromkeys(("dropout_input", "dropout_memory", "dropout"), 0.3)
 IWSLT_DECODER = {"decoder_layers": 6, "decoder_embed_dim": 512, "decoder_ffn_embed_dim": 1024}
 register_architectures(
     "hmlstm_transformer",
     {
         "hmlstm_transformer_tiny": {**TINY_ENCODER, **TINY_DECODER},
+        "hmlstm_transformer_small": {**SMALL_ENCODER, **SMALL_DECODER, **SMALL_DROPOUT},
         "hmlstm_transformer_iwslt_de_en": {**IWSLT_ENCODER, **IWSLT_DECODER},
     },
 )

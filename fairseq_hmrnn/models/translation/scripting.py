@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ...modules import HMLSTM
 from ...ops import HMLSTMState
 from ...ops.reference import hm_lstm_reference
-from .encoder import keep_segments
+from .encoder import keep_segments, mean_segments
 
 Extra = Dict[str, List[Tensor]]
 
@@ -106,7 +106,8 @@ class Encoder(nn.Module):
         self.dropout_input, self.dropout_memory = encoder.dropout_input, encoder.dropout_memory
         self.directions = nn.ModuleList([Recurrence(recurrence, slope) for recurrence in directions])
         self.state_size, self.hidden_size = 2 * sum(sizes) + len(sizes), sum(sizes)
-        self.keeps_segments, self.memory_layer = encoder.memory_kind == "segments", encoder.memory_layer or 0
+        self.keeps_segments, self.means_segments = (encoder.memory_kind == kind for kind in ("segments", "means"))
+        self.memory_layer = encoder.memory_layer or 0
         self.layer_output: nn.Module = nn.Identity()
         if encoder.layer_output is not None:
             example = encoder.embed_tokens.weight.new_zeros(3, 2, self.hidden_size * len(directions))
@@ -136,6 +137,9 @@ class Encoder(nn.Module):
         positions: List[Tensor] = []
         if self.keeps_segments:
             memory, padding_mask, slots = keep_segments(memory, closed, valid.t())
+            positions.append(slots.t())
+        elif self.means_segments:
+            memory, padding_mask, slots = mean_segments(memory, closed, valid.t())
             positions.append(slots.t())
         empty: List[Tensor] = []
         return {

@@ -42,7 +42,7 @@ MODELS = {
         {"decoder_embed_dim": 8, "decoder_ffn_embed_dim": 9, "decoder_attention_heads": 2, "dropout": 0.0},
     ),
 }
-MEMORIES = ("steps", "all-layers", "segments:1", "segments:2")
+MEMORIES = ("steps", "all-layers", "segments:1", "segments:2", "means:1")
 
 
 def make(name="hmlstm", source=SOURCE, target=TARGET, **options):

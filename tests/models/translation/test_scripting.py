@@ -28,7 +28,7 @@ class StepByStep(nn.Module):
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("memory, bidirectional", [*zip(MEMORIES, [True, False, True, False])])
+@pytest.mark.parametrize("memory, bidirectional", [*zip(MEMORIES, [True, False, True, False, True])])
 def test_scripts_are_the_model(name, memory, bidirectional, tmp_path):
     model = make(name, encoder_memory=memory, bidirectional=bidirectional)
     torch.jit.script(model).save(str(tmp_path / "model.pt"))

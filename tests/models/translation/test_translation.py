@@ -4,7 +4,7 @@ import pytest
 import torch
 from small_translation import MEMORIES, MODELS, PAD, SOURCE, TARGET, dictionary_of, make, tokens
 
-from fairseq_hmrnn.models.translation.encoder import attention_over_source, keep_segments
+from fairseq_hmrnn.models.translation.encoder import attention_over_source, keep_segments, mean_segments
 from fairseq_hmrnn.modules import Attention
 
 BOTH = pytest.mark.parametrize("bidirectional", [False, True], ids=["one-way", "both-ways"])
@@ -52,7 +52,7 @@ def test_backward_direction_is_a_forward_one_over_the_reversed_source(bidirectio
 
 
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("memory", ["all-layers", "segments:1"])
+@pytest.mark.parametrize("memory", ["all-layers", "segments:1", "means:1"])
 def test_incremental_decoding_with_reordering_equals_teacher_forcing(name, memory):
     model = make(name, encoder_memory=memory, bidirectional=True)
     x, y = tokens(4, 9), tokens(4, 7, TARGET)
@@ -105,6 +105,18 @@ def test_a_decoder_goes_on_from_a_given_state(name):
         torch.testing.assert_close(step[:, 0], plain[:, t], rtol=0, atol=1e-12)
 
 
+def test_hypotheses_that_change_places_among_those_of_their_source_move_nothing():
+    encoder, x = make(bidirectional=True).encoder, tokens(2, 6)
+    first = encoder.reorder_encoder_out(encoder(x), torch.tensor([0, 0, 1, 1]))
+    assert encoder.reorder_encoder_out(first, torch.tensor([1, 1, 3, 2])) is first
+    for order in ([2, 3, 0, 0], [2, 2], [0, 1, 2, 3, 3]):
+        moved, expected = encoder.reorder_encoder_out(first, torch.tensor(order)), encoder(x[[0, 0, 1, 1]][order])
+        for name in ("encoder_out", "encoder_padding_mask", "final_hidden"):
+            torch.testing.assert_close(moved[name], expected[name], rtol=0, atol=1e-12)
+        for trace, other in zip(moved["traces"], expected["traces"]):
+            assert torch.equal(trace.boundaries, other.boundaries)
+
+
 @BOTH
 def test_segments_keep_the_closing_steps_and_the_last_one(bidirectional):
     model, x = make(encoder_memory="segments:1", bidirectional=bidirectional), tokens(5, 12)
@@ -127,6 +139,27 @@ def test_segments_keep_the_closing_steps_and_the_last_one(bidirectional):
         assert torch.equal(out["encoder_out"][0][: lengths[row], row], whole[steps, row])
 
 
+@BOTH
+def test_a_mean_is_of_the_steps_since_the_slot_before(bidirectional):
+    model, x = make(encoder_memory="means:1", bidirectional=bidirectional), tokens(5, 12)
+    closing = make(encoder_memory="segments:1", bidirectional=bidirectional)
+    every = make(encoder_memory="steps", bidirectional=bidirectional)
+    for any_of_them in (model, closing, every):
+        detector_bias(any_of_them, 0, -2.0 if bidirectional else 0.0)
+    x[0, :7], x[1, 8:] = PAD, PAD
+    out, kept, whole = model.encoder(x), closing.encoder(x), every.encoder(x)["encoder_out"][0]
+    for name in ("encoder_padding_mask", "memory_positions"):
+        assert torch.equal(out[name][0], kept[name][0])
+    lengths = (~out["encoder_padding_mask"][0]).sum(1)
+    assert len(set(lengths.tolist())) > 1 and lengths.max() < 12  # the case is one worth testing
+    for row, first in enumerate((7, 0, 0, 0, 0)):
+        for slot, last in enumerate(out["memory_positions"][0][row, : lengths[row]].tolist()):
+            mean = whole[first : last + 1, row].mean(0)
+            torch.testing.assert_close(out["encoder_out"][0][slot, row], mean, rtol=0, atol=1e-12)
+            first = last + 1
+        assert first == (8 if row == 1 else 12)
+
+
 def test_attention_is_mapped_back_to_the_source():
     model, x, y = make(encoder_memory="segments:1"), tokens(3, 10), tokens(3, 4, TARGET)
     _, extra = model(x, None, y)
@@ -143,9 +176,10 @@ def test_attention_is_mapped_back_to_the_source():
         torch.testing.assert_close(over_source[row][:, kept[row]][:, : count - 1], slots[row][:, : count - 1])
 
 
+@pytest.mark.parametrize("memory", ["segments:1", "means:1"])
 @pytest.mark.parametrize("bias, length", [(50.0, 9), (-50.0, 1)], ids=["always", "never"])
-def test_encoders_that_close_a_segment_always_or_never(bias, length):
-    model, x, y = make(encoder_memory="segments:1", bidirectional=True), tokens(3, 9), tokens(3, 4, TARGET)
+def test_encoders_that_close_a_segment_always_or_never(bias, length, memory):
+    model, x, y = make(encoder_memory=memory, bidirectional=True), tokens(3, 9), tokens(3, 4, TARGET)
     detector_bias(model, 0, bias)
     logits, extra = model(x, None, y)
     assert model.encoder(x)["encoder_out"][0].size(0) == length
@@ -164,18 +198,21 @@ def test_one_symbol_and_very_many(name, memory):
     assert model.encoder.max_positions() > 10**9
 
 
-def test_keep_segments_of_an_empty_batch():
-    memory, mask, steps = keep_segments(torch.zeros(4, 0, 3), torch.zeros(4, 0).bool(), torch.ones(4, 0).bool())
+@pytest.mark.parametrize("shorten", [keep_segments, mean_segments])
+def test_segments_of_an_empty_batch(shorten):
+    memory, mask, steps = shorten(torch.zeros(4, 0, 3), torch.zeros(4, 0).bool(), torch.ones(4, 0).bool())
     assert memory.shape == (0, 0, 3) and mask.shape == (0, 0) and steps.shape == (0, 0)
 
 
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"encoder_memory": "words"}, "choose from steps, segments:LAYER, all-layers"),
-        ({"encoder_memory": "segments:x"}, "choose from steps, segments:LAYER, all-layers"),
+        ({"encoder_memory": "words"}, "choose from steps, segments:LAYER, means:LAYER, all-layers"),
+        ({"encoder_memory": "segments:x"}, "choose from steps, segments:LAYER, means:LAYER, all-layers"),
         ({"encoder_memory": "segments:3"}, "has 2 from the bottom"),
-        ({"encoder_memory": "segments:0"}, "choose from steps, segments:LAYER, all-layers"),
+        ({"encoder_memory": "means:3"}, "layer 3 requires .* has 2 from the bottom"),
+        ({"encoder_memory": "means"}, "choose from steps"),
+        ({"encoder_memory": "segments:0"}, "choose from steps, segments:LAYER, means:LAYER, all-layers"),
         ({"slope_per_epoch": 0.04}, "slope-per-update"),
     ],
 )
@@ -299,7 +336,7 @@ def test_every_parameter_gets_a_gradient(name, memory, dtype):
 
 
 @pytest.mark.parametrize("layers, out_dim", [(1, 9), (2, 9), (2, 4)])
-@pytest.mark.parametrize("memory", ["steps", "all-layers", "segments:1"])
+@pytest.mark.parametrize("memory", ["steps", "all-layers", "segments:1", "means:1"])
 def test_whole_targets_are_those_of_fairseq_s_own_loop(layers, out_dim, memory, monkeypatch):
     options = {"decoder_layers": layers, "decoder_out_embed_dim": out_dim, "bidirectional": True}
     model, x, y = make("hmlstm_lstm", encoder_memory=memory, **options), tokens(4, 9), tokens(4, 7, TARGET)

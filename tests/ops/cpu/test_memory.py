@@ -28,7 +28,7 @@ def test_memory_that_runs_out(kind, threads):
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         encoding="utf-8",
-        timeout=400,
+        timeout=900,
     )
     assert done.returncode == 0, done.stdout[-3000:]
     succeeded, failed = map(int, done.stdout.split()[-2:])

@@ -102,7 +102,7 @@ def test_data_loader_workers_run_it_alone():
     torch.set_num_threads(2)
     try:
         here = [model(x).hidden[-1].detach() for x in inputs]
-        loader = torch.utils.data.DataLoader(Encoded(model, inputs), batch_size=None, num_workers=2, timeout=60)
+        loader = torch.utils.data.DataLoader(Encoded(model, inputs), batch_size=None, num_workers=2, timeout=600)
         for expected, (found, threads) in zip(here, loader):
             assert threads == 1
             assert torch.equal(found, expected)

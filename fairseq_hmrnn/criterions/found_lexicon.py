@@ -1,0 +1,76 @@
+"""A lexicon that is inferred while a model learns, from what its detector listens to."""
+
+from __future__ import annotations
+
+from typing import Any, Dict, Optional
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .found_rate import START, FoundRate
+from .lexicon import Lexicon, Rows, Spelling
+from .lexicon_search import Inferred, infer, scored
+
+
+class FoundLexicon(FoundRate):
+    """A lexicon inferred from the last places of a text, and the rates that go with it.
+
+    told: the rate if it is known. rate: of boundaries, otherwise the mean of the last two that were found. threshold:
+    see Inferred, a mean too. lexicon: None until there is one.
+    """
+
+    def __init__(self, told: Optional[float] = None):
+        super().__init__()
+        self.told, self.rate = told, START if told is None else told
+        self.threshold, self.lexicon = self.rate, None
+
+    def begins(self, tokens: Tensor, signal: Tensor, known: Tensor) -> Tensor:
+        """bool (B, T), the places before symbols where a segment begins. tokens, signal, known: as of `remember`."""
+        symbols, values, inside = (x.cpu().numpy() for x in (tokens, signal.double(), known))
+        if not inside.any():
+            return torch.zeros_like(known)
+        scores = scored(values, inside, self.threshold)
+        if self.lexicon is None:
+            return torch.from_numpy((scores >= 0) & inside).to(known.device)
+        order = np.argsort(~inside, axis=1, kind="stable")  # what is known to the left
+        rows = Rows(np.take_along_axis(np.where(inside, symbols, -1), order, 1))
+        found = self.lexicon.segment(rows, np.take_along_axis(scores, order, 1))
+        begins = np.zeros_like(inside)
+        np.put_along_axis(begins, order, found, 1)
+        return torch.from_numpy(begins & inside).to(known.device)
+
+    def _find(self) -> Optional[Dict[str, Any]]:
+        found = infer(*self._text(), self.told)
+        return None if found is None else _plain(found)
+
+    def _take(self, found: Dict[str, Any]) -> None:
+        is_first, (threshold, rate, self.lexicon) = self.lexicon is None, _inferred(found)
+        self.threshold = threshold if is_first else (self.threshold + threshold) / 2
+        if self.told is None:
+            super()._take(rate)
+
+    def state_dict(self) -> Dict[str, Any]:
+        state = super().state_dict()
+        del state["told"]  # an option
+        if self.lexicon is not None:
+            state["lexicon"] = _plain(Inferred(self.threshold, self.rate, self.lexicon))
+        return state
+
+    def load_state_dict(self, state: Dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        if self.lexicon is not None:
+            self.lexicon = _inferred(self.lexicon).lexicon
+        if self.told is not None:
+            self.rate = self.told
+
+
+def _plain(found: Inferred) -> Dict[str, Any]:
+    """As processes send it and checkpoints have it."""
+    arrays = (found.lexicon.keys, found.lexicon.counts, *found.lexicon.spelling)
+    return {"rates": (found.threshold, found.rate), "arrays": [torch.from_numpy(array) for array in arrays]}
+
+
+def _inferred(plain: Dict[str, Any]) -> Inferred:
+    keys, counts, *spelling = (tensor.cpu().numpy() for tensor in plain["arrays"])
+    return Inferred(*plain["rates"], Lexicon(keys, counts, Spelling(*spelling)))

@@ -1,0 +1,139 @@
+"""The lexicon of a text, and how often its segments begin, by a signal of where they do."""
+
+from __future__ import annotations
+
+from typing import Any, Callable, NamedTuple, Optional, Sequence, Tuple
+
+import numpy as np
+
+from .lexicon import Lexicon, Rows
+from .rate_search import find_rate, held_out_cost, spelled
+
+WEIGHT = 10.0  # of a signal in its standard deviations, against nats of the lexicon
+WEIGHT_OF_DETECTOR = 3.0  # if the signal is the z~ of one that was taught so
+CERTAIN = 1000.0  # nats: the score of a place where a segment begins for sure
+ROUNDS = 3  # of counting a lexicon and segmenting by it
+TIMES = (0.6, 0.75, 0.9, 1.0, 1.15, 1.3)  # the rate that the signal alone gives: rates that are compared
+LARGEST = 0.95  # of thresholds
+NEARLY, NEARLY_OF_DETECTOR = 1.005, 1.01  # times the lowest cost is nearly as good
+WINDOW, PIECE = 500, 300_000  # symbols of a row, and of those that share a lexicon, of a text that is segmented
+SAMPLE = 40_000  # symbols in which its rate is looked for
+
+
+class Inferred(NamedTuple):
+    """threshold: the share of places where the signal alone is above the one at which it says nothing. rate: that at
+    which segments begin then, by signal and lexicon."""
+
+    threshold: float
+    rate: float
+    lexicon: Lexicon
+
+
+def infer(symbols: np.ndarray, signal: np.ndarray, told: Optional[float] = None) -> Optional[Inferred]:
+    """The lexicon of a text and the rates that it goes with; None where find_rate finds none.
+
+    symbols, signal: as for find_rate. told: the rate, if it need not be found: otherwise it is the lowest of some whose
+    segments are foretold nearly best (rate_search.py).
+    """
+    alone = find_rate(symbols, signal) if told is None else told
+    known = symbols >= 0
+    if alone is None or not known.any():
+        return None
+    places = _places(known)
+    text, inside = np.append(symbols, -1)[places], places < len(symbols)
+    rows, values = Rows(text), np.append(signal, 0)[places]
+    found = []
+    for rate in [alone] if told is not None else [alone * times for times in TIMES if alone * times < 1]:
+        begins = (scored(values, inside, rate) >= 0) & inside
+        begins, inferred = _rounds(rows, inside, begins, rate, lambda share: scored(values, inside, share))
+        if inferred is not None:
+            found.append((_cost(rows, begins), inferred))
+    return _first_of_nearly_best(found, NEARLY)
+
+
+def _cost(rows: Rows, begins: np.ndarray) -> float:
+    """held_out_cost of a segmentation of rows."""
+    symbols = np.pad(rows.symbols, ((0, 0), (0, 1)), constant_values=-1).ravel()
+    return held_out_cost(spelled(symbols), symbols >= 0, np.pad(begins, ((0, 0), (0, 1))).ravel())
+
+
+def _first_of_nearly_best(found: Sequence[Tuple[float, Any]], nearly: float) -> Any:
+    """Of costs and what they are of, in the order of rates; None if there is none."""
+    lowest = min((cost for cost, _ in found), default=0)
+    return next((each for cost, each in found if cost <= nearly * lowest), None)
+
+
+def _rounds(
+    rows: Rows, inside: np.ndarray, begins: np.ndarray, rate: float, scores: Callable[[float], np.ndarray]
+) -> Tuple[np.ndarray, Optional[Inferred]]:
+    """From one segmentation to another whose segments begin at nearly this rate, and what is inferred from that.
+
+    scores: (R, T) by the threshold.
+    """
+    threshold, places = rate, max(inside[:, 1:].sum(), 1)
+    begins[:, 0] = False
+    lexicon = Lexicon.of(rows, begins)
+    for _ in range(ROUNDS):
+        if lexicon is None:
+            return begins, None
+        begins = lexicon.segment(rows, scores(threshold), begins)
+        lexicon, share = Lexicon.of(rows, begins), float(begins.sum() / places)
+        threshold = min(threshold * rate / max(share, 1e-6), LARGEST)
+    return begins, None if lexicon is None else Inferred(threshold, share, lexicon)
+
+
+def resegmented(symbols: np.ndarray, begins: np.ndarray, z_tilde: np.ndarray, certain: np.ndarray) -> np.ndarray:
+    """bool (S,), where segments of a text begin by a detector and a lexicon together.
+
+    symbols: (S,) whole numbers from 0. begins: bool (S,), by the detector; z_tilde: its probabilities of that. certain:
+    bool (S,), where one begins for sure, as at the ends of lines. The rate is that of the detector, or a multiple of it
+    that does better in the first SAMPLE symbols. Of a long text, each PIECE has a lexicon of its own.
+    """
+    text, found = (symbols, begins | certain, z_tilde, certain), np.zeros(len(symbols), dtype=bool)
+    sample = [x[:SAMPLE] for x in text]
+    tried = [(cost, times) for times in TIMES for cost, _ in [_resegmented_piece(times, *sample)]]
+    times = _first_of_nearly_best(tried, NEARLY_OF_DETECTOR) or 1.0
+    for start in range(0, len(symbols), PIECE):
+        piece = slice(start, start + PIECE)
+        _, found[piece] = _resegmented_piece(times, *(x[piece] for x in text))
+    return found
+
+
+def _resegmented_piece(
+    times: float, symbols: np.ndarray, begins: np.ndarray, z_tilde: np.ndarray, certain: np.ndarray
+) -> Tuple[float, np.ndarray]:
+    """The cost of the segmentation, infinite where nothing is inferred, and where segments begin in it."""
+    known = np.arange(len(symbols) + len(symbols) // WINDOW) % (WINDOW + 1) < WINDOW  # a gap behind each row
+    rate = float(begins.mean()) * times if len(begins) else 0.0
+    if not begins.any() or rate >= LARGEST:
+        return np.inf, begins
+    places = _places(known)
+    places = np.where(places < len(known), places - places // (WINDOW + 1), len(symbols))
+    rows, inside = Rows(np.append(symbols, -1)[places]), places < len(symbols)
+    signal, sure = np.append(z_tilde, 0.0)[places], np.append(certain, False)[places]
+
+    def scores(share: float) -> np.ndarray:
+        return np.where(sure, CERTAIN, scored(signal, inside, share, WEIGHT_OF_DETECTOR))
+
+    again, inferred = _rounds(rows, inside, np.append(begins, False)[places], rate, scores)
+    if inferred is None:
+        return np.inf, begins
+    cost = _cost(rows, again)
+    again[:, 0] = begins[places[:, 0]]  # of which a row says nothing
+    found = np.zeros(len(symbols), dtype=bool)
+    found[places[inside]] = again[inside]
+    return cost, found
+
+
+def scored(signal: np.ndarray, inside: np.ndarray, share: float, weight: float = WEIGHT) -> np.ndarray:
+    """What a segment that begins at a place gains by the signal there: 0 at the one that the highest `share` of the
+    places inside exceed."""
+    values = signal[inside]
+    return weight * (signal - np.quantile(values, 1 - share)) / max(values.std(), 1e-6)
+
+
+def _places(known: np.ndarray) -> np.ndarray:
+    """(R, T): of each run of known places, their indices; behind them len(known)."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], known, [False]]).astype(np.int8))).reshape(-1, 2)
+    columns = np.arange(np.diff(edges).max())
+    return np.where(columns < np.diff(edges), edges[:, :1] + columns, len(known))

@@ -1,0 +1,56 @@
+"""The lexicon of a text: which rate it goes with, and what it makes of a detector's boundaries."""
+
+import numpy as np
+import pytest
+from unspaced import f1, heard, language
+
+from fairseq_hmrnn.criterions import lexicon_search
+from fairseq_hmrnn.criterions.lexicon_search import infer, resegmented
+
+
+def flat(places, seed=0):
+    """Symbols, where words begin, and z~ of a detector that tells of them with noise, each (S,)."""
+    symbols, begins = language(places, seed)
+    z_tilde = heard(begins).clamp(0, 1)
+    return symbols.flatten().numpy(), begins.flatten().numpy(), z_tilde.flatten().numpy()
+
+
+@pytest.mark.parametrize("wrong", [0.8, 1.0, 1.2])
+def test_a_rate_is_found_that_the_signal_alone_misses(wrong, monkeypatch):
+    symbols, gold, signal = flat(12_000)
+    symbols[::100] = -1
+    monkeypatch.setattr(lexicon_search, "find_rate", lambda symbols, signal: wrong * gold.mean())
+    assert infer(symbols, signal).rate == pytest.approx(gold.mean(), rel=0.12)
+
+
+@pytest.mark.parametrize("rate", [0.2, 0.3])
+def test_a_rate_that_is_told_is_kept(rate):
+    symbols, _, signal = flat(12_000)
+    symbols[::100] = -1
+    assert infer(symbols, signal, rate).rate == pytest.approx(rate, rel=0.08)
+
+
+@pytest.mark.parametrize("piece", [4000, 10**6])
+def test_a_detectors_boundaries_are_put_where_words_begin(piece, monkeypatch):
+    """A text of several pieces, each cut into rows; where a segment begins for sure, it does."""
+    monkeypatch.setattr(lexicon_search, "PIECE", piece)
+    symbols, gold, z_tilde = flat(12_000)
+    begins, certain = z_tilde > 0.6, np.zeros(len(gold), dtype=bool)
+    certain[7::40] = True
+    found = resegmented(symbols, begins, z_tilde, certain)
+    free = ~certain & ~np.roll(certain, 1) & ~np.roll(certain, -1)
+    assert f1(begins & free, gold & free) < 0.82 and f1(found & free, gold & free) > 0.9
+    assert found[certain].all() and found.shape == symbols.shape
+
+
+@pytest.mark.parametrize("size", [0, 1, 2, 500, 501, 1001])
+def test_a_text_of_any_size(size):
+    symbols, _, z_tilde = flat(1100)
+    symbols, z_tilde, certain = symbols[:size], z_tilde[:size], np.arange(size) % 100 == 0
+    found = resegmented(symbols, z_tilde > 0.6, z_tilde, certain)
+    assert found.shape == (size,) and found.dtype == bool and (found[certain]).all()
+
+
+def test_nothing_is_cut_where_the_detector_cuts_nothing():
+    symbols, nothing = np.arange(900) % 7, np.zeros(900, dtype=bool)
+    assert not resegmented(symbols, nothing, np.zeros(900), nothing).any()

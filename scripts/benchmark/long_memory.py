@@ -129,7 +129,7 @@ def plot(rows, gaps, path):
     from matplotlib import pyplot
 
     tasks = [task for task in TASKS if any(row["task"] == task for row in rows)]
-    size = {"figsize": (4.2 * len(tasks) + 1.6, 3.4), "layout": "constrained", "squeeze": False, "sharey": True}
+    size = {"figsize": (4.2 * len(tasks) + 2.8, 3.6), "layout": "constrained", "squeeze": False, "sharey": True}
     figure, (panels,) = pyplot.subplots(1, len(tasks), **size)
     for axes, name in zip(panels, tasks):
         for (contestant, known), color in zip(CONTESTANTS.items(), itertools.cycle(LAYER_COLORS)):

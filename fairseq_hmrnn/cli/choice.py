@@ -53,11 +53,8 @@ WITH_SPACES = {  # words, and above them sentences, which take more text and upd
     "--boundary-rates": ".18,.0085",
     "--boundary-regularizers": "rate+uncertainty=.1,rate=50+unforeseen=0:1:500",
 }
-WITHOUT_SPACES = {
-    "--boundary-rates": "auto,.05",
-    "--boundary-regularizers": "rate+lexicon,rate",
-    "--boundary-delay": "2",
-}
+WITHOUT_SPACES = {"--boundary-rates": "auto,.05", "--boundary-regularizers": "rate+lexicon,rate"}
+LATER = {"--boundary-delay": "2"}  # which layers of a small recipe cannot tell
 # The options that choose the class of a recipe's section. Who gives one gives that class's options too.
 CLASSES = {
     "task": ("--task",),
@@ -150,12 +147,15 @@ def _for_text(data: str, names: Set[str], given: Sequence[str], cpu: bool) -> Tu
         kind = "characters, with spaces between words" if text.spaces else "characters, without spaces"
         if not names.intersection(CLASSES["criterion"]):
             if not text.spaces:
-                options.update(WITHOUT_SPACES)
+                options.update(WITHOUT_SPACES if recipe_name == SIZES[0][1] else {**WITHOUT_SPACES, **LATER})
             elif recipe_name != SIZES[0][1]:
                 options.update(WITH_SPACES)
     sizes = value_of("--hidden-sizes", given)
     if names.intersection(CLASSES["model"]) or (sizes is not None and sizes.count(",") != 2):
-        for name in WITHOUT_SPACES:  # each has a value for every layer, and there are not three, or nobody knows
+        for name in {
+            **WITHOUT_SPACES,
+            **LATER,
+        }:  # each has a value for every layer, and there are not three, or nobody knows
             options.pop(name, None)
     return options, f"{text.symbols:,} {kind}: as the recipe {recipe_name}"
 

@@ -53,7 +53,8 @@ def test_boundaries_suit_the_text(data, monkeypatch):
     assert value_of("--boundary-rates", sentences) == ".18,.0085"
     assert "unforeseen" in value_of("--boundary-regularizers", sentences)
     assert value_of("--boundary-regularizers", found[False]) == "rate+lexicon,rate"
-    assert value_of("--boundary-delay", found[False]) == "2" and value_of("--boundary-delay", found[True]) is None
+    larger = chosen(data, monkeypatch, symbols=5_000_000, spaces=False)
+    assert [value_of("--boundary-delay", each) for each in (found[False], larger, found[True])] == [None, "2", None]
     assert value_of("--boundary-rates", found[False]) == "auto,.05"
     assert value_of("--boundary-regularizers", found[None]) is None  # words: as in the recipe
 

@@ -223,10 +223,39 @@ def test_what_a_lexicon_says_is_learned(dictionary, model, sample, rates, delay,
     assert int((found.symbols >= 0).sum()) == int((known & steps.valid).sum())
 
 
+@pytest.mark.parametrize("rates", ["auto,.05", ".2,.05"])
+@pytest.mark.parametrize("beside", ["uncertainty=.1+lexicon", "lexicon+bidirectional"])
+def test_a_lexicon_teaches_beside_others(dictionary, model, sample, beside, rates, monkeypatch):
+    criterion, asked = criterion_for(dictionary, rates, boundary_regularizers=f"{beside},rate"), []
+    found = criterion.targets.found
+    monkeypatch.setattr(found, "begins", lambda tokens, signal, known: asked.append(signal) or known)
+    model.set_num_updates(7)
+    assert criterion(model, sample)[0].isfinite() and len(asked) == 1
+    where = found.symbols >= 0
+    assert where.any() and torch.isin(found.signal[where], asked[0].float()).all()  # what it hears is remembered
+
+
+@pytest.mark.parametrize("delay", [None, 0, 3])
+def test_a_lexicon_is_of_the_text_within_lines(dictionary, model, sample, delay, monkeypatch):
+    """Whatever the delay of what is taught: neither `</s>` nor what stands behind it is remembered."""
+    tokens = sample["net_input"]["src_tokens"] = torch.randint(4, 8, (2, 30))
+    sample["target"], ends = tokens.roll(-1, 1), tokens.new_tensor([8, 15])
+    tokens[:, ends] = dictionary.eos()
+    options = {"boundary_regularizers": "lexicon,none", "boundary_delay": delay}
+    criterion = criterion_for(dictionary, "within:.2,.05", **options)
+    model.set_num_updates(7)
+    criterion(model, sample)
+    remembered = criterion.targets.found.symbols[: 2 * 31].view(2, 31)[:, :30]
+    known = remembered >= 0
+    assert torch.equal(remembered[known], tokens[known].int()) and not known[:, torch.cat([ends, ends + 1])].any()
+    assert known[:, ends - 1].all() and known[:, ends + 2].all()
+
+
 @pytest.mark.parametrize(
     "options, delay",
     [
         ({}, 0),
+        ({"boundary_rates": ".2,.05", "boundary_regularizers": "uncertainty+lexicon,rate"}, 1),
         ({"boundary_rates": "auto,.05", "boundary_regularizers": "rate+lexicon,rate"}, 1),
         ({"boundary_rates": ".2,.05", "boundary_regularizers": "rate+lexicon,rate", "boundary_delay": 2}, 2),
         ({"boundary_rates": ".2,.05", "boundary_regularizers": "rate+uncertainty,rate", "boundary_delay": 3}, 3),

@@ -2,7 +2,7 @@
 
     fairseq-hmrnn plot checkpoints/mytext --text some.txt --out boundaries.png
     fairseq-hmrnn plot checkpoints/mytext --text some.txt --norms norms.png --log train.log --rates rates.png
-    fairseq-hmrnn plot checkpoints/unspaced --text unspaced.txt --html boundaries.html --gold words.txt --lookahead 1
+    fairseq-hmrnn plot checkpoints/unspaced --text unspaced.txt --html boundaries.html --gold words.txt
 
 With --html a page for a browser, a single file: the text with the boundaries under it, gold ones beside them, and the
 probabilities of the character pointed at. With --norms also how large each layer's hidden state is; with --log its

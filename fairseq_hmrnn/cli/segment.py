@@ -27,8 +27,9 @@ from ..analysis.comparison import comparison
 from ..criterions.boundary_terms import delay_of
 from ..criterions.lexicon_search import resegmented
 from ..inference import hub
-from ..inference.reader import CharacterReader, Closings, Predictions, Reading, code_points
+from ..inference.reader import CharacterReader, Closings, Predictions, Reading
 from ..options import LARGEST_SIZE, whole
+from ..text import code_points
 from . import arguments as kinds
 from .errors import UserError
 from .files import PIECE, read_text, size_of, text_pieces
@@ -142,11 +143,11 @@ def _closings_with_lexicon(reader: CharacterReader, pieces: Iterable[str], looka
     texts, readings = [], []
     for piece in filter(None, pieces):
         texts.append(piece)
-        readings.append(reader.read(piece))
+        readings.append(reader.read(piece)[:2])
     text = "".join(texts)
     if not text:
         return
-    found, probs = (np.concatenate(arrays) for arrays in list(zip(*readings))[:2])
+    found, probs = (np.concatenate(arrays) for arrays in zip(*readings))
     boundaries, probs = (reader.closed_earlier(text, array, lookahead) for array in (found > 0.5, probs))
     boundaries[:, 0] = _ends_with_lexicon(text, boundaries, probs)
     yield Closings(text, boundaries)

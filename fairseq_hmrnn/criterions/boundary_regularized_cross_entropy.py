@@ -238,7 +238,7 @@ class BoundaryRegularizedCrossEntropy(CheckedOptions, CrossEntropyCriterion):
         heard: Dict[str, Signals] = {}
         penalties: List[Tensor] = []
         if self.targets.found is not None:
-            updates = self._num_updates(trace, "auto in boundary-rates")
+            updates = self._num_updates(trace, f"a {self.targets.found.sought} that is to be found")
             self.targets.search(updates, trace.boundaries.device)
         for layer in range(trace.num_detectors):
             counted = self.targets.counted(trace, layer, tokens_of_rows)

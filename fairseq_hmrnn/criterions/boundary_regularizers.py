@@ -82,12 +82,8 @@ class Regularizer(NamedTuple):
         return self.formula(steps)
 
 
-NEEDS = (
-    "rate",
-    "signals",
-    "right_to_left",
-    "lexicon",
-)  # fields of LayerSteps that the criterion fills where they are needed
+# Fields of LayerSteps that the criterion fills where they are needed.
+NEEDS = ("rate", "signals", "right_to_left", "lexicon")
 REGULARIZERS: Dict[str, Regularizer] = {}
 
 

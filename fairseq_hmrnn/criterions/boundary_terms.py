@@ -87,8 +87,10 @@ def parse_terms(text: str, rates: List[Rate]) -> List[List[Term]]:
 
 
 def listening(terms: Sequence[Term]) -> Optional[str]:
-    """The name of the first of one layer's regularisers that listens to a signal; None if none does."""
-    return next((term.name for term in terms if REGULARIZERS[term.name].signal is not None), None)
+    """The name of the one of a layer's regularisers by which its rate is found and its delay is told: of those that
+    listen to a signal the first, or the first that has a lexicon beside; None if none listens."""
+    names = [term.name for term in terms if REGULARIZERS[term.name].signal is not None]
+    return next(iter([*needing("lexicon", [terms]), *names]), None)
 
 
 def delay_of(criterion: Any) -> int:

@@ -20,6 +20,8 @@ class FoundLexicon(FoundRate):
     see Inferred, a mean too. lexicon: None until there is one.
     """
 
+    sought = "lexicon"
+
     def __init__(self, told: Optional[float] = None):
         super().__init__()
         self.told, self.rate = told, START if told is None else told

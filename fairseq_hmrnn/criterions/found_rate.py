@@ -27,6 +27,8 @@ class FoundRate:
     it is the one in checkpoints.
     """
 
+    sought = "rate"  # in messages
+
     def __init__(self):
         self.rate, self.last, self.searched, self.filled = START, math.nan, 0, 0
         self.symbols = torch.full((MEMORY,), -1, dtype=torch.int32)
@@ -54,8 +56,9 @@ class FoundRate:
         found = _of_first_process(self._find, device)
         if found is None:
             logger.warning(
-                f"boundary-rates: no rate was found after {num_updates} updates, layer 1 stays at {self.rate:.3f}: "
-                f"auto requires {FEWEST} symbols and rows (--tokens-per-sample) that are longer than a few segments"
+                f"boundary-rates: no {self.sought} was found after {num_updates} updates, layer 1 stays at "
+                f"{self.rate:.3f}: it requires {FEWEST} symbols and rows (--tokens-per-sample) that are longer than "
+                "a few segments"
             )
             return
         self._take(found)

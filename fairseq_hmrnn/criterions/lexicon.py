@@ -27,7 +27,7 @@ class Spelling(NamedTuple):
     """A bigram of symbols, of which 0 marks both ends of a segment and symbol s is s + 1.
 
     pairs: (P,) codes of those that came, in order. counts: (P,). firsts: (S,) how often each came before another.
-    frequency: (S,) of each symbol. The last of the S stands for all that never came.
+    often: (S,) how often each came after another. The last of the S stands for all that never came.
     """
 
     pairs: np.ndarray

@@ -91,8 +91,8 @@ def resegmented(symbols: np.ndarray, begins: np.ndarray, z_tilde: np.ndarray, ce
     """
     text, found = (symbols, begins | certain, z_tilde, certain), np.zeros(len(symbols), dtype=bool)
     sample = [x[:SAMPLE] for x in text]
-    tried = [(cost, times) for times in TIMES for cost, _ in [_resegmented_piece(times, *sample)]]
-    times = _first_of_nearly_best(tried, NEARLY_OF_DETECTOR) or 1.0
+    tried = [(_resegmented_piece(times, *sample)[0], times) for times in TIMES]
+    times = _first_of_nearly_best([each for each in tried if np.isfinite(each[0])], NEARLY_OF_DETECTOR) or 1.0
     for start in range(0, len(symbols), PIECE):
         piece = slice(start, start + PIECE)
         _, found[piece] = _resegmented_piece(times, *(x[piece] for x in text))
@@ -133,7 +133,11 @@ def scored(signal: np.ndarray, inside: np.ndarray, share: float, weight: float =
 
 
 def _places(known: np.ndarray) -> np.ndarray:
-    """(R, T): of each run of known places, their indices; behind them len(known)."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], known, [False]]).astype(np.int8))).reshape(-1, 2)
-    columns = np.arange(np.diff(edges).max())
-    return np.where(columns < np.diff(edges), edges[:, :1] + columns, len(known))
+    """(R, T): of each run of known places their indices, behind them len(known). Of a run longer than WINDOW rows are
+    made: otherwise one long line among many short ones would be as good as padding alone."""
+    first, stop = np.flatnonzero(np.diff(np.concatenate([[False], known, [False]]).astype(np.int8))).reshape(-1, 2).T
+    rows = -((first - stop) // WINDOW)  # of each run
+    start = np.repeat(first, rows) + WINDOW * (np.arange(rows.sum()) - np.repeat(rows.cumsum() - rows, rows))
+    length = np.minimum(np.repeat(stop, rows) - start, WINDOW)[:, None]
+    columns = np.arange(length.max())
+    return np.where(columns < length, start[:, None] + columns, len(known))

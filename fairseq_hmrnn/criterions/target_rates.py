@@ -91,10 +91,11 @@ class TargetRates:
         """If the first layer's rate is to be found: remember what its detector hears by the regulariser `name`."""
         if self.found is None or layer > 0 or name != self.heard:
             return
+        late = REGULARIZERS[name].late
         with torch.no_grad():
             signal, known = REGULARIZERS[name].signal(steps)
-            known = known & steps.valid
-            if not REGULARIZERS[name].late:  # then it is about the place behind a step
+            known = known & later(steps.valid, late - self.delays[0])  # valid: where the detector learns of it
+            if not late:  # then it is about the place behind a step
                 signal, known = later(signal, 1), later(known, 1)
             self.found.remember(tokens, signal, known)
 

@@ -75,7 +75,7 @@ def test_nothing_is_inferred_from_too_little(caplog):
     found, (tokens, begins) = FoundLexicon(), language(1000)
     found.remember(tokens, heard(begins), torch.ones_like(begins))
     found.search(100, CPU)
-    assert found.lexicon is None and found.rate == START and "no rate was found" in caplog.text
+    assert found.lexicon is None and found.rate == START and "no lexicon was found" in caplog.text
     assert infer(np.full(50, -1), np.zeros(50), 0.2) is None
 
 

@@ -5,6 +5,7 @@ import pytest
 from unspaced import f1, heard, language
 
 from fairseq_hmrnn.criterions import lexicon_search
+from fairseq_hmrnn.criterions.lexicon import Rows
 from fairseq_hmrnn.criterions.lexicon_search import infer, resegmented
 
 
@@ -41,6 +42,27 @@ def test_a_detectors_boundaries_are_put_where_words_begin(piece, monkeypatch):
     free = ~certain & ~np.roll(certain, 1) & ~np.roll(certain, -1)
     assert f1(begins & free, gold & free) < 0.82 and f1(found & free, gold & free) > 0.9
     assert found[certain].all() and found.shape == symbols.shape
+
+
+@pytest.mark.parametrize("places", [5, 500])
+def test_a_rate_stays_where_none_is_known_to_be_better(places, monkeypatch):
+    """As in a text too short to say what a rate is worth, or one of which nothing is foretold."""
+    symbols, _, z_tilde = flat(1000)
+    symbols, z_tilde, certain = symbols[:places], z_tilde[:places], np.zeros(places, dtype=bool)
+    monkeypatch.setattr(lexicon_search, "_cost", lambda rows, begins: np.inf)
+    found = resegmented(symbols, z_tilde > 0.6, z_tilde, certain)
+    monkeypatch.setattr(lexicon_search, "TIMES", (1.0,))
+    assert np.array_equal(found, resegmented(symbols, z_tilde > 0.6, z_tilde, certain)) and found.any()
+
+
+def test_one_long_line_among_short_ones_costs_no_more_than_they(monkeypatch):
+    """All rows are padded to the longest, and there are several numbers for each of LONGEST lengths at every place."""
+    symbols, gold, signal = flat(9000)
+    symbols[:6000:20] = -1
+    places = []
+    monkeypatch.setattr(lexicon_search, "Rows", lambda text: places.append(text.size) or Rows(text))
+    assert infer(symbols, signal, gold.mean()).rate == pytest.approx(gold.mean(), rel=0.1)
+    assert places and max(places) <= lexicon_search.WINDOW * (300 + 3000 // lexicon_search.WINDOW)
 
 
 @pytest.mark.parametrize("size", [0, 1, 2, 500, 501, 1001])

@@ -129,12 +129,13 @@ def _compare(args: argparse.Namespace, reader: CharacterReader, lookahead: int) 
 
 
 def _ends_with_lexicon(text: str, boundaries: np.ndarray, probs: np.ndarray) -> np.ndarray:
-    """bool (T,), where segments of layer 1 end by its z and z~, (T, detectors) each, and a lexicon of the text."""
+    """bool (T,), where segments of layer 1 end by its z and z~, (T, detectors) each, and a lexicon of the text; where
+    lines end, which the lexicon is told, by z alone."""
     symbols = code_points(text)
     newline = symbols == ord("\n")
     begins, z_tilde = (np.append(0, x[:-1, 0]) for x in (boundaries, probs))
     certain = newline | np.append(True, newline[:-1])
-    found = resegmented(symbols, begins > 0.5, z_tilde, certain)
+    found = np.where(certain, begins > 0.5, resegmented(symbols, begins > 0.5, z_tilde, certain))
     return np.append(found[1:], boundaries[-1, 0])
 
 

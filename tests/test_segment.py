@@ -189,6 +189,7 @@ def test_size_of_what_is_read(tmp_path):
         (["--lexicon", "--layer", 2], "--lexicon is of layer 1: leave --layer out"),
         (["--lookahead", "-1"], "--lookahead: must be a whole number from 0 to 1000000, not -1"),
         (["--gold", "gold.txt"], "gold text has 8 characters without its separators, the text has 9"),
+        (["--gold", "lines"], "--gold lines: there is no boundary in the text but its ends"),
     ],
 )
 def test_bad_input(checkpoint, tmp_path, options, message):
@@ -256,7 +257,17 @@ def test_segments_with_a_lexicon(checkpoint, model, text, tmp_path):
     ]
     assert [r["stop"] for r in records if 2 in r["layers"]] == (np.flatnonzero(z[:, 1]) + 1).tolist()
     table = run("fairseq-hmrnn", "segment", checkpoint, *options, "--gold", "lines", "--no-peaks").stdout
+    assert "layer 1 of this model was not taught where segments end" in table  # by a rate alone
     assert re.search(r"^ 1 with lexicon ", table, re.MULTILINE) and not re.search(r"^ 2 with lex", table, re.MULTILINE)
+
+
+def test_a_model_without_detectors_is_refused(data, tmp_path):
+    options = ["--hidden-sizes", 8, "--boundary-rates", "", "--max-update", 1, "--disable-validation"]
+    run("fairseq-train", data, *TASK, *TRAIN, *options, "--save-dir", tmp_path)
+    for command in (["segment"], ["plot", "--html", tmp_path / "b.html"]):
+        result = run("fairseq-hmrnn", command[0], tmp_path, *command[1:], stdin="ka lumo\n", check=False)
+        assert result.returncode == 2 and "has no boundary detector: train two, or --top-boundary" in result.stdout
+    assert not (tmp_path / "b.html").exists()
 
 
 @pytest.mark.slow

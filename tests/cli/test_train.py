@@ -55,6 +55,8 @@ def test_boundaries_suit_the_text(data, monkeypatch):
     assert value_of("--boundary-regularizers", found[False]) == "rate+lexicon,rate"
     assert value_of("--boundary-delay", found[False]) == "2" and value_of("--boundary-delay", found[True]) is None
     assert value_of("--boundary-rates", found[False]) == "auto,.05"
+    own = chosen(data, monkeypatch, spaces=False, given=["--boundary-regularizers", "rate+uncertainty,rate"])
+    assert value_of("--boundary-delay", own) is None  # it was chosen for lexicon
     assert value_of("--boundary-regularizers", found[None]) is None  # words: as in the recipe
 
 

@@ -134,6 +134,12 @@ def test_rates_as_they_are_written():
     assert parse_rates("auto, within:.2,.05") == [Rate(None), Rate(0.2, True), Rate(0.05)]
 
 
+def test_a_delay_of_nothing_is_refused(dictionary):
+    with pytest.raises(ValueError, match="boundary-delay requires one of uncertainty, .* give one, or no delay"):
+        criterion_for(dictionary, ".2,.1", boundary_delay=2)
+    assert criterion_for(dictionary, ".2,.1", boundary_regularizers="rate,uncertainty", boundary_delay=2).targets
+
+
 @pytest.mark.parametrize(
     "rates, regularizers, message",
     [

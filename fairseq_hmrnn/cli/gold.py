@@ -36,7 +36,7 @@ def gold_boundaries(name: str, text: str, separator: str) -> Dict[str, segments.
         marks = segments.segmented_gold(text, read_text(name), separator)
         golds = {"file": marks, "file, late": segments.late(marks)}
     if not any(gold.boundary.any() for gold in golds.values()):
-        raise UserError(f"--gold {name}: there is no boundary in the text but its ends: give another gold, or more text")
+        raise UserError(f"--gold {name}: there is no boundary in the text but its ends: give another")
     return golds
 
 

@@ -185,7 +185,7 @@ class FileEnds:
         if place < 0:
             raise ValueError(
                 f"boundary-supervision: {text[:40]!r}... is not in {self.name}: it must be the training text with "
-                "separators added and nothing else changed"
+                "separators added and nothing else changed (of translation as sentencepiece normalizes it: pieces/)"
             )
         found = self.is_end[place : place + len(text) - skipped].nonzero().flatten() + skipped
         return found.tolist(), skipped, len(text)

@@ -189,6 +189,7 @@ def test_size_of_what_is_read(tmp_path):
         (["--lexicon", "--layer", 2], "--lexicon is of layer 1: leave --layer out"),
         (["--lookahead", "-1"], "--lookahead: must be a whole number from 0 to 1000000, not -1"),
         (["--gold", "gold.txt"], "gold text has 8 characters without its separators, the text has 9"),
+        (["--gold", "lines"], "--gold lines: there is no boundary in the text but its ends"),
     ],
 )
 def test_bad_input(checkpoint, tmp_path, options, message):
@@ -243,8 +244,15 @@ def test_pictures(checkpoint, trained, tmp_path):
 def test_segments_with_a_lexicon(checkpoint, model, text, tmp_path):
     """Of all there is of the text at once; where lines end layer 1, and everywhere layer 2, is as it was."""
     (tmp_path / "text.txt").write_bytes(text.encode())
-    options = ["--text", tmp_path / "text.txt", "--lexicon"]
-    printed = run("fairseq-hmrnn", "segment", checkpoint, *options, "--separator", "\x1f").stdout
+
+    def segmented(*options):
+        """What is printed behind the warning that this detector was taught by a rate alone."""
+        arguments = [checkpoint, "--text", tmp_path / "text.txt", "--lexicon", *options]
+        warning, _, printed = run("fairseq-hmrnn", "segment", *arguments).stdout.partition("\n")
+        assert "layer 1 of this model was not taught where segments end" in warning
+        return printed
+
+    printed = segmented("--separator", "\x1f")
     assert printed.replace("\x1f", "") == text
     z = model.reader().boundaries(text)
     marks = np.zeros(len(text), dtype=bool)
@@ -252,15 +260,22 @@ def test_segments_with_a_lexicon(checkpoint, model, text, tmp_path):
     newline = np.array(list(text)) == "\n"
     edge = newline | np.append(newline[1:], False)
     assert np.array_equal(marks[edge], z[edge, 0] > 0.5) and not np.array_equal(marks, z[:, 0] > 0.5)
-    records = list(
-        map(json.loads, run("fairseq-hmrnn", "segment", checkpoint, *options, "--format", "json").stdout.splitlines())
-    )
+    records = list(map(json.loads, segmented("--format", "json").splitlines()))
     assert [r["stop"] for r in records if 1 in r["layers"]] == [
         stop for stop in np.cumsum([len(part) for part in printed.split("\x1f")])[:-1]
     ]
     assert [r["stop"] for r in records if 2 in r["layers"]] == (np.flatnonzero(z[:, 1]) + 1).tolist()
-    table = run("fairseq-hmrnn", "segment", checkpoint, *options, "--gold", "lines", "--no-peaks").stdout
+    table = segmented("--gold", "lines", "--no-peaks")
     assert re.search(r"^ 1 with lexicon ", table, re.MULTILINE) and not re.search(r"^ 2 with lex", table, re.MULTILINE)
+
+
+def test_a_model_without_detectors_is_refused(data, tmp_path):
+    options = ["--hidden-sizes", 8, "--boundary-rates", "", "--max-update", 1, "--disable-validation"]
+    run("fairseq-train", data, *TASK, *TRAIN, *options, "--save-dir", tmp_path)
+    for command in (["segment"], ["plot", "--html", tmp_path / "b.html"]):
+        result = run("fairseq-hmrnn", command[0], tmp_path, *command[1:], stdin="ka lumo\n", check=False)
+        assert result.returncode == 2 and "has no boundary detector: train two, or --top-boundary" in result.stdout
+    assert not (tmp_path / "b.html").exists()
 
 
 @pytest.mark.slow

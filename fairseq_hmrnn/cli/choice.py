@@ -157,6 +157,8 @@ def _for_text(data: str, names: Set[str], given: Sequence[str], cpu: bool) -> Tu
             **LATER,
         }:  # each has a value for every layer, and there are not three, or nobody knows
             options.pop(name, None)
+    if "--boundary-regularizers" in names:
+        options.pop("--boundary-delay", None)  # chosen for others
     return options, f"{text.symbols:,} {kind}: as the recipe {recipe_name}"
 
 

@@ -6,6 +6,7 @@ from typing import Dict
 
 from ..analysis import segments
 from . import arguments as kinds
+from .errors import UserError
 from .files import read_text
 
 
@@ -26,13 +27,17 @@ def add_gold(parser: kinds.Parser) -> None:
 
 
 def gold_boundaries(name: str, text: str, separator: str) -> Dict[str, segments.Gold]:
-    """Of a text, by alignment; the first one is where they stand in the text."""
+    """Of a text, by alignment; the first one is where they stand in the text. UserError where there are none."""
     if name == "whitespace":
-        return segments.word_gold(text)
-    if name == "lines":
-        return {"newline": segments.line_gold(text)}
-    marks = segments.segmented_gold(text, read_text(name), separator)
-    return {"file": marks, "file, late": segments.late(marks)}
+        golds = segments.word_gold(text)
+    elif name == "lines":
+        golds = {"newline": segments.line_gold(text)}
+    else:
+        marks = segments.segmented_gold(text, read_text(name), separator)
+        golds = {"file": marks, "file, late": segments.late(marks)}
+    if not any(gold.boundary.any() for gold in golds.values()):
+        raise UserError(f"--gold {name}: there is no boundary in the text but its ends: give another")
+    return golds
 
 
 def _gold(argument: str) -> str:

@@ -19,13 +19,12 @@ from typing import List, Optional, Tuple
 import numpy as np
 
 from ..analysis import boundary_page, plot_boundaries, plot_norms, plot_training, read_log
-from ..criterions.boundary_terms import delay_of
-from ..inference import hub
 from ..options import LARGEST_SIZE, whole
 from . import arguments as kinds
 from .errors import UserError
 from .files import read_text, whole_file
 from .gold import add_gold, gold_boundaries
+from .reading import load_reader
 
 LARGEST_PICTURE = 20_000  # bytes of text: a picture of more cannot be read, nor drawn in a minute
 LARGEST_PAGE = 100_000  # a browser takes seconds
@@ -85,9 +84,7 @@ def _draw(args: argparse.Namespace, text: str, rates: Optional[str]) -> Tuple[np
     """Draw everything that was asked for; the boundaries and the names of the files."""
     curves = read_log(read_text(args.log).splitlines()) if args.log else None
     golds = gold_boundaries(args.gold, text, args.separator) if args.gold else {}
-    model = hub.load([args.checkpoint], args.data)
-    reader = model.reader(args.independent_lines)
-    lookahead = delay_of(model.cfg.criterion) if args.lookahead is None else args.lookahead
+    reader, lookahead, _ = load_reader(args)
     reading = reader.read(text)
     boundaries, probs = (reader.closed_earlier(text, array, lookahead) for array in reading[:2])
     style = {"width": args.width, "title": args.title}

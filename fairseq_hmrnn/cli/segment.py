@@ -18,15 +18,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import sys
 from typing import Iterable, Iterator, Sequence
 
 import numpy as np
 
 from ..analysis.comparison import comparison
-from ..criterions.boundary_terms import delay_of
+from ..criterions.boundary_terms import teaches_first_layer
 from ..criterions.lexicon_search import resegmented
-from ..inference import hub
 from ..inference.reader import CharacterReader, Closings, Predictions, Reading
 from ..options import LARGEST_SIZE, whole
 from ..text import code_points
@@ -35,6 +35,9 @@ from .errors import UserError
 from .files import PIECE, read_text, size_of, text_pieces
 from .gold import add_gold, gold_boundaries
 from .progress import progress_bar
+from .reading import load_reader
+
+logger = logging.getLogger(__name__)
 
 
 def add_arguments(parser: kinds.Parser) -> None:
@@ -59,7 +62,8 @@ def add_arguments(parser: kinds.Parser) -> None:
         "--lexicon",
         action="store_true",
         help="put the boundaries of layer 1 where its detector and a lexicon together have them, which is inferred in "
-        "this text: as many, better placed, for text without separators; reads all of it first",
+        "this text: better placed, and as many or up to 1.3 times as many or .6, for text without separators; reads "
+        "all of it first",
     )
     add(
         "--no-peaks",
@@ -78,11 +82,14 @@ def run(args: argparse.Namespace) -> None:
         raise UserError("--lexicon is of layer 1: leave --layer out")
     if args.no_peaks and not args.gold:
         raise UserError("--no-peaks requires --gold")
-    model = hub.load([args.checkpoint], args.data)
-    reader, layer = model.reader(args.independent_lines), args.layer or 1
-    lookahead = delay_of(model.cfg.criterion) if args.lookahead is None else args.lookahead
+    (reader, lookahead, criterion), layer = load_reader(args), args.layer or 1
     if layer > reader.num_detectors:
         raise UserError(f"there is no layer {layer} with a detector: choose 1 to {reader.num_detectors}")
+    if args.lexicon and not teaches_first_layer(criterion):
+        logger.warning(
+            "layer 1 of this model was not taught where segments end, so that a lexicon by it means little: train with "
+            "a regularizer that listens, such as lexicon, or with boundary-supervision"
+        )
     if args.gold:
         _compare(args, reader, lookahead)
         return

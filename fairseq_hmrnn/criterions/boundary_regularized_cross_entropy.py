@@ -26,7 +26,7 @@ from .boundary_regularizers import (
 )
 from .boundary_statistics import boundary_counts, gold_counts, log_boundary_metrics, numbers
 from .boundary_supervision import Supervision, SymbolSet, build_supervision, whitespace_indices
-from .boundary_terms import needing, parse_rates, parse_regularizers, parse_terms
+from .boundary_terms import listeners, listening, needing, parse_rates, parse_regularizers, parse_terms
 from .right_to_left import RightToLeftPredictor, followers, left_to_right
 from .softmax_nll import LARGE, plain_logits, softmax_nll
 from .target_rates import TargetRates
@@ -82,7 +82,10 @@ class BoundaryRegularizedCrossEntropyConfig(CrossEntropyCriterionConfig):
 
     @staticmethod
     def check_together(cfg) -> None:
-        parse_terms(cfg.boundary_regularizers, parse_rates(cfg.boundary_rates))
+        terms = parse_terms(cfg.boundary_regularizers, parse_rates(cfg.boundary_rates))
+        if cfg.boundary_delay is not None and not any(map(listening, terms)):
+            names = ", ".join(listeners())
+            raise ValueError(f"boundary-delay requires one of {names} in boundary-regularizers: give one, or no delay")
 
 
 @register_criterion("boundary_regularized_cross_entropy", dataclass=BoundaryRegularizedCrossEntropyConfig)

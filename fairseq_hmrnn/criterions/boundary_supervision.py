@@ -36,7 +36,10 @@ def build_supervision(source: str, dictionary: Optional[Dictionary], separator: 
     Raises ValueError, with what to do, for a dictionary that is not one of characters, a missing file and so on.
     """
     if dictionary is None or not is_character_dictionary(dictionary):
-        raise ValueError("boundary-supervision requires text prepared as characters: fairseq-hmrnn prepare text")
+        raise ValueError(
+            "boundary-supervision requires text prepared as characters: fairseq-hmrnn prepare text, or prepare "
+            "translation --source-type char"
+        )
     if source == "whitespace":
         return WhitespaceSupervision(dictionary)
     kind, _, path = source.partition(":")
@@ -119,6 +122,12 @@ class SentencepieceEnds:
             self.model = sentencepiece.SentencePieceProcessor(model_file=path)
         except (OSError, RuntimeError) as error:
             raise ValueError(f"boundary-supervision: {path} is not a sentencepiece model ({error})") from error
+        pieces = (self.model.id_to_piece(i) for i in range(self.model.get_piece_size()) if not self._is_special(i))
+        if all(len(piece.replace("\u2581", "")) <= 1 for piece in pieces):
+            raise ValueError(
+                f"boundary-supervision: in {path} every character is a piece of its own: give a model of longer "
+                "pieces, such as --model_type=unigram makes"
+            )
 
     def __call__(self, text: str) -> Tuple[List[int], int, int]:
         breaks = [index for index, character in enumerate(text) if character in " \n"]
@@ -132,6 +141,9 @@ class SentencepieceEnds:
             if column <= stop:
                 boundaries.append(column - 1)  # the newline
         return boundaries, start, stop
+
+    def _is_special(self, index: int) -> bool:
+        return self.model.is_control(index) or self.model.is_unknown(index)
 
     def _ends(self, line: str) -> List[int]:
         """Index of each piece's last character. Pieces are matched by their number of characters, spaces aside."""
@@ -169,14 +181,22 @@ class FileEnds:
                 f"boundary-supervision: the text itself holds the separator {self.separator!r}: write {self.name} with "
                 "another and name it with --boundary-supervision-separator"
             )
-        place = self.text.find(text)
-        skipped = 0
-        if place < 0 and text.startswith("\n"):  # the newline that fairseq puts before the first line
-            skipped, place = 1, 0 if self.text.startswith(text[1:]) else -1
+        place, skipped = self._find(text)
         if place < 0:
             raise ValueError(
                 f"boundary-supervision: {text[:40]!r}... is not in {self.name}: it must be the training text with "
-                "separators added and nothing else changed"
+                "separators added and nothing else changed (of translation as sentencepiece normalizes it: pieces/)"
             )
         found = self.is_end[place : place + len(text) - skipped].nonzero().flatten() + skipped
         return found.tolist(), skipped, len(text)
+
+    def _find(self, text: str) -> Tuple[int, int]:
+        """The place of a row in the file, negative if it has none, and how many of its characters the file lacks."""
+        place = self.text.find(text)
+        if place < 0 and text[:1] in ("\n", " "):
+            # The newline that fairseq puts before the first line, or the space that sentencepiece puts before each.
+            if self.text.startswith(text[1:]):
+                return 0, 1
+            if text[0] == " " and f"\n{text[1:]}" in self.text:
+                return self.text.find(f"\n{text[1:]}") + 1, 1
+        return place, 0

@@ -78,12 +78,16 @@ def parse_terms(text: str, rates: List[Rate]) -> List[List[Term]]:
     if needing("lexicon", terms[1:]) or (needing("lexicon", terms) and len(terms) < len(rates)):
         raise ValueError("lexicon in boundary-regularizers is for the first layer alone, such as rate+lexicon,rate")
     if rates and rates[0].share is None and listening(terms[0]) is None:
-        names = ", ".join(name for name, found in REGULARIZERS.items() if found.signal is not None)
         raise ValueError(
             f"auto in boundary-rates is found by what a detector listens to: in boundary-regularizers give layer 1 one "
-            f"of {names}, such as rate+bidirectional, or give numbers alone, such as .2,.05"
+            f"of {', '.join(listeners())}, such as rate+bidirectional, or give numbers alone, such as .2,.05"
         )
     return terms
+
+
+def listeners() -> List[str]:
+    """The names of the regularisers that listen to a signal."""
+    return [name for name, found in REGULARIZERS.items() if found.signal is not None]
 
 
 def listening(terms: Sequence[Term]) -> Optional[str]:
@@ -96,14 +100,23 @@ def listening(terms: Sequence[Term]) -> Optional[str]:
 def delay_of(criterion: Any) -> int:
     """How many steps behind a segment's last one the first layer's detector was taught to close it, by the options of
     the criterion that a checkpoint was trained with; 0 for any that taught nothing of the kind."""
-    regularizers, rates = (getattr(criterion, f"boundary_{name}", None) for name in ("regularizers", "rates"))
-    if not regularizers or not rates:
-        return 0
-    name = listening(parse_terms(regularizers, parse_rates(rates))[0])
+    name = _heard_by_first_layer(criterion)
     if name is None:
         return 0
     delay = getattr(criterion, "boundary_delay", None)
     return REGULARIZERS[name].late if delay is None else delay
+
+
+def teaches_first_layer(criterion: Any) -> bool:
+    """Whether training by these options of a criterion told the first layer's detector where segments end."""
+    supervised = getattr(criterion, "boundary_supervision", "") and criterion.boundary_supervision_layer == 1
+    return bool(supervised) or _heard_by_first_layer(criterion) is not None
+
+
+def _heard_by_first_layer(criterion: Any) -> Optional[str]:
+    """As `listening`, by the options of a criterion."""
+    regularizers, rates = (getattr(criterion, f"boundary_{name}", None) for name in ("regularizers", "rates"))
+    return listening(parse_terms(regularizers, parse_rates(rates))[0]) if regularizers and rates else None
 
 
 class Rate(NamedTuple):

@@ -120,6 +120,12 @@ def test_metrics_of_two_ranks_are_those_of_one(dictionary, model, sample):
     assert results[0]["bpc"] == pytest.approx(criterion(model, sample)[0].item() / 24 / math.log(2), abs=1e-3)
 
 
+def test_a_delay_of_nothing_is_refused(dictionary):
+    with pytest.raises(ValueError, match="boundary-delay requires one of uncertainty, .* give one, or no delay"):
+        criterion_for(dictionary, ".2,.1", boundary_delay=2)
+    assert criterion_for(dictionary, ".2,.1", boundary_regularizers="rate,uncertainty", boundary_delay=2).targets
+
+
 @pytest.mark.parametrize(
     "listening, edge", [("bidirectional", 1), ("lexicon", 1), ("uncertainty", -1), ("entropy", -1)]
 )

@@ -89,3 +89,16 @@ def test_sentencepiece(dictionary, tmp_path):
     assert marks(known[0]) == "...XXXXXXXXXX.."
     assert marks(target[0]) == "....X..XX..X..."
     assert not known[1].any()
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(corpus), model_prefix=str(tmp_path / "c"), model_type="char", minloglevel=2
+    )
+    with pytest.raises(ValueError, match="c.model every character is a piece of its own: give a model of longer"):
+        build_supervision(f"sentencepiece:{tmp_path / 'c.model'}", dictionary)
+
+
+def test_a_file_for_rows_that_begin_with_the_space_of_sentencepiece(dictionary, tmp_path):
+    path = tmp_path / "gold.txt"
+    path.write_bytes(b"to |be or\nnot| to be\n")
+    target, known = build_supervision(str(path), dictionary)(tokens_of(dictionary, " to be or\n", " not to be\n"))
+    assert marks(known[0]) == ".XXXXXXXXX." and marks(known[1]) == ".XXXXXXXXXX"
+    assert marks(target[0]).rstrip(".") == "...X" and marks(target[1]).rstrip(".") == "...X"

@@ -42,6 +42,8 @@ def has_meaning(config, name, value):
 
 def given(config, field, value):
     values = config()
+    if field.name == "boundary_delay":  # of what a detector listens to
+        values.boundary_rates, values.boundary_regularizers = ".3,.1", "rate+uncertainty"
     setattr(values, field.name, value)
     return values
 

@@ -220,7 +220,7 @@ def test_options_that_would_do_nothing_are_refused(command, options, message, ca
 def test_another_models_checkpoint_is_refused(data, tmp_path):
     options = ["--arch", "lstm_lm", "--decoder-embed-dim", 4, "--decoder-hidden-size", 4, "--decoder-out-embed-dim", 4]
     options += ["--optimizer", "adam", "--lr", 0.01, "--batch-size", 8, "--tokens-per-sample", 30, "--cpu"]
-    options += ["--max-update", 1, "--disable-validation", "--save-dir", tmp_path]
+    options += ["--max-update", 1, "--disable-validation", "--num-workers", 0, "--save-dir", tmp_path]
     run("fairseq-train", data, *TASK, *options)
     with pytest.raises(ValueError, match="require an HM-LSTM language model"):
         hub.load([str(tmp_path / "checkpoint_last.pt")]).reader()

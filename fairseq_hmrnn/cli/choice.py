@@ -152,10 +152,8 @@ def _for_text(data: str, names: Set[str], given: Sequence[str], cpu: bool) -> Tu
                 options.update(WITH_SPACES)
     sizes = value_of("--hidden-sizes", given)
     if names.intersection(CLASSES["model"]) or (sizes is not None and sizes.count(",") != 2):
-        for name in {
-            **WITHOUT_SPACES,
-            **LATER,
-        }:  # each has a value for every layer, and there are not three, or nobody knows
+        # Each has a value for every layer, and there are not three, or nobody knows.
+        for name in (*WITHOUT_SPACES, *LATER):
             options.pop(name, None)
     if "--boundary-regularizers" in names:
         options.pop("--boundary-delay", None)  # chosen for others

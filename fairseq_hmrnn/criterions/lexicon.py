@@ -15,10 +15,10 @@ from typing import NamedTuple, Optional, Tuple
 
 import numpy as np
 
+from .rate_search import DISCOUNT, SPELLING_PRIOR
+
 LONGEST = 16  # symbols of a segment
-DISCOUNT = 0.8  # of every count
 CUT_SHORT = 1.25  # times as much as spelling costs each symbol of a segment of which more may stand outside
-SPELLING_PRIOR = 5.0  # the weight of a symbol's frequency, in symbols, against what follows the one before it
 
 _MULTIPLIERS = np.array([0x9E3779B97F4A7C15, 0xD1B54A32D192ED03], dtype=np.uint64).view(np.int64)  # odd, otherwise any
 

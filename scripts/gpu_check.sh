@@ -53,7 +53,7 @@ train() {  # data, overrides ...
   shift
   mkdir -p "$save"
   save=$(cd "$save" && pwd)
-  timeout "$((limit - 45))" "$python" -m fairseq_hmrnn train "${RECIPE:-ptb}" "$data" --save-dir "$save" --no-score -- \
+  timeout "$((limit - 30))" "$python" -m fairseq_hmrnn train "${RECIPE:-ptb}" "$data" --save-dir "$save" --no-score -- \
     checkpoint.save_interval_updates="${SAVE_EVERY:-500}" "$@" || code=$?
   [ "$code" = 0 ] || [ "$code" = 124 ] || return "$code"
   [ -f "$save/checkpoint_best.pt" ] || { echo "nothing was saved in the time: set SAVE_EVERY below 500 updates"; return 1; }

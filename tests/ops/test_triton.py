@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from problems import assert_close, make_problem, near_threshold, run, tensors
+from problems import assert_close, make_problem, near_threshold, tensors
 
 from fairseq_hmrnn.modules import HMLSTM
 from fairseq_hmrnn.ops import RecurrenceOptions, hm_lstm, state_dtype
@@ -81,7 +81,7 @@ def moved(problem, dtype, device=DEVICE):
 
 def expected_of(problem):
     """Outputs and gradients of the reference in float64, for these very numbers."""
-    return run(hm_lstm_reference, moved(problem, torch.float64, "cpu"))
+    return tuple(map(cpu_doubles, run_here(moved(problem, torch.float64), hm_lstm_reference)))
 
 
 def check(problem, tolerance, **keywords):
@@ -101,9 +101,9 @@ def cpu_doubles(found):
     return [t.detach().cpu().double() for t in found]
 
 
-def run_here(problem, seed=0, **keywords):
+def run_here(problem, function=hm_lstm_triton, seed=0, **keywords):
     """As problems.run, whose random weights are on CPU."""
-    output = tensors(hm_lstm_triton(*problem, **keywords))
+    output = tensors(function(*problem, **keywords))
     random = torch.Generator().manual_seed(seed)
     weights = [torch.randn(t.shape, generator=random, dtype=torch.float64).to(t) for t in output]
     grads = torch.autograd.grad(output, problem.leaves(), weights, allow_unused=True)
@@ -147,7 +147,7 @@ def test_skipping_gives_the_same_bits(name):
 def test_sorted_samples(monkeypatch, poisoned):
     """More samples than one tile holds: those in need come first."""
     monkeypatch.setattr(Shape, "block_m", 16)
-    problem = make_problem(2, 1, 18, [3, 2], RecurrenceOptions(slope=0.8), bias=-1.0)
+    problem = make_problem(2, 1, 18, [3, 2], RecurrenceOptions(slope=0.8), bias=-1.0, dtype=torch.float32)
     check(problem._replace(valid=torch.arange(18).expand(1, 18) % 5 > 0), 2e-5)
 
 
@@ -271,9 +271,13 @@ class TestOnGPU:
     @pytest.mark.parametrize("batch", [1, 64, 128])
     @pytest.mark.parametrize("scale", [0.0, 1.0])
     def test_real_sizes_in_float32(self, layer_norm, batch, scale):
-        """With soft boundaries, so that no rounding decides a boundary."""
+        """With soft boundaries, so that no rounding decides a boundary. Layer normalisation multiplies an error by more
+        with every step: after 40 of them the reference in float32 is 3e-4 away from itself in float64."""
         torch.backends.cuda.matmul.allow_tf32 = False
-        problem = gpu_problem(layer_norm=layer_norm, batch=batch, boundary="soft", detector_grad_scale=scale)
+        steps = 8 if layer_norm else 40
+        problem = gpu_problem(
+            layer_norm=layer_norm, batch=batch, steps=steps, boundary="soft", detector_grad_scale=scale
+        )
         expected, grads = expected_of(problem)
         found, found_grads = run_here(problem)
         assert_close(cpu_doubles(found), expected, 1e-4)

@@ -15,24 +15,26 @@ from .common import (
     TOP_DOWN,
     accumulate_gates,
     add_product,
+    added_gates,
     choose_rows,
     gates_where,
     load_gates,
     multiply_gates,
     normalised,
+    of_layer,
     place,
     row_of,
     store_gates,
-    sum_gates,
+    sums,
 )
 from .forward import product_index, z_below_of
 
 
 @triton.jit(do_not_specialize=["phase", "steps"])
 def backward_products(
-    weights, gradients, sent, sent_gates, padded,
+    weights, gradients, sent, sent_gates,
     phase, steps, rows_padded,
-    LAYERS: tl.constexpr, SIZE: tl.constexpr, ROWS: tl.constexpr, NORM: tl.constexpr, SORT: tl.constexpr,
+    LAYERS: tl.constexpr, PADDED: tl.constexpr, SIZE: tl.constexpr, ROWS: tl.constexpr, NORM: tl.constexpr, SORT: tl.constexpr,
     UPCAST: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """U^T, V^T, W^T times the gradient of the gate rows, of every cell of a phase, each in SPLIT partial sums.
@@ -46,7 +48,7 @@ def backward_products(
     exists = (layer < LAYERS) & (step >= 0) & (step < steps) & (target >= 0) & (target < LAYERS)
     column = tl.program_id(0) * BLOCK_N
     if exists:
-        if column < tl.load(padded + target):
+        if column < of_layer(PADDED, target, LAYERS):
             own = tl.program_id(1) * BLOCK_M + tl.arange(0, BLOCK_M)
             rows = tl.arange(0, ROWS) if SORT else own
             flags = tl.load(sent + row_of(layer, step, steps, rows, rows_padded), mask=rows < rows_padded, other=0)
@@ -64,8 +66,10 @@ def backward_products(
                 matrix = weights + (layer * 3 + product).to(tl.int64) * (GATES * SIZE * SIZE)
                 w = matrix + inner[:, None] * SIZE + outer[None, :]
                 total = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
-                height = tl.load(padded + layer)
-                for k in range(part * height, (part + 1) * height, BLOCK_K):
+                height = of_layer(PADDED, layer, LAYERS)
+                a += part * height
+                w += part * height * SIZE
+                for k in range(0, height, BLOCK_K):
                     total = add_product(total, tl.load(a + k), tl.load(w + k * SIZE), UPCAST)
                 place_of = sent_row(layer, step, product, part, rows, rows_padded, LAYERS)
                 tl.store(sent_gates + place_of[:, None] * SIZE + outer[None, :], total, mask=used[:, None])
@@ -89,35 +93,37 @@ def pulled(
     step = tl.where(there, step, 0)
     cell = row_of(layer, step, steps, b, rows_padded)
     flags = tl.load(sent + cell)
-    mask = mask & there
-    gates = mask & (((flags >> product) & 1) != 0)
     value = tl.zeros_like(units).to(tl.float32)
     for part in tl.static_range(SPLIT):
         row = sent_row(layer, step, product, part, b, rows_padded, LAYERS)
-        value += tl.load(sent_gates + row * SIZE + units, mask=gates, other=0.0)
+        value += tl.load(sent_gates + row * SIZE + units, mask=mask, other=0.0)
     kind = row_of(layer + product * LAYERS, step, steps, b, rows_padded)
-    last = tl.where(there, tl.load(detector_gradients + kind), 0.0)
+    last = kappa * tl.load(detector_gradients + kind)
     w = tl.load(detectors + (layer * 3 + product) * SIZE + units, mask=mask, other=0.0)
-    return value + kappa * last * w
+    # Loaded in any case, so that no load waits for the flags.
+    value = tl.where(mask & (((flags >> product) & 1) != 0), value, 0.0)
+    return tl.where(there, value + last * w, 0.0)
 
 
 @triton.jit
-def through_norm(
-    pointer, gains, gain_sums, gain_last_sum, found, last_gain, ds, du, gate, computed, units, mask, stride, count,
-    kappa,
+def product_before_norm(
+    pointer, found, gains, ds, needed, units, mask, stride,
 ):  # fmt: skip
-    """Layer normalisation of one product backwards: the gradient of the product, its detector's row, and the sum over
-    the rows that reaches the gate. Adds to this sample's sums of the gains' gradients."""
+    """Of one product: its rows, normalised, 0 where not needed, the detector's row likewise, 1 / deviation, and the
+    gradient of the rows times their gains."""
     mean = tl.load(found)
     rstd = tl.load(found + 1)
-    n = gates_where(mask & computed, normalised(load_gates(pointer, units, stride, mask & computed), mean, rstd))
     last = (tl.load(found + 2) - mean) * rstd
-    accumulate_gates(gain_sums, units, stride, mask, multiply_gates(normalised(ds, 0.0, gate), n))
-    tl.store(gain_last_sum, tl.load(gain_last_sum) + gate * du * last)
-    gd = multiply_gates(ds, load_gates(gains, units, stride, mask))
-    gd_last = du * last_gain
-    to_gate = sum_gates(multiply_gates(gd, n)) + kappa * gd_last * last
-    mean_1 = gate * (sum_gates(gd) + kappa * gd_last) / count
+    n = gates_where(mask & needed, normalised(load_gates(pointer, units, stride, mask), mean, rstd))
+    return n, last, rstd, multiply_gates(ds, load_gates(gains, units, stride, mask))
+
+
+@triton.jit
+def through_norm(n, last, rstd, gd, gd_last, sum_gd, sum_gdn, gate, mask, count, kappa):
+    """Layer normalisation of one product backwards: the gradient of the product, that of its detector's row, and the
+    sum over all rows that reaches the gate. sum_gd and sum_gdn: over the rows of the gates, of gd and of gd n."""
+    to_gate = sum_gdn + kappa * gd_last * last
+    mean_1 = gate * (sum_gd + kappa * gd_last) / count
     mean_2 = gate * to_gate / count
     dp = ()
     for row in tl.static_range(GATES):
@@ -127,8 +133,9 @@ def through_norm(
 
 @triton.jit
 def collect(
-    h, masks, z, dh, dz, sent, sent_gates, detectors, detector_gradients, sizes, layer, step, b, steps, rows_padded,
-    units, mask, kappa, LAYERS: tl.constexpr, SIZE: tl.constexpr, NORM: tl.constexpr, MASKED: tl.constexpr,
+    h, masks, z, dh, dz, sent, sent_gates, detectors, detector_gradients, layer, step, b, steps, rows_padded,
+    units, mask, kappa, LAYERS: tl.constexpr, SIZES: tl.constexpr, SIZE: tl.constexpr, NORM: tl.constexpr,
+    MASKED: tl.constexpr,
 ):  # fmt: skip
     """The gradient of h of this cell (dh, kept by the next step and sent by its three readers), and z: of FLUSH at the
     next step, and of the gate of the layer above, which with layer normalisation come another way."""
@@ -154,16 +161,17 @@ def collect(
     dz_sum = tl.load(dz + own)
     dz_from_above = 0.0
     if not NORM:
-        dz_from_above = tl.sum(v * tl.load(h + after * SIZE + units, mask=mask, other=0.0), 0)
+        from_above = v * tl.load(h + after * SIZE + units, mask=mask, other=0.0)
         v = v * tl.load(z + after)
         above = tl.where(has_above, layer + 1, 0)
-        mask_above = (units < tl.load(sizes + above)) & has_above
+        mask_above = (units < of_layer(SIZES, above, LAYERS)) & has_above
         v_above = pulled(sent_gates, sent, detectors, detector_gradients, layer, step + 1, TOP_DOWN,
                          has_next & has_above, b, steps, rows_padded, units, mask_above, kappa, LAYERS,
                          SIZE)  # fmt: skip
         h_above = tl.load(h + row_of(above, step + 1, steps + 1, b, rows_padded) * SIZE + units,
                           mask=mask_above, other=0.0)  # fmt: skip
-        dz_sum += tl.sum(v_above * h_above, 0)
+        dz_from_above, flushed = sums((from_above, v_above * h_above), 2)
+        dz_sum += flushed
     return total + v, dz_sum, dz_from_above
 
 
@@ -189,8 +197,8 @@ def through_cell(
     h, c, gates, dh, dc, total, z_prev, z_below, here, active, before, after, own, units, mask, stride,
     SIZE: tl.constexpr,
 ):  # fmt: skip
-    """The cell backwards: the gradients of the gate rows, of z_prev (FLUSH) and of z_below (UPDATE). Leaves in dc and
-    dh what goes on to the step before."""
+    """The cell backwards: the gradients of the gate rows, and each unit's part of those of z_prev (FLUSH) and z_below
+    (UPDATE). Leaves in dc and dh what goes on to the step before."""
     saved = load_gates(gates + after * (SAVED * SIZE), units, stride, mask, SAVED)
     h_prev = tl.load(h + before * SIZE + units, mask=mask, other=0.0)
     c_prev = tl.load(c + before * SIZE + units, mask=mask, other=0.0)
@@ -207,49 +215,62 @@ def through_cell(
 @triton.jit
 def through_products(
     products, projected, statistics, gains, gains_last, gradients, detector_gradients, gain_sums, gain_last_sums,
-    ds, du, z_prev, z_below, here, active, layer, step, after, b, steps, rows_padded, units, mask, stride, count, kappa,
-    LAYERS: tl.constexpr, SIZE: tl.constexpr, KEEP: tl.constexpr, FULL: tl.constexpr,
+    ds, du, d_flush, d_open, z_prev, z_below, here, active, layer, step, after, b, steps, rows_padded, units, mask,
+    stride, count, kappa, LAYERS: tl.constexpr, SIZE: tl.constexpr, KEEP: tl.constexpr, FULL: tl.constexpr,
 ):  # fmt: skip
-    """With layer normalisation: stores the gradients of the three products; returns those that reach their gates
-    z_prev and z_below, and the flags of the products that send something."""
-    to_flush = 0.0
-    to_open = 0.0
+    """With layer normalisation: stores the gradients of the three products; returns the gradients of z_prev and
+    z_below, d_flush and d_open being the vectors of what reaches them otherwise, and the flags of the products that
+    send something."""
+    rows = ()
+    needed = ()
+    vectors = (d_flush, d_open)
     for product in tl.static_range(3):
-        gate = 1.0 if product == RECURRENT else (z_prev if product == TOP_DOWN else z_below)
         there = layer + 1 < LAYERS if product == TOP_DOWN else layer >= 0
         row = product_index(layer, product, step, LAYERS, KEEP).to(tl.int64) * rows_padded + b
         pointer = products + row * (GATES * SIZE)
         if product == BOTTOM_UP:
             if layer == 0:
                 pointer = projected + (step.to(tl.int64) * rows_padded + b) * (GATES * SIZE)
-        vector = layer * 3 + product
-        sums = row_of(vector, 0, 1, b, rows_padded)
-        needed = there & (active | (here & FULL))
-        dp, d_last, to_gate = through_norm(
-            pointer, gains + vector * (GATES * SIZE), gain_sums + sums * (GATES * SIZE), gain_last_sums + sums,
-            statistics + after * 9 + product * 3, tl.load(gains_last + vector), ds, du, gate, needed, units, mask,
-            stride, count, kappa,
+        needed += (there & (active | (here & FULL)),)
+        found = product_before_norm(
+            pointer, statistics + after * 9 + product * 3, gains + (layer * 3 + product) * (GATES * SIZE), ds,
+            needed[product], units, mask, stride,
         )  # fmt: skip
-        to_gate = tl.where(needed, to_gate, 0.0)
-        if product == TOP_DOWN:
-            to_flush += to_gate
-        if product == BOTTOM_UP:
-            to_open += to_gate
+        rows += (found,)
+        vectors += (added_gates(found[3]), added_gates(multiply_gates(found[3], found[0])))
+    found = sums(vectors, 8)
+    to_gates = ()
+    for product in tl.static_range(3):
+        n, last, rstd, gd = rows[product]
+        gate = 1.0 if product == RECURRENT else (z_prev if product == TOP_DOWN else z_below)
+        vector = layer * 3 + product
+        dp, d_last, to_gate = through_norm(
+            n, last, rstd, gd, du * tl.load(gains_last + vector), found[2 + 2 * product], found[3 + 2 * product],
+            gate, mask, count, kappa,
+        )  # fmt: skip
+        to_gates += (tl.where(needed[product], to_gate, 0.0),)
         kind = row_of(layer + product * LAYERS, step, steps, b, rows_padded)
-        store_gates(gradients + kind * (GATES * SIZE), units, stride, mask, gates_where(needed, dp))
+        store_gates(gradients + kind * (GATES * SIZE), units, stride, mask, gates_where(needed[product], dp))
+        there = layer + 1 < LAYERS if product == TOP_DOWN else layer >= 0
         tl.store(detector_gradients + kind, tl.where(here & there, d_last, 0.0))
+        own = row_of(vector, 0, 1, b, rows_padded)
+        accumulate_gates(gain_sums + own * (GATES * SIZE), units, stride, mask,
+                         multiply_gates(normalised(ds, 0.0, gate), n))  # fmt: skip
+        tl.store(gain_last_sums + own, tl.load(gain_last_sums + own) + gate * du * last)
     flags = (active | (here & FULL)).to(tl.int32) + 2 * (active & (z_prev != 0)).to(tl.int32)
-    return to_flush, to_open, flags + 4 * (active & (z_below != 0)).to(tl.int32)
+    flags += 4 * (active & (z_below != 0)).to(tl.int32)
+    return found[0] + to_gates[TOP_DOWN], found[1] + to_gates[BOTTOM_UP], flags
 
 
 @triton.jit(do_not_specialize=["phase", "steps"])
 def backward_cell(
     products, projected, h, masks, c, z, u, gates, statistics, valid, noise, detectors, gains, gains_last,
     grad_hidden, grad_boundaries, grad_probs, dh, dc, dz, dz_below, sent, sent_gates, gradients, detector_gradients,
-    bias_sums, bias_last_sums, gain_sums, gain_last_sums, sizes, padded,
+    bias_sums, bias_last_sums, gain_sums, gain_last_sums,
     scalars, phase, steps, rows_padded,
-    LAYERS: tl.constexpr, SIZE: tl.constexpr, BLOCK: tl.constexpr, KEEP: tl.constexpr, NORM: tl.constexpr,
+    LAYERS: tl.constexpr, SIZES: tl.constexpr, PADDED: tl.constexpr, SIZE: tl.constexpr, BLOCK: tl.constexpr, KEEP: tl.constexpr, NORM: tl.constexpr,
     FULL: tl.constexpr, MODE: tl.constexpr, NESTED: tl.constexpr, TOP: tl.constexpr, MASKED: tl.constexpr,
+   
 ):  # fmt: skip
     """The gradients of one sample and one cell, down to those of its products. Grid: samples, cells of the phase.
 
@@ -259,15 +280,15 @@ def backward_cell(
     layer, step = place(phase, tl.program_id(1))
     if (layer < LAYERS) & (step >= -1) & (step < steps):
         kappa = tl.load(scalars + 1)
-        size = tl.load(sizes + layer)
-        stride = tl.load(padded + layer)
+        size = of_layer(SIZES, layer, LAYERS)
+        stride = of_layer(PADDED, layer, LAYERS)
         units = tl.arange(0, BLOCK)
         mask = units < size
         after = row_of(layer, step + 1, steps + 1, b, rows_padded)
         own = row_of(layer, 0, 1, b, rows_padded)
         total, dz_sum, dz_from_above = collect(
-            h, masks, z, dh, dz, sent, sent_gates, detectors, detector_gradients, sizes, layer, step, b, steps,
-            rows_padded, units, mask, kappa, LAYERS, SIZE, NORM, MASKED,
+            h, masks, z, dh, dz, sent, sent_gates, detectors, detector_gradients, layer, step, b, steps,
+            rows_padded, units, mask, kappa, LAYERS, SIZES, SIZE, NORM, MASKED,
         )  # fmt: skip
         if step < 0:
             tl.store(dh + own * SIZE + units, total, mask=mask)
@@ -294,17 +315,16 @@ def backward_cell(
             if NORM:
                 to_flush, to_open, flags = through_products(
                     products, projected, statistics, gains, gains_last, gradients, detector_gradients, gain_sums,
-                    gain_last_sums, ds, du, z_prev, z_below, here, active, layer, step, after, b, steps, rows_padded,
-                    units, mask, stride, (size * GATES + 1).to(tl.float32), kappa,
+                    gain_last_sums, ds, du, d_flush, d_open, z_prev, z_below, here, active, layer, step, after, b,
+                    steps, rows_padded, units, mask, stride, (size * GATES + 1).to(tl.float32), kappa,
                     LAYERS, SIZE, KEEP, FULL,
                 )  # fmt: skip
-                d_flush += to_flush
-                d_open += to_open
             else:
+                to_flush, to_open = sums((d_flush, d_open), 2)
                 store_gates(gradients + emitted * (GATES * SIZE), units, stride, mask, ds)
                 for product in tl.static_range(3):
                     tl.store(detector_gradients + row_of(layer + product * LAYERS, step, steps, b, rows_padded), du)
                 flags = 7 * active.to(tl.int32)
             tl.store(sent + emitted, flags)
-            tl.store(dz + own, tl.where(here, d_flush, dz_sum))
-            tl.store(dz_below + own, tl.where(here, d_open + to_below, 0.0))
+            tl.store(dz + own, tl.where(here, to_flush, dz_sum))
+            tl.store(dz_below + own, tl.where(here, to_open + to_below, 0.0))

@@ -78,10 +78,11 @@ class Buffers:
         operand = {**place, "dtype": shape.dtype}
         zeros, empty = torch.zeros, torch.empty
         self.size_padded = P
-        self.sizes, self.padded = zeros(L, dtype=torch.int32, **place), zeros(L, dtype=torch.int32, **place)
-        self.load_numbers(self.sizes, shape.sizes), self.load_numbers(self.padded, shape.padded)
         self.scalars = zeros(2, **place)  # slope, detector_grad_scale
         self.weights = zeros(L, 3, rows, P, **operand)
+        # Outside of the tensor cores the forward product is two times faster along rows of its own direction.
+        self.transposed = shape.dtype == torch.float32
+        self.forward_weights = zeros(L, 3, P, rows, **operand) if self.transposed else self.weights
         self.input_weight = zeros(NUM_GATES * shape.padded[0], shape.input_size, **operand)
         self.detectors, self.input_detector = zeros(L, 3, P, **place), zeros(shape.input_size, **place)
         self.bias, self.bias_last = zeros(L, rows, **place), zeros(L, **place)
@@ -146,8 +147,10 @@ class Buffers:
                 is_input = index == 0 and product == 2
                 matrix = self.input_weight if is_input else self.weights[index, product]
                 row = self.input_detector if is_input else self.detectors[index, product]
-                target = self.gate_rows(matrix, index)[..., :columns]
-                operands.append((target, weight[:-1].view(NUM_GATES, size, columns)))
+                matrices = [matrix, self.forward_weights[index, product].t()] if self.transposed else [matrix]
+                for matrix in matrices[: 1 if is_input else 2]:
+                    target = self.gate_rows(matrix, index)[..., :columns]
+                    operands.append((target, weight[:-1].view(NUM_GATES, size, columns)))
                 others.append((row[:columns], weight[-1]))
                 if gain is not None:
                     others += self.vector(self.gains[index, product], self.gains_last[index, product], gain, index)

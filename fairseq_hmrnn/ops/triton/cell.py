@@ -57,8 +57,8 @@ def advance(gates, h_prev, c_prev, z_prev, z_below):
 
 @triton.jit
 def advance_backward(gates, h_prev, c_prev, c, dh, dc, z_prev, z_below):
-    """Eq. (2) to (4) backwards, from the gradients of h and c: those of s, h_prev, c_prev, and, summed over the units,
-    of z_prev and z_below, which choose the operation and so look at the branches not taken."""
+    """Eq. (2) to (4) backwards, from the gradients of h and c: those of s, h_prev, c_prev, and each unit's part of
+    those of z_prev and z_below, which choose the operation and so look at the branches not taken."""
     f, i, o, g = gates
     tanh_c = tanh(c)
     update = (1 - z_prev) * z_below
@@ -70,8 +70,8 @@ def advance_backward(gates, h_prev, c_prev, c, dh, dc, z_prev, z_below):
     other = dh * (h_prev - o * tanh_c)
     kept = dc * f * c_prev
     flushed = dc * (i * g - c_prev) - other
-    dz_prev = (1 - z_below) * tl.sum(flushed, 0) - z_below * tl.sum(kept, 0)
-    dz_below = (1 - z_prev) * tl.sum(flushed + kept, 0)
+    dz_prev = (1 - z_below) * flushed - z_below * kept
+    dz_below = (1 - z_prev) * (flushed + kept)
     return ds, copy * dh, dc * (update * f + copy), dz_prev, dz_below
 
 

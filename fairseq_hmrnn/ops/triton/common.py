@@ -19,6 +19,16 @@ def place(phase, pair):
 
 
 @triton.jit
+def of_layer(NUMBERS: tl.constexpr, layer, LAYERS: tl.constexpr):
+    """The layer's number of a compile-time tuple. No load, and where all are equal a constant, so that the compiler
+    knows how addresses are aligned."""
+    found = NUMBERS[0]
+    for index in tl.static_range(1, LAYERS):
+        found = tl.where(layer == index, NUMBERS[index], found)
+    return found
+
+
+@triton.jit
 def row_of(layer, slot, slots, row, rows):
     """Index of a row in a buffer (layers, slots, rows, ...)."""
     return ((layer * slots + slot).to(tl.int64)) * rows + row
@@ -114,9 +124,42 @@ def multiply_gates(a, b):
 
 
 @triton.jit
-def sum_gates(gates):
-    """Over gates and units."""
+def added_gates(gates):
+    """Unit by unit."""
     total = gates[0]
     for gate in tl.static_range(1, GATES):
         total += gates[gate]
-    return tl.sum(total, 0)
+    return total
+
+
+@triton.jit
+def _add_2(a, b, c, d):
+    return a + c, b + d
+
+
+@triton.jit
+def _add_3(a, b, c, d, e, f):
+    return a + d, b + e, c + f
+
+
+@triton.jit
+def _add_6(a, b, c, d, e, f, g, h, i, j, k, m):
+    return a + g, b + h, c + i, d + j, e + k, f + m
+
+
+@triton.jit
+def _add_8(a, b, c, d, e, f, g, h, i, j, k, m, n, o, p, q):
+    return a + i, b + j, c + k, d + m, e + n, f + o, g + p, h + q
+
+
+@triton.jit
+def sums(vectors, COUNT: tl.constexpr):
+    """The sum over the units of each of COUNT (2, 3, 6 or 8) vectors. Together, for a sum waits for all threads."""
+    if COUNT == 2:
+        return tl.reduce(vectors, 0, _add_2)
+    elif COUNT == 3:
+        return tl.reduce(vectors, 0, _add_3)
+    elif COUNT == 6:
+        return tl.reduce(vectors, 0, _add_6)
+    else:
+        return tl.reduce(vectors, 0, _add_8)

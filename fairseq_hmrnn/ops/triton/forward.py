@@ -9,16 +9,18 @@ from .common import (
     RECURRENT,
     TOP_DOWN,
     add_product,
+    added_gates,
     choose_rows,
     gates_where,
     load_gates,
     multiply_gates,
     needed,
     normalised,
+    of_layer,
     place,
     row_of,
     store_gates,
-    sum_gates,
+    sums,
 )
 
 
@@ -39,10 +41,10 @@ def product_index(layer, product, step, LAYERS: tl.constexpr, KEEP: tl.constexpr
 
 @triton.jit(do_not_specialize=["phase", "steps"])
 def forward_products(
-    weights, read, hidden, products, z, valid, running, padded,
+    forward_weights, read, hidden, products, z, valid, running,
     phase, steps, rows_padded,
-    LAYERS: tl.constexpr, SIZE: tl.constexpr, ROWS: tl.constexpr, KEEP: tl.constexpr, TRAINING: tl.constexpr,
-    NORM: tl.constexpr, SKIP: tl.constexpr, SORT: tl.constexpr,
+    LAYERS: tl.constexpr, PADDED: tl.constexpr, SIZE: tl.constexpr, ROWS: tl.constexpr, KEEP: tl.constexpr, TRAINING: tl.constexpr,
+    NORM: tl.constexpr, SKIP: tl.constexpr, SORT: tl.constexpr, STRIDE_N: tl.constexpr, STRIDE_K: tl.constexpr,
     UPCAST: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """The gate rows of U (m h'), V h_above and W h_below, all but the input's, of every cell of a phase.
@@ -55,7 +57,7 @@ def forward_products(
     exists = (layer < LAYERS) & (step >= 0) & (step < steps) & (source >= 0) & (source < LAYERS)
     column = tl.program_id(0) * BLOCK_N
     if exists:
-        if column < tl.load(padded + layer) * GATES:
+        if column < of_layer(PADDED, layer, LAYERS) * GATES:
             own = tl.program_id(1) * BLOCK_M + tl.arange(0, BLOCK_M)
             rows = tl.arange(0, ROWS) if SORT else own
             inside = rows < rows_padded
@@ -75,123 +77,118 @@ def forward_products(
                 inner = tl.arange(0, BLOCK_K)
                 outer = column + tl.arange(0, BLOCK_N)
                 first = row_of(source, slot, steps + 1, rows, rows_padded) * SIZE
-                matrix = weights + (layer * 3 + product).to(tl.int64) * (GATES * SIZE * SIZE)
-                w = matrix + outer[None, :] * SIZE + inner[:, None]
+                matrix = forward_weights + (layer * 3 + product).to(tl.int64) * (GATES * SIZE * SIZE)
+                w = matrix + outer[None, :] * STRIDE_N + inner[:, None] * STRIDE_K
                 total = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
-                end = tl.load(padded + source)
+                end = of_layer(PADDED, source, LAYERS)
                 # Two buffers, for the recurrent product reads what the dropout mask left.
                 if product == RECURRENT:
                     a = read + first[:, None] + inner[None, :]
                 else:
                     a = hidden + first[:, None] + inner[None, :]
                 for k in range(0, end, BLOCK_K):
-                    total = add_product(total, tl.load(a + k), tl.load(w + k), UPCAST)
+                    total = add_product(total, tl.load(a + k), tl.load(w + k * STRIDE_K), UPCAST)
                 target = product_index(layer, product, step, LAYERS, KEEP).to(tl.int64) * rows_padded + rows
                 out = products + target[:, None] * (GATES * SIZE) + outer[None, :]
                 tl.store(out, total, mask=used[:, None])
 
 
 @triton.jit
-def term(
-    pointer, gains, product_last, last_gain, units, mask, stride, count, opened, EPS: tl.constexpr, NORM: tl.constexpr
-):  # fmt: skip
-    """One product of a sample, normalised over its rows: those of the gates, the detector's, and for the backward pass
-    the mean, 1 / deviation and the detector's row before it was normalised."""
-    gates = load_gates(pointer, units, stride, mask & opened)
-    last = tl.where(opened, product_last, 0.0)
-    mean = 0.0
-    rstd = 1.0
-    if NORM:
-        mean = (sum_gates(gates) + last) / count
-        gates = gates_where(mask, normalised(gates, mean, 1.0))
-        last = last - mean
-        rstd = tl.rsqrt((sum_gates(multiply_gates(gates, gates)) + last * last) / count + EPS)
-        gates = multiply_gates(normalised(gates, 0.0, rstd), load_gates(gains, units, stride, mask))
-        last = last * rstd * last_gain
-    return gates, last, (mean, rstd, product_last)
-
-
-@triton.jit
-def detector_row(h, detectors, layer, product, source, slot, slots, b, rows_padded, units, size, SIZE: tl.constexpr):
-    """The input and weights of the detector's row of a product, in float32; a source that is not there has size
-    0."""
-    read = tl.load(h + row_of(source, slot, slots, b, rows_padded) * SIZE + units, mask=units < size, other=0.0)
-    w = tl.load(detectors + (layer * 3 + product) * SIZE + units, mask=units < size, other=0.0)
-    return read, w
+def detector_product(h, detectors, layer, product, source_row, units, mask, SIZE: tl.constexpr):
+    """What the detector's row of a product sums over the units, in float32."""
+    read = tl.load(h + source_row * SIZE + units, mask=mask, other=0.0)
+    return read * tl.load(detectors + (layer * 3 + product) * SIZE + units, mask=mask, other=0.0)
 
 
 @triton.jit
 def recurrent_term(
-    products, h, masks, detectors, gains, gains_last, layer, step, steps, b, rows_padded, units, size, stride, count,
-    needed, LAYERS: tl.constexpr, SIZE: tl.constexpr, KEEP: tl.constexpr, NORM: tl.constexpr, MASKED: tl.constexpr,
-    EPS: tl.constexpr,
+    products, masks, detectors, h_prev, layer, step, b, rows_padded, units, mask, stride, needed,
+    LAYERS: tl.constexpr, SIZE: tl.constexpr, KEEP: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
-    """U h' of eq. (1), as `term`. Without gates (inference, COPY) the detector's row is all there is."""
-    mask = units < size
-    h_read, w = detector_row(h, detectors, layer, RECURRENT, layer, step, steps + 1, b, rows_padded, units, size, SIZE)
+    """U h' of eq. (1): the rows of the gates, 0 where not needed, and the vector whose sum is the detector's row."""
     if MASKED:
-        h_read = h_read * tl.load(masks + row_of(layer, 0, 1, b, rows_padded) * SIZE + units, mask=mask, other=0.0)
-    last = tl.sum(h_read * w, 0)
+        h_prev *= tl.load(masks + row_of(layer, 0, 1, b, rows_padded) * SIZE + units, mask=mask, other=0.0)
+    w = tl.load(detectors + (layer * 3 + RECURRENT) * SIZE + units, mask=mask, other=0.0)
     row = product_index(layer, RECURRENT, step, LAYERS, KEEP).to(tl.int64) * rows_padded + b
-    gates, u, found = term(
-        products + row * (GATES * SIZE), gains + (layer * 3) * (GATES * SIZE), last, tl.load(gains_last + layer * 3),
-        units, mask, stride, count, needed != 0, EPS, NORM,
-    )  # fmt: skip
-    return gates, u if NORM else last, found
+    gates = load_gates(products + row * (GATES * SIZE), units, stride, mask)
+    return gates_where(mask & needed, gates), h_prev * w
 
 
 @triton.jit
 def top_down_term(
-    products, h, detectors, gains, gains_last, sizes, layer, step, steps, b, rows_padded, units, size, stride, count,
-    needed, LAYERS: tl.constexpr, SIZE: tl.constexpr, KEEP: tl.constexpr, NORM: tl.constexpr, EPS: tl.constexpr,
+    products, h, detectors, layer, step, steps, b, rows_padded, units, mask, stride, needed,
+    LAYERS: tl.constexpr, SIZES: tl.constexpr, SIZE: tl.constexpr, KEEP: tl.constexpr,
 ):  # fmt: skip
-    """V h_above' of eq. (1), as `term`."""
-    has_above = layer + 1 < LAYERS
-    above = tl.where(has_above, layer + 1, 0)
-    size_above = tl.where(has_above & (needed != 0), tl.load(sizes + above), 0)
-    h_above, w = detector_row(h, detectors, layer, TOP_DOWN, above, step, steps + 1, b, rows_padded, units, size_above,
-                              SIZE)  # fmt: skip
+    """V h_above' of eq. (1), as `recurrent_term`. The top layer has none."""
+    above = tl.minimum(layer + 1, LAYERS - 1)
     row = product_index(layer, TOP_DOWN, step, LAYERS, KEEP).to(tl.int64) * rows_padded + b
-    return term(
-        products + row * (GATES * SIZE), gains + (layer * 3 + TOP_DOWN) * (GATES * SIZE), tl.sum(h_above * w, 0),
-        tl.load(gains_last + layer * 3 + TOP_DOWN), units, units < size, stride, count, (needed != 0) & has_above, EPS,
-        NORM,
-    )  # fmt: skip
+    gates = load_gates(products + row * (GATES * SIZE), units, stride, mask)
+    mask_above = units < of_layer(SIZES, above, LAYERS)
+    last = detector_product(h, detectors, layer, TOP_DOWN, row_of(above, step, steps + 1, b, rows_padded), units,
+                            mask_above, SIZE)  # fmt: skip
+    return gates_where(mask & needed, gates), tl.where(needed, last, 0.0)
 
 
 @triton.jit
 def bottom_up_term(
-    products, projected, projected_last, h, detectors, gains, gains_last, sizes, layer, step, steps, b, rows_padded,
-    units, size, stride, count, needed,
-    LAYERS: tl.constexpr, SIZE: tl.constexpr, KEEP: tl.constexpr, NORM: tl.constexpr, EPS: tl.constexpr,
+    products, projected, projected_last, h, detectors, layer, step, steps, b, rows_padded, units, mask, stride, needed,
+    LAYERS: tl.constexpr, SIZES: tl.constexpr, SIZE: tl.constexpr, KEEP: tl.constexpr,
 ):  # fmt: skip
-    """W h_below of eq. (1), in layer 1 of the input, as `term`."""
-    has_below = layer > 0
-    below = tl.where(has_below, layer - 1, 0)
-    size_below = tl.where(has_below & (needed != 0), tl.load(sizes + below), 0)
-    h_below, w = detector_row(h, detectors, layer, BOTTOM_UP, below, step + 1, steps + 1, b, rows_padded, units,
-                              size_below, SIZE)  # fmt: skip
+    """W h_below of eq. (1), in layer 1 of the input, as `recurrent_term`."""
+    below = tl.maximum(layer - 1, 0)
     input_row = step.to(tl.int64) * rows_padded + b
-    last = tl.where(has_below, tl.sum(h_below * w, 0), tl.load(projected_last + input_row))
     row = product_index(layer, BOTTOM_UP, step, LAYERS, KEEP).to(tl.int64) * rows_padded + b
-    if has_below:
+    if layer > 0:
         bottom = products + row * (GATES * SIZE)
     else:
         bottom = projected + input_row * (GATES * SIZE)
-    return term(
-        bottom, gains + (layer * 3 + BOTTOM_UP) * (GATES * SIZE), last, tl.load(gains_last + layer * 3 + BOTTOM_UP),
-        units, units < size, stride, count, needed != 0, EPS, NORM,
-    )  # fmt: skip
+    gates = load_gates(bottom, units, stride, mask)
+    mask_below = units < of_layer(SIZES, below, LAYERS)
+    last = detector_product(h, detectors, layer, BOTTOM_UP, row_of(below, step + 1, steps + 1, b, rows_padded), units,
+                            mask_below, SIZE)  # fmt: skip
+    first = tl.where(units == 0, tl.load(projected_last + input_row), 0.0)
+    return gates_where(mask & needed, gates), tl.where(needed, tl.where(layer > 0, last, first), 0.0)
+
+
+@triton.jit
+def normalise(recurrent, top_down, bottom_up, lasts, gains, gains_last, layer, units, mask, stride, count,
+              SIZE: tl.constexpr, EPS: tl.constexpr):  # fmt: skip
+    """Layer normalisation of the three products, each over all its rows: the rows of the gates, the detector's rows,
+    and for the backward pass each mean, 1 / deviation and the detector's row before it was normalised."""
+    totals = sums(
+        (added_gates(recurrent), added_gates(top_down), added_gates(bottom_up), lasts[0], lasts[1], lasts[2]), 6
+    )
+    means = ()
+    centred = ()
+    squares = ()
+    for product in tl.static_range(3):
+        gates = recurrent if product == RECURRENT else (top_down if product == TOP_DOWN else bottom_up)
+        mean = (totals[product] + totals[3 + product]) / count
+        gates = gates_where(mask, normalised(gates, mean, 1.0))
+        means += (mean,)
+        centred += (gates,)
+        squares += (added_gates(multiply_gates(gates, gates)),)
+    variances = sums(squares, 3)
+    rows = ()
+    last_rows = ()
+    found = ()
+    for product in tl.static_range(3):
+        vector = layer * 3 + product
+        last = totals[3 + product] - means[product]
+        rstd = tl.rsqrt((variances[product] + last * last) / count + EPS)
+        gain = load_gates(gains + vector * (GATES * SIZE), units, stride, mask)
+        rows += (multiply_gates(normalised(centred[product], 0.0, rstd), gain),)
+        last_rows += (last * rstd * tl.load(gains_last + vector),)
+        found += ((means[product], rstd, totals[3 + product]),)
+    return rows, last_rows, found
 
 
 @triton.jit
 def store_state(
-    h, hidden, read, mask_of_h, c, gates, z_prev, z_below, keep, before, after, units, mask, SIZE: tl.constexpr,
-    MASKED: tl.constexpr, HALF: tl.constexpr,
+    h, hidden, read, mask_of_h, c, gates, h_prev, c_prev, z_prev, z_below, keep, after, units, mask,
+    SIZE: tl.constexpr, MASKED: tl.constexpr, HALF: tl.constexpr,
 ):  # fmt: skip
     """Stores h and c, bit for bit those of the step before where `keep`, and h as products read it."""
-    h_prev = tl.load(h + before * SIZE + units, mask=mask, other=0.0)
-    c_prev = tl.load(c + before * SIZE + units, mask=mask, other=0.0)
     h_next, c_next = advance(gates, h_prev, c_prev, z_prev, z_below)
     c_next = tl.where(keep, c_prev, c_next)
     h_next = tl.where(keep, h_prev, h_next)
@@ -222,21 +219,20 @@ def emit(
 @triton.jit(do_not_specialize=["phase", "steps"])
 def forward_cell(
     products, projected, projected_last, h, hidden, read, masks, c, z, u, running, gates, statistics,
-    valid, noise, boundaries, probs, detectors, bias, bias_last, gains, gains_last, sizes, padded,
+    valid, noise, boundaries, probs, detectors, bias, bias_last, gains, gains_last,
     scalars, phase, steps, rows_padded,
-    LAYERS: tl.constexpr, SIZE: tl.constexpr, BLOCK: tl.constexpr, KEEP: tl.constexpr, TRAINING: tl.constexpr,
-    NORM: tl.constexpr, SKIP: tl.constexpr, MODE: tl.constexpr, NESTED: tl.constexpr, TOP: tl.constexpr,
-    MASKED: tl.constexpr, HALF: tl.constexpr, EPS: tl.constexpr,
+    LAYERS: tl.constexpr, SIZES: tl.constexpr, PADDED: tl.constexpr, SIZE: tl.constexpr, BLOCK: tl.constexpr,
+    KEEP: tl.constexpr, TRAINING: tl.constexpr, NORM: tl.constexpr, SKIP: tl.constexpr, MODE: tl.constexpr,
+    NESTED: tl.constexpr, TOP: tl.constexpr, MASKED: tl.constexpr, HALF: tl.constexpr, EPS: tl.constexpr,
 ):  # fmt: skip
     """Equations (1) to (6) of one sample and one cell. Grid: samples, cells of the phase."""
     b = tl.program_id(0)
     layer, step = place(phase, tl.program_id(1))
     if (layer < LAYERS) & (step >= 0) & (step < steps):
-        size = tl.load(sizes + layer)
-        stride = tl.load(padded + layer)
+        size = of_layer(SIZES, layer, LAYERS)
+        stride = of_layer(PADDED, layer, LAYERS)
         units = tl.arange(0, BLOCK)
         mask = units < size
-        count = (size * GATES + 1).to(tl.float32)
         before = row_of(layer, step, steps + 1, b, rows_padded)
         after = before + rows_padded
         here = tl.load(valid + step * rows_padded + b)
@@ -245,30 +241,40 @@ def forward_cell(
         run = tl.load(running + before)
         recurrent, top_down, bottom_up, again = needed(z_prev, z_below, here, run, TRAINING, NORM, SKIP)
         copied = (here != 0) & (z_prev == 0) & (z_below == 0)
-        recurrent_gates, recurrent_u, found_r = recurrent_term(
-            products, h, masks, detectors, gains, gains_last, layer, step, steps, b, rows_padded, units, size, stride,
-            count, recurrent, LAYERS, SIZE, KEEP, NORM, MASKED, EPS,
+        # All loads first, whether they are needed or not, so that none waits for another.
+        h_prev = tl.load(h + before * SIZE + units, mask=mask, other=0.0)
+        c_prev = tl.load(c + before * SIZE + units, mask=mask, other=0.0)
+        gates_r, last_r = recurrent_term(
+            products, masks, detectors, h_prev, layer, step, b, rows_padded, units, mask, stride, recurrent != 0,
+            LAYERS, SIZE, KEEP, MASKED,
         )  # fmt: skip
-        top_down_gates, top_down_u, found_t = top_down_term(
-            products, h, detectors, gains, gains_last, sizes, layer, step, steps, b, rows_padded, units, size, stride,
-            count, top_down, LAYERS, SIZE, KEEP, NORM, EPS,
+        gates_t, last_t = top_down_term(
+            products, h, detectors, layer, step, steps, b, rows_padded, units, mask, stride,
+            (top_down != 0) & (layer + 1 < LAYERS), LAYERS, SIZES, SIZE, KEEP,
         )  # fmt: skip
-        bottom_up_gates, bottom_up_u, found_b = bottom_up_term(
-            products, projected, projected_last, h, detectors, gains, gains_last, sizes, layer, step, steps, b,
-            rows_padded, units, size, stride, count, bottom_up, LAYERS, SIZE, KEEP, NORM, EPS,
+        gates_b, last_b = bottom_up_term(
+            products, projected, projected_last, h, detectors, layer, step, steps, b, rows_padded, units, mask, stride,
+            bottom_up != 0, LAYERS, SIZES, SIZE, KEEP,
         )  # fmt: skip
-
         biases = load_gates(bias + layer * (GATES * SIZE), units, stride, mask)
+        if NORM:
+            rows, last_rows, found = normalise(
+                gates_r, gates_t, gates_b, (tl.where(recurrent != 0, last_r, 0.0), last_t, last_b), gains, gains_last,
+                layer, units, mask, stride, (size * GATES + 1).to(tl.float32), SIZE, EPS,
+            )  # fmt: skip
+        else:
+            rows = (gates_r, gates_t, gates_b)
+            last_rows = sums((last_r, last_t, last_b), 3)
+
         s = ()
         for gate in tl.static_range(GATES):
-            s += (pre_activation(recurrent_gates[gate], top_down_gates[gate], bottom_up_gates[gate], biases[gate],
-                                 z_prev, z_below),)  # fmt: skip
+            s += (pre_activation(rows[0][gate], rows[1][gate], rows[2][gate], biases[gate], z_prev, z_below),)
         activated = activate(s)
-        logit = pre_activation(recurrent_u, top_down_u, bottom_up_u, tl.load(bias_last + layer), z_prev, z_below)
+        logit = pre_activation(last_rows[0], last_rows[1], last_rows[2], tl.load(bias_last + layer), z_prev, z_below)
         logit = tl.where(again | (here == 0), tl.load(u + before), logit)
 
-        store_state(h, hidden, read, masks + row_of(layer, 0, 1, b, rows_padded) * SIZE, c, activated, z_prev, z_below,
-                    copied | (here == 0), before, after, units, mask, SIZE, MASKED, HALF)  # fmt: skip
+        store_state(h, hidden, read, masks + row_of(layer, 0, 1, b, rows_padded) * SIZE, c, activated, h_prev, c_prev,
+                    z_prev, z_below, copied | (here == 0), after, units, mask, SIZE, MASKED, HALF)  # fmt: skip
         emit(logit, z, boundaries, probs, noise, layer, z_prev, z_below, here, tl.load(scalars), after,
              row_of(layer, step, steps, b, rows_padded), LAYERS, MODE, NESTED, TOP)  # fmt: skip
         tl.store(u + after, logit)
@@ -276,25 +282,25 @@ def forward_cell(
         if TRAINING:
             keep_saved(gates, activated, again, before, after, units, stride, mask, SIZE)
             if NORM:
-                keep_statistics(statistics, again, before, after, found_r, found_t, found_b)
+                keep_statistics(statistics, again, before, after, found)
 
 
 @triton.jit
 def keep_saved(gates, activated, again, before, after, units, stride, mask, SIZE: tl.constexpr):
     """The gates for the backward pass; within a run of COPY steps those of its first step."""
-    old = load_gates(gates + before * (SAVED * SIZE), units, stride, mask & again, SAVED)
-    kept = ()
-    for vector in tl.static_range(SAVED):
-        kept += (tl.where(again, old[vector], activated[vector]),)
-    store_gates(gates + after * (SAVED * SIZE), units, stride, mask, kept, SAVED)
+    if again:
+        old = load_gates(gates + before * (SAVED * SIZE), units, stride, mask, SAVED)
+        store_gates(gates + after * (SAVED * SIZE), units, stride, mask, old, SAVED)
+    else:
+        store_gates(gates + after * (SAVED * SIZE), units, stride, mask, activated, SAVED)
 
 
 @triton.jit
-def keep_statistics(statistics, again, before, after, recurrent, top_down, bottom_up):
-    """The results of `term` for the three products; that of the recurrent one goes with the gates of a run."""
+def keep_statistics(statistics, again, before, after, found):
+    """The statistics of `normalise` for the three products; those of the recurrent one go with the gates of a run."""
     old = statistics + before * 9
     new = statistics + after * 9
     for index in tl.static_range(3):
-        tl.store(new + index, tl.where(again, tl.load(old + index), recurrent[index]))
-        tl.store(new + 3 + index, top_down[index])
-        tl.store(new + 6 + index, bottom_up[index])
+        tl.store(new + index, tl.where(again, tl.load(old + index), found[0][index]))
+        tl.store(new + 3 + index, found[1][index])
+        tl.store(new + 6 + index, found[2][index])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, NamedTuple, Optional
 
 import torch
 import triton
@@ -25,6 +25,20 @@ def float32_product(a: Tensor, b: Tensor) -> Tensor:
     return torch.mm(a, b, out_dtype=torch.float32) if a.is_cuda else torch.mm(a.float(), b.float())
 
 
+class Card(NamedTuple):
+    """What the launches depend on; by default an H100, for devices that are none."""
+
+    multiprocessors: int = 132
+    shared_memory: int = 227 * 1024  # bytes of one block at most
+
+
+def card_of(device: torch.device) -> Card:
+    if device.type != "cuda":
+        return Card()
+    found = torch.cuda.get_device_properties(device)
+    return Card(found.multi_processor_count, found.shared_memory_per_block_optin)
+
+
 class Launcher:
     """The launches over some buffers. A kernel's arguments are the buffers of their names, sizes and constants."""
 
@@ -35,24 +49,25 @@ class Launcher:
         self.tiles = shape.rows // shape.block_m
         self.last_phase = 2 * (shape.steps - 1) + self.layers - 1
         block = triton.next_power_of_2(buffers.size_padded)
-        both = dict(LAYERS=self.layers, SIZE=buffers.size_padded, NORM=shape.layer_norm)
+        both = dict(LAYERS=self.layers, PADDED=shape.padded, SIZE=buffers.size_padded, NORM=shape.layer_norm)
         self.product_constants = dict(
             ROWS=triton.next_power_of_2(shape.rows) if self.sort else shape.block_m,
             SORT=self.sort,
             UPCAST=shape.dtype == torch.bfloat16 and shape.device.type == "cpu",
             BLOCK_M=shape.block_m,
-            num_warps=4,
-            num_stages=3,
+            BLOCK_K=self.block_k,
+            num_warps=8 if self.wide and shape.block_m == 64 else 4,
             **both,
         )
         self.cell_constants = dict(
+            SIZES=shape.sizes,
             BLOCK=block,
             KEEP=buffers.keep,
             MODE=BOUNDARY_MODES.index(shape.boundary),
             NESTED=shape.nested_boundaries,
             TOP=shape.top_boundary,
             MASKED=shape.masked,
-            num_warps=max(1, min(16, block // 128)),
+            num_warps=max(1, min(16, block // 64)),
             **both,
         )
         self.skipping = dict(TRAINING=shape.training, SKIP=shape.skip and not shape.full)
@@ -63,8 +78,28 @@ class Launcher:
         return self.shape.skip and self.tiles > 1 and self.shape.rows <= SORTED_ROWS
 
     @property
+    def wide(self) -> bool:
+        """Whether products are computed in float32, without tensor cores."""
+        return self.shape.dtype == torch.float32
+
+    @property
     def block_k(self) -> int:
-        return min(self.shape.granule, 32 if self.shape.dtype == torch.float32 else 64)
+        widest = 64 if self.wide else 128
+        return next(width for width in (widest, 64, 32, 16) if all(size % width == 0 for size in self.shape.padded))
+
+    def stages(self, block_n: int, programs: int) -> int:
+        """Tiles on their way to a product at once: as many as fit on a multiprocessor beside those of the other programs
+        of a phase, at most four, for which the loop over 512 units is too short. Without tensor cores one stage more."""
+        card = card_of(self.shape.device)
+        tile = (self.shape.block_m + block_n) * self.block_k * (4 if self.wide else 2)
+        resident = -(-programs // card.multiprocessors)
+        return max(2, min(4, card.shared_memory // (tile * resident))) + self.wide
+
+    @property
+    def products_of_a_phase(self) -> int:
+        """Of the cells that there are, at most: layer 1 has no bottom-up product here, the top layer no top-down one."""
+        return max(sum(1 + (layer > 0) + (layer + 1 < self.layers) for layer in range(first, self.layers, 2))
+                   for first in range(min(2, self.layers)))  # fmt: skip
 
     def arguments(self, kernel) -> Dict[str, Any]:
         """Arguments common to all launches of a kernel: steps, samples, and the buffers that it names."""
@@ -79,9 +114,11 @@ class Launcher:
         torch.mv(x.float(), b.input_detector, out=b.projected_last.view(-1))
         block_n = math.gcd(64, NUM_GATES * shape.granule)  # no block may reach into the padding behind a layer's rows
         grid = (NUM_GATES * b.size_padded // block_n, self.tiles, 3 * self.pairs)
+        at_work = grid[0] * self.tiles * self.products_of_a_phase
         products = dict(
             **self.arguments(forward_products), **self.skipping, **self.product_constants, KEEP=b.keep, BLOCK_N=block_n,
-            BLOCK_K=self.block_k,
+            STRIDE_N=1 if b.transposed else b.size_padded, STRIDE_K=NUM_GATES * b.size_padded if b.transposed else 1,
+            num_stages=self.stages(block_n, at_work),
         )  # fmt: skip
         cell = dict(
             **self.arguments(forward_cell), **self.skipping, **self.cell_constants, HALF=b.hidden is not b.h,
@@ -100,8 +137,9 @@ class Launcher:
         grid = (b.size_padded // shape.granule, self.tiles, int(SPLIT) * 3 * self.pairs)
         cell = dict(**self.arguments(backward_cell), **self.cell_constants, FULL=shape.full)
         products = dict(
-            **self.arguments(backward_products), **self.product_constants, BLOCK_N=shape.granule, BLOCK_K=self.block_k
-        )
+            **self.arguments(backward_products), **self.product_constants, BLOCK_N=shape.granule,
+            num_stages=self.stages(shape.granule, grid[0] * grid[1] * int(SPLIT) * self.products_of_a_phase),
+        )  # fmt: skip
         for phase in range(self.last_phase, -3, -1):
             backward_cell[(shape.batch, self.pairs)](phase=phase, **cell)
             if phase >= 0:

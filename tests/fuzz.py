@@ -55,6 +55,7 @@ COMMANDS = {
     "scripts/benchmark/collapse.py": None,
     "scripts/benchmark/generation.py": None,
     "scripts/benchmark/gpu.py": None,
+    "scripts/benchmark/gpu_kernels.py": None,
     "scripts/benchmark/language_model.py": None,
     "scripts/benchmark/memory.py": None,
     "scripts/benchmark/peak.py": None,

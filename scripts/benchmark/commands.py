@@ -11,8 +11,19 @@ from fairseq_hmrnn.cli.errors import UserError
 from fairseq_hmrnn.cli.recipe import write_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
-BIN = Path(sys.executable).parent
 USER_DIR = ROOT / "fairseq_hmrnn"
+
+
+def fairseq_command(name):
+    """How to start one of fairseq's commands, such as fairseq-train, with this Python, wherever its scripts lie."""
+    module = name.replace("fairseq-", "fairseq_cli.").replace("-", "_")
+    return [sys.executable, "-c", f"from {module} import cli_main; cli_main()"]
+
+
+def environment(**more):
+    """That of this process, in which this repository comes first."""
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return {**os.environ, "PYTHONPATH": path, **more}
 
 
 def command(name, *arguments, log):
@@ -21,8 +32,8 @@ def command(name, *arguments, log):
     with open(log, "a+b") as file:
         begin = file.seek(0, os.SEEK_END)
         code = subprocess.call(
-            [str(BIN / name), *map(str, arguments)],
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            [*fairseq_command(name), *map(str, arguments)],
+            env=environment(),
             stdout=file,
             stderr=subprocess.STDOUT,
         )

@@ -20,7 +20,7 @@ import torch
 from fairseq_hmrnn.cli import arguments as kinds
 from fairseq_hmrnn.cli.errors import UserError, run_command
 from fairseq_hmrnn.modules import HMLSTM
-from fairseq_hmrnn.ops import RecurrenceOptions
+from fairseq_hmrnn.ops import RecurrenceOptions, hm_lstm
 from fairseq_hmrnn.ops.reference import cell, hm_lstm_reference
 from fairseq_hmrnn.options import SIZE, number, whole
 
@@ -123,7 +123,7 @@ def candidates(args, model, hidden, dtype):
 
     found = {"nn.LSTM": (lstm, lambda x, state=None: lstm(x, state)), "triton": (model, of(hm_lstm_triton))}
     found["triton, no skip"] = (model, of(hm_lstm_triton, skip=False))
-    found["reference"] = (model, of(hm_lstm_reference))
+    found["reference"] = (model, of(hm_lstm, backend="reference"))
     if args.compile:
         compiled_cell = torch.compile(cell, dynamic=False)
 
@@ -132,7 +132,7 @@ def candidates(args, model, hidden, dtype):
 
             kept, reference.cell = reference.cell, compiled_cell
             try:
-                return hm_lstm_reference(*arguments)
+                return hm_lstm(*arguments, backend="reference")
             finally:
                 reference.cell = kept
 
@@ -197,7 +197,7 @@ def main():
     if hm_lstm_triton is None:
         raise UserError("there is no Triton: pip install triton")
     if args.tiny:
-        args.layers, args.hidden, args.batch, args.steps, args.dtypes = 2, [8], [2], 2, ["fp32"]
+        args.layers, args.hidden, args.batch, args.steps = 2, [8], [2], 2
         args.repeats, args.calibration, args.ceiling_size = 1, 1, 64
     begun, rows, torch.backends.cuda.matmul.allow_tf32 = time.monotonic(), [], False
     torch.backends.cudnn.allow_tf32 = False

@@ -8,14 +8,13 @@ Every number of processes is run --turns times, in turns, each process with one 
 rates, which every process takes over its own part of the batch.
 """
 
-import os
 import statistics
 import subprocess
 import tempfile
 import time
 from pathlib import Path
 
-from commands import BIN, ROOT, USER_DIR, log_records, parse_with_rest, reason
+from commands import USER_DIR, environment, fairseq_command, log_records, parse_with_rest, reason
 
 from fairseq_hmrnn.cli import arguments as kinds
 from fairseq_hmrnn.cli.errors import UserError, run_command
@@ -54,7 +53,7 @@ def distributed_options(count, ddp_backend, folder):
 def train(args, rest, count):
     """The losses, and the words per second of all processes together."""
     command = [
-        BIN / "fairseq-train",
+        *fairseq_command("fairseq-train"),
         args.data,
         "--user-dir",
         USER_DIR,
@@ -63,14 +62,17 @@ def train(args, rest, count):
         args.updates,
     ]
     command += ["--batch-size", args.batch_size // count]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     with tempfile.TemporaryDirectory() as folder:
         logs = [Path(folder) / str(rank) for rank in range(count)]
         running = []
         for options, log in zip(distributed_options(count, args.ddp_backend, folder), logs):
             arguments = [str(part) for part in (*command, *options, *rest)]
             with log.open("wb") as file:
-                running.append(subprocess.Popen(arguments, env=environment, stdout=file, stderr=subprocess.STDOUT))
+                running.append(
+                    subprocess.Popen(
+                        arguments, env=environment(OMP_NUM_THREADS="1"), stdout=file, stderr=subprocess.STDOUT
+                    )
+                )
         while any(process.poll() is None for process in running):
             time.sleep(0.2)
             if any(process.poll() for process in running):  # the others would wait for it

@@ -257,6 +257,19 @@ def test_kernels_compile():
     assert len(products) == 6 and not any(line.endswith("-") for line in products), "a product without tensor cores"
 
 
+@pytest.mark.thorough
+@pytest.mark.parametrize("arguments, lines", [("gpu.py --tasks sequence", 8), ("gpu_kernels.py", 9)])
+def test_benchmarks_run_in_half_precision(arguments, lines):
+    """Once, at a tiny size."""
+    folder = Path(__file__).parents[2] / "scripts" / "benchmark"
+    command = [sys.executable, *arguments.split(), "--tiny", "--dtypes", "bf16"]
+    environment = {**os.environ, "TRITON_INTERPRET": "0" if GPU else "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    found = re.findall(r"^bf16 H .* (?:([\d.]+) ms|([\d.]+) us)", done.stdout, re.MULTILINE)
+    assert len(found) == lines and all(float(ms or us) >= 0 for ms, us in found), done.stdout
+
+
 def gpu_problem(dtype=torch.float32, layer_norm=False, batch=64, sizes=(512, 384, 130), steps=40, **options):
     problem = make_problem(
         0, steps, batch, list(sizes), RecurrenceOptions(**options), input_size=70, layer_norm=layer_norm, padded=True

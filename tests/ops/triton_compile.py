@@ -130,7 +130,7 @@ def table(capabilities):
         for name, dtype in (("16 bit", torch.bfloat16), ("fp32", torch.float32)):
             for kernel, *rest in launches(real._replace(sizes=(size,) * 3, dtype=dtype)):
                 found = [compile_one(kernel, *rest, capability)[:3] for capability in capabilities]
-                cells = [f"{registers}, {spilled} B, {shared / 1024:g} KB" for registers, spilled, shared in found]
+                cells = [f"{registers}, {spilled} B, {shared / 1024:.3g} KB" for registers, spilled, shared in found]
                 print(f"| {kernel.__name__} | {size} | {name} |", " | ".join(cells), "|", flush=True)
 
 

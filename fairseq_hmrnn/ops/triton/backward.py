@@ -34,8 +34,8 @@ from .forward import product_index, z_below_of
 def backward_products(
     weights, gradients, sent, sent_gates,
     phase, steps, rows_padded,
-    LAYERS: tl.constexpr, PADDED: tl.constexpr, SIZE: tl.constexpr, ROWS: tl.constexpr, NORM: tl.constexpr, SORT: tl.constexpr,
-    UPCAST: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    LAYERS: tl.constexpr, PADDED: tl.constexpr, SIZE: tl.constexpr, ROWS: tl.constexpr, NORM: tl.constexpr,
+    SORT: tl.constexpr, UPCAST: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """U^T, V^T, W^T times the gradient of the gate rows, of every cell of a phase, each in SPLIT partial sums.
 
@@ -268,9 +268,9 @@ def backward_cell(
     grad_hidden, grad_boundaries, grad_probs, dh, dc, dz, dz_below, sent, sent_gates, gradients, detector_gradients,
     bias_sums, bias_last_sums, gain_sums, gain_last_sums,
     scalars, phase, steps, rows_padded,
-    LAYERS: tl.constexpr, SIZES: tl.constexpr, PADDED: tl.constexpr, SIZE: tl.constexpr, BLOCK: tl.constexpr, KEEP: tl.constexpr, NORM: tl.constexpr,
-    FULL: tl.constexpr, MODE: tl.constexpr, NESTED: tl.constexpr, TOP: tl.constexpr, MASKED: tl.constexpr,
-   
+    LAYERS: tl.constexpr, SIZES: tl.constexpr, PADDED: tl.constexpr, SIZE: tl.constexpr, BLOCK: tl.constexpr,
+    KEEP: tl.constexpr, NORM: tl.constexpr, FULL: tl.constexpr, MODE: tl.constexpr, NESTED: tl.constexpr,
+    TOP: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
     """The gradients of one sample and one cell, down to those of its products. Grid: samples, cells of the phase.
 

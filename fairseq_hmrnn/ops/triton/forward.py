@@ -43,9 +43,9 @@ def product_index(layer, product, step, LAYERS: tl.constexpr, KEEP: tl.constexpr
 def forward_products(
     forward_weights, read, hidden, products, z, valid, running,
     phase, steps, rows_padded,
-    LAYERS: tl.constexpr, PADDED: tl.constexpr, SIZE: tl.constexpr, ROWS: tl.constexpr, KEEP: tl.constexpr, TRAINING: tl.constexpr,
-    NORM: tl.constexpr, SKIP: tl.constexpr, SORT: tl.constexpr, STRIDE_N: tl.constexpr, STRIDE_K: tl.constexpr,
-    UPCAST: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    LAYERS: tl.constexpr, PADDED: tl.constexpr, SIZE: tl.constexpr, ROWS: tl.constexpr, KEEP: tl.constexpr,
+    TRAINING: tl.constexpr, NORM: tl.constexpr, SKIP: tl.constexpr, SORT: tl.constexpr, STRIDE_N: tl.constexpr,
+    STRIDE_K: tl.constexpr, UPCAST: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """The gate rows of U (m h'), V h_above and W h_below, all but the input's, of every cell of a phase.
 

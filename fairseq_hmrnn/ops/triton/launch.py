@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Dict, List, NamedTuple, Optional
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 import torch
 import triton
@@ -25,6 +25,9 @@ def float32_product(a: Tensor, b: Tensor) -> Tensor:
     return torch.mm(a, b, out_dtype=torch.float32) if a.is_cuda else torch.mm(a.float(), b.float())
 
 
+Launch = Tuple[Any, Tuple[int, ...], Dict[str, Any]]  # a kernel, its grid, all its arguments but the phase
+
+
 class Card(NamedTuple):
     """What the launches depend on; by default an H100, for devices that are none."""
 
@@ -36,7 +39,7 @@ def card_of(device: torch.device) -> Card:
     if device.type != "cuda":
         return Card()
     found = torch.cuda.get_device_properties(device)
-    return Card(found.multi_processor_count, found.shared_memory_per_block_optin)
+    return Card(found.multi_processor_count, getattr(found, "shared_memory_per_block_optin", 64 * 1024))
 
 
 class Launcher:
@@ -88,8 +91,8 @@ class Launcher:
         return next(width for width in (widest, 64, 32, 16) if all(size % width == 0 for size in self.shape.padded))
 
     def stages(self, block_n: int, programs: int) -> int:
-        """Tiles on their way to a product at once: as many as fit on a multiprocessor beside those of the other programs
-        of a phase, at most four, for which the loop over 512 units is too short. Without tensor cores one stage more."""
+        """How many tiles of a product are under way at once: at most four, and not more than leave room on a
+        multiprocessor for its other programs. Without tensor cores Triton takes one tile fewer than stages."""
         card = card_of(self.shape.device)
         tile = (self.shape.block_m + block_n) * self.block_k * (4 if self.wide else 2)
         resident = -(-programs // card.multiprocessors)
@@ -97,7 +100,7 @@ class Launcher:
 
     @property
     def products_of_a_phase(self) -> int:
-        """Of the cells that there are, at most: layer 1 has no bottom-up product here, the top layer no top-down one."""
+        """How many there are at most. Layer 1 has no bottom-up product among them, the top layer no top-down one."""
         return max(sum(1 + (layer > 0) + (layer + 1 < self.layers) for layer in range(first, self.layers, 2))
                    for first in range(min(2, self.layers)))  # fmt: skip
 
@@ -106,44 +109,54 @@ class Launcher:
         buffers = {name: value for name, value in vars(self.buffers).items() if name in kernel.arg_names}
         return dict(**buffers, steps=self.shape.steps, rows_padded=self.shape.rows)
 
+    def launches_forward(self) -> List[Launch]:
+        """Of a phase, in their order."""
+        b, shape = self.buffers, self.shape
+        block_n = math.gcd(64, NUM_GATES * shape.granule)  # no block may reach into the padding behind a layer's rows
+        grid = (NUM_GATES * b.size_padded // block_n, self.tiles, 3 * self.pairs)
+        products = dict(
+            **self.arguments(forward_products), **self.skipping, **self.product_constants, KEEP=b.keep, BLOCK_N=block_n,
+            STRIDE_N=1 if b.transposed else b.size_padded, STRIDE_K=NUM_GATES * b.size_padded if b.transposed else 1,
+            num_stages=self.stages(block_n, grid[0] * self.tiles * self.products_of_a_phase),
+        )  # fmt: skip
+        cell = dict(
+            **self.arguments(forward_cell), **self.skipping, **self.cell_constants, HALF=b.hidden is not b.h,
+            EPS=LAYER_NORM_EPS,
+        )  # fmt: skip
+        return [(forward_products, grid, products), (forward_cell, (shape.batch, self.pairs), cell)]
+
+    def launches_backward(self) -> List[Launch]:
+        """As `launches_forward`."""
+        b, shape = self.buffers, self.shape
+        grid = (b.size_padded // shape.granule, self.tiles, int(SPLIT) * 3 * self.pairs)
+        cell = dict(**self.arguments(backward_cell), **self.cell_constants, FULL=shape.full)
+        products = dict(
+            **self.arguments(backward_products), **self.product_constants, BLOCK_N=shape.granule,
+            num_stages=self.stages(shape.granule, grid[0] * self.tiles * int(SPLIT) * self.products_of_a_phase),
+        )  # fmt: skip
+        return [(backward_cell, (shape.batch, self.pairs), cell), (backward_products, grid, products)]
+
     def forward(self) -> None:
         b, shape = self.buffers, self.shape
         x = b.x.view(-1, shape.input_size)
         width = NUM_GATES * shape.padded[0]
         b.projected.view(-1, b.projected.size(2))[:, :width].copy_(float32_product(x, b.input_weight.t()))
         torch.mv(x.float(), b.input_detector, out=b.projected_last.view(-1))
-        block_n = math.gcd(64, NUM_GATES * shape.granule)  # no block may reach into the padding behind a layer's rows
-        grid = (NUM_GATES * b.size_padded // block_n, self.tiles, 3 * self.pairs)
-        at_work = grid[0] * self.tiles * self.products_of_a_phase
-        products = dict(
-            **self.arguments(forward_products), **self.skipping, **self.product_constants, KEEP=b.keep, BLOCK_N=block_n,
-            STRIDE_N=1 if b.transposed else b.size_padded, STRIDE_K=NUM_GATES * b.size_padded if b.transposed else 1,
-            num_stages=self.stages(block_n, at_work),
-        )  # fmt: skip
-        cell = dict(
-            **self.arguments(forward_cell), **self.skipping, **self.cell_constants, HALF=b.hidden is not b.h,
-            EPS=LAYER_NORM_EPS,
-        )  # fmt: skip
+        launches = self.launches_forward()
         for phase in range(self.last_phase + 1):
-            forward_products[grid](phase=phase, **products)
-            forward_cell[(shape.batch, self.pairs)](phase=phase, **cell)
+            for kernel, grid, arguments in launches:
+                kernel[grid](phase=phase, **arguments)
 
     def backward(self) -> None:
         """From the gradients in the buffers to those of the state before the first step, of all gates, and the sums
         over steps for biases and gains."""
-        b, shape = self.buffers, self.shape
+        b = self.buffers
         for total in (b.bias_sums, b.bias_last_sums, b.gain_sums, b.gain_last_sums):
             total.zero_()
-        grid = (b.size_padded // shape.granule, self.tiles, int(SPLIT) * 3 * self.pairs)
-        cell = dict(**self.arguments(backward_cell), **self.cell_constants, FULL=shape.full)
-        products = dict(
-            **self.arguments(backward_products), **self.product_constants, BLOCK_N=shape.granule,
-            num_stages=self.stages(shape.granule, grid[0] * grid[1] * int(SPLIT) * self.products_of_a_phase),
-        )  # fmt: skip
-        for phase in range(self.last_phase, -3, -1):
-            backward_cell[(shape.batch, self.pairs)](phase=phase, **cell)
-            if phase >= 0:
-                backward_products[grid](phase=phase, **products)
+        launches = self.launches_backward()
+        for phase in range(self.last_phase, -3, -1):  # before phase 0 nothing is sent any more, only collected
+            for kernel, grid, arguments in launches if phase >= 0 else launches[:1]:
+                kernel[grid](phase=phase, **arguments)
 
     def kind(self, index: int, product: int) -> Tensor:
         """Gradients of a product's gate rows, all steps, (T R, 4 padded)."""

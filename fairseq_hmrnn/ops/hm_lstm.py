@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 BACKENDS = ("auto", "reference", "cpu", "triton")
 TRITON_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 TRITON_CAPABILITY = (8, 0)  # bfloat16 and asynchronous copies
-TRITON_SHARED_MEMORY = 64 * 1024  # bytes of one block: three stages of a product's tiles, with room to spare
+TRITON_SHARED_MEMORY = 96 * 1024  # bytes of one block: two tiles of a product, with room to spare
 
 
 def hm_lstm(

@@ -15,9 +15,9 @@ USER_DIR = ROOT / "fairseq_hmrnn"
 
 
 def fairseq_command(name):
-    """How to start one of fairseq's commands, such as fairseq-train, with this Python, wherever its scripts lie."""
+    """How to start one of fairseq's commands, such as fairseq-train, with this Python, also where it has no scripts."""
     module = name.replace("fairseq-", "fairseq_cli.").replace("-", "_")
-    return [sys.executable, "-c", f"from {module} import cli_main; cli_main()"]
+    return [sys.executable, "-c", f"import sys; del sys.path[0]; from {module} import cli_main; cli_main()"]
 
 
 def environment(**more):

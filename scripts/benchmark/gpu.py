@@ -109,7 +109,6 @@ def check_parity(args, model) -> None:
 def candidates(args, model, hidden, dtype):
     """name -> (module, function of x and state that gives the top layer's h and the new state)."""
     lstm = torch.nn.LSTM(hidden, hidden, args.layers).to(DEVICE, dtype)
-    lstm.flatten_parameters()
     model = model.to(dtype)
     options = RecurrenceOptions(detector_grad_scale=0.0)
 

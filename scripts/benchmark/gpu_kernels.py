@@ -1,10 +1,11 @@
-"""Where a training step of the recurrence spends its time on a GPU: each kernel, each pass, and what is around them.
+"""Where a forward and backward pass of the recurrence spends its time on a GPU: each kernel, each pass, the whole.
 
     python scripts/benchmark/gpu_kernels.py [--hidden 512] [--batch 64] [--dtypes bf16 fp32]
     TRITON_INTERPRET=1 python scripts/benchmark/gpu_kernels.py --tiny      # once at a tiny size, without a GPU
 
-With layer normalisation, as the published recipes. A kernel's time is that of a phase in the middle of the sequence,
-one launch after the other in a CUDA graph, so that it includes what a launch costs there.
+With layer normalisation, as the published recipes. A kernel's time is the mean over successive phases, launched one
+after the other in a CUDA graph, so that it includes what a launch costs there. `nn.LSTM` is called as users call it,
+which in bfloat16 compacts its weights every time, and then in a CUDA graph.
 """
 
 from __future__ import annotations
@@ -12,15 +13,12 @@ from __future__ import annotations
 import statistics
 
 import torch
-from gpu import DEVICE, DTYPES, GPU, milliseconds
+from gpu import DEVICE, DTYPES, GPU, hm_lstm_triton, milliseconds
 
 from fairseq_hmrnn.cli import arguments as kinds
-from fairseq_hmrnn.cli.errors import run_command
+from fairseq_hmrnn.cli.errors import UserError, run_command
 from fairseq_hmrnn.modules import HMLSTM
 from fairseq_hmrnn.ops import RecurrenceOptions
-from fairseq_hmrnn.ops.triton import hm_lstm_triton
-from fairseq_hmrnn.ops.triton.buffers import Buffers, Shape
-from fairseq_hmrnn.ops.triton.launch import Launcher
 from fairseq_hmrnn.options import SIZE, whole
 
 OPTIONS = RecurrenceOptions(detector_grad_scale=0.0)
@@ -45,6 +43,9 @@ def graph(function):
 
 def loaded(model, x, layers):
     """A launcher over buffers that hold a call."""
+    from fairseq_hmrnn.ops.triton.buffers import Buffers, Shape
+    from fairseq_hmrnn.ops.triton.launch import Launcher
+
     batch, hidden = x.size(1), model.hidden_sizes[0]
     shape = Shape(*x.shape, (hidden,) * layers, x.dtype, x.device, True, False, True, OPTIONS.boundary, False, False,
                   False, True)  # fmt: skip
@@ -58,19 +59,21 @@ def loaded(model, x, layers):
 
 def show(args, name, what, function, times=1, unit="ms") -> None:
     found = median_ms(function, args.repeats) * (1e3 if unit == "us" else 1) / times
-    print(f"{name} H {args.hidden} B {args.batch} {what:32} {found:8.3f} {unit}", flush=True)
+    print(f"{name} H {args.hidden} B {args.batch} {what:36} {found:8.3f} {unit}", flush=True)
 
 
 def report_kernels(args, name, model, x) -> None:
     launcher = loaded(model, x, args.layers)
     launcher.forward(), launcher.backward()
+    middle = launcher.last_phase // 2
+    phases = range(middle // 2, middle // 2 + middle + 1)
     for kernel, grid, arguments in launcher.launches_forward() + launcher.launches_backward():
 
         def launch(kernel=kernel, grid=grid, arguments=arguments):
-            for _ in range(args.launches):
-                kernel[grid](phase=launcher.last_phase // 2, **arguments)
+            for phase in phases:
+                kernel[grid](phase=phase, **arguments)
 
-        show(args, name, f"{kernel.__name__}, a launch", graph(launch), args.launches, "us")
+        show(args, name, f"{kernel.__name__}, a launch", graph(launch), len(phases), "us")
     show(args, name, "forward pass", graph(launcher.forward))
     show(args, name, "backward pass", graph(launcher.backward))
     gradients = graph(lambda: [launcher.layer_gradients(index) for index in range(args.layers)])
@@ -91,9 +94,22 @@ def report_steps(args, name, model, x) -> None:
         lstm.zero_grad()
         torch.autograd.backward(lstm(x)[0], grad)
 
-    train()  # launched; then captured; then replayed
-    show(args, name, "training step", train)
-    show(args, name, "training step of nn.LSTM (cuDNN)", train_lstm)
+    def infer():
+        with torch.no_grad():
+            hm_lstm_triton(x, model.layers(), model.zero_state(args.batch), OPTIONS)
+
+    def infer_lstm():
+        with torch.no_grad():
+            lstm(x)
+
+    for function in (train, infer):  # launched; then captured; then replayed
+        function()
+    show(args, name, "forward and backward", train)
+    show(args, name, "forward and backward of nn.LSTM", train_lstm)
+    show(args, name, "without gradients", infer)
+    show(args, name, "without gradients, nn.LSTM", infer_lstm)
+    show(args, name, "the same in a graph", graph(infer_lstm))
+    show(args, name, "with gradients, nn.LSTM in a graph", graph(train_lstm))
 
 
 def main():
@@ -105,19 +121,13 @@ def main():
     parser.add_argument("--steps", type=kinds.STEPS, default=100)
     parser.add_argument("--dtypes", nargs="+", default=["bf16", "fp32"], choices=list(DTYPES))
     parser.add_argument("--repeats", type=kinds.COUNT, default=20)
-    parser.add_argument("--launches", type=kinds.COUNT, default=100, help="of a kernel in one graph")
     parser.add_argument("--tiny", action="store_true")
     args = parser.parse_args()
     if args.tiny:
-        args.layers, args.hidden, args.input_size, args.batch, args.steps, args.repeats, args.launches = (
-            2,
-            8,
-            4,
-            2,
-            2,
-            1,
-            1,
-        )
+        args.layers, args.hidden, args.input_size = 2, 8, 4
+        args.batch = args.steps = args.repeats = 1
+    if hm_lstm_triton is None:
+        raise UserError("there is no Triton: pip install triton")
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     for name in args.dtypes:
         torch.manual_seed(0)

@@ -25,7 +25,13 @@ from triton.compiler import ASTSource
 from fairseq_hmrnn.ops.triton import launch
 from fairseq_hmrnn.ops.triton.buffers import Buffers, Shape
 
-SHARED_MEMORY = {80: 163 * 1024, 86: 99 * 1024, 90: 227 * 1024, 100: 227 * 1024}  # bytes of one block at most
+# By capability, of an A100, an RTX 3090, an H100 and a B200.
+CARDS = {
+    80: launch.Card(108, 163 * 1024, 8),
+    86: launch.Card(82, 99 * 1024, 8),
+    90: launch.Card(132, 227 * 1024, 9),
+    100: launch.Card(148, 227 * 1024, 10),
+}
 KERNELS = ("forward_products", "forward_cell", "backward_products", "backward_cell")
 TYPES = {torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16", torch.int32: "*i32"}
 TENSOR_CORES = ("tcgen05.mma", "wgmma", "mma.sync")  # instructions, those of the newest GPUs first
@@ -61,11 +67,12 @@ class Recorder:
         self.launches[key] = (signature, constants, attributes, options)
 
 
-def launches(shape: Shape):
-    """(kernel, signature, constants, attributes, options) of every different launch of a call."""
+def launches(shape: Shape, capability: int):
+    """(kernel, signature, constants, attributes, options) of every different launch of a call on such a card."""
     recorders = {name: Recorder(getattr(launch, name)) for name in KERNELS}
-    kept = {name: recorder.kernel for name, recorder in recorders.items()}
+    kept = {**{name: recorder.kernel for name, recorder in recorders.items()}, "card_of": launch.card_of}
     try:
+        launch.card_of = lambda device: CARDS[capability]
         for name, recorder in recorders.items():
             setattr(launch, name, recorder)
         launcher = launch.Launcher(Buffers(shape))
@@ -73,8 +80,8 @@ def launches(shape: Shape):
         if shape.training:
             launcher.backward()
     finally:
-        for name, kernel in kept.items():
-            setattr(launch, name, kernel)
+        for name, value in kept.items():
+            setattr(launch, name, value)
     for recorder in recorders.values():
         for found in recorder.launches.values():
             yield (recorder.kernel, *found)
@@ -128,27 +135,29 @@ def table(capabilities):
     print("|---|---|---" + "|---" * len(capabilities), "|", sep="")
     for size in (512, 1024):
         for name, dtype in (("16 bit", torch.bfloat16), ("fp32", torch.float32)):
-            for kernel, *rest in launches(real._replace(sizes=(size,) * 3, dtype=dtype)):
-                found = [compile_one(kernel, *rest, capability)[:3] for capability in capabilities]
+            shape = real._replace(sizes=(size,) * 3, dtype=dtype)
+            for same in zip(*(launches(shape, capability) for capability in capabilities)):
+                kernel = same[0][0]
+                found = [compile_one(*each, capability)[:3] for each, capability in zip(same, capabilities)]
                 cells = [f"{registers}, {spilled} B, {shared / 1024:.3g} KB" for registers, spilled, shared in found]
                 print(f"| {kernel.__name__} | {size} | {name} |", " | ".join(cells), "|", flush=True)
 
 
 def report(capability, name, shape):
     """Prints a line for every kernel of a call; yields its spilled bytes."""
-    for kernel, *rest in launches(shape):
+    for kernel, *rest in launches(shape, capability):
         registers, spilled, shared, ptx = compile_one(kernel, *rest, capability)
         tensor_cores = next((name for name in TENSOR_CORES if name in ptx), "-")
         print(f"sm_{capability} {name:24} {kernel.__name__:18} {registers:4} registers {spilled:5} bytes spilled"
               f" {shared:7} shared {tensor_cores}", flush=True)  # fmt: skip
-        if shared > SHARED_MEMORY[capability]:
+        if shared > CARDS[capability].shared_memory:
             sys.exit(f"{kernel.__name__} requires {shared} bytes of shared memory")
         yield spilled
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("capabilities", type=int, nargs="*", default=[80, 90, 100], metavar="CAPABILITY")
+    parser.add_argument("capabilities", type=int, nargs="*", default=[80, 90, 100, 86], metavar="CAPABILITY")
     parser.add_argument("--quick", action="store_true", help="for the suite: one shape each")
     parser.add_argument("--table", action="store_true", help="what ops/README.md shows")
     args = parser.parse_args()

@@ -106,9 +106,7 @@ def pulled(
 
 
 @triton.jit
-def product_before_norm(
-    pointer, found, gains, ds, needed, units, mask, stride,
-):  # fmt: skip
+def product_before_norm(pointer, found, gains, ds, needed, units, mask, stride):
     """Of one product: its rows, normalised, 0 where not needed, the detector's row likewise, 1 / deviation, and the
     gradient of the rows times their gains."""
     mean = tl.load(found)
@@ -221,8 +219,9 @@ def through_products(
     """With layer normalisation: stores the gradients of the three products; returns the gradients of z_prev and
     z_below, d_flush and d_open being the vectors of what reaches them otherwise, and the flags of the products that
     send something."""
-    rows = ()
-    needed = ()
+    before_norm = ()
+    wanted = ()
+    exists = ()
     vectors = (d_flush, d_open)
     for product in tl.static_range(3):
         there = layer + 1 < LAYERS if product == TOP_DOWN else layer >= 0
@@ -231,35 +230,35 @@ def through_products(
         if product == BOTTOM_UP:
             if layer == 0:
                 pointer = projected + (step.to(tl.int64) * rows_padded + b) * (GATES * SIZE)
-        needed += (there & (active | (here & FULL)),)
-        found = product_before_norm(
+        exists += (there,)
+        wanted += (there & (active | (here & FULL)),)
+        n, last, rstd, gd = product_before_norm(
             pointer, statistics + after * 9 + product * 3, gains + (layer * 3 + product) * (GATES * SIZE), ds,
-            needed[product], units, mask, stride,
+            wanted[product], units, mask, stride,
         )  # fmt: skip
-        rows += (found,)
-        vectors += (added_gates(found[3]), added_gates(multiply_gates(found[3], found[0])))
-    found = sums(vectors, 8)
+        before_norm += ((n, last, rstd, gd),)
+        vectors += (added_gates(gd), added_gates(multiply_gates(gd, n)))
+    totals = sums(vectors, 8)
     to_gates = ()
     for product in tl.static_range(3):
-        n, last, rstd, gd = rows[product]
+        n, last, rstd, gd = before_norm[product]
         gate = 1.0 if product == RECURRENT else (z_prev if product == TOP_DOWN else z_below)
         vector = layer * 3 + product
         dp, d_last, to_gate = through_norm(
-            n, last, rstd, gd, du * tl.load(gains_last + vector), found[2 + 2 * product], found[3 + 2 * product],
+            n, last, rstd, gd, du * tl.load(gains_last + vector), totals[2 + 2 * product], totals[3 + 2 * product],
             gate, mask, count, kappa,
         )  # fmt: skip
-        to_gates += (tl.where(needed[product], to_gate, 0.0),)
+        to_gates += (tl.where(wanted[product], to_gate, 0.0),)
         kind = row_of(layer + product * LAYERS, step, steps, b, rows_padded)
-        store_gates(gradients + kind * (GATES * SIZE), units, stride, mask, gates_where(needed[product], dp))
-        there = layer + 1 < LAYERS if product == TOP_DOWN else layer >= 0
-        tl.store(detector_gradients + kind, tl.where(here & there, d_last, 0.0))
+        store_gates(gradients + kind * (GATES * SIZE), units, stride, mask, gates_where(wanted[product], dp))
+        tl.store(detector_gradients + kind, tl.where(here & exists[product], d_last, 0.0))
         own = row_of(vector, 0, 1, b, rows_padded)
         accumulate_gates(gain_sums + own * (GATES * SIZE), units, stride, mask,
                          multiply_gates(normalised(ds, 0.0, gate), n))  # fmt: skip
         tl.store(gain_last_sums + own, tl.load(gain_last_sums + own) + gate * du * last)
     flags = (active | (here & FULL)).to(tl.int32) + 2 * (active & (z_prev != 0)).to(tl.int32)
     flags += 4 * (active & (z_below != 0)).to(tl.int32)
-    return found[0] + to_gates[TOP_DOWN], found[1] + to_gates[BOTTOM_UP], flags
+    return totals[0] + to_gates[TOP_DOWN], totals[1] + to_gates[BOTTOM_UP], flags
 
 
 @triton.jit(do_not_specialize=["phase", "steps"])

@@ -65,7 +65,8 @@ class Buffers:
     """Every tensor that the kernels read and write, L layers of padded size P, R samples, T steps.
 
     weights (L, 3, 4P, P) and input_weight (4P, input_size) in the dtype of the call, rows of layer l: gate * padded[l]
-    + unit; products in the order recurrent, top-down, bottom-up. `hidden`, `read` (times the dropout mask) and
+    + unit; products in the order recurrent, top-down, bottom-up. forward_weights: the same, in float32 (L, 3, P, 4P).
+    `hidden`, `read` (times the dropout mask) and
     `gradients` are operands of products, in that dtype too; where `hidden` and `read` need not differ from h they are
     h. All else is float32. Slot 0 of h, c, z is the state before the first step.
     """
@@ -79,9 +80,9 @@ class Buffers:
         zeros, empty = torch.zeros, torch.empty
         self.size_padded = P
         self.scalars = zeros(2, **place)  # slope, detector_grad_scale
-        self.weights = zeros(L, 3, rows, P, **operand)
-        # A copy with the outputs side by side: without tensor cores the product then takes half the time.
+        # Without tensor cores the forward product takes half the time where its outputs lie side by side.
         self.transposed = shape.dtype == torch.float32
+        self.weights = zeros(L if shape.training or not self.transposed else 0, 3, rows, P, **operand)
         self.forward_weights = zeros(L, 3, P, rows, **operand) if self.transposed else self.weights
         self.input_weight = zeros(NUM_GATES * shape.padded[0], shape.input_size, **operand)
         self.detectors, self.input_detector = zeros(L, 3, P, **place), zeros(shape.input_size, **place)
@@ -136,8 +137,9 @@ class Buffers:
         return tensor[: NUM_GATES * padded].view(NUM_GATES, padded, *tensor.shape[1:])[:, : self.shape.sizes[index]]
 
     def load_weights(self, layers: Sequence[LayerParameters]) -> None:
-        """Into the padded layout. Two lists by dtype, each of which is one kernel where nothing has to be padded."""
-        operands, others = [], []
+        """Into the padded layout. Lists by dtype and order of dimensions; each of the first two is one kernel where
+        nothing has to be padded."""
+        operands, others, transposed = [], [], []
         for index, layer in enumerate(layers):
             size = self.shape.sizes[index]
             for product, (weight, gain) in enumerate(zip(layer.weights, layer.gains)):
@@ -145,17 +147,20 @@ class Buffers:
                     continue
                 columns = weight.size(1)
                 is_input = index == 0 and product == 2
-                matrix = self.input_weight if is_input else self.weights[index, product]
                 row = self.input_detector if is_input else self.detectors[index, product]
-                matrices = [matrix, self.forward_weights[index, product].t()] if self.transposed else [matrix]
-                for matrix in matrices[: 1 if is_input else 2]:
-                    target = self.gate_rows(matrix, index)[..., :columns]
-                    operands.append((target, weight[:-1].view(NUM_GATES, size, columns)))
+                given = weight[:-1].view(NUM_GATES, size, columns)
+                if is_input:
+                    operands.append((self.gate_rows(self.input_weight, index), given))
+                elif self.weights.size(0):
+                    operands.append((self.gate_rows(self.weights[index, product], index)[..., :columns], given))
+                if self.transposed and not is_input:
+                    target = self.gate_rows(self.forward_weights[index, product].t(), index)
+                    transposed.append((target[..., :columns], given))
                 others.append((row[:columns], weight[-1]))
                 if gain is not None:
                     others += self.vector(self.gains[index, product], self.gains_last[index, product], gain, index)
             others += self.vector(self.bias[index], self.bias_last[index], layer.bias, index)
-        for pairs in (operands, others):
+        for pairs in filter(None, (operands, others, transposed)):
             torch._foreach_copy_([target for target, _ in pairs], [source for _, source in pairs])
 
     def vector(self, rows: Tensor, last: Tensor, given: Tensor, index: int) -> List[Tuple[Tensor, Tensor]]:

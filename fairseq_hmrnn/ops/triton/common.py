@@ -162,4 +162,5 @@ def sums(vectors, COUNT: tl.constexpr):
     elif COUNT == 6:
         return tl.reduce(vectors, 0, _add_6)
     else:
+        tl.static_assert(COUNT == 8)
         return tl.reduce(vectors, 0, _add_8)

@@ -241,7 +241,7 @@ def forward_cell(
         run = tl.load(running + before)
         recurrent, top_down, bottom_up, again = needed(z_prev, z_below, here, run, TRAINING, NORM, SKIP)
         copied = (here != 0) & (z_prev == 0) & (z_below == 0)
-        # All loads first, whether they are needed or not, so that none waits for another.
+        # Products and states are loaded whether they are needed or not, so that no such load waits for another.
         h_prev = tl.load(h + before * SIZE + units, mask=mask, other=0.0)
         c_prev = tl.load(c + before * SIZE + units, mask=mask, other=0.0)
         gates_r, last_r = recurrent_term(

@@ -29,17 +29,19 @@ Launch = Tuple[Any, Tuple[int, ...], Dict[str, Any]]  # a kernel, its grid, all 
 
 
 class Card(NamedTuple):
-    """What the launches depend on; by default an H100, for devices that are none."""
+    """What the launches depend on; an H100 is assumed where there is no GPU."""
 
     multiprocessors: int = 132
     shared_memory: int = 227 * 1024  # bytes of one block at most
+    capability: int = 9
 
 
 def card_of(device: torch.device) -> Card:
     if device.type != "cuda":
         return Card()
     found = torch.cuda.get_device_properties(device)
-    return Card(found.multi_processor_count, getattr(found, "shared_memory_per_block_optin", 64 * 1024))
+    shared_memory = found.shared_memory_per_block_optin  # type: ignore[attr-defined]
+    return Card(found.multi_processor_count, shared_memory, found.major)
 
 
 class Launcher:
@@ -91,16 +93,18 @@ class Launcher:
         return next(width for width in (widest, 64, 32, 16) if all(size % width == 0 for size in self.shape.padded))
 
     def stages(self, block_n: int, programs: int) -> int:
-        """How many tiles of a product are under way at once: at most four, and not more than leave room on a
-        multiprocessor for its other programs. Without tensor cores Triton takes one tile fewer than stages."""
+        """How many stages let at most four tiles of a product be under way at once: fewer if the other programs of a
+        multiprocessor then have room too, but two at least. Triton has as many tiles as stages where a warp group
+        multiplies (wgmma and later), else one fewer."""
         card = card_of(self.shape.device)
         tile = (self.shape.block_m + block_n) * self.block_k * (4 if self.wide else 2)
         resident = -(-programs // card.multiprocessors)
-        return max(2, min(4, card.shared_memory // (tile * resident))) + self.wide
+        by_warp_groups = card.capability >= 9 and self.shape.block_m == 64 and not self.wide
+        return max(2, min(4, card.shared_memory // (tile * resident))) + (not by_warp_groups)
 
     @property
     def products_of_a_phase(self) -> int:
-        """How many there are at most. Layer 1 has no bottom-up product among them, the top layer no top-down one."""
+        """How many there are at most: none from below in the first layer, none from above in the top layer."""
         return max(sum(1 + (layer > 0) + (layer + 1 < self.layers) for layer in range(first, self.layers, 2))
                    for first in range(min(2, self.layers)))  # fmt: skip
 

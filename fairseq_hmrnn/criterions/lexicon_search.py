@@ -89,40 +89,49 @@ def resegmented(symbols: np.ndarray, begins: np.ndarray, z_tilde: np.ndarray, ce
     bool (S,), where one begins for sure, as at the ends of lines. The rate is that of the detector, or a multiple of it
     that does better in the first SAMPLE symbols. Of a long text, each PIECE has a lexicon of its own.
     """
-    text, found = (symbols, begins | certain, z_tilde, certain), np.zeros(len(symbols), dtype=bool)
-    sample = [x[:SAMPLE] for x in text]
-    tried = [(_resegmented_piece(times, *sample)[0], times) for times in TIMES]
+    found = begins | certain
+    if not found.any():
+        return found
+    text = (symbols, found.copy(), z_tilde, certain)
+    sample = _Piece(*(x[:SAMPLE] for x in text))
+    tried = [(sample.segmented(times)[0], times) for times in TIMES]
     times = _first_of_nearly_best([each for each in tried if np.isfinite(each[0])], NEARLY_OF_DETECTOR) or 1.0
     for start in range(0, len(symbols), PIECE):
         piece = slice(start, start + PIECE)
-        _, found[piece] = _resegmented_piece(times, *(x[piece] for x in text))
+        _, found[piece] = _Piece(*(x[piece] for x in text)).segmented(times)
     return found
 
 
-def _resegmented_piece(
-    times: float, symbols: np.ndarray, begins: np.ndarray, z_tilde: np.ndarray, certain: np.ndarray
-) -> Tuple[float, np.ndarray]:
-    """The cost of the segmentation, infinite where nothing is inferred, and where segments begin in it."""
-    known = np.arange(len(symbols) + len(symbols) // WINDOW) % (WINDOW + 1) < WINDOW  # a gap behind each row
-    rate = float(begins.mean()) * times if len(begins) else 0.0
-    if not begins.any() or rate >= LARGEST:
-        return np.inf, begins
-    places = _places(known)
-    places = np.where(places < len(known), places - places // (WINDOW + 1), len(symbols))
-    rows, inside = Rows(np.append(symbols, -1)[places]), places < len(symbols)
-    signal, sure = np.append(z_tilde, 0.0)[places], np.append(certain, False)[places]
+class _Piece:
+    """A piece of a text, as resegmented takes it, laid out in rows."""
 
-    def scores(share: float) -> np.ndarray:
-        return np.where(sure, CERTAIN, scored(signal, inside, share, WEIGHT_OF_DETECTOR))
+    def __init__(self, symbols: np.ndarray, begins: np.ndarray, z_tilde: np.ndarray, certain: np.ndarray):
+        self.begins = begins
+        known = np.arange(len(symbols) + len(symbols) // WINDOW) % (WINDOW + 1) < WINDOW  # a gap behind each row
+        places = _places(known)
+        self.places = np.where(places < len(known), places - places // (WINDOW + 1), len(symbols))
+        self.inside = self.places < len(symbols)
+        self.rows = Rows(np.append(symbols, -1)[self.places])
+        self.signal, self.sure = np.append(z_tilde, 0.0)[self.places], np.append(certain, False)[self.places]
 
-    again, inferred = _rounds(rows, inside, np.append(begins, False)[places], rate, scores)
-    if inferred is None:
-        return np.inf, begins
-    cost = _cost(rows, again)
-    again[:, 0] = begins[places[:, 0]]  # of which a row says nothing
-    found = np.zeros(len(symbols), dtype=bool)
-    found[places[inside]] = again[inside]
-    return cost, found
+    def segmented(self, times: float) -> Tuple[float, np.ndarray]:
+        """The cost of the segmentation at so many times the detector's rate, infinite where nothing is inferred, and
+        where segments begin in it."""
+        rate = float(self.begins.mean()) * times
+        if not self.begins.any() or rate >= LARGEST:
+            return np.inf, self.begins
+        again = np.append(self.begins, False)[self.places]
+        again, inferred = _rounds(self.rows, self.inside, again, rate, self._scores)
+        if inferred is None:
+            return np.inf, self.begins
+        cost = _cost(self.rows, again)
+        again[:, 0] = self.begins[self.places[:, 0]]  # of which a row says nothing
+        found = np.zeros(len(self.begins), dtype=bool)
+        found[self.places[self.inside]] = again[self.inside]
+        return cost, found
+
+    def _scores(self, share: float) -> np.ndarray:
+        return np.where(self.sure, CERTAIN, scored(self.signal, self.inside, share, WEIGHT_OF_DETECTOR))
 
 
 def scored(signal: np.ndarray, inside: np.ndarray, share: float, weight: float = WEIGHT) -> np.ndarray:

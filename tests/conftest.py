@@ -104,7 +104,7 @@ def benchmark(monkeypatch):
 
 FORKS = """
 import importlib, json, logging, os, random, signal, sys, traceback
-jobs = json.loads(sys.stdin.read())
+jobs, refused = json.loads(sys.stdin.read())
 modules = {name: importlib.import_module("fairseq_cli." + name) for group in jobs for name, *_ in group}
 
 class Kill(logging.Handler):
@@ -151,17 +151,18 @@ def finish(child, kill_at):
 for group in jobs:
     children = [start(*job) for job in group]
     for child, (_, _, log, kill_at) in zip(children, group):
-        if finish(child, kill_at) != 0:
+        if (finish(child, kill_at) != 0) != refused:
             print(open(log).read()[-4000:])
             sys.exit(1)
 """
 
 
-def run_forked(groups, kill_at=()):
+def run_forked(groups, kill_at=(), refused=False):
     """Run fairseq commands in forks of one process that has imported fairseq, which saves their start-up.
 
     groups: lists of (command, arguments, log file), run one group after the other, the commands of a group at once.
     kill_at: for each group the number of updates after which its commands are killed; 0 or none: never.
+    refused: whether every command must fail, where otherwise none may.
     Returns what the process printed: "killed" for every command that was.
     """
     jobs = []
@@ -173,7 +174,7 @@ def run_forked(groups, kill_at=()):
                 for name, arguments, log in group
             ]
         )
-    return run("-c", FORKS, stdin=json.dumps(jobs), timeout=4 * PATIENCE).stdout
+    return run("-c", FORKS, stdin=json.dumps((jobs, refused)), timeout=4 * PATIENCE).stdout
 
 
 def rank_options(folder, count=2):

@@ -341,6 +341,17 @@ class TestOnGPU:
             for a, b in zip(launched[0] + launched[1], replayed[0] + replayed[1]):
                 assert torch.equal(a, b)
 
+    def test_windows_of_varying_length_share_a_graph(self):
+        graphs.pool.clear()
+        for steps in (80, 70, 65, 78):
+            problem = gpu_problem(steps=steps, detector_grad_scale=0.0)
+            (launched, expected), (replayed, grads) = run_here(problem, graphs=False), run_here(problem)
+            assert all(map(torch.equal, launched, replayed))
+            assert_close(grads, expected, 1e-4)
+            del launched, replayed, grads
+        (workspace,) = sum(graphs.pool.idle.values(), [])
+        assert all(graph.replay for graph in workspace.graphs.values())
+
     def test_autocast_replays_its_graphs(self):
         graphs.pool.clear()
         module = HMLSTM(24, [64, 48]).cuda()

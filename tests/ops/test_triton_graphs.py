@@ -158,6 +158,23 @@ def test_autocast_equals_the_reference(recorder, casts):
     assert recorder.replayed == 2
 
 
+@pytest.mark.parametrize("layer_norm", [False, True], ids=["plain", "norm"])
+def test_windows_of_varying_length_share_a_graph(recorder, monkeypatch, layer_norm):
+    """What a longer window left in the buffers, and their steps behind the last one, change nothing."""
+    monkeypatch.setattr(graphs, "LONG", 1)
+    monkeypatch.setattr(graphs, "MULTIPLE", 4)
+    options = RecurrenceOptions(slope=0.8, detector_grad_scale=1.0, boundary="bernoulli")
+    for steps in (4, 4, 2, 3):
+        problem = make_problem(steps, steps, 2, [3, 2], options, input_size=4, dtype=torch.float32, padded=True,
+                               masked=True, layer_norm=layer_norm)  # fmt: skip
+        expected, expected_grads = run(hm_lstm_triton, problem, graphs=False)
+        found, grads = run(hm_lstm_triton, problem)
+        assert_close(found, expected, 1e-6)
+        assert_close(grads, expected_grads, 1e-6)
+        del found, grads
+    assert recorder.captured == 2 and recorder.replayed == 2 * 3
+
+
 def test_calls_alive_at_once_have_workspaces_of_their_own(recorder):
     """Two windows of one update: the second may not overwrite what the backward pass of the first needs."""
     problem = problem_of(1)

@@ -61,11 +61,12 @@ class _TritonCall(Call):
             kept.workspace.buffers.load_weights(layers)
             kept.workspace.buffers.load_inputs(x, state, options, valid, noise, masks)
             kept.workspace.forward()
-            return kept.workspace.buffers.results(), kept if training else None
+            return kept.workspace.buffers.results(kept.steps), kept if training else None
 
     def backward(self, tensors, saved, hidden, grads, need_x, need_weights):
-        saved.workspace.buffers.load_gradients(grads)
-        return saved.workspace.backward(need_x, need_weights)
+        saved.workspace.buffers.load_gradients(grads, saved.steps)
+        d_x, *others = saved.workspace.backward(need_x, need_weights)
+        return [None if d_x is None else d_x[: saved.steps], *others]
 
 
 __all__ = ["hm_lstm_triton", "pool"]

@@ -177,12 +177,14 @@ class Buffers:
         noise: Optional[Tensor],
         masks: Optional[Sequence[Tensor]],
     ) -> None:
-        batch = self.shape.batch
+        steps, batch = x.size(0), self.shape.batch
         self.load_numbers(self.scalars, (float(options.slope), options.detector_grad_scale))
-        self.x[:, :batch].copy_(x)
-        self.valid[:, :batch].copy_(valid) if valid is not None else self.valid[:, :batch].fill_(1)
+        self.x[:steps, :batch].copy_(x)
+        self.valid[:steps, :batch].copy_(valid) if valid is not None else self.valid[:steps, :batch].fill_(1)
+        if steps < self.shape.steps:  # behind the last step all is padding
+            self.x[steps:].zero_(), self.valid[steps:].zero_()
         if noise is not None:
-            self.noise[..., :batch].copy_(noise.permute(2, 0, 1))
+            self.noise[:, :steps, :batch].copy_(noise.permute(2, 0, 1))
         self.z[:, 0, :batch].copy_(state.z.t())
         for index, size in enumerate(self.shape.sizes):
             h = state.h[index]
@@ -194,32 +196,36 @@ class Buffers:
                 self.masks[index, :batch, :size].copy_(masks[index])
                 self.read[index, 0, :batch, :size].copy_(h.float() * masks[index].float())
 
-    def load_gradients(self, grads: Sequence[Optional[Tensor]]) -> None:
-        """In the order of the results: hidden, h and c of every layer, boundaries, boundary_probs, z."""
+    def load_gradients(self, grads: Sequence[Optional[Tensor]], steps: int) -> None:
+        """Of a call of so many steps, in the order of the results: hidden, h and c of every layer, boundaries,
+        boundary_probs, z."""
         L, batch = len(self.shape.sizes), self.shape.batch
 
         def load(target: Tensor, grad: Optional[Tensor]) -> None:
             target.zero_() if grad is None else target.copy_(grad)
 
+        if steps < self.shape.steps:
+            for grad in (self.grad_hidden, self.grad_boundaries, self.grad_probs):
+                grad[:, steps:].zero_()
         for index, size in enumerate(self.shape.sizes):
-            load(self.grad_hidden[index, :, :batch, :size], grads[index])
+            load(self.grad_hidden[index, :steps, :batch, :size], grads[index])
             load(self.dh[index, :batch, :size], grads[L + index])
             load(self.dc[index, :batch, :size], grads[2 * L + index])
         boundaries, probs, z = grads[3 * L :]
-        load(self.grad_boundaries[..., :batch], None if boundaries is None else boundaries.permute(2, 0, 1))
-        load(self.grad_probs[..., :batch], None if probs is None else probs.permute(2, 0, 1))
+        load(self.grad_boundaries[:, :steps, :batch], None if boundaries is None else boundaries.permute(2, 0, 1))
+        load(self.grad_probs[:, :steps, :batch], None if probs is None else probs.permute(2, 0, 1))
         load(self.dz[:, :batch], None if z is None else z.t())
 
-    def results(self) -> Tuple[Tensor, ...]:
-        """Copies, in the order above: `hidden` of the call's dtype, all else float32."""
+    def results(self, steps: int) -> Tuple[Tensor, ...]:
+        """Copies, of a call of so many steps, in the order above: `hidden` of the call's dtype, all else float32."""
         batch = self.shape.batch
         layers = list(enumerate(self.shape.sizes))
 
         def copy(tensor: Tensor) -> Tensor:
             return tensor.clone(memory_format=torch.contiguous_format)
 
-        hidden = [copy(self.hidden[index, 1:, :batch, :size]) for index, size in layers]
+        hidden = [copy(self.hidden[index, 1 : steps + 1, :batch, :size]) for index, size in layers]
         h = [copy(self.h[index, -1, :batch, :size]) for index, size in layers]
         c = [copy(self.c[index, -1, :batch, :size]) for index, size in layers]
-        emitted = [copy(t[..., :batch].permute(1, 2, 0)) for t in (self.boundaries, self.probs)]
+        emitted = [copy(t[:, :steps, :batch].permute(1, 2, 0)) for t in (self.boundaries, self.probs)]
         return (*hidden, *h, *c, *emitted, copy(self.z[:, -1, :batch].t()))

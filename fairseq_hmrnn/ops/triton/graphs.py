@@ -14,6 +14,13 @@ from .buffers import Buffers, Shape
 from .launch import Launcher
 
 IDLE = 4  # buffers kept for later calls; a training run on texts of one length needs one or two
+LONG, MULTIPLE = 60, 20  # steps, see shared_steps
+
+
+def shared_steps(steps: int) -> int:
+    """The length of the buffers of a call with a graph. Long ones are rounded up, so that windows of varying length
+    share a few graphs; the steps behind a call's last one are frozen, as at padding."""
+    return steps if steps <= LONG else -(-steps // MULTIPLE) * MULTIPLE
 
 
 Results = Sequence[Optional[Tensor]]
@@ -117,10 +124,11 @@ pool = _Pool()
 
 
 class Lease:
-    """A workspace in use; it goes back to the pool when the lease dies, with the autograd graph that holds it."""
+    """A workspace in use, for a call of so many steps; it goes back to the pool when the lease dies, with the autograd
+    graph that holds it."""
 
-    def __init__(self, workspace: Workspace, key: Optional[Hashable]):
-        self.workspace = workspace
+    def __init__(self, workspace: Workspace, key: Optional[Hashable], steps: int):
+        self.workspace, self.steps = workspace, steps
         if key is not None:
             weakref.finalize(self, pool.give_back, key, workspace).atexit = False
 
@@ -128,6 +136,7 @@ class Lease:
 def lease(shape: Shape, use_graphs: bool) -> Lease:
     """With graphs, a workspace that ran before on this stream, if one is at rest."""
     if not use_graphs or not capturable(shape.device):
-        return Lease(Workspace(shape, False), None)
+        return Lease(Workspace(shape, False), None, shape.steps)
+    steps, shape = shape.steps, shape._replace(steps=shared_steps(shape.steps))
     key = (shape, current_stream(shape.device))
-    return Lease(pool.take(key) or Workspace(shape, True), key)
+    return Lease(pool.take(key) or Workspace(shape, True), key, steps)

@@ -52,8 +52,13 @@ def flat(output):
 
 
 def assert_equal(found, expected):
+    """The same bits. Without the compiled kernel to rounding: torch's products depend on where their operands lie."""
     for a, b in zip(found, expected):
-        assert a.dtype == b.dtype and torch.equal(a, b)
+        assert a.dtype == b.dtype
+        if cpu.kernel.compiled is None:
+            torch.testing.assert_close(a, b)
+        else:
+            assert torch.equal(a, b)
 
 
 # Values saved for the backward pass
@@ -85,6 +90,7 @@ def test_checkpoint_trains_it_to_the_same_gradients(backend, layer_norm):
     assert_equal(gradients(checkpointed, module, x, state), gradients(module, module, x, state))
 
 
+@pytest.mark.skipif(cpu.kernel.compiled is None, reason="the kernel was not built: Python keeps an object")
 def test_hooks_see_what_is_kept_and_may_move_it():
     module, (x, state) = make(), given(steps=40, batch=8)
     gates = 40 * 8 * 4 * SIZES[0] * 4  # of layer 1, which never copies: the least that any backward pass needs
@@ -173,7 +179,8 @@ def test_a_trace_computes_what_the_module_does(operators, with_graph, monkeypatc
     """Without operators, as before torch 2.4, for the steps that it was traced with."""
     if not operators:
         monkeypatch.setattr(entry, "captured", None)
-    module, tolerance = make(layer_norm=True, detector_grad_scale=0.5), 0 if operators else 1e-5
+    exact = operators and cpu.kernel.compiled is not None  # see assert_equal
+    module, tolerance = make(layer_norm=True, detector_grad_scale=0.5), 0 if exact else 1e-5
     length = 7 if operators else 2
     with torch.set_grad_enabled(with_graph):
         traced = torch.jit.trace(module, given(length), strict=False)

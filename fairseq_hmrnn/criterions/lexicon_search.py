@@ -89,10 +89,10 @@ def resegmented(symbols: np.ndarray, begins: np.ndarray, z_tilde: np.ndarray, ce
     bool (S,), where one begins for sure, as at the ends of lines. The rate is that of the detector, or a multiple of it
     that does better in the first SAMPLE symbols. Of a long text, each PIECE has a lexicon of its own.
     """
-    found = begins | certain
-    if not found.any():
-        return found
-    text = (symbols, found.copy(), z_tilde, certain)
+    begins = begins | certain
+    if not begins.any():
+        return begins
+    text, found = (symbols, begins, z_tilde, certain), np.zeros(len(symbols), dtype=bool)
     sample = _Piece(*(x[:SAMPLE] for x in text))
     tried = [(sample.segmented(times)[0], times) for times in TIMES]
     times = _first_of_nearly_best([each for each in tried if np.isfinite(each[0])], NEARLY_OF_DETECTOR) or 1.0

@@ -3,7 +3,6 @@ parameters, and earlier states of this project."""
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import subprocess
@@ -11,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence
 
+import commands
 from arithmetic import equal_hidden_size
 from commands import ROOT, reason, recipe_options
 from omegaconf import OmegaConf
@@ -123,8 +123,7 @@ class EarlierState(NamedTuple):
 
 def environment(root: Path, threads: int = 1):
     """Of a process that takes the package from `root` and has so many threads."""
-    settings = {"PYTHONPATH": str(root), "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-    return {**os.environ, **settings}
+    return commands.environment(root, OMP_NUM_THREADS=str(threads), MKL_NUM_THREADS=str(threads))
 
 
 def commit_named(name: str) -> str:

@@ -20,9 +20,9 @@ def fairseq_command(name):
     return [sys.executable, "-c", f"import sys; del sys.path[0]; from {module} import cli_main; cli_main()"]
 
 
-def environment(**more):
-    """That of this process, in which this repository comes first."""
-    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+def environment(root=ROOT, **more):
+    """That of this process, in which the package is taken from `root`."""
+    path = os.pathsep.join([str(root), *filter(None, [os.environ.get("PYTHONPATH")])])
     return {**os.environ, "PYTHONPATH": path, **more}
 
 

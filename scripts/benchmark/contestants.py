@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -41,7 +42,7 @@ class Contestant:
 
     def wait_for_model(self) -> None:
         self.model = self.model or self._reply()
-        root = self.environment["PYTHONPATH"]
+        root = self.environment["PYTHONPATH"].split(os.pathsep)[0]
         if self.model.get("package", root) != root:
             raise UserError(f"{self.label} took the package from {self.model['package']}, not from {root}")
 

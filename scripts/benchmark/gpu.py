@@ -143,7 +143,7 @@ def job(module, run, x, task):
     """The call that is timed: a training step, the sequence without gradients, or one step from a state."""
     if task == "train":
         x = x.clone().requires_grad_()
-        grad = torch.randn_like(x)
+        grad = torch.randn_like(run(x)[0])
 
         def train():
             module.zero_grad()

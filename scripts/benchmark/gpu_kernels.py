@@ -13,7 +13,7 @@ from __future__ import annotations
 import statistics
 
 import torch
-from gpu import DEVICE, DTYPES, GPU, hm_lstm_triton, milliseconds
+from gpu import DEVICE, DTYPES, GPU, hm_lstm_triton, job, milliseconds
 
 from fairseq_hmrnn.cli import arguments as kinds
 from fairseq_hmrnn.cli.errors import UserError, run_command
@@ -34,11 +34,10 @@ def graph(function):
     function()
     if not GPU:
         return function
+    from fairseq_hmrnn.ops.triton.graphs import capture
+
     torch.cuda.synchronize()
-    captured = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(captured):
-        function()
-    return captured.replay
+    return capture(function)[0]
 
 
 def loaded(model, x, layers):
@@ -51,7 +50,7 @@ def loaded(model, x, layers):
                   False, True)  # fmt: skip
     buffers = Buffers(shape)
     with torch.no_grad():
-        buffers.load_weights([type(p)(*(None if t is None else t.detach() for t in p)) for p in model.layers()])
+        buffers.load_weights(model.layers())
         buffers.load_inputs(x, model.zero_state(batch), OPTIONS, None, None, None)
         buffers.grad_hidden.normal_()
     return Launcher(buffers)
@@ -82,26 +81,13 @@ def report_kernels(args, name, model, x) -> None:
 
 def report_steps(args, name, model, x) -> None:
     lstm = torch.nn.LSTM(args.input_size, args.hidden, args.layers).to(DEVICE, x.dtype)
-    x = x.clone().requires_grad_()
-    grad = torch.randn(args.steps, args.batch, args.hidden, device=DEVICE).to(x.dtype)
 
-    def train():
-        model.zero_grad()
+    def hm_lstm(x, state=None):
         output = hm_lstm_triton(x, model.layers(), model.zero_state(args.batch), OPTIONS)
-        torch.autograd.backward(output.hidden[-1], grad)
+        return output.hidden[-1], output.state
 
-    def train_lstm():
-        lstm.zero_grad()
-        torch.autograd.backward(lstm(x)[0], grad)
-
-    def infer():
-        with torch.no_grad():
-            hm_lstm_triton(x, model.layers(), model.zero_state(args.batch), OPTIONS)
-
-    def infer_lstm():
-        with torch.no_grad():
-            lstm(x)
-
+    train, infer = (job(model, hm_lstm, x, task) for task in ("train", "sequence"))
+    train_lstm, infer_lstm = (job(lstm, lstm, x, task) for task in ("train", "sequence"))
     for function in (train, infer):  # launched; then captured; then replayed
         function()
     show(args, name, "forward and backward", train)

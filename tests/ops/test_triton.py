@@ -23,6 +23,8 @@ from fairseq_hmrnn.ops.reference import hm_lstm_reference
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
+from triton_compile import CARDS, shapes  # noqa: E402
+
 from fairseq_hmrnn.ops.triton import graphs, hm_lstm_triton, launch  # noqa: E402
 from fairseq_hmrnn.ops.triton.buffers import Buffers, Shape  # noqa: E402
 
@@ -227,25 +229,22 @@ def test_auto_takes_triton_on_a_gpu(monkeypatch):
     entry.choose.cache_clear()
 
 
-@pytest.mark.parametrize("card", [(108, 163, 8), (82, 99, 8), (132, 227, 9)], ids=["A100", "RTX3090", "H100"])
+@pytest.mark.parametrize("card", CARDS.values(), ids=CARDS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_tiles_of_a_product_fit_the_card(card, dtype, monkeypatch):
     """Two at least, and where there are more than two, those of all programs that share a multiprocessor."""
-    multiprocessors, kilobytes, capability = card
-    monkeypatch.setattr(launch, "card_of", lambda device: launch.Card(multiprocessors, kilobytes * 1024, capability))
-    real = dict(steps=2, input_size=16, dtype=dtype, device=torch.device("meta"), layer_norm=True, masked=False,
-                training=True, boundary="step", nested_boundaries=False, top_boundary=False, exact_detector=False,
-                skip=True)  # fmt: skip
+    monkeypatch.setattr(launch, "card_of", lambda device: card)
+    real = dict(shapes())["bf16 layer norm"]._replace(dtype=dtype)
     for batch, size in ((1, 512), (64, 512), (64, 1024), (1000, 512)):
-        launcher = launch.Launcher(Buffers(Shape(**real, batch=batch, sizes=(size,) * 3)))
+        launcher = launch.Launcher(Buffers(real._replace(batch=batch, sizes=(size,) * 3)))
         for _, grid, constants in (launcher.launches_forward()[0], launcher.launches_backward()[1]):
             tile = (constants["BLOCK_M"] + 64) * constants["BLOCK_K"] * (4 if dtype == torch.float32 else 2)
-            fewer = not (capability >= 9 and batch >= 64 and dtype != torch.float32)
+            fewer = not (card.capability >= 9 and batch >= 64 and dtype != torch.float32)
             tiles = constants["num_stages"] - fewer
             # Of six products of two cells at most four are there at once, in the forward and the backward pass alike.
-            programs = -(-grid[0] * grid[1] * grid[2] // 6 * 4 // multiprocessors)
-            assert 2 <= tiles <= 4 and 2 * tile <= kilobytes * 1024
-            assert tiles == 2 or tiles * tile * programs <= kilobytes * 1024, (batch, size, tiles, programs)
+            programs = -(-grid[0] * grid[1] * grid[2] // 6 * 4 // card.multiprocessors)
+            assert 2 <= tiles <= 4 and 2 * tile <= card.shared_memory
+            assert tiles == 2 or tiles * tile * programs <= card.shared_memory, (batch, size, tiles, programs)
 
 
 def test_package_does_not_import_triton():

@@ -66,9 +66,9 @@ class Buffers:
 
     weights (L, 3, 4P, P) and input_weight (4P, input_size) in the dtype of the call, rows of layer l: gate * padded[l]
     + unit; products in the order recurrent, top-down, bottom-up. forward_weights: the same, in float32 (L, 3, P, 4P).
-    `hidden`, `read` (times the dropout mask) and
-    `gradients` are operands of products, in that dtype too; where `hidden` and `read` need not differ from h they are
-    h. All else is float32. Slot 0 of h, c, z is the state before the first step.
+    `hidden`, `read` (times the dropout mask) and `gradients` are operands of products, in that dtype too; where
+    `hidden` and `read` need not differ from h they are h. All else is float32. Slot 0 of h, c, z is the state before
+    the first step.
     """
 
     def __init__(self, shape: Shape):

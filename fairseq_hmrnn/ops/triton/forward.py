@@ -151,25 +151,47 @@ def bottom_up_term(
 
 
 @triton.jit
-def normalise(recurrent, top_down, bottom_up, lasts, gains, gains_last, layer, units, mask, stride, count,
-              SIZE: tl.constexpr, EPS: tl.constexpr):  # fmt: skip
+def terms(
+    products, projected, projected_last, h, masks, detectors, h_prev, layer, step, steps, b, rows_padded, units, mask,
+    stride, recurrent, top_down, bottom_up, LAYERS: tl.constexpr, SIZES: tl.constexpr, SIZE: tl.constexpr,
+    KEEP: tl.constexpr, NORM: tl.constexpr, MASKED: tl.constexpr,
+):  # fmt: skip
+    """The three products of eq. (1): their rows of the gates, and the vectors whose sums are the detector's rows."""
+    gates_r, last_r = recurrent_term(
+        products, masks, detectors, h_prev, layer, step, b, rows_padded, units, mask, stride, recurrent, LAYERS, SIZE,
+        KEEP, MASKED,
+    )  # fmt: skip
+    if NORM:  # otherwise COPY without gates requires the detector's row all the same
+        last_r = tl.where(recurrent, last_r, 0.0)
+    gates_t, last_t = top_down_term(
+        products, h, detectors, layer, step, steps, b, rows_padded, units, mask, stride,
+        top_down & (layer + 1 < LAYERS), LAYERS, SIZES, SIZE, KEEP,
+    )  # fmt: skip
+    gates_b, last_b = bottom_up_term(
+        products, projected, projected_last, h, detectors, layer, step, steps, b, rows_padded, units, mask, stride,
+        bottom_up, LAYERS, SIZES, SIZE, KEEP,
+    )  # fmt: skip
+    return (gates_r, gates_t, gates_b), (last_r, last_t, last_b)
+
+
+@triton.jit
+def normalise(
+    rows, lasts, gains, gains_last, layer, units, mask, stride, count, SIZE: tl.constexpr, EPS: tl.constexpr
+):  # fmt: skip
     """Layer normalisation of the three products, each over all its rows: the rows of the gates, the detector's rows,
     and for the backward pass each mean, 1 / deviation and the detector's row before it was normalised."""
-    totals = sums(
-        (added_gates(recurrent), added_gates(top_down), added_gates(bottom_up), lasts[0], lasts[1], lasts[2]), 6
-    )
+    totals = sums((added_gates(rows[0]), added_gates(rows[1]), added_gates(rows[2]), lasts[0], lasts[1], lasts[2]), 6)
     means = ()
     centred = ()
     squares = ()
     for product in tl.static_range(3):
-        gates = recurrent if product == RECURRENT else (top_down if product == TOP_DOWN else bottom_up)
         mean = (totals[product] + totals[3 + product]) / count
-        gates = gates_where(mask, normalised(gates, mean, 1.0))
+        gates = gates_where(mask, normalised(rows[product], mean, 1.0))
         means += (mean,)
         centred += (gates,)
         squares += (added_gates(multiply_gates(gates, gates)),)
     variances = sums(squares, 3)
-    rows = ()
+    scaled = ()
     last_rows = ()
     found = ()
     for product in tl.static_range(3):
@@ -177,10 +199,10 @@ def normalise(recurrent, top_down, bottom_up, lasts, gains, gains_last, layer, u
         last = totals[3 + product] - means[product]
         rstd = tl.rsqrt((variances[product] + last * last) / count + EPS)
         gain = load_gates(gains + vector * (GATES * SIZE), units, stride, mask)
-        rows += (multiply_gates(normalised(centred[product], 0.0, rstd), gain),)
+        scaled += (multiply_gates(normalised(centred[product], 0.0, rstd), gain),)
         last_rows += (last * rstd * tl.load(gains_last + vector),)
         found += ((means[product], rstd, totals[3 + product]),)
-    return rows, last_rows, found
+    return scaled, last_rows, found
 
 
 @triton.jit
@@ -244,27 +266,17 @@ def forward_cell(
         # Products and states are loaded whether they are needed or not, so that no such load waits for another.
         h_prev = tl.load(h + before * SIZE + units, mask=mask, other=0.0)
         c_prev = tl.load(c + before * SIZE + units, mask=mask, other=0.0)
-        gates_r, last_r = recurrent_term(
-            products, masks, detectors, h_prev, layer, step, b, rows_padded, units, mask, stride, recurrent != 0,
-            LAYERS, SIZE, KEEP, MASKED,
-        )  # fmt: skip
-        gates_t, last_t = top_down_term(
-            products, h, detectors, layer, step, steps, b, rows_padded, units, mask, stride,
-            (top_down != 0) & (layer + 1 < LAYERS), LAYERS, SIZES, SIZE, KEEP,
-        )  # fmt: skip
-        gates_b, last_b = bottom_up_term(
-            products, projected, projected_last, h, detectors, layer, step, steps, b, rows_padded, units, mask, stride,
-            bottom_up != 0, LAYERS, SIZES, SIZE, KEEP,
+        rows, lasts = terms(
+            products, projected, projected_last, h, masks, detectors, h_prev, layer, step, steps, b, rows_padded, units,
+            mask, stride, recurrent != 0, top_down != 0, bottom_up != 0, LAYERS, SIZES, SIZE, KEEP, NORM, MASKED,
         )  # fmt: skip
         biases = load_gates(bias + layer * (GATES * SIZE), units, stride, mask)
         if NORM:
             rows, last_rows, found = normalise(
-                gates_r, gates_t, gates_b, (tl.where(recurrent != 0, last_r, 0.0), last_t, last_b), gains, gains_last,
-                layer, units, mask, stride, (size * GATES + 1).to(tl.float32), SIZE, EPS,
-            )  # fmt: skip
+                rows, lasts, gains, gains_last, layer, units, mask, stride, (size * GATES + 1).to(tl.float32), SIZE, EPS
+            )
         else:
-            rows = (gates_r, gates_t, gates_b)
-            last_rows = sums((last_r, last_t, last_b), 3)
+            last_rows = sums(lasts, 3)
 
         s = ()
         for gate in tl.static_range(GATES):

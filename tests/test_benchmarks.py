@@ -6,9 +6,9 @@ import re
 
 import pytest
 import torch
-from conftest import run
 from fairseq.data import Dictionary
 from handwriting import write_unipen
+from running import run
 
 from fairseq_hmrnn.cli.errors import UserError
 from fairseq_hmrnn.data.handwriting import prepare as prepare_handwriting

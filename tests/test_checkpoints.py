@@ -14,10 +14,10 @@ import zipfile
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, run
 from fairseq import checkpoint_utils
 from fairseq.data import Dictionary
 from omegaconf import OmegaConf
+from running import ROOT, run
 
 from fairseq_hmrnn.archive import pickled_globals
 from fairseq_hmrnn.checkpoints import UnsafeCheckpointError, check_checkpoint, drop_unnamed_codec, forget_files

@@ -9,7 +9,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import PATIENCE, ROOT, run
+from running import PATIENCE, environment, run
 
 from fairseq_hmrnn.cli import arguments as kinds
 from fairseq_hmrnn.cli.errors import UserError, describe, run_command
@@ -105,10 +105,6 @@ def test_random_inputs_end_well_or_with_one_line(work):
     """Some of the inputs of tests/fuzz.py, over every command and option."""
     ended = run(FUZZ, "--folder", work, "--inputs", 60, "--seed", 17, check=False)
     assert ended.returncode == 0, ended.stdout
-
-
-def environment(**changes):
-    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **changes}
 
 
 def test_a_real_process_without_input_and_with_another_locale_writes_utf8(work):

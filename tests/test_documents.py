@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, SMALL, run, run_forked
+from conftest import SMALL
 from fairseq import options
+from running import ROOT, run, run_groups
 
 from fairseq_hmrnn.cli.main import COMMANDS, build_parser
 from fairseq_hmrnn.cli.recipe import RECIPES
@@ -153,7 +154,7 @@ def workplace(tmp_path_factory):
     for name, options_ in (("mytext", text), ("pairs", translation)):
         save = checkpoints / name
         jobs.append([("fairseq-train", [*options_, *train, "--save-dir", save], folder / f"{name}.log")])
-    run_forked(jobs)
+    run_groups(jobs)
     return folder
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TASK, TRAIN, run, run_forked
+from conftest import TASK, TRAIN
 from fairseq import checkpoint_utils
+from running import run, run_groups
 from test_cli import lines_of, same, values
 
 from fairseq_hmrnn.cli.main import run as run_here
@@ -46,7 +47,7 @@ def pairs(tmp_path_factory):
     both = [value for split in ("train", "valid", "test") for value in (f"--{split}pref", folder / split)]
     one = [f"{value}.en" if isinstance(value, Path) else value for value in both]
     only = ["--only-source", "--srcdict", folder / "bin" / "dict.en.txt", "--destdir", folder / "lm"]
-    run_forked(
+    run_groups(
         [
             [
                 (
@@ -79,7 +80,7 @@ def models(pairs, data, tmp_path_factory):
     lines = [*COMMON, *LINES, *ADAPTIVE]
     ema = [*TASK, *EMA, "--no-epoch-checkpoints"]
     retained = ["--retain-dropout", "--prefix-size", "1", *LINES[:4]]
-    run_forked([[job] for job in (
+    run_groups([[job] for job in (
         train("words", words, *lines, *OURS, "--max-epoch", 6),
         train("words_adaptive_loss", words, *lines, *FAIRSEQS, "--max-update", 4),
         train("translator", both, *COMMON, "--task", "translation", "--arch", "hmlstm_tiny", *ADAPTIVE, *FAIRSEQS,

@@ -4,10 +4,10 @@ import re
 
 import pytest
 import torch
-from conftest import ROOT, rank_options, run, run_forked
 from fairseq import checkpoint_utils
 from handwriting import write_unipen
 from omegaconf import OmegaConf
+from running import ROOT, rank_options, run, run_groups
 
 from fairseq_hmrnn.cli import plot_handwriting, sample_handwriting
 from fairseq_hmrnn.cli.arguments import Parser
@@ -42,7 +42,7 @@ def trained(data, tmp_path_factory):
 
     two = [job("two", f"two{rank}", 10, *options, "--batch-size", 2) for rank, options in enumerate(rank_options(base))]
     one = job("one", "one", 10, "--batch-size", 2, "--update-freq", 2)
-    run_forked([[job("whole", "whole", 20)], [job("parts", "parts", 9)], [job("parts", "parts", 20)], two, [one]])
+    run_groups([[job("whole", "whole", 20)], [job("parts", "parts", 9)], [job("parts", "parts", 20)], two, [one]])
     return base
 
 

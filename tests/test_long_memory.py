@@ -7,7 +7,7 @@ import sys
 
 import pytest
 import torch
-from conftest import run
+from running import run
 
 from fairseq_hmrnn.cli.errors import UserError
 
@@ -100,6 +100,18 @@ def test_penalties_are_those_of_the_criterion(benchmark):
         term = models.parse_terms(contestant.regularizers, models.parse_rates(".2,.05"))[0][0]
         expected = (z1 - 0.2) ** 2 + (z2 - 0.05) ** 2 if name == "hm_lstm" else term.end / 2 * (z1 + z2)
         assert 0 < expected == pytest.approx(model(inputs, len(answers), update)[1].item())
+
+
+def test_a_slope_grows_with_updates_and_is_kept_in_evaluation(benchmark):
+    models, task = benchmark("long_memory_models"), benchmark("long_memory_tasks").build_task("recall")
+    torch.manual_seed(1)
+    model = models.Model(models.CONTESTANTS["hm_lstm_slope"], task, 9, 100)
+    inputs, answers = draw(task)
+    model(inputs, len(answers), 500)
+    probs = [model.recurrence(model.embed(inputs), slope=slope).boundary_probs for slope in (3.0, 1.0)]
+    assert torch.equal(model.read(inputs).boundary_probs, probs[0]) and not torch.equal(*probs)
+    model(inputs, len(answers), 2000)
+    assert model.slope.slope == 5
 
 
 def test_chrono_initialisation_sets_the_gates(benchmark):

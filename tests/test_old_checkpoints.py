@@ -6,7 +6,8 @@ import shutil
 
 import pytest
 import torch
-from conftest import ROOT, TASK, run
+from conftest import TASK
+from running import ROOT, run
 
 from fairseq_hmrnn.models import HMLSTMLanguageModel, HMLSTMLSTMModel
 

@@ -4,7 +4,8 @@ import re
 
 import pytest
 import torch
-from conftest import ROOT, TASK, TRAIN, run_forked
+from conftest import TASK, TRAIN
+from running import ROOT, run_groups
 
 from fairseq_hmrnn import checkpoints  # noqa: F401  (allows what checkpoints hold)
 
@@ -59,7 +60,7 @@ def test_every_precision_learns_alike_and_resumes(data, tmp_path):
         groups.append(job(mode, data, tmp_path / mode, UPDATES, tmp_path / f"{mode}.log"))
         for updates in (HALF, UPDATES) if mode in HALVED else ():
             groups.append(job(mode, data, tmp_path / f"{mode}-parts", updates, tmp_path / f"{mode}-parts.log"))
-    run_forked(groups)
+    run_groups(groups)
     expected = losses(tmp_path / "float32.log")
     assert expected[-1] < expected[0] - 1
     for mode in modes:

@@ -4,7 +4,8 @@ import re
 
 import pytest
 import torch
-from conftest import ROOT, TASK, TRAIN, rank_options, run_forked
+from conftest import TASK, TRAIN
+from running import ROOT, rank_options, run_groups
 
 import fairseq_hmrnn  # noqa: F401  (allows what checkpoints hold)
 
@@ -27,7 +28,7 @@ def assert_same(one, other):
 
 
 def trainings(options, log, *runs):
-    """Groups for run_forked, one after the other: each of `runs` is (folder, further options)."""
+    """Groups for run_groups, one after the other: each of `runs` is (folder, further options)."""
     return [[("fairseq-train", [*options, *more, "--save-dir", folder], log)] for folder, more in runs]
 
 
@@ -39,8 +40,7 @@ def test_batches_are_those_of_an_unbroken_training_whatever_the_epoch(data, tmp_
     stops = [(parts, ["--max-update", stop]) for stop in (15, 26)] + [(parts, ["--max-epoch", 2]), (parts, [])]
     groups = trainings(options, log, (whole, []), *stops, *[(killed, [])] * 4)
     # Killed in the middle of the first epoch, beyond its end, and in the second or third, which begins meanwhile.
-    said = run_forked(groups, kill_at=[0] * 5 + [7, 9, 8, 0])
-    assert said.split().count("killed") == 3
+    assert run_groups(groups, kill_after=[0] * 5 + [7, 9, 8, 0]) == 3
     assert checkpoint(whole)["extra_state"]["train_iterator"]["epoch"] == 4
     assert_same(whole, parts)
     assert_same(whole, killed)
@@ -57,7 +57,7 @@ def test_a_rate_that_is_found_goes_on(data, tmp_path, listening):
     both = [
         ("fairseq-train", [*options, *rank, "--save-dir", tmp_path / "both"], log) for rank in rank_options(tmp_path)
     ]
-    run_forked([*trainings(options, tmp_path / "whole.log", (whole, []), *stops), both])
+    run_groups([*trainings(options, tmp_path / "whole.log", (whole, []), *stops), both])
     assert_same(whole, parts)
     for folder, said in ((whole, tmp_path / "whole.log"), (tmp_path / "both", log)):
         rate = checkpoint(folder)["extra_state"]["criterion"]["rate"]
@@ -71,7 +71,7 @@ def test_a_training_that_has_ended_makes_no_further_update(data, tmp_path):
     options, folder = [data, *TASK, *TRAIN], tmp_path / "save"
     limits = [9, 9, 5, 11]
     logs = [tmp_path / f"log{number}" for number in range(4)]
-    run_forked([trainings(options, log, (folder, ["--max-update", limit]))[0] for log, limit in zip(logs, limits)])
+    run_groups([trainings(options, log, (folder, ["--max-update", limit]))[0] for log, limit in zip(logs, limits)])
     for log, limit in zip(logs[1:3], limits[1:3]):
         assert f"training had ended before: 9 updates of --max-update {limit} were made" in log.read_text()
         assert "train_inner" not in log.read_text() and "Saved checkpoint" not in log.read_text()
@@ -83,7 +83,7 @@ def test_patience_goes_on_counting(data, tmp_path):
     options, folder = [data, *TASK, *TRAIN, *stuck], tmp_path / "save"
     runs = [["--max-epoch", 2], ["--max-epoch", 3], [], [], ["--patience", 4]]
     logs = [tmp_path / f"log{number}" for number in range(5)]
-    run_forked([trainings(options, log, (folder, more))[0] for log, more in zip(logs, runs)])
+    run_groups([trainings(options, log, (folder, more))[0] for log, more in zip(logs, runs)])
     ends = [re.findall(r"end of epoch (\d+)", log.read_text()) for log in logs]
     assert ends == [["1", "2"], ["3"], ["4"], [], ["5"]]
     assert "validation had not improved for 3 times, --patience 3" in logs[3].read_text()
@@ -104,7 +104,7 @@ def test_translation_reads_the_same_batches_too(tmp_path):
     whole, parts, log = tmp_path / "whole", tmp_path / "parts", tmp_path / "log"
     stop = ["--max-update", 20, "--disable-validation"]
     groups = trainings([*options, "--max-update", 40], log, (whole, []), (parts, stop), (parts, []))
-    run_forked([[("fairseq-preprocess", prepare, log)], *groups])
+    run_groups([[("fairseq-preprocess", prepare, log)], *groups])
     assert_same(whole, parts)
 
 

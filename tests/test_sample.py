@@ -1,7 +1,6 @@
 """The command `sample`, the hub interface, and export, far from the training data."""
 
 import json
-import os
 import re
 import shutil
 import signal
@@ -10,7 +9,8 @@ import sys
 
 import pytest
 import torch
-from conftest import PATIENCE, ROOT, TASK, TRAIN, run, run_forked
+from conftest import TASK, TRAIN
+from running import PATIENCE, environment, run, run_groups
 
 from fairseq_hmrnn.inference import hub
 from fairseq_hmrnn.inference.reader import Reader
@@ -41,7 +41,7 @@ def word_model(data, tmp_path_factory):
     train = [folder / "bin", *TASK, *TRAIN, "--max-update", 20, "--disable-validation", "--save-dir", folder]
     train += ["--output-dictionary-size", 8]  # four specials
     jobs = [("fairseq-preprocess", prepare), ("fairseq-train", train)]
-    run_forked([[(name, arguments, folder / f"{name}.txt")] for name, arguments in jobs])
+    run_groups([[(name, arguments, folder / f"{name}.txt")] for name, arguments in jobs])
     return folder
 
 
@@ -141,8 +141,7 @@ def test_boundaries_are_shown_behind_the_symbols_that_close_segments(checkpoint,
 def test_no_traceback_when_it_is_cut_short(checkpoint, end):
     command = [sys.executable, "-m", "fairseq_hmrnn", "sample", str(checkpoint)]
     command += ["--length", "100000000", "--prompt", "ka"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment()) as process:
         assert process.stdout.read(20000).startswith(b"ka")
         if end == "interrupt":
             process.send_signal(signal.SIGINT)

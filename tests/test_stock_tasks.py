@@ -3,8 +3,8 @@
 import random
 
 import pytest
-from conftest import ROOT, run_forked
 from fairseq import checkpoint_utils
+from running import ROOT, run_groups
 
 import fairseq_hmrnn  # noqa: F401  (looks through checkpoints)
 
@@ -113,7 +113,7 @@ def prepared(tmp_path_factory):
     same = ["--srcdict", folder / "classes/input0/dict.txt"]
     jobs += [prepare("classes/input1", "--only-source", *same, ending=".en")]
     jobs += [prepare("classes/label", "--only-source", ending=".class")]
-    run_forked(jobs)
+    run_groups(jobs)
     return folder
 
 
@@ -129,7 +129,7 @@ def test_every_stock_task_resumes_and_is_used_with_every_metric(prepared, tmp_pa
     for name in ("translation", "hmlstm"):
         path = ["--path", tmp_path / name / "checkpoint_best.pt", "--beam", 1, "--max-len-b", 5, "--batch-size", 8]
         jobs.append([("fairseq-generate", [prepared / "pairs", *common, *path], tmp_path / f"{name}.out")])
-    run_forked(jobs)
+    run_groups(jobs)
     for name in TRAININGS:
         for file in (tmp_path / name).glob("*.pt"):
             assert checkpoint_utils.load_checkpoint_to_cpu(str(file))["model"]

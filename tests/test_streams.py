@@ -6,7 +6,8 @@ import shutil
 
 import pytest
 import torch
-from conftest import SMALL, TASK, rank_options, run, run_forked
+from conftest import SMALL, TASK
+from running import rank_options, run, run_groups
 
 STATEFUL = [*TASK, "--stateful", "--tokens-per-sample", 30, "--cpu", "--num-workers", 0]
 TRAIN = [*SMALL, "--criterion", "boundary_regularized_cross_entropy", "--boundary-rates", ".3,.1", "--seed", 1]
@@ -64,7 +65,7 @@ def test_resuming_within_an_epoch_and_at_its_end_is_exact(data, tmp_path):
     stops = [["--max-epoch", 2], ["--max-update", 15], ["--max-update", 30]]
     jobs = [[("fairseq-train", [*options, "--max-update", 30, "--save-dir", whole], tmp_path / "whole.log")]]
     jobs += [[("fairseq-train", [*options, *stop, "--save-dir", parts], tmp_path / "parts.log")] for stop in stops]
-    run_forked(jobs)
+    run_groups(jobs)
     assert_same(whole, parts)
     assert losses(tmp_path / "whole.log") == losses(tmp_path / "parts.log")
     assert exactly_resumable(whole)[1][1][0] < 0.01 and checkpoint(whole)["criterion"]
@@ -85,14 +86,14 @@ def test_processes_and_validation_change_nothing(data, tmp_path):
     def four(name, *more):
         return [job(name, "--batch-size", 4, *distributed, *more) for distributed in rank_options(tmp_path, 4)]
 
-    run_forked([[job("one", *one, *quiet), job("validated", *one, "--max-update", 20, "--save-interval-updates", 3)]])
+    run_groups([[job("one", *one, *quiet), job("validated", *one, "--max-update", 20, "--save-interval-updates", 3)]])
     assert_same(tmp_path / "one", tmp_path / "validated")
 
-    run_forked([two("two", *quiet), two("parts", "--max-update", 10, "--disable-validation")])
+    run_groups([two("two", *quiet), two("parts", "--max-update", 10, "--disable-validation")])
     shutil.copytree(tmp_path / "parts", tmp_path / "joined")
     to_the_end_of_an_epoch = ["--max-epoch", 2, "--disable-validation"]
-    run_forked([two("parts", *to_the_end_of_an_epoch), two("parts", *quiet), [job("joined", *one, *quiet)]])
-    run_forked([four("four", *quiet)])
+    run_groups([two("parts", *to_the_end_of_an_epoch), two("parts", *quiet), [job("joined", *one, *quiet)]])
+    run_groups([four("four", *quiet)])
     assert losses(tmp_path / "four.log") == pytest.approx(losses(tmp_path / "one.log"), abs=2e-3)
     assert_same(tmp_path / "two", tmp_path / "parts")
     for name in ("two", "joined", "four"):
@@ -122,7 +123,7 @@ def test_eval_lm_is_one_unbroken_pass_whatever_the_window(data, stateful, tmp_pa
     jobs += [scored("--tokens-per-sample", 100000), scored("--tokens-per-sample", 7)]
     validate = [data, *TASK, "--path", stateful / "checkpoint_last.pt", "--cpu"]  # stateful, as it was trained
     jobs += [[("fairseq-validate", [*validate, "--valid-subset", "test", "--batch-size", 1], tmp_path / "validated")]]
-    run_forked(jobs)
+    run_groups(jobs)
     log = (tmp_path / "log").read_text()
     *carried, unbroken, cut = base2_losses(log)
     assert carried == [unbroken] * 3 and cut > unbroken + 0.005
@@ -154,7 +155,7 @@ def test_what_cannot_be_right_is_refused(data, stateful, tmp_path):
         (unfit, "--stateful requires a model that carries state"),
     ]
     logs = [tmp_path / f"log{number}" for number in range(len(cases))]
-    run_forked([[("fairseq-train", arguments, log)] for (arguments, _), log in zip(cases, logs)], refused=True)
+    run_groups([[("fairseq-train", arguments, log)] for (arguments, _), log in zip(cases, logs)], refused=True)
     for (_, message), log in zip(cases, logs):
         assert message in log.read_text() and "train_inner" not in log.read_text()
 
@@ -164,12 +165,12 @@ def test_killed_and_started_again_ends_at_the_same_weights(data, tmp_path, reque
     options = [data, *TRAIN, "--batch-size", 8, "--max-update", 30, "--save-interval-updates", 2]
     options += ["--lr-scheduler", "exact_reduce_lr_on_plateau", "--lr-shrink", 0.5]
     choose, needed = random.Random(5), request.config.getoption("--kills")
-    jobs, kill_at = [[("fairseq-train", [*options, "--save-dir", tmp_path / "whole"], tmp_path / "whole.log")]], [0]
+    jobs, kill_after = [[("fairseq-train", [*options, "--save-dir", tmp_path / "whole"], tmp_path / "whole.log")]], [0]
     folders = [tmp_path / f"killed{number}" for number in range(-(-needed // 3))]
     for number, folder in enumerate(folders):
         kills = min(3, needed - 3 * number)
         jobs += [[("fairseq-train", [*options, "--save-dir", folder], tmp_path / "killed.log")]] * (kills + 1)
-        kill_at += [choose.randint(1, 9) for _ in range(kills)] + [0]
-    assert run_forked(jobs, kill_at).split().count("killed") == needed
+        kill_after += [choose.randint(1, 9) for _ in range(kills)] + [0]
+    assert run_groups(jobs, kill_after) == needed
     for folder in folders:
         assert_same(tmp_path / "whole", folder)

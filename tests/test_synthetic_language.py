@@ -3,7 +3,8 @@
 import re
 
 import pytest
-from conftest import TASK, run
+from conftest import TASK
+from running import run
 
 MODEL = ["--arch", "hmlstm_lm", "--embed-dim", "16", "--hidden-sizes", "64,32,32", "--output-dim", "32"]
 TRAIN = ["--criterion", "boundary_regularized_cross_entropy", "--boundary-rates", ".22,.08"]

@@ -8,7 +8,7 @@ import shutil
 import pytest
 import sacrebleu
 import torch
-from conftest import run, run_forked
+from running import run, run_groups
 from test_cli import lines_of, same, train_rank_options, values, weights
 
 from fairseq_hmrnn.cli import choice
@@ -61,7 +61,7 @@ def translator(pairs, tmp_path_factory):
     # In the first epoch: fairseq's own resumption pairs other sentences in a later one.
     rest, whole = (training(name, *HMLSTM, "--max-update", 60) for name in ("parts", "whole"))
     other = training("other", "--arch", "hmlstm_lstm_tiny", *REGULARISED, "--max-update", 60, "--disable-validation")
-    run_forked([[start], [rest], [whole], [other]])
+    run_groups([[start], [rest], [whole], [other]])
     return folder
 
 
@@ -83,7 +83,7 @@ def translations(pairs, translator):
         split = "valid" if name == "reference" else "test"
         command = [pairs, *TASK, "--path", paths, "--gen-subset", split, "--cpu", *arguments]
         jobs.append([("fairseq-generate", command, translator / f"{name}.txt")])
-    run_forked(jobs)
+    run_groups(jobs)
     return {name: (translator / f"{name}.txt").read_text(encoding="utf-8") for name in options}
 
 

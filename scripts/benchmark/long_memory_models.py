@@ -3,7 +3,8 @@ those of fairseq's Transformer."""
 
 from __future__ import annotations
 
-from typing import NamedTuple, Optional, Sequence
+from types import MappingProxyType
+from typing import Mapping, NamedTuple, Optional, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from fairseq_hmrnn.criterions.boundary_regularizers import REGULARIZERS, LayerSteps
 from fairseq_hmrnn.criterions.boundary_terms import parse_rates, parse_terms
+from fairseq_hmrnn.models.slope import SlopeProgress, SlopeSchedule
 from fairseq_hmrnn.modules import HMLSTM, LayerOutput
 
 LAYERS = 3
@@ -24,30 +26,40 @@ STEPS = 1000  # of a call of the recurrence; the state is carried, so that memor
 
 
 class Contestant(NamedTuple):
-    """kind: of the layers. regularizers and rates: of HM-LSTM, as the criterion takes them; nested: its option
-    nested_boundaries. chrono: start the gates from the times of training (Tallec and Ollivier 2018, arXiv 1804.11188).
+    """kind: of the layers. regularizers and rates: of HM-LSTM, as the criterion takes them; options: of HMLSTM; slope:
+    by update. chrono: start the gates from the times of training (Tallec and Ollivier 2018, arXiv 1804.11188).
     """
 
     label: str
     kind: str
     regularizers: str = "none"
     rates: str = ""
-    nested: bool = False
+    options: Mapping[str, object] = MappingProxyType({})
+    slope: SlopeSchedule = SlopeSchedule(maximum=1)
     chrono: bool = False
 
 
+NESTED = {"nested_boundaries": True}
+USUAL = ("hm_lstm", "rate", ".2,.05")
+PRICE = ("hm_lstm", "cost=0:.03:200")
+ANNEALED = SlopeSchedule(maximum=5, per_update=0.004)
+
 CONTESTANTS = {
-    "hm_lstm": Contestant("HM-LSTM, rates .2, .05", "hm_lstm", "rate", ".2,.05"),
-    "hm_lstm_cost": Contestant("HM-LSTM, nested, cost", "hm_lstm", "cost=0:.03:200", nested=True),
+    "hm_lstm": Contestant("HM-LSTM, rates .2, .05", *USUAL),
+    "hm_lstm_cost": Contestant("HM-LSTM, nested, cost", *PRICE, options=NESTED),
     "lstm": Contestant("nn.LSTM", "lstm"),
     "lstm_chrono": Contestant("nn.LSTM, chrono", "lstm", chrono=True),
     "gru": Contestant("nn.GRU", "gru"),
     "transformer": Contestant(f"Transformer, window {WINDOW}", "transformer"),
     # on request
     "hm_lstm_none": Contestant("HM-LSTM, no regulariser", "hm_lstm"),
-    "hm_lstm_nested": Contestant("HM-LSTM, nested, rates .2, .05", "hm_lstm", "rate", ".2,.05", nested=True),
+    "hm_lstm_nested": Contestant("HM-LSTM, nested, rates .2, .05", *USUAL, options=NESTED),
     "hm_lstm_rare": Contestant("HM-LSTM, rates .02, .002", "hm_lstm", "rate", ".02,.002"),
-    "hm_lstm_unnested": Contestant("HM-LSTM, cost", "hm_lstm", "cost=0:.03:200"),
+    "hm_lstm_slope": Contestant("HM-LSTM, rates .2, .05, slope to 5", *USUAL, slope=ANNEALED),
+    "hm_lstm_gradient": Contestant("HM-LSTM, rates .2, .05, gradient 1", *USUAL, options={"detector_grad_scale": 1.0}),
+    "hm_lstm_shut": Contestant("HM-LSTM, rates .2, .05, bias -2", *USUAL, options={"detector_bias": -2.0}),
+    "hm_lstm_unnested": Contestant("HM-LSTM, cost", *PRICE),
+    "hm_lstm_cost_slope": Contestant("HM-LSTM, nested, cost, slope to 5", *PRICE, options=NESTED, slope=ANNEALED),
 }
 DEFAULT = ("hm_lstm", "hm_lstm_cost", "lstm", "lstm_chrono", "gru")
 
@@ -94,7 +106,8 @@ class Model(nn.Module):
         self.is_hm_lstm = contestant.kind == "hm_lstm"
         self.window = WINDOW if contestant.kind == "transformer" else 0
         if self.is_hm_lstm:
-            self.recurrence = HMLSTM(hidden, [hidden] * LAYERS, layer_norm=True, nested_boundaries=contestant.nested)
+            self.recurrence = HMLSTM(hidden, [hidden] * LAYERS, layer_norm=True, **contestant.options)
+            self.slope = SlopeProgress(contestant.slope)
             self.mix = LayerOutput([hidden] * LAYERS, hidden)
             rates = parse_rates(contestant.rates)
             self.terms = parse_terms(contestant.regularizers, rates)
@@ -109,9 +122,11 @@ class Model(nn.Module):
     def forward(self, inputs: Tensor, answers: int, update: Optional[int] = None):
         """inputs: of a Batch. Returns predictions (N, B, outputs) of the last N = `answers` steps, and the penalty on
         boundaries in that update of training; 0 without one."""
+        if self.is_hm_lstm and update is not None:
+            self.slope.set_num_updates(update)
         state, last, traces = None, None, []
         for part in inputs[-self.window :].split(STEPS):
-            output = self.recurrence(self.embed(part), state)
+            output = self.read(part, state)
             hidden, state = (output.hidden, output.state) if self.is_hm_lstm else ((output[0],), output[1])
             ends = [h[-answers:] for h in hidden]
             last = ends if last is None else [torch.cat(pair)[-answers:] for pair in zip(last, ends)]
@@ -119,6 +134,11 @@ class Model(nn.Module):
                 traces.append((output.boundaries, output.boundary_probs))
         features = self.mix(last) if self.is_hm_lstm else F.relu(self.mix(last[0]))
         return self.out(features), self._penalty(*zip(*traces), update) if traces else 0.0
+
+    def read(self, inputs: Tensor, state=None):
+        """The recurrence's output for these steps after a state, with the slope of the last update of training."""
+        x = self.embed(inputs)
+        return self.recurrence(x, state, slope=self.slope.slope) if self.is_hm_lstm else self.recurrence(x, state)
 
     def _penalty(self, boundaries: Sequence[Tensor], boundary_probs: Sequence[Tensor], update: int) -> Tensor:
         """The regularisers' sum over layers, as the criterion boundary_regularized_cross_entropy adds it."""

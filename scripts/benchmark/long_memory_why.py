@@ -101,14 +101,14 @@ def read(model, task, arguments, layers=()):
     batch = task.draw(arguments.samples, arguments.gap, torch.Generator().manual_seed(arguments.gap), True)
     inputs, answers = batch.inputs, batch.answers[0]
     stops = stops_of(arguments.gap)
-    state = model.recurrence(model.embed(inputs[:FACTS])).state
+    state = model.read(inputs[:FACTS]).state
     boundaries, found = torch.zeros(LAYERS - 1), {}
     with shut(model.recurrence, layers):
         for start, stop in zip([0, *stops], stops):
-            output = model.recurrence(model.embed(inputs[FACTS + start : FACTS + stop]), state)
+            output = model.read(inputs[FACTS + start : FACTS + stop], state)
             state, boundaries = output.state, boundaries + output.boundaries[..., : LAYERS - 1].sum((0, 1))
             found.update({f"layer{i}_{stop}": readable(h, answers) for i, h in enumerate(state.h, 1)})
-    output = model.recurrence(model.embed(inputs[FACTS + arguments.gap :]), state)
+    output = model.read(inputs[FACTS + arguments.gap :], state)
     right = task.right(model.out(model.mix([h[-1:] for h in output.hidden])), batch.answers)
     return right, boundaries / (arguments.gap * arguments.samples), found
 

@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from conftest import ROOT, run, script
+from running import ROOT, run, script
 
 from fairseq_hmrnn.cli.main import COMMANDS, build_parser
 from fairseq_hmrnn.cli.main import run as run_here
@@ -85,7 +85,7 @@ def test_old_names_of_shell_scripts_call_the_command(called, tmp_path, monkeypat
     python = tmp_path / "python"
     python.write_text('#!/bin/sh\nif [ "$1" = -m ]; then printf \'%s\\n\' "$@"; fi\n')
     python.chmod(0o755)
-    monkeypatch.setattr("conftest.BIN", tmp_path)
+    monkeypatch.setattr("running.BIN", tmp_path)
     assert script(*called).splitlines() == ["-m", "fairseq_hmrnn", *OLD_SHELL[called]]
 
 

@@ -9,9 +9,9 @@ import sys
 import types
 
 import pytest
-from conftest import run
 from fairseq.checkpoint_utils import load_checkpoint_to_cpu
 from fairseq.data import Dictionary
+from running import run
 
 from fairseq_hmrnn.checkpoints import UnsafeCheckpointError, check_checkpoint
 from fairseq_hmrnn.cli import choice, fairseq_command, recipe, scoring, train

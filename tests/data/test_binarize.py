@@ -12,6 +12,7 @@ import pytest
 import torch
 from fairseq.data.indexed_dataset import MMapIndexedDataset, MMapIndexedDatasetBuilder, infer_dataset_impl
 from fairseq.tasks.language_modeling import LanguageModelingConfig, LanguageModelingTask
+from running import environment
 
 from fairseq_hmrnn.cli.main import run as run_command
 from fairseq_hmrnn.data import binarize
@@ -226,7 +227,7 @@ class TestCommand:
         return subprocess.run(
             [sys.executable, "-m", "fairseq_hmrnn", "prepare", "text", *map(str, arguments)],
             cwd=cwd,
-            env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"},
+            env=environment(PYTHONIOENCODING="utf-8"),
             capture_output=True,
             encoding="utf-8",
         )

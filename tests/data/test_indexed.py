@@ -7,9 +7,9 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
 from fairseq.data import Dictionary
 from fairseq.data.indexed_dataset import IndexedDatasetBuilder, MMapIndexedDatasetBuilder
+from running import ROOT
 
 from fairseq_hmrnn.data.indexed import check_split
 

@@ -4,9 +4,10 @@ import re
 
 import pytest
 import torch
-from conftest import TASK, run
+from conftest import TASK
 from fairseq.data import Dictionary
 from models.test_hmlstm_lm import make
+from running import run
 
 from fairseq_hmrnn.data.indexed import count_symbols
 from fairseq_hmrnn.inference.dynamic_evaluation import (

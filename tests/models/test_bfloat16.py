@@ -7,8 +7,9 @@ import re
 import pytest
 import small_translation as translation
 import torch
-from conftest import TASK, TRAIN, run, run_forked
+from conftest import TASK, TRAIN
 from models.test_hmlstm_lm import DICTIONARY, PAD, make, tokens
+from running import run, run_groups
 
 from fairseq_hmrnn.inference import export
 from fairseq_hmrnn.inference.sampler import Sampler, SamplingOptions
@@ -54,7 +55,7 @@ def test_the_loss_differs_slightly_and_falls_in_training(name):
 @compiled
 def test_fairseq_train_takes_the_option(data, trained, tmp_path):
     arguments = [data, *TASK, *TRAIN, "--max-update", 10, "--disable-validation", "--no-save", "--bfloat16-products"]
-    run_forked([[("fairseq-train", arguments, tmp_path / "log.txt")]])
+    run_groups([[("fairseq-train", arguments, tmp_path / "log.txt")]])
     found, exact = (
         [float(loss) for loss in re.findall(r"train_inner.*?\bloss=([\d.]+)", log.read_text())][:10]
         for log in (tmp_path / "log.txt", trained / "log.txt")
@@ -203,7 +204,7 @@ def test_fairseqs_commands_take_it(data, trained, tmp_path):
         [("fairseq-generate", [*common, *generate, "--generation-dtype", dtype], tmp_path / f"{dtype}.txt")]
         for dtype in decoding.GENERATION_DTYPES
     ]
-    run_forked(jobs)
+    run_groups(jobs)
     exact, rounded = (
         [float(x) for line in re.findall(r"^P-\d+\t(.*)", text, re.M) for x in line.split()[:10]]
         for text in ((tmp_path / f"{dtype}.txt").read_text() for dtype in decoding.GENERATION_DTYPES)

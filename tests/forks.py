@@ -1,0 +1,115 @@
+"""A process that has imported what fairseq's commands import first, and becomes one command after the other in forks.
+
+So a command needs no seconds to start. running.py starts it and writes requests to its standard input, one a line, in
+JSON; it answers each with a line:
+
+    {"start": [script or "-m module", arguments ...], "folder", "environment", "input", "output", "kill_after"}
+        runs it with these files as standard input and as both outputs, and answers with its process id
+    {"wait": process id}    answers with its exit code, as subprocess gives it: negative for a signal
+
+A fork runs the command's own script as __main__, and imports fairseq itself: that sets up logging by what it finds, and
+the package adds to it.
+"""
+
+import atexit
+import contextlib
+import gc
+import importlib
+import json
+import logging
+import os
+import random
+import runpy
+import signal
+import sys
+import threading
+import traceback
+from pathlib import Path
+
+HEAVY = ["torch.distributed.fsdp", "torch.multiprocessing", "numpy", "sklearn", "sacrebleu", "hydra.experimental"]
+HEAVY += ["omegaconf", "regex", "bitarray", "tensorboardX"]
+
+
+class Kill(logging.Handler):
+    """Ends this process without warning, up to 10 ms of its own processor time after an update, but not after two more,
+    however fast the machine is."""
+
+    def __init__(self, after):
+        super().__init__()
+        self.left = after
+
+    def emit(self, record):
+        self.left -= record.name == "train_inner"  # fairseq renames the logger for each line
+        if self.left == 0 and record.name == "train_inner":
+            signal.setitimer(signal.ITIMER_PROF, 0.001 + random.random() * 0.01)  # SIGPROF: ends it as SIGKILL does
+        if self.left < -1:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def become(request):
+    """Make this fork the process that the request describes; returns its script or module."""
+    for descriptor, file, mode in ((0, "input", os.O_RDONLY), (1, "output", os.O_WRONLY | os.O_CREAT | os.O_APPEND)):
+        opened = os.open(request[file], mode)
+        os.dup2(opened, descriptor)
+        os.close(opened)
+    os.dup2(1, 2)
+    os.chdir(request["folder"])
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    command, *arguments = request["start"]
+    sys.argv = [command, *arguments]
+    sys.path[0] = os.getcwd() if command.startswith("-m ") else str(Path(command).parent)
+    random.seed()
+    sys.modules["numpy"].random.seed()
+    if request["kill_after"]:
+        logging.getLogger("fairseq.logging.progress_bar").addHandler(Kill(request["kill_after"]))
+    return command
+
+
+def serve():
+    """Answer requests until there are no more, or, in a fork, return what it is to run."""
+    requests, answers = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w")
+    for line in requests:
+        request = json.loads(line)
+        if "wait" in request:
+            status = os.waitpid(request["wait"], 0)[1]
+            answer = -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+        else:
+            answer = os.fork()
+            if not answer:
+                requests.close(), answers.close()
+                return become(request)
+        print(answer, file=answers, flush=True)
+    return None
+
+
+def finish(command):
+    """Run the script or module as __main__ and end as a process of its own does, but that it frees no memory: a fork
+    would have to copy it first."""
+    code = 0
+    try:
+        if command.startswith("-m "):
+            runpy.run_module(command[3:], run_name="__main__", alter_sys=True)
+        else:
+            runpy.run_path(command, run_name="__main__")
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        if isinstance(end.code, str):
+            print(end.code, file=sys.stderr)
+    except BaseException:
+        code = 1
+        traceback.print_exc()
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    sys.stdout.flush(), sys.stderr.flush()
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    for name in HEAVY:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
+    gc.freeze()  # a collection in a fork would copy what it looks at
+    command = serve()
+    if command:
+        finish(command)

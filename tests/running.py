@@ -1,0 +1,140 @@
+"""Ways to run the real commands, as processes of their own."""
+
+import atexit
+import contextlib
+import functools
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import uuid
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+BIN = Path(sys.executable).parent
+PATIENCE = 900  # seconds until what takes a second or ten is taken to hang: a machine may be very busy
+AT_START = ("PYTHON", "OMP_", "LD_", "TRITON_")  # variables that are read when a process starts or imports a library
+
+
+def environment(**changes):
+    """The variables of a command: this process's, but for one thread and the package of this checkout."""
+    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **changes}
+
+
+class Forks:
+    """The process of forks.py, which runs commands; `start` and `wait` for them.
+
+    Ends with the tests, or when a command hangs.
+    """
+
+    def __init__(self):
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        command = [sys.executable, str(ROOT / "tests" / "forks.py")]
+        self.environment = environment()
+        self.process = subprocess.Popen(
+            command, env=self.environment, start_new_session=True, encoding="utf-8", **pipes
+        )
+        atexit.register(self.end)
+
+    def start(self, command, output, folder=ROOT, stdin=os.devnull, kill_after=0, **variables):
+        """Start a command, a list; returns its process id. `output`: the file that what it prints is added to."""
+        wanted = environment(**variables)
+        differs = {name for name in {*wanted, *self.environment} if wanted.get(name) != self.environment.get(name)}
+        assert not any(name.startswith(AT_START) for name in differs), f"set too late for a fork: {differs}"
+        files = {"input": str(stdin), "output": str(output), "folder": str(folder)}
+        return self._ask({"start": command, "environment": wanted, "kill_after": kill_after, **files})
+
+    def wait(self, process, timeout=PATIENCE):
+        """The exit code of the process with this id."""
+        return self._ask({"wait": process}, timeout)
+
+    def _ask(self, request, timeout=PATIENCE):
+        print(json.dumps(request), file=self.process.stdin, flush=True)
+        if not select.select([self.process.stdout], [], [], timeout)[0]:
+            self.end()
+            raise subprocess.TimeoutExpired(str(request), timeout)
+        return int(self.process.stdout.readline())
+
+    def end(self):
+        """End the process and all that it has started."""
+        forks.cache_clear()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+
+
+@functools.lru_cache(maxsize=1)
+def forks():
+    """The process that commands are forks of; started when first used."""
+    return Forks()
+
+
+def command_line(command, arguments=()):
+    """A command of this environment, whether the package is installed or not: what forks.py starts."""
+    name = "-m fairseq_hmrnn" if command == "fairseq-hmrnn" else str(BIN / command)
+    return [name, *map(str, arguments)]
+
+
+def run(command, *arguments, cwd=ROOT, stdin="", check=True, timeout=PATIENCE):
+    """Run a command of this environment; its standard output, errors and log together as `.stdout`.
+
+    command: one of fairseq's or "fairseq-hmrnn", a fork of a process that has imported their libraries; a script of
+    this repository, "-m" or "-c": a new process of Python.
+    """
+    if not command.startswith("fairseq-"):
+        python = [sys.executable, command if command in ("-m", "-c") else str(ROOT / command), *map(str, arguments)]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        result = subprocess.run(
+            python, cwd=cwd, env=environment(), input=stdin, encoding="utf-8", timeout=timeout, **pipes
+        )
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            text, output = Path(folder) / "input", Path(folder) / "output"
+            text.write_text(stdin, encoding="utf-8")
+            line = command_line(command, arguments)
+            code = forks().wait(forks().start(line, output, folder=cwd, stdin=text), timeout)
+            result = subprocess.CompletedProcess(line, code, output.read_text(encoding="utf-8"))
+    assert not check or result.returncode == 0, result.stdout[-6000:]
+    return result
+
+
+def run_groups(groups, kill_after=(), refused=False):
+    """Run groups of commands one after the other, the commands of a group at once.
+
+    groups: lists of (command, arguments, log file).
+    kill_after: for each group the number of updates after which its commands are killed; 0 or none: never.
+    refused: whether every command must fail, where otherwise none may.
+    Returns how many commands were killed.
+    """
+    killed = 0
+    for index, group in enumerate(groups):
+        kill = kill_after[index] if kill_after else 0
+        started = [forks().start(command_line(name, more), log, kill_after=kill) for name, more, log in group]
+        for process, (_, _, log) in zip(started, group):
+            code = forks().wait(process)
+            if kill and code < 0:
+                killed += 1
+            else:
+                assert (code != 0) == refused, Path(log).read_text(encoding="utf-8")[-4000:]
+    return killed
+
+
+def script(name, *arguments, check=True):
+    """Output of one of scripts/*.sh."""
+    path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    command = ["bash", str(ROOT / "scripts" / name), *map(str, arguments)]
+    result = subprocess.run(command, cwd=ROOT, env=environment(PATH=path), timeout=PATIENCE, encoding="utf-8", **pipes)
+    assert (result.returncode == 0) == check, result.stdout[-4000:]
+    return result.stdout
+
+
+def rank_options(folder, count=2):
+    """The options of each of `count` processes that train together, and meet at a new file in this folder: a port that
+    is free now may not be when they begin."""
+    meeting = f"file://{folder}/meeting-{uuid.uuid4().hex}"
+    common = ["--distributed-world-size", count, "--distributed-no-spawn", "--distributed-backend", "gloo"]
+    common += ["--distributed-init-method", meeting, "--ddp-backend", "legacy_ddp"]
+    return [[*common, "--distributed-rank", rank] for rank in range(count)]

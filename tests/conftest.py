@@ -1,5 +1,6 @@
 """A small text, and the model that the real commands train on it."""
 
+import dis
 import importlib
 import logging
 import os
@@ -21,9 +22,15 @@ TRAIN += ["--tokens-per-sample", "30", "--cpu", "--seed", "1"]
 TRAIN += ["--log-format", "simple", "--log-interval", "1", "--num-workers", "0"]
 
 
-COMMANDS = {"run", "run_groups", "script", "subprocess"}  # what starts them
+COMMANDS = {"run", "run_groups", "script", "start", "subprocess"}  # what starts them
 MADE_BY_COMMANDS = {"data", "trained"}  # fixtures
 QUICK_FILES = {"test_documents.py", "test_layering.py", "test_options.py"}  # beside those in the folders of tests/
+
+
+def global_names(code):
+    """Those that a function reads, in its inner functions and comprehensions too."""
+    names = {step.argval for step in dis.get_instructions(code) if step.opname == "LOAD_GLOBAL"}
+    return names.union(*(global_names(inner) for inner in code.co_consts if hasattr(inner, "co_code")))
 
 
 def pytest_collection_modifyitems(items):
@@ -31,7 +38,7 @@ def pytest_collection_modifyitems(items):
     for item in items:
         path = Path(item.fspath)
         is_quick = path.parent != ROOT / "tests" or path.name in QUICK_FILES
-        commands = COMMANDS & {*item.function.__code__.co_names} or MADE_BY_COMMANDS & {*item.fixturenames}
+        commands = COMMANDS & global_names(item.function.__code__) or MADE_BY_COMMANDS & {*item.fixturenames}
         if is_quick and not commands and not any(map(item.get_closest_marker, ("slow", "thorough"))):
             item.add_marker(pytest.mark.quick)
 

@@ -14,6 +14,7 @@ from running import PATIENCE, environment, run, run_groups
 
 from fairseq_hmrnn.inference import hub
 from fairseq_hmrnn.inference.reader import Reader
+from fairseq_hmrnn.inference.samples import SEPARATOR
 from fairseq_hmrnn.models import HMLSTMLanguageModel
 
 
@@ -135,6 +136,25 @@ def test_boundaries_are_shown_behind_the_symbols_that_close_segments(checkpoint,
         else:
             position += 1
     assert torch.equal(found, boundaries.float()) and found.any()
+
+
+@pytest.mark.parametrize("end", ["length", "newline"])
+def test_boundaries_are_shown_alike_one_by_one_and_together(checkpoint, end):
+    options = [checkpoint, "--prompt", "ka lumo", "--length", 40, "--greedy", "--end", end, "--show-boundaries"]
+    alone = run("fairseq-hmrnn", "sample", *options).stdout
+    together = run("fairseq-hmrnn", "sample", *options, "--samples", 2, "--batch-size", 2).stdout
+    assert together == alone + SEPARATOR + alone and "|" in alone
+
+
+def test_fairseqs_own_models_are_searched_to_the_end_of_a_line(data, tmp_path):
+    options = [data, "--task", "language_modeling", "--arch", "lstm_lm", "--decoder-embed-dim", 8]
+    options += ["--decoder-hidden-size", 8, "--decoder-out-embed-dim", 8, "--decoder-layers", 1, "--optimizer", "adam"]
+    options += ["--batch-size", 8, "--tokens-per-sample", 20, "--max-update", 2, "--cpu", "--save-dir", tmp_path]
+    run("fairseq-train", *options, "--disable-validation", "--sample-break-mode", "eos")
+    search = ["fairseq-hmrnn", "sample", tmp_path / "checkpoint_last.pt", "--data", data, "--length", 5, "--beam", 2]
+    assert run(*search, "--prompt", "ka").stdout.startswith("ka")
+    refused = run(*search, "--end", "length", check=False)
+    assert refused.returncode == 2 and "ends samples with </s>: leave the end length out" in refused.stdout
 
 
 @pytest.mark.parametrize("end", ["reader", "interrupt"])

@@ -14,7 +14,7 @@ from fairseq.data import Dictionary
 from omegaconf import DictConfig, ListConfig
 
 from ..data.characters import SPACE_SYMBOL, is_character_dictionary
-from ..data.handwriting.store import DESCRIPTION
+from ..data.folders import DESCRIPTION
 from ..data.indexed import count_symbols
 from .errors import UserError
 from .recipe import PACKAGE, check_folder, load_recipe
@@ -55,6 +55,7 @@ WITH_SPACES = {  # words, and above them sentences, which take more text and upd
 }
 WITHOUT_SPACES = {"--boundary-rates": "auto,.05", "--boundary-regularizers": "rate+lexicon,rate"}
 LATER = {"--boundary-delay": "2"}  # which layers of a small recipe cannot tell
+ALIASES = {"--max-sentences": "--batch-size"}  # fairseq's, of options that are read here
 # The options that choose the class of a recipe's section. Who gives one gives that class's options too.
 CLASSES = {
     "task": ("--task",),
@@ -201,7 +202,7 @@ def look_at(data: str) -> Text:
     if not is_character_dictionary(dictionary):
         return Text(symbols, None)
     spaces = dictionary.count[dictionary.index(SPACE_SYMBOL)] if SPACE_SYMBOL in dictionary else 0
-    return Text(symbols, spaces >= SPACES * symbols)
+    return Text(symbols, spaces >= SPACES * sum(dictionary.count))  # of the text that the dictionary was made from
 
 
 def _options_of(recipe: DictConfig, names: Set[str]) -> Iterator[Tuple[str, Optional[str]]]:
@@ -222,8 +223,9 @@ def _as_text(value: Any) -> str:
 
 
 def _names(given: Sequence[str]) -> Set[str]:
-    """Of the options among the arguments."""
-    return {argument.partition("=")[0] for argument in given if argument.startswith("-")}
+    """Of the options among the arguments, none by an alias."""
+    names = (argument.partition("=")[0] for argument in given if argument.startswith("-"))
+    return {ALIASES.get(name, name) for name in names}
 
 
 def _replaced(names: Set[str]) -> Set[str]:
@@ -236,6 +238,6 @@ def value_of(option: str, arguments: Sequence[str]) -> Optional[str]:
     value = None
     for argument, following in zip(arguments, [*arguments[1:], ""]):
         name, equals, text = argument.partition("=")
-        if name == option:
+        if ALIASES.get(name, name) == option:
             value = text if equals else following
     return value

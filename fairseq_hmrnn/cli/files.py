@@ -86,8 +86,8 @@ def not_utf8(name: str, place: int) -> UserError:
 def whole_file(path: str) -> Iterator[str]:
     """The name of a file beside `path`, in a folder of its own, which takes its place when it has been written without
     an error; else nothing is left of it."""
-    target = Path(path)
-    with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=str(target.absolute().parent)) as folder:
+    target = Path(path).resolve()  # a link stays one
+    with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=str(target.parent)) as folder:
         unfinished = Path(folder) / target.name
         try:
             yield str(unfinished)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Dict
+from typing import Dict, Optional
 
 from ..analysis import segments
 from . import arguments as kinds
 from .errors import UserError
 from .files import read_text
+
+SEPARATOR = "|"
 
 
 def add_gold(parser: kinds.Parser) -> None:
@@ -20,20 +22,19 @@ def add_gold(parser: kinds.Parser) -> None:
     parser.add_argument(
         "--separator",
         metavar="TEXT",
-        default="|",
         type=kinds.separator,
         help="behind each segment, in the output of `segment` and in the file of --gold (default: |)",
     )
 
 
-def gold_boundaries(name: str, text: str, separator: str) -> Dict[str, segments.Gold]:
+def gold_boundaries(name: str, text: str, separator: Optional[str] = None) -> Dict[str, segments.Gold]:
     """Of a text, by alignment; the first one is where they stand in the text. UserError where there are none."""
     if name == "whitespace":
         golds = segments.word_gold(text)
     elif name == "lines":
         golds = {"newline": segments.line_gold(text)}
     else:
-        marks = segments.segmented_gold(text, read_text(name), separator)
+        marks = segments.segmented_gold(text, read_text(name), separator or SEPARATOR)
         golds = {"file": marks, "file, late": segments.late(marks)}
     if not any(gold.boundary.any() for gold in golds.values()):
         raise UserError(f"--gold {name}: there is no boundary in the text but its ends: give another")

@@ -25,8 +25,8 @@ class PreparedLine(NamedTuple):
 def add_line(parser: argparse.ArgumentParser, required: bool) -> None:
     """--data, --split and --line."""
     parser.add_argument("--data", metavar="DIR", type=path, required=required, help="folder of prepared handwriting")
-    parser.add_argument("--split", default="test", metavar="SPLIT", help="of that folder (default %(default)s)")
-    parser.add_argument("--line", type=whole(), default=0, metavar="N", help="of that split, from 0 (default 0)")
+    parser.add_argument("--split", metavar="SPLIT", help="of that folder (default test)")
+    parser.add_argument("--line", type=whole(), metavar="N", help="of that split, from 0 (default 0)")
 
 
 def read_line(args: argparse.Namespace, normalization: Normalization) -> PreparedLine:
@@ -34,14 +34,15 @@ def read_line(args: argparse.Namespace, normalization: Normalization) -> Prepare
     the model was trained on."""
     if load_normalization(args.data) != normalization:
         raise UserError(f"{args.data} is normalised in another way than the model was trained on: give that folder")
-    strokes = load_split(args.data, args.split)
-    if args.line >= len(strokes.names):
-        count = len(strokes.names)
-        raise UserError(f"the split {args.split} has {count} lines, numbered from 0: give a smaller --line")
-    place, known = strokes.line(args.line), int(strokes.known[args.line])
+    split, number = args.split or "test", args.line or 0
+    strokes = load_split(args.data, split)
+    count = len(strokes.names)
+    if number >= count:
+        raise UserError(f"the split {split} has {count} lines, numbered from 0: give a smaller --line")
+    place, known = strokes.line(number), int(strokes.known[number])
     kinds = {"characters": CHARACTER, "words": WORD}
     marks = {name: strokes.marks[place] & bit > 0 for name, bit in kinds.items() if known & bit}
-    return PreparedLine(strokes.steps[place], marks, str(strokes.texts[args.line]))
+    return PreparedLine(strokes.steps[place], marks, str(strokes.texts[number]))
 
 
 def signal_names(boundaries: np.ndarray) -> Dict[str, np.ndarray]:

@@ -67,6 +67,8 @@ def run(args: argparse.Namespace) -> None:
         raise UserError("--rates requires --log, what fairseq-train printed")
     if args.gold and not args.html:
         raise UserError("--gold requires --html: pictures have no row for it")
+    if args.separator and not args.gold:
+        raise UserError("--separator is of the file of --gold: give that too")
     args.out = args.out or ([] if args.html else [PICTURE])
     rates: Optional[str] = (args.rates or RATES) if args.log else None
     for name in filter(None, [*args.out, rates]):

@@ -10,6 +10,7 @@ import argparse
 from ..analysis.strokes import plot_strokes
 from ..inference.handwriting import Writer
 from .arguments import Parser, path, picture
+from .files import whole_file
 from .handwriting_lines import add_line, read_line, signal_names
 
 
@@ -28,6 +29,7 @@ def run(args: argparse.Namespace) -> None:
     line = read_line(args, writer.normalization)
     written = writer.read(line.steps)
     drawn = {**signal_names(written.boundaries), **(line.marks if args.marks else {})}
-    plot_strokes(writer.normalization.points(line.steps), line.steps[:, 2], drawn, args.out)
+    with whole_file(args.out) as unfinished:
+        plot_strokes(writer.normalization.points(line.steps), line.steps[:, 2], drawn, unfinished)
     print(line.text)
     print(f"log-likelihood {written.log_probs.sum():.1f} nats over {len(line.steps) - 1:,} steps: {args.out}")

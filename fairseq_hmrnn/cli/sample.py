@@ -114,7 +114,7 @@ def _add_choice(group) -> None:
     )
     add("--nbest", type=whole(1, 10000), default=1, metavar="N", help="with --beam: show the N best")
     add("--diverse-beam-groups", type=whole(1, 10000, also=(-1,)), default=-1, metavar="N", help="with --beam")
-    add("--diverse-beam-strength", type=number(0, 1e6), default=0.5, metavar="F", help="with --beam")
+    add("--diverse-beam-strength", type=number(0, 1e6), metavar="F", help="of these groups (default 0.5)")
     add("--seed", type=kinds.SEED, metavar="N", help="the same seed and options give the same text")
 
 
@@ -141,7 +141,8 @@ def run(args: argparse.Namespace) -> None:
     writer = SampleWriter(model, options, args.length, args.end, layout, sys.stdout)
     start = time.perf_counter()
     if args.beam:
-        diverse = {"diverse_beam_groups": args.diverse_beam_groups, "diverse_beam_strength": args.diverse_beam_strength}
+        strength = 0.5 if args.diverse_beam_strength is None else args.diverse_beam_strength
+        diverse = {"diverse_beam_groups": args.diverse_beam_groups, "diverse_beam_strength": strength}
         writer.search(prompts, args.nbest, beam=args.beam, temperature=args.temperature, **diverse)
     else:
         writer.draw(prompts, args.samples, args.batch_size)
@@ -160,8 +161,13 @@ def _check(args: argparse.Namespace) -> SamplingOptions:
         raise UserError(f"there is no --bpe {args.bpe}: choose from {', '.join(sorted(BPE_REGISTRY))}")
     if (args.bpe == "sentencepiece") != bool(args.sentencepiece_model):
         raise UserError("--bpe sentencepiece and --sentencepiece-model FILE require each other")
+    if args.greedy and (args.temperature != 1 or args.top_k or args.top_p != 1):
+        raise UserError("--greedy always takes the most probable symbol: leave --temperature, --top-k and --top-p out")
+    if args.diverse_beam_strength is not None and args.diverse_beam_groups <= 0:
+        raise UserError("--diverse-beam-strength requires --diverse-beam-groups")
     if args.beam:
-        if args.show_boundaries or args.greedy or args.top_k or args.top_p != 1 or args.samples > 1:
+        of_sampling = {"show_boundaries": False, "greedy": False, "top_k": 0, "top_p": 1, "samples": 1, "batch_size": 1}
+        if args.seed is not None or any(getattr(args, name) != usual for name, usual in of_sampling.items()):
             raise UserError("--beam does not go with options of sampling")
         if args.nbest > args.beam:
             raise UserError("--nbest cannot be larger than --beam")

@@ -17,6 +17,7 @@ from ..inference.handwriting import Writer
 from ..options import number, whole
 from .arguments import SEED, STEPS, Parser, path, picture
 from .errors import UserError
+from .files import whole_file
 from .handwriting_lines import add_line, read_line, signal_names
 
 
@@ -43,23 +44,25 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--beginning",
         type=whole(1),
-        default=100,
         metavar="N",
-        help="with --data: points of the line that the sample goes on from (default %(default)s)",
+        help="with --data: points of the line that the sample goes on from (default 100)",
     )
 
 
 def run(args: argparse.Namespace) -> None:
     """Write the picture of one sample."""
+    if args.data is None and any(value is not None for value in (args.split, args.line, args.beginning)):
+        raise UserError("--split, --line and --beginning are of a line to go on from: they require --data")
     writer = Writer.load(args.checkpoint)
     beginning: Optional[np.ndarray] = None
     if args.data is not None:
-        beginning = read_line(args, writer.normalization).steps[: args.beginning]
+        beginning = read_line(args, writer.normalization).steps[: args.beginning or 100]
     torch.manual_seed(args.seed)
     written = writer.write(args.steps, args.bias, beginning)
     points = writer.normalization.points(written.steps)
     if not np.isfinite(points).all():
         raise UserError("the model wrote numbers that are not finite: train it longer, or give --bias 1")
     drawn = signal_names(written.boundaries) if args.boundaries else None
-    plot_strokes(points, written.steps[:, 2], drawn, args.out)
+    with whole_file(args.out) as unfinished:
+        plot_strokes(points, written.steps[:, 2], drawn, unfinished)
     print(f"{len(points):,} points in {int(written.steps[:, 2].sum()):,} strokes: {args.out}")

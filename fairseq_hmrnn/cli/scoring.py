@@ -29,7 +29,7 @@ def score(task: str, data: str, save_dir: str, cpu: bool) -> None:
 
     Writes what fairseq printed to SAVE_DIR, eval.log or translations.txt. UserError where fairseq fails.
     """
-    if task not in SCORES or int(os.environ.get("RANK", "0")):  # of several processes, the first scores
+    if task not in SCORES:
         return
     found = [name for name in CHECKPOINTS if os.path.isfile(os.path.join(save_dir, name))]
     if not found:
@@ -39,6 +39,7 @@ def score(task: str, data: str, save_dir: str, cpu: bool) -> None:
         print(f"{data} has no test split; done")
         return
     common = [data, "--user-dir", str(PACKAGE), "--task", task, "--path", os.path.join(save_dir, found[0])]
+    common += ["--distributed-world-size", "1"]  # also where training had several processes
     SCORES[task]([*common, *(["--cpu"] if cpu else [])], data, save_dir)
 
 
@@ -51,8 +52,9 @@ def _score_language_model(common: List[str], data: str, save_dir: str) -> None:
 def _score_translation(common: List[str], data: str, save_dir: str) -> None:
     options = ["--gen-subset", "test", "--required-batch-size-multiple", "1", "--beam", "5", "--max-tokens", "4000"]
     # Which model is named does not matter here: pieces are joined the same way with any.
-    model = _matching(data, "spm.*.model")[0]
-    options += ["--bpe", "sentencepiece", "--sentencepiece-model", model, "--scoring", "sacrebleu"]
+    for model in _matching(data, "spm.*.model")[:1]:  # none in a folder of fairseq-preprocess
+        options += ["--bpe", "sentencepiece", "--sentencepiece-model", model]
+    options += ["--scoring", "sacrebleu"]
     printed = _run("fairseq_cli.generate", [*common, *options], os.path.join(save_dir, "translations.txt"))
     print(printed.splitlines()[-1])
 

@@ -33,7 +33,7 @@ from ..text import code_points
 from . import arguments as kinds
 from .errors import UserError
 from .files import PIECE, read_text, size_of, text_pieces
-from .gold import add_gold, gold_boundaries
+from .gold import SEPARATOR, add_gold, gold_boundaries
 from .progress import progress_bar
 from .reading import load_reader
 
@@ -70,12 +70,16 @@ def add_arguments(parser: kinds.Parser) -> None:
         action="store_true",
         help="with --gold: no rows of surprisal and entropy peaks, and so none of the predictions that they take",
     )
-    add("--seed", metavar="N", type=kinds.SEED, default=0, help="of the random baseline (default %(default)s)")
+    add("--seed", metavar="N", type=kinds.SEED, help="of --gold's random baseline (default 0)")
 
 
 def run(args: argparse.Namespace) -> None:
     if args.gold and args.format == "json":
         raise UserError("--gold prints a table: leave --format json out")
+    if args.seed is not None and not args.gold:
+        raise UserError("--seed is of the random baseline: it requires --gold")
+    if args.separator and args.format == "json":
+        raise UserError("--format json has no separators: leave --separator out")
     if args.layer is not None and (args.gold or args.format == "json"):
         raise UserError("--gold and --format json have all layers: leave --layer out")
     if args.lexicon and (args.layer or 1) > 1:
@@ -101,7 +105,7 @@ def run(args: argparse.Namespace) -> None:
         if args.format == "json":
             _write_json(closed)
         else:
-            _write_text(closed, layer - 1, args.separator)
+            _write_text(closed, layer - 1, args.separator or SEPARATOR)
 
 
 def _compare(args: argparse.Namespace, reader: CharacterReader, lookahead: int) -> None:
@@ -131,7 +135,7 @@ def _compare(args: argparse.Namespace, reader: CharacterReader, lookahead: int) 
         signals["lexicon"] = _ends_with_lexicon(
             text, boundaries, reader.closed_earlier(text, np.concatenate(probs), lookahead)
         )
-    for line in comparison(boundaries, golds, **signals, seed=args.seed):
+    for line in comparison(boundaries, golds, **signals, seed=args.seed or 0):
         print(line)
 
 

@@ -26,19 +26,20 @@ from __future__ import annotations
 import argparse
 import contextlib
 import fcntl
+import functools
 import os
 import re
 import shlex
-from typing import Any, Dict, Iterator, List, NamedTuple, Pattern
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Pattern
 
-from ..data.handwriting.store import DESCRIPTION
+from ..data.folders import DESCRIPTION
 from . import scoring
 from .arguments import Parser, folder_to_write, path
 from .choice import choose, value_of
 from .errors import UserError
 from .fairseq_command import call, has_gpu
 from .prepare import KINDS
-from .recipe import RECIPES, load_recipe, recipe_stem, write_recipe
+from .recipe import RECIPES, check_folder, load_recipe, recipe_stem, write_recipe
 from .settings import settle, standing_alone
 
 LANGUAGE_MODELING, HANDWRITING = "hmlstm_language_modeling", "hmlstm_handwriting"
@@ -78,14 +79,20 @@ def run(args: argparse.Namespace) -> None:
     data = os.path.abspath(args.data if is_recipe else args.what)
     save_dir = os.path.abspath(args.save_dir or value_of("--save-dir", args.passed_on) or default_save_dir(args.what))
     training = _by_recipe(args, data, save_dir) if is_recipe else _for_folder(args, data, save_dir)
-    print(shlex.join([training.command, *training.arguments]), flush=True)
-    if args.dry_run:
+    if args.dry_run and training.write is None:
+        print(shlex.join([training.command, *training.arguments]))
         return
     folder_to_write(save_dir)  # argparse has not seen the default, nor what stands behind --
     os.makedirs(save_dir, exist_ok=True)
-    with _held(save_dir):
+    is_first = int(os.environ.get("RANK", "0")) == 0  # of several processes of one training
+    with _held(save_dir) if is_first else contextlib.nullcontext():
+        if training.write is not None:
+            training.write()
+        print(shlex.join([training.command, *training.arguments]), flush=True)
+        if args.dry_run:
+            return
         call(training.command, training.arguments)
-        if not args.no_score:
+        if is_first and not args.no_score:
             cpu = not has_gpu() or "--cpu" in args.passed_on or "common.cpu=true" in args.passed_on
             scoring.score(training.task, data, save_dir, cpu)
 
@@ -107,11 +114,13 @@ def _held(folder: str) -> Iterator[None]:
 
 
 class Training(NamedTuple):
-    """A command of fairseq's, its arguments, and the task that it trains."""
+    """A command of fairseq's, its arguments, the task that it trains, and what writes the file that it reads, if it
+    reads one."""
 
     command: str
     arguments: List[str]
     task: str
+    write: Optional[Callable[[], None]] = None
 
 
 def _check(args: argparse.Namespace) -> bool:
@@ -136,6 +145,8 @@ def _check(args: argparse.Namespace) -> bool:
     if args.data is not None:
         raise UserError(f"{what} is no recipe: give one folder, and options of fairseq-train behind --")
     _refuse(args.passed_on, OF_HYDRA, "with a folder it is written as in --max-update 100")
+    if args.save_dir and value_of("--save-dir", args.passed_on):
+        raise UserError("--save-dir stands before -- and behind it: give it once")
     return False
 
 
@@ -160,14 +171,18 @@ def _how_to_prepare(recipe: str) -> str:
 def _by_recipe(args: argparse.Namespace, data: str, save_dir: str) -> Training:
     recipe = load_recipe(args.what)
     settings = settle(recipe, args.passed_on)
-    task = str(recipe.task.get("_name"))
+    task = recipe.task.get("_name")
+    if task is None:
+        raise UserError(f"{args.what} is not a recipe: its section task has no _name, such as {LANGUAGE_MODELING}")
     if task in PREPARED and not os.path.isfile(os.path.join(data, PREPARED[task])):
         how = _how_to_prepare("handwriting" if task == HANDWRITING else args.what)
         raise UserError(f"no {data}/{PREPARED[task]}: {how}")
     folder, stem = os.path.join(save_dir, "recipe"), recipe_stem(args.what)
     common: Dict[str, Any] = {} if has_gpu() else {"cpu": True}
-    write_recipe(recipe, data, save_dir, os.path.join(folder, f"{stem}.yaml"), **common)
-    return Training("fairseq-hydra-train", ["--config-dir", folder, "--config-name", stem, *settings], task)
+    for name in (data, save_dir):
+        check_folder(name)
+    write = functools.partial(write_recipe, recipe, data, save_dir, os.path.join(folder, f"{stem}.yaml"), **common)
+    return Training("fairseq-hydra-train", ["--config-dir", folder, "--config-name", stem, *settings], task, write)
 
 
 def _for_folder(args: argparse.Namespace, data: str, save_dir: str) -> Training:

@@ -10,8 +10,6 @@ from __future__ import annotations
 import codecs
 import io
 import os
-import shutil
-import tempfile
 from typing import BinaryIO, Callable, Dict, Iterator, List, NamedTuple, Optional
 
 import numpy as np
@@ -20,8 +18,8 @@ from tqdm import tqdm
 
 from ..text import code_points
 from .characters import SPACE_SYMBOL, CharacterDictionary, decode, encode, is_character_dictionary
+from .folders import SPLITS, replaced_whole
 
-SPLITS = ("train", "valid", "test")
 CHUNK_BYTES = 1 << 22
 _NUM_CODE_POINTS = 0x110000
 _NEWLINE = ord("\n")
@@ -255,21 +253,16 @@ def prepare(
     """
     dictionary = load_dictionary(dict_path) if dict_path else None
     total = sum(source.num_bytes for source in sources.values())
-    with tqdm(total=total, desc="reading", unit="B", unit_scale=True) as progress:
+    with _bar(total, "reading") as progress:
         splits = plan_splits(sources, fractions, progress)
     if dictionary is None:
-        with tqdm(total=sources["train"].num_bytes, desc="counting", unit="B", unit_scale=True) as progress:
+        with tqdm(
+            total=sources["train"].num_bytes, desc="counting", unit="B", unit_scale=True, disable=None
+        ) as progress:
             dictionary = build_dictionary(count_characters(splits["train"], progress))
 
-    os.makedirs(dest, exist_ok=True)
-    # Everything is written beside and moved at the end: an interrupted run leaves the folder as it was.
-    scratch = tempfile.mkdtemp(prefix=".prepare-", dir=dest)
-    try:
-        unknown = _write_all(splits, scratch, dictionary)
-        for name in os.listdir(scratch):
-            os.replace(os.path.join(scratch, name), os.path.join(dest, name))
-    finally:
-        shutil.rmtree(scratch)
+    with replaced_whole(dest) as folder:
+        unknown = _write_all(splits, str(folder), dictionary)
 
     lines = [
         f"{name:5} {split.stop - split.start:>13,} characters {len(split.sizes):>11,} lines"
@@ -280,10 +273,15 @@ def prepare(
     return lines + [warning] if warning else lines
 
 
+def _bar(total: int, label: str) -> tqdm:
+    """Of bytes, on a terminal."""
+    return tqdm(total=total, desc=label, unit="B", unit_scale=True, disable=None)
+
+
 def _write_all(splits: Dict[str, Split], folder: str, dictionary: CharacterDictionary) -> Dict[str, np.ndarray]:
     table = index_table(dictionary)
     total = sum(split.source.num_bytes for split in splits.values())
-    with tqdm(total=total, desc="writing", unit="B", unit_scale=True) as progress:
+    with _bar(total, "writing") as progress:
         unknown = {
             name: write_split(split, os.path.join(folder, name), table, dictionary.unk(), progress)
             for name, split in splits.items()

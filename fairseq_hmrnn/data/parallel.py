@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import List, NamedTuple, Optional, Tuple
 
-from .binarize import SPLITS, InputError
+from .binarize import InputError
+from .folders import SPLITS, replaced_whole
 
 KINDS = ("unigram", "bpe", "char")
 # Sizes of vocabulary: of little text a large one has many pieces that are hardly ever seen, and takes longer.
@@ -36,13 +34,10 @@ def prepare_parallel(folder: str, dest: str, source: Side, target: Side) -> Tupl
         raise InputError("SRC and TGT must differ: they are the endings of the two sides' files")
     texts, languages = Path(folder), (source.language, target.language)
     splits = [split for split in SPLITS if _check_split(texts, split, languages)]
-    os.makedirs(dest, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="unfinished.", dir=dest) as name:  # moved to dest when all of it is there
-        work = Path(name)
+    with replaced_whole(dest) as work:
         (work / "pieces").mkdir()
         counts = tuple(_prepare_side(texts, work, side, splits) for side in (source, target))
         _binarise(work, languages, splits)
-        _replace(Path(dest), work, languages)
     return counts
 
 
@@ -119,14 +114,3 @@ def _binarise(work: Path, languages: Tuple[str, str], splits: List[str]) -> None
         last = ([line for line in done.stdout.splitlines() if line.strip()] or ["it said nothing"])[-1]
         raise InputError(f"fairseq-preprocess ended with code {done.returncode}: {last}")
     (work / "preprocess.stdout").write_text(done.stdout, encoding="utf-8")
-
-
-def _replace(dest: Path, work: Path, languages: Tuple[str, str]) -> None:
-    """Move what was made to `dest`, in place of what an earlier run left."""
-    shutil.rmtree(dest / "pieces", ignore_errors=True)
-    pair = "-".join(languages)
-    old = [*dest.glob("dict.*.txt"), *(path for split in SPLITS for path in dest.glob(f"{split}.{pair}.*"))]
-    for path in old:
-        path.unlink()
-    for path in work.iterdir():
-        shutil.move(str(path), str(dest / path.name))

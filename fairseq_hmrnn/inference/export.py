@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 from pathlib import Path
-from typing import Callable, Tuple
+from typing import Any, Callable, Dict, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -66,10 +67,12 @@ def export(step: StepFunction, path: str, kind: str) -> None:
         return
     given, returned = ["tokens", "state"], ["log_probs", "boundaries", "next_state"]
     free = {name: {0: "batch"} for name in given + returned}
+    # Weights stand in the file itself; newer versions of torch would put them into another beside it.
+    options: Dict[str, Any] = {"input_names": given, "output_names": returned, "dynamic_axes": free}
+    if "external_data" in inspect.signature(torch.onnx.export).parameters:
+        options["external_data"] = False
     try:
-        torch.onnx.export(
-            step, (tokens, state), path, input_names=given, output_names=returned, dynamic_axes=free, opset_version=17
-        )
+        torch.onnx.export(step, (tokens, state), path, opset_version=17, **options)
     except ImportError as error:
         raise RuntimeError(f"ONNX requires more packages: pip install onnx onnxscript ({error})") from error
 

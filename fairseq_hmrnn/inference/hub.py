@@ -103,6 +103,8 @@ def load(paths: Sequence[str], data: Optional[str] = None, dtype: str = "float32
 
 
 def _check_language_model(path: str, state: Dict[str, Any]) -> None:
+    if "normalization" in (state.get("task_state") or {}):
+        raise ValueError(f"{path} is a model of handwriting, not of text: fairseq-hmrnn sample-handwriting uses it")
     if any(name.startswith("encoder.") for name in state["model"]):
         raise ValueError(f"{path} is a translation model, not a language model: fairseq-generate runs it")
 
@@ -204,15 +206,18 @@ class LanguageModelHub(GeneratorHubInterface):
     def _search(self, prompts: Sequence[str], end: Optional[str], options: Dict[str, Any]) -> List[List[int]]:
         """New symbols of each prompt, found by fairseq's generator with its options."""
         symbols = [self.encode(prompt) for prompt in prompts]
-        with self._ending(end):
+        with self.ending(end):
             found = self.generate(symbols, **options)
         return [hypos[0]["tokens"][before.numel() :].tolist() for before, hypos in zip(symbols, found)]
 
     @contextlib.contextmanager
-    def _ending(self, end: Optional[str]):
-        """Within this context the task's generators end samples so."""
+    def ending(self, end: Optional[str]):
+        """Within this context the task's generators end samples so, see `stop`. ValueError for samples that length is
+        to end and a task of fairseq's, whose generators end them with `</s>`."""
         args = self.task.args
         before = getattr(args, "end_of_sample", None)
+        if before is None and self.stop(end) is None:
+            raise ValueError(f"beam search of the task {args._name} ends samples with </s>: leave the end {end} out")
         if end is not None and before is not None:
             args.end_of_sample = end
         try:

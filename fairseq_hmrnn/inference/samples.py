@@ -62,10 +62,11 @@ class SampleWriter:
     def search(self, prompts: Sequence[str], nbest: int, **options: Any) -> None:
         """The `nbest` most probable texts that fairseq's beam search finds for each prompt. options: of
         fairseq-generate."""
-        self.model.task.args.end_of_sample = self.end
         for prompt in prompts:
             before = self.model.encode(prompt)
-            for hypothesis in self.model.generate([before], max_len_b=self.length, **options)[0][:nbest]:
+            with self.model.ending(self.end):
+                found = self.model.generate([before], max_len_b=self.length, **options)[0]
+            for hypothesis in found[:nbest]:
                 new = hypothesis["tokens"][before.numel() :].tolist()
                 bits = (-hypothesis["positional_scores"][before.numel() :] / math.log(2)).tolist()
                 self.new_symbols += len(new)
@@ -93,17 +94,17 @@ class SampleWriter:
         transcript, write = self._transcript(), self.out.write
         for part in self._prompt_parts(prompt, transcript):
             write(part)
+        last = None
         for count, step in enumerate(self.sampler.run([self._symbols(prompt)])):
             closed = step.boundaries[0] if step.boundaries else None
-            if count == self.length:
+            if count == self.length or (count and last == self.stop):
                 write(transcript.end(closed))
                 break
-            write(transcript.add(step.tokens[0], closed))
+            last = step.tokens[0]
+            write(transcript.add(last, closed))
             self.new_symbols += 1
             if self.interactive:
                 self.out.flush()
-            if step.tokens[0] == self.stop:
-                break
 
     def _prompt_parts(self, prompt: str, transcript: Plain) -> Iterator[str]:
         if self.layout.hide_prompt:
@@ -142,8 +143,8 @@ class SampleWriter:
             self.out.write(json.dumps(self._record(sample)) + "\n")
             return
         transcript = self._transcript()
-        if not self.layout.hide_prompt:
-            self.out.write(self._shown(sample.prompt))
+        for part in self._prompt_parts(sample.prompt, transcript):
+            self.out.write(part)
         for symbol, closed in zip(sample.symbols, sample.boundaries or repeat(None)):
             self.out.write(transcript.add(symbol, closed))
         self.out.write(transcript.end(sample.boundaries[-1] if sample.boundaries else None))

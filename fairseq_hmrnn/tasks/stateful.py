@@ -153,7 +153,7 @@ class StatefulLanguageModelingTask(CheckedOptions, LanguageModelingTask):
     def _check_valid_splits(self) -> None:
         """Before training: official fairseq makes the batches of validation only when it first validates."""
         streams = self._count_streams(self.args.batch_size_valid, self.args.max_tokens_valid)
-        for dataset in self.datasets.values():
+        for dataset in (dataset for split, dataset in self.datasets.items() if split != "train"):
             dataset.check_holds(streams * distributed_utils.get_data_parallel_world_size())
 
     def begin_valid_epoch(self, epoch, model):

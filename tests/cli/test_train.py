@@ -113,7 +113,10 @@ def test_texts_are_looked_at(data, tmp_path):
     assert look_at(str(data)) == Text(len(characters), True)
     shutil.copytree(str(data), str(tmp_path / "unspaced"))
     dictionary = Dictionary.load(str(data / "dict.txt"))
-    dictionary.count[dictionary.index("\u2581")] = 3
+    dictionary.count = [count // 50 for count in dictionary.count]  # as of a shorter text
+    dictionary.save(str(tmp_path / "unspaced" / "dict.txt"))
+    assert look_at(str(tmp_path / "unspaced")).spaces is True
+    dictionary.count[dictionary.index("\u2581")] = 1
     dictionary.save(str(tmp_path / "unspaced" / "dict.txt"))
     assert look_at(str(tmp_path / "unspaced")).spaces is False
     dictionary.add_symbol("word")
@@ -140,6 +143,9 @@ def test_texts_are_looked_at(data, tmp_path):
         (["{data}", "--save-dir", "{tmp}/a:b"], "a list of folders"),
         (["{tmp}/task.yaml", "{data}"], "task.yaml is not a recipe: it has no section task"),
         (["{data}", "--save-dir", "{data}/dict.txt/save"], "dict.txt cannot be written to (Not a directory)"),
+        (["{data}", "--save-dir", "a", "--", "--save-dir", "b"], "--save-dir stands before -- and behind it"),
+        (["{tmp}/flat.yaml", "{data}"], "flat.yaml: model is 'hmlstm_lm', where a section has settings"),
+        (["{tmp}/nameless.yaml", "{data}"], "nameless.yaml is not a recipe: its section task has no _name"),
         (["{tmp}/wrong.yaml", "{data}"], "wrong.yaml is not a recipe: it has no section task"),
     ],
 )
@@ -147,6 +153,9 @@ def test_mistakes_are_told_before_anything_is_made(data, tmp_path, monkeypatch, 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "wrong.yaml").write_text("model: {}\n")
     (tmp_path / "task.yaml").write_text("task: 5\n")
+    (tmp_path / "flat.yaml").write_text("task: {_name: x}\nmodel: hmlstm_lm\n")
+    (tmp_path / "nameless.yaml").write_text("task: {data: x}\n")
+    before = {path.name for path in tmp_path.iterdir()} | {"pen"}
     (tmp_path / "pen").mkdir()
     (tmp_path / "pen" / "handwriting.json").write_text("{}")
     parser = Parser()
@@ -158,7 +167,7 @@ def test_mistakes_are_told_before_anything_is_made(data, tmp_path, monkeypatch, 
         args.passed_on = given[own + 1 :]
         train.run(args)
     assert message.format(tmp=tmp_path, data=data) in str(error.value)
-    assert {path.name for path in tmp_path.iterdir()} == {"wrong.yaml", "task.yaml", "pen"}
+    assert {path.name for path in tmp_path.iterdir()} == before
 
 
 @pytest.mark.parametrize(
@@ -179,6 +188,27 @@ def test_settings_are_written_as_the_command_takes_them(data, tmp_path, recipe_f
     with pytest.raises(UserError) as error:
         train.run(args)
     assert f"{setting} is a setting of the other kind: " in str(error.value) and instead in str(error.value)
+
+
+def test_an_alias_of_fairseqs_is_the_option_that_it_stands_for(data, monkeypatch):
+    """A quarter of the usual batch makes four times as many updates."""
+    usual, small = (chosen(data, monkeypatch, given=given) for given in ([], ["--max-sentences", "8"]))
+    assert value_of("--batch-size", small) == "8" and "--batch-size" not in small
+    assert int(value_of("--max-update", small)) > 3 * int(value_of("--max-update", usual))
+
+
+def test_of_several_processes_the_first_alone_holds_the_folder_and_scores(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "call", lambda command, arguments: None)
+    scored, args = [], types.SimpleNamespace(what=str(data), data=None, dry_run=False, no_score=False, passed_on=[])
+    monkeypatch.setattr(scoring, "score", lambda *_: scored.append(1))
+    args.save_dir = str(tmp_path)
+    monkeypatch.setenv("RANK", "1")
+    with train._held(str(tmp_path)):  # by the first
+        train.run(args)
+    assert not scored
+    monkeypatch.setenv("RANK", "0")
+    train.run(args)
+    assert scored
 
 
 @pytest.mark.parametrize("error", [UnsafeCheckpointError, ValueError, RuntimeError])
@@ -347,9 +377,11 @@ def test_settings_of_a_recipe_reach_training(data, tmp_path):
 
 
 def test_two_trainings_cannot_write_to_one_folder(data, tmp_path):
-    command = ["train", data, "--save-dir", tmp_path, "--no-score", "--", *TINY, "--max-update", 0]
-    with train._held(str(tmp_path)):
-        refused = run("fairseq-hmrnn", *command, check=False)
-    assert refused.returncode == 2 and "another training writes to" in refused.stdout
+    """Nor may the second one put its recipe in place of the first one's, not even as a dry run."""
+    for command in (["train", data], ["train", "ptb_small", data, "--dry-run"]):
+        with train._held(str(tmp_path)):
+            refused = run("fairseq-hmrnn", *command, "--save-dir", tmp_path, "--no-score", check=False)
+        assert refused.returncode == 2 and "another training writes to" in refused.stdout
+    assert not (tmp_path / "recipe").exists()
     with train._held(str(tmp_path)):  # it was given back
         pass

@@ -1,9 +1,13 @@
 """Files in, fairseq's data out: every character is one token, and bad input stops at once."""
 
+import fcntl
 import filecmp
 import os
+import pty
+import struct
 import subprocess
 import sys
+import termios
 from argparse import Namespace
 from pathlib import Path
 
@@ -129,6 +133,18 @@ def test_overwrite_replaces_the_data_and_nothing_else(tmp_path, text_file):
     assert (data / "notes.txt").read_text() == "mine"
 
 
+def test_overwrite_leaves_no_other_kind_of_data(tmp_path, text_file):
+    """A description of handwriting or a model of pieces that stayed would be taken for what the folder has."""
+    data = tmp_path / "data"
+    others = ("handwriting.json", "train.npz", "dict.de.txt", "spm.de.model", "valid.de-en.de.idx", "pieces.de.txt")
+    for name in (*others, "pieces/train.de", "notes.txt"):
+        (data / name).parent.mkdir(parents=True, exist_ok=True)
+        (data / name).write_text("old")
+    assert run(text_file, "--dest", data, "--overwrite") == 0
+    made = {f"{split}.{ending}" for split in ("train", "valid", "test") for ending in ("bin", "idx")}
+    assert {path.name for path in data.iterdir()} == {"dict.txt", "notes.txt", *made}
+
+
 def test_fairseqs_language_modeling_task_reads_it(tmp_path, text_file):
     assert run(text_file, "--dest", tmp_path / "data") == 0
     config = Namespace(
@@ -232,10 +248,16 @@ class TestCommand:
             encoding="utf-8",
         )
 
-    def test_runs_from_anywhere_with_a_progress_bar(self, tmp_path, text_file):
+    def test_shows_a_bar_on_a_terminal(self, tmp_path, text_file):
+        shown, terminal = pty.openpty()
+        fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+        command = [sys.executable, "-m", "fairseq_hmrnn", "prepare", "text", text_file, "--dest", tmp_path / "data"]
+        subprocess.run(list(map(str, command)), env=environment(), stdout=subprocess.PIPE, stderr=terminal, check=True)
+        assert b"writing: 100%" in os.read(shown, 1 << 16)
+
+    def test_runs_from_anywhere_and_fills_no_log_with_bars(self, tmp_path, text_file):
         result = self.command(text_file.name, "--dest", "data", cwd=tmp_path)
-        assert result.returncode == 0, result.stderr
-        assert "writing: 100%" in result.stderr and "fairseq-hmrnn train data" in result.stdout
+        assert (result.returncode, result.stderr) == (0, "") and "fairseq-hmrnn train data" in result.stdout
         assert read_back(tmp_path / "data", "train").startswith(LINES)
 
     def test_bad_input_has_no_traceback(self, tmp_path):

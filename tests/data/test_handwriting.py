@@ -90,6 +90,33 @@ def test_iam_lines_have_points_texts_and_writers(iam):
     assert line.ends.sum() == len(strokes) and line.characters is None and line.words is None
 
 
+def test_files_of_unknown_encodings_are_broken_lines(iam):
+    path = iam / "lineStrokes" / "a03" / "a03-000" / "a03-000u-09.xml"
+    for encoding in ("foo", "shift_jis"):
+        path.write_text(f'<?xml version="1.0" encoding="{encoding}"?><a/>')
+        with pytest.raises(BrokenLine, match="is empty or no XML"):
+            Iam(iam).read(str(path.relative_to(iam)))
+    path.unlink()
+
+
+def test_what_fails_while_it_is_written_leaves_the_old_data(unipen, tmp_path, monkeypatch):
+    """Normalisation and steps belong together."""
+    prepare(str(unipen), str(tmp_path), FRACTIONS, progress=False)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    save, calls = np.savez, []
+
+    def fail_at_the_second(*args, **arrays):
+        calls.append(1)
+        if len(calls) == 2:
+            raise OSError("No space left on device")
+        save(*args, **arrays)
+
+    monkeypatch.setattr(np, "savez", fail_at_the_second)
+    with pytest.raises(OSError):
+        prepare(str(unipen), str(tmp_path), FRACTIONS, seed=2, dequantize=True, progress=False)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
 def test_iam_uses_the_published_lists(tmp_path):
     write_iam(tmp_path / "iam", original=False)
     lists = {"trainset.txt": "0 1 2 3", "testset_t.txt": "4", "testset_v.txt": "5", "testset_f.txt": "6 7"}

@@ -14,27 +14,21 @@ import sys
 
 from ...data.binarize import check_destination
 from ...data.handwriting import prepare
-from ..arguments import SEED, SHARE, Parser, data_to_write, existing_folder
-from ..errors import UserError
+from ..arguments import SEED, Parser, data_to_write, existing_folder
+from .shares import add_shares, shares
+
+FRACTIONS = {"valid": 0.1, "test": 0.15}
 
 
 def add_arguments(parser: Parser) -> None:
     parser.add_argument("folder", metavar="FOLDER", type=existing_folder, help="of the corpus")
     parser.add_argument("--dest", required=True, metavar="DIR", type=data_to_write, help="where the data is written")
-    parser.add_argument(
-        "--valid-fraction",
-        type=SHARE,
-        default=0.1,
-        metavar="F",
-        help="share of the writers for validation (default %(default)s). Where characters are marked, "
-        "valid and test have lines with marked characters alone",
-    )
-    parser.add_argument(
-        "--test-fraction",
-        type=SHARE,
-        default=0.15,
-        metavar="F",
-        help="share of the writers for testing (default %(default)s); published lists go first",
+    add_shares(
+        parser,
+        "share of the writers for validation; where characters are marked, valid and test have lines with marked "
+        "characters alone",
+        "share of the writers for testing; published lists go first",
+        FRACTIONS,
     )
     parser.add_argument(
         "--seed", type=SEED, default=1, metavar="N", help="of the choice of writers (default %(default)s)"
@@ -50,9 +44,7 @@ def add_arguments(parser: Parser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Prepare the folder and say how to train on it."""
-    fractions = {"valid": args.valid_fraction, "test": args.test_fraction}
-    if sum(fractions.values()) >= 1:
-        raise UserError("--valid-fraction and --test-fraction leave nothing to train on: give smaller numbers")
+    fractions = shares(args, FRACTIONS)
     check_destination(args.dest, args.overwrite)
     report = prepare(args.folder, args.dest, fractions, args.seed, args.dequantize)
     for error in report.skipped:

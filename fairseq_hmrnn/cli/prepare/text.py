@@ -13,8 +13,11 @@ import shlex
 from typing import Dict
 
 from ...data.binarize import TextSource, check_destination, embedded_text, prepare
-from ..arguments import SHARE, Parser, data_to_write, existing_file
+from ..arguments import Parser, data_to_write, existing_file
 from ..errors import UserError
+from .shares import add_shares, shares
+
+FRACTIONS = {"valid": 0.05, "test": 0.05}
 
 
 def add_arguments(parser: Parser) -> None:
@@ -28,28 +31,18 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--dict", metavar="FILE", type=existing_file, help="use this dict.txt instead of one from the training split"
     )
-    parser.add_argument(
-        "--valid-fraction",
-        type=SHARE,
-        default=0.05,
-        metavar="F",
-        help="share of TRAIN cut off for validation if there is no VALID (default %(default)s)",
-    )
-    parser.add_argument(
-        "--test-fraction",
-        type=SHARE,
-        default=0.05,
-        metavar="F",
-        help="share of TRAIN cut off for testing if there is no TEST (default %(default)s)",
+    add_shares(
+        parser,
+        "share of TRAIN cut off for validation if there is no VALID",
+        "share of TRAIN cut off for testing if there is no TEST",
+        FRACTIONS,
     )
     parser.add_argument("--overwrite", action="store_true", help="replace data that is in DIR already")
 
 
 def run(args: argparse.Namespace) -> None:
-    fractions = {"valid": args.valid_fraction, "test": args.test_fraction}
-    if sum(fractions.values()) >= 1:
-        raise UserError("--valid-fraction and --test-fraction leave nothing to train on: give smaller numbers")
     sources = _sources(args)
+    fractions = shares(args, FRACTIONS, sources)
     check_destination(args.dest, args.overwrite)
     print("\n".join(prepare(sources, args.dest, fractions, args.dict)))
     print(f"written to {args.dest}. To train on it:\nfairseq-hmrnn train {shlex.quote(args.dest)}")

@@ -57,7 +57,7 @@ class Corpus:
             raise BrokenLine(f"{name}: defines entities, which no file of the corpus does")
         try:
             root = ElementTree.fromstring(data)
-        except ElementTree.ParseError as error:
+        except (ElementTree.ParseError, LookupError, ValueError) as error:  # the last two of its encoding
             raise BrokenLine(f"{name}: is empty or no XML ({error})") from error
         strokes = [_points(name, stroke) for stroke in root.iter("Stroke")]
         points = join_strokes(name, strokes) * (1, -1)

@@ -47,7 +47,7 @@ def prepare(
     """
     corpus = open_corpus(folder)
     lines, skipped = [], [str(error) for error in corpus.broken]
-    for name in tqdm(corpus.names, desc="reading", unit="line", disable=not progress):
+    for name in tqdm(corpus.names, desc="reading", unit="line", disable=None if progress else True):
         try:
             lines.append(corpus.read(name))
         except (BrokenLine, OSError) as error:

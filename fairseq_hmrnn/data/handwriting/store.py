@@ -9,10 +9,10 @@ from typing import Any, Dict, List, NamedTuple, Sequence, Tuple
 
 import numpy as np
 
+from ..folders import DESCRIPTION, replaced_whole
 from .lines import Line
 
 VERSION = 1
-DESCRIPTION = "handwriting.json"
 CHARACTER, WORD = 1, 2  # bits of `marks` and `known`
 _ARRAYS = {"steps": "f", "starts": "i", "marks": "u", "known": "u", "names": "U", "writers": "U", "texts": "U"}
 
@@ -104,16 +104,12 @@ def _bits(marked, count: int) -> np.ndarray:
 
 
 def write(folder: str, splits: Dict[str, Strokes], normalization: Normalization) -> None:
-    """Write a prepared folder; files of a split take their place when they are whole."""
-    os.makedirs(folder, exist_ok=True)
-    for name, strokes in splits.items():
-        unfinished = os.path.join(folder, f".unfinished-{name}.npz")
-        np.savez(unfinished, **strokes._asdict())
-        os.replace(unfinished, os.path.join(folder, f"{name}.npz"))
+    """Write a prepared folder: all of it, or nothing."""
     description = {"version": VERSION, "mean": normalization.mean, "std": normalization.std}
-    with open(os.path.join(folder, DESCRIPTION), "w", encoding="utf-8") as file:
-        json.dump(description, file, indent=2)
-        file.write("\n")
+    with replaced_whole(folder) as work:
+        for name, strokes in splits.items():
+            np.savez(work / f"{name}.npz", **strokes._asdict())
+        (work / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
 
 
 def load_normalization(folder: str) -> Normalization:

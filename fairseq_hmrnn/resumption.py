@@ -1,7 +1,8 @@
 """State that fairseq loses when training is started again, for the tasks and models of this package.
 
 That is the validation loss of the epoch at whose end it stopped, for how long validation had not improved, that it had
-already ended, with which batches it began, and what a criterion keeps beside weights.
+already ended, with which batches it began, what a criterion keeps beside weights, and the optimizer's float32 weights
+where the model's have 16 bits.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any, Callable, Dict, Optional
 from fairseq import checkpoint_utils
 
 from . import compat
+from .optim import mixed_precision
 
 logger = logging.getLogger(__name__)
 
@@ -74,19 +76,19 @@ def _early_stopping() -> Dict[str, Any]:
     return vars(compat.command("train").should_stop_early) if compat.command("train") is not None else {}
 
 
-def _saves_whole(save: Callable[..., Any], criterion) -> Callable[..., Any]:
+def _saves_whole(save: Callable[..., Any], trainer) -> Callable[..., Any]:
     @functools.wraps(save)
     def save_checkpoint(filename, extra_state):
         counted = {key: value for key, value in _early_stopping().items() if key in ("best", "num_runs")}
-        return save(filename, {**extra_state, "early_stopping": counted, **_criterion_state(criterion)})
+        more = {"early_stopping": counted}
+        if trainer.should_save_checkpoint_on_current_rank:
+            if not trainer.cfg.checkpoint.no_save_optimizer_state:
+                more["mixed_precision"] = mixed_precision.training_state(trainer.optimizer)
+            if hasattr(trainer.get_criterion(), "training_state"):
+                more["criterion"] = trainer.get_criterion().training_state()
+        return save(filename, {**extra_state, **{name: state for name, state in more.items() if state}})
 
     return save_checkpoint
-
-
-def _criterion_state(criterion) -> Dict[str, Any]:
-    """Empty for a criterion that keeps nothing."""
-    state = criterion.training_state() if hasattr(criterion, "training_state") else {}
-    return {"criterion": state} if state else {}
 
 
 def _resume_whole(load: Callable[..., Any]) -> Callable[..., Any]:
@@ -96,7 +98,7 @@ def _resume_whole(load: Callable[..., Any]) -> Callable[..., Any]:
     def load_checkpoint(cfg, trainer, **kwargs):
         if not is_of_this_package(type(trainer.task), type(trainer.get_model())):
             return load(cfg, trainer, **kwargs)
-        trainer.save_checkpoint = _saves_whole(trainer.save_checkpoint, trainer.get_criterion())
+        trainer.save_checkpoint = _saves_whole(trainer.save_checkpoint, trainer)
         if not is_of_this_package(type(trainer.task)):
             task = trainer.task
             task.get_batch_iterator = functools.partial(keep_batches, task, task.get_batch_iterator)
@@ -106,6 +108,7 @@ def _resume_whole(load: Callable[..., Any]) -> Callable[..., Any]:
                 _early_stopping().update(extra_state.get("early_stopping") or {})
             if extra_state.get("criterion") and hasattr(trainer.get_criterion(), "load_training_state"):
                 trainer.get_criterion().load_training_state(extra_state["criterion"])
+            mixed_precision.load_training_state(trainer.optimizer, extra_state.get("mixed_precision") or {})
             reason = _why_ended(trainer)
             if reason is not None:
                 logger.info(f"training had ended before: {reason}; raise that to go on")

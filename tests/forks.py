@@ -4,11 +4,12 @@ So a command needs no seconds to start. running.py starts it and writes requests
 JSON; it answers each with a line:
 
     {"start": [script or "-m module", arguments ...], "folder", "environment", "input", "output", "kill_after"}
-        runs it with these files as standard input and as both outputs, and answers with its process id
+        runs it with these files as standard input (a FIFO, or a file) and as both outputs, and answers with its
+        process id
     {"wait": process id}    answers with its exit code, as subprocess gives it: negative for a signal
 
 A fork runs the command's own script as __main__, and imports fairseq itself: that sets up logging by what it finds, and
-the package adds to it.
+the package adds to it. All forks of one such process hash strings alike, so that running.py has two of them.
 """
 
 import atexit
@@ -17,13 +18,14 @@ import gc
 import importlib
 import json
 import logging
+import multiprocessing.process
 import os
 import random
 import runpy
 import signal
 import sys
+import tempfile
 import threading
-import traceback
 from pathlib import Path
 
 HEAVY = ["torch.distributed.fsdp", "torch.multiprocessing", "numpy", "sklearn", "sacrebleu", "hydra.experimental"]
@@ -59,6 +61,7 @@ def become(request):
     command, *arguments = request["start"]
     sys.argv = [command, *arguments]
     sys.path[0] = os.getcwd() if command.startswith("-m ") else str(Path(command).parent)
+    tempfile.tempdir, multiprocessing.process.ORIGINAL_DIR = None, os.getcwd()
     random.seed()
     sys.modules["numpy"].random.seed()
     if request["kill_after"]:
@@ -84,8 +87,9 @@ def serve():
 
 
 def finish(command):
-    """Run the script or module as __main__ and end as a process of its own does, but that it frees no memory: a fork
-    would have to copy it first."""
+    """Run the script or module as __main__ and end, without what the interpreter does last: freeing every object, which
+    a fork would have to copy first, takes longer than most commands. What fails only there shows in the tests that
+    start processes of their own (test_cli.py, test_commands.py, test_recipes.py)."""
     code = 0
     try:
         if command.startswith("-m "):
@@ -96,9 +100,12 @@ def finish(command):
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
         if isinstance(end.code, str):
             print(end.code, file=sys.stderr)
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)
     except BaseException:
         code = 1
-        traceback.print_exc()
+        sys.excepthook(*sys.exc_info())
     threading._shutdown()
     atexit._run_exitfuncs()
     sys.stdout.flush(), sys.stderr.flush()

@@ -1,8 +1,9 @@
-"""Ways to run the real commands, as processes of their own."""
+"""Ways to run the real commands."""
 
 import atexit
 import contextlib
 import functools
+import itertools
 import json
 import os
 import select
@@ -12,11 +13,13 @@ import sys
 import tempfile
 import uuid
 from pathlib import Path
+from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
 PATIENCE = 900  # seconds until what takes a second or ten is taken to hang: a machine may be very busy
-AT_START = ("PYTHON", "OMP_", "LD_", "TRITON_")  # variables that are read when a process starts or imports a library
+# Variables that are read when a process starts or imports a library.
+AT_START = ("PYTHON", "LANG", "LC_", "LD_", "TORCH_", "TRITON_", "CUDA_", "OMP_", "MKL_", "KMP_", "OPENBLAS_")
 
 
 def environment(**changes):
@@ -25,10 +28,7 @@ def environment(**changes):
 
 
 class Forks:
-    """The process of forks.py, which runs commands; `start` and `wait` for them.
-
-    Ends with the tests, or when a command hangs.
-    """
+    """The process of forks.py, which starts commands. Ends with the tests, or when a command hangs."""
 
     def __init__(self):
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
@@ -39,19 +39,16 @@ class Forks:
         )
         atexit.register(self.end)
 
-    def start(self, command, output, folder=ROOT, stdin=os.devnull, kill_after=0, **variables):
-        """Start a command, a list; returns its process id. `output`: the file that what it prints is added to."""
-        wanted = environment(**variables)
+    def start(self, command, output, folder=ROOT, stdin=os.devnull, kill_after=0):
+        """Start a command, a list. `output`: the file that what it prints is added to."""
+        wanted = environment()
         differs = {name for name in {*wanted, *self.environment} if wanted.get(name) != self.environment.get(name)}
         assert not any(name.startswith(AT_START) for name in differs), f"set too late for a fork: {differs}"
         files = {"input": str(stdin), "output": str(output), "folder": str(folder)}
-        return self._ask({"start": command, "environment": wanted, "kill_after": kill_after, **files})
+        return Fork(self, self.ask({"start": command, "environment": wanted, "kill_after": kill_after, **files}))
 
-    def wait(self, process, timeout=PATIENCE):
-        """The exit code of the process with this id."""
-        return self._ask({"wait": process}, timeout)
-
-    def _ask(self, request, timeout=PATIENCE):
+    def ask(self, request, timeout=PATIENCE):
+        """The answer to a request, a number."""
         print(json.dumps(request), file=self.process.stdin, flush=True)
         if not select.select([self.process.stdout], [], [], timeout)[0]:
             self.end()
@@ -60,21 +57,32 @@ class Forks:
 
     def end(self):
         """End the process and all that it has started."""
-        forks.cache_clear()
+        two_forks.cache_clear()
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
 
 
+class Fork(NamedTuple):
+    """A command that a process of forks.py has started."""
+
+    forks: Forks
+    process: int
+
+    def wait(self, timeout=PATIENCE):
+        """Its exit code."""
+        return self.forks.ask({"wait": self.process}, timeout)
+
+
 @functools.lru_cache(maxsize=1)
-def forks():
-    """The process that commands are forks of; started when first used."""
-    return Forks()
+def two_forks():
+    """Two processes in turn, which hash strings differently, as those of one training do; started when first used."""
+    return itertools.cycle([Forks(), Forks()])
 
 
-def command_line(command, arguments=()):
-    """A command of this environment, whether the package is installed or not: what forks.py starts."""
+def start(command, arguments, output, **options):
+    """Start a command of this environment, whether the package is installed or not. options: as of Forks.start."""
     name = "-m fairseq_hmrnn" if command == "fairseq-hmrnn" else str(BIN / command)
-    return [name, *map(str, arguments)]
+    return next(two_forks()).start([name, *map(str, arguments)], output, **options)
 
 
 def run(command, *arguments, cwd=ROOT, stdin="", check=True, timeout=PATIENCE):
@@ -91,11 +99,13 @@ def run(command, *arguments, cwd=ROOT, stdin="", check=True, timeout=PATIENCE):
         )
     else:
         with tempfile.TemporaryDirectory() as folder:
-            text, output = Path(folder) / "input", Path(folder) / "output"
-            text.write_text(stdin, encoding="utf-8")
-            line = command_line(command, arguments)
-            code = forks().wait(forks().start(line, output, folder=cwd, stdin=text), timeout)
-            result = subprocess.CompletedProcess(line, code, output.read_text(encoding="utf-8"))
+            pipe, output = Path(folder) / "input", Path(folder) / "output"
+            os.mkfifo(pipe)
+            fork = start(command, arguments, output, folder=cwd, stdin=pipe)
+            with contextlib.suppress(BrokenPipeError):  # it need not read
+                pipe.write_text(stdin, encoding="utf-8")
+            code = fork.wait(timeout)
+            result = subprocess.CompletedProcess([command, *arguments], code, output.read_text(encoding="utf-8"))
     assert not check or result.returncode == 0, result.stdout[-6000:]
     return result
 
@@ -111,9 +121,9 @@ def run_groups(groups, kill_after=(), refused=False):
     killed = 0
     for index, group in enumerate(groups):
         kill = kill_after[index] if kill_after else 0
-        started = [forks().start(command_line(name, more), log, kill_after=kill) for name, more, log in group]
-        for process, (_, _, log) in zip(started, group):
-            code = forks().wait(process)
+        started = [start(*command, kill_after=kill) for command in group]
+        for fork, (_, _, log) in zip(started, group):
+            code = fork.wait()
             if kill and code < 0:
                 killed += 1
             else:

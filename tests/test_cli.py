@@ -2,11 +2,12 @@
 
 import os
 import re
+import subprocess
 
 import pytest
 import torch
 from conftest import TASK, TRAIN
-from running import ROOT, command_line, forks, rank_options, run
+from running import BIN, PATIENCE, ROOT, environment, rank_options, run
 
 
 def values(text, key):
@@ -184,11 +185,13 @@ def train_rank_options(data, options, folder):
     (folder / "rank_weights").mkdir()
     (folder / "rank_weights" / "__init__.py").write_text(RANK_WEIGHTS)
     options = ["--user-dir", folder / "rank_weights", *options, "--save-dir", folder]
-    started = []
+    processes = []
     for rank, distributed in enumerate(rank_options(folder)):
-        command = command_line("fairseq-train", [data, *options, *distributed])
-        started.append(forks().start(command, folder / f"log{rank}", RANK_WEIGHTS=str(folder / f"rank{rank}.pt")))
-    assert [forks().wait(process) for process in started] == [0, 0], (folder / "log0").read_text()[-4000:]
+        variables = environment(RANK_WEIGHTS=str(folder / f"rank{rank}.pt"))
+        command = [BIN / "fairseq-train", data, *options, *distributed]
+        with open(folder / f"log{rank}", "w") as log:
+            processes.append(subprocess.Popen(list(map(str, command)), cwd=ROOT, env=variables, stdout=log, stderr=log))
+    assert [process.wait(timeout=PATIENCE) for process in processes] == [0, 0], (folder / "log0").read_text()[-4000:]
     return [weights(folder, f"rank{rank}.pt") for rank in range(2)]
 
 

@@ -7,9 +7,10 @@ in one text that changes.
 
 Small language models of characters are trained on a mixture of the files, of source code (Python's own modules) and of
 the first file with a filler behind every letter, by the recipe ptb_small with smaller layers and the rate of words in
-the mixture: with the penalty on rates alone, and with `uncertainty`. What is measured was held out, and stands beside
-text with two fillers, which no model has seen. With --checkpoint models that are trained already are measured instead,
-on texts that are spelt in their alphabet. Run again, the trainings that are done are taken as they are.
+the mixture: with the penalty on rates alone, with `uncertainty`, and with that and `unforeseen` for layer 2. What is
+measured was held out, and stands beside text with two fillers, which no model has seen. With --checkpoint models that
+are trained already are measured instead, on texts that are spelt in their alphabet. Run again, the trainings that are
+done are taken as they are.
 """
 
 from __future__ import annotations
@@ -51,7 +52,11 @@ from fairseq_hmrnn.inference import hub
 from fairseq_hmrnn.options import SEED, whole
 from fairseq_hmrnn.text import code_points
 
-SETTINGS = {"uncertainty": "rate+uncertainty=.1", "rate": "rate"}
+SETTINGS = {
+    "uncertainty": "rate+uncertainty=.1",
+    "rate": "rate",
+    "unforeseen": "rate+uncertainty=.1,rate=50+unforeseen=0:1:500",  # layer 2, where layer 1 listens to uncertainty
+}
 LAYER_2 = 5  # words in a segment of layer 2, by its rate
 LEAD = 200  # characters that are read before the count begins
 COUNTED = 2000

@@ -103,12 +103,13 @@ def _resume_whole(load: Callable[..., Any]) -> Callable[..., Any]:
             task = trainer.task
             task.get_batch_iterator = functools.partial(keep_batches, task, task.get_batch_iterator)
         extra_state, epoch_itr = load(cfg, trainer, **kwargs)
+        float32 = (extra_state or {}).pop("mixed_precision", {})  # fairseq keeps the rest to the end
         if trainer.get_num_updates() > 0:  # resumed, and not with other data or from another model
             if not cfg.reset_meters:  # as fairseq does with the best validation
                 _early_stopping().update(extra_state.get("early_stopping") or {})
             if extra_state.get("criterion") and hasattr(trainer.get_criterion(), "load_training_state"):
                 trainer.get_criterion().load_training_state(extra_state["criterion"])
-            mixed_precision.load_training_state(trainer.optimizer, extra_state.get("mixed_precision") or {})
+            mixed_precision.load_training_state(trainer.optimizer, float32)
             reason = _why_ended(trainer)
             if reason is not None:
                 logger.info(f"training had ended before: {reason}; raise that to go on")

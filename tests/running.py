@@ -53,7 +53,11 @@ class Forks:
         if not select.select([self.process.stdout], [], [], timeout)[0]:
             self.end()
             raise subprocess.TimeoutExpired(str(request), timeout)
-        return int(self.process.stdout.readline())
+        answer = self.process.stdout.readline()
+        if not answer:
+            self.end()
+            raise RuntimeError(f"the process of forks.py ended with {self.process.wait()}")
+        return int(answer)
 
     def end(self):
         """End the process and all that it has started."""

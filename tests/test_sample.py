@@ -1,5 +1,6 @@
 """The command `sample`, the hub interface, and export, far from the training data."""
 
+import io
 import json
 import re
 import shutil
@@ -14,7 +15,8 @@ from running import PATIENCE, environment, run, run_groups
 
 from fairseq_hmrnn.inference import hub
 from fairseq_hmrnn.inference.reader import Reader
-from fairseq_hmrnn.inference.samples import SEPARATOR
+from fairseq_hmrnn.inference.sampler import SamplingOptions
+from fairseq_hmrnn.inference.samples import SEPARATOR, Layout, SampleWriter
 from fairseq_hmrnn.models import HMLSTMLanguageModel
 
 
@@ -138,12 +140,21 @@ def test_boundaries_are_shown_behind_the_symbols_that_close_segments(checkpoint,
     assert torch.equal(found, boundaries.float()) and found.any()
 
 
-@pytest.mark.parametrize("end", ["length", "newline"])
-def test_boundaries_are_shown_alike_one_by_one_and_together(checkpoint, end):
-    options = [checkpoint, "--prompt", "ka lumo", "--length", 40, "--greedy", "--end", end, "--show-boundaries"]
-    alone = run("fairseq-hmrnn", "sample", *options).stdout
-    together = run("fairseq-hmrnn", "sample", *options, "--samples", 2, "--batch-size", 2).stdout
-    assert together == alone + SEPARATOR + alone and "|" in alone
+@pytest.mark.parametrize("ended", [False, True])
+def test_boundaries_are_shown_alike_one_by_one_and_together(model, ended):
+    """Ended by length, or by a symbol, here the fifth new one."""
+    texts = []
+    for batch_size in (1, 2):
+        out, options = io.StringIO(), SamplingOptions(greedy=True)
+        writer = SampleWriter(model, options, 40, "newline" if ended else "length", Layout(True, False, False), out)
+        if ended:
+            start = [model.begin, *model.encode("ka lumo").tolist()]
+            writer.stop = [step.tokens[0] for step, _ in zip(model.sampler(options).run([start]), range(5))][-1]
+        writer.draw(["ka lumo"], 2, batch_size)
+        texts.append(out.getvalue())
+    assert texts[0] == texts[1] and "|" in texts[0]
+    first = re.sub("[|\u2016]", "", texts[0].split(SEPARATOR)[0])
+    assert len(first) - len("ka lumo") in (range(1, 6) if ended else [40])
 
 
 def test_fairseqs_own_models_are_searched_to_the_end_of_a_line(data, tmp_path):

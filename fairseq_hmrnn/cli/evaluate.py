@@ -14,9 +14,12 @@ import argparse
 import logging
 import math
 from itertools import islice
+from typing import List, Optional
+
+from torch import Tensor
 
 from ..inference import hub
-from ..inference.dynamic_evaluation import DynamicEvaluation, DynamicOptions, TextWindows, gradient_rms
+from ..inference.dynamic_evaluation import DynamicEvaluation, DynamicOptions, TextWindows, gradient_rms, nats_of_mean
 from ..inference.reader import WINDOW
 from ..options import LARGEST_SIZE, number, whole
 from . import arguments as kinds
@@ -30,7 +33,13 @@ STATISTICS_WINDOW = 100
 
 def add_arguments(parser: kinds.Parser) -> None:
     add = parser.add_argument
-    add("checkpoint", metavar="CHECKPOINT", type=kinds.path, help="of an hmlstm_lm, or a folder with one")
+    add(
+        "checkpoint",
+        metavar="CHECKPOINT",
+        nargs="+",
+        type=kinds.path,
+        help="of an hmlstm_lm, or a folder with one; several: an ensemble, the mean of their probabilities",
+    )
     add("data", metavar="DATA", type=kinds.prepared_folder, help="the prepared folder")
     add("--subset", metavar="SPLIT", default="test", type=kinds.path, help="train, valid or test (default %(default)s)")
     add("--first", metavar="N", type=kinds.COUNT, help="score the first N symbols of the split alone")
@@ -87,24 +96,26 @@ def run(args: argparse.Namespace) -> None:
     if not args.dynamic and (given != DEFAULT or batches != (DEFAULT_BATCHES, DEFAULT_STREAMS)):
         raise UserError("--learning-rate, --decay, --segment, --epsilon, --statistics and --streams require --dynamic")
     logging.disable(logging.INFO)
-    loaded = hub.load([args.checkpoint], args.data)
-    decoder = loaded.models[0].decoder
-    if not hasattr(decoder, "hm_lstm"):
-        raise UserError(f"{args.checkpoint} is not an HM-LSTM language model")
+    loaded = hub.load(args.checkpoint, args.data)
+    decoders = [model.decoder for model in loaded.models]
+    for path, decoder in zip(args.checkpoint, decoders):
+        if not hasattr(decoder, "hm_lstm"):
+            raise UserError(f"{path} is not an HM-LSTM language model")
     dictionaries = (loaded.src_dict, loaded.tgt_dict)
     options = given if args.dynamic else DynamicOptions(0.0)
     window = options.segment if args.dynamic else WINDOW
     text = TextWindows(args.data, args.subset, *dictionaries, window, first=args.first)
-    rms = None
+    rms: List[Optional[List[Tensor]]] = [None] * len(decoders)
     if args.dynamic:
         windows = TextWindows(args.data, "train", *dictionaries, STATISTICS_WINDOW, args.streams)
         total = min(args.statistics, len(windows))
-        with progress_bar(total, " batches", label="size of gradients") as progress:
-            rms = gradient_rms(decoder, counted(islice(windows, total), progress))
-    evaluation, nats = DynamicEvaluation(decoder, rms, options), 0.0
+        with progress_bar(total * len(decoders), " batches", label="size of gradients") as progress:
+            rms = [gradient_rms(decoder, counted(islice(windows, total), progress)) for decoder in decoders]
+    evaluations = [DynamicEvaluation(decoder, sizes, options) for decoder, sizes in zip(decoders, rms)]
+    nats = 0.0
     with progress_bar(text.num_symbols, " symbols") as progress:
-        for segment in evaluation.score(text):
-            nats += segment.double().sum().item()
-            progress.update(segment.numel())
+        for segments in zip(*(evaluation.score(text) for evaluation in evaluations)):
+            nats += nats_of_mean(segments).double().sum().item()
+            progress.update(segments[0].numel())
     bits = nats / text.num_symbols / math.log(2)
     print(f"Evaluated {text.num_symbols} tokens, Loss (base 2): {bits:.4f}, Perplexity: {2**bits:.2f}")

@@ -88,7 +88,7 @@ def whole_file(path: str) -> Iterator[str]:
     an error; else nothing is left of it."""
     target = Path(path).resolve()  # a link stays one
     with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=str(target.parent)) as folder:
-        unfinished = Path(folder) / target.name
+        unfinished = Path(folder) / Path(path).name
         try:
             yield str(unfinished)
             os.replace(unfinished, target)

@@ -27,6 +27,12 @@ def add_gold(parser: kinds.Parser) -> None:
     )
 
 
+def check_separator(args) -> None:
+    """UserError for a --separator of a --gold that is no file."""
+    if args.separator and args.gold in ("whitespace", "lines"):
+        raise UserError(f"--separator is of the file of --gold, and {args.gold} is none: leave it out")
+
+
 def gold_boundaries(name: str, text: str, separator: Optional[str] = None) -> Dict[str, segments.Gold]:
     """Of a text, by alignment; the first one is where they stand in the text. UserError where there are none."""
     if name == "whitespace":

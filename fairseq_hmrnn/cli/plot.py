@@ -23,7 +23,7 @@ from ..options import LARGEST_SIZE, whole
 from . import arguments as kinds
 from .errors import UserError
 from .files import read_text, whole_file
-from .gold import add_gold, gold_boundaries
+from .gold import add_gold, check_separator, gold_boundaries
 from .reading import load_reader
 
 LARGEST_PICTURE = 20_000  # bytes of text: a picture of more cannot be read, nor drawn in a minute
@@ -67,6 +67,7 @@ def run(args: argparse.Namespace) -> None:
         raise UserError("--rates requires --log, what fairseq-train printed")
     if args.gold and not args.html:
         raise UserError("--gold requires --html: pictures have no row for it")
+    check_separator(args)
     if args.separator and not args.gold:
         raise UserError("--separator is of the file of --gold: give that too")
     args.out = args.out or ([] if args.html else [PICTURE])

@@ -32,7 +32,7 @@ def load_recipe(name: str) -> DictConfig:
         raise UserError(f"{path} is not YAML: {error}") from error
     if not isinstance(config, DictConfig) or not isinstance(config.get("task"), DictConfig):
         raise UserError(f"{path} is not a recipe: it has no section task (copy one of {PACKAGE / 'configs'})")
-    for section, values in config.items():
+    for section, values in config.items_ex(resolve=False):
         if section != "defaults" and values is not None and not isinstance(values, DictConfig):
             raise UserError(f"{path}: {section!s} is {values!r}, where a section has settings, a line for each")
     return config

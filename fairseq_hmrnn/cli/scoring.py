@@ -20,6 +20,8 @@ RUN_MODULE = (
     "import sys; sys.path = [folder for folder in sys.path if folder]; import runpy; "
     "runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)"
 )
+# By which fairseq knows that a launcher started it among others.
+OF_SEVERAL_PROCESSES = {"MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "RANK", "LOCAL_RANK"}
 CHECKPOINTS = ("checkpoint_best.pt", "checkpoint_last.pt")  # the last one where nothing was validated
 
 
@@ -52,8 +54,8 @@ def _score_language_model(common: List[str], data: str, save_dir: str) -> None:
 def _score_translation(common: List[str], data: str, save_dir: str) -> None:
     options = ["--gen-subset", "test", "--required-batch-size-multiple", "1", "--beam", "5", "--max-tokens", "4000"]
     # Which model is named does not matter here: pieces are joined the same way with any.
-    for model in _matching(data, "spm.*.model")[:1]:  # none in a folder of fairseq-preprocess
-        options += ["--bpe", "sentencepiece", "--sentencepiece-model", model]
+    models = _matching(data, "spm.*.model")
+    options += ["--bpe", "sentencepiece", "--sentencepiece-model", models[0]] if models else ["--post-process"]
     options += ["--scoring", "sacrebleu"]
     printed = _run("fairseq_cli.generate", [*common, *options], os.path.join(save_dir, "translations.txt"))
     print(printed.splitlines()[-1])
@@ -78,10 +80,10 @@ def _matching(folder: str, pattern: str) -> List[str]:
 
 def _run(module: str, arguments: List[str], log: str) -> str:
     """Run a command; returns its standard output and errors, which the file `log` keeps."""
+    alone = {name: value for name, value in os.environ.items() if name not in OF_SEVERAL_PROCESSES}
     with open(log, "w+b") as file:
-        code = subprocess.call(
-            [sys.executable, "-c", RUN_MODULE, module, *arguments], stdout=file, stderr=subprocess.STDOUT
-        )
+        command = [sys.executable, "-c", RUN_MODULE, module, *arguments]
+        code = subprocess.call(command, stdout=file, stderr=subprocess.STDOUT, env=alone)
         file.seek(0)
         printed = file.read().decode("utf-8", "replace")
     if code:

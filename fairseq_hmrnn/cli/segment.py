@@ -33,7 +33,7 @@ from ..text import code_points
 from . import arguments as kinds
 from .errors import UserError
 from .files import PIECE, read_text, size_of, text_pieces
-from .gold import SEPARATOR, add_gold, gold_boundaries
+from .gold import SEPARATOR, add_gold, check_separator, gold_boundaries
 from .progress import progress_bar
 from .reading import load_reader
 
@@ -76,6 +76,7 @@ def add_arguments(parser: kinds.Parser) -> None:
 def run(args: argparse.Namespace) -> None:
     if args.gold and args.format == "json":
         raise UserError("--gold prints a table: leave --format json out")
+    check_separator(args)
     if args.seed is not None and not args.gold:
         raise UserError("--seed is of the random baseline: it requires --gold")
     if args.separator and args.format == "json":

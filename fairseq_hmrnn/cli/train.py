@@ -84,7 +84,7 @@ def run(args: argparse.Namespace) -> None:
         return
     folder_to_write(save_dir)  # argparse has not seen the default, nor what stands behind --
     os.makedirs(save_dir, exist_ok=True)
-    is_first = int(os.environ.get("RANK", "0")) == 0  # of several processes of one training
+    is_first = _rank(args.passed_on) == 0
     with _held(save_dir) if is_first else contextlib.nullcontext():
         if training.write is not None:
             training.write()
@@ -95,6 +95,13 @@ def run(args: argparse.Namespace) -> None:
         if is_first and not args.no_score:
             cpu = not has_gpu() or "--cpu" in args.passed_on or "common.cpu=true" in args.passed_on
             scoring.score(training.task, data, save_dir, cpu)
+
+
+def _rank(settings: List[str]) -> int:
+    """The number of this process among those of one training, as fairseq is told it: by a setting or by a launcher."""
+    given = value_of("--distributed-rank", settings) or value_of("distributed_training.distributed_rank", settings)
+    number = given or os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or "0"
+    return int(number) if number.isdecimal() else 0
 
 
 @contextlib.contextmanager

@@ -256,9 +256,7 @@ def prepare(
     with _bar(total, "reading") as progress:
         splits = plan_splits(sources, fractions, progress)
     if dictionary is None:
-        with tqdm(
-            total=sources["train"].num_bytes, desc="counting", unit="B", unit_scale=True, disable=None
-        ) as progress:
+        with _bar(sources["train"].num_bytes, "counting") as progress:
             dictionary = build_dictionary(count_characters(splits["train"], progress))
 
     with replaced_whole(dest) as folder:

@@ -6,7 +6,8 @@ seen nothing but the past.
 
 from __future__ import annotations
 
-from typing import Iterable, Iterator, List, NamedTuple, Optional, Tuple
+import math
+from typing import Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -143,6 +144,12 @@ class DynamicEvaluation:
         """Give the decoder the weights that it had at the beginning."""
         for parameter, start in zip(self.parameters, self.start):
             parameter.copy_(start)
+
+
+def nats_of_mean(nats: Sequence[Tensor]) -> Tensor:
+    """Nats of the mean of the probabilities that models gave to the same symbols, each tensor those of a model: an
+    ensemble as fairseq makes it."""
+    return math.log(len(nats)) - torch.logsumexp(-torch.stack(list(nats)), 0)
 
 
 def _losses(decoder, source: Tensor, target: Tensor, state: Optional[HMLSTMState]) -> Tuple[Tensor, HMLSTMState]:

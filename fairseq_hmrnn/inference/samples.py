@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from itertools import chain, islice, repeat
-from typing import IO, Any, Dict, Iterator, List, NamedTuple, Optional, Sequence
+from typing import IO, Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 from .hub import LanguageModelHub
 from .sampler import SamplingOptions
@@ -47,6 +47,7 @@ class SampleWriter:
         self.stop = model.stop(end)
         self.interactive = out.isatty()
         self.written = self.new_symbols = 0
+        self._read: Tuple[Optional[str], List[Any]] = (None, [])  # a prompt, its symbols and what each closed
 
     def draw(self, prompts: Sequence[str], samples: int, batch_size: int) -> None:
         """`samples` of each prompt: one by one as they come, or complete ones of `batch_size` drawn together."""
@@ -112,8 +113,10 @@ class SampleWriter:
         if not self.layout.show_boundaries:
             yield self._shown(prompt)
             return
-        symbols = self._symbols(prompt)
-        for symbol, closed in zip(symbols[1:], self.sampler.read(symbols)[1]):
+        if self._read[0] != prompt:  # samples of a prompt follow each other
+            symbols = self._symbols(prompt)
+            self._read = prompt, list(zip(symbols[1:], self.sampler.read(symbols)[1]))
+        for symbol, closed in self._read[1]:
             yield transcript.add(symbol, closed)
 
     def _batch(self, prompts: Sequence[str]) -> List[Sample]:

@@ -16,11 +16,12 @@ import pytest
 import torch
 from fairseq.data.indexed_dataset import MMapIndexedDataset, MMapIndexedDatasetBuilder, infer_dataset_impl
 from fairseq.tasks.language_modeling import LanguageModelingConfig, LanguageModelingTask
-from running import environment
+from running import PATIENCE, environment
 
 from fairseq_hmrnn.cli.main import run as run_command
 from fairseq_hmrnn.data import binarize
 from fairseq_hmrnn.data.characters import CharacterDictionary, decode, encode
+from fairseq_hmrnn.data.folders import replaced_whole
 
 ROOT = Path(__file__).resolve().parents[2]
 LINES = "The \u2581 cat\tsat \r\n\n  on\u00a0\u3000the \U0001f63a mat.\x00\u2028 \n"
@@ -145,6 +146,33 @@ def test_overwrite_leaves_no_other_kind_of_data(tmp_path, text_file):
     assert {path.name for path in data.iterdir()} == {"dict.txt", "notes.txt", *made}
 
 
+def test_a_failure_while_files_are_moved_brings_the_old_ones_back(tmp_path, monkeypatch):
+    for name in ("dict.txt", "train.bin", "pieces/train.de", "pieces/mine.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("old")
+    before = {path: path.read_text() for path in tmp_path.rglob("*") if path.is_file()}
+    replace, moves = os.replace, []
+    for last in (2, 4):  # while old files leave, and while new ones come
+
+        def interrupt(source, target, last=last):
+            moves.append(source)
+            if len(moves) == last:
+                raise KeyboardInterrupt
+            replace(source, target)
+
+        monkeypatch.setattr(os, "replace", interrupt)
+        with pytest.raises(KeyboardInterrupt), replaced_whole(str(tmp_path)) as new:
+            (new / "dict.txt").write_text("new")
+            (new / "train.idx").write_text("new")
+        assert {path: path.read_text() for path in tmp_path.rglob("*") if path.is_file()} == before
+        moves.clear()
+    monkeypatch.setattr(os, "replace", replace)
+    with replaced_whole(str(tmp_path)) as new:
+        (new / "dict.txt").write_text("new")
+    left = {str(path.relative_to(tmp_path)): path.read_text() for path in tmp_path.rglob("*") if path.is_file()}
+    assert left == {"dict.txt": "new", "pieces/mine.txt": "old"}
+
+
 def test_fairseqs_language_modeling_task_reads_it(tmp_path, text_file):
     assert run(text_file, "--dest", tmp_path / "data") == 0
     config = Namespace(
@@ -252,8 +280,11 @@ class TestCommand:
         shown, terminal = pty.openpty()
         fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
         command = [sys.executable, "-m", "fairseq_hmrnn", "prepare", "text", text_file, "--dest", tmp_path / "data"]
-        subprocess.run(list(map(str, command)), env=environment(), stdout=subprocess.PIPE, stderr=terminal, check=True)
+        streams = {"stdout": subprocess.PIPE, "stderr": terminal}
+        subprocess.run(list(map(str, command)), env=environment(), check=True, timeout=PATIENCE, **streams)
+        os.set_blocking(shown, False)
         assert b"writing: 100%" in os.read(shown, 1 << 16)
+        os.close(terminal), os.close(shown)
 
     def test_runs_from_anywhere_and_fills_no_log_with_bars(self, tmp_path, text_file):
         result = self.command(text_file.name, "--dest", "data", cwd=tmp_path)

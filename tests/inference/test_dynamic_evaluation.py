@@ -5,6 +5,7 @@ import re
 import pytest
 import torch
 from conftest import TASK
+from fairseq.checkpoint_utils import load_checkpoint_to_cpu
 from fairseq.data import Dictionary
 from models.test_hmlstm_lm import make
 from running import run
@@ -15,6 +16,7 @@ from fairseq_hmrnn.inference.dynamic_evaluation import (
     DynamicOptions,
     TextWindows,
     gradient_rms,
+    nats_of_mean,
     parameters_of,
 )
 
@@ -107,6 +109,21 @@ def test_a_text_has_a_symbol_for_each_stream(data):
 
 def bits(output):
     return float(re.search(r"Loss \(base 2\): ([0-9.]+)", output).group(1))
+
+
+def test_an_ensemble_is_the_mean_of_probabilities(data, trained, tmp_path):
+    nats = [torch.tensor([0.5, 4.0]), torch.tensor([2.5, 0.1])]
+    mean = (torch.exp(-nats[0]) + torch.exp(-nats[1])) / 2
+    torch.testing.assert_close(nats_of_mean(nats), -mean.log())
+    first, second = trained / "checkpoint_last.pt", tmp_path / "other.pt"
+    other = load_checkpoint_to_cpu(str(first))
+    for name, weight in other["model"].items():
+        if name.endswith("embed_tokens.weight"):
+            weight += torch.randn(weight.shape, generator=torch.Generator().manual_seed(1))
+    torch.save(other, second)
+    parts = ((first,), (second,), (first, first), (first, second))
+    one, two, same, both = (bits(run("fairseq-hmrnn", "evaluate", *part, data).stdout) for part in parts)
+    assert same == one < two and both < (one + two) / 2 - 0.01
 
 
 def test_the_command(data, trained):

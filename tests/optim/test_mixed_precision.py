@@ -1,5 +1,7 @@
 """What an optimizer of 16-bit weights holds goes into a checkpoint and out of it, if the model is still the same."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from fairseq.dataclass.configs import FairseqConfig
@@ -49,6 +51,16 @@ def test_a_model_that_was_changed_counts():
     other = optimizer_of(torch.ones(3, dtype=torch.bfloat16), "bf16")
     mixed_precision.load_training_state(other, state)
     assert torch.equal(mixed_precision.float32_weights(other)[0], torch.ones(3))
+
+
+def test_weights_that_lie_end_to_end_come_back():
+    """As on a GPU, where fairseq has one tensor by device."""
+    parts = [torch.tensor([1.0, 2.0], dtype=torch.bfloat16), torch.tensor([[3.0]], dtype=torch.bfloat16)]
+    flat = torch.tensor([1.001, 2.002, 3.003])
+    before = SimpleNamespace(fp16_params=parts, fp32_params={0: flat})
+    after = SimpleNamespace(fp16_params=parts, fp32_params={0: torch.cat([part.flatten() for part in parts]).float()})
+    mixed_precision.load_training_state(after, mixed_precision.training_state(before))
+    assert torch.equal(after.fp32_params[0], flat)
 
 
 def test_an_optimizer_of_float32_has_nothing_to_keep():

@@ -19,7 +19,7 @@ def add_destination(parser: Parser, default: str) -> None:
         default=default,
         help="where the data is written (default %(default)s)",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace data that is in DIR already")
+    parser.add_argument("--overwrite", action="store_true", help="replace prepared data, of any kind, that is in DIR")
 
 
 def binarise(args: argparse.Namespace, load: Callable[[], Dict[str, TextSource]], recipe: str) -> None:

@@ -39,7 +39,7 @@ def add_arguments(parser: Parser) -> None:
         help="move each point at random within the tablet's spacing: a density of differences of whole "
         "numbers grows without bound where it narrows on them",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace data that is in DIR already")
+    parser.add_argument("--overwrite", action="store_true", help="replace prepared data, of any kind, that is in DIR")
 
 
 def run(args: argparse.Namespace) -> None:

@@ -37,7 +37,7 @@ def add_arguments(parser: Parser) -> None:
         "share of TRAIN cut off for testing if there is no TEST",
         FRACTIONS,
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace data that is in DIR already")
+    parser.add_argument("--overwrite", action="store_true", help="replace prepared data, of any kind, that is in DIR")
 
 
 def run(args: argparse.Namespace) -> None:

@@ -35,7 +35,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--dest", metavar="DEST", type=data_to_write, help="where the data is written (default DIR/bin)"
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace data that is in DEST already")
+    parser.add_argument("--overwrite", action="store_true", help="replace prepared data, of any kind, that is in DEST")
 
 
 def run(args: argparse.Namespace) -> None:

@@ -99,8 +99,13 @@ def run(args: argparse.Namespace) -> None:
 
 def _rank(settings: List[str]) -> int:
     """The number of this process among those of one training, as fairseq is told it: by a setting or by a launcher."""
-    given = value_of("--distributed-rank", settings) or value_of("distributed_training.distributed_rank", settings)
-    number = given or os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or "0"
+    rank, world = (
+        value_of(f"--distributed-{name.replace('_', '-')}", settings)
+        or value_of(f"distributed_training.distributed_{name}", settings)
+        for name in ("rank", "world_size")
+    )
+    by_slurm = os.environ.get("SLURM_PROCID") if world else None  # whose tasks may be trainings of their own
+    number = rank or os.environ.get("RANK") or by_slurm or "0"
     return int(number) if number.isdecimal() else 0
 
 

@@ -211,6 +211,26 @@ def test_of_several_processes_the_first_alone_holds_the_folder_and_scores(data, 
     assert scored
 
 
+@pytest.mark.parametrize(
+    "settings, environment, rank",
+    [
+        ([], {}, 0),
+        ([], {"RANK": "2"}, 2),
+        (["--distributed-rank", "1"], {"RANK": "2"}, 1),
+        (["distributed_training.distributed_rank=3"], {}, 3),
+        ([], {"SLURM_PROCID": "1"}, 0),
+        (["--distributed-world-size", "4"], {"SLURM_PROCID": "1"}, 1),
+        (["distributed_training.distributed_world_size=4"], {"SLURM_PROCID": "1"}, 1),
+    ],
+)
+def test_a_process_knows_its_number_as_fairseq_does(monkeypatch, settings, environment, rank):
+    for name in ("RANK", "SLURM_PROCID"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert train._rank(settings) == rank
+
+
 @pytest.mark.parametrize("error", [UnsafeCheckpointError, ValueError, RuntimeError])
 def test_errors_of_this_package_are_told_and_others_end_as_fairseqs(monkeypatch, error):
     """RuntimeError and what this test raises itself are no errors of the package's for users."""

@@ -12,6 +12,7 @@ import pytest
 from running import PATIENCE, environment, run
 
 from fairseq_hmrnn.cli import arguments as kinds
+from fairseq_hmrnn.cli import errors
 from fairseq_hmrnn.cli.errors import UserError, describe, run_command
 from fairseq_hmrnn.cli.files import read_text, whole_file, write_whole
 from fairseq_hmrnn.cli.recipe import load_recipe, write_recipe
@@ -136,6 +137,22 @@ def test_a_real_process_ends_quietly_when_nobody_reads_on(work):
     with subprocess.Popen(command, env=environment(), **pipes) as process:
         process.stdout.close()
         assert process.stderr.read() == b"" and process.wait(timeout=PATIENCE) == -signal.SIGPIPE
+
+
+def test_an_interruption_while_a_broken_pipe_is_handled_is_quiet(monkeypatch):
+    ended = []
+
+    def end_by(number):
+        ended.append(number)
+        if number == signal.SIGPIPE:
+            raise KeyboardInterrupt
+
+    def write():
+        raise BrokenPipeError
+
+    monkeypatch.setattr(errors, "_end_by", end_by)
+    run_command(write, "name")
+    assert ended == [signal.SIGPIPE, signal.SIGINT]
 
 
 def test_errors_of_the_program_keep_their_traceback():

@@ -40,7 +40,14 @@ def run_command(main: Callable[[], Optional[int]], name: Optional[str] = None) -
 
     name: of the command; None: that of the script.
     """
-    name = name or os.path.splitext(os.path.basename(sys.argv[0]))[0]
+    try:
+        _run_to_the_end(main, name or os.path.splitext(os.path.basename(sys.argv[0]))[0])
+    except KeyboardInterrupt:  # also one that comes while an error is told or a pipe has broken
+        _end_by(signal.SIGINT)
+
+
+def _run_to_the_end(main: Callable[[], Optional[int]], name: str) -> None:
+    """As run_command, but for interruptions."""
     try:
         _order_streams()
         code = _exit_code(main)
@@ -49,8 +56,6 @@ def run_command(main: Callable[[], Optional[int]], name: Optional[str] = None) -
         raise
     except BrokenPipeError:
         _end_by(signal.SIGPIPE)
-    except KeyboardInterrupt:
-        _end_by(signal.SIGINT)
     except USER_ERRORS as error:
         _tell(f"{name}: error: {describe(error)}")
         code = EXIT_CODE
@@ -160,7 +165,8 @@ def _flush_or_drop() -> None:
 
 
 def _end_by(number: int) -> None:
-    """End as a process without a handler for the signal does."""
+    """End as a process without a handler for the signal does; an interruption meanwhile ends it too."""
+    for each in (signal.SIGINT, number):
+        signal.signal(each, signal.SIG_DFL)
     _flush_or_drop()
-    signal.signal(number, signal.SIG_DFL)
     os.kill(os.getpid(), number)

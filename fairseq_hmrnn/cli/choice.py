@@ -14,7 +14,7 @@ from fairseq.data import Dictionary
 from omegaconf import DictConfig, ListConfig
 
 from ..data.characters import SPACE_SYMBOL, is_character_dictionary
-from ..data.folders import DESCRIPTION
+from ..data.folders import DESCRIPTION, DICTIONARY
 from ..data.indexed import count_symbols
 from .errors import UserError
 from .recipe import PACKAGE, check_folder, load_recipe
@@ -193,10 +193,10 @@ def look_at(data: str) -> Text:
     again = f"prepare a text first: fairseq-hmrnn prepare text TEXT --dest {data}"
     if os.path.isfile(os.path.join(data, DESCRIPTION)):
         raise UserError(f"{data} has handwriting: fairseq-hmrnn train handwriting {shlex.quote(data)}")
-    for name in ("dict.txt", "train.idx"):
+    for name in (DICTIONARY, "train.idx"):
         if not os.path.isfile(os.path.join(data, name)):
             raise UserError(f"no {data}/{name}: {again}")
-    symbols, dictionary = count_symbols(os.path.join(data, "train")), Dictionary.load(os.path.join(data, "dict.txt"))
+    symbols, dictionary = count_symbols(os.path.join(data, "train")), Dictionary.load(os.path.join(data, DICTIONARY))
     if not symbols:
         raise UserError(f"the training split in {data} is empty: {again}")
     if not is_character_dictionary(dictionary):

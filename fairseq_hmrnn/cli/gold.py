@@ -10,6 +10,7 @@ from .errors import UserError
 from .files import read_text
 
 SEPARATOR = "|"
+NAMED = ("whitespace", "lines")  # gold boundaries that no file is read for
 
 
 def add_gold(parser: kinds.Parser) -> None:
@@ -29,7 +30,7 @@ def add_gold(parser: kinds.Parser) -> None:
 
 def check_separator(args) -> None:
     """UserError for a --separator of a --gold that is no file."""
-    if args.separator and args.gold in ("whitespace", "lines"):
+    if args.separator and args.gold in NAMED:
         raise UserError(f"--separator is of the file of --gold, and {args.gold} is none: leave it out")
 
 
@@ -49,4 +50,4 @@ def gold_boundaries(name: str, text: str, separator: Optional[str] = None) -> Di
 
 def _gold(argument: str) -> str:
     """whitespace, lines, or a file."""
-    return argument if argument in ("whitespace", "lines") else kinds.existing_file(argument)
+    return argument if argument in NAMED else kinds.existing_file(argument)

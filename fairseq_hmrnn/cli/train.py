@@ -32,7 +32,7 @@ import re
 import shlex
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Pattern
 
-from ..data.folders import DESCRIPTION
+from ..data.folders import DESCRIPTION, DICTIONARY
 from . import scoring
 from .arguments import Parser, folder_to_write, path
 from .choice import choose, value_of
@@ -52,7 +52,7 @@ OF_FAIRSEQ_TRAIN = re.compile(
     r"--(?!(help|hydra-help|version|cfg|resolve|package|run|multirun|shell-completion|config-|experimental-rerun|info))"
 )
 # Of a folder that was prepared for a task: a file in it.
-PREPARED = {LANGUAGE_MODELING: "dict.txt", HANDWRITING: DESCRIPTION}
+PREPARED = {LANGUAGE_MODELING: DICTIONARY, HANDWRITING: DESCRIPTION}
 
 
 def add_arguments(parser: Parser) -> None:

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from ..text import code_points
 from .characters import SPACE_SYMBOL, CharacterDictionary, decode, encode, is_character_dictionary
-from .folders import SPLITS, replaced_whole
+from .folders import DICTIONARY, SPLITS, replaced_whole
 
 CHUNK_BYTES = 1 << 22
 _NUM_CODE_POINTS = 0x110000
@@ -284,7 +284,7 @@ def _write_all(splits: Dict[str, Split], folder: str, dictionary: CharacterDicti
             name: write_split(split, os.path.join(folder, name), table, dictionary.unk(), progress)
             for name, split in splits.items()
         }
-    dictionary.save(os.path.join(folder, "dict.txt"))
+    dictionary.save(os.path.join(folder, DICTIONARY))
     return unknown
 
 

@@ -95,10 +95,10 @@ class SampleWriter:
         transcript, write = self._transcript(), self.out.write
         for part in self._prompt_parts(prompt, transcript):
             write(part)
-        last = None
+        last = -1  # no symbol
         for count, step in enumerate(self.sampler.run([self._symbols(prompt)])):
             closed = step.boundaries[0] if step.boundaries else None
-            if count == self.length or (count and last == self.stop):
+            if count == self.length or last == self.stop:
                 write(transcript.end(closed))
                 break
             last = step.tokens[0]

@@ -35,7 +35,7 @@ def trainings(options, log, *runs):
 @pytest.mark.slow
 def test_batches_are_those_of_an_unbroken_training_whatever_the_epoch(data, tmp_path):
     options, log = [data, *TASK, *TRAIN, "--max-update", UPDATES, "--save-interval-updates", 2], tmp_path / "log"
-    options.append("--disable-validation")
+    options += ["--disable-validation", "--dropout-growth-updates", 30]
     whole, parts, killed = tmp_path / "whole", tmp_path / "parts", tmp_path / "killed"
     stops = [(parts, ["--max-update", stop]) for stop in (15, 26)] + [(parts, ["--max-epoch", 2]), (parts, [])]
     groups = trainings(options, log, (whole, []), *stops, *[(killed, [])] * 4)

@@ -76,6 +76,14 @@ class HMLSTMConfig(FairseqDataclass):
     dropout_recurrent: float = option(
         0.1, "variational dropout on the recurrent product: one mask for all steps", DROPOUT
     )
+    dropout_growth_updates: int = option(
+        0,
+        "let every dropout of the model grow linearly to its value over this many updates; 0: whole from the first on",
+        whole(),
+    )
+    dropout_growth_start: float = option(
+        0.4, "with dropout-growth-updates: the share of its value that a dropout starts with", PROBABILITY
+    )
     backend: BACKEND_CHOICES = option("auto", "who computes the recurrence; auto takes the fastest that runs here")
     recompute_chunks: int = option(
         1,

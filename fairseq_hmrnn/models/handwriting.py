@@ -14,7 +14,7 @@ from ..options import DROPOUT, SIZE, CheckedOptions, Parsed, check_config, optio
 from ..trace import KEY, BoundaryTrace
 from .architectures import register_architectures
 from .config import SLOPE, HMLSTMConfig, build_hm_lstm, build_slope_schedule, parse_sizes
-from .dropout import RecurrentDropout
+from .dropout import RecurrentDropout, let_dropout_grow
 from .slope import SlopeProgress
 
 STEP_SIZE = 3  # dx, dy and whether the stroke ends
@@ -87,7 +87,9 @@ class HMLSTMHandwritingModel(CheckedOptions, HandwritingModel):
     @classmethod
     def build_model(cls, cfg, task):
         check_config(cfg, HMLSTMHandwritingConfig)
-        return cls(cfg)
+        model = cls(cfg)
+        let_dropout_grow(model, cfg)
+        return model
 
     def recur(self, x: Tensor, valid: Tensor, state) -> Tuple[Tensor, Dict]:
         state = self.hm_lstm.zero_state(x.size(1)) if state is None else state

@@ -14,6 +14,7 @@ from .architectures import register_architectures
 from .carried_state import CarriedState
 from .config import HMLSTMLanguageModelConfig
 from .decoder import HMLSTMDecoder
+from .dropout import let_dropout_grow
 from .embeddings import check_criterion, load_embedding
 from .start_files import StartsFromFiles
 
@@ -57,6 +58,7 @@ class HMLSTMLanguageModel(CheckedOptions, StartsFromFiles, FairseqLanguageModel)
         model = cls(HMLSTMDecoder(cfg, task.source_dictionary, task.target_dictionary))
         load = functools.partial(load_embedding, model.decoder.embed_tokens, task.source_dictionary)
         model.start_from("decoder-embed-path", cfg.decoder_embed_path, load)
+        let_dropout_grow(model, cfg)
         return model
 
     @classmethod

@@ -7,6 +7,7 @@ import pytest
 import torch
 from fairseq.criterions.adaptive_loss import AdaptiveLoss
 from fairseq.dataclass.configs import EMAConfig
+from fairseq.modules import FairseqDropout
 from small_translation import MODELS, OFF, PAD, SIZES, SOURCE, TARGET, dictionary_of, make, tokens
 
 from fairseq_hmrnn.criterions import BoundaryRegularizedCrossEntropy
@@ -16,6 +17,7 @@ from fairseq_hmrnn.inference.sampler import Sampler, SamplingOptions
 from fairseq_hmrnn.models import HMLSTMLanguageModel
 from fairseq_hmrnn.models.config import HMLSTMLanguageModelConfig
 from fairseq_hmrnn.models.moving_average import MovingAverage
+from fairseq_hmrnn.modules import HMLSTM
 
 WORDS = dictionary_of([f"w{i}" for i in range(40)])
 CUTOFFS = "9,20"  # the symbol PAD places behind a cutoff is one like any other
@@ -286,6 +288,32 @@ def test_single_steps_keep_their_recurrent_masks(name):
             encoder_out = model.encoder.reorder_encoder_out(encoder_out, order)
         step = model.decoder(prev[order], encoder_out=encoder_out, incremental_state=cache)[0]
         torch.testing.assert_close(step[:, 0], whole[order, 6])
+
+
+# Dropout over training
+
+
+@pytest.mark.parametrize("name", ["hmlstm_lm", *MODELS])
+def test_every_dropout_grows(name):
+    options = {
+        "dropout_growth_updates": 10,
+        "dropout_growth_start": 0.2,
+        "dropout_input": 0.5,
+        "dropout_recurrent": 0.5,
+    }
+    model = language_model(**options) if name == "hmlstm_lm" else make(name, dropout_memory=0.5, **options)
+    dropouts = [module for module in model.modules() if isinstance(module, FairseqDropout)]
+    whole = [dropout.p for dropout in dropouts]
+    assert whole.count(0.5) >= (2 if name == "hmlstm_lm" else 3)  # in inference, where nobody tells of updates
+    for num_updates, factor in ((0, 0.2), (5, 0.6), (10, 1.0), (99, 1.0)):
+        model.set_num_updates(num_updates)
+        assert [dropout.p for dropout in dropouts] == pytest.approx([factor * p for p in whole])
+    model.train().set_num_updates(5)
+    recurrences = [module for module in model.modules() if isinstance(module, HMLSTM)]
+    for mask in recurrences[0].draw_recurrent_masks(4000):
+        assert float(mask.max()) == pytest.approx(1 / 0.7) and float(mask.eq(0).float().mean()) == pytest.approx(
+            0.3, abs=0.02
+        )
 
 
 # Averages of weights

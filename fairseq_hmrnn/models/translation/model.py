@@ -10,6 +10,7 @@ from fairseq.models import FairseqEncoderDecoderModel
 
 from ...checkpoints import data_folder, find_checkpoint, load_for_use, settings, split_checkpoints
 from ...options import CheckedOptions, check_config
+from ..dropout import let_dropout_grow
 from ..embeddings import check_criterion, check_shared_embeddings, load_embedding
 from ..start_files import StartsFromFiles
 from . import scripting
@@ -45,6 +46,7 @@ class TranslationModel(CheckedOptions, StartsFromFiles, FairseqEncoderDecoderMod
             path = getattr(cfg, f"load_pretrained_{name}_from", "")
             load = functools.partial(load_pretrained, part, parts=names)
             model.start_from(f"load-pretrained-{name}-from", path, load)
+        let_dropout_grow(model, cfg)
         return model
 
     @classmethod

@@ -13,7 +13,7 @@ import glob
 import logging
 import os
 import pickle
-from typing import Any, Callable, Dict, Iterator, List, Optional
+from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
 import torch
 from fairseq import checkpoint_utils, file_io
@@ -128,6 +128,10 @@ def _prepare_use(path: str, checkpoint: Dict[str, Any], overrides: Dict[str, Any
             raise UnsafeCheckpointError(f"{path} names an unknown {kind}, {ascii(name)}: give its plugin's --user-dir")
     if "task" in _needed and is_of_this_package(classes["task"]):
         _check_dictionary(path, checkpoint.get("task_state"))
+        try:
+            getattr(classes["task"], "check_state", lambda state: None)(checkpoint.get("task_state"))
+        except ValueError as error:
+            raise UnsafeCheckpointError(f"{path} is of no use: {error}: {EARLIER}") from error
     if is_of_this_package(classes["model"]):
         forget_files(cfg, overrides)
 
@@ -135,13 +139,17 @@ def _prepare_use(path: str, checkpoint: Dict[str, Any], overrides: Dict[str, Any
 def forget_files(cfg, overrides: Dict[str, Any]) -> None:
     """Have no file be opened that a checkpoint names and the user (`overrides`) does not: those that its model was
     started from, whose weights it has, and one for replacing unknown words."""
+    _forget(cfg, overrides, "model", ("_from", "_path"), "")
+    _forget(cfg, overrides, "generation", ("replace_unk",), None)
+
+
+def _forget(cfg, overrides: Dict[str, Any], group: str, endings: Tuple[str, ...], nothing: Optional[str]) -> None:
+    part = getattr(cfg, group, None)
     with open_dict(cfg):
-        for group, endings, nothing in (("model", ("_from", "_path"), ""), ("generation", ("replace_unk",), None)):
-            part = getattr(cfg, group, None)
-            for field in list(part.keys() if OmegaConf.is_config(part) else vars(part or argparse.Namespace())):
-                value = getattr(part, field) if field.endswith(endings) else None
-                if isinstance(value, str) and overrides.get(field) != value:
-                    setattr(part, field, nothing)
+        for field in list(part.keys() if OmegaConf.is_config(part) else vars(part or argparse.Namespace())):
+            value = getattr(part, field) if field.endswith(endings) else None
+            if isinstance(value, str) and overrides.get(field) != value:
+                setattr(part, field, nothing)
 
 
 def _check_dictionary(path: str, task_state: Any) -> None:
@@ -233,6 +241,8 @@ def _load_for_use(load: Callable[..., Any]) -> Callable[..., Any]:
         for path, model in zip(filenames, models):
             check_finite(path, dict(model.named_parameters()))
         if is_of_this_package(type(task), *map(type, models)):
+            if "task" in needed:  # for fairseq-validate, whose criterion teaches nothing
+                _forget(cfg, arg_overrides or {}, "criterion", ("boundary_supervision",), "")
             codec = drop_unnamed_codec(cfg, arg_overrides or {})
             if codec is not None and "task" in needed:  # otherwise a command takes what it is given with --bpe
                 logger.warning(f"the codec {codec} that {filenames[-1]} names is not used: name it yourself, bpe=...")

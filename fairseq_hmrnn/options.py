@@ -139,7 +139,7 @@ def check_config(cfg: Any, config: Type) -> None:
     """OptionError, a ValueError, unless every option of cfg may be what it is, alone and together.
 
     cfg: an instance of the dataclass `config`, or anything with its attributes. A class whose options depend on each
-    other has `check_together(cfg)`, a static method.
+    other has `check_together(cfg)`, a static method that raises ValueError.
     """
     for field in dataclasses.fields(config):
         allowed, value = allowed_of(field), _value(cfg, field.name)
@@ -147,7 +147,10 @@ def check_config(cfg: Any, config: Type) -> None:
             allowed.check(field.name.replace("_", "-"), value)
     for base in reversed(config.__mro__):
         if "check_together" in vars(base):
-            base.check_together(cfg)
+            try:
+                base.check_together(cfg)
+            except ValueError as error:
+                raise OptionError(str(error)) from error
 
 
 def _value(cfg: Any, name: str) -> Any:

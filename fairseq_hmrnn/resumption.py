@@ -1,4 +1,4 @@
-"""State that fairseq loses when training is started again, for the tasks and models of this package.
+"""State that fairseq loses when training is started again, for tasks, models and criterions of this package.
 
 That is the validation loss of the epoch at whose end it stopped, for how long validation had not improved, that it had
 already ended, with which batches it began, what a criterion keeps beside weights, and the optimizer's float32 weights
@@ -91,12 +91,25 @@ def _saves_whole(save: Callable[..., Any], trainer) -> Callable[..., Any]:
     return save_checkpoint
 
 
+def _gather_first(save: Callable[..., Any]) -> Callable[..., Any]:
+    """fairseq's `save_checkpoint`, which every process calls and the first one writes: with what the others hold of the
+    task's state, if it has `gather_carried`."""
+
+    @functools.wraps(save)
+    def save_checkpoint(cfg, trainer, epoch_itr, val_loss):
+        if hasattr(trainer.task, "gather_carried") and not cfg.no_save:
+            trainer.task.gather_carried()
+        return save(cfg, trainer, epoch_itr, val_loss)
+
+    return save_checkpoint
+
+
 def _resume_whole(load: Callable[..., Any]) -> Callable[..., Any]:
     """fairseq's `load_checkpoint`, with which training begins, new or resumed."""
 
     @functools.wraps(load)
     def load_checkpoint(cfg, trainer, **kwargs):
-        if not is_of_this_package(type(trainer.task), type(trainer.get_model())):
+        if not is_of_this_package(*map(type, (trainer.task, trainer.get_model(), trainer.get_criterion()))):
             return load(cfg, trainer, **kwargs)
         trainer.save_checkpoint = _saves_whole(trainer.save_checkpoint, trainer)
         if not is_of_this_package(type(trainer.task)):
@@ -120,6 +133,7 @@ def _resume_whole(load: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def install() -> None:
-    """Have fairseq-train resume whole. Called when the package is imported."""
+    """Have fairseq-train save what resuming requires, and resume whole. Called when the package is imported."""
     if not hasattr(checkpoint_utils.load_checkpoint, "__wrapped__"):
         checkpoint_utils.load_checkpoint = _resume_whole(checkpoint_utils.load_checkpoint)
+        checkpoint_utils.save_checkpoint = _gather_first(checkpoint_utils.save_checkpoint)

@@ -358,6 +358,18 @@ def test_files_that_a_checkpoint_names_are_not_opened(trained, tmp_path):
     assert cfg.model == {"load_pretrained_encoder_from": "", "decoder_embed_path": "/b", "slope": 1}
 
 
+def test_a_text_that_taught_boundaries_is_not_required_for_validation(data, trained, tmp_path, monkeypatch):
+    """fairseq-validate sets up the criterion that the checkpoint names."""
+    supervised = with_value("/nowhere/gold.txt", "cfg", "criterion", "boundary_supervision")
+    path = changed(trained, tmp_path / "supervised.pt", supervised)
+    arguments = [data, "--task", "hmlstm_language_modeling", "--path", path, "--batch-size", 8]
+    command(monkeypatch, "validate", *arguments)
+    with pytest.raises(ValueError, match="there is no file /nowhere/gold.txt"):  # the user's to name
+        named = "{'boundary_supervision': '/nowhere/gold.txt'}"
+        command(monkeypatch, "validate", *arguments, "--model-overrides", named)
+    assert hub.load([path]).cfg.criterion.boundary_supervision  # segment asks whether boundaries were taught
+
+
 def test_a_codec_takes_only_what_the_user_names(tmp_path):
     (tmp_path / "m.model").write_text("")
     own = {"sentencepiece_model": str(tmp_path / "m.model")}

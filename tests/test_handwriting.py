@@ -9,6 +9,7 @@ from handwriting import write_unipen
 from omegaconf import OmegaConf
 from running import ROOT, rank_options, run, run_groups
 
+from fairseq_hmrnn.checkpoints import UnsafeCheckpointError
 from fairseq_hmrnn.cli import plot_handwriting, sample_handwriting
 from fairseq_hmrnn.cli.arguments import Parser
 from fairseq_hmrnn.cli.errors import UserError
@@ -42,7 +43,9 @@ def trained(data, tmp_path_factory):
 
     two = [job("two", f"two{rank}", 10, *options, "--batch-size", 2) for rank, options in enumerate(rank_options(base))]
     one = job("one", "one", 10, "--batch-size", 2, "--update-freq", 2)
-    run_groups([[job("whole", "whole", 20)], [job("parts", "parts", 9)], [job("parts", "parts", 20)], two, [one]])
+    average = ["--store-ema", "--ema-decay", 0.8]
+    parts = [[job("parts", "parts", updates, *average)] for updates in (9, 20)]
+    run_groups([[job("whole", "whole", 20, *average)], *parts, two, [one]])
     return base
 
 
@@ -53,8 +56,11 @@ def mean_log_likelihood(data, writer):
     return sum(writer.read(line).log_probs.sum() for line in lines) / len(lines)
 
 
-def weights(folder):
-    return checkpoint_utils.load_checkpoint_to_cpu(str(folder / "checkpoint_last.pt"))["model"]
+def weights(folder, *place):
+    found = checkpoint_utils.load_checkpoint_to_cpu(str(folder / "checkpoint_last.pt"))
+    for name in place or ["model"]:
+        found = found[name]
+    return found
 
 
 def test_training_learns_and_logs(trained):
@@ -70,6 +76,9 @@ def test_interrupted_training_ends_with_the_same_weights(trained):
     whole, parts = weights(trained / "whole"), weights(trained / "parts")
     assert whole.keys() == parts.keys()
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
+    averages = [weights(trained / name, "extra_state", "ema") for name in ("whole", "parts")]
+    assert all(torch.equal(weight, averages[1][name]) for name, weight in averages[0].items())
+    assert not torch.equal(averages[0]["embed_step.weight"], whole["embed_step.weight"])
 
 
 def test_two_processes_train_as_one_that_gathers_two_batches(trained):
@@ -178,7 +187,7 @@ def test_torch_lstm_trains_by_the_same_command(data, tmp_path):
     assert re.search(r"valid on 'valid' subset .* log_likelihood", log) and "pen_up_f1_1" not in log
 
 
-def test_a_checkpoint_belongs_to_the_folder_it_was_trained_on(trained, data):
+def test_a_checkpoint_belongs_to_the_folder_it_was_trained_on(trained, data, tmp_path):
     state = checkpoint_utils.load_checkpoint_to_cpu(str(trained / "whole" / "checkpoint_last.pt"))
     task = HMLSTMHandwritingTask.setup_task(HMLSTMHandwritingTaskConfig(data=str(data)))
     task.load_state_dict(state["task_state"])
@@ -186,6 +195,12 @@ def test_a_checkpoint_belongs_to_the_folder_it_was_trained_on(trained, data):
     for other in ([mean, [1.0, 1.0]], [mean], None, "somewhere"):
         with pytest.raises(ValueError, match="normalised in another way|no mean and standard deviation"):
             task.load_state_dict({"normalization": other})
+    with pytest.raises(ValueError, match="normalised in another way"):
+        task.load_state_dict({})
+    state["task_state"]["normalization"] = None
+    torch.save(state, tmp_path / "without.pt")
+    with pytest.raises(UnsafeCheckpointError, match="without.pt is of no use: it holds no mean and .*: use another"):
+        Writer.load(str(tmp_path / "without.pt"))
     assert HMLSTMHandwritingTask.setup_task(task.cfg, {"normalization": [mean, std]}).normalization.mean == tuple(mean)
 
 

@@ -75,3 +75,18 @@ def test_every_precision_learns_alike_and_resumes(data, tmp_path):
         weights, rows = checkpoint["model"]["decoder.hm_lstm.weight_recurrent.0"], carried(checkpoint["extra_state"])
         assert torch.equal(weights.to(dtype).float(), weights.float()), "the weights were 16-bit"
         assert not torch.equal(rows.to(dtype).float(), rows), "the carried state was not"
+
+
+@official_fairseq
+def test_a_checkpoint_after_an_overflow_has_the_state_of_its_position(data, tmp_path):
+    """An update that overflowed has read its window; fairseq then writes the checkpoint of the one before once more."""
+    options = [data, *TASK, *TRAIN, "--stateful", *MODES["fp16"][:2], "--disable-validation", "--max-update", 5]
+    options += ["--fp16-init-scale", 64, "--fp16-scale-window", 1, "--save-interval-updates", 1]
+    run_groups([[("fairseq-train", [*options, "--save-dir", tmp_path], tmp_path / "log")]])
+    overflowed = re.findall(r"num_updates=(\d+),.*\n(?:.*Saved checkpoint.*\n|(?!.*train_inner).*\n)*?.*overflow detected",
+                            (tmp_path / "log").read_text(encoding="utf-8"))
+    print(overflowed)
+    states = [torch.load(path, map_location="cpu") for path in tmp_path.glob("checkpoint_1_*.pt")]
+    iterators = [state["extra_state"]["train_iterator"] for state in states]
+    for iterator in iterators:
+        assert iterator["streams"]["carried"]["window"] == iterator["iterations_in_epoch"] - 1

@@ -1,13 +1,17 @@
 """Training that is started again without `--stateful` reads what an unbroken one reads, and knows when it is over."""
 
 import re
+from types import SimpleNamespace
 
 import pytest
 import torch
 from conftest import TASK, TRAIN
+from fairseq import checkpoint_utils
+from fairseq.data import Dictionary
+from fairseq.dataclass.configs import CheckpointConfig
 from running import ROOT, rank_options, run_groups
 
-import fairseq_hmrnn  # noqa: F401  (allows what checkpoints hold)
+from fairseq_hmrnn.criterions import BoundaryRegularizedCrossEntropy
 
 UPDATES = 36  # three epochs of 12 updates
 
@@ -106,6 +110,53 @@ def test_translation_reads_the_same_batches_too(tmp_path):
     groups = trainings([*options, "--max-update", 40], log, (whole, []), (parts, stop), (parts, []))
     run_groups([[("fairseq-preprocess", prepare, log)], *groups])
     assert_same(whole, parts)
+
+
+def saved(folder, **extra_state):
+    """A checkpoint, as far as fairseq looks at it."""
+    history = {"criterion_name": "C", "optimizer_name": "O", "lr_scheduler_state": {}, "num_updates": 3}
+    extra_state.update(train_iterator={"epoch": 1, "iterations_in_epoch": 1}, val_loss=1)
+    state = {"model": {"w": torch.ones(2)}, "args": None, "cfg": {"model": {}}, "task_state": {}}
+    torch.save({**state, "optimizer_history": [history], "extra_state": extra_state}, folder / "saved.pt")
+    return folder / "saved.pt"
+
+
+def loaded(path, store_ema=False, criterion=None):
+    """What fairseq's `load_checkpoint` returns, before training, to a trainer of stand-ins for model and task."""
+    trainer = SimpleNamespace(checkpoint_suffix="", task=SimpleNamespace(), optimizer=None, save_checkpoint=print)
+    cfg = CheckpointConfig(restore_file=str(path), reset_dataloader=True)
+    optimization = SimpleNamespace(max_update=0, stop_time_hours=0)
+    trainer.cfg = SimpleNamespace(ema=SimpleNamespace(store_ema=store_ema), checkpoint=cfg, optimization=optimization)
+    trainer.task.get_batch_iterator = trainer.get_train_iterator = lambda **_: SimpleNamespace(epoch=1)
+    trainer.get_model, trainer.get_criterion = SimpleNamespace, lambda: criterion
+    trainer.lr_step, trainer.get_num_updates = float, lambda: 3
+
+    def load_checkpoint(path, *args, **kwargs):
+        trainer.loaded = checkpoint_utils.load_checkpoint_to_cpu(path, load_on_all_ranks=False)
+        trainer.average = trainer.loaded["extra_state"].get("ema")
+        return trainer.loaded["extra_state"]
+
+    trainer.load_checkpoint = load_checkpoint
+    return trainer, checkpoint_utils.load_checkpoint(cfg, trainer)[0]
+
+
+@pytest.mark.parametrize("averaged", [False, True])
+@pytest.mark.parametrize("store_ema", [False, True])
+def test_no_second_copy_of_the_weights_outlives_their_loading(tmp_path, averaged, store_ema):
+    """fairseq-train keeps what it loaded beside the weights until it ends."""
+    average = {"ema": {"w": torch.zeros(2)}, "ema_fp32_params": {"w": torch.zeros(2)}} if averaged else {}
+    trainer, extra_state = loaded(saved(tmp_path, **average), store_ema)
+    if store_ema:  # it begins with the weights where there is none
+        assert trainer.average["w"].tolist() == ([0, 0] if averaged else [1, 1])
+    assert "ema" not in extra_state and "ema_fp32_params" not in extra_state and extra_state["val_loss"] == 1
+
+
+def test_a_criterion_goes_on_with_models_and_tasks_of_others(tmp_path):
+    dictionary = Dictionary()
+    task = SimpleNamespace(source_dictionary=dictionary, target_dictionary=dictionary)
+    criterion = BoundaryRegularizedCrossEntropy(task, False, "auto,.05", "uncertainty")
+    loaded(saved(tmp_path, criterion={"rate": 0.4}), criterion=criterion)
+    assert criterion.targets.found.rate == 0.4
 
 
 @pytest.mark.parametrize("epoch", [1, 3])

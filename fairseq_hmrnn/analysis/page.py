@@ -60,7 +60,7 @@ def _layer(number: int, marks: np.ndarray, probs: np.ndarray, gold: Optional[seg
 
 def _row(name: str, note: str, key: str, marks: np.ndarray, probs: Optional[List[int]]) -> Dict[str, Any]:
     """A row under the text, as the page's script takes it. key: of the keyboard, which switches it."""
-    return {"name": name, "note": note, "key": key, "marks": "".join("01"[mark] for mark in marks), "probs": probs}
+    return {"name": name, "note": note, "key": key, "marks": "".join(np.where(marks, "1", "0")), "probs": probs}
 
 
 def _length(marks: np.ndarray) -> str:

@@ -140,6 +140,12 @@ class BoundaryRegularizedCrossEntropy(CheckedOptions, CrossEntropyCriterion):
         self.targets = TargetRates(self.rates, self.terms, line_end, boundary_delay)
         self.right_to_left: Optional[RightToLeftPredictor] = None
         if needing("right_to_left", self.terms):
+            if dictionary is None:
+                names = ", ".join(needing("right_to_left", self.terms))
+                raise ValueError(
+                    f"{names} in boundary-regularizers requires a task with symbols; strokes have none: give "
+                    "--criterion handwriting_likelihood, and other regularizers"
+                )
             self.right_to_left = RightToLeftPredictor(len(dictionary), dictionary.pad())
         self.left_to_right: Optional[RightToLeftPredictor] = None  # of reversed rows
         if needing("signals", self.terms) and isinstance(task, TranslationTask):
@@ -260,12 +266,20 @@ class BoundaryRegularizedCrossEntropy(CheckedOptions, CrossEntropyCriterion):
                 steps = self.targets.heard_by(layer, steps, tokens_of_rows)
                 self.targets.listen(term.name, layer, steps, tokens_of_rows)
                 penalties.append(weight * regularizer(steps))
+        penalties += self._unheard(heard)
         if self.supervision is not None and self.supervision_weight > 0:
             target, known = (rows_of(trace, values) for values in self.supervision(tokens))
             z_tilde = trace.boundary_probs[..., self.supervision_layer].float()
             cross_entropy = detector_cross_entropy(z_tilde, target, known & trace.valid)
             penalties.append(self.supervision_weight * cross_entropy)
         return penalties
+
+    def _unheard(self, heard: Dict[str, Signals]) -> List[Tensor]:
+        """0 with a gradient of zeros for every weight of a network that nothing listened to in this update, since its
+        terms have no weight yet or any more: torch's distributed wrapper waits for every parameter."""
+        networks = {"right_to_left": self.right_to_left, "signals": self.left_to_right}
+        unheard = [network for need, network in networks.items() if network is not None and need not in heard]
+        return [parameter.flatten()[:0].sum() for network in unheard for parameter in network.parameters()]
 
     def _hear(self, need, model, net_output, sample, name: str) -> Tuple[List[Tensor], Signals]:
         """One of the NEEDS of the regulariser of this name, for every source symbol, and the loss of the network that

@@ -2,8 +2,10 @@
 
 Every regulariser is a function of one layer's `LayerSteps` and returns a scalar, a mean over the valid steps of the
 batch; padding never counts. Those that are sums of terms by step or by row (`binomial`, `entropy`, `cost`, and the
-uncertainty family with given targets) add up over accumulated batches and ranks; those of a mean rate (`rate`,
-`ratio`, `hinge`) hold the rate of every batch of every rank by itself.
+uncertainty family with given targets) add up over accumulated batches and ranks as far as these have sample_size, by
+which the criterion weights them, in proportion to the steps averaged: not with --sentence-avg, and in translation, of
+whose steps it is no count, not quite. Those of a mean rate (`rate`, `ratio`, `hinge`) hold the rate of every batch of
+every rank by itself.
 """
 
 from __future__ import annotations

@@ -192,11 +192,18 @@ class FileEnds:
 
     def _find(self, text: str) -> Tuple[int, int]:
         """The place of a row in the file, negative if it has none, and how many of its characters the file lacks."""
-        place = self.text.find(text)
-        if place < 0 and text[:1] in ("\n", " "):
-            # The newline that fairseq puts before the first line, or the space that sentencepiece puts before each.
-            if self.text.startswith(text[1:]):
-                return 0, 1
-            if text[0] == " " and f"\n{text[1:]}" in self.text:
-                return self.text.find(f"\n{text[1:]}") + 1, 1
-        return place, 0
+        ways = [lambda text: (self.text.find(text), 0), self._find_begun]
+        is_line = text[:1] == " " and text.find("\n") == len(text) - 1  # may be the end of another line too
+        for find in reversed(ways) if is_line else ways:
+            place, skipped = find(text)
+            if place >= 0:
+                return place, skipped
+        return -1, 0
+
+    def _find_begun(self, text: str) -> Tuple[int, int]:
+        """As `_find`, of a row that begins with the newline that fairseq puts before the first line, or with the space
+        that sentencepiece puts before each."""
+        if text[:1] in ("\n", " ") and self.text.startswith(text[1:]):
+            return 0, 1
+        place = self.text.find(f"\n{text[1:]}") if text[:1] == " " else -1
+        return (place + 1, 1) if place >= 0 else (-1, 0)

@@ -76,6 +76,8 @@ class HandwritingLikelihood(BoundaryRegularizedCrossEntropy):
             boundary_weight=boundary_weight,
         )
         check_config(options, HandwritingLikelihoodConfig)
+        if getattr(task, "source_dictionary", None) is not None:
+            raise ValueError("handwriting_likelihood is of pen strokes, not of symbols: give --task hmlstm_handwriting")
         super().__init__(task, sentence_avg, boundary_rates, boundary_regularizers, boundary_weight)
 
     def forward(self, model, sample, reduce=True):

@@ -14,6 +14,7 @@ import numpy as np
 from fairseq.data.indexed_dataset import _code_to_dtype
 
 _AGAIN = "prepare the text again"
+_PART = 1 << 16  # symbols that stay in a processor's cache: they are read once for the lowest and the highest
 
 
 class _Index(NamedTuple):
@@ -92,7 +93,9 @@ def _check_symbols(path: str, index: _Index, dictionary) -> None:
     if total == 0:
         raise ValueError(f"{path} is empty: {_AGAIN}")
     symbols = np.memmap(path, index.dtype, mode="r")
-    lowest, highest = int(symbols.min()) - index.base, int(symbols.max()) - index.base
+    parts = (symbols[start : start + _PART] for start in range(0, total, _PART))
+    ranges = np.array([(part.min(), part.max()) for part in parts], dtype=np.int64)
+    lowest, highest = int(ranges[:, 0].min()) - index.base, int(ranges[:, 1].max()) - index.base
     if lowest < 0 or highest >= len(dictionary):
         unknown = highest if lowest >= 0 else lowest
         raise ValueError(

@@ -19,6 +19,10 @@ from fairseq.data.iterators import EpochBatchIterator
 from fairseq.utils import move_to_cpu
 from torch import Tensor
 
+from ..options import PROBABILITY, number, whole
+
+LENGTH = whole(1)  # of a window, in symbols
+JITTER = number(0, 1, open_above=True)
 _STREAM_KEYS = ("stream", "window", "reset")  # of a batch's net_input, beside what every language model takes
 
 
@@ -35,13 +39,15 @@ class WindowOptions(NamedTuple):
 
     def check(self) -> WindowOptions:
         """Self, or ValueError."""
-        if self.length < 1:
-            raise ValueError(f"tokens-per-sample must be at least 1, got {self.length}")
-        if not 0 <= self.jitter < 1:
-            raise ValueError(f"window-jitter must lie in [0, 1), got {self.jitter}")
-        if not 0 <= self.reset_prob <= 1:
-            raise ValueError(f"state-reset-prob must lie in [0, 1], got {self.reset_prob}")
+        LENGTH.check("tokens-per-sample", self.length)
+        JITTER.check("window-jitter", self.jitter)
+        PROBABILITY.check("state-reset-prob", self.reset_prob)
         return self
+
+    @property
+    def longest(self) -> int:
+        """Symbols of the longest window that there may be."""
+        return math.ceil(self.length * (1 + self.jitter))
 
     def borders(self, num_steps: int, seed: int, epoch: int) -> np.ndarray:
         """(W + 1,) where windows start and end in a stream of num_steps; a function of seed and epoch alone."""
@@ -49,9 +55,8 @@ class WindowOptions(NamedTuple):
             inner = np.arange(0, num_steps, self.length)
         else:
             shortest = max(1, math.floor(self.length * (1 - self.jitter)))
-            longest = math.ceil(self.length * (1 + self.jitter))
             random = np.random.RandomState([seed % 2**32, epoch])
-            inner = random.randint(shortest, longest + 1, size=num_steps // shortest + 1).cumsum()
+            inner = random.randint(shortest, self.longest + 1, size=num_steps // shortest + 1).cumsum()
             inner = np.concatenate([[0], inner[inner < num_steps]])
         return np.append(inner, num_steps)
 

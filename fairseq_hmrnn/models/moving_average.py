@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+from typing import Iterator
 
 import fairseq.trainer
 from fairseq import checkpoint_utils
 from fairseq.models import ema
 from torch import nn
 
-from .hmlstm_lm import HMLSTMLanguageModel
-from .translation.model import TranslationModel
+from ..resumption import is_of_this_package
 
 
 class MovingAverage(ema.EMA):
@@ -47,21 +48,39 @@ def separate_tied(model: nn.Module) -> None:
             seen.add(id(parameter))
 
 
-def install() -> None:
-    """Have fairseq's trainer average models of this package, and no others, as above; and let an average begin where
-    training goes on from a checkpoint without one: fairseq has let go of the weights before it asks for them."""
-    build, load = fairseq.trainer.build_ema, checkpoint_utils.load_checkpoint_to_cpu
-
-    def build_ema(model, cfg, device):
-        ours = isinstance(model, (HMLSTMLanguageModel, TranslationModel))
-        return (MovingAverage if ours else build)(model, cfg, device)
+@contextlib.contextmanager
+def _beginning_from_weights() -> Iterator[None]:
+    """Checkpoints loaded meanwhile have an average: their weights, if they were written without one."""
+    load = checkpoint_utils.load_checkpoint_to_cpu
 
     @functools.wraps(load)
     def load_checkpoint_to_cpu(path, *args, **kwargs):
         checkpoint = load(path, *args, **kwargs)
-        if "load_on_all_ranks" in kwargs:  # the trainer calls
-            checkpoint.get("extra_state", {}).setdefault("ema", checkpoint.get("model"))
+        checkpoint.get("extra_state", {}).setdefault("ema", checkpoint.get("model"))
         return checkpoint
 
-    fairseq.trainer.build_ema = build_ema
     checkpoint_utils.load_checkpoint_to_cpu = load_checkpoint_to_cpu
+    try:
+        yield
+    finally:
+        checkpoint_utils.load_checkpoint_to_cpu = load
+
+
+def install() -> None:
+    """Have fairseq's trainer average models of this package, and no others, as above; and let an average begin where
+    training goes on from a checkpoint without one: fairseq has let go of the weights before it asks for them."""
+    build, load = fairseq.trainer.build_ema, checkpoint_utils.load_checkpoint
+
+    def build_ema(model, cfg, device):
+        return (MovingAverage if is_of_this_package(type(model)) else build)(model, cfg, device)
+
+    @functools.wraps(load)
+    def load_checkpoint(cfg, trainer, **kwargs):
+        with _beginning_from_weights() if trainer.cfg.ema.store_ema else contextlib.nullcontext():
+            extra_state, epoch_itr = load(cfg, trainer, **kwargs)
+        for name in ("ema", "ema_fp32_params"):  # used by now; fairseq would keep them to the end
+            (extra_state or {}).pop(name, None)
+        return extra_state, epoch_itr
+
+    fairseq.trainer.build_ema = build_ema
+    checkpoint_utils.load_checkpoint = load_checkpoint

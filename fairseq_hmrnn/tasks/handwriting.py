@@ -35,11 +35,14 @@ class HMLSTMHandwritingTask(CheckedOptions, FairseqTask):
         no prepared one."""
         check_config(cfg, HMLSTMHandwritingTaskConfig)
         task = super().setup_task(cfg, **kwargs)
-        if task_state:
-            task.normalization = Normalization.checked(task_state.get("normalization"))
-        else:
-            task.normalization = load_normalization(task.folder)
+        found = cls.check_state(task_state)
+        task.normalization = load_normalization(task.folder) if found is None else found
         return task
+
+    @staticmethod
+    def check_state(task_state) -> Optional[Normalization]:
+        """The normalisation in a checkpoint's `task_state`, None where that is empty; ValueError for one without it."""
+        return Normalization.checked(task_state.get("normalization")) if task_state else None
 
     @property
     def folder(self) -> str:
@@ -83,7 +86,7 @@ class HMLSTMHandwritingTask(CheckedOptions, FairseqTask):
 
     def load_state_dict(self, state_dict):
         """Of a checkpoint. ValueError where the folder was prepared with other training lines."""
-        if Normalization.checked(state_dict.get("normalization")) != self.normalization:
+        if self.check_state(state_dict) != self.normalization:
             raise ValueError(
                 f"the checkpoint was trained on strokes that were normalised in another way than {self.folder}: give "
                 "the folder that it was trained on"

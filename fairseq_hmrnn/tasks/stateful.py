@@ -11,6 +11,8 @@ from omegaconf import II
 
 from ..data.indexed import check_split
 from ..data.streams import (
+    JITTER,
+    LENGTH,
     CarriedRows,
     StreamBatches,
     StreamBatchIterator,
@@ -19,7 +21,7 @@ from ..data.streams import (
     load_stream,
     refuse_streams,
 )
-from ..options import PROBABILITY, SEED, CheckedOptions, inherited, number, option, whole
+from ..options import PROBABILITY, SEED, CheckedOptions, inherited, option, whole
 from ..resumption import keep_batches
 
 COUNT_OR_NONE = whole(1, optional=True)
@@ -28,7 +30,7 @@ SPECIAL_SYMBOLS = 4  # of every dictionary of fairseq
 
 @dataclass
 class StatefulLanguageModelingConfig(LanguageModelingConfig):
-    tokens_per_sample: int = inherited(LanguageModelingConfig, "tokens_per_sample", whole(1))
+    tokens_per_sample: int = inherited(LanguageModelingConfig, "tokens_per_sample", LENGTH)
     output_dictionary_size: int = inherited(
         LanguageModelingConfig, "output_dictionary_size", whole(SPECIAL_SYMBOLS + 1, also=(-1,))
     )
@@ -46,7 +48,7 @@ class StatefulLanguageModelingConfig(LanguageModelingConfig):
     window_jitter: float = option(
         0.0,
         "with --stateful: share by which window lengths vary at random, anew in every epoch",
-        number(0, 1, open_above=True),
+        JITTER,
     )
     state_reset_prob: float = option(
         0.0, "with --stateful: probability that a stream starts a window of training from zeros", PROBABILITY
@@ -119,16 +121,19 @@ class StatefulLanguageModelingTask(CheckedOptions, LanguageModelingTask):
 
     def _count_streams(self, max_sentences, max_tokens) -> int:
         """As many as batch-size allows and max-tokens have room for; 1 if neither is given."""
-        if max_tokens and max_tokens < self.windows.length:
+        longest = self.windows.longest
+        if max_tokens and max_tokens < longest:
+            jitter = " and --window-jitter" if self.windows.jitter else ""
             raise ValueError(
-                f"--max-tokens {max_tokens} is less than one window: with --stateful give at least "
-                f"--tokens-per-sample, {self.windows.length}"
+                f"--max-tokens {max_tokens} is less than one window: with --stateful give at least {longest}, the "
+                f"longest by --tokens-per-sample{jitter}"
             )
-        limits = [max_sentences, max_tokens and max_tokens // self.windows.length]
+        limits = [max_sentences, max_tokens and max_tokens // longest]
         return min(filter(None, limits), default=1)
 
     def eval_lm_dataloader(self, dataset, max_tokens=None, batch_size=None, context_window=0, **kwargs):
-        """With --stateful one stream, whatever the batch size: every symbol is predicted from all before it."""
+        """With --stateful one stream, whatever the batch size: every symbol is predicted from all before it. Several
+        shards or processes have one each, a part of the text that begins with a state of zeros."""
         if not isinstance(dataset, StreamDataset):
             kwargs.update(batch_size=batch_size, context_window=context_window)
             return super().eval_lm_dataloader(dataset, max_tokens, **kwargs)
@@ -156,19 +161,15 @@ class StatefulLanguageModelingTask(CheckedOptions, LanguageModelingTask):
         for dataset in (dataset for split, dataset in self.datasets.items() if split != "train"):
             dataset.check_holds(streams * distributed_utils.get_data_parallel_world_size())
 
-    def begin_valid_epoch(self, epoch, model):
-        super().begin_valid_epoch(epoch, model)
-        self._gather_carried()  # an update that overflowed moved on without optimizer_step
-
     def optimizer_step(self, optimizer, model, update_num):
         lr = optimizer.get_lr()
         if not 0 <= lr < math.inf:  # fairseq's own schedules take any --lr, --lr-shrink and the like
             raise ValueError(f"the learning rate is {lr}: give other --lr or options of --lr-scheduler")
         super().optimizer_step(optimizer, model, update_num)
-        self._gather_carried()
 
-    def _gather_carried(self) -> None:
-        """Bring together every process's rows, for a checkpoint may follow, which the first process writes alone."""
+    def gather_carried(self) -> None:
+        """Bring together every process's rows for a checkpoint, which the first process writes alone. Told to every
+        process just before: an update that overflowed has moved on in the text too."""
         saved = self._training_state.save() if self._training_state is not None else None
         if saved is not None and distributed_utils.get_data_parallel_world_size() > 1:
             group = distributed_utils.get_data_parallel_group()

@@ -318,6 +318,21 @@ def test_weights_follow_the_models_updates(dictionary, model, sample):
         criterion.penalties(model, (logits, {"trace": extra["trace"]._replace(num_updates=None)}), sample)
 
 
+@pytest.mark.parametrize("regularizers", ["uncertainty+bidirectional=0:.1:1000", "bidirectional=0:.1:1000"])
+def test_a_network_has_gradients_from_the_first_update_on(dictionary, model, sample, regularizers):
+    """Of zeros where no term with a weight listens to it: torch's distributed wrapper stops where there are none."""
+    criterion = criterion_for(dictionary, ".2,.05", boundary_regularizers=regularizers)
+    loss, size, log = criterion(model, sample)
+    expected = criterion_for(dictionary, ".2,.05", boundary_regularizers=regularizers.split("+bi")[0])
+    expected.right_to_left = None
+    assert torch.equal(loss, expected(model, sample)[0])
+    loss.backward()
+    assert all(torch.equal(x.grad, torch.zeros_like(x)) for x in criterion.parameters())
+    model.set_num_updates(1)
+    criterion(model, sample)[0].backward()
+    assert all(x.grad.any() for x in criterion.parameters())
+
+
 def test_supervision_is_a_cross_entropy_on_one_layer(model, sample):
     dictionary = Dictionary()
     for symbol in "ab\u2581d":

@@ -102,3 +102,12 @@ def test_a_file_for_rows_that_begin_with_the_space_of_sentencepiece(dictionary, 
     target, known = build_supervision(str(path), dictionary)(tokens_of(dictionary, " to be or\n", " not to be\n"))
     assert marks(known[0]) == ".XXXXXXXXX." and marks(known[1]) == ".XXXXXXXXXX"
     assert marks(target[0]).rstrip(".") == "...X" and marks(target[1]).rstrip(".") == "...X"
+
+
+def test_a_line_that_is_the_end_of_an_earlier_one(dictionary, tmp_path):
+    path = tmp_path / "gold.txt"
+    path.write_bytes(b"to be or\nb|e o|r\n")
+    target, known = build_supervision(str(path), dictionary)(tokens_of(dictionary, " be or\n", " be or\nb", "e or\n"))
+    assert marks(known[0]).rstrip(".") == ".XXXXXX" and marks(target[0]).rstrip(".") == ".X..X"
+    assert known[1].all() and not target[1].any()  # of running text: it is there once
+    assert not target[2].any()

@@ -4,9 +4,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from fairseq.data import Dictionary
 from fairseq.logging import metrics
 
-from fairseq_hmrnn.criterions import HandwritingLikelihood
+from fairseq_hmrnn.criterions import BoundaryRegularizedCrossEntropy, HandwritingLikelihood
 from fairseq_hmrnn.data.handwriting import HandwritingDataset
 from fairseq_hmrnn.data.handwriting.store import CHARACTER, WORD, Strokes
 from fairseq_hmrnn.models.handwriting import HandwritingModel, HMLSTMHandwritingConfig, HMLSTMHandwritingModel
@@ -136,6 +137,13 @@ def test_regularisers_require_boundaries(dataset, rates, regularizers):
     assert HandwritingLikelihood(TASK, False)(model, batch)[0].isfinite()
     with pytest.raises(ValueError, match="a boundary regularizer requires a model with boundaries"):
         HandwritingLikelihood(TASK, False, rates, regularizers)(model, batch)
+
+
+def test_a_criterion_of_the_other_kind_of_task_is_refused():
+    with pytest.raises(ValueError, match="give --task hmlstm_handwriting"):
+        HandwritingLikelihood(SimpleNamespace(target_dictionary=Dictionary(), source_dictionary=Dictionary()), False)
+    with pytest.raises(ValueError, match="requires a task with symbols; .*--criterion handwriting_likelihood"):
+        BoundaryRegularizedCrossEntropy(TASK, False, ".3,.1", "rate+bidirectional,rate")
 
 
 def test_options_without_meaning_are_refused():

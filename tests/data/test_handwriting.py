@@ -80,6 +80,8 @@ def test_words_end_where_the_characters_say(tmp_path):
     assert word_ends("ab c", ["ab", "c"], [5, 9]) == [5, 9]
     assert word_ends("ab c", ["a", "bc"], [3, 9]) is None  # a label over two words
     assert word_ends("ab c", ["a", "b"], [3, 5]) is None
+    assert word_ends("ab c", ["", "a", "b", "", "c"], [1, 3, 5, 6, 9]) == [6, 9]
+    assert word_ends("a " * 50_000, ["a"] * 50_000, [*range(50_000)]) == [*range(50_000)]  # in no time
 
 
 def test_iam_lines_have_points_texts_and_writers(iam):

@@ -11,6 +11,7 @@ from fairseq.data import Dictionary
 from fairseq.data.indexed_dataset import IndexedDatasetBuilder, MMapIndexedDatasetBuilder
 from running import ROOT
 
+from fairseq_hmrnn.data import indexed
 from fairseq_hmrnn.data.indexed import check_split
 
 LINES = [torch.tensor([4, 5, 6]), torch.tensor([5]), torch.tensor([6, 6, 7, 4, 2])]
@@ -61,7 +62,10 @@ def test_every_length_but_the_right_one_is_refused(path, dictionary):
     check_split(str(path), dictionary)
 
 
-def test_symbols_beyond_the_dictionary_are_refused(path, dictionary):
+@pytest.mark.parametrize("part", [1, 4, 1000])
+def test_symbols_beyond_the_dictionary_are_refused(path, dictionary, part, monkeypatch):
+    monkeypatch.setattr(indexed, "_PART", part)  # symbols that are looked at together
+    check_split(str(path), dictionary)
     dictionary.symbols.pop()
     assert "train.bin has the symbol 7, but the dictionary has only 7" in message(path, dictionary)
 

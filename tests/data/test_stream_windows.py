@@ -15,6 +15,7 @@ from fairseq_hmrnn.data.streams import (
     WindowOptions,
     read_tokens,
 )
+from fairseq_hmrnn.tasks.hmlstm_language_modeling import HMLSTMLanguageModelingConfig, HMLSTMLanguageModelingTask
 
 DICTIONARY = Dictionary()
 for _symbol in "abcdefgh":
@@ -44,6 +45,25 @@ def test_every_symbol_is_predicted_once_after_the_one_before_it(length, streams,
     assert all(row.eq(PAD).sum() <= 1 for row in rows)
     widths = [sample["target"].size(1) for sample in samples[:-1]]
     assert all(width == window if jitter == 0 else window // 2 <= width <= window * 1.5 + 0.5 for width in widths)
+
+
+def test_no_window_is_longer_than_the_longest():
+    for length, jitter in ((5, 0.5), (7, 0.3), (4, 0), (1, 0.1)):
+        batches = StreamBatches(text(4000, length=length, jitter=jitter), 1, range(1))
+        widths = [batches[index]["target"].size(1) for index in range(len(batches))]
+        assert max(widths) == batches.text.windows.longest
+
+
+@pytest.mark.parametrize("jitter, streams", [(0, 3), (0.5, 2), (0.9, 1)])
+def test_max_tokens_hold_the_longest_windows(data, jitter, streams):
+    cfg = HMLSTMLanguageModelingConfig(data=str(data), stateful=True, tokens_per_sample=30, window_jitter=jitter)
+    task = HMLSTMLanguageModelingTask.setup_task(cfg)
+    task.load_dataset("train")
+    batches = task.get_batch_iterator(task.dataset("train"), max_tokens=90).dataset
+    assert batches.num_streams == streams
+    assert all(batches[index]["target"].numel() <= 90 for index in range(len(batches)))
+    with pytest.raises(ValueError, match=f"--max-tokens 29 is less than one window: .* at least {30 + 30 * jitter:.0f}"):
+        task.get_batch_iterator(task.dataset("train"), max_tokens=29)
 
 
 def test_processes_share_the_rows_and_chance_is_the_same_for_them():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bisect
+import itertools
 from typing import List, NamedTuple, Optional, Sequence
 
 import numpy as np
@@ -76,14 +78,12 @@ def word_ends(text: str, labels: List[str], last_points: List[int]) -> Optional[
     the characters are not the text."""
     if "".join(labels) != "".join(text.split()):
         return None
-    found, written, length = [], 0, 0
-    for word in text.split():
-        length += len(word)
-        while written < len(labels) and sum(map(len, labels[: written + 1])) <= length:
-            written += 1
-        if written == 0 or sum(map(len, labels[:written])) != length:  # a label goes on into the next word
+    found, written = [], list(itertools.accumulate(map(len, labels)))  # how much of the text by each label's end
+    for length in itertools.accumulate(map(len, text.split())):
+        label = bisect.bisect_right(written, length) - 1  # the last one: some are empty
+        if label < 0 or written[label] != length:  # a label goes on into the next word
             return None
-        found.append(last_points[written - 1])
+        found.append(last_points[label])
     return found
 
 

@@ -51,7 +51,7 @@ class HMLSTMEncoderConfig(HMLSTMConfig):
 
     bidirectional: bool = option(False, "read the source in both directions; hidden-sizes are those of each")
     encoder_memory: str = option(
-        "steps",  # the best measured (README.md, Translate)
+        "steps",  # the best measured (docs/translation.md)
         "what the decoder attends to: steps (all source steps, the states of all layers side by side), "
         "all-layers (all source steps, a gated sum of all layers), segments:LAYER (as steps, but only those at "
         "which that layer, counted from 1 at the bottom, closed a segment, and the last), means:LAYER (as segments, "

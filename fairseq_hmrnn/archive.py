@@ -109,13 +109,6 @@ class _Recorder(pickle.Unpickler):
         return _Inert()
 
 
-def pickled_globals(pickled: bytes) -> Set[Tuple[str, str]]:
-    """(module, name) of everything a pickle would import, found without importing or calling any of it."""
-    recorder = _Recorder(io.BytesIO(pickled))
-    recorder.load()
-    return recorder.imports
-
-
 def check_checkpoint(path: str) -> Any:
     """Raise UnsafeCheckpointError if the checkpoint would import anything beyond the allow-list or is damaged.
 

@@ -111,6 +111,12 @@ def _resume_whole(load: Callable[..., Any]) -> Callable[..., Any]:
     def load_checkpoint(cfg, trainer, **kwargs):
         if not is_of_this_package(*map(type, (trainer.task, trainer.get_model(), trainer.get_criterion()))):
             return load(cfg, trainer, **kwargs)
+        data = trainer.cfg.dataset
+        if getattr(data, "update_ordered_indices_seed", False) and not data.update_epoch_batch_itr:
+            raise ValueError(
+                "--update-ordered-indices-seed alone has no effect but that a training that is started again reads "
+                "other batches: give --update-epoch-batch-itr true beside it, or leave it out"
+            )
         trainer.save_checkpoint = _saves_whole(trainer.save_checkpoint, trainer)
         if not is_of_this_package(type(trainer.task)):
             task = trainer.task

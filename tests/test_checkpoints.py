@@ -19,19 +19,17 @@ from fairseq.data import Dictionary
 from omegaconf import OmegaConf
 from running import ROOT, run
 
-from fairseq_hmrnn.archive import pickled_globals
 from fairseq_hmrnn.checkpoints import UnsafeCheckpointError, check_checkpoint, drop_unnamed_codec, forget_files
 from fairseq_hmrnn.inference import hub
 
 
-def test_wants_are_found_in_every_pickle_protocol_without_running_anything(tmp_path):
-    class Call:
-        def __reduce__(self):
-            return os.mkdir, (str(tmp_path / "made"),)
-
+def test_imports_are_found_in_every_pickle_protocol_without_running_anything(tmp_path):
+    refusal = f"holds {os.mkdir.__module__}.mkdir, which"  # and not what it may import beside
     for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1):
-        needed = pickled_globals(pickle.dumps({"a": [Call(), collections.OrderedDict(b=1)]}, protocol))
-        assert (os.mkdir.__module__, "mkdir") in needed and ("collections", "OrderedDict") in needed
+        pickled = pickle.dumps({"a": [Call(tmp_path / "made"), collections.OrderedDict(b=1)]}, protocol)
+        (tmp_path / "calls.pt").write_bytes(archive_of(pickled))
+        with pytest.raises(UnsafeCheckpointError, match=refusal):
+            check_checkpoint(str(tmp_path / "calls.pt"))
     assert not (tmp_path / "made").exists()
 
 

@@ -121,12 +121,13 @@ def saved(folder, **extra_state):
     return folder / "saved.pt"
 
 
-def loaded(path, store_ema=False, criterion=None):
+def loaded(path, store_ema=False, criterion=None, **dataset):
     """What fairseq's `load_checkpoint` returns, before training, to a trainer of stand-ins for model and task."""
     trainer = SimpleNamespace(checkpoint_suffix="", task=SimpleNamespace(), optimizer=None, save_checkpoint=print)
     cfg = CheckpointConfig(restore_file=str(path), reset_dataloader=True)
     optimization = SimpleNamespace(max_update=0, stop_time_hours=0)
-    trainer.cfg = SimpleNamespace(ema=SimpleNamespace(store_ema=store_ema), checkpoint=cfg, optimization=optimization)
+    options = {"checkpoint": cfg, "optimization": optimization, "dataset": SimpleNamespace(**dataset)}
+    trainer.cfg = SimpleNamespace(ema=SimpleNamespace(store_ema=store_ema), **options)
     trainer.task.get_batch_iterator = trainer.get_train_iterator = lambda **_: SimpleNamespace(epoch=1)
     trainer.get_model, trainer.get_criterion = SimpleNamespace, lambda: criterion
     trainer.lr_step, trainer.get_num_updates = float, lambda: 3
@@ -157,6 +158,10 @@ def test_a_criterion_goes_on_with_models_and_tasks_of_others(tmp_path):
     criterion = BoundaryRegularizedCrossEntropy(task, False, "auto,.05", "uncertainty")
     loaded(saved(tmp_path, criterion={"rate": 0.4}), criterion=criterion)
     assert criterion.targets.found.rate == 0.4
+    options = {"update_ordered_indices_seed": True, "update_epoch_batch_itr": False}
+    with pytest.raises(ValueError, match="give --update-epoch-batch-itr true beside it, or leave it out"):
+        loaded(saved(tmp_path), criterion=criterion, **options)
+    loaded(saved(tmp_path), criterion=criterion, **{**options, "update_epoch_batch_itr": True})
 
 
 @pytest.mark.parametrize("epoch", [1, 3])

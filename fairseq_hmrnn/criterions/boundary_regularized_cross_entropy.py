@@ -24,7 +24,7 @@ from .boundary_regularizers import (
     detector_cross_entropy,
     entropy_and_surprisal,
 )
-from .boundary_statistics import boundary_counts, gold_counts, log_boundary_metrics, numbers
+from .boundary_statistics import boundary_counts, gold_counts, log_boundary_metrics, summed
 from .boundary_supervision import Supervision, SymbolSet, build_supervision, whitespace_indices
 from .boundary_terms import listeners, listening, needing, parse_rates, parse_regularizers, parse_terms
 from .right_to_left import RightToLeftPredictor, followers, left_to_right
@@ -331,11 +331,7 @@ class BoundaryRegularizedCrossEntropy(CheckedOptions, CrossEntropyCriterion):
         """loss, nll_loss and bpc (the same to more digits) in bits, ppl; z1, z2, ... boundary rates; update1, copy1,
         flush1, ... shares of steps; word_f1_1, ... F1 of each layer's boundaries against whitespace, where the step
         that reads the whitespace is the boundary."""
-        totals: Dict[str, float] = {}
-        for log in logging_outputs:
-            for key, value in log.items():
-                totals[key] = totals.get(key, 0) + value
-        totals = numbers(totals)
+        totals = summed(logging_outputs)
         tokens = totals.get("ntokens", 0)
         metrics.log_scalar("loss", totals["loss"] / totals["sample_size"] / math.log(2), totals["sample_size"], round=3)
         nll_bits = totals["nll"] / tokens / math.log(2)

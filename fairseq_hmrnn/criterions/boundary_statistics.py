@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Callable, Dict, Tuple, Union
+from typing import Callable, Dict, Sequence, Tuple, Union
 
 import torch
 from fairseq.logging import metrics
@@ -51,6 +51,15 @@ def gold_counts(
         counts[f"closed{layer + 1}:{kind}"] = closed[layer]
         counts[f"hits{layer + 1}:{kind}"] = hits[layer]
     return counts
+
+
+def summed(logging_outputs: Sequence[Dict[str, Union[Tensor, float]]]) -> Dict[str, float]:
+    """Sums over what batches and ranks logged, by key."""
+    totals: Dict[str, Union[Tensor, float]] = {}
+    for log in logging_outputs:
+        for key, value in log.items():
+            totals[key] = totals.get(key, 0) + value
+    return numbers(totals)
 
 
 def numbers(totals: Dict[str, Union[Tensor, float]]) -> Dict[str, float]:

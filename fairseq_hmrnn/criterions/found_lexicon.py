@@ -16,15 +16,15 @@ from .lexicon_search import Inferred, infer, scored
 class FoundLexicon(FoundRate):
     """A lexicon inferred from the last places of a text, and the rates that go with it.
 
-    told: the rate if it is known. rate: of boundaries, otherwise the mean of the last two that were found. threshold:
-    see Inferred, a mean too. lexicon: None until there is one.
+    given: the rate if an option gives it. rate: of boundaries, otherwise the mean of the last two that were found.
+    threshold: see Inferred, a mean too. lexicon: None until there is one.
     """
 
     sought = "lexicon"
 
-    def __init__(self, told: Optional[float] = None):
+    def __init__(self, given: Optional[float] = None):
         super().__init__()
-        self.told, self.rate = told, START if told is None else told
+        self.given, self.rate = given, START if given is None else given
         self.threshold, self.lexicon = self.rate, None
 
     def begins(self, tokens: Tensor, signal: Tensor, known: Tensor) -> Tensor:
@@ -43,18 +43,18 @@ class FoundLexicon(FoundRate):
         return torch.from_numpy(begins & inside).to(known.device)
 
     def _find(self) -> Optional[Dict[str, Any]]:
-        found = infer(*self._text(), self.told)
+        found = infer(*self._text(), self.given)
         return None if found is None else _plain(found)
 
     def _take(self, found: Dict[str, Any]) -> None:
         is_first, (threshold, rate, self.lexicon) = self.lexicon is None, _inferred(found)
         self.threshold = threshold if is_first else (self.threshold + threshold) / 2
-        if self.told is None:
+        if self.given is None:
             super()._take(rate)
 
     def state_dict(self) -> Dict[str, Any]:
         state = super().state_dict()
-        del state["told"]  # an option
+        del state["given"]  # an option
         if self.lexicon is not None:
             state["lexicon"] = _plain(Inferred(self.threshold, self.rate, self.lexicon))
         return state
@@ -63,8 +63,8 @@ class FoundLexicon(FoundRate):
         super().load_state_dict(state)
         if self.lexicon is not None:
             self.lexicon = _inferred(self.lexicon).lexicon
-        if self.told is not None:
-            self.rate = self.told
+        if self.given is not None:
+            self.rate = self.given
 
 
 def _plain(found: Inferred) -> Dict[str, Any]:

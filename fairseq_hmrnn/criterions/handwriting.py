@@ -14,7 +14,7 @@ from ..options import WEIGHT, Parsed, check_config, option
 from ..trace import BoundaryTrace, trace_of
 from .boundary_regularized_cross_entropy import BoundaryRegularizedCrossEntropy
 from .boundary_regularizers import REGULARIZERS, Signals
-from .boundary_statistics import boundary_counts, gold_counts, log_boundary_metrics, numbers
+from .boundary_statistics import boundary_counts, gold_counts, log_boundary_metrics, summed
 from .boundary_terms import needing, parse_rates, parse_regularizers, parse_terms
 
 
@@ -127,11 +127,7 @@ class HandwritingLikelihood(BoundaryRegularizedCrossEntropy):
         """loss; nll_loss, by step; log_likelihood, the mean over lines of log p of a whole line, as published; all in
         nats. z1, z2, ..., update1, copy1, flush1, ...; pen_up_f1_1, character_f1_1, word_f1_1, ...: F1 of each layer's
         boundaries against the last points of strokes, characters and words."""
-        totals: Dict[str, float] = {}
-        for log in logging_outputs:
-            for key, value in log.items():
-                totals[key] = totals.get(key, 0) + value
-        totals = numbers(totals)
+        totals = summed(logging_outputs)
         steps, lines = totals.get("ntokens", 0), totals.get("nsentences", 0)
         metrics.log_scalar("loss", totals["loss"] / totals["sample_size"], totals["sample_size"], round=3)
         metrics.log_scalar("nll_loss", totals["nll"] / steps, steps, round=4)

@@ -44,7 +44,7 @@ class TargetRates:
         elif rates and rates[0].share is None:
             self.found = FoundRate()
         self.heard = names[0] if names else None
-        self.told = self.found is None or rates[0].share is not None  # what the rate is before the first search
+        self._announces = bool(rates) and rates[0].share is None  # what the rate is before the first search
         for layer, rate in enumerate(rates, 1):
             if rate.within_lines:
                 logger.info(
@@ -64,12 +64,12 @@ class TargetRates:
         training goes on from has been loaded."""
         if self.found is None:
             return
-        if not self.told:
-            self.told = True
-            later = f"from update {EVERY} on the one that is found"
+        if self._announces:
+            self._announces = False
+            then = f"from update {EVERY} on the one that is found"
             if not math.isnan(self.found.last):
-                later = "what the next search makes of it: it was found before this training was stopped"
-            logger.info(f"boundary-rates: the rate of layer 1 is {self.found.rate:.3g} and {later}")
+                then = "what the next search makes of it: it was found before this training was stopped"
+            logger.info(f"boundary-rates: the rate of layer 1 is {self.found.rate:.3g} and {then}")
         self.found.search(num_updates, device)
 
     def counted(self, trace: BoundaryTrace, layer: int, tokens: Optional[Tensor]) -> Tensor:

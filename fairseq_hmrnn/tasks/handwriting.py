@@ -12,6 +12,7 @@ from omegaconf import II
 from ..data.handwriting import HandwritingDataset, Normalization, load_normalization, load_split
 from ..options import SEED, CheckedOptions, check_config, option, whole
 from ..resumption import keep_batches
+from .mixin import TaskMixin
 
 
 @dataclass
@@ -24,10 +25,8 @@ class HMLSTMHandwritingTaskConfig(FairseqDataclass):
 
 
 @register_task("hmlstm_handwriting", dataclass=HMLSTMHandwritingTaskConfig)
-class HMLSTMHandwritingTask(CheckedOptions, FairseqTask):
+class HMLSTMHandwritingTask(CheckedOptions, TaskMixin, FairseqTask):
     """Predict each step of a pen from those before it, in lines of handwriting."""
-
-    tells_epoch = True  # to models that anneal slopes by it
 
     @classmethod
     def setup_task(cls, cfg, task_state=None, **kwargs):
@@ -71,14 +70,8 @@ class HMLSTMHandwritingTask(CheckedOptions, FairseqTask):
         return model
 
     def get_batch_iterator(self, dataset, **kwargs):
-        """fairseq's, keeping batches whose size is no multiple of 8, and those that training began with."""
-        kwargs["required_batch_size_multiple"] = 1
+        """fairseq's, of the batches that training began with."""
         return keep_batches(self, super().get_batch_iterator, dataset, **kwargs)
-
-    def begin_epoch(self, epoch, model):
-        super().begin_epoch(epoch, model)
-        if hasattr(model, "set_epoch"):
-            model.set_epoch(epoch)
 
     def state_dict(self):
         """With the normalisation: samples of a checkpoint are then in inches without the data folder."""

@@ -19,6 +19,7 @@ from ..inference.reader import output_symbols
 from ..inference.search import PromptedGenerator
 from ..models.decoding import GENERATION_DTYPES, generate_in
 from ..options import check_config, option
+from .mixin import TaskMixin
 from .stateful import StatefulLanguageModelingConfig, StatefulLanguageModelingTask
 
 END_CHOICES = ChoiceEnum(["auto", "length", "newline"])
@@ -46,7 +47,7 @@ class HMLSTMLanguageModelingConfig(StatefulLanguageModelingConfig):
 
 
 @register_task("hmlstm_language_modeling", dataclass=HMLSTMLanguageModelingConfig)
-class HMLSTMLanguageModelingTask(StatefulLanguageModelingTask):
+class HMLSTMLanguageModelingTask(TaskMixin, StatefulLanguageModelingTask):
     """fairseq's language modelling task, for prepared folders of `fairseq-hmrnn prepare text` and any other.
 
     A dictionary whose symbols are all single characters is recognised: prompts are then read and samples written as
@@ -125,18 +126,6 @@ class HMLSTMLanguageModelingTask(StatefulLanguageModelingTask):
             found = sorted(name[:-4] for name in os.listdir(folder) if name.endswith(".idx"))
             found = ", ".join(found) or "no prepared text"
             raise FileNotFoundError(f"no {split}.idx in {folder}; it has: {found}") from error
-
-    def get_batch_iterator(self, *args, **kwargs):
-        """fairseq's, keeping batches whose size is no multiple of 8: ve-fairseq would drop them."""
-        kwargs["required_batch_size_multiple"] = 1
-        return super().get_batch_iterator(*args, **kwargs)
-
-    tells_epoch = True  # to models that anneal slopes by it
-
-    def begin_epoch(self, epoch, model):
-        super().begin_epoch(epoch, model)
-        if hasattr(model, "set_epoch"):  # not every model of official fairseq has it
-            model.set_epoch(epoch)
 
     def build_bpe(self, args):
         """The codec that was asked for with --bpe, else that of characters if the dictionary is one of characters."""

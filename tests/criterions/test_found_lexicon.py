@@ -12,9 +12,9 @@ from fairseq_hmrnn.criterions.lexicon_search import infer
 CPU = torch.device("cpu")
 
 
-def taught(told=None):
+def taught(given=None):
     """A FoundLexicon that heard of 20,000 places, after its first search."""
-    found, (tokens, begins) = FoundLexicon(told), language(20_000)
+    found, (tokens, begins) = FoundLexicon(given), language(20_000)
     found.remember(tokens, heard(begins), torch.ones_like(begins))
     found.search(100, CPU)
     return found

@@ -57,12 +57,15 @@ def test_no_window_is_longer_than_the_longest():
 @pytest.mark.parametrize("jitter, streams", [(0, 3), (0.5, 2), (0.9, 1)])
 def test_max_tokens_hold_the_longest_windows(data, jitter, streams):
     cfg = HMLSTMLanguageModelingConfig(data=str(data), stateful=True, tokens_per_sample=30, window_jitter=jitter)
+    cfg.dataset_impl, cfg.use_plasma_view, cfg.tpu = "mmap", False, False
     task = HMLSTMLanguageModelingTask.setup_task(cfg)
     task.load_dataset("train")
     batches = task.get_batch_iterator(task.dataset("train"), max_tokens=90).dataset
     assert batches.num_streams == streams
     assert all(batches[index]["target"].numel() <= 90 for index in range(len(batches)))
-    with pytest.raises(ValueError, match=f"--max-tokens 29 is less than one window: .* at least {30 + 30 * jitter:.0f}"):
+    with pytest.raises(
+        ValueError, match=f"--max-tokens 29 is less than one window: .* at least {30 + 30 * jitter:.0f}"
+    ):
         task.get_batch_iterator(task.dataset("train"), max_tokens=29)
 
 

@@ -1,0 +1,18 @@
+"""Common to the tasks of this package."""
+
+from __future__ import annotations
+
+
+class TaskMixin:
+    """Before a task of fairseq: models are told the epoch, and no batch is dropped for its size."""
+
+    tells_epoch = True  # to models that anneal slopes by it
+
+    def begin_epoch(self, epoch, model):
+        super().begin_epoch(epoch, model)
+        if hasattr(model, "set_epoch"):  # not every model of official fairseq has it
+            model.set_epoch(epoch)
+
+    def get_batch_iterator(self, *args, **kwargs):
+        """fairseq's, keeping batches whose size is no multiple of 8: ve-fairseq would drop them."""
+        return super().get_batch_iterator(*args, **{**kwargs, "required_batch_size_multiple": 1})

@@ -1,10 +1,12 @@
 """Handwriting through the real commands: prepare, train, resume, two processes, bfloat16, validate, sample, draw."""
 
 import re
+from types import SimpleNamespace
 
 import pytest
 import torch
 from fairseq import checkpoint_utils
+from fairseq.data import Dictionary
 from handwriting import write_unipen
 from omegaconf import OmegaConf
 from running import ROOT, rank_options, run, run_groups
@@ -15,6 +17,8 @@ from fairseq_hmrnn.cli.arguments import Parser
 from fairseq_hmrnn.cli.errors import UserError
 from fairseq_hmrnn.data.handwriting import load_split, prepare
 from fairseq_hmrnn.inference.handwriting import Writer
+from fairseq_hmrnn.models.config import HMLSTMLanguageModelConfig
+from fairseq_hmrnn.models.handwriting import HMLSTMHandwritingConfig, HMLSTMHandwritingModel
 from fairseq_hmrnn.tasks.handwriting import HMLSTMHandwritingTask, HMLSTMHandwritingTaskConfig
 
 TASK = ["--user-dir", "fairseq_hmrnn", "--task", "hmlstm_handwriting"]
@@ -202,6 +206,15 @@ def test_a_checkpoint_belongs_to_the_folder_it_was_trained_on(trained, data, tmp
     with pytest.raises(UnsafeCheckpointError, match="without.pt is of no use: it holds no mean and .*: use another"):
         Writer.load(str(tmp_path / "without.pt"))
     assert HMLSTMHandwritingTask.setup_task(task.cfg, {"normalization": [mean, std]}).normalization.mean == tuple(mean)
+
+
+def test_models_of_the_other_kind_of_task_are_refused(data):
+    task = HMLSTMHandwritingTask.setup_task(HMLSTMHandwritingTaskConfig(data=str(data)))
+    for name in ("hmlstm_lm", "hmlstm", "lstm_lm"):
+        with pytest.raises(ValueError, match="requires a model of it, such as --arch hmlstm_handwriting"):
+            task.build_model(HMLSTMLanguageModelConfig(_name=name))
+    with pytest.raises(ValueError, match="reads pen strokes, not symbols: give --task hmlstm_handwriting"):
+        HMLSTMHandwritingModel.build_model(HMLSTMHandwritingConfig(), SimpleNamespace(source_dictionary=Dictionary()))
 
 
 def test_errors_are_one_line_before_training(data, tmp_path):

@@ -87,6 +87,8 @@ class HMLSTMHandwritingModel(CheckedOptions, HandwritingModel):
     @classmethod
     def build_model(cls, cfg, task):
         check_config(cfg, HMLSTMHandwritingConfig)
+        if getattr(task, "source_dictionary", None) is not None:
+            raise ValueError("hmlstm_handwriting reads pen strokes, not symbols: give --task hmlstm_handwriting")
         model = cls(cfg)
         let_dropout_grow(model, cfg)
         return model

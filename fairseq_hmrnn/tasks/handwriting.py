@@ -6,6 +6,7 @@ from typing import Optional
 
 from fairseq import utils
 from fairseq.dataclass import FairseqDataclass
+from fairseq.models import ARCH_MODEL_REGISTRY, MODEL_REGISTRY
 from fairseq.tasks import FairseqTask, register_task
 from omegaconf import II
 
@@ -64,10 +65,11 @@ class HMLSTMHandwritingTask(CheckedOptions, TaskMixin, FairseqTask):
         return criterion
 
     def build_model(self, cfg, *args, **kwargs):
-        model = super().build_model(cfg, *args, **kwargs)
-        if not hasattr(model, "distribution"):
+        name = getattr(cfg, "_name", None) or getattr(cfg, "arch", None)
+        kind = ARCH_MODEL_REGISTRY.get(name) or MODEL_REGISTRY.get(name)
+        if kind is not None and not hasattr(kind, "distribution"):
             raise ValueError("the task hmlstm_handwriting requires a model of it, such as --arch hmlstm_handwriting")
-        return model
+        return super().build_model(cfg, *args, **kwargs)
 
     def get_batch_iterator(self, dataset, **kwargs):
         """fairseq's, of the batches that training began with."""

@@ -141,6 +141,19 @@ def loaded(path, store_ema=False, criterion=None, **dataset):
     return trainer, checkpoint_utils.load_checkpoint(cfg, trainer)[0]
 
 
+@pytest.mark.parametrize("no_save", [False, True])
+def test_every_process_gathers_before_the_first_one_saves(tmp_path, monkeypatch, no_save):
+    done = []
+    task = SimpleNamespace(gather_carried=lambda: done.append("gather"))
+    trainer = SimpleNamespace(task=task, consolidate_optimizer=lambda: done.append("save"), data_parallel_rank=1)
+    trainer.should_save_checkpoint_on_current_rank = trainer.always_call_state_dict_during_save_checkpoint = False
+    monkeypatch.setattr(checkpoint_utils.save_checkpoint, "best", 3.5, raising=False)
+    cfg = CheckpointConfig(save_dir=str(tmp_path), no_save=no_save)
+    checkpoint_utils.save_checkpoint(cfg, trainer, None, 2.5)
+    assert done == ([] if no_save else ["gather", "save"])
+    assert checkpoint_utils.save_checkpoint.best == 2.5  # where fairseq keeps it
+
+
 @pytest.mark.parametrize("averaged", [False, True])
 @pytest.mark.parametrize("store_ema", [False, True])
 def test_no_second_copy_of_the_weights_outlives_their_loading(tmp_path, averaged, store_ema):

@@ -192,13 +192,15 @@ class FileEnds:
 
     def _find(self, text: str) -> Tuple[int, int]:
         """The place of a row in the file, negative if it has none, and how many of its characters the file lacks."""
-        ways = [lambda text: (self.text.find(text), 0), self._find_begun]
-        is_line = text[:1] == " " and text.find("\n") == len(text) - 1  # may be the end of another line too
-        for find in reversed(ways) if is_line else ways:
-            place, skipped = find(text)
-            if place >= 0:
-                return place, skipped
-        return -1, 0
+        first, then = self._find_anywhere, self._find_begun
+        if text[:1] == " " and text.find("\n") == len(text) - 1:  # a source of translation; another may end like it
+            first, then = then, first
+        found = first(text)
+        return found if found[0] >= 0 else then(text)
+
+    def _find_anywhere(self, text: str) -> Tuple[int, int]:
+        """As `_find`, of a row that the file has as it is."""
+        return self.text.find(text), 0
 
     def _find_begun(self, text: str) -> Tuple[int, int]:
         """As `_find`, of a row that begins with the newline that fairseq puts before the first line, or with the space

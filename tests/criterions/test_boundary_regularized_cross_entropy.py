@@ -320,7 +320,7 @@ def test_weights_follow_the_models_updates(dictionary, model, sample):
 
 @pytest.mark.parametrize("regularizers", ["uncertainty+bidirectional=0:.1:1000", "bidirectional=0:.1:1000"])
 def test_a_network_has_gradients_from_the_first_update_on(dictionary, model, sample, regularizers):
-    """Of zeros where no term with a weight listens to it: torch's distributed wrapper stops where there are none."""
+    """Of zeros where no term with a weight listens to it, however many processes there are."""
     criterion = criterion_for(dictionary, ".2,.05", boundary_regularizers=regularizers)
     loss, size, log = criterion(model, sample)
     expected = criterion_for(dictionary, ".2,.05", boundary_regularizers=regularizers.split("+bi")[0])

@@ -3,7 +3,6 @@
 from argparse import Namespace
 from types import SimpleNamespace
 
-import fairseq.trainer
 import pytest
 import torch
 from fairseq.criterions.adaptive_loss import AdaptiveLoss
@@ -360,19 +359,6 @@ def test_adaptive_models_are_averaged(name):
         model.decoder.adaptive_softmax.head.weight.add_(1)
     average.step(model, 1)
     torch.testing.assert_close(average.get_model().decoder.adaptive_softmax.head.weight.detach(), first + 0.5)
-
-
-def test_the_trainer_averages_handwriting_too():
-    """Its progress is a buffer of integers, which have no mean."""
-    model = HMLSTMHandwritingModel(HMLSTMHandwritingConfig(embed_dim=4, hidden_sizes="6,5", output_dim=7, mixtures=2))
-    average = fairseq.trainer.build_ema(model, EMAConfig(store_ema=True, ema_decay=0.5), None)
-    first = model.embed_step.weight.detach().clone()
-    with torch.no_grad():
-        model.embed_step.weight.add_(1)
-    model.set_num_updates(1)
-    average.step(model, 1)
-    torch.testing.assert_close(average.get_model().embed_step.weight.detach(), first + 0.5)
-    assert average.get_model().slope_progress.num_updates == 1
 
 
 def test_the_average_counts_on_after_a_restart():

@@ -28,7 +28,8 @@ ALLOWED = {
     "models": {"checkpoints", "modules", "ops", "options", "trace"},
     "inference": {"checkpoints", "data", "models", "ops", "text", "trace"},
     "tasks": {"checkpoints", "compat", "data", "inference", "models", "options", "resumption"},
-    "cli": {"analysis", "archive", "criterions", "data", "inference", "models", "optim", "options", "tasks", "text"},
+    "cli": {"analysis", "archive", "checkpoints", "criterions", "data", "inference", "models", "optim", "options"}
+    | {"tasks", "text"},
     "__init__": {"checkpoints", "cli", "resumption"},  # and by name what is registered
     "__main__": {"cli"},
 }

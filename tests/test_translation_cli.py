@@ -126,6 +126,15 @@ def test_training_requires_a_valid_split_and_does_without_test(pairs, tmp_path):
     assert (tmp_path / "save" / "checkpoint_best.pt").exists()
 
 
+def test_the_test_split_is_scored_in_the_direction_that_was_trained(pairs, tmp_path):
+    given = ["--source-lang", "en", "--target-lang", "de", "--arch", "hmlstm_transformer_tiny", "--max-update", 1]
+    command = ["train", pairs, "--save-dir", tmp_path, "--", *given, "--cpu", "--num-workers", 0]
+    assert "BLEU" in run("fairseq-hmrnn", *command).stdout.splitlines()[-1]
+    found = lines_by_number((tmp_path / "translations.txt").read_text(encoding="utf-8"), "T")
+    references = (pairs.parent / "test.de").read_text(encoding="utf-8").split("\n")
+    assert {number: references[int(number)] for number in found} == found and len(found) == 13
+
+
 @pytest.mark.parametrize(
     "symbols, given, expected",
     [

@@ -26,7 +26,7 @@ ALLOWED = {
     "data": {"text"},
     "criterions": {"data", "options", "text", "trace"},
     "models": {"checkpoints", "modules", "ops", "options", "trace"},
-    "inference": {"checkpoints", "data", "models", "ops", "text", "trace"},
+    "inference": {"checkpoints", "criterions", "data", "models", "ops", "text", "trace"},
     "tasks": {"checkpoints", "compat", "data", "inference", "models", "options", "resumption"},
     "cli": {"analysis", "archive", "checkpoints", "criterions", "data", "inference", "models", "optim", "options"}
     | {"tasks", "text"},

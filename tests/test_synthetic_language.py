@@ -38,7 +38,7 @@ def test_texts_that_are_there_are_replaced_only_when_told_to(tmp_path, capsys):
     with pytest.raises(SystemExit):
         run_command(prepare)
     assert "other data in it: give another --dest, or --overwrite" in capsys.readouterr().err
-    assert [path.name for path in tmp_path.iterdir()] == ["valid.txt"] and (tmp_path / "valid.txt").read_text() == "mine\n"
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"valid.txt": "mine\n"}
     (tmp_path / "bin").mkdir()
     run_command([*prepare, "--overwrite"])
     assert (tmp_path / "valid.txt").read_text() != "mine\n" and (tmp_path / "bin").is_dir()

@@ -58,7 +58,6 @@ def translator(pairs, tmp_path_factory):
         return ("fairseq-train", [pairs, *TASK, *TRAIN, *options, "--save-dir", path], path / "log.txt")
 
     start = (*training("parts", *HMLSTM, "--max-update", 7)[:2], folder / "start.txt")
-    # In the first epoch: fairseq's own resumption pairs other sentences in a later one.
     rest, whole = (training(name, *HMLSTM, "--max-update", 60) for name in ("parts", "whole"))
     other = training("other", "--arch", "hmlstm_lstm_tiny", *REGULARISED, "--max-update", 60, "--disable-validation")
     run_groups([[start], [rest], [whole], [other]])

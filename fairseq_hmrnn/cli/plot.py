@@ -5,8 +5,8 @@
     fairseq-hmrnn plot checkpoints/unspaced --text some.txt --html boundaries.html --gold some.words.txt
 
 With --html a page for a browser, a single file: the text with the boundaries under it, gold ones beside them, and the
-probabilities of the character pointed at. A text may have 100,000 bytes for a page, 20,000 for a picture. With --norms also how large each layer's hidden state is; with --log its
-boundary rates during training.
+probabilities of the character pointed at. A text may have 100,000 bytes for a page, 20,000 for a picture. With --norms
+also how large each layer's hidden state is; with --log its boundary rates during training.
 """
 
 from __future__ import annotations

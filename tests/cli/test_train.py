@@ -224,8 +224,8 @@ def test_a_file_in_configs_is_a_recipe():
 
 
 def test_a_folder_is_trained_and_scored_from_anywhere_and_the_printed_command_is_fairseqs(data, tmp_path):
-    """A folder with an odd name, in another one than the package's; the command again goes on. The model predicts a part
-    of the symbols, and is scored as such a one."""
+    """A folder with an odd name, in another one than the package's; the command again goes on. The model predicts
+    a part of the symbols, and is scored as such a one."""
     folder = tmp_path / "it's [odd], {a=b} $(x)"
     shutil.copytree(str(data), str(folder / "bin"))
     tiny = [*TINY, "--output-dictionary-size", 12, "--num-workers", 0, "--max-update"]

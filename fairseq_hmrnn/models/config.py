@@ -135,7 +135,7 @@ def build_hm_lstm(cfg: HMLSTMConfig, input_size: int) -> HMLSTM:
     """The recurrence that the options describe."""
     if cfg.bfloat16_products and kernel.compiled is None:
         missing = f"the compiled kernel, which {kernel.MISSING}"
-        logger.warning(f"on CPU products stay float32: bfloat16-products requires {missing}")
+        logger.warning(f"on CPU the recurrence's products stay float32: bfloat16-products requires {missing}")
     return HMLSTM(
         input_size,
         parse_sizes(cfg.hidden_sizes),

@@ -39,7 +39,8 @@ class DropoutGrowth(nn.Module):
     learns what is common to all of the text, all of it when it begins to learn the text by heart.
 
     model: of which every dropout grows, by the same factor. start: that factor before the first update, in [0, 1].
-    updates: after how many it is 1. A model that is not told of updates, as in inference, has all of its dropout.
+    updates: after how many it is 1. A model that is loaded has the dropout that its checkpoint had come to; one that
+    was never told of updates has all of it.
     """
 
     def __init__(self, model: nn.Module, start: float, updates: int):

@@ -45,7 +45,8 @@ class HMLSTM(nn.Module):
     backend: who computes it, see ops.hm_lstm.
     recompute_chunks: pieces of a sequence that the backward pass computes again, for less memory: ops.recompute.
     bfloat16_products: round the operands of products to bfloat16 although the weights are float32; sums and states stay
-        float32. With bfloat16 weights products are of bfloat16 operands anyway.
+        float32. With bfloat16 weights products are of bfloat16 operands anyway. Without the compiled kernel products
+        on CPU are of float32 operands all the same.
 
     Parameters, for layer l: weight_recurrent.l (4H+1, H), weight_bottom_up.l (4H+1, H_below), weight_top_down.l
     (4H+1, H_above) for all but the top layer, bias.l (4H+1); with layer_norm a gain (4H+1) for each weight. Rows:
@@ -230,8 +231,12 @@ class HMLSTM(nn.Module):
 
         packed: weights from `pack`, read in place of the module's; evaluation without gradients only. projected, with
         packed: x is (B, 4H+1), what `packed.project` makes of the input, for instance a row of its table of embeddings.
-        recurrent_masks: as in `forward`.
+        recurrent_masks: as in `forward`; not with packed. Raises ValueError for arguments that exclude each other.
         """
+        if packed is None and projected:
+            raise ValueError("projected input requires packed weights: give it with packed")
+        if packed is not None and (recurrent_masks is not None or self._drops_out):
+            raise ValueError("packed weights have no recurrent dropout: leave packed out, or the masks")
         x, valid = x.unsqueeze(0), None if valid is None else valid.unsqueeze(0)
         if packed is None:
             output = self(x, state, valid, slope, recurrent_masks=recurrent_masks)
@@ -246,10 +251,14 @@ class HMLSTM(nn.Module):
         it, by the compiled kernel alone; input and state are then float32, whatever the weights are."""
         return pack_layers(self.layers(), self.backend, bfloat16)
 
+    @property
+    def _drops_out(self) -> bool:
+        return self.recurrent_dropout > 0 and (self.training or self.retain_dropout)
+
     def draw_recurrent_masks(self, batch_size: int) -> Optional[Tuple[Tensor, ...]]:
         """Masks of recurrent dropout for a batch, tuple over layers of (B, H_l); None without it, and in evaluation
         unless `retain_dropout` is set."""
-        if self.recurrent_dropout == 0 or not (self.training or self.retain_dropout):
+        if not self._drops_out:
             return None
         keep, like = 1 - self.recurrent_dropout, self.zero_state(0).z
         return tuple(like.new_empty(batch_size, size).bernoulli_(keep) / keep for size in self.hidden_sizes)

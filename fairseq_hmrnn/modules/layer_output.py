@@ -11,7 +11,8 @@ from ..ops import layer_output
 
 
 class LayerOutput(nn.Module):
-    """h_e = ReLU(sum_l gate_l W_e[l] h[l]), gate_l = sigmoid(w_l . [h[1]; ...; h[L]]), eq. (7) and (8).
+    """h_e = ReLU(sum_l gate_l W_e[l] h[l]), gate_l = sigmoid(w_l . [h[1]; ...; h[L]]), eq. (7) and (8) of
+    ops/README.md.
 
     hidden_sizes: sizes of the layers. output_size: size of h_e. bfloat16_products: round the operands of products to
     bfloat16, as HMLSTM does with the same option.

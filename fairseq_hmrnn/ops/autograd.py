@@ -73,7 +73,7 @@ class Recurrence(torch.autograd.Function):
         ctx.call, ctx.counts = call, (len(tensors), len(hidden), len(kept))
         ctx.set_materialize_grads(False)
         # Tensors go through save_for_backward: it notices when one of them is overwritten, keeps no cycle alive, and
-        # lets activation checkpointing and hooks on saved tensors do their work.
+        # lets activation checkpointing and hooks on saved tensors do their work. An object must hold no result itself.
         ctx.save_for_backward(*tensors, *hidden, *kept)
         return results
 

@@ -24,12 +24,13 @@ def check_options(options: RecurrenceOptions, noise: Optional[Tensor]) -> None:
 
 def check_layers(layers: Sequence[LayerParameters]) -> None:
     """At least one; every weight has the rows of its layer and the columns of what it reads (the input may have any
-    size), and one floating-point dtype and one device for all."""
+    size), gains in all layers or in none, and one floating-point dtype and one device for all."""
     if not layers or not all(isinstance(layer, LayerParameters) for layer in layers):
         raise ValueError(f"layers must be at least one LayerParameters, got {[type(p).__name__ for p in layers]}")
     input_size = layers[0].weight_bottom_up.size(-1)
     sizes = [layer.hidden_size for layer in layers]
     dtype, device = layers[0].weight_recurrent.dtype, layers[0].weight_recurrent.device
+    layer_norm = layers[0].layer_norm  # of all or of none
     if not dtype.is_floating_point:
         raise ValueError(f"the weights must be floating-point numbers, not {dtype}")
     for index, layer in enumerate(layers):
@@ -40,9 +41,9 @@ def check_layers(layers: Sequence[LayerParameters]) -> None:
             "weight_bottom_up": (rows, sizes[index - 1] if index else input_size),
             "weight_top_down": None if above is None else (rows, above),
             "bias": (rows,),
-            "gain_recurrent": (rows,) if layer.layer_norm else None,
-            "gain_bottom_up": (rows,) if layer.layer_norm else None,
-            "gain_top_down": (rows,) if layer.layer_norm and above is not None else None,
+            "gain_recurrent": (rows,) if layer_norm else None,
+            "gain_bottom_up": (rows,) if layer_norm else None,
+            "gain_top_down": (rows,) if layer_norm and above is not None else None,
         }
         for name, shape in needed.items():
             tensor = getattr(layer, name)

@@ -62,7 +62,8 @@ def hm_lstm(
 
     With float16 or bfloat16 weights state, noise, masks, boundaries and boundary_probs are float32 and `hidden` has
     the weights' dtype; sums, gates and detectors are computed in float32. On CPU operands of products are bfloat16
-    under bfloat16 weights (see RecurrenceOptions.bfloat16_products) and float32 under float16 ones.
+    under bfloat16 weights (see RecurrenceOptions.bfloat16_products; not on the Python path) and float32 under float16
+    ones.
     Under autocast x and float32 weights are cast to its dtype on a GPU; on CPU x is cast to that of the weights.
     While torch records a graph (torch.jit.trace, torch.export, torch.compile) it records one operator, see `library`;
     with backend="reference", for ONNX, and with torch before 2.4, the reference's operations of these T steps.
@@ -110,7 +111,7 @@ def compute(
 ) -> HMLSTMOutput:
     """`hm_lstm` once its arguments are checked: by whoever computes on this device and dtype."""
     arguments = (x, layers, state, options, valid, noise, recurrent_masks)
-    return _run(choose(backend, x.device.type, x.dtype), *arguments, recompute_chunks, tokens, hidden_dtype)
+    return _run(choose(backend, x.device, x.dtype), *arguments, recompute_chunks, tokens, hidden_dtype)
 
 
 def _run(
@@ -132,16 +133,16 @@ def _run(
 
 
 @functools.lru_cache(maxsize=None)
-def choose(backend: str, device_type: str, dtype: torch.dtype) -> Callable[..., HMLSTMOutput]:
+def choose(backend: str, device: torch.device, dtype: torch.dtype) -> Callable[..., HMLSTMOutput]:
     """Who computes on this device and dtype. Says so once, for the answer is cached."""
     if backend == "reference":
         logger.info("HM-LSTM runs the reference, as asked for")
         return hm_lstm_reference
-    fits_cpu = device_type == "cpu" and state_dtype(dtype) in cpu.DTYPES
+    fits_cpu = device.type == "cpu" and state_dtype(dtype) in cpu.DTYPES
     if backend == "cpu" and not fits_cpu:
-        raise ValueError(f'backend="cpu" runs floating-point numbers on CPU, not {dtype} on {device_type}')
-    if backend == "triton" or (backend == "auto" and device_type == "cuda"):
-        missing = missing_for_triton(device_type, dtype)
+        raise ValueError(f'backend="cpu" runs floating-point numbers on CPU, not {dtype} on {device}')
+    if backend == "triton" or (backend == "auto" and device.type == "cuda"):
+        missing = missing_for_triton(device, dtype)
         if not missing:
             logger.info("HM-LSTM runs the Triton kernels")
             return importlib.import_module(".triton", __package__).hm_lstm_triton
@@ -149,7 +150,7 @@ def choose(backend: str, device_type: str, dtype: torch.dtype) -> Callable[..., 
             raise ValueError(f'backend="triton" cannot run: {missing}')
         logger.warning("HM-LSTM runs the reference, which is slow: the Triton kernels cannot run, %s", missing)
     elif not fits_cpu:
-        logger.info("HM-LSTM runs the reference: no kernel for %s on %s", dtype, device_type)
+        logger.info("HM-LSTM runs the reference: no kernel for %s on %s", dtype, device)
     elif kernel.compiled is None:
         kernel.warn_of_python_path()
     else:
@@ -157,25 +158,25 @@ def choose(backend: str, device_type: str, dtype: torch.dtype) -> Callable[..., 
     return cpu.hm_lstm_cpu if fits_cpu else hm_lstm_reference
 
 
-def missing_for_triton(device_type: str, dtype: torch.dtype) -> str:
+def missing_for_triton(device: torch.device, dtype: torch.dtype) -> str:
     """Why the Triton kernels cannot run on this device and dtype; empty where they can. Imports nothing of them
     before everything else is there."""
     if dtype not in TRITON_DTYPES:
         return f"they compute in float32, float16 and bfloat16, not {dtype}"
-    if device_type == "cpu":
+    if device.type == "cpu":
         if os.environ.get("TRITON_INTERPRET") != "1":
             return "the tensors are on CPU (set TRITON_INTERPRET=1 to try them there, slowly)"
-    elif device_type != "cuda" or torch.version.hip is not None:
+    elif device.type != "cuda" or torch.version.hip is not None:
         return "they are for NVIDIA GPUs"
     elif tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2, 8):
         return f"they need torch 2.8 or later, this is {torch.__version__}"
     else:
-        device = torch.cuda.get_device_properties(torch.cuda.current_device())
-        if (device.major, device.minor) < TRITON_CAPABILITY:
-            return f"{device.name} has compute capability {device.major}.{device.minor}, they need 8.0"
-        shared = getattr(device, "shared_memory_per_block_optin", TRITON_SHARED_MEMORY)
+        found = torch.cuda.get_device_properties(device)
+        if (found.major, found.minor) < TRITON_CAPABILITY:
+            return f"{found.name} has compute capability {found.major}.{found.minor}, they need 8.0"
+        shared = getattr(found, "shared_memory_per_block_optin", TRITON_SHARED_MEMORY)
         if shared < TRITON_SHARED_MEMORY:
-            return f"{device.name} has {shared} bytes of shared memory for a block, they need {TRITON_SHARED_MEMORY}"
+            return f"{found.name} has {shared} bytes of shared memory for a block, they need {TRITON_SHARED_MEMORY}"
     try:
         importlib.import_module(".triton", __package__)
     except ImportError as error:
@@ -191,7 +192,7 @@ def pack_layers(
     check_layers(layers)
     layers = [layer.to(torch.float32) for layer in layers] if bfloat16 else layers
     weight = layers[0].weight_recurrent
-    fits = weight.dtype in cpu.DTYPES and choose(backend, weight.device.type, weight.dtype) is cpu.hm_lstm_cpu
+    fits = weight.dtype in cpu.DTYPES and choose(backend, weight.device, weight.dtype) is cpu.hm_lstm_cpu
     return cpu.PackedLayers(layers, bfloat16=bfloat16) if fits else None
 
 

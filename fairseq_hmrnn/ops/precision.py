@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from .capture import capturing
 
@@ -46,6 +47,7 @@ class RoundedLinear(torch.autograd.Function):
         return x @ weight.t()
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, grad: Tensor):
         x, weight = ctx.saved_tensors
         grad = rounded(grad)

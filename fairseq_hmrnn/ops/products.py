@@ -38,10 +38,16 @@ def linear(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None, bfloat16: b
 
     bfloat16: round the operands of products to bfloat16, forward and backward, with sums in x's dtype; for float32.
     """
-    if autocast_is_on(x) or capturing() or not chooses_panels(x.device.type, x.dtype) or weight.dtype != x.dtype:
+    by_panels = chooses_panels(x.device.type, x.dtype) and weight.dtype == x.dtype and _rounds(x.dtype, bfloat16)
+    if autocast_is_on(x) or capturing() or not by_panels:
         return F.linear(*((rounded(x), rounded(weight)) if bfloat16 else (x, weight)), bias)
     y = _Linear.apply(x.reshape(-1, x.size(-1)), weight, bias, bfloat16)
     return y.view(*x.shape[:-1], weight.size(0))
+
+
+def _rounds(dtype: torch.dtype, bfloat16: bool) -> bool:
+    """Whether the panels can round operands of this dtype as asked for."""
+    return not bfloat16 or dtype == torch.float32
 
 
 def has_many_rows(x: Tensor) -> bool:
@@ -80,7 +86,8 @@ def multiply(a: Tensor, b: Tensor, a_over_rows: bool = False, b_over_rows: bool 
 def layer_output(
     hidden: Sequence[Tensor], weights: Sequence[Tensor], changed: Optional[Tensor] = None, bfloat16: bool = False
 ) -> Tensor:
-    """The gated output module, eq. (7) and (8): ReLU(sum_l gate_l W_e[l] h[l]), gate_l = sigmoid(w_l . [h[1]; ...]).
+    """The gated output module, eq. (7) and (8) of ops/README.md: ReLU(sum_l gate_l W_e[l] h[l]), gate_l =
+    sigmoid(w_l . [h[1]; ...]).
 
     hidden: per layer (T, B, H_l). weights: per layer (E + L, H_l), W_e[l] and below it the layer's columns in all
     gates. changed: (T, B, L) bool, False where h[l] is that of the step before: there its term is not computed again.
@@ -89,7 +96,8 @@ def layer_output(
     """
     x, dtype = hidden[0], weights[0].dtype
     wide = torch.float32 if dtype == torch.bfloat16 else dtype
-    if x.dim() == 3 and not (autocast_is_on(x) or capturing()) and x.numel() and chooses_panels(x.device.type, wide):
+    by_panels = x.dim() == 3 and x.numel() and chooses_panels(x.device.type, wide) and _rounds(wide, bfloat16)
+    if by_panels and not (autocast_is_on(x) or capturing()):
         tensors = [tensor.to(wide) for tensor in (*hidden, *weights)]
         features = _LayerOutput.apply(len(hidden), changed, bfloat16 or wide != dtype, *tensors)
         return features.transpose(0, 1).to(dtype)

@@ -310,7 +310,7 @@ def test_every_dropout_grows(name):
     model = with_growing_dropout(name)
     dropouts = [module for module in model.modules() if isinstance(module, FairseqDropout)]
     whole = [dropout.p for dropout in dropouts]
-    assert whole.count(0.5) >= (3 if name in MODELS else 2)  # in inference, where nobody tells of updates
+    assert whole.count(0.5) >= (3 if name in MODELS else 2)  # nobody has told of updates yet
     for num_updates, factor in ((0, 0.2), (5, 0.6), (10, 1.0), (99, 1.0)):
         model.set_num_updates(num_updates)
         assert [dropout.p for dropout in dropouts] == pytest.approx([factor * p for p in whole])

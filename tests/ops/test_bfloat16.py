@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from problems import assert_close, make_problem, run, tensors
 
-from fairseq_hmrnn.ops import RecurrenceOptions, cpu, hm_lstm
+from fairseq_hmrnn.ops import RecurrenceOptions, cpu, hm_lstm, products
+from fairseq_hmrnn.ops.precision import rounded_linear
 from fairseq_hmrnn.ops.reference import hm_lstm_reference
 
 pytestmark = pytest.mark.skipif(cpu.kernel.compiled is None, reason="the compiled kernel was not built")
@@ -111,6 +113,25 @@ def test_symbols_that_the_table_has_not():
         hm_lstm(problem.x[0], *problem[1:], tokens=torch.tensor([[0, 1, 2, 4]]))
     with pytest.raises(ValueError, match="tokens must be int64"):
         hm_lstm(problem.x[0], *problem[1:], tokens=torch.zeros(1, 4))
+
+
+def test_float64_is_not_rounded():
+    problem = make_problem(3, 2, 4, [5, 6], RecurrenceOptions(bfloat16_products=True))
+    with pytest.raises(ValueError, match="bfloat16_products rounds float32 tensors, x is torch.float64"):
+        hm_lstm(*problem)
+    x, weight = torch.randn(40, 5, dtype=torch.float64), torch.randn(3, 5, dtype=torch.float64)
+    expected = F.linear(x.bfloat16().double(), weight.bfloat16().double())
+    assert_close([products.linear(x, weight, bfloat16=True)], [expected], 1e-12)  # by torch: the panels cannot
+    hidden, weights = [torch.randn(2, 3, 5, dtype=torch.float64)] * 2, [torch.randn(6, 5, dtype=torch.float64)] * 2
+    low = [[t.bfloat16().double() for t in many] for many in (hidden, weights)]
+    assert_close([products.layer_output(hidden, weights, bfloat16=True)], [products.layer_output(*low)], 1e-12)
+
+
+def test_second_derivatives_of_rounded_products_are_refused():
+    x = torch.randn(2, 3, requires_grad=True)
+    (first,) = torch.autograd.grad(rounded_linear(x, torch.randn(4, 3)).pow(2).sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        first.sum().backward()
 
 
 @pytest.mark.parametrize("layer_norm", [False, True], ids=["plain", "layer_norm"])

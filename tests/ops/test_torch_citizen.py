@@ -354,6 +354,9 @@ REFUSED = {
     "a list of tensors": (dict(layers=[[torch.zeros(2)]]), "at least one LayerParameters, got .'list'"),
     "mixed dtypes": (dict(layers=mixed(bias=torch.zeros(21).double())), "bias of layer 1 is torch.float64.*one dtype"),
     "mixed devices": (dict(layers=mixed(bias=torch.zeros(21, device="meta"))), "bias of layer 1 is .* on meta"),
+    "gains in one layer alone": (dict(layers=mixed(gain_recurrent=torch.ones(21))), "gain_recurrent of layer 1 .*None"),
+    "gains in the first layer alone": (dict(layers=[make(layer_norm=True).layers()[0], *make().layers()[1:]]),
+                                       r"gain_recurrent of layer 1 has shape None, expected \(21,\)"),
     "integers": (dict(layers=[LayerParameters(*[None if t is None else t.long() for t in p]) for p in make().layers()]),
                  "floating-point"),
     "x of numpy": (dict(x=X.detach().numpy()), "x must be a tensor .T, B, 4., got ndarray"),
@@ -378,6 +381,17 @@ def test_what_does_not_fit_is_named(name, autocast):
         hm_lstm(**arguments)
 
 
+def test_packed_steps_do_not_drop_out():
+    module = make(recurrent_dropout=0.5)
+    module.step(X[0], STATE, packed=module.eval().pack())
+    masks = tuple(torch.ones(2, size) for size in SIZES)
+    retaining = make(recurrent_dropout=0.5).eval()
+    retaining.retain_dropout = True
+    for one, given in ((module, masks), (make(recurrent_dropout=0.5), None), (retaining, None)):
+        with pytest.raises(ValueError, match="packed weights have no recurrent dropout"):
+            one.step(X[0], STATE, packed=one.pack(), recurrent_masks=given)
+
+
 def test_the_module_and_packed_weights_name_them_too():
     module = make()
     for x in (X[:, 0], X[0, 0], X.detach().numpy(), None):
@@ -388,6 +402,8 @@ def test_the_module_and_packed_weights_name_them_too():
             run_it()
     with pytest.raises(ValueError, match="at least one LayerParameters"):
         pack_layers([])
+    with pytest.raises(ValueError, match="projected input requires packed weights"):
+        module.step(X[0], STATE, projected=True)
     module.bias[1].data = module.bias[1].data.double()
     for run_it in (lambda: module(X), module.pack):
         with pytest.raises(ValueError, match="a model has one dtype"):

@@ -32,6 +32,7 @@ entry = importlib.import_module("fairseq_hmrnn.ops.hm_lstm")  # the package give
 
 GPU = torch.cuda.is_available()
 DEVICE = "cuda" if GPU else "cpu"
+CUDA = torch.device("cuda")
 gpu = [pytest.mark.gpu, pytest.mark.skipif(not GPU, reason="needs a CUDA device")]
 
 # name: sizes, steps, batch, options, more arguments of make_problem. Together they hold every option, most of them
@@ -207,25 +208,25 @@ class Card:
 )
 def test_auto_falls_back_with_one_line(card, importable, words, monkeypatch, caplog):
     """The choice alone: `choose` is asked for a device that need not be there."""
-    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: type("Other", (Card,), card))
     if not importable:
         monkeypatch.setitem(sys.modules, "fairseq_hmrnn.ops.triton", None)
     entry.choose.cache_clear()
     with caplog.at_level("INFO"):
         for _ in range(2):
-            assert entry.choose("auto", "cuda", torch.float32) is hm_lstm_reference
+            assert entry.choose("auto", CUDA, torch.float32) is hm_lstm_reference
     assert len(caplog.records) == 1 and words in caplog.text
     with pytest.raises(ValueError, match="cannot run"):
-        entry.choose("triton", "cuda", torch.float32)
+        entry.choose("triton", CUDA, torch.float32)
     entry.choose.cache_clear()
 
 
-def test_auto_takes_triton_on_a_gpu(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: Card)
+def test_auto_takes_triton_on_a_gpu_that_can(monkeypatch):
+    old = type("Other", (Card,), dict(major=7, minor=5))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: Card if device.index == 1 else old)
     entry.choose.cache_clear()
-    assert entry.choose("auto", "cuda", torch.bfloat16) is hm_lstm_triton
+    for index, chosen in ((1, hm_lstm_triton), (0, hm_lstm_reference)):
+        assert entry.choose("auto", torch.device("cuda", index), torch.bfloat16) is chosen
     entry.choose.cache_clear()
 
 
@@ -247,6 +248,15 @@ def test_tiles_of_a_product_fit_the_card(card, dtype, monkeypatch):
             assert tiles == 2 or tiles * tile * programs <= card.shared_memory, (batch, size, tiles, programs)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_an_empty_batch_runs_in_any_precision(dtype):
+    problem = make_problem(0, 3, 0, [5, 6], RecurrenceOptions(), dtype=torch.float32)
+    layers = [layer.to(dtype) for layer in problem.layers]
+    output = hm_lstm(problem.x.to(dtype), layers, problem.state, problem.options, backend="triton")
+    assert output.hidden[1].shape == (3, 0, 6) and output.hidden[1].dtype == dtype
+    assert output.boundaries.dtype == torch.float32
+
+
 def test_package_does_not_import_triton():
     code = "import sys, fairseq_hmrnn, fairseq_hmrnn.modules as m, torch; m.HMLSTM(3, [4])(torch.zeros(2, 1, 3));"
     code += "print(any(name.startswith('fairseq_hmrnn.ops.triton') for name in sys.modules))"
@@ -257,8 +267,9 @@ def test_pool_keeps_few():
     graphs.pool.clear()
     kept = [graphs.Workspace.__new__(graphs.Workspace) for _ in range(graphs.IDLE + 2)]
     for number, workspace in enumerate(kept):
-        graphs.pool.give_back(number % 3, workspace)
-    assert sum(map(len, graphs.pool.idle.values())) == graphs.IDLE
+        with graphs.pool.lock:  # a garbage collection may give back at any time
+            graphs.pool.give_back(number % 3, workspace)
+    assert len(graphs.pool.at_rest()) == graphs.IDLE
     assert graphs.pool.take((graphs.IDLE + 1) % 3) is kept[-1] and graphs.pool.take("other") is None
     graphs.pool.clear()
 
@@ -348,7 +359,7 @@ class TestOnGPU:
             assert all(map(torch.equal, launched, replayed))
             assert_close(grads, expected, 1e-4)
             del launched, replayed, grads
-        (workspace,) = sum(graphs.pool.idle.values(), [])
+        (workspace,) = graphs.pool.at_rest()
         assert all(graph.replay for graph in workspace.graphs.values())
 
     def test_autocast_replays_its_graphs(self):
@@ -359,7 +370,7 @@ class TestOnGPU:
                 output = module(torch.randn(30, 8, 24, device="cuda"))
             sum(h.float().sum() for h in output.hidden).backward()
             del output
-        (workspace,) = sum(graphs.pool.idle.values(), [])
+        (workspace,) = graphs.pool.at_rest()
         assert len(workspace.graphs) == 2 and all(graph.replay for graph in workspace.graphs.values())
 
     def test_skipping_gives_the_same_bits(self):

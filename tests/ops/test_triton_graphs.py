@@ -142,7 +142,7 @@ def test_autocast_replays_its_graphs(recorder, casts):
         assert casts and not any(cast() is not None for cast in casts)
     assert recorder.captured == 2 and recorder.replayed == 2 * 3
     used = [w for w in recorder.workspaces if w.use_graphs]
-    assert len(used) == 1 and sum(map(len, graphs.pool.idle.values())) == 1
+    assert len(used) == 1 and graphs.pool.at_rest() == used
 
 
 def test_autocast_equals_the_reference(recorder, casts):
@@ -185,4 +185,4 @@ def test_calls_alive_at_once_have_workspaces_of_their_own(recorder):
     found = torch.autograd.grad(sum(t.sum() for t in tensors(first)), problem.leaves())
     assert all(map(torch.equal, alone, found))
     del first, second, found
-    assert sum(map(len, graphs.pool.idle.values())) == 2
+    assert len(graphs.pool.at_rest()) == 2

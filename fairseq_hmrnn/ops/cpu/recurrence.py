@@ -14,7 +14,7 @@ from torch import Tensor
 from ..autograd import Call, flat_output, run
 from ..boundary import BOUNDARY_MODES
 from ..capture import refuse_capture
-from ..checks import check_options, check_tensors
+from ..checks import check_layers, check_options, check_tensors
 from ..types import HMLSTMOutput, HMLSTMState, LayerParameters, RecurrenceOptions
 from . import kernel, python
 from .loading import remedy
@@ -39,15 +39,25 @@ def hm_lstm_cpu(
     skip: False computes COPY steps and closed terms too (compiled: to the same bits); for tests and benchmarks.
     path: "compiled" or "python", None for the better one that is there.
     """
-    path = path or kernel.DEFAULT_PATH
-    if path == "compiled" and kernel.compiled is None:
-        raise ValueError(f"the compiled CPU kernel {kernel.MISSING}; to build it: {remedy()}")
+    path = _choose_path(path)
+    if path == "compiled" and options.bfloat16_products and x.dtype != torch.float32:
+        raise ValueError(f"bfloat16_products rounds float32 tensors, x is {x.dtype}: module.float(), or switch it off")
     if tokens is not None and (path == "python" or tokens.size(0) == 0):
         x, tokens = torch.nn.functional.embedding(tokens, x), None
     if tokens is None and x.size(0) == 0:
         return HMLSTMOutput.empty(x, state)
     call = (_CompiledCall if path == "compiled" else _PythonCall)(len(layers), options, skip)
     return run(call, x, layers, state, valid, noise, recurrent_masks, tokens)
+
+
+def _choose_path(path: Optional[str]) -> str:
+    """The path that was asked for, or the better one that is there; ValueError for one that is not."""
+    path = path or kernel.DEFAULT_PATH
+    if path not in ("compiled", "python"):
+        raise ValueError(f'path must be "compiled" or "python", not {path!r}')
+    if path == "compiled" and kernel.compiled is None:
+        raise ValueError(f"the compiled CPU kernel {kernel.MISSING}; to build it: {remedy()}")
+    return path
 
 
 class PackedLayers:
@@ -59,14 +69,18 @@ class PackedLayers:
     """
 
     def __init__(self, layers: Sequence[LayerParameters], path: Optional[str] = None, bfloat16: bool = False):
+        check_layers(layers)
         self.layers = [LayerParameters._make(None if t is None else t.detach().contiguous() for t in p) for p in layers]
         self._weights = [list(layer) for layer in self.layers]
-        self._compiled = (path or kernel.DEFAULT_PATH) == "compiled"
+        self._compiled = _choose_path(path) == "compiled"
         self.bfloat16 = bfloat16 and self._compiled
         if self._compiled:
             self._packed = kernel.compiled.pack(self._weights, self.bfloat16)
         else:
             self._packed = python.pack(self.layers, reorder=True)
+
+    def __deepcopy__(self, memo) -> PackedLayers:
+        return self  # nothing in it changes
 
     @property
     def compiled_weights(self) -> Optional[tuple]:

@@ -11,11 +11,11 @@ from typing import Optional, Sequence
 import torch
 from torch import Tensor
 
-from ..autograd import Call, run
+from ..autograd import CONSTANTS, Call, run
 from ..reference import hm_lstm_reference
 from ..types import HMLSTMOutput, HMLSTMState, LayerParameters, RecurrenceOptions
 from .buffers import Shape
-from .graphs import lease, pool
+from .graphs import current_device, lease, pool
 
 
 def hm_lstm_triton(
@@ -36,13 +36,16 @@ def hm_lstm_triton(
     """
     if x.size(0) == 0:
         return HMLSTMOutput.empty(x, state)
-    if x.size(1) == 0:
+    if x.size(1) == 0:  # nothing to launch; in float32, as the state is
+        x, layers = x.float(), [layer.to(torch.float32) for layer in layers]
         return hm_lstm_reference(x, layers, state, options, valid, noise, recurrent_masks)
     call = _TritonCall(len(layers), options, skip, graphs)
     return run(call, x, layers, state, valid, noise, recurrent_masks)
 
 
 class _TritonCall(Call):
+    keeps_hidden = False  # buffers have it
+
     def __init__(self, num_layers: int, options: RecurrenceOptions, skip: bool, graphs: bool):
         super().__init__(num_layers, options, skip)
         self.graphs = graphs
@@ -55,7 +58,7 @@ class _TritonCall(Call):
             masks is not None, training, options.boundary, options.nested_boundaries, options.top_boundary,
             options.detector_grad_scale != 0, self.skip,
         )  # fmt: skip
-        with torch.no_grad():
+        with torch.no_grad(), current_device(x.device):
             layers = [LayerParameters(*(None if t is None else t.detach() for t in layer)) for layer in layers]
             kept = lease(shape, self.graphs)
             kept.workspace.buffers.load_weights(layers)
@@ -64,8 +67,9 @@ class _TritonCall(Call):
             return kept.workspace.buffers.results(kept.steps), kept if training else None
 
     def backward(self, tensors, saved, hidden, grads, need_x, need_weights):
-        saved.workspace.buffers.load_gradients(grads, saved.steps)
-        d_x, *others = saved.workspace.backward(need_x, need_weights)
+        with current_device(tensors[CONSTANTS + self.num_layers].device):
+            saved.workspace.buffers.load_gradients(grads, saved.steps)
+            d_x, *others = saved.workspace.backward(need_x, need_weights)
         return [None if d_x is None else d_x[: saved.steps], *others]
 
 

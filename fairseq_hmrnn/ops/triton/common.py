@@ -49,7 +49,7 @@ def needed(z_prev, z_below, valid, running, TRAINING: tl.constexpr, NORM: tl.con
         top_down = active if TRAINING and NORM else active & (z_prev != 0)
         bottom_up = active if TRAINING and NORM else active & (z_below != 0)
     else:
-        again = here & (valid == 0)
+        again = valid != valid  # nobody
         recurrent = here
         top_down = here
         bottom_up = here

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import queue
 import threading
 import weakref
 from collections import OrderedDict
-from typing import Callable, Dict, Hashable, List, Optional, Sequence, Tuple
+from typing import Callable, ContextManager, Dict, Hashable, List, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor
@@ -34,6 +36,12 @@ def capturable(device: torch.device) -> bool:
 def current_stream(device: torch.device) -> int:
     """A key that tells streams apart: buffers of one stream must not be used on another while it runs."""
     return torch.cuda.current_stream(device).cuda_stream
+
+
+def current_device(device: torch.device) -> ContextManager:
+    """Makes a GPU the one on which Triton launches and graphs are captured: the current one, not that of the
+    tensors."""
+    return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
 
 
 def capture(function: Callable[[], Results]) -> Tuple[Callable[[], None], Results]:
@@ -96,28 +104,46 @@ class _Pool:
 
     def __init__(self):
         self.lock, self.idle = threading.Lock(), OrderedDict()
+        # Leases may die in a garbage collection, which may interrupt this thread where it holds the lock: what comes
+        # back waits in a queue whose `put` can be interrupted by itself.
+        self.returned: queue.SimpleQueue = queue.SimpleQueue()
+
+    def give_back(self, key: Hashable, workspace: Workspace) -> None:
+        self.returned.put((key, workspace))
 
     def take(self, key: Hashable) -> Optional[Workspace]:
         with self.lock:
+            self._sort_returned()
             found = self.idle.get(key)
             workspace = found.pop() if found else None
             if found is not None and not found:
                 del self.idle[key]
             return workspace
 
-    def give_back(self, key: Hashable, workspace: Workspace) -> None:
+    def at_rest(self) -> List[Workspace]:
+        """All of them."""
         with self.lock:
-            self.idle.setdefault(key, []).append(workspace)
-            self.idle.move_to_end(key)
-            while sum(map(len, self.idle.values())) > IDLE:
-                oldest = next(iter(self.idle))
-                self.idle[oldest].pop(0)
-                if not self.idle[oldest]:
-                    del self.idle[oldest]
+            self._sort_returned()
+            return [workspace for same in self.idle.values() for workspace in same]
 
     def clear(self) -> None:
         with self.lock:
+            self._sort_returned()
             self.idle.clear()
+
+    def _sort_returned(self) -> None:
+        while True:
+            try:
+                key, workspace = self.returned.get_nowait()
+            except queue.Empty:
+                break
+            self.idle.setdefault(key, []).append(workspace)
+            self.idle.move_to_end(key)
+        while sum(map(len, self.idle.values())) > IDLE:
+            oldest = next(iter(self.idle))
+            self.idle[oldest].pop(0)
+            if not self.idle[oldest]:
+                del self.idle[oldest]
 
 
 pool = _Pool()

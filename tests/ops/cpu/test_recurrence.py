@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import gc
 import importlib
+import weakref
 
 import pytest
 import torch
@@ -177,6 +180,24 @@ def test_packed_layers_step_like_the_sequence(layer_norm, projected, path):
 
 
 @both_paths
+def test_packed_layers_are_copied_with_what_holds_them(path):
+    problem = make_problem(1, 3, 2, [5, 6], options())
+    packed = cpu.PackedLayers(problem.layers, path)
+    given = problem.x, problem.state.detach(), problem.options
+    assert_close(tensors(copy.deepcopy([packed])[0](*given)), tensors(packed(*given)), 0)
+
+
+def test_packed_layers_are_checked():
+    problem = make_problem(1, 3, 2, [5, 6], options())
+    layers = problem.layers
+    for make in (lambda: cpu.PackedLayers(layers, "compile"), lambda: cpu.hm_lstm_cpu(*problem, path="compile")):
+        with pytest.raises(ValueError, match='path must be "compiled" or "python"'):
+            make()
+    with pytest.raises(ValueError, match="bias of layer 1 has shape"):
+        cpu.PackedLayers([layers[0], layers[1]._replace(bias=layers[0].bias)])
+
+
+@both_paths
 def test_packed_layers_take_masks_that_are_not_contiguous(path):
     problem = make_problem(6, 4, 5, [12, 9], options(boundary="bernoulli"))
     valid, noise = torch.rand(5, 4).lt(0.5).t(), torch.rand(2, 5, 4, dtype=torch.float64).permute(2, 1, 0)
@@ -198,6 +219,23 @@ def test_graphs_do_not_share_memory(path):
             found = torch.autograd.grad(loss, problem.leaves(), retain_graph=True)
             for a, b in zip(found, grads):
                 assert torch.equal(a, b)
+
+
+@both_paths
+@pytest.mark.parametrize("layer_norm", [False, True], ids=["plain", "layer_norm"])
+def test_outputs_die_with_their_last_reference(path, layer_norm):
+    """Nothing that a call keeps for its backward pass may hold its outputs: neither would ever be freed."""
+    problem = make_problem(3, 6, 1, [9, 8, 7], options(), layer_norm=layer_norm)
+    gc.collect()
+    gc.disable()
+    try:
+        output = cpu.hm_lstm_cpu(*problem, path=path)
+        alive = [weakref.ref(tensor) for tensor in tensors(output)]
+        sum(tensor.sum() for tensor in tensors(output)).backward()
+        del output
+        assert not any(reference() is not None for reference in alive)
+    finally:
+        gc.enable()
 
 
 @both_paths
@@ -286,9 +324,9 @@ def test_backend_is_chosen_in_one_place(caplog, monkeypatch):
     assert hm_lstm(*problem, backend="cpu").hidden[0].grad_fn.name().startswith("Recurrence")
     assert not hm_lstm(*problem, backend="reference").hidden[0].grad_fn.name().startswith("Recurrence")
     with pytest.raises(ValueError, match='backend="cpu" runs floating-point numbers on CPU, not torch.float32 on cuda'):
-        entry.choose("cpu", "cuda", torch.float32)
-    assert entry.choose("auto", "cpu", torch.bfloat16) is cpu.hm_lstm_cpu  # in float32
-    assert entry.choose("auto", "meta", torch.float32) is hm_lstm_reference
+        entry.choose("cpu", torch.device("cuda"), torch.float32)
+    assert entry.choose("auto", torch.device("cpu"), torch.bfloat16) is cpu.hm_lstm_cpu  # in float32
+    assert entry.choose("auto", torch.device("meta"), torch.float32) is hm_lstm_reference
     with pytest.raises(ValueError, match="unknown backend"):
         HMLSTM(3, [4], backend="tpu")
     monkeypatch.setattr(cpu.kernel, "compiled", None)

@@ -1,5 +1,5 @@
-// Python's entry to the compiled recurrence: tensors in, tensors out. Arguments are checked in ops/hm_lstm.py and made
-// contiguous in ops/cpu/recurrence.py.
+// Python's entry to the compiled recurrence: tensors in, tensors out. Arguments are checked in ops/checks.py, and
+// made contiguous in ops/autograd.py or, for packed weights, in ops/cpu/recurrence.py.
 #include <memory>
 
 #include "built_for.h"

@@ -139,19 +139,16 @@ class Backward:
         products = self.product_gradients(index, cell, ds, zp, zb)
         self.put(self.dc, index, rows, dc * (opened * f + copy))
         self.put(self.dh, index, rows, copy * dh)
-        for product, (open_rows, dp, gate_gradient) in products.items():
-            samples = rows if open_rows is None else rows[open_rows]
+        for product, (dp, gate_gradient) in products.items():
             gate = None if product == RECURRENT else zp if product == TOP_DOWN else zb
-            gate = None if gate is None else gate if open_rows is None else gate[open_rows]
-            self.keep(t, index, product, samples, dp, gate)
+            to_gate = to_flush if product == TOP_DOWN else to_update
+            self.keep(t, index, product, rows, dp, gate)
             if gate_gradient is not None:
-                target = to_flush if product == TOP_DOWN else to_update
-                target += gate_gradient
+                to_gate += gate_gradient
             if (index, product) != (0, BOTTOM_UP):
-                sent = self.send(t, index, product, samples, dp, gate)
+                sent = self.send(t, index, product, rows, dp, gate)
                 if sent is not None:
-                    target = to_flush if product == TOP_DOWN else to_update
-                    target += sent
+                    to_gate += sent
         dzp.index_add_(0, rows, to_flush)
         dzb.index_add_(0, rows, to_update)
 
@@ -160,12 +157,12 @@ class Backward:
         where[index] = value if whole else where[index].index_copy(0, rows, value)
 
     def product_gradients(self, index, cell, ds, zp, zb):
-        """Per product: which rows (None: all), the gradient of the product (before its gate without layer norm), and
-        what reaches the gate z directly (with layer norm)."""
+        """Per product: its gradient (before its gate without layer norm), and what reaches the gate z directly (with
+        layer norm)."""
         inputs = self.inputs
         exist = [p for p in PRODUCTS if inputs.weight(index, p) is not None]
         if not inputs.layer_norm:
-            return {p: (None, ds, None) for p in exist}
+            return {p: (ds, None) for p in exist}
         found = {}
         weights = torch.ones(ds.size(1), dtype=ds.dtype)
         weights[-1] = self.kappa
@@ -179,7 +176,7 @@ class Backward:
             gd = dn * inputs.gain(index, p)
             seen = gd * weights
             dp = rstd * (gd - seen.mean(1, keepdim=True) - n * (seen * n).mean(1, keepdim=True))
-            found[p] = (None, dp, gate_gradient)
+            found[p] = (dp, gate_gradient)
         return found
 
     def keep(self, t, index, product, samples, dp, gate) -> None:

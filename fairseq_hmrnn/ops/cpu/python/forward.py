@@ -75,8 +75,8 @@ class Forward:
             for index in range(len(self.h)):
                 self.cell(t, index)
         results = (*self.hidden, *self.h, *self.c, self.boundaries, self.probs, torch.stack(self.z, 1))
-        return tuple(r.clone() if r is g else r for r, g in zip(results, (None,) * len(self.h) + (
-            *self.inputs.state.h, *self.inputs.state.c, None, None, None)))  # fmt: skip
+        given = {id(tensor) for tensor in (*self.inputs.state.h, *self.inputs.state.c)}
+        return tuple(result.clone() if id(result) in given else result for result in results)
 
     def kinds(self, t: int, index: int, zp: Tensor, zb: Tensor) -> Tuple[Tensor, Optional[Tensor]]:
         """Samples to compute in full, and samples of COPY steps to skip."""
@@ -96,10 +96,9 @@ class Forward:
         inputs, nested = self.inputs, self.inputs.options.nested_boundaries
         zp, zb = self.z[index], self.z[index - 1] if index else torch.ones_like(self.z[0])
         rows, idle = self.kinds(t, index, zp, zb)
-        any_detector = inputs.has_detector(index)
         u = self.run_u[index]
         if idle is not None and idle.numel():
-            if self.training or (any_detector and not nested):
+            if self.training or (inputs.has_detector(index) and not nested):
                 self.start_runs(index, idle)
             u = self.run_u[index]
         cell = self.update(t, index, rows, zp, zb, u) if rows.numel() else None
@@ -110,11 +109,11 @@ class Forward:
             runs = None if idle is None else self.run[index][idle]
             self.saved.cells[t].append(cell._replace(idle=idle, runs=runs))
         self.hidden[index][t] = self.h[index]
-        self.detect(t, index, u, zb, any_detector)
+        self.detect(t, index, u, zb)
 
-    def detect(self, t: int, index: int, u: Tensor, zb: Tensor, any_detector: bool) -> None:
+    def detect(self, t: int, index: int, u: Tensor, zb: Tensor) -> None:
         inputs = self.inputs
-        if any_detector:
+        if inputs.has_detector(index):
             z_tilde = hard_sigmoid(u, inputs.options.slope)  # (5)
             z = decide(z_tilde, inputs.options.boundary, None if inputs.noise is None else inputs.noise[t, :, index])
             if inputs.options.nested_boundaries:
@@ -204,4 +203,6 @@ class Forward:
         self.run[index][rows] = -1
         if not self.training:
             return Cell(rows, (), c_prev, c, [], zp, zb, u, None, None)
-        return Cell(rows, (f, i, o, g), c_prev, c, products if inputs.layer_norm else [], zp, zb, u, None, None)
+        # The last c is a result of the call: what is kept must be another object, or both would keep each other alive.
+        kept = c.detach()
+        return Cell(rows, (f, i, o, g), c_prev, kept, products if inputs.layer_norm else [], zp, zb, u, None, None)

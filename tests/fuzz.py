@@ -39,7 +39,7 @@ COMMANDS = {
     "fairseq-hmrnn export": ["{work}/model", "--out", "{work}/new.ts"],
     "fairseq-hmrnn average": ["{work}/model", "--last", "1", "--out", "{work}/new.pt"],
     "fairseq-hmrnn prepare text": ["{work}/text.txt", "--dest", "{work}/prepared", "--overwrite"],
-    "fairseq-hmrnn prepare synthetic": ["--dest", "{work}/language", "--train-lines", "2", "--valid-lines", "1"],
+    "fairseq-hmrnn prepare synthetic": "--dest {work}/language --train-lines 2 --valid-lines 1 --overwrite".split(),
     "fairseq-hmrnn prepare ptb": ["{work}"],
     "fairseq-hmrnn prepare text8": ["{work}/text.txt"],
     "fairseq-hmrnn prepare translation": ["a", "b", "{work}", "--dest", "{work}/pairs"],

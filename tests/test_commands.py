@@ -12,7 +12,7 @@ import pytest
 from running import PATIENCE, environment, run
 
 from fairseq_hmrnn.cli import arguments as kinds
-from fairseq_hmrnn.cli import errors
+from fairseq_hmrnn.cli import errors, main
 from fairseq_hmrnn.cli.errors import UserError, describe, run_command
 from fairseq_hmrnn.cli.files import read_text, whole_file, write_whole
 from fairseq_hmrnn.cli.recipe import load_recipe, write_recipe
@@ -161,6 +161,34 @@ def test_errors_of_the_program_keep_their_traceback():
 
     with pytest.raises(KeyError):
         run_command(fail, "name")
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["sample", "model", "--json", "--hide-prompt"], "leave --hide-prompt out"),
+        (["plot", "model", "--html", "p.html", "--width", "40"], "--width is of pictures"),
+    ],
+)
+def test_options_without_a_meaning_are_refused(arguments, message, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main.run(arguments)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert stopped.value.code == 2 and message in line
+
+
+@pytest.mark.parametrize("shown", ["", "1"])
+def test_a_variable_shows_the_traceback_of_what_is_told_in_one_line(shown, capsys, monkeypatch):
+    monkeypatch.setenv("FAIRSEQ_HMRNN_TRACEBACK", shown)
+
+    def fail():
+        raise RuntimeError("a mistake of ours")
+
+    with pytest.raises(SystemExit) as stopped:
+        run_command(fail, "name")
+    *trace, line = capsys.readouterr().err.splitlines()
+    assert stopped.value.code == 2 and line == "name: error: a mistake of ours"
+    assert any("in fail" in each for each in trace) == bool(shown)
 
 
 @pytest.mark.parametrize(

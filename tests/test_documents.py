@@ -1,5 +1,6 @@
 """The documents say what is so: links lead somewhere, commands and their options exist, examples run."""
 
+import argparse
 import contextlib
 import re
 import shlex
@@ -11,8 +12,11 @@ from conftest import SMALL
 from fairseq import options
 from running import ROOT, run, run_groups
 
+from fairseq_hmrnn.cli.arguments import Parser
+from fairseq_hmrnn.cli.errors import UserError
 from fairseq_hmrnn.cli.main import COMMANDS, build_parser
-from fairseq_hmrnn.cli.recipe import RECIPES
+from fairseq_hmrnn.cli.recipe import RECIPES, load_recipe
+from fairseq_hmrnn.cli.settings import OF_A_SECTION, settle
 
 FOLDERS = (".", "docs", "fairseq_hmrnn/ops", "scripts/benchmark", "tests/checkpoints")
 DOCUMENTS = sorted(path for folder in FOLDERS for path in (ROOT / folder).glob("*.md"))
@@ -22,6 +26,9 @@ FAIRSEQ = {
     "fairseq-generate": options.get_generation_parser,
     "fairseq-interactive": options.get_interactive_generation_parser,
 }
+BENCHMARK = re.compile(r"scripts/benchmark/(\w+)\.py$")
+# What `train FOLDER` may choose, beside which options behind -- are given.
+CHOSEN = [("hmlstm_language_modeling", "hmlstm_lm"), ("translation", "hmlstm_transformer_small")]
 NAMES = [str(path.relative_to(ROOT)) for path in DOCUMENTS]
 every_document = pytest.mark.parametrize("document", DOCUMENTS, ids=NAMES)
 
@@ -50,9 +57,10 @@ def words_of(line):
 
 
 def commands(document):
-    """(name, arguments) of every command of ours and of fairseq's in the document's code that is whole: without "..."
-    and variables."""
-    for line in code_lines(document):
+    """(name, arguments) of every command of ours and of fairseq's, and of every benchmark by its file, in the
+    document's code that is whole: without "..." and variables."""
+    spans = re.findall(r"`(?:python )?(scripts/benchmark/\w+\.py [^`]*)`", document.read_text(encoding="utf-8"))
+    for line in [*code_lines(document), *spans]:
         calls, is_file = [[]], False
         for word in words_of(line):
             if set(word) <= set("|;&"):
@@ -60,19 +68,66 @@ def commands(document):
             elif not is_file and not set(word) <= set("<>"):
                 calls[-1].append(word)
             is_file = set(word) <= set("<>")
-        for name, *arguments in filter(None, calls):
+        for words in calls:
+            is_set = [bool(re.match(r"[A-Z_]+=|python$", word)) for word in words]  # variables before the command
+            name, *arguments = words[is_set.index(False) :] if False in is_set else [""]
             is_whole = not re.search(r"\.\.\.|COMMAND|\$", " ".join(arguments))
-            if is_whole and (name == "fairseq-hmrnn" or name in FAIRSEQ):
+            if is_whole and (name == "fairseq-hmrnn" or name in FAIRSEQ or BENCHMARK.match(name)):
                 yield name, arguments
+
+
+def split_at_dashes(arguments):
+    """Those before a -- and those behind it."""
+    split = arguments.index("--") if "--" in arguments else len(arguments)
+    return arguments[:split], arguments[split + 1 :]
 
 
 def forget_types(parser):
     """Have a parser, and those of its commands, take any value: the files that the documents name are not here."""
     for action in parser._actions:
         action.type = None
-        for child in action.choices.values() if isinstance(action.choices, dict) else ():
+        for child in action.choices.values() if action.nargs == argparse.PARSER else ():
             forget_types(child)
     return parser
+
+
+def parse_fairseq(name, arguments):
+    """As a command of fairseq's parses its options; SystemExit for wrong ones."""
+    with contextlib.suppress(FileNotFoundError):  # a checkpoint that the documents name
+        options.parse_args_and_arch(FAIRSEQ[name](), input_args=arguments)
+
+
+def check_train(what, data, behind):
+    """What stands behind -- of `train`; an error for what cannot be."""
+    if data is not None:
+        assert what in RECIPES or what.endswith(".yaml"), what
+        settle(load_recipe(what if what in RECIPES else "ptb_small"), behind)
+        return
+    chosen = ["--user-dir", "fairseq_hmrnn", "--criterion", "boundary_regularized_cross_entropy", "--optimizer", "adam"]
+    for task, arch in CHOSEN if behind else ():
+        try:
+            parse_fairseq("fairseq-train", [what, *chosen, "--task", task, "--arch", arch, *behind])
+            return
+        except SystemExit as refused:
+            error = refused
+    if behind:
+        raise error
+
+
+class Found(Exception):
+    """Raised in place of reading arguments, with the parser."""
+
+
+def parser_of(module, monkeypatch):
+    """The parser of a benchmark, which does not run."""
+
+    def found(parser, *_):
+        raise Found(parser)
+
+    with monkeypatch.context() as patch, pytest.raises(Found) as raised:
+        patch.setattr(Parser, "parse_known_args", found)
+        module.main()
+    return forget_types(raised.value.args[0])
 
 
 @every_document
@@ -102,16 +157,44 @@ def test_commands_exist_and_take_their_options(document):
     parser = forget_types(build_parser())
     for name, arguments in commands(document):
         if name == "fairseq-hmrnn":
-            own = arguments[: arguments.index("--")] if "--" in arguments else arguments
+            own, behind = split_at_dashes(arguments)
             if "--help" not in own and "--print-completion" not in own:
                 args = parser.parse_args(own)
-                if own[0] == "train" and args.data is not None:
-                    assert args.what in RECIPES or args.what.endswith(".yaml"), own
-        else:
-            with contextlib.suppress(FileNotFoundError):  # a checkpoint that the documents name
-                options.parse_args_and_arch(FAIRSEQ[name](), input_args=arguments)
+                if own[0] == "train":
+                    check_train(args.what, args.data, behind)
+        elif name in FAIRSEQ:
+            parse_fairseq(name, arguments)
     spans = re.findall(r"`fairseq-hmrnn ([a-z]+)", document.read_text(encoding="utf-8"))
     assert set(spans) <= set(COMMANDS)
+
+
+@every_document
+def test_benchmarks_exist_and_take_their_options(document, benchmark, monkeypatch):
+    for name, arguments in commands(document):
+        file = BENCHMARK.match(name)
+        if file:
+            own, _ = split_at_dashes(arguments)
+            parser_of(benchmark(file.group(1)), monkeypatch).parse_args(own)
+            recipe = next((word for word in own if word in RECIPES), "ptb_small")
+            settle(load_recipe(recipe), [word for word in arguments if OF_A_SECTION.match(word) and "=" in word])
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "fairseq-hmrnn train ptb data/ptb -- model.hiden_sizes=3",
+        "fairseq-hmrnn train data/mytext -- --max-updates-of 3",
+        "fairseq-hmrnn train data/pairs -- --encoder-memories means:1",
+        "python scripts/benchmark/past.py data/ptb checkpoints/ptb --subsets valid",
+        "OMP_NUM_THREADS=1 python scripts/benchmark/precision.py data/ptb -- dataset.batchsize=16",
+    ],
+)
+def test_wrong_options_in_documents_are_found(command, benchmark, monkeypatch, tmp_path):
+    document = tmp_path / "page.md"
+    document.write_text(f"# Page\n\n    {command}\n", encoding="utf-8")
+    with pytest.raises((SystemExit, UserError)):
+        test_commands_exist_and_take_their_options(document)
+        test_benchmarks_exist_and_take_their_options(document, benchmark, monkeypatch)
 
 
 def test_documents_have_commands_at_all():
@@ -120,6 +203,7 @@ def test_documents_have_commands_at_all():
     assert {"prepare", "train", "sample", "segment", "plot"} <= found
     names = {name for path in DOCUMENTS for name, _ in commands(path)}
     assert {"fairseq-hmrnn", "fairseq-train", "fairseq-eval-lm", "fairseq-interactive"} <= names
+    assert len([name for name in names if BENCHMARK.match(name)]) > 9
 
 
 def test_the_readme_has_every_document_in_its_index():

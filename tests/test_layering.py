@@ -26,9 +26,10 @@ ALLOWED = {
     "data": {"options", "text"},
     "criterions": {"data", "options", "text", "trace"},
     "models": {"checkpoints", "modules", "ops", "options", "resumption", "trace"},
-    "inference": {"checkpoints", "data", "models", "ops", "text", "trace"},
+    "inference": {"checkpoints", "criterions", "data", "models", "ops", "text", "trace"},
     "tasks": {"checkpoints", "compat", "data", "inference", "models", "options", "resumption"},
-    "cli": {"analysis", "archive", "criterions", "data", "inference", "models", "optim", "options", "tasks", "text"},
+    "cli": {"analysis", "archive", "checkpoints", "criterions", "data", "inference", "models", "optim", "options"}
+    | {"tasks", "text"},
     "__init__": {"checkpoints", "cli", "resumption"},  # and by name what is registered
     "__main__": {"cli"},
 }

@@ -6,6 +6,8 @@ import pytest
 from conftest import TASK
 from running import run
 
+from fairseq_hmrnn.cli.main import run as run_command
+
 MODEL = ["--arch", "hmlstm_lm", "--embed-dim", "16", "--hidden-sizes", "64,32,32", "--output-dim", "32"]
 TRAIN = ["--criterion", "boundary_regularized_cross_entropy", "--boundary-rates", ".22,.08"]
 TRAIN += ["--boundary-regularizers", "rate+bidirectional", "--optimizer", "adam", "--lr", "0.01", "--clip-norm", "1"]
@@ -28,3 +30,15 @@ def test_words_and_phrases_are_found_better_than_by_chance(tmp_path):
         options = ["--text", tmp_path / "valid.txt", "--gold", tmp_path / f"valid.{level}.txt"]
         table = run("fairseq-hmrnn", "segment", tmp_path / "checkpoint_last.pt", *options).stdout
         assert f1(table, layer, "detector", "file") > f1(table, layer, "random", "file") + margin, table
+
+
+def test_texts_that_are_there_are_replaced_only_when_told_to(tmp_path, capsys):
+    (tmp_path / "valid.txt").write_text("mine\n")
+    prepare = ["prepare", "synthetic", "--dest", str(tmp_path), "--train-lines", "2", "--valid-lines", "1"]
+    with pytest.raises(SystemExit):
+        run_command(prepare)
+    assert "other data in it: give another --dest, or --overwrite" in capsys.readouterr().err
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"valid.txt": "mine\n"}
+    (tmp_path / "bin").mkdir()
+    run_command([*prepare, "--overwrite"])
+    assert (tmp_path / "valid.txt").read_text() != "mine\n" and (tmp_path / "bin").is_dir()

@@ -58,7 +58,6 @@ def translator(pairs, tmp_path_factory):
         return ("fairseq-train", [pairs, *TASK, *TRAIN, *options, "--save-dir", path], path / "log.txt")
 
     start = (*training("parts", *HMLSTM, "--max-update", 7)[:2], folder / "start.txt")
-    # In the first epoch: fairseq's own resumption pairs other sentences in a later one.
     rest, whole = (training(name, *HMLSTM, "--max-update", 60) for name in ("parts", "whole"))
     other = training("other", "--arch", "hmlstm_lstm_tiny", *REGULARISED, "--max-update", 60, "--disable-validation")
     run_groups([[start], [rest], [whole], [other]])
@@ -124,6 +123,15 @@ def test_training_requires_a_valid_split_and_does_without_test(pairs, tmp_path):
     printed = run("fairseq-hmrnn", *command, "--max-update", 2, "--cpu", "--num-workers", 0).stdout
     assert SMALL in printed and printed.endswith("has no test split; done\n")
     assert (tmp_path / "save" / "checkpoint_best.pt").exists()
+
+
+def test_the_test_split_is_scored_in_the_direction_that_was_trained(pairs, tmp_path):
+    given = ["--source-lang", "en", "--target-lang", "de", "--arch", "hmlstm_transformer_tiny", "--max-update", 1]
+    command = ["train", pairs, "--save-dir", tmp_path, "--", *given, "--cpu", "--num-workers", 0]
+    assert "BLEU" in run("fairseq-hmrnn", *command).stdout.splitlines()[-1]
+    found = lines_by_number((tmp_path / "translations.txt").read_text(encoding="utf-8"), "T")
+    references = (pairs.parent / "test.de").read_text(encoding="utf-8").split("\n")
+    assert {number: references[int(number)] for number in found} == found and len(found) == 13
 
 
 @pytest.mark.parametrize(

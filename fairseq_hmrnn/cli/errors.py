@@ -1,8 +1,11 @@
 """The boundary of every command: what a user can mend ends in one line on standard error and exit code 2.
 
 Streams are put in order first: output is UTF-8 whatever the locale, and a descriptor that the caller closed is taken
-by the null device, so that no file of the command is written to in its place. Errors of the program itself keep their
-traceback.
+by the null device, so that no file of the command is written to in its place.
+
+A ValueError, a RuntimeError and the other USER_ERRORS are told in one line whoever raises them, a library or a mistake
+of this program; every other error keeps its traceback. With FAIRSEQ_HMRNN_TRACEBACK=1 in the environment those of one
+line show theirs before it.
 """
 
 from __future__ import annotations
@@ -13,12 +16,14 @@ import logging
 import os
 import signal
 import sys
+import traceback
 from typing import Callable, Optional, Tuple, Type
 
 from ..archive import UnsafeCheckpointError
 
 EXIT_CODE = 2  # as argparse's
 FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)  # of a device, or of what one may write there
+SHOW_TRACEBACK = "FAIRSEQ_HMRNN_TRACEBACK"  # a variable of the environment: set to anything but nothing
 TOO_MUCH = "can't allocate memory"  # how torch says so, in a RuntimeError
 
 
@@ -57,6 +62,8 @@ def _run_to_the_end(main: Callable[[], Optional[int]], name: str) -> None:
     except BrokenPipeError:
         _end_by(signal.SIGPIPE)
     except USER_ERRORS as error:
+        if os.environ.get(SHOW_TRACEBACK):
+            _tell(traceback.format_exc())
         _tell(f"{name}: error: {describe(error)}")
         code = EXIT_CODE
     _flush_or_drop()
@@ -84,35 +91,36 @@ def _tell(line: str) -> None:
 
 def tell_in_fairseq_commands() -> None:
     """Have fairseq's own commands, if one of them runs, tell the errors that this package raises for users in one line
-    too; their exit code stays 1, and every other error keeps its traceback."""
+    too, with SHOW_TRACEBACK behind their traceback; their exit code stays 1, and every other error keeps its own."""
     main = getattr(sys.modules["__main__"], "__spec__", None)
     name = os.path.basename(sys.argv[0]) if main is None else main.name
     before = sys.excepthook
     if not name.startswith(("fairseq-", "fairseq_cli.")) or before is not sys.__excepthook__:
         return
 
-    def tell(kind, error, traceback):
-        if is_for_users(error, traceback):
+    def tell(kind, error, trace):
+        is_line = is_for_users(error, trace)
+        if not is_line or os.environ.get(SHOW_TRACEBACK):
+            before(kind, error, trace)
+        if is_line:
             _tell(f"{name}: error: {describe(error)}")
-        else:
-            before(kind, error, traceback)
 
     sys.excepthook = tell
 
 
-def is_for_users(error: BaseException, traceback) -> bool:
-    """Whether this package's own code raised an error, with this traceback, that a user of fairseq's commands can mend:
+def is_for_users(error: BaseException, trace) -> bool:
+    """Whether this package's own code raised an error, with this trace, that a user of fairseq's commands can mend:
     one of bad input, a missing file or a checkpoint that must not be used."""
     if not isinstance(error, (ValueError, OSError, UnsafeCheckpointError)):
         return False
-    return raised_in(traceback).startswith("fairseq_hmrnn.")
+    return raised_in(trace).startswith("fairseq_hmrnn.")
 
 
-def raised_in(traceback) -> str:
+def raised_in(trace) -> str:
     """The name of the module that raised the error with this traceback; empty if that is not known."""
-    while traceback is not None and traceback.tb_next is not None:
-        traceback = traceback.tb_next
-    return "" if traceback is None else traceback.tb_frame.f_globals.get("__name__", "")
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return "" if trace is None else trace.tb_frame.f_globals.get("__name__", "")
 
 
 def describe(error: BaseException) -> str:

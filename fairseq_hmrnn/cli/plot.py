@@ -2,11 +2,11 @@
 
     fairseq-hmrnn plot checkpoints/mytext --text some.txt --out boundaries.png
     fairseq-hmrnn plot checkpoints/mytext --text some.txt --norms norms.png --log train.log --rates rates.png
-    fairseq-hmrnn plot checkpoints/unspaced --text unspaced.txt --html boundaries.html --gold words.txt
+    fairseq-hmrnn plot checkpoints/unspaced --text some.txt --html boundaries.html --gold some.words.txt
 
 With --html a page for a browser, a single file: the text with the boundaries under it, gold ones beside them, and the
-probabilities of the character pointed at. With --norms also how large each layer's hidden state is; with --log its
-boundary rates during training.
+probabilities of the character pointed at. A text may have 100,000 bytes for a page, 20,000 for a picture. With --norms
+also how large each layer's hidden state is; with --log its boundary rates during training.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from .reading import load_reader
 
 LARGEST_PICTURE = 20_000  # bytes of text: a picture of more cannot be read, nor drawn in a minute
 LARGEST_PAGE = 100_000  # a browser takes seconds
+WIDTH = 80
 PICTURE, RATES = "boundaries.png", "rates.png"
 
 
@@ -40,9 +41,15 @@ def add_arguments(parser: kinds.Parser) -> None:
         nargs="+",
         type=kinds.picture,
         default=[],
-        help=f".png, .svg or .pdf, or several (default: {PICTURE}, or none with --html)",
+        help=f".png, .svg or .pdf, or several, of at most {LARGEST_PICTURE:,} bytes of text (default: {PICTURE}, or "
+        "none with --html)",
     )
-    add("--html", metavar="FILE", type=kinds.page, help="a page for a browser, which shows the probabilities too")
+    add(
+        "--html",
+        metavar="FILE",
+        type=kinds.page,
+        help=f"a page for a browser, which shows the probabilities too, of at most {LARGEST_PAGE:,} bytes of text",
+    )
     add_gold(parser)
     add("--norms", metavar="FILE", type=kinds.picture, help="also draw a heat map of the norms of h, here")
     add(
@@ -58,7 +65,7 @@ def add_arguments(parser: kinds.Parser) -> None:
         type=whole(0, LARGEST_SIZE),
         help="draw boundaries this many characters earlier (default: as `segment` does)",
     )
-    add("--width", metavar="N", type=whole(1, 1000), default=80, help="the most characters in a line (default: 80)")
+    add("--width", metavar="N", type=whole(1, 1000), help=f"the most characters in a picture's line (default: {WIDTH})")
     add("--title", metavar="TEXT", type=kinds.text, help="over the picture")
 
 
@@ -67,6 +74,8 @@ def run(args: argparse.Namespace) -> None:
         raise UserError("--rates requires --log, what fairseq-train printed")
     if args.gold and not args.html:
         raise UserError("--gold requires --html: pictures have no row for it")
+    if args.width and args.html and not args.out and not args.norms:
+        raise UserError("--width is of pictures: a page breaks its lines as the browser is wide; give --out too")
     check_separator(args)
     if args.separator and not args.gold:
         raise UserError("--separator is of the file of --gold: give that too")
@@ -90,7 +99,7 @@ def _draw(args: argparse.Namespace, text: str, rates: Optional[str]) -> Tuple[np
     reader, lookahead, _ = load_reader(args)
     reading = reader.read(text)
     boundaries, probs = (reader.closed_earlier(text, array, lookahead) for array in reading[:2])
-    style = {"width": args.width, "title": args.title}
+    style = {"width": args.width or WIDTH, "title": args.title}
     pictures = [(path, lambda out: plot_boundaries(text, boundaries, out, **style)) for path in args.out]
     if args.norms:
         pictures.append((args.norms, lambda out: plot_norms(text, reading.norms, out, **style)))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 from typing import Any, Tuple
 
-from ..criterions.boundary_terms import delay_of
 from ..inference import hub
 from ..inference.reader import CharacterReader
 from .errors import UserError
@@ -17,7 +16,7 @@ def load_reader(args: argparse.Namespace) -> Tuple[CharacterReader, int, Any]:
     args: those of add_text_to_read, and lookahead. UserError for a model without a detector.
     """
     model = hub.load([args.checkpoint], args.data)
-    reader, criterion = model.reader(args.independent_lines), model.cfg.criterion
+    reader = model.reader(args.independent_lines)
     if not reader.num_detectors:
         raise UserError(f"the one layer of {args.checkpoint} has no boundary detector: train two, or --top-boundary")
-    return reader, delay_of(criterion) if args.lookahead is None else args.lookahead, criterion
+    return reader, model.delay if args.lookahead is None else args.lookahead, model.cfg.criterion

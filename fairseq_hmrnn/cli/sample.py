@@ -179,6 +179,8 @@ def _check(args: argparse.Namespace) -> SamplingOptions:
         raise UserError("--nbest and --diverse-beam-groups require --beam")
     if args.json and args.show_boundaries:
         raise UserError("--json has the boundaries already: leave --show-boundaries out")
+    if args.json and args.hide_prompt:
+        raise UserError("--json has the new text apart from the prompt: leave --hide-prompt out")
     return SamplingOptions(args.temperature, args.top_k, args.top_p, args.greedy, args.seed).check()
 
 

@@ -7,8 +7,11 @@ import os
 import re
 import subprocess
 import sys
-from typing import List
+from typing import Any, List
 
+from fairseq import checkpoint_utils
+
+from ..checkpoints import settings
 from .errors import UserError
 from .recipe import PACKAGE
 
@@ -22,6 +25,11 @@ RUN_MODULE = (
 )
 # By which fairseq knows that a launcher started it among others.
 OF_SEVERAL_PROCESSES = {"MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "RANK", "LOCAL_RANK"}
+# Options of tasks that belong to what was trained: of its output, its direction and the lengths of its sentences.
+OF_TRAINING = {
+    "hmlstm_language_modeling": ("output_dictionary_size",),
+    "translation": ("source_lang", "target_lang", "max_source_positions", "max_target_positions", "truncate_source"),
+}
 CHECKPOINTS = ("checkpoint_best.pt", "checkpoint_last.pt")  # the last one where nothing was validated
 
 
@@ -40,9 +48,22 @@ def score(task: str, data: str, save_dir: str, cpu: bool) -> None:
     if not any(_matching(data, pattern) for pattern in TEST_SPLITS):
         print(f"{data} has no test split; done")
         return
-    common = [data, "--user-dir", str(PACKAGE), "--task", task, "--path", os.path.join(save_dir, found[0])]
+    path = os.path.join(save_dir, found[0])
+    common = [data, "--user-dir", str(PACKAGE), "--task", task, "--path", path, *_of_training(task, path)]
     common += ["--distributed-world-size", "1"]  # also where training had several processes
     SCORES[task]([*common, *(["--cpu"] if cpu else [])], data, save_dir)
+
+
+def _of_training(task: str, path: str) -> List[str]:
+    """The options OF_TRAINING of a checkpoint's task, as they were when it was trained."""
+    found: List[str] = []
+    if task in OF_TRAINING:
+        trained = settings(checkpoint_utils.load_checkpoint_to_cpu(path)).task
+        for name in OF_TRAINING[task]:
+            value: Any = getattr(trained, name, None)
+            if value is not None and value is not False:
+                found += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
+    return found
 
 
 def _score_language_model(common: List[str], data: str, save_dir: str) -> None:

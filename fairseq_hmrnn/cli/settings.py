@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from .errors import UserError
+from .named_files import absolute
 from .sections import CHOOSING, NAME, SECTIONS, choices, defaults_of, is_older, settings_of
 
 # Anything else is an option of hydra's, and passed on.
@@ -102,7 +103,7 @@ def _key(setting: Override) -> Tuple[str, str]:
 
 
 def _checked(recipe: DictConfig, setting: Override) -> str:
-    """A setting as hydra takes it; the recipe has it, or gets it."""
+    """A setting as hydra takes it, a file by its absolute name; the recipe has it, or gets it."""
     text, (section, name) = str(setting.input_line), _key(setting)
     if setting.is_delete():
         return text
@@ -113,8 +114,12 @@ def _checked(recipe: DictConfig, setting: Override) -> str:
         if name not in fields:
             raise UserError(f"{text}: {_described(recipe, section)} has no {name}: {_nearest(name, fields)}")
         _check_value(recipe, section, name, setting)
+    value = setting.value()
     if name not in _values(recipe, section):
-        _add(recipe, section, {name: setting.value()})
+        _add(recipe, section, {name: value})
+    if absolute(name, value) != value:
+        quoted = absolute(name, value).replace("'", "\\'")
+        return f"{section}.{name}='{quoted}'"
     return text
 
 

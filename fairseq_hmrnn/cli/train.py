@@ -38,6 +38,7 @@ from .arguments import Parser, folder_to_write, path
 from .choice import choose, value_of
 from .errors import UserError
 from .fairseq_command import call, has_gpu
+from .named_files import make_absolute
 from .prepare import KINDS
 from .recipe import RECIPES, check_folder, load_recipe, recipe_stem, write_recipe
 from .settings import settle, standing_alone
@@ -182,6 +183,7 @@ def _how_to_prepare(recipe: str) -> str:
 
 def _by_recipe(args: argparse.Namespace, data: str, save_dir: str) -> Training:
     recipe = load_recipe(args.what)
+    make_absolute(recipe)
     settings = settle(recipe, args.passed_on)
     task = recipe.task.get("_name")
     if task is None:

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from ..text import code_points
 from .characters import SPACE_SYMBOL, CharacterDictionary, decode, encode, is_character_dictionary
-from .folders import DICTIONARY, SPLITS, replaced_whole
+from .folders import DICTIONARY, SPLITS, is_work, recover, replaced_whole
 
 CHUNK_BYTES = 1 << 22
 _NUM_CODE_POINTS = 0x110000
@@ -230,10 +230,13 @@ def _describe_unknown(unknown: Dict[str, np.ndarray]) -> str:
 
 
 def check_destination(dest: str, overwrite: bool) -> None:
-    """Refuse a `dest` that is a file, or a folder with something in it unless `overwrite`."""
+    """Refuse a `dest` that is a file, or a folder with something in it unless `overwrite`. What a preparation that was
+    killed has left there is undone first."""
     if os.path.exists(dest) and not os.path.isdir(dest):
         raise InputError(f"{dest} is a file: give another folder as --dest")
-    if os.path.isdir(dest) and os.listdir(dest) and not overwrite:
+    if os.path.isdir(dest):
+        recover(dest)
+    if os.path.isdir(dest) and not all(map(is_work, os.listdir(dest))) and not overwrite:
         raise InputError(f"{dest} has other data in it: give another --dest, or --overwrite to replace the data there")
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Iterable, Iterator, List
@@ -17,29 +19,80 @@ WRITTEN = [
     *(DICTIONARY, DESCRIPTION, "dict.*.txt", "spm.*.model", "spm.*.vocab", "pieces.*.txt"),
     *("preprocess.log", "preprocess.stdout"),
 ]
+# A folder of files that are being prepared, within the one that they are for.
+WORK = ".prepare-"
+# In it: what is to come, what is leaving, and what has left as a whole, so that the new may come.
+NEW, LEAVING, LEFT = "new", "old", "replaced"
 
 
 @contextlib.contextmanager
 def replaced_whole(folder: str) -> Iterator[Path]:
     """An empty folder to write to, within `folder`, which is made. When all is written it takes the place of what was
-    prepared there before, of whatever kind; after an error the folder is as it was. Other files stay."""
+    prepared there before, of whatever kind; after an error the folder is as it was, after a kill once `recover` has
+    been called. Other files stay."""
     os.makedirs(folder, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".prepare-", dir=folder) as name:
-        target, new, old = Path(folder), Path(name) / "new", Path(name) / "old"
+    recover(folder)
+    with tempfile.TemporaryDirectory(prefix=WORK, dir=folder) as name, _held(name):
+        target, (new, old, gone) = Path(folder), (Path(name) / part for part in (NEW, LEAVING, LEFT))
         new.mkdir(), old.mkdir()
         yield new
         left: List[Path] = []
         came: List[Path] = []
         try:
             _move(_written(target), target, old, left)
-            made = [path.relative_to(new) for path in new.rglob("*") if path.is_file()]
-            _move(sorted(made, key=lambda path: path.name in (DICTIONARY, DESCRIPTION)), new, target, came)
+            old.rename(gone)
+            _move(sorted(_files(new), key=lambda path: path.name in (DICTIONARY, DESCRIPTION)), new, target, came)
         except BaseException:
             _move(came, target, new, [])
+            if gone.is_dir():
+                gone.rename(old)
             _move(left, old, target, [])
             raise
         with contextlib.suppress(OSError):
             (target / "pieces").rmdir()  # if nothing is in it any more
+
+
+def recover(folder: str) -> None:
+    """Bring a folder back to what it was before a preparation that was killed, and delete what that has left. What
+    another process is preparing there stays."""
+    target = Path(folder)
+    for work in (path for path in sorted(target.glob(f"{WORK}*")) if path.is_dir()):
+        with _held(str(work)) as is_ours:
+            if not is_ours:
+                continue
+            new, old, gone = (work / part for part in (NEW, LEAVING, LEFT))
+            if gone.is_dir() and _files(new):  # not all of the new has come: none is to stay
+                for file in _written(target):
+                    (target / file).unlink()
+                gone.rename(old)
+            _move(_files(old), old, target, [])
+            shutil.rmtree(str(work))
+
+
+def is_work(name: str) -> bool:
+    """Whether a file of this name in a folder is no data, but where some are being prepared."""
+    return name.startswith(WORK)
+
+
+@contextlib.contextmanager
+def _held(folder: str) -> Iterator[bool]:
+    """Whether no other process holds a folder; this one does meanwhile, until it ends. False where there are no
+    locks."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            yield False
+        else:
+            yield True
+    finally:
+        os.close(descriptor)
+
+
+def _files(folder: Path) -> List[Path]:
+    """All in a folder and its folders, relative to it."""
+    return sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
 
 
 def _written(folder: Path) -> Iterable[Path]:

@@ -25,6 +25,7 @@ from ..checkpoints import (
     settings,
     split_checkpoints,
 )
+from ..criterions.boundary_terms import delay_of
 from ..data.characters import is_character_dictionary
 from ..models import HMLSTMLanguageModel
 from ..models.decoding import generate_in
@@ -273,12 +274,19 @@ class LanguageModelHub(GeneratorHubInterface):
         kind = LineReader if independent_lines else CharacterReader
         return kind(self.models[0].decoder, self.src_dict, self.begin)
 
-    def boundaries(self, text: str, lookahead: int = 0) -> Tensor:
+    @property
+    def delay(self) -> int:
+        """How many symbols behind a segment's last one the first layer was taught to close it; 0 if nothing taught it
+        that. The first model's."""
+        return delay_of(self.cfg.criterion)
+
+    def boundaries(self, text: str, lookahead: Optional[int] = None) -> Tensor:
         """(T, L) 0 or 1 for the layers with a detector: whether a segment ends with each symbol. First model's.
 
         lookahead: how many symbols of the next segment a layer reads before it closes one; boundaries are put that far
-        back, and the last symbols have none. 1 for layers trained with `bidirectional`.
+        back, and the last symbols have none. None: the `delay` of the first layer, as the commands do.
         """
+        lookahead = self.delay if lookahead is None else lookahead
         check_lookahead(lookahead)
         self._tell_of_unknown([text])
         reader = Reader(self.models[0].decoder, self.begin)
@@ -286,7 +294,7 @@ class LanguageModelHub(GeneratorHubInterface):
         found = torch.cat([torch.zeros(0, reader.num_detectors), *parts])
         return torch.from_numpy(closed_earlier(found.numpy(), lookahead))
 
-    def segment(self, text: str, lookahead: int = 0) -> List[List[str]]:
+    def segment(self, text: str, lookahead: Optional[int] = None) -> List[List[str]]:
         """For every layer that has a detector, from the bottom: the segments into which it cuts the text, slices of it
         that together are the text; where a tokenizer changes the text, of the text as it then reads. lookahead: as in
         `boundaries`."""

@@ -11,6 +11,7 @@ import types
 import pytest
 from fairseq.checkpoint_utils import load_checkpoint_to_cpu
 from fairseq.data import Dictionary
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from running import run
 
 from fairseq_hmrnn.checkpoints import UnsafeCheckpointError, check_checkpoint
@@ -18,6 +19,7 @@ from fairseq_hmrnn.cli import choice, fairseq_command, recipe, scoring, train
 from fairseq_hmrnn.cli.arguments import Parser
 from fairseq_hmrnn.cli.choice import Text, choose, look_at, value_of
 from fairseq_hmrnn.cli.errors import UserError
+from fairseq_hmrnn.cli.named_files import make_absolute
 from fairseq_hmrnn.cli.settings import settle
 
 TINY = ["--embed-dim", "8", "--hidden-sizes", "16,12,8", "--output-dim", "12", "--tokens-per-sample", "30"]
@@ -222,10 +224,11 @@ def test_a_file_in_configs_is_a_recipe():
 
 
 def test_a_folder_is_trained_and_scored_from_anywhere_and_the_printed_command_is_fairseqs(data, tmp_path):
-    """A folder with an odd name, in another one than the package's; the command again goes on."""
+    """A folder with an odd name, in another one than the package's; the command again goes on. The model predicts
+    a part of the symbols, and is scored as such a one."""
     folder = tmp_path / "it's [odd], {a=b} $(x)"
     shutil.copytree(str(data), str(folder / "bin"))
-    tiny = [*TINY, "--num-workers", 0, "--max-update"]
+    tiny = [*TINY, "--output-dictionary-size", 12, "--num-workers", 0, "--max-update"]
     first = run("fairseq-hmrnn", "train", folder / "bin", "--no-score", "--", *tiny, 3, cwd=folder).stdout
     command = shlex.split(first.splitlines()[1])
     assert command[:2] == ["fairseq-train", str(folder / "bin")] and command[-1] == "3"
@@ -284,6 +287,32 @@ def test_a_value_is_text_where_hydra_would_take_it_for_something_else():
     settings, config = settled(*(f"{name}={value}" for name, value in given.items()))
     *written, last = (f"{name}='{value}'" for name, value in given.items())
     assert settings == [*written, "scoring._name=bleu"] and config.scoring._name == "bleu"
+
+
+def test_files_that_settings_name_are_seen_from_the_current_folder(tmp_path, monkeypatch):
+    """And not from the folder of checkpoints, where hydra runs the training."""
+    folder = tmp_path / "it's [odd], {a=b}"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    for name in ("marked.txt", "bpe.model", "vectors.txt", "whitespace", "checkpoint_last.pt"):
+        (folder / name).write_text("")
+    given = {
+        "criterion.boundary_supervision": ("marked.txt", f"{folder}/marked.txt"),
+        "+criterion.boundary_supervision": ("sentencepiece:bpe.model", f"sentencepiece:{folder}/bpe.model"),
+        "model.decoder_embed_path": ("vectors.txt", f"{folder}/vectors.txt"),
+        "checkpoint.finetune_from_model": ("none.pt", "none.pt"),
+        "checkpoint.restore_file": ("checkpoint_last.pt", "checkpoint_last.pt"),
+        "criterion.boundary_rates": (".2", 0.2),
+        "common.log_format": ("simple", "simple"),
+    }
+    settings, _ = settled(*(f"{name}={value}" for name, (value, _) in given.items()))
+    parse = OverridesParser.create().parse_override
+    assert [parse(setting).value() for setting in settings] == [expected for _, expected in given.values()]
+    own = {"task": {"_name": "hmlstm_language_modeling"}, "model": {"decoder_embed_path": "vectors.txt"}}
+    (folder / "mine.yaml").write_text(json.dumps(own))
+    config = recipe.load_recipe("mine.yaml")
+    make_absolute(config)
+    assert config.model.decoder_embed_path == f"{folder}/vectors.txt" and config.task == own["task"]
 
 
 def test_another_scheduler_leaves_the_settings_of_the_old_one_behind():

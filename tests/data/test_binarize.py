@@ -173,6 +173,47 @@ def test_a_failure_while_files_are_moved_brings_the_old_ones_back(tmp_path, monk
     assert left == {"dict.txt": "new", "pieces/mine.txt": "old"}
 
 
+@pytest.mark.parametrize("last", [0, 1, 3, 4, 5])  # while it prepares, while old files leave, and while new ones come
+def test_what_a_killed_preparation_left_is_undone(tmp_path, text_file, last):
+    """Old data is as it was, and only --overwrite replaces it."""
+    data = tmp_path / "data"
+    before = {"dict.txt": "old", "train.bin": "old", "valid.npz": "old", "notes.txt": "mine"}
+    data.mkdir()
+    for name, text in before.items():
+        (data / name).write_text(text)
+    child = os.fork()
+    if not child:  # ends without cleaning up
+        replace, moves = os.replace, []
+
+        def kill(source, target):
+            moves.append(source)
+            if len(moves) == last:
+                os._exit(9)
+            replace(source, target)
+
+        os.replace = kill
+        with replaced_whole(str(data)) as new:
+            for name in ("dict.txt", "train.idx"):
+                (new / name).write_text("new")
+            if not last:
+                os._exit(9)
+        os._exit(0)
+    assert os.WEXITSTATUS(os.waitpid(child, 0)[1]) == 9 and list(data.glob(".prepare-*"))
+    assert run(text_file, "--dest", data) == 2
+    assert {path.name: path.read_text() for path in data.iterdir()} == before
+    assert run(text_file, "--dest", data, "--overwrite") == 0
+    assert not list(data.glob(".prepare-*")) and (data / "dict.txt").read_text() != "old"
+
+
+def test_a_killed_preparation_does_not_stand_in_the_way_and_one_that_runs_is_left_alone(tmp_path, text_file):
+    data = tmp_path / "data"
+    (data / ".prepare-dead" / "new").mkdir(parents=True)
+    with replaced_whole(str(data)) as new:
+        assert [path.name for path in data.iterdir()] == [new.parent.name]
+        assert run(text_file, "--dest", data) == 0
+        assert new.is_dir()
+
+
 def test_fairseqs_language_modeling_task_reads_it(tmp_path, text_file):
     assert run(text_file, "--dest", tmp_path / "data") == 0
     config = Namespace(

@@ -12,11 +12,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ...data.binarize import check_destination
 from ...data.synthetic import SyntheticLanguage
 from ...options import whole
 from ..arguments import SEED, Parser, folder_to_write
 from ..files import write_whole
 
+NAMES = ("train", "valid", "valid.words", "valid.phrases")  # of the texts, less .txt
 LINES = whole(1, 10_000_000)  # they are made in memory
 
 
@@ -27,16 +29,18 @@ def add_arguments(parser: Parser) -> None:
         parser.add_argument(
             f"--{split}-lines", type=LINES, default=lines, metavar="N", help=f"of {split}.txt (default %(default)s)"
         )
+    parser.add_argument("--overwrite", action="store_true", help="replace texts of these names that are in DIR")
 
 
 def run(args: argparse.Namespace) -> None:
+    dest = Path(args.dest)
+    taken = any((dest / f"{name}.txt").exists() for name in NAMES)
+    check_destination(args.dest, args.overwrite or not taken)
     language = SyntheticLanguage(args.seed)
     valid = language.draw(args.valid_lines, seed=2)
-    dest = Path(args.dest)
     dest.mkdir(parents=True, exist_ok=True)
-    texts = {"train": language.draw(args.train_lines, seed=1).text, "valid": valid.text}
-    texts.update({"valid.words": valid.words, "valid.phrases": valid.phrases})
-    for name, text in texts.items():
+    texts = (language.draw(args.train_lines, seed=1).text, valid.text, valid.words, valid.phrases)
+    for name, text in zip(NAMES, texts):
         path = dest / f"{name}.txt"
         write_whole(str(path), text)
         print(f"{path}: {text.count(chr(10)):,} lines")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 from typing import Iterator
 
@@ -16,8 +17,8 @@ from ..resumption import is_of_this_package
 
 class MovingAverage(ema.EMA):
     """fairseq's, but for four things: integers of a model (its progress, its dictionary's fingerprint) are copied, for
-    they have no mean; a weight that a model has under two names decays once an update, not twice; an adaptive softmax
-    can be averaged; and after a restart `--ema-update-freq` goes on counting where it was."""
+    they have no mean; a weight or a module that a model has under two names decays once an update, not twice; an
+    adaptive softmax can be averaged; and after a restart `--ema-update-freq` goes on counting where it was."""
 
     def __init__(self, model, config, device=None, skip_keys=None):
         integers = {name for name, tensor in model.state_dict().items() if not tensor.is_floating_point()}
@@ -39,8 +40,16 @@ class MovingAverage(ema.EMA):
 
 
 def separate_tied(model: nn.Module) -> None:
-    """Give every name of a parameter a parameter of its own, of the same value."""
+    """Give every name of a module, and then of a parameter, one of its own, of the same values."""
     seen = set()
+    for path in [path for path, _ in model.named_modules(remove_duplicate=False)]:
+        module = model.get_submodule(path)
+        if id(module) in seen:
+            parent, _, name = path.rpartition(".")
+            module = copy.deepcopy(module)
+            setattr(model.get_submodule(parent), name, module)
+        seen.add(id(module))
+    seen.clear()
     for module in model.modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
             if id(parameter) in seen:

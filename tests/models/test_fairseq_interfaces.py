@@ -350,6 +350,25 @@ def test_the_moving_average_is_one(half, fp32):
     assert average.get_model().decoder.slope_progress.num_updates == 3
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_an_embedding_of_both_sides_decays_once_an_update(name):
+    width = {**ADAPTIVE[name], "embed_dim": 16, "decoder_embed_dim": 16}
+    if name == "hmlstm_lstm":
+        width["decoder_out_embed_dim"] = 16
+    model = make(name, target=SOURCE, share_all_embeddings=True, **width)
+    average = MovingAverage(model, EMAConfig(store_ema=True, ema_decay=0.75))
+    expected = {key: tensor.clone() for key, tensor in model.state_dict().items() if tensor.is_floating_point()}
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1.5)
+    average.step(model, 1)
+    found = average.get_model().state_dict()
+    for key, tensor in expected.items():
+        if "version" not in key:
+            torch.testing.assert_close(found[key], 0.75 * tensor + 0.25 * 1.5 * tensor)
+    assert model.encoder.embed_tokens is model.decoder.embed_tokens  # those that train stay one
+
+
 @pytest.mark.parametrize("name", ["hmlstm_lm", *MODELS])
 def test_adaptive_models_are_averaged(name):
     model = adaptive(name)

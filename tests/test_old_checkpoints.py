@@ -9,6 +9,7 @@ import torch
 from conftest import TASK
 from running import ROOT, run
 
+from fairseq_hmrnn.inference.averaging import average
 from fairseq_hmrnn.models import HMLSTMLanguageModel, HMLSTMLSTMModel
 
 OLD = ROOT / "tests" / "checkpoints"
@@ -64,3 +65,13 @@ def test_a_translation_model_translates_as_it_did():
     found = hub.generate([hub.encode("und haus der baum")], beam=3)[0]
     scores = [float(hypothesis["score"]) for hypothesis in found]
     assert scores == pytest.approx([-0.007129, -0.927567, -0.985358], abs=1e-4)
+
+
+def test_a_translation_model_is_averaged_with_what_became_of_it(tmp_path):
+    """By now its decoder has a fingerprint of its dictionary."""
+    state = torch.load(OLD / "hmlstm_lstm.pt", map_location="cpu")
+    hub = HMLSTMLSTMModel.from_pretrained(str(OLD), "hmlstm_lstm.pt", str(OLD))
+    later = tmp_path / "later.pt"
+    torch.save({**state, "model": hub.models[0].state_dict()}, later)
+    assert state["model"].keys() < hub.models[0].state_dict().keys()
+    assert average([OLD / "hmlstm_lstm.pt", later])["model"].keys() == hub.models[0].state_dict().keys()

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any, Dict, List, Sequence
 
+import torch
 from fairseq import checkpoint_utils
 from torch import Tensor
 
@@ -48,7 +49,7 @@ def average(paths: Sequence[Path], moving: bool = False, half: bool = False) -> 
         except KeyError as error:
             raise ValueError(f"{path} is not a fairseq checkpoint ({error})") from error
         check_finite(str(path), model)
-        if sums and {k: v.shape for k, v in model.items()} != {k: v.shape for k, v in sums.items()}:
+        if sums and _shapes(model) != _shapes(sums):
             raise ValueError(f"{path} is of another model than {paths[0]}")
         for key, tensor in model.items():
             sums[key] = tensor.double() + sums.get(key, 0) if tensor.is_floating_point() else tensor
@@ -59,6 +60,11 @@ def average(paths: Sequence[Path], moving: bool = False, half: bool = False) -> 
     epoch = checkpoint["extra_state"]["train_iterator"]["epoch"]
     position = {"epoch": epoch, "iterations_in_epoch": 0}  # fairseq asks
     return {**kept, "model": mean, "last_optimizer_state": None, "extra_state": {"train_iterator": position}}
+
+
+def _shapes(model: Dict[str, Tensor]) -> Dict[str, torch.Size]:
+    """Of its weights: an earlier version may have kept other integers beside them."""
+    return {key: tensor.shape for key, tensor in model.items() if tensor.is_floating_point()}
 
 
 def _weights_of(checkpoint: Dict[str, Any], path: Path, moving: bool) -> Dict[str, Tensor]:

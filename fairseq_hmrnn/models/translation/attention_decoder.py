@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ...modules import Attention
 from ...ops import HMLSTMState, padding_of
 from ..decoder import HMLSTMDecoder
+from ..fingerprint import DictionaryFingerprint
 from .config import HMLSTMTranslationConfig
 from .encoder import EncoderOut, HMLSTMEncoder, InitialState, encoder_extra
 
@@ -38,6 +39,7 @@ class HMLSTMAttentionDecoder(HMLSTMDecoder):
         cfg.embed_dim = cfg.decoder_embed_dim or cfg.embed_dim
         cfg.hidden_sizes = cfg.decoder_hidden_sizes or cfg.hidden_sizes
         super().__init__(cfg, dictionary, embed_tokens=encoder.embed_tokens if cfg.share_all_embeddings else None)
+        self.dictionary_fingerprint = DictionaryFingerprint(dictionary, "target")
         del self.layer_output  # attention reads the states themselves: behind (8)'s ReLU units died before it learned
         self.initial_state = InitialState(encoder.final_units, self.hm_lstm.hidden_sizes)
         self.attention = Attention(sum(self.hm_lstm.hidden_sizes), encoder.output_units, cfg.output_dim)

@@ -46,7 +46,7 @@ class HMLSTMEncoder(FairseqEncoder):
             self.output_units = cfg.memory_dim or max(self.hm_lstm.hidden_sizes)
             self.layer_output = LayerOutput(sizes, self.output_units, self.hm_lstm.bfloat16_products)
         self.slope_progress = SlopeProgress(build_slope_schedule(cfg))
-        self.dictionary_fingerprint = DictionaryFingerprint(dictionary)
+        self.dictionary_fingerprint = DictionaryFingerprint(dictionary, "source")
 
     def forward(self, src_tokens: Tensor, src_lengths: Optional[Tensor] = None, **unused) -> EncoderOut:
         """Read src_tokens (B, S), padded on either side. src_lengths is not needed: pad symbols tell.

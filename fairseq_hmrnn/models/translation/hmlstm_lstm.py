@@ -13,6 +13,7 @@ from ...ops import attention_lstm, autocast_is_on, capturing, has_many_rows, lin
 from ..architectures import register_architectures
 from ..dropout import drops_out
 from ..embeddings import parse_cutoffs, ties_output
+from ..fingerprint import DictionaryFingerprint
 from . import scripting
 from .config import IWSLT_ENCODER, SMALL_ENCODER, TINY_ENCODER, HMLSTMLSTMConfig
 from .encoder import HMLSTMEncoder, InitialState, encoder_extra
@@ -42,6 +43,7 @@ class HMLSTMLSTMDecoder(LSTMDecoder):
         )
         self.encoder_hidden_proj = self.encoder_cell_proj = None  # the initial state has the decoder's sizes already
         self.initial_state = InitialState(encoder.final_units, [cfg.decoder_hidden_size] * cfg.decoder_layers)
+        self.dictionary_fingerprint = DictionaryFingerprint(dictionary, "target")
 
     def forward(self, prev_output_tokens: Tensor, encoder_out, incremental_state=None, src_lengths=None):
         """Logits (B, T, V) after each of prev_output_tokens (B, T), and what `encoder_extra` tells."""

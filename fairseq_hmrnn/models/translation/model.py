@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import glob
 import os
+from typing import Dict
 
 from fairseq.models import FairseqEncoderDecoderModel
 
@@ -15,7 +16,7 @@ from ..embeddings import check_criterion, check_shared_embeddings, load_embeddin
 from ..start_files import StartsFromFiles
 from . import scripting
 from .encoder import HMLSTMEncoder
-from .pretrained import DECODER_PARTS, ENCODER_PARTS, load_pretrained
+from .pretrained import DECODER_PARTS, ENCODER_PARTS, Given, load_pretrained
 
 
 class TranslationModel(CheckedOptions, StartsFromFiles, FairseqEncoderDecoderModel):
@@ -39,15 +40,29 @@ class TranslationModel(CheckedOptions, StartsFromFiles, FairseqEncoderDecoderMod
             ("encoder", encoder, task.source_dictionary, ENCODER_PARTS),
             ("decoder", model.decoder, task.target_dictionary, DECODER_PARTS),
         )
-        for name, part, dictionary, _ in sides:
-            load = functools.partial(load_embedding, part.embed_tokens, dictionary)
-            model.start_from(f"{name}-embed-path", getattr(cfg, f"{name}_embed_path"), load)
-        for name, part, _, names in sides:
-            path = getattr(cfg, f"load_pretrained_{name}_from", "")
-            load = functools.partial(load_pretrained, part, parts=names)
-            model.start_from(f"load-pretrained-{name}-from", path, load)
+        model._start(cfg, sides)
         let_dropout_grow(model, cfg)
         return model
+
+    def _start(self, cfg, sides) -> None:
+        """Give both sides, (name, module, dictionary, names of parts), what the options name to start from."""
+        vectors: Dict[int, str] = {}
+        for name, part, dictionary, _ in sides:
+            option = f"{name}-embed-path"
+            load = functools.partial(load_embedding, part.embed_tokens, dictionary)
+            self.start_from(option, getattr(cfg, f"{name}_embed_path"), load)
+            if getattr(cfg, f"{name}_embed_path"):
+                vectors[id(part.embed_tokens)] = option
+        given: Given = {}
+        for name, part, _, parts in sides:
+            path = getattr(cfg, f"load_pretrained_{name}_from", "")
+            if path and id(part.embed_tokens) in vectors:
+                raise ValueError(
+                    f"load-pretrained-{name}-from would replace the vectors that {vectors[id(part.embed_tokens)]} "
+                    "gives: leave out one of them"
+                )
+            load = functools.partial(load_pretrained, part, parts=parts, given=given)
+            self.start_from(f"load-pretrained-{name}-from", path, load)
 
     @classmethod
     def from_pretrained(cls, model_name_or_path, checkpoint_file=None, data_name_or_path=None, **kwargs):

@@ -234,7 +234,7 @@ class LSTMDecoder(nn.Module):
 
     def __init__(self, decoder):
         super().__init__()
-        self.decoder = as_parent(decoder, without="initial_state")
+        self.decoder = as_parent(decoder)
         final = decoder.embed_tokens.weight.new_zeros(2, decoder.initial_state.projection.in_features)
         self.first_state = _trace(_FirstState(decoder.initial_state), final)
         self.num_layers = int(decoder.num_layers)
@@ -272,12 +272,15 @@ class TransformerDecoder(nn.Module):
         return logits, extra_of(encoder_out, attention)
 
 
-def as_parent(decoder: nn.Module, without: str = "") -> nn.Module:
+ADDED = ("initial_state", "dictionary_fingerprint")
+
+
+def as_parent(decoder: nn.Module) -> nn.Module:
     """The decoder as fairseq's class, which torch.jit.script can read, with the same weights and without what this
     package added to it."""
     plain = copy.copy(decoder)
     plain.__class__ = type(decoder).__bases__[0]
-    plain._modules = {name: module for name, module in decoder._modules.items() if name != without}
+    plain._modules = {name: module for name, module in decoder._modules.items() if name not in ADDED}
     return plain
 
 

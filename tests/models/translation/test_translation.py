@@ -273,7 +273,7 @@ def test_starting_from_a_language_model(tmp_path):
     assert torch.equal(build.decoder.output_projection.weight, target.decoder.output_projection.weight)
     again = build_plain("hmlstm_lstm", load_pretrained_encoder_from=save_model(build, tmp_path / "translation.pt"))
     assert torch.equal(again.encoder.embed_tokens.weight, source.decoder.embed_tokens.weight)
-    with pytest.raises(ValueError, match="another dictionary"):
+    with pytest.raises(ValueError, match="another source dictionary"):
         build_plain("hmlstm", load_pretrained_encoder_from=paths[1])
     with pytest.raises(ValueError, match="does not fit"):
         build_plain("hmlstm", hidden_sizes="8,5,6", load_pretrained_encoder_from=paths[0])
@@ -284,20 +284,62 @@ def test_starting_from_a_language_model(tmp_path):
     missing(tokens(1, 3), None, tokens(1, 3, TARGET))
 
 
-def build_plain(name, **options):
+def test_two_values_for_one_parameter_are_refused(tmp_path):
+    """And what a checkpoint replaces would not be seen to be lost."""
+    from fairseq_hmrnn.models.config import HMLSTMLanguageModelConfig
+    from fairseq_hmrnn.models.decoder import HMLSTMDecoder
+    from fairseq_hmrnn.models.hmlstm_lm import HMLSTMLanguageModel
+
+    def save_lm(name, **options):
+        cfg = HMLSTMLanguageModelConfig(embed_dim=6, hidden_sizes="8,5,7", **{"output_dim": 6, **options})
+        return save_model(HMLSTMLanguageModel(HMLSTMDecoder(cfg, SOURCE)), tmp_path / name)
+
+    untied, tied = save_lm("untied.pt"), save_lm("tied.pt", share_decoder_input_output_embed=True)
+    tie = {"target": SOURCE, "output_dim": 6, "share_decoder_input_output_embed": True}
+    with pytest.raises(ValueError, match="output_projection.weight of .*untied.pt is not embed_tokens.weight of .*"):
+        build_plain("hmlstm", load_pretrained_decoder_from=untied, **tie)
+    build_plain("hmlstm", load_pretrained_decoder_from=tied, **tie)
+    share = {"target": SOURCE, "output_dim": 6, "share_all_embeddings": True}
+    with pytest.raises(ValueError, match="embed_tokens.weight of .*tied.pt is not embed_tokens.weight of .*untied.pt"):
+        build_plain("hmlstm", load_pretrained_encoder_from=untied, load_pretrained_decoder_from=tied, **share)
+    apart = save_model(build_plain("hmlstm", target=SOURCE, output_dim=6), tmp_path / "apart.pt")
+    with pytest.raises(ValueError, match="apart.pt is not embed_tokens.weight of .*apart.pt"):
+        build_plain("hmlstm", load_pretrained_encoder_from=apart, load_pretrained_decoder_from=apart, **share)
+    build = build_plain("hmlstm", load_pretrained_encoder_from=tied, load_pretrained_decoder_from=tied, **share)
+    assert torch.equal(build.encoder.embed_tokens.weight, torch.load(tied)["model"]["decoder.embed_tokens.weight"])
+    vectors = tmp_path / "vectors.txt"
+    vectors.write_text("1 6\na " + "1 " * 6 + "\n")
+    with pytest.raises(ValueError, match="load-pretrained-decoder-from would replace .* encoder-embed-path gives"):
+        build_plain("hmlstm", encoder_embed_path=str(vectors), load_pretrained_decoder_from=tied, **share)
+
+
+def test_a_softmax_that_does_not_fit_names_its_options(tmp_path):
+    cut = {"target": dictionary_of("abcdefghijklmnopqrstuvwxyz"), "output_dim": 16}
+    path = save_model(build_plain("hmlstm", adaptive_softmax_cutoff="9,20", **cut), tmp_path / "cut.pt")
+    with pytest.raises(ValueError, match="adaptive_softmax.* give the output-dim and adaptive-softmax-cutoff"):
+        build_plain("hmlstm", load_pretrained_decoder_from=path, **cut)
+
+
+def build_plain(name, target=TARGET, **options):
     """A model as fairseq builds it, with its own weights untouched."""
     from types import SimpleNamespace
 
     from small_translation import OFF, SIZES
 
     model_class, config, own = MODELS[name]
-    task = SimpleNamespace(source_dictionary=SOURCE, target_dictionary=TARGET)
+    task = SimpleNamespace(source_dictionary=SOURCE, target_dictionary=target)
     return model_class.build_model(config(**{**SIZES, **OFF, **own, **options}), task)
 
 
-def test_a_checkpoint_of_another_dictionary_is_refused():
-    with pytest.raises(ValueError, match="another dictionary"):
-        make(source=dictionary_of("abcdefh")).load_state_dict(make().state_dict())
+@pytest.mark.parametrize("name", MODELS)
+def test_a_checkpoint_of_another_dictionary_is_refused(name):
+    state = make(name).state_dict()
+    with pytest.raises(ValueError, match="another source dictionary .*dict.LANG.txt.* --srcdict"):
+        make(name, source=dictionary_of("abcdefh")).load_state_dict(dict(state))
+    with pytest.raises(ValueError, match="another target dictionary .*dict.LANG.txt.* --tgtdict"):
+        make(name, target=dictionary_of("uvwxzy")).load_state_dict(dict(state))
+    del state["decoder.dictionary_fingerprint.fingerprint"]  # of a version that had none here
+    make(name, target=dictionary_of("uvwxzy")).load_state_dict(state)
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -113,7 +113,10 @@ def _check_language_model(path: str, state: Dict[str, Any]) -> None:
 class LanguageModelHub(GeneratorHubInterface):
     """fairseq's hub interface for an ensemble of language models, exact about text: no symbol is added to a prompt, and
     every character of a character model comes back. `generate`, with all of fairseq-generate's options, is its
-    parent's."""
+    parent's.
+
+    Models of fairseq's own are searched too, and sampled from where their steps read one symbol each, as lstm_lm's do;
+    scores, segments and boundaries are HM-LSTM's."""
 
     def __init__(self, cfg, task, models):
         super().__init__(cfg, task, models)
@@ -159,7 +162,8 @@ class LanguageModelHub(GeneratorHubInterface):
         """Continue each text by at most `length` symbols. Returns texts, prompts included.
 
         options: those of SamplingOptions, or fairseq's, such as `beam=5` or `beam=1, sampling=True, sampling_topk=10`:
-        then fairseq's generator chooses. end: see `stop`. TypeError for an option that neither has.
+        then fairseq's generator chooses. end: see `stop`. TypeError for an option that neither has, ValueError where
+        the options are those of SamplingOptions and a model has positional embeddings.
         """
         if length < 0 or batch_size < 1:
             raise ValueError(f"length must not be negative and batch_size positive, got {length} and {batch_size}")

@@ -59,7 +59,8 @@ class Step(NamedTuple):
 
 
 class Sampler:
-    """Continues prompts with an ensemble of fairseq language models that decode incrementally.
+    """Continues prompts with an ensemble of fairseq language models whose steps read one symbol each, such as HM-LSTM
+    and fairseq's lstm_lm; not with those that have positional embeddings.
 
     models: with a `decoder`, of one dictionary. never: symbols that are never chosen, for instance padding.
     """
@@ -80,7 +81,8 @@ class Sampler:
         """Endlessly the next symbols of all prompts; a prompt begins with the model's begin symbol.
 
         Prompts of different lengths go together: a sample waits on padding, which leaves an HM-LSTM's state alone. The
-        models must not change while this goes on.
+        models must not change while this goes on. ValueError for no prompt, for models with positional embeddings, and
+        for different lengths with others than HM-LSTM.
         """
         if not prompts:
             raise ValueError("there is no prompt: give at least one, which may be the begin symbol alone")
@@ -89,7 +91,7 @@ class Sampler:
         return self._run(columns, scores) if steps is None else self._run_compiled(steps, columns, scores)
 
     def _run(self, prompts: Tensor, scores: bool) -> Iterator[Step]:
-        """As `run`, with any models. prompts (B, T)."""
+        """As `run`, by steps of the models themselves. prompts (B, T)."""
         states: List[dict] = [{} for _ in self.decoders]
         for column in prompts.split(1, dim=1):
             logits, boundaries = self._feed(column, states)
@@ -103,7 +105,7 @@ class Sampler:
 
     def read(self, prompt: Sequence[int]) -> Tuple[List[float], List[Optional[List[float]]]]:
         """For the symbols of one prompt after its begin symbol: log-probabilities, and the boundaries that `run`
-        reports later than them: element i belongs to the symbol before."""
+        reports later than them: element i belongs to the symbol before. ValueError for models with positional embeddings."""
         states: List[dict] = [{} for _ in self.decoders]
         log_probs, boundaries = [], []
         targets = output_symbols(torch.tensor(prompt[1:], dtype=torch.long), self.decoders[0].dictionary).tolist()
@@ -148,7 +150,13 @@ class Sampler:
             yield from map(Step, chosen.tolist(), log_probs, found.boundaries[new].tolist())
 
     def _columns(self, prompts: Sequence[Sequence[int]]) -> Tensor:
-        """(B, T), shorter prompts padded at their start."""
+        """(B, T), shorter prompts padded at their start. ValueError for decoders that would read it otherwise."""
+        for decoder in self.decoders:
+            if getattr(decoder, "embed_positions", None) is not None:  # at a step it looks for them in the whole prefix
+                raise ValueError(
+                    f"{type(decoder).__name__} has positional embeddings, and sampling reads one symbol at a time: "
+                    "use beam search (sample --beam N without --json, from Python sample(..., beam=N))"
+                )
         longest = max(map(len, prompts))
         padded = [[self.pad] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
         if any(len(prompt) < longest for prompt in prompts) and not all(hasattr(d, "hm_lstm") for d in self.decoders):

@@ -1,12 +1,16 @@
 """fairseq's search over a tiny model, against every text that there is."""
 
+import argparse
 import itertools
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
+from fairseq.models.transformer_lm import TransformerLanguageModel, base_lm_architecture
 from models.test_hmlstm_lm import dictionary_of, make
 
+from fairseq_hmrnn.inference.sampler import Sampler, SamplingOptions
 from fairseq_hmrnn.inference.search import PromptedGenerator
 from fairseq_hmrnn.models import decoding
 
@@ -78,3 +82,21 @@ def test_a_stop_symbol_ends_texts_but_not_prompts(prompt, new_only):
     for hypo, new in zip(hypos, best):
         assert float(hypo["score"]) == pytest.approx(scores[new], abs=1e-5)
         assert math.isfinite(float(hypo["positional_scores"].sum()))
+
+
+def test_a_transformer_is_searched_and_not_sampled_from():
+    """Its positions are those of whole prefixes."""
+    args = argparse.Namespace(decoder_embed_dim=8, decoder_ffn_embed_dim=8, decoder_layers=1, decoder_attention_heads=2)
+    args.tokens_per_sample = args.max_target_positions = 64
+    base_lm_architecture(args)
+    torch.manual_seed(1)
+    task = SimpleNamespace(source_dictionary=DICTIONARY, target_dictionary=DICTIONARY)
+    model, text = TransformerLanguageModel.build_model(args, task).eval(), [EOS, 4, 5, 6]
+    sampler = Sampler([model], SamplingOptions(greedy=True), DICTIONARY.pad())
+    for use in (lambda: sampler.run([text]), lambda: sampler.read(text)):
+        with pytest.raises(ValueError, match="TransformerDecoder has positional embeddings.* use beam search .*--beam"):
+            use()
+    (found,) = search(model, [text[1:]], max_len_b=2, normalize_scores=False, score_new_only=True)
+    every = {new: log_prob(model, text[1:], new) for new in itertools.product(SYMBOLS, repeat=2)}
+    best = sorted(every, key=every.get, reverse=True)[:BEAM]
+    assert [tuple(hypo["tokens"][3:].tolist()) for hypo in found] == best

@@ -34,7 +34,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("--out", required=True, metavar="FILE", type=new_file, help="file to write")
     parser.add_argument(
         "--format",
-        choices=["torchscript", "torch.export", "onnx"],
+        choices=export.FORMATS,
         default="torchscript",
         help="of the file (default %(default)s); torch.export requires a name that ends in .pt2",
     )

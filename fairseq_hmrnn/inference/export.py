@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from ..ops import HMLSTMState
 from ..ops.reference import hm_lstm_reference
 
+FORMATS = ("torchscript", "torch.export", "onnx")
+
 
 class StepFunction(nn.Module):
     """(tokens (B,), state (B, S)) to (log-probabilities (B, V), boundaries (B, L), state (B, S)).
@@ -25,30 +27,33 @@ class StepFunction(nn.Module):
     def __init__(self, decoder):
         super().__init__()
         self.decoder = decoder.eval()
-        lstm = decoder.hm_lstm
-        self.sizes = [*lstm.hidden_sizes, *lstm.hidden_sizes, lstm.num_layers]
-        self.options = lstm.options(decoder.slope_progress.slope)
+        self.options = decoder.hm_lstm.options(decoder.slope_progress.slope)
 
     @property
     def state_size(self) -> int:
-        return sum(self.sizes)
+        return self.decoder.hm_lstm.zero_state(0).pack().size(1)
 
     def forward(self, tokens: Tensor, state: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
-        decoder, layers = self.decoder, self.decoder.hm_lstm.num_layers
-        *parts, z = state.split(self.sizes, dim=1)
-        before = HMLSTMState(tuple(parts[:layers]), tuple(parts[layers:]), z)
+        decoder, lstm = self.decoder, self.decoder.hm_lstm
+        before = HMLSTMState.unpack(state, lstm.hidden_sizes)
         x = decoder.embed_tokens(tokens).unsqueeze(0)
-        output = hm_lstm_reference(x, decoder.hm_lstm.layers(), before, self.options)
+        output = hm_lstm_reference(x, lstm.layers(), before, self.options)
         logits = decoder.predict(decoder.layer_output([h[0] for h in output.hidden]))
         return logits.log_softmax(1), output.boundaries[0], output.state.pack()
 
 
+def _check_kind(kind: str) -> None:
+    if kind not in FORMATS:
+        raise ValueError(f"unknown kind {kind!r} of exported file: choose from {', '.join(FORMATS)}")
+
+
 @torch.no_grad()
 def export(step: StepFunction, path: str, kind: str) -> None:
-    """Write the step to a file. kind: "torchscript", "torch.export" or "onnx"; the batch size stays free.
+    """Write the step to a file. kind: one of FORMATS; the batch size stays free.
 
-    RuntimeError where this torch, or a package that the format requires, is not there.
+    ValueError for another kind, RuntimeError where this torch, or a package that the format requires, is not there.
     """
+    _check_kind(kind)
     dtype = step.decoder.hm_lstm.bias[0].dtype
     tokens, state = torch.zeros(2, dtype=torch.long), torch.zeros(2, step.state_size, dtype=dtype)
     if kind == "torchscript":
@@ -78,7 +83,8 @@ def export(step: StepFunction, path: str, kind: str) -> None:
 
 
 def load_step(path: str, kind: str) -> Callable:
-    """The file that `export` wrote, as its user would load it; RuntimeError without what reads this format."""
+    """The file that `export` wrote, as its user would load it; errors as there."""
+    _check_kind(kind)
     if kind == "torchscript":
         return torch.jit.load(path)
     if kind == "torch.export":

@@ -28,13 +28,10 @@ class _Step(nn.Module):
     def __init__(self, recurrence: HMLSTM, slope: float):
         super().__init__()
         self.recurrence, self.options = recurrence, recurrence.options(slope)
-        self.sizes = [*recurrence.hidden_sizes, *recurrence.hidden_sizes, recurrence.num_layers]
 
     def forward(self, x: Tensor, state: Tensor, valid: Tensor) -> Tuple[Tensor, Tensor, Tensor, Tensor]:
-        *parts, z = state.split(self.sizes, dim=1)
-        layers = self.recurrence.layers()
-        before = HMLSTMState(tuple(parts[: len(layers)]), tuple(parts[len(layers) :]), z)
-        output = hm_lstm_reference(x.unsqueeze(0), layers, before, self.options, valid.unsqueeze(0))
+        before = HMLSTMState.unpack(state, self.recurrence.hidden_sizes)
+        output = hm_lstm_reference(x.unsqueeze(0), self.recurrence.layers(), before, self.options, valid.unsqueeze(0))
         hidden = torch.cat(output.hidden, dim=2).squeeze(0)
         return hidden, output.boundaries[0], output.boundary_probs[0], output.state.pack()
 

@@ -1,0 +1,30 @@
+"""Exported steps beside the model; `fairseq-hmrnn export` itself: test_sample.py."""
+
+import pytest
+import torch
+from models.test_hmlstm_lm import make, tokens
+
+from fairseq_hmrnn.inference import export
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_trace_of_a_step_is_the_step_for_any_batch(tmp_path, recwarn):
+    step, path = export.StepFunction(make().decoder), str(tmp_path / "step.ts")
+    export.export(step, path, "torchscript")
+    warned = [warning.filename for warning in recwarn if issubclass(warning.category, torch.jit.TracerWarning)]
+    assert not [filename for filename in warned if "fairseq_hmrnn" in filename]
+    read, symbols = export.load_step(path, "torchscript"), tokens(3, 5)
+    states = [symbols.new_zeros(3, step.state_size, dtype=step.decoder.embed_tokens.weight.dtype)] * 2
+    for column in symbols.unbind(1):
+        results = [function(column, state) for function, state in zip((read, step), states)]
+        for found, expected in zip(*results):
+            torch.testing.assert_close(found, expected)
+        states = [result[2] for result in results]
+
+
+def test_another_kind_is_named(tmp_path):
+    step, path = export.StepFunction(make().decoder), tmp_path / "step.h5"
+    for use in (lambda: export.export(step, str(path), "h5"), lambda: export.load_step(str(path), "h5")):
+        with pytest.raises(ValueError, match="unknown kind 'h5' .*: choose from torchscript, torch.export, onnx"):
+            use()
+    assert not path.exists()

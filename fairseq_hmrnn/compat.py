@@ -1,4 +1,8 @@
-"""The only file that knows differences between fairseq and torch versions."""
+"""Differences between versions of fairseq, and between those of torch in what a checkpoint may hold.
+
+Other differences of torch stand where they matter: recording in ops/capture.py, operators in ops/library.py, autocast
+in ops/precision.py, kernels in ops/hm_lstm.py, formats in inference/export.py.
+"""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from fairseq.modules import FairseqDropout
 from torch import Tensor, nn
 
 from ..modules import LayerOutput
-from ..ops import HMLSTMOutput, HMLSTMState, capturing, is_on_host, linear, make_recordable, padding_of
+from ..ops import HMLSTMOutput, HMLSTMState, capturing, is_on_host, linear, make_recordable, valid_or_none
 from ..trace import KEY, BoundaryTrace
 from . import decoding
 from .config import UNLIMITED, HMLSTMLanguageModelConfig, build_hm_lstm, build_slope_schedule
@@ -101,13 +101,12 @@ class HMLSTMDecoder(FairseqIncrementalDecoder):
         """The recurrence over tokens (B, T) from `state` on, time-major, and which of them are not padding (B, T).
         hidden_dtype: as in HMLSTM."""
         valid = tokens.ne(self.padding_idx)
-        padding = padding_of(valid.t())
-        slope, table = self.slope_progress.slope, self.embed_tokens.weight
+        valid_steps, slope, table = valid_or_none(valid.t()), self.slope_progress.slope, self.embed_tokens.weight
         if not capturing() and table.size(0) < tokens.numel() and not drops_out(self.dropout_input):
             given, tokens = table, tokens.t().contiguous()
         else:
             given, tokens = self.embed(tokens).transpose(0, 1), None
-        return self.hm_lstm(given, state, padding, slope, tokens=tokens, hidden_dtype=hidden_dtype), valid
+        return self.hm_lstm(given, state, valid_steps, slope, tokens=tokens, hidden_dtype=hidden_dtype), valid
 
     def embed(self, tokens: Tensor) -> Tensor:
         """The recurrence's input for tokens of any shape: (..., embed_dim)."""

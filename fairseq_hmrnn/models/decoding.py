@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..ops import HMLSTMOutput, HMLSTMState, PackedLayers, capturing, padding_of
+from ..ops import HMLSTMOutput, HMLSTMState, PackedLayers, capturing, valid_or_none
 from ..ops.cpu import kernel, remedy
 from ..ops.cpu.generation import Choice, Generated, Generation, OutputParameters
 
@@ -48,7 +48,7 @@ class Steps:
     def __call__(self, tokens: Tensor) -> Step:
         """tokens (B,); padding leaves its sample as it is."""
         valid = tokens.ne(self.decoder.padding_idx)
-        output = self.recur(tokens, padding_of(valid))
+        output = self.recur(tokens, valid_or_none(valid))
         self.state = output.state
         features = self.decoder.dropout_output(self.features(output))
         logits = self.decoder.output_layer(features)
@@ -96,7 +96,7 @@ class PackedRecurrence:
         """Of tokens (B, T): the output, and which of them are not padding (B, T)."""
         valid, table = tokens.ne(self.decoder.padding_idx), self.weights.table
         x = self.decoder.embed_tokens.weight.detach() if table is None else table
-        masks = {"valid": padding_of(valid.t()), "projected": table is not None, "tokens": tokens.t()}
+        masks = {"valid": valid_or_none(valid.t()), "projected": table is not None, "tokens": tokens.t()}
         return self.weights.packed(x, state, self.options, **masks), valid
 
 

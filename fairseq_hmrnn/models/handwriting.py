@@ -9,7 +9,7 @@ from fairseq.modules import FairseqDropout
 from torch import Tensor, nn
 
 from ..modules import LayerOutput, MixtureDensity, StepDistribution
-from ..ops import capturing, padding_of
+from ..ops import capturing, valid_or_none
 from ..options import DROPOUT, SIZE, CheckedOptions, Parsed, check_config, option, whole
 from ..trace import KEY, BoundaryTrace
 from .architectures import register_architectures
@@ -96,7 +96,7 @@ class HMLSTMHandwritingModel(CheckedOptions, HandwritingModel):
     def recur(self, x: Tensor, valid: Tensor, state) -> Tuple[Tensor, Dict]:
         state = self.hm_lstm.zero_state(x.size(1)) if state is None else state
         slope = self.slope_progress.slope
-        output = self.hm_lstm(self.dropout_input(x), state, padding_of(valid.t()), slope)
+        output = self.hm_lstm(self.dropout_input(x), state, valid_or_none(valid.t()), slope)
         changed = None if capturing() else output.changed(state, valid.t())
         features = self.dropout_output(self.layer_output.over_sequence(output.hidden, changed))
         boundaries, probs = output.boundaries.transpose(0, 1), output.boundary_probs.transpose(0, 1)

@@ -5,7 +5,7 @@ from .boundary import BOUNDARY_MODES
 from .capture import capturing
 from .cpu import PackedLayers
 from .hm_lstm import BACKENDS, hm_lstm, pack_layers
-from .host import is_on_host, padding_of
+from .host import is_on_host, valid_or_none
 from .library import make_recordable
 from .precision import autocast_is_on, state_dtype
 from .products import has_many_rows, layer_output, linear
@@ -29,6 +29,6 @@ __all__ = [
     "linear",
     "make_recordable",
     "pack_layers",
-    "padding_of",
     "state_dtype",
+    "valid_or_none",
 ]

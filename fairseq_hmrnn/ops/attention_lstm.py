@@ -18,12 +18,12 @@ from .products import multiply
 
 class Step(NamedTuple):
     """A step, as the backward pass reads it beside its attention and what it attended to. inputs: of each layer, beside
-    h of the step before, (B, I + H). gates (B, 4H), cells before and after the step and tanh of the latter, (B, H), of
-    each layer. hidden (B, H): of the top layer."""
+    h of the step before, (B, I + H). gates (B, 4H), the cell after the step and its tanh, (B, H), of each layer. hidden
+    (B, H): of the top layer."""
 
     inputs: List[Tensor]
     gates: List[Tensor]
-    cells: List[Tuple[Tensor, Tensor, Tensor]]
+    cells: List[Tuple[Tensor, Tensor]]
     hidden: Tensor
 
 
@@ -64,32 +64,32 @@ class _AttentionLSTM(torch.autograd.Function):
         of_x = layers[0].of_x(x)
         steps, attentions, sums = [], [], []
         for t in range(x.size(0)):
-            inputs, gates, around, below = [], [], [], fed
+            inputs, gates, after_step, below = [], [], [], fed
             for index, layer in enumerate(layers):
                 if index > 0:
                     below = hidden[index - 1] if between is None else hidden[index - 1] * between[t, index - 1]
                 inputs.append(torch.cat([below, hidden[index]], dim=1))
                 gates.append(layer.gates(inputs[-1], of_x[t] if index == 0 else layer.bias))
-                before, (hidden[index], cells[index], tanh) = cells[index], _cell(gates[-1], cells[index])
-                around.append((before, cells[index], tanh))
+                hidden[index], cells[index], tanh = _cell(gates[-1], cells[index])
+                after_step.append((cells[index], tanh))
             top = hidden[-1]
             scores = torch.bmm(top.unsqueeze(1), keys_across).masked_fill_(mask, float("-inf"))
             attention = scores.softmax(dim=2)
             attended = torch.bmm(attention, values).squeeze(1).add_(multiply(top, output)).tanh_()
             fed = attended if after is None else attended * after[t]
-            steps.append(Step(inputs, gates, around, top))
+            steps.append(Step(inputs, gates, after_step, top))
             attentions.append(attention.squeeze(1))
             sums.append(attended)
         attention, attended = torch.stack(attentions), torch.stack(sums)
         ctx.mark_non_differentiable(attention)
-        ctx.save_for_backward(x, keys, values, between, after, output, attention, attended, *flat)
+        ctx.save_for_backward(x, c, keys, values, between, after, output, attention, attended, *flat)
         ctx.steps = steps  # none of them is an input or an output
         return attended if after is None else attended * after, attention
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad, _):
-        x, keys, values, between, after, output, attention, attended, *flat = ctx.saved_tensors
+        x, c, keys, values, between, after, output, attention, attended, *flat = ctx.saved_tensors
         steps: List[Step] = ctx.steps
         layers = [_Layer(*flat[i : i + 3], x.size(2) if i == 0 else 0) for i in range(0, len(flat), 3)]
         values_across = values.transpose(1, 2).contiguous()
@@ -112,7 +112,9 @@ class _AttentionLSTM(torch.autograd.Function):
             of_sums.append(dsum)
             of_scores.append(dscores)
             for index in reversed(range(len(layers))):
-                dgates, dc[index] = _cell_backward(step.gates[index], step.cells[index], dh[index], dc[index])
+                before = steps[t - 1].cells[index][0] if t else c[index]
+                tanh = step.cells[index][1]
+                dgates, dc[index] = _cell_backward(step.gates[index], before, tanh, dh[index], dc[index])
                 of_gates[index].append(dgates)
                 below, dh[index] = layers[index].inputs(dgates)
                 if index == 0:
@@ -177,9 +179,10 @@ def _cell(gates: Tensor, before: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
     return o * tanh, cell, tanh
 
 
-def _cell_backward(gates: Tensor, around: Tuple[Tensor, Tensor, Tensor], dh: Tensor, dc: Tensor):
-    """The gradients of the gates' sums (B, 4H) and of the cell before, from those of h and of the cell after."""
-    (before, _, tanh), (i, f, g, o) = around, gates.chunk(4, dim=1)
+def _cell_backward(gates: Tensor, before: Tensor, tanh: Tensor, dh: Tensor, dc: Tensor):
+    """The gradients of the gates' sums (B, 4H) and of the cell before, from those of h and of the cell after, whose
+    tanh it was."""
+    i, f, g, o = gates.chunk(4, dim=1)
     dc = dc + dh * o * (1 - tanh * tanh)
     dgates = torch.cat([dc * g, dc * before, dc * i, dh * tanh], dim=1)
     size = i.size(1)

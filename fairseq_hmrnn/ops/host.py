@@ -14,7 +14,7 @@ def is_on_host(tensor: Tensor) -> bool:
     return tensor.device.type == "cpu"
 
 
-def padding_of(valid: Tensor) -> Optional[Tensor]:
+def valid_or_none(valid: Tensor) -> Optional[Tensor]:
     """`valid` as `hm_lstm` takes it, bool of any shape: None where nothing is padding, if that can be known at no
     cost. Kernels on a GPU take the mask in their stride, and a recorded graph cannot look."""
     return None if is_on_host(valid) and not capturing() and bool(valid.all()) else valid

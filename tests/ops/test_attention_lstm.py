@@ -65,6 +65,17 @@ def test_no_masks_are_masks_of_ones():
     torch.testing.assert_close(attention_lstm(*arguments)[0], attention_lstm(*arguments, ones)[0], rtol=0, atol=0)
 
 
+def test_a_state_that_changed_since_is_noticed():
+    """As of every tensor that a gradient requires."""
+    x, h, c, *others = problem(1)
+    cell = c.clone()
+    loss = attention_lstm(x, h, cell, *others)[0].sum()
+    with torch.no_grad():
+        cell.add_(1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
 def test_the_same_graph_twice():
     arguments = problem(1)
     loss = attention_lstm(*arguments)[0].sum()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ...modules import Attention
-from ...ops import HMLSTMState, padding_of
+from ...ops import HMLSTMState, valid_or_none
 from ..decoder import HMLSTMDecoder
 from ..fingerprint import DictionaryFingerprint
 from .config import HMLSTMTranslationConfig
@@ -92,9 +92,9 @@ class HMLSTMAttentionDecoder(HMLSTMDecoder):
     def _run_sequence(self, x: Tensor, valid: Tensor, state: DecoderState, encoder_out: EncoderOut):
         """x (B, T, embed_dim), valid (B, T). Returns features (B, T, output_dim), attention (B, T, M), boundaries and
         their probabilities (B, T, L), and the state after the last step."""
-        padding = padding_of(valid.t())
         slope, masks = self.slope_progress.slope, state.masks
-        output = self.hm_lstm(x.transpose(0, 1), state.recurrent, padding, slope, recurrent_masks=masks)
+        valid_steps = valid_or_none(valid.t())
+        output = self.hm_lstm(x.transpose(0, 1), state.recurrent, valid_steps, slope, recurrent_masks=masks)
         hidden = [h.transpose(0, 1) for h in output.hidden]
         memory, padding_mask = encoder_out["encoder_out"][0].transpose(0, 1), encoder_out["encoder_padding_mask"][0]
         features, attention = self._attend(hidden, memory, padding_mask)
@@ -109,16 +109,15 @@ class HMLSTMAttentionDecoder(HMLSTMDecoder):
         steps = []
         for t in range(x.size(1)):
             fed = x[:, t] + self.feed(attended)
-            padding = padding_of(valid[:, t])
-            slope = self.slope_progress.slope
-            output = self.hm_lstm.step(fed, recurrent, padding, slope, recurrent_masks=masks)
+            valid_now, slope = valid_or_none(valid[:, t]), self.slope_progress.slope
+            output = self.hm_lstm.step(fed, recurrent, valid_now, slope, recurrent_masks=masks)
             if projected is None:
                 features, attention = self._attend([h.unsqueeze(1) for h in output.hidden], memory, padding_mask)
                 features, attention = features.squeeze(1), attention.squeeze(1)
             else:
                 features, attention = self.attention.step(torch.cat(output.hidden, dim=1), projected)
                 features = self.dropout_output(features)
-            attended = features if padding is None else torch.where(padding.unsqueeze(1), features, attended)
+            attended = features if valid_now is None else torch.where(valid_now.unsqueeze(1), features, attended)
             recurrent = output.state
             steps.append((features, attention, output.boundaries, output.boundary_probs))
         return (*(torch.stack(values, dim=1) for values in zip(*steps)), DecoderState(recurrent, attended, masks))

@@ -10,7 +10,7 @@ from fairseq.modules import FairseqDropout
 from torch import Tensor, nn
 
 from ...modules import LayerOutput
-from ...ops import HMLSTMOutput, is_on_host, padding_of
+from ...ops import HMLSTMOutput, is_on_host, valid_or_none
 from ...trace import KEY, BoundaryTrace
 from ..config import UNLIMITED, build_hm_lstm, build_slope_schedule
 from ..dropout import RecurrentDropout
@@ -85,11 +85,11 @@ class HMLSTMEncoder(FairseqEncoder):
     def _read(self, src_tokens: Tensor, valid: Tensor) -> List[HMLSTMOutput]:
         """The output of every direction, in its own order of steps."""
         x = self.dropout_input(self.embed_tokens(src_tokens)).transpose(0, 1)
-        padding, slope = padding_of(valid.t()), self.slope_progress.slope
-        outputs = [self.hm_lstm(x, None, padding, slope)]
+        valid_steps, slope = valid_or_none(valid.t()), self.slope_progress.slope
+        outputs = [self.hm_lstm(x, None, valid_steps, slope)]
         if self.hm_lstm_backward is not None:
-            padding = None if padding is None else padding.flip(0)
-            outputs.append(self.hm_lstm_backward(x.flip(0), None, padding, slope))
+            backwards = None if valid_steps is None else valid_steps.flip(0)
+            outputs.append(self.hm_lstm_backward(x.flip(0), None, backwards, slope))
         return outputs
 
     def _trace(self, output: HMLSTMOutput, valid: Tensor) -> BoundaryTrace:
@@ -169,22 +169,21 @@ def kept_steps(closed: Tensor, valid: Tensor) -> Tuple[Tensor, Tensor]:
     return slots.unsqueeze(0) >= lengths.unsqueeze(1), steps
 
 
-def attention_over_source(attention: Optional[Tensor], encoder_out: EncoderOut) -> Optional[Tensor]:
-    """Attention (B, T, M) over the memory as attention (B, T, S) over the source: so alignments name source symbols,
-    and models that keep different steps can be averaged in an ensemble."""
-    if attention is None or not encoder_out["memory_positions"]:
-        return attention
-    positions = encoder_out["memory_positions"][0].unsqueeze(1).expand_as(attention)
-    source_length = encoder_out["traces"][0].valid.size(1)
-    over_source = attention.new_zeros(*attention.shape[:2], source_length)
-    return over_source.scatter_add(2, positions, attention)
+def attention_over_source(attention: Tensor, positions: Tensor, source_length: int) -> Tensor:
+    """Attention (B, T, M) over the memory, whose slots are of the source positions (B, M), as attention (B, T, S) over
+    the source: so alignments name source symbols, and models that keep different steps can be averaged in an
+    ensemble."""
+    over_source = attention.new_zeros([attention.size(0), attention.size(1), source_length])
+    return over_source.scatter_add(2, positions.unsqueeze(1).expand_as(attention), attention)
 
 
 def encoder_extra(encoder_out: EncoderOut, attention: Optional[Tensor]) -> Dict[str, Any]:
     """A decoder's second output: as `attn` attention [(B, T, S)] over the source, and as `trace` what the criterion
     regularises, the source's boundaries: the D directions of the encoder count as samples of their own, D * B of them.
     """
-    attention = attention_over_source(attention, encoder_out)
+    positions, source = encoder_out["memory_positions"], encoder_out["traces"][0].valid
+    if attention is not None and positions:
+        attention = attention_over_source(attention, positions[0], source.size(1))
     return {
         "attn": None if attention is None else [attention],
         KEY: BoundaryTrace.concatenate(encoder_out["traces"]),

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ...modules import HMLSTM
 from ...ops import HMLSTMState
 from ...ops.reference import hm_lstm_reference
-from .encoder import keep_segments, mean_segments
+from .encoder import attention_over_source, keep_segments, mean_segments
 
 Extra = Dict[str, List[Tensor]]
 
@@ -157,10 +157,8 @@ def extra_of(encoder_out: Extra, attention: Optional[Tensor]) -> Extra:
     attn: List[Tensor] = []
     if attention is not None:
         if len(encoder_out["memory_positions"]) > 0:
-            positions = encoder_out["memory_positions"][0].unsqueeze(1).expand_as(attention)
-            length = encoder_out["valid"][0].size(1)
-            over_source = attention.new_zeros([attention.size(0), attention.size(1), length])
-            attention = over_source.scatter_add(2, positions, attention)
+            positions, source = encoder_out["memory_positions"][0], encoder_out["valid"][0]
+            attention = attention_over_source(attention, positions, source.size(1))
         attn.append(attention)
     return {
         "attn": attn,

@@ -171,7 +171,7 @@ def test_attention_is_mapped_back_to_the_source():
     kept[:, -1] = True
     assert torch.equal(attended, kept)
     slots = torch.rand(3, 2, out["encoder_out"][0].size(0))
-    over_source = attention_over_source(slots, out)
+    over_source = attention_over_source(slots, out["memory_positions"][0], 10)
     for row, count in enumerate(kept.sum(1)):
         torch.testing.assert_close(over_source[row][:, kept[row]][:, : count - 1], slots[row][:, : count - 1])
 

@@ -105,7 +105,8 @@ class Sampler:
 
     def read(self, prompt: Sequence[int]) -> Tuple[List[float], List[Optional[List[float]]]]:
         """For the symbols of one prompt after its begin symbol: log-probabilities, and the boundaries that `run`
-        reports later than them: element i belongs to the symbol before. ValueError for models with positional embeddings."""
+        reports later than them: element i belongs to the symbol before. ValueError for models with positional
+        embeddings."""
         states: List[dict] = [{} for _ in self.decoders]
         log_probs, boundaries = [], []
         targets = output_symbols(torch.tensor(prompt[1:], dtype=torch.long), self.decoders[0].dictionary).tolist()

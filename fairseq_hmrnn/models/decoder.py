@@ -1,62 +1,34 @@
-"""HM-LSTM as a fairseq decoder."""
+"""HM-LSTM as a fairseq decoder of a language model."""
 
 from __future__ import annotations
 
 from typing import Optional, Tuple
 
 import torch
-from fairseq.models import FairseqIncrementalDecoder
-from fairseq.modules import FairseqDropout
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..modules import LayerOutput
-from ..ops import HMLSTMOutput, HMLSTMState, capturing, is_on_host, linear, make_recordable, valid_or_none
+from ..ops import HMLSTMOutput, HMLSTMState, capturing, is_on_host, make_recordable, valid_or_none
 from ..trace import KEY, BoundaryTrace
 from . import decoding
-from .config import UNLIMITED, HMLSTMLanguageModelConfig, build_hm_lstm, build_slope_schedule
-from .dropout import RecurrentDropout, drops_out
-from .embeddings import build_adaptive_softmax, ties_output
-from .fingerprint import DictionaryFingerprint
-from .slope import SlopeProgress
+from .config import HMLSTMLanguageModelConfig
+from .dropout import drops_out
+from .recurrent_decoder import RecurrentDecoder
 
 make_recordable(BoundaryTrace)
 
 
-class HMLSTMDecoder(FairseqIncrementalDecoder):
-    """Embedding, HM-LSTM over the prefix, gated output module, softmax.
+class HMLSTMDecoder(RecurrentDecoder):
+    """The language model: embedding, HM-LSTM over the prefix, gated output module, softmax; and its generation one
+    symbol at a time, see decoding.py. Arguments: RecurrentDecoder's."""
 
-    cfg: sizes and options. dictionary: of the input symbols. output_dictionary: of the predicted ones, if smaller.
-    embed_tokens: of somebody else, to be shared. With an adaptive softmax `output_projection` is None, and what
-    fairseq calls logits are the features that `get_normalized_probs` and fairseq's adaptive_loss take.
-    """
-
-    def __init__(
-        self,
-        cfg: HMLSTMLanguageModelConfig,
-        dictionary,
-        output_dictionary=None,
-        embed_tokens: Optional[nn.Embedding] = None,
-    ):
-        output_dictionary = output_dictionary or dictionary
-        super().__init__(output_dictionary)
-        symbols, sizes = len(output_dictionary), {"embed-dim": cfg.embed_dim, "output-dim": cfg.output_dim}
-        tied = ties_output(cfg, sizes, symbols == len(dictionary))
-        self.padding_idx = dictionary.pad()
-        self.embed_tokens = embed_tokens or nn.Embedding(len(dictionary), cfg.embed_dim, self.padding_idx)
-        self.hm_lstm = build_hm_lstm(cfg, cfg.embed_dim)
-        self.layer_output = LayerOutput(self.hm_lstm.hidden_sizes, cfg.output_dim, self.hm_lstm.bfloat16_products)
-        self.adaptive_softmax = build_adaptive_softmax(cfg.adaptive_softmax_cutoff, symbols, cfg.output_dim)
-        self.output_projection = nn.Linear(cfg.output_dim, symbols) if self.adaptive_softmax is None else None
-        if tied:
-            self.output_projection.weight = self.embed_tokens.weight
-        self.dropout_input, self.dropout_output = (
-            FairseqDropout(p, type(self).__name__) for p in (cfg.dropout_input, cfg.dropout_output)
-        )
-        self.dropout_recurrent = RecurrentDropout(type(self), self.hm_lstm)
-        self.slope_progress = SlopeProgress(build_slope_schedule(cfg))
-        self.dictionary_fingerprint = DictionaryFingerprint(dictionary)
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
         self.frozen_weights = decoding.FrozenWeights()
         self.generation_dtype = "float32"  # see decoding.generate_in
+
+    def add_output_module(self, cfg: HMLSTMLanguageModelConfig) -> None:
+        self.layer_output = LayerOutput(self.hm_lstm.hidden_sizes, cfg.output_dim, self.hm_lstm.bfloat16_products)
 
     def forward(
         self,
@@ -108,10 +80,6 @@ class HMLSTMDecoder(FairseqIncrementalDecoder):
             given, tokens = self.embed(tokens).transpose(0, 1), None
         return self.hm_lstm(given, state, valid_steps, slope, tokens=tokens, hidden_dtype=hidden_dtype), valid
 
-    def embed(self, tokens: Tensor) -> Tensor:
-        """The recurrence's input for tokens of any shape: (..., embed_dim)."""
-        return self.dropout_input(self.embed_tokens(tokens))
-
     @property
     def drops_out(self) -> bool:
         """Whether a call is random: in training, and with --retain-dropout."""
@@ -136,17 +104,6 @@ class HMLSTMDecoder(FairseqIncrementalDecoder):
     def _extra(self, valid, boundaries, boundary_probs, state):
         return {"attn": None, KEY: self.trace(boundaries, boundary_probs, valid), "state": state}
 
-    def trace(self, boundaries: Tensor, boundary_probs: Tensor, valid: Tensor) -> BoundaryTrace:
-        """Of the steps of a batch: (B, T, L), (B, T, L) and (B, T)."""
-        detectors, updates = self.hm_lstm.num_detectors, self.slope_progress.num_updates
-        return BoundaryTrace(boundaries, boundary_probs, valid, detectors, updates)
-
-    def output_layer(self, features: Tensor) -> Tensor:
-        if self.output_projection is None:
-            return features
-        weight, bias = self.output_projection.weight, self.output_projection.bias
-        return linear(features, weight, bias, self.hm_lstm.bfloat16_products)
-
     def predict(self, features: Tensor) -> Tensor:
         """features (..., output_dim) to logits, or with an adaptive softmax log-probabilities, (..., V): the softmax
         of either is the model's distribution."""
@@ -154,9 +111,6 @@ class HMLSTMDecoder(FairseqIncrementalDecoder):
             return self.output_layer(features)
         flat = features.reshape(1, -1, features.size(-1))
         return self.adaptive_softmax.get_log_prob(flat, None).view(*features.shape[:-1], -1)
-
-    def max_positions(self) -> int:
-        return UNLIMITED
 
     def _steps(self, incremental_state):
         held = self.get_incremental_state(incremental_state, "generation")

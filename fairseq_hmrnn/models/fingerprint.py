@@ -7,7 +7,6 @@ import hashlib
 import torch
 from torch import nn
 
-
 REMEDIES = {
     "": "dict.txt it was trained with (fairseq-hmrnn prepare text --dict FILE)",
     "source": "dict.LANG.txt it was trained with (fairseq-preprocess --srcdict FILE)",

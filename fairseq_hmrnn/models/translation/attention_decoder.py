@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from ...modules import Attention
 from ...ops import HMLSTMState, valid_or_none
-from ..decoder import HMLSTMDecoder
-from ..fingerprint import DictionaryFingerprint
+from ..recurrent_decoder import RecurrentDecoder
 from .config import HMLSTMTranslationConfig
 from .encoder import EncoderOut, HMLSTMEncoder, InitialState, encoder_extra
 
@@ -25,9 +24,10 @@ class DecoderState(NamedTuple):
     masks: Optional[Tuple[Tensor, ...]]
 
 
-class HMLSTMAttentionDecoder(HMLSTMDecoder):
-    """The language model's decoder, started from the encoder's final states, with attention in place of the gated
-    output module: the query is the states of all layers side by side.
+class HMLSTMAttentionDecoder(RecurrentDecoder):
+    """As the language model's decoder, but started from the encoder's final states, and with attention in place of the
+    gated output module: the query is the states of all layers side by side, for behind the ReLU units of (8) attention
+    died before it learned.
 
     With input feeding (arXiv 1508.04025, 3.3) every step reads what the step before attended to, added to its
     embedding: training too goes step by step. Without it the recurrence runs over the whole target in one call, and
@@ -38,9 +38,8 @@ class HMLSTMAttentionDecoder(HMLSTMDecoder):
         cfg = copy.deepcopy(cfg)
         cfg.embed_dim = cfg.decoder_embed_dim or cfg.embed_dim
         cfg.hidden_sizes = cfg.decoder_hidden_sizes or cfg.hidden_sizes
-        super().__init__(cfg, dictionary, embed_tokens=encoder.embed_tokens if cfg.share_all_embeddings else None)
-        self.dictionary_fingerprint = DictionaryFingerprint(dictionary, "target")
-        del self.layer_output  # attention reads the states themselves: behind (8)'s ReLU units died before it learned
+        embed_tokens = encoder.embed_tokens if cfg.share_all_embeddings else None
+        super().__init__(cfg, dictionary, embed_tokens=embed_tokens, side="target")
         self.initial_state = InitialState(encoder.final_units, self.hm_lstm.hidden_sizes)
         self.attention = Attention(sum(self.hm_lstm.hidden_sizes), encoder.output_units, cfg.output_dim)
         self.feed = None if cfg.no_input_feeding else nn.Linear(cfg.output_dim, cfg.embed_dim, bias=False)

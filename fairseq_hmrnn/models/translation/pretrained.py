@@ -51,7 +51,9 @@ def _check_shapes(path: str, found: Dict[str, Tensor], needed: Dict[str, Tensor]
         shapes = [tuple(tensors[name].shape) if name in tensors else None for tensors in (found, needed)]
         if shapes[0] != shapes[1]:
             softmax = name.startswith(SOFTMAX_PARTS)
-            options = "output-dim and adaptive-softmax-cutoff" if softmax else "sizes, layers, directions and normalization"
+            options = (
+                "output-dim and adaptive-softmax-cutoff" if softmax else "sizes, layers, directions and normalization"
+            )
             raise ValueError(
                 f"{path} does not fit: {name} has shape {shapes[0]} there and {shapes[1]} here (None: there is none); "
                 f"give the {options} that it was trained with"

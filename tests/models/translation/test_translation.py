@@ -4,6 +4,8 @@ import pytest
 import torch
 from small_translation import MEMORIES, MODELS, PAD, SOURCE, TARGET, dictionary_of, make, tokens
 
+from fairseq_hmrnn.inference.reader import Reader
+from fairseq_hmrnn.models.decoding import generate_in
 from fairseq_hmrnn.models.translation.encoder import attention_over_source, keep_segments, mean_segments
 from fairseq_hmrnn.modules import Attention
 
@@ -122,7 +124,7 @@ def test_segments_keep_the_closing_steps_and_the_last_one(bidirectional):
     model, x = make(encoder_memory="segments:1", bidirectional=bidirectional), tokens(5, 12)
     every = make(encoder_memory="steps", bidirectional=bidirectional)
     for either in (model, every):
-        detector_bias(either, 0, -2.0 if bidirectional else 0.0)
+        detector_bias(either, 0, -0.5 if bidirectional else 0.0)
     x[0, :7] = PAD
     out, whole = model.encoder(x), every.encoder(x)["encoder_out"][0]
     closed = out["traces"][0].boundaries[..., 0] > 0
@@ -145,7 +147,7 @@ def test_a_mean_is_of_the_steps_since_the_slot_before(bidirectional):
     closing = make(encoder_memory="segments:1", bidirectional=bidirectional)
     every = make(encoder_memory="steps", bidirectional=bidirectional)
     for any_of_them in (model, closing, every):
-        detector_bias(any_of_them, 0, -2.0 if bidirectional else 0.0)
+        detector_bias(any_of_them, 0, -0.5 if bidirectional else 0.0)
     x[0, :7], x[1, 8:] = PAD, PAD
     out, kept, whole = model.encoder(x), closing.encoder(x), every.encoder(x)["encoder_out"][0]
     for name in ("encoder_padding_mask", "memory_positions"):
@@ -440,3 +442,14 @@ def test_logits_of_many_rows_are_those_of_few(name, shared):
     features = torch.randn(7, 6, 8, generator=torch.Generator().manual_seed(1)).double()
     few = torch.cat([decoder.output_layer(part) for part in features.split(1)])
     torch.testing.assert_close(decoder.output_layer(features), few, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_what_is_of_language_models_is_refused(name):
+    """Generation with packed weights, and reading a text without a source."""
+    model = make(name).float()
+    with pytest.raises(ValueError, match="in bfloat16 requires HM-LSTM language models"):
+        generate_in([model], "bfloat16")
+    with pytest.raises(ValueError, match="require an HM-LSTM language model"):
+        Reader(model.decoder, TARGET.eos())
+    assert not hasattr(model.decoder, "begin_generation")

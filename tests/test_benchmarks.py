@@ -7,8 +7,8 @@ import re
 import pytest
 import torch
 from fairseq.data import Dictionary
-from handwriting import write_unipen
 from running import run
+from written_lines import write_unipen
 
 from fairseq_hmrnn.cli.errors import UserError
 from fairseq_hmrnn.data.handwriting import prepare as prepare_handwriting

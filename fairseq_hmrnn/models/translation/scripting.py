@@ -3,6 +3,9 @@
 Recurrences, gated output and attention are traced, a step or a call at a time, from the very modules that train, and
 the loops around them scripted. The recurrence is the reference's, as in inference/export.py. The result is for
 inference: it has no recurrent dropout, and no gradient goes through the boundaries.
+
+Shapes: B sentences; S source symbols; M slots of the memory, S unless encoder-memory is of segments; T target symbols,
+1 with a cache; L layers; D directions of the encoder, 1 or 2; V target symbols of the dictionary.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ Extra = Dict[str, List[Tensor]]
 
 
 class _Step(nn.Module):
-    """x (B, input_size), state (B, S) as HMLSTMState.pack, valid (B,) to the layers' h side by side, boundaries and
+    """x (B, input_size), state (B, P) as HMLSTMState.pack, valid (B,) to the layers' h side by side, boundaries and
     their probabilities (B, L), and the state."""
 
     def __init__(self, recurrence: HMLSTM, slope: float):
@@ -60,6 +63,7 @@ class _FirstState(nn.Module):
 
 
 def trace_step(recurrence: HMLSTM, slope: float) -> torch.jit.ScriptModule:
+    """A `_Step`, recorded for batches of any size."""
     like = recurrence.bias[0].detach()
     columns = 2 * sum(recurrence.hidden_sizes) + recurrence.num_layers
     example = like.new_zeros(2, recurrence.input_size), like.new_zeros(2, columns), like.new_ones(2).bool()
@@ -79,7 +83,7 @@ class Recurrence(nn.Module):
         self.step = trace_step(recurrence, slope)
 
     def forward(self, x: Tensor, state: Tensor, valid: Tensor) -> Tuple[Tensor, Tensor, Tensor, Tensor]:
-        """x (T, B, input_size), state (B, S), valid (T, B) to h of all layers (T, B, H), boundaries and probabilities
+        """x (T, B, input_size), state (B, P), valid (T, B) to h of all layers (T, B, H), boundaries and probabilities
         (T, B, L), and the state at the end."""
         hidden: List[Tensor] = []
         boundaries: List[Tensor] = []
@@ -111,6 +115,14 @@ class Encoder(nn.Module):
             self.layer_output = _trace(_Gated(encoder.layer_output, sizes * len(directions)), example)
 
     def forward(self, src_tokens: Tensor) -> Extra:
+        """Read src_tokens (B, S) int64, padded on either side.
+
+        Returns lists of tensors: `encoder_out` [(M, B, C)], the memory; `encoder_padding_mask` [(B, M)] bool, True
+        where it has nothing; `memory_positions` [(B, M)], the source position behind each slot, empty if M is S;
+        `final_hidden` [(B, F)], h of all layers and directions; `boundaries`, `boundary_probs` (B, S, L) and `valid`
+        (B, S) of each direction, in the order in which it reads; `encoder_embedding` and `encoder_states`, which
+        fairseq's decoders ask for, are empty.
+        """
         valid = src_tokens.ne(self.padding_idx)
         x = self.dropout_input(self.embed_tokens(src_tokens)).transpose(0, 1)
         state, steps = x.new_zeros(x.size(1), self.state_size), valid.t()
@@ -153,7 +165,8 @@ class Encoder(nn.Module):
 
 
 def extra_of(encoder_out: Extra, attention: Optional[Tensor]) -> Extra:
-    """As `encoder_extra`, every value in a list; `attn` is empty without attention."""
+    """As `encoder_extra`, every value in a list: `attn` [(B, T, S)], empty without attention; `boundaries` and
+    `boundary_probs` [(D B, S, L)], `valid` [(D B, S)]. attention: (B, T, M)."""
     attn: List[Tensor] = []
     if attention is not None:
         if len(encoder_out["memory_positions"]) > 0:
@@ -193,6 +206,13 @@ class AttentionDecoder(nn.Module):
         encoder_out: Dict[str, List[Tensor]],
         incremental_state: Optional[Dict[str, Dict[str, Optional[Tensor]]]] = None,
     ) -> Tuple[Tensor, Dict[str, List[Tensor]]]:
+        """Logits (B, T, V) after each of prev_output_tokens (B, T), or features (B, T, output_dim) with an adaptive
+        softmax, and what `extra_of` returns. encoder_out: of Encoder.
+
+        incremental_state: a cache, {} before the first step; with it only the last symbol is read. It holds under
+        "hmlstm" `state` (B, P), that of the recurrence, and `attended` (B, output_dim), what was attended to last: a
+        search that reorders its hypotheses selects rows of both.
+        """
         h, c = self.first_state(encoder_out["final_hidden"][0])
         state = torch.cat([h, c, h.new_zeros(h.size(0), self.num_layers)], dim=1)
         attended = h.new_zeros(h.size(0), self.output_size)
@@ -240,6 +260,13 @@ class LSTMDecoder(nn.Module):
         encoder_out: Dict[str, List[Tensor]],
         incremental_state: Optional[Dict[str, Dict[str, Optional[Tensor]]]] = None,
     ) -> Tuple[Tensor, Dict[str, List[Tensor]]]:
+        """Logits (B, T, V) after each of prev_output_tokens (B, T), or features (B, T, decoder_hidden_size) with an
+        adaptive softmax, and what `extra_of` returns. encoder_out: of Encoder.
+
+        incremental_state: a cache, {} before the first step; with it only the last symbol is read. It is of fairseq's
+        LSTM decoder: under a key that ends in "cached_state" `prev_hiddens` and `prev_cells` (layers, B, H) and
+        `input_feed` (B, H), of which a search that reorders its hypotheses selects samples.
+        """
         h, c = self.first_state(encoder_out["final_hidden"][0])
         hidden, cells = torch.stack(h.chunk(self.num_layers, 1)), torch.stack(c.chunk(self.num_layers, 1))
         encoded = encoder_out["encoder_out"][0], hidden, cells, encoder_out["encoder_padding_mask"][0].t()
@@ -260,6 +287,13 @@ class TransformerDecoder(nn.Module):
         encoder_out: Dict[str, List[Tensor]],
         incremental_state: Optional[Dict[str, Dict[str, Optional[Tensor]]]] = None,
     ) -> Tuple[Tensor, Dict[str, List[Tensor]]]:
+        """Logits (B, T, V) after each of prev_output_tokens (B, T), or features (B, T, decoder_embed_dim) with an
+        adaptive softmax, and what `extra_of` returns. encoder_out: of Encoder.
+
+        incremental_state: a cache, {} before the first step; with it the last symbol's logits alone are computed, but
+        prev_output_tokens are still all symbols, of which positions are counted. It is of fairseq's Transformer
+        decoder: keys that end in "attn_state", tensors with samples in their first dimension.
+        """
         logits, extra = self.decoder(prev_output_tokens, encoder_out, incremental_state)
         attention: Optional[Tensor] = None
         if extra is not None:
@@ -293,4 +327,6 @@ class Translation(nn.Module):
         prev_output_tokens: Tensor,
         incremental_state: Optional[Dict[str, Dict[str, Optional[Tensor]]]] = None,
     ) -> Tuple[Tensor, Dict[str, List[Tensor]]]:
+        """What the decoder returns for src_tokens (B, S) and prev_output_tokens (B, T); src_lengths is not needed.
+        incremental_state: of the decoder; a search calls `encoder` once and then `decoder`, not this."""
         return self.decoder(prev_output_tokens, self.encoder(src_tokens), incremental_state)

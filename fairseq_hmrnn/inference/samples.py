@@ -91,12 +91,13 @@ class SampleWriter:
 
     def _stream(self, prompt: str) -> None:
         """One sample, written symbol by symbol."""
+        steps = self.sampler.run([self._symbols(prompt)])  # refuses models before anything is written
         self._separate()
         transcript, write = self._transcript(), self.out.write
         for part in self._prompt_parts(prompt, transcript):
             write(part)
         last = -1  # no symbol
-        for count, step in enumerate(self.sampler.run([self._symbols(prompt)])):
+        for count, step in enumerate(steps):
             closed = step.boundaries[0] if step.boundaries else None
             if count == self.length or last == self.stop:
                 write(transcript.end(closed))

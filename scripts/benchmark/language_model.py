@@ -10,7 +10,8 @@ several seeds, drawn.
 With --updates or --seconds all models keep the recipe's learning rate; with --to-the-end they make the recipe's own
 number of updates and follow its schedule. Speeds come first, in turns and without validation: keep the machine quiet
 for that minute. Seconds are updates times the seconds that an update took there. The same command again goes on where
-it was interrupted.
+it was interrupted, also with more seeds, other LSTMs or, at one learning rate, more updates; in a folder of another
+recipe, schedule, text or number of threads it is refused.
 """
 
 import csv
@@ -20,8 +21,10 @@ import re
 import statistics
 from pathlib import Path
 
+import torch
 from candidates import HMLSTM, LSTMS, Recipe
 from commands import command, log_records
+from results import claim, data_digest
 
 from fairseq_hmrnn.cli import arguments as kinds
 from fairseq_hmrnn.cli.errors import UserError, run_command
@@ -58,6 +61,12 @@ def parse_args():
         if not args.updates:
             parser.error(f"the recipe {args.recipe} does not say after how many updates it ends: give --updates")
     return args
+
+
+def settings_of(args):
+    """What curves and speeds depend on. At one learning rate a longer training is a shorter one that went on."""
+    settings = {"--recipe": args.recipe, "--to-the-end": args.to_the_end, "--validate-every": args.validate_every}
+    return {**settings, "threads": torch.get_num_threads(), "data": data_digest(args.data)}
 
 
 def train(model, equal_to, folder, log, options, args):
@@ -160,7 +169,7 @@ def plot(rows, path):
 
 def main():
     args = parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
+    claim(args.out, settings_of(args))
     models = [HMLSTM, *args.beside]
     speeds = speeds_of(models, args)
     for model, (seconds, parameters, _) in speeds.items():

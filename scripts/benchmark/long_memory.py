@@ -20,12 +20,13 @@ from pathlib import Path
 import torch
 from long_memory_models import CONTESTANTS, DEFAULT, Model, equal_size
 from long_memory_tasks import TASKS, build_task, items_of
+from results import read_rows
 from torch import nn
 from tqdm import tqdm
 
 from fairseq_hmrnn.analysis.plots import LAYER_COLORS
 from fairseq_hmrnn.cli import arguments as kinds
-from fairseq_hmrnn.cli.errors import UserError, run_command
+from fairseq_hmrnn.cli.errors import run_command
 from fairseq_hmrnn.options import LARGEST_SIZE, SEED, SIZE, number, whole
 
 SHORTEST_GAP = 5  # of training
@@ -105,19 +106,6 @@ def run(name, contestant, seed, arguments):
 
 def _rounded(values):
     return [f"{value:.3f}" for value in values]
-
-
-def read_rows(path, columns):
-    """The rows of the CSV, which is begun if it is not there; UserError if it has other columns."""
-    if not path.exists():
-        with path.open("w", newline="") as file:
-            csv.writer(file).writerow(columns)
-    with path.open(newline="") as file:
-        reader = csv.DictReader(file)
-        rows = list(reader)
-    if reader.fieldnames != columns:
-        raise UserError(f"{path} has other columns: give another --out")
-    return rows
 
 
 def plot(rows, gaps, path):

@@ -22,9 +22,10 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from long_memory import SHORTEST_GAP, read_rows, training
+from long_memory import SHORTEST_GAP, training
 from long_memory_models import CONTESTANTS, LAYERS, Model
 from long_memory_tasks import KINDS, build_task
+from results import read_rows
 from torch import Tensor
 from tqdm import tqdm
 

@@ -11,7 +11,8 @@ translate its test split, and print a table.
 Columns: parameters, memory slots for a source symbol, perplexity of the validation split (of the last validation; with
 --patience the best), BLEU and chrF of the test split by sacrebleu, whose signatures stand below the table, hours of
 training, target symbols a second in training and in generation. The same command again goes on where it was
-interrupted. Everything after -- goes to every fairseq-train.
+interrupted, also with more models or more updates; a model that was trained with other settings is refused. Everything
+after -- goes to every fairseq-train.
 """
 
 import argparse
@@ -21,7 +22,8 @@ import sys
 from pathlib import Path
 
 from commands import USER_DIR, command, parse_with_rest
-from translation_models import MODELS, options_of
+from results import claim, data_digest
+from translation_models import BOUNDARIES, MODELS, options_of
 
 from fairseq_hmrnn.cli import arguments as kinds
 from fairseq_hmrnn.cli.errors import UserError, run_command
@@ -98,12 +100,32 @@ def memory_per_source_symbol(data, checkpoint):
     return slots / symbols
 
 
+def settings_of(name, args, rest):
+    """What the training of a model depends on; one of more updates is a shorter one that went on."""
+    settings = {"--lr": dict(args.lr).get(name), "--dropout": dict(args.dropout).get(name)}
+    settings.update({f"--{option}": getattr(args, option) for option in ("interval", "patience", "average")})
+    settings["--rate"] = args.rate if BOUNDARIES in MODELS[name] else None
+    return {**settings, "--": rest, "data": data_digest(args.data)}
+
+
+def is_done(log, args):
+    """Whether the training with that log is at its end; if it were started again, fairseq would make one more update.
+    UserError for one that went further."""
+    text = log.read_text(encoding="utf-8") if log.exists() else ""
+    if args.patience and EARLY_STOP in text:
+        return True
+    updates = max(map(int, re.findall(r"valid on .*\| num_updates (\d+)", text)), default=0)
+    if updates > args.updates:
+        raise UserError(f"{log.parent} was trained for {updates} updates: give as many --updates, or another --out")
+    return updates == args.updates
+
+
 def train(name, args, options, rest):
     """Train a model; what fairseq-train has logged of it until now, runs that were interrupted included."""
     folder = args.out / name
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / "train.log"
-    if args.patience and log.exists() and EARLY_STOP in log.read_text(encoding="utf-8"):
+    if is_done(log, args):
         return log.read_text(encoding="utf-8")
     model = options_of(name, args.rate, dict(args.lr).get(name), dict(args.dropout).get(name))
     training = [*PLUGIN, *TRAINING.split(), "--save-dir", folder, *options, *model, *rest]
@@ -148,6 +170,7 @@ def run(name, args, rest):
     """Train, translate and score one model; its row of the table, and the signatures of its scores."""
     saving = SAVING.format(interval=args.interval, keep=args.average or 1).split()
     saving += ["--patience", args.patience] if args.patience else []
+    claim(args.out / name, settings_of(name, args, rest))
     log = train(name, args, [*saving, "--max-update", args.updates], rest)
     parameters = int(re.search(r"num\. shared model params: ([0-9,]+)", log).group(1).replace(",", ""))
     perplexities = re.findall(r"valid on .* ppl ([0-9.]+)", log)

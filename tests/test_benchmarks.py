@@ -137,6 +137,10 @@ def test_settings_reach_either_command(benchmark, tmp_path):
     assert "boundary" not in flags and "slope" not in flags
     flags = " ".join(recipe.lstm_arguments("lstm_lm", 10, tmp_path, tmp_path))
     assert "--stateful" not in flags and "--decoder-dropout-in 0.1 --decoder-dropout-out 0.3" in flags
+    flags = " ".join(recipe.lstm_arguments("lstm_lm", 10, tmp_path, tmp_path, dropout=0.0))
+    assert "--decoder-dropout-in 0.1 --decoder-dropout-out 0.0" in flags
+    flags = " ".join(recipe.lstm_arguments("nn_lstm_lm", 10, tmp_path, tmp_path, dropout=0.2))
+    assert "--dropout-input 0.1 --dropout-output 0.2" in flags
 
 
 @pytest.mark.slow
@@ -256,6 +260,31 @@ def test_curve_reads_a_log_of_several_runs(benchmark):
     assert [row["hours"] * 3600 for row in timed] == pytest.approx([200, 360, 300, 600])
 
 
+def test_lstm_dropout_reaches_the_lstms_alone(benchmark, monkeypatch, tmp_path):
+    language_model, made = benchmark("language_model"), {}
+    monkeypatch.setattr(language_model, "command", lambda name, *arguments, log: made.update({name: arguments}))
+    settings = {"recipe": "ptb_small", "to_the_end": False, "data": tmp_path}
+    for given, expected in ((None, "0.1"), (0.3, "0.3")):
+        for model in ("hmlstm_lm", "nn_lstm_lm"):
+            args = argparse.Namespace(**settings, lstm_dropout=given)
+            language_model.train(model, (100_000, 50), tmp_path, tmp_path / "log", {}, args)
+        flags = made["fairseq-train"]
+        assert flags[flags.index("--dropout-output") + 1] == expected
+        assert not any("model.dropout" in str(argument) for argument in made["fairseq-hydra-train"])
+
+
+@pytest.mark.parametrize("above", [0.0, 1.6])
+def test_curve_draws_what_is_near_the_best_validation(benchmark, above, tmp_path):
+    """Also of a text of more bits."""
+    curve = benchmark("curve")
+    log = LOG + LOG.splitlines()[0].replace("3.25", "4.5").replace("=100", "=50") + "\n"
+    rows = [{**row, "bpc": row["bpc"] + above} for row in curve.read(log.splitlines())]
+    found = [row["update"] for row in curve.shown(rows)]
+    assert found == ([100, 180, 150, 300] if not above else [50, 100, 180, 150, 300])
+    curve.plot(rows, tmp_path / "curve.png")
+    assert (tmp_path / "curve.png").stat().st_size > 1000
+
+
 def test_translation_s_contestants_get_their_learning_rate_and_dropout(benchmark):
     models = benchmark("translation_models")
     assert models.options_of("lstm", ".4", 0.001, 0.2)[-4:] == ["--dropout", "0.2", "--lr", "0.001"]
@@ -299,7 +328,7 @@ def script(name, monkeypatch):
 HANDWRITING = [["--seeds", "7"], ["--report"]], [["--hidden", "32"], ["--lr", ".5"], ["--boundary-rates", ".1,.1"]]
 LANGUAGE_MODEL = (
     [["--seeds", "7", "--updates", "7"]],
-    [["--recipe", "ptb"], ["--to-the-end", "--recipe", "ptb_3h"], ["--validate-every", "7"]],
+    [["--recipe", "ptb"], ["--to-the-end", "--recipe", "ptb_3h"], ["--validate-every", "7"], ["--lstm-dropout", "0"]],
 )
 TRANSLATION = (
     [["--updates", "7", "--beam", "7"], ["--lr", "lstm=.5"]],

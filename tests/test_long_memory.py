@@ -2,6 +2,7 @@
 resets is scored exactly."""
 
 import csv
+import itertools
 import math
 import sys
 
@@ -177,6 +178,17 @@ def test_long_memory_benchmark_goes_on_where_it_stopped(benchmark, monkeypatch, 
         assert len(out.read_text().splitlines()) == 1 + count, "other settings are other rows"
     with pytest.raises(UserError, match="rows.csv has other columns: give another --out$"):
         main("--out", out, "--gaps", 20)
+
+
+@pytest.mark.parametrize("name, read", [("transformer", 256), ("gru", 405)])
+def test_milliseconds_are_of_the_steps_that_are_read(benchmark, monkeypatch, name, read):
+    long_memory, models = benchmark("long_memory"), benchmark("long_memory_models")
+    task = benchmark("long_memory_tasks").build_task("recall")
+    assert len(task.draw(1, 400, torch.Generator(), True).inputs) == 405
+    model = models.Model(models.CONTESTANTS[name], task, 8, 100)
+    ticks = itertools.count()
+    monkeypatch.setattr(long_memory.time, "process_time", lambda: next(ticks))  # a call takes one second
+    assert long_memory.measure(model, task, 400, 2)[1] == pytest.approx(1000 / read)
 
 
 def test_detectors_are_shut_for_a_while(benchmark):

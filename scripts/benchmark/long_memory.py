@@ -74,14 +74,14 @@ def training(model, task, seed, arguments):
 @torch.no_grad()
 def measure(model, task, gap, samples):
     """The share of right answers after a gap, the same sequences for every model, and the milliseconds of processor
-    time of a step of a batch of TEST_BATCH."""
+    time of a step that is read, of a batch of TEST_BATCH."""
     random, shares, seconds, steps = torch.Generator().manual_seed(gap), [], 0.0, 0
     for start in range(0, samples, TEST_BATCH):
         size = min(TEST_BATCH, samples - start)
         batch = task.draw(size, gap, random, True)
         began = time.process_time()
         predictions, _ = model(batch.inputs, len(batch.answers))
-        seconds, steps = seconds + time.process_time() - began, steps + len(batch.inputs)
+        seconds, steps = seconds + time.process_time() - began, steps + len(batch.inputs[-model.window :])
         shares += [task.right(predictions, batch.answers)] * size
     return statistics.mean(shares), 1000 * seconds / steps
 

@@ -21,7 +21,9 @@ from fairseq_hmrnn.modules import HMLSTM, LayerOutput
 
 LAYERS = 3
 HEADS = 2
-WINDOW = 256  # last steps that the Transformer sees: the longest sequences of training, by default, with some to spare
+# Last steps that the Transformer sees: by default as long as the sequences of training, but for the longest of `digits`
+# (64 pixels, a gap of 200, a step for the answer), whose first pixels are lost to it.
+WINDOW = 256
 STEPS = 1000  # of a call of the recurrence; the state is carried, so that memory does not grow with the gap
 
 

@@ -6,11 +6,12 @@ translate its test split, and print a table.
     python scripts/benchmark/translation.py DIR/bin --updates 1000 --out runs/translation
     python scripts/benchmark/translation.py DIR/bin --patience 5 --interval 1000 --updates 100000 --average 5 \\
       --lr lstm=.002 hmlstm=.001 --dropout lstm=.2 hmlstm=.2      # trained to the end
-    python scripts/benchmark/translation.py DIR/bin --speed      # the speed alone, measured in turns
+    python scripts/benchmark/translation.py DIR/bin --speed      # the speed alone, the best of several turns
 
 Columns: parameters, memory slots for a source symbol, perplexity of the validation split (of the last validation; with
 --patience the best), BLEU and chrF of the test split by sacrebleu, whose signatures stand below the table, hours of
-training, target symbols a second in training and in generation. The same command again goes on where it was
+training, target symbols a second in training and in generation, each model by itself: to compare speeds of training take
+--speed. The same command again goes on where it was
 interrupted, also with more models or more updates; a model that was trained with other settings is refused. Everything
 after -- goes to every fairseq-train.
 """

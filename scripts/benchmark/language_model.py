@@ -9,10 +9,10 @@ several seeds, drawn.
 
 With --updates or --seconds all models keep the recipe's learning rate; with --to-the-end they make the recipe's own
 number of updates and follow its schedule. Dropout acts at more places in the LSTMs, and HM-LSTM alone has a recurrent
-one (candidates.py): --lstm-dropout gives theirs. Speeds come first, in turns and without validation: keep the machine quiet
-for that minute. Seconds are updates times the seconds that an update took there. The same command again goes on where
-it was interrupted, also with more seeds, other LSTMs or, at one learning rate, more updates; in a folder of another
-recipe, schedule, text or number of threads it is refused.
+one (candidates.py): --lstm-dropout gives theirs. Speeds come first, in turns and without validation: keep the machine
+quiet for that minute. Seconds are updates times the seconds that an update took there. The same command again goes on
+where it was interrupted, also with more seeds, other LSTMs or, at one learning rate, more updates; in a folder of
+another recipe, schedule, text or number of threads it is refused.
 """
 
 import csv

@@ -10,10 +10,9 @@ translate its test split, and print a table.
 
 Columns: parameters, memory slots for a source symbol, perplexity of the validation split (of the last validation; with
 --patience the best), BLEU and chrF of the test split by sacrebleu, whose signatures stand below the table, hours of
-training, target symbols a second in training and in generation, each model by itself: to compare speeds of training take
---speed. The same command again goes on where it was
-interrupted, also with more models or more updates; a model that was trained with other settings is refused. Everything
-after -- goes to every fairseq-train.
+training, target symbols a second in training and in generation, each model by itself: to compare speeds of training
+take --speed. The same command again goes on where it was interrupted, also with more models or more updates; a model
+that was trained with other settings is refused. Everything after -- goes to every fairseq-train.
 """
 
 import argparse

@@ -23,9 +23,11 @@ from pathlib import Path
 from unittest import mock
 
 import torch
+from calibration import set_rate
 from fairseq.models.lstm import LSTMDecoder
 from fairseq_cli import generate, train
 from results import claim
+from turns import ratio
 
 from fairseq_hmrnn import checkpoints
 from fairseq_hmrnn.cli import arguments as kinds
@@ -109,11 +111,7 @@ def calibrate(args, path: Path) -> list:
     lstm = model.models[0].decoder.hm_lstm
     with torch.no_grad():
         for layer, rate in enumerate(args.rates[: lstm.num_detectors]):
-            low, high = -8.0, 8.0
-            for _ in range(12):
-                lstm.bias[layer][-1] = (low + high) / 2
-                found = rates(model)[layer]
-                low, high = (low, (low + high) / 2) if found > rate else ((low + high) / 2, high)
+            set_rate(lstm.bias[layer], rate, lambda layer=layer: rates(model)[layer], halvings=12)
     state = torch.load(path, map_location="cpu")
     state["model"] = model.models[0].state_dict()
     torch.save(state, path)
@@ -196,11 +194,11 @@ def report(args, results) -> None:
     print("|---|---|---|---|---|---|---|")
     for (batch, command, name), turns in results.items():
         baseline = results[batch, "fairseq-generate", "lstm_lm"]
-        ratios = [figures[0] / base[0] for figures, base in zip(turns, baseline)]
+        found = ratio(*([figures[0] for figures in some] for some in (turns, baseline)))
         columns = [statistics.median(column) for column in zip(*turns)]
         inside = " | ".join(f"{value:.0f}" for value in columns[1:]) or " | "
-        ratio = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} - {max(ratios):.2f})"
-        print(f"| {batch} | {command} | {name} | {columns[0]:.0f} | {ratio} | {inside} |")
+        told = f"{found.median:.2f} ({found.lowest:.2f} - {found.highest:.2f})"
+        print(f"| {batch} | {command} | {name} | {columns[0]:.0f} | {told} | {inside} |")
 
 
 def main():

@@ -17,6 +17,8 @@ import sys
 import time
 
 import torch
+from calibration import set_rate
+from turns import ratio
 
 from fairseq_hmrnn.cli import arguments as kinds
 from fairseq_hmrnn.cli.errors import UserError, run_command
@@ -83,12 +85,12 @@ def model_of(args, hidden, rates):
     x = torch.randn(args.steps, min(16, max(args.batch)), hidden, device=DEVICE)
     with torch.no_grad():
         for index, rate in enumerate(rates[: args.layers - 1]):
-            low, high = -8.0, 8.0
-            for _ in range(1 if rate >= 1 else args.calibration):
-                model.bias[index][-1] = bias = 50.0 if rate >= 1 else (low + high) / 2
+
+            def measured(index=index):
                 found = hm_lstm_triton(x, model.layers(), model.zero_state(x.size(1)), RecurrenceOptions())
-                too_often = float(found.boundaries[..., index].mean()) > rate
-                low, high = (low, bias) if too_often else (bias, high)
+                return float(found.boundaries[..., index].mean())
+
+            set_rate(model.bias[index], rate, measured, args.calibration)
     return model
 
 
@@ -233,11 +235,10 @@ def measured_rows(args, dtype_name, hidden, batch, rates):
         jobs = {name: job(module, run, x, task) for name, (module, run) in found.items()}
         times = measure(jobs, args.repeats, slow=("reference", "torch.compile"))
         for name, values in times.items():
-            median = statistics.median(values)
-            ratio = statistics.median(a / b for a, b in zip(values, times["nn.LSTM"]))
+            median, relative = statistics.median(values), ratio(values, times["nn.LSTM"]).median
             share = roofline_ms(args, hidden, batch, dtype, task, flops, bandwidth) / median
             rows.append([dtype_name, hidden, batch, "/".join(map(str, rates)), task, name, round(median, 3),
-                         round(ratio, 3), seen, "" if name == "nn.LSTM" else round(share, 4)])  # fmt: skip
+                         round(relative, 3), seen, "" if name == "nn.LSTM" else round(share, 4)])  # fmt: skip
             print("{} H {} B {:3} rates {:8} {:8} {:15} {:10} ms  ratio {:8}  seen {}  roofline {}".format(*rows[-1]),
                   flush=True)  # fmt: skip
     return rows

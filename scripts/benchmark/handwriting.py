@@ -16,6 +16,7 @@ import statistics
 from pathlib import Path
 
 import numpy as np
+from calibration import closest_size
 from commands import USER_DIR, command
 from results import claim, data_digest
 
@@ -74,13 +75,12 @@ def lstm_size(args):
     config = HMLSTMHandwritingConfig(
         hidden_sizes=f"{args.hidden},{args.hidden},{args.hidden}", embed_dim=args.hidden // 2, output_dim=args.hidden
     )
-    wanted = parameters(HMLSTMHandwritingModel(config))
 
-    def distance(size):
+    def parameters_of(size):
         sizes = {"hidden_size": size, "embed_dim": args.hidden // 2, "output_dim": args.hidden}
-        return abs(parameters(LSTMHandwritingModel(LSTMHandwritingConfig(**sizes))) - wanted)
+        return parameters(LSTMHandwritingModel(LSTMHandwritingConfig(**sizes)))
 
-    return min(range(args.hidden, 2 * args.hidden), key=distance)
+    return closest_size(parameters(HMLSTMHandwritingModel(config)), parameters_of, start=args.hidden)
 
 
 def parameters(model):

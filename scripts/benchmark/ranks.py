@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 from commands import USER_DIR, environment, fairseq_command, log_records, parse_with_rest, reason
+from turns import ratio
 
 from fairseq_hmrnn.cli import arguments as kinds
 from fairseq_hmrnn.cli.errors import UserError, run_command
@@ -94,13 +95,12 @@ def main():
         for count in args.processes:
             found[count].append(train(args, rest, count))
     first = found[args.processes[0]]
-    expected = first[0][0]
+    expected, base = first[0][0], [speed for _, speed in first]
     print("| processes | words per second | ratio | largest difference of the loss, bits |\n|---|---|---|---|")
     for count, runs in found.items():
-        speed = statistics.median(speed for _, speed in runs)
-        ratio = statistics.median(own / base for (_, own), (_, base) in zip(runs, first))
+        speeds = [speed for _, speed in runs]
         difference = max(abs(a - b) for losses, _ in runs for a, b in zip(losses, expected))
-        print(f"| {count} | {speed:.0f} | {ratio:.2f} | {difference:.3f} |")
+        print(f"| {count} | {statistics.median(speeds):.0f} | {ratio(speeds, base).median:.2f} | {difference:.3f} |")
 
 
 if __name__ == "__main__":

@@ -158,12 +158,16 @@ def scores(printed):
     return [(metric.corpus_score(translations, [references]).score, str(metric.get_signature())) for metric in metrics]
 
 
+def speeds_of(log):
+    """Target symbols a second, as fairseq-train logged them."""
+    return [float(speed) for speed in re.findall(r"train_inner.* wps=([0-9.]+)", log)]
+
+
 def training_time(log):
     """Hours of training in a log, its parts before an interruption included, and the median of its target symbols a
     second."""
     epochs = dict(re.findall(r"^.*\| train \| epoch (\d+) .*?\| train_wall ([\d.]+)", log, re.MULTILINE))
-    speeds = [float(speed) for speed in re.findall(r"train_inner.* wps=([\d.]+)", log)]
-    return sum(map(float, epochs.values())) / 3600, statistics.median(speeds or [0])
+    return sum(map(float, epochs.values())) / 3600, statistics.median(speeds_of(log) or [0])
 
 
 def run(name, args, rest):
@@ -191,8 +195,7 @@ def compare_speeds(args, rest):
     for _ in range(args.turns):
         for name in args.models:
             (args.out / name / "train.log").unlink(missing_ok=True)
-            log = train(name, args, TIMING.split(), rest)
-            speeds = [float(speed) for speed in re.findall(r"train_inner.* wps=([0-9.]+)", log)]
+            speeds = speeds_of(train(name, args, TIMING.split(), rest))
             best[name] = max(best[name], statistics.median(speeds[1:]))
     print("| | target symbols per second | ratio |\n|---|---|---|")
     for name, speed in best.items():

@@ -4,6 +4,7 @@ import argparse
 import csv
 import importlib.util
 import json
+import math
 import re
 
 import pytest
@@ -283,6 +284,41 @@ def test_curve_draws_what_is_near_the_best_validation(benchmark, above, tmp_path
     assert found == ([100, 180, 150, 300] if not above else [50, 100, 180, 150, 300])
     curve.plot(rows, tmp_path / "curve.png")
     assert (tmp_path / "curve.png").stat().st_size > 1000
+
+
+def test_a_detector_is_brought_to_a_rate(benchmark):
+    calibration, bias = benchmark("calibration"), torch.nn.Parameter(torch.zeros(3))
+    seen = []
+
+    def measured():
+        seen.append(float(bias[-1]))
+        return 1 / (1 + math.exp(-seen[-1]))
+
+    calibration.set_rate(bias, 0.2, measured)
+    assert float(bias[-1]) == pytest.approx(math.log(0.2 / 0.8), abs=2e-3) and len(seen) == 14
+    for rate in (1, 0):
+        calibration.set_rate(bias, rate, measured)
+        assert measured() == pytest.approx(rate)
+    assert not bias.detach()[:-1].any()
+
+
+def test_the_closest_size(benchmark):
+    closest_size = benchmark("calibration").closest_size
+    for parameters in range(1, 300):
+        for start, step in ((1, 1), (4, 2)):
+            expected = min(range(start, 50, step), key=lambda size: abs(size**2 - parameters))
+            assert closest_size(parameters, lambda size: size**2, start, step) == expected
+
+
+def test_ratios_are_taken_within_a_turn(benchmark, monkeypatch, capsys, data):
+    """A machine that becomes slower does not change them."""
+    assert benchmark("turns").ratio([1, 4, 40], [2, 2, 10]) == (2, 0.5, 4)
+    assert benchmark("turns").ratio([6], [2, 1, 1]) == (3, 3, 3), "measured in the first turn alone"
+    ranks, speeds = benchmark("ranks"), iter([100, 180, 10, 19, 50, 90])
+    monkeypatch.setattr(ranks, "train", lambda args, rest, count: ([3.0], next(speeds)))
+    monkeypatch.setattr("sys.argv", ["ranks.py", str(data), "--turns", "3"])
+    ranks.main()
+    assert capsys.readouterr().out.splitlines()[-2:] == ["| 1 | 50 | 1.00 | 0.000 |", "| 2 | 90 | 1.80 | 0.000 |"]
 
 
 def test_translation_s_contestants_get_their_learning_rate_and_dropout(benchmark):

@@ -176,6 +176,11 @@ def test_long_memory_benchmark_goes_on_where_it_stopped(benchmark, monkeypatch, 
     for more, count in ((["--items", 2], 5), (["--items", 2], 5), (["--samples", 8], 6)):
         main("--out", out, "--tasks", "recall", "--seeds", 1, "--contestants", "gru", *more)
         assert len(out.read_text().splitlines()) == 1 + count, "other settings are other rows"
+    drawn = []
+    monkeypatch.setattr(benchmark("long_memory"), "plot", lambda rows, gaps, path: drawn.extend(rows))
+    main(*options, "gru", "--plot", picture)
+    assert [row["contestant"] for row in drawn] == ["hm_lstm_cost"] * 2 + ["gru"] * 2
+    assert {(row["items"], row["samples"]) for row in drawn} == {("1", "70"), ("0", "70")}
     with pytest.raises(UserError, match="rows.csv has other columns: give another --out$"):
         main("--out", out, "--gaps", 20)
 
@@ -236,6 +241,10 @@ def test_why_looks_at_a_model_while_it_trains(benchmark, monkeypatch, tmp_path):
     benchmark("long_memory_why").main()
     with open(tmp_path / "why.csv", newline="") as file:
         assert [row["lr"] for row in csv.DictReader(file)] == ["0.002"] * 4 + ["0.1"] * 4
+    drawn = []
+    monkeypatch.setattr(benchmark("long_memory_why"), "plot", lambda rows, path: drawn.extend(rows))
+    benchmark("long_memory_why").main()
+    assert [row["lr"] for row in drawn] == ["0.1"] * 4
     monkeypatch.setattr("sys.argv", [*sys.argv, "--gap", "20"])
     with pytest.raises(UserError, match="why.csv has other columns: give another --out$"):
         benchmark("long_memory_why").main()

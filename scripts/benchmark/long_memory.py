@@ -32,6 +32,7 @@ from fairseq_hmrnn.options import LARGEST_SIZE, SEED, SIZE, number, whole
 SHORTEST_GAP = 5  # of training
 TEST_BATCH = 64
 SETTINGS = ("task", "contestant", "seed", "hidden", "updates", "batch_size", "train_gap", "lr", "items", "samples")
+OWN = ("task", "contestant", "seed")  # of a run
 
 
 def parse_arguments():
@@ -40,7 +41,7 @@ def parse_arguments():
     add("--tasks", choices=TASKS, nargs="+", default=["recall"])
     add("--contestants", choices=list(CONTESTANTS), nargs="+", default=DEFAULT)
     add("--out", default="long_memory.csv", type=kinds.new_file)
-    add("--plot", type=kinds.picture, help="draw the CSV as this picture")
+    add("--plot", type=kinds.picture, help="draw the rows of these settings as this picture")
     add("--hidden", type=SIZE, default=32, help="units of each of HM-LSTM's layers; the others get as many parameters")
     add("--seeds", type=SEED, nargs="+", default=[1, 2, 3])
     add("--updates", type=kinds.COUNT, default=500)
@@ -108,6 +109,12 @@ def _rounded(values):
     return [f"{value:.3f}" for value in values]
 
 
+def is_of(row, arguments):
+    """Whether a row has these settings, of whichever task, contestant and seed."""
+    settings = {**vars(arguments), "items": items_of(row["task"], arguments.items)}
+    return all(row[key] == str(settings[key]) for key in SETTINGS if key not in OWN)
+
+
 def plot(rows, gaps, path):
     """Right answers over the gap, a panel for each task: the mean of the seeds, and from the worst to the best."""
     import matplotlib
@@ -155,7 +162,7 @@ def main():
                 csv.writer(file).writerow(row)
     print(out.read_text())
     if arguments.plot:
-        plot(read_rows(out, columns), gaps, arguments.plot)
+        plot([row for row in read_rows(out, columns) if is_of(row, arguments)], gaps, arguments.plot)
 
 
 if __name__ == "__main__":

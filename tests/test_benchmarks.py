@@ -2,7 +2,6 @@
 
 import argparse
 import csv
-import importlib.util
 import json
 import math
 import re
@@ -10,8 +9,8 @@ import re
 import pytest
 import torch
 from fairseq.data import Dictionary
-from handwriting import write_unipen
-from running import ROOT, run
+from running import run
+from written_lines import write_unipen
 
 from fairseq_hmrnn.cli.errors import UserError
 from fairseq_hmrnn.data.handwriting import prepare as prepare_handwriting
@@ -352,15 +351,6 @@ class Begun(Exception):
     """Raised in place of the work of a benchmark."""
 
 
-def script(name, monkeypatch):
-    """A benchmark's module also where a test's own has the same name."""
-    monkeypatch.syspath_prepend(str(ROOT / "scripts" / "benchmark"))
-    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", ROOT / "scripts" / "benchmark" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 HANDWRITING = [["--seeds", "7"], ["--report"]], [["--hidden", "32"], ["--lr", ".5"], ["--boundary-rates", ".1,.1"]]
 LANGUAGE_MODEL = (
     [["--seeds", "7", "--updates", "7"]],
@@ -383,9 +373,9 @@ TRANSLATION = (
         ("translation", "train", TRANSLATION),
     ],
 )
-def test_results_of_other_settings_or_data_are_not_taken(monkeypatch, tmp_path, name, begins, others):
+def test_results_of_other_settings_or_data_are_not_taken(benchmark, monkeypatch, tmp_path, name, begins, others):
     """More runs, and what only shows them, are no other settings."""
-    module, data = script(name, monkeypatch), tmp_path / "data"
+    module, data = benchmark(name), tmp_path / "data"
     data.mkdir()
     for file in ("dict.txt", "dict.en.txt", "spm.en.model", "train.bin"):
         (data / file).write_text("1")

@@ -7,9 +7,9 @@ import pytest
 import torch
 from fairseq import checkpoint_utils
 from fairseq.data import Dictionary
-from handwriting import write_unipen
 from omegaconf import OmegaConf
 from running import ROOT, rank_options, run, run_groups
+from written_lines import write_unipen
 
 from fairseq_hmrnn.checkpoints import UnsafeCheckpointError
 from fairseq_hmrnn.cli import plot_handwriting, sample_handwriting

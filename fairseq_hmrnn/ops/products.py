@@ -33,21 +33,22 @@ def chooses_panels(device_type: str, dtype: torch.dtype) -> bool:
     return panels
 
 
+def _takes_panels(x: Tensor, dtype: torch.dtype, bfloat16: bool) -> bool:
+    """Whether products of x in this dtype are the compiled kernel's here and now; it rounds float32 operands alone."""
+    if autocast_is_on(x) or capturing() or (bfloat16 and dtype != torch.float32):
+        return False
+    return chooses_panels(x.device.type, dtype)
+
+
 def linear(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None, bfloat16: bool = False) -> Tensor:
     """As torch.nn.functional.linear: x (..., K), weight (N, K), bias (N,); returns (..., N).
 
     bfloat16: round the operands of products to bfloat16, forward and backward, with sums in x's dtype; for float32.
     """
-    by_panels = chooses_panels(x.device.type, x.dtype) and weight.dtype == x.dtype and _rounds(x.dtype, bfloat16)
-    if autocast_is_on(x) or capturing() or not by_panels:
+    if weight.dtype != x.dtype or not _takes_panels(x, x.dtype, bfloat16):
         return F.linear(*((rounded(x), rounded(weight)) if bfloat16 else (x, weight)), bias)
     y = _Linear.apply(x.reshape(-1, x.size(-1)), weight, bias, bfloat16)
     return y.view(*x.shape[:-1], weight.size(0))
-
-
-def _rounds(dtype: torch.dtype, bfloat16: bool) -> bool:
-    """Whether the panels can round operands of this dtype as asked for."""
-    return not bfloat16 or dtype == torch.float32
 
 
 def has_many_rows(x: Tensor) -> bool:
@@ -96,8 +97,7 @@ def layer_output(
     """
     x, dtype = hidden[0], weights[0].dtype
     wide = torch.float32 if dtype == torch.bfloat16 else dtype
-    by_panels = x.dim() == 3 and x.numel() and chooses_panels(x.device.type, wide) and _rounds(wide, bfloat16)
-    if by_panels and not (autocast_is_on(x) or capturing()):
+    if x.dim() == 3 and x.numel() and _takes_panels(x, wide, bfloat16):
         tensors = [tensor.to(wide) for tensor in (*hidden, *weights)]
         features = _LayerOutput.apply(len(hidden), changed, bfloat16 or wide != dtype, *tensors)
         return features.transpose(0, 1).to(dtype)

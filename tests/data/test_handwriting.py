@@ -5,8 +5,8 @@ import re
 import numpy as np
 import pytest
 import torch
-from handwriting import strokes_of, texts, write, write_iam, write_marks, write_unipen
 from running import run
+from written_lines import strokes_of, texts, write, write_iam, write_marks, write_unipen
 
 from fairseq_hmrnn.data.handwriting import HandwritingDataset, load_normalization, load_split, prepare
 from fairseq_hmrnn.data.handwriting.iam import Corpus as Iam

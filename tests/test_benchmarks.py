@@ -1,7 +1,9 @@
 """The benchmarks' own arithmetic and models, and short runs of them on a tiny text. What they time is no test."""
 
+import argparse
 import csv
 import json
+import math
 import re
 
 import pytest
@@ -135,6 +137,10 @@ def test_settings_reach_either_command(benchmark, tmp_path):
     assert "boundary" not in flags and "slope" not in flags
     flags = " ".join(recipe.lstm_arguments("lstm_lm", 10, tmp_path, tmp_path))
     assert "--stateful" not in flags and "--decoder-dropout-in 0.1 --decoder-dropout-out 0.3" in flags
+    flags = " ".join(recipe.lstm_arguments("lstm_lm", 10, tmp_path, tmp_path, dropout=0.0))
+    assert "--decoder-dropout-in 0.1 --decoder-dropout-out 0.0" in flags
+    flags = " ".join(recipe.lstm_arguments("nn_lstm_lm", 10, tmp_path, tmp_path, dropout=0.2))
+    assert "--dropout-input 0.1 --dropout-output 0.2" in flags
 
 
 @pytest.mark.slow
@@ -254,6 +260,66 @@ def test_curve_reads_a_log_of_several_runs(benchmark):
     assert [row["hours"] * 3600 for row in timed] == pytest.approx([200, 360, 300, 600])
 
 
+def test_lstm_dropout_reaches_the_lstms_alone(benchmark, monkeypatch, tmp_path):
+    language_model, made = benchmark("language_model"), {}
+    monkeypatch.setattr(language_model, "command", lambda name, *arguments, log: made.update({name: arguments}))
+    settings = {"recipe": "ptb_small", "to_the_end": False, "data": tmp_path}
+    for given, expected in ((None, "0.1"), (0.3, "0.3")):
+        for model in ("hmlstm_lm", "nn_lstm_lm"):
+            args = argparse.Namespace(**settings, lstm_dropout=given)
+            language_model.train(model, (100_000, 50), tmp_path, tmp_path / "log", {}, args)
+        flags = made["fairseq-train"]
+        assert flags[flags.index("--dropout-output") + 1] == expected
+        assert not any("model.dropout" in str(argument) for argument in made["fairseq-hydra-train"])
+
+
+@pytest.mark.parametrize("above", [0.0, 1.6])
+def test_curve_draws_what_is_near_the_best_validation(benchmark, above, tmp_path):
+    """Also of a text of more bits."""
+    curve = benchmark("curve")
+    log = LOG + LOG.splitlines()[0].replace("3.25", "4.5").replace("=100", "=50") + "\n"
+    rows = [{**row, "bpc": row["bpc"] + above} for row in curve.read(log.splitlines())]
+    found = [row["update"] for row in curve.shown(rows)]
+    assert found == ([100, 180, 150, 300] if not above else [50, 100, 180, 150, 300])
+    curve.plot(rows, tmp_path / "curve.png")
+    assert (tmp_path / "curve.png").stat().st_size > 1000
+
+
+def test_a_detector_is_brought_to_a_rate(benchmark):
+    calibration, bias = benchmark("calibration"), torch.nn.Parameter(torch.zeros(3))
+    seen = []
+
+    def measured():
+        seen.append(float(bias[-1]))
+        return 1 / (1 + math.exp(-seen[-1]))
+
+    calibration.set_rate(bias, 0.2, measured)
+    assert float(bias[-1]) == pytest.approx(math.log(0.2 / 0.8), abs=2e-3) and len(seen) == 14
+    for rate in (1, 0):
+        calibration.set_rate(bias, rate, measured)
+        assert measured() == pytest.approx(rate)
+    assert not bias.detach()[:-1].any()
+
+
+def test_the_closest_size(benchmark):
+    closest_size = benchmark("calibration").closest_size
+    for parameters in range(1, 300):
+        for start, step in ((1, 1), (4, 2)):
+            expected = min(range(start, 50, step), key=lambda size: abs(size**2 - parameters))
+            assert closest_size(parameters, lambda size: size**2, start, step) == expected
+
+
+def test_ratios_are_taken_within_a_turn(benchmark, monkeypatch, capsys, data):
+    """A machine that becomes slower does not change them."""
+    assert benchmark("turns").ratio([1, 4, 40], [2, 2, 10]) == (2, 0.5, 4)
+    assert benchmark("turns").ratio([6], [2, 1, 1]) == (3, 3, 3), "measured in the first turn alone"
+    ranks, speeds = benchmark("ranks"), iter([100, 180, 10, 19, 50, 90])
+    monkeypatch.setattr(ranks, "train", lambda args, rest, count: ([3.0], next(speeds)))
+    monkeypatch.setattr("sys.argv", ["ranks.py", str(data), "--turns", "3"])
+    ranks.main()
+    assert capsys.readouterr().out.splitlines()[-2:] == ["| 1 | 50 | 1.00 | 0.000 |", "| 2 | 90 | 1.80 | 0.000 |"]
+
+
 def test_translation_s_contestants_get_their_learning_rate_and_dropout(benchmark):
     models = benchmark("translation_models")
     assert models.options_of("lstm", ".4", 0.001, 0.2)[-4:] == ["--dropout", "0.2", "--lr", "0.001"]
@@ -279,3 +345,129 @@ def test_translation_reads_hours_speeds_and_scores_from_logs(benchmark):
     assert bleu == pytest.approx(100) and chrf == pytest.approx(100)
     assert "tok:13a" in bleu_signature and "nc:6" in chrf_signature
     assert translation.scores(printed.replace("-1e-05\ta house", "-1e-05\tone house"))[0][0] < 90
+
+
+class Begun(Exception):
+    """Raised in place of the work of a benchmark."""
+
+
+HANDWRITING = [["--seeds", "7"], ["--report"]], [["--hidden", "32"], ["--lr", ".5"], ["--boundary-rates", ".1,.1"]]
+LANGUAGE_MODEL = (
+    [["--seeds", "7", "--updates", "7"]],
+    [["--recipe", "ptb"], ["--to-the-end", "--recipe", "ptb_3h"], ["--validate-every", "7"], ["--lstm-dropout", "0"]],
+)
+TRANSLATION = (
+    [["--updates", "7", "--beam", "7"], ["--lr", "lstm=.5"]],
+    [
+        *(["--lr", "hmlstm=.5"], ["--dropout", "hmlstm=.5"], ["--patience", "3"], ["--rate", ".1"], ["--average", "3"]),
+        ["--", "--max-tokens", "7"],
+    ],
+)
+
+
+@pytest.mark.parametrize(
+    "name, begins, others",
+    [
+        ("handwriting", "train", HANDWRITING),
+        ("language_model", "speeds_of", LANGUAGE_MODEL),
+        ("translation", "train", TRANSLATION),
+    ],
+)
+def test_results_of_other_settings_or_data_are_not_taken(benchmark, monkeypatch, tmp_path, name, begins, others):
+    """More runs, and what only shows them, are no other settings."""
+    module, data = benchmark(name), tmp_path / "data"
+    data.mkdir()
+    for file in ("dict.txt", "dict.en.txt", "spm.en.model", "train.bin"):
+        (data / file).write_text("1")
+
+    def begin(*arguments):
+        raise Begun
+
+    monkeypatch.setattr(module, begins, begin)
+
+    def main(*options):
+        own = ["--models", "hmlstm"] if name == "translation" else []
+        monkeypatch.setattr("sys.argv", [name, str(data), "--out", str(tmp_path / "out"), *own, *options])
+        module.main()
+
+    taken, refused = others
+    with pytest.raises(Begun):
+        main()
+    for options in taken:
+        with pytest.raises(UserError if "--report" in options else Begun, match="^$|nothing is done yet"):
+            main(*options)
+    for options in refused:
+        with pytest.raises(UserError, match="out.* was trained with .*, not .*: give another --out$"):
+            main(*options)
+    (data / "preprocess.log").write_text("the same data")
+    with pytest.raises(Begun):
+        main()
+    (data / "train.bin").write_text("2")
+    with pytest.raises(UserError, match=r"was trained with data (\w+), not data (?!\1)\w+: give another --out$"):
+        main()
+
+
+def test_generation_makes_no_use_of_checkpoints_of_other_settings(benchmark, monkeypatch, tmp_path):
+    generation = benchmark("generation")
+
+    def main(*options):
+        monkeypatch.setattr("sys.argv", ["generation.py", "--folder", str(tmp_path), *options])
+        generation.main()
+
+    def begin(*arguments):
+        raise Begun
+
+    monkeypatch.setattr(generation, "prepare_data", begin)
+    for same in ([], ["--length", "7", "--turns", "7", "--batch", "64", "8"]):
+        with pytest.raises(Begun):
+            main(*same)
+    for other in (["--hidden", "8"], ["--rates", ".5"], ["--normalization", "none"], ["--batch", "65"]):
+        with pytest.raises(UserError, match=r" was trained with .*, not .*: give another --folder$"):
+            main(*other)
+
+
+def test_generation_counts_new_symbols_alone(benchmark):
+    generation = benchmark("generation")
+    assert generation.new_symbols_a_second(208.0, 200) == pytest.approx(200)
+
+
+def test_stability_makes_a_run_for_every_setting(benchmark, monkeypatch, tmp_path):
+    stability, made = benchmark("stability"), []
+    monkeypatch.setattr(stability, "run", lambda data, *settings: made.append(settings[1:]) or [0] * 8)
+
+    def main(*options):
+        own = ["--out", tmp_path / "rows.csv", "--hidden", 4, "--layer-norm", 1, "--seeds", 1, *options]
+        monkeypatch.setattr("sys.argv", ["stability.py", *map(str, own)])
+        stability.main()
+
+    for options, count in (([], 1), ([], 1), (["--updates", 3], 2), (["--batch-size", 2], 3), (["--batch-size", 2], 3)):
+        main(*options)
+        assert len(made) == count
+    with open(tmp_path / "rows.csv", newline="") as file:
+        assert [(row["updates"], row["batch_size"]) for row in csv.DictReader(file)] == [
+            ("2000", "4"), ("3", "4"), ("2000", "2"),
+        ]  # fmt: skip
+    (tmp_path / "rows.csv").write_text("hidden,layer_norm\n")
+    with pytest.raises(UserError, match="rows.csv has other columns: give another --out$"):
+        main()
+
+
+VALIDATION = (
+    "2026 | INFO | valid | epoch 001 | valid on 'valid' subset | loss 3 | ppl 8.0 | num_updates {} | best_loss 3\n"
+)
+
+
+def test_translation_trains_no_model_further_than_asked(benchmark, monkeypatch, tmp_path):
+    translation, made = benchmark("translation"), []
+    monkeypatch.setattr(translation, "command", lambda *arguments, log: made.append(log))
+    (tmp_path / "lstm").mkdir()
+    log = tmp_path / "lstm" / "train.log"
+    log.write_text("".join(VALIDATION.format(updates) for updates in (500, 1000)))
+    args = argparse.Namespace(data=tmp_path, out=tmp_path, rate=".4", lr=[], dropout=[], patience=None, updates=1000)
+    assert translation.train("lstm", args, [], []) == log.read_text() and not made
+    args.updates = 1001
+    translation.train("lstm", args, [], [])
+    assert made == [log]
+    args.updates = 999
+    with pytest.raises(UserError, match="lstm was trained for 1000 updates: give as many --updates, or another --out$"):
+        translation.train("lstm", args, [], [])

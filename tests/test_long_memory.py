@@ -2,6 +2,7 @@
 resets is scored exactly."""
 
 import csv
+import itertools
 import math
 import sys
 
@@ -175,8 +176,24 @@ def test_long_memory_benchmark_goes_on_where_it_stopped(benchmark, monkeypatch, 
     for more, count in ((["--items", 2], 5), (["--items", 2], 5), (["--samples", 8], 6)):
         main("--out", out, "--tasks", "recall", "--seeds", 1, "--contestants", "gru", *more)
         assert len(out.read_text().splitlines()) == 1 + count, "other settings are other rows"
+    drawn = []
+    monkeypatch.setattr(benchmark("long_memory"), "plot", lambda rows, gaps, path: drawn.extend(rows))
+    main(*options, "gru", "--plot", picture)
+    assert [row["contestant"] for row in drawn] == ["hm_lstm_cost"] * 2 + ["gru"] * 2
+    assert {(row["items"], row["samples"]) for row in drawn} == {("1", "70"), ("0", "70")}
     with pytest.raises(UserError, match="rows.csv has other columns: give another --out$"):
         main("--out", out, "--gaps", 20)
+
+
+@pytest.mark.parametrize("name, read", [("transformer", 256), ("gru", 405)])
+def test_milliseconds_are_of_the_steps_that_are_read(benchmark, monkeypatch, name, read):
+    long_memory, models = benchmark("long_memory"), benchmark("long_memory_models")
+    task = benchmark("long_memory_tasks").build_task("recall")
+    assert len(task.draw(1, 400, torch.Generator(), True).inputs) == 405
+    model = models.Model(models.CONTESTANTS[name], task, 8, 100)
+    ticks = itertools.count()
+    monkeypatch.setattr(long_memory.time, "process_time", lambda: next(ticks))  # a call takes one second
+    assert long_memory.measure(model, task, 400, 2)[1] == pytest.approx(1000 / read)
 
 
 def test_detectors_are_shut_for_a_while(benchmark):
@@ -224,6 +241,10 @@ def test_why_looks_at_a_model_while_it_trains(benchmark, monkeypatch, tmp_path):
     benchmark("long_memory_why").main()
     with open(tmp_path / "why.csv", newline="") as file:
         assert [row["lr"] for row in csv.DictReader(file)] == ["0.002"] * 4 + ["0.1"] * 4
+    drawn = []
+    monkeypatch.setattr(benchmark("long_memory_why"), "plot", lambda rows, path: drawn.extend(rows))
+    benchmark("long_memory_why").main()
+    assert [row["lr"] for row in drawn] == ["0.1"] * 4
     monkeypatch.setattr("sys.argv", [*sys.argv, "--gap", "20"])
     with pytest.raises(UserError, match="why.csv has other columns: give another --out$"):
         benchmark("long_memory_why").main()

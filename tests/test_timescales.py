@@ -62,15 +62,21 @@ def test_elasticity_is_1_where_segments_grow_as_words_do(benchmark):
     assert benchmark("timescales").elasticity([{**row, "segment": 7} for row in rows]) == pytest.approx(0)
 
 
-def test_a_training_of_other_options_is_not_taken(benchmark, monkeypatch, tmp_path):
+def test_a_training_of_other_options_or_texts_is_not_taken(benchmark, monkeypatch, tmp_path):
     timescales, made = benchmark("timescales"), []
     monkeypatch.setattr(timescales, "command", lambda *arguments, log: made.append(log))
-    args = argparse.Namespace(out=str(tmp_path), updates=5, size=60_000, files=[("a", "a.txt")])
+    monkeypatch.setattr(timescales, "prepare", lambda sources, folder, shares: made.append(folder))
+    args, texts = argparse.Namespace(out=str(tmp_path), updates=5, size=60_000), {"a": lines(500), "b": lines(500, 1)}
+    timescales.prepared(texts, args)
+    assert made.pop() == str(tmp_path / "data")
     paths = {timescales.trained("rate", seed, 0.2, args) for seed in (1, 1, 2)}
     assert len(paths) == 2 and made == [tmp_path / f"rate.{seed}" / "train.log" for seed in (1, 2)]
+    timescales.prepared(texts, args)
+    with pytest.raises(UserError, match=r" was trained with the text b \w+, not the text b \w+: give another --out$"):
+        timescales.prepared({**texts, "b": lines(500, 2)}, args)
     args.updates = 6
-    with pytest.raises(UserError, match="rate.1 was trained with other options: give another --out"):
-        timescales.trained("rate", 1, 0.2, args)
+    with pytest.raises(UserError, match=f"^{tmp_path} was trained with --updates 5, not --updates 6: give another"):
+        timescales.prepared(texts, args)
 
 
 @pytest.mark.slow

@@ -22,6 +22,8 @@ from __future__ import annotations
 
 from typing import Dict, NamedTuple, Optional, Sequence
 
+from calibration import closest_size
+
 PASSES = 3  # forward, gradient of the input, gradient of the weight
 
 
@@ -85,10 +87,7 @@ def equal_hidden_size(
 ) -> int:
     """The size of layers that makes an LSTM language model come closest to so many parameters."""
 
-    def distance(size: int) -> int:
-        return abs(lstm_parameters(input_size, size, num_layers, output_size, num_symbols) - parameters)
+    def parameters_of(size: int) -> int:
+        return lstm_parameters(input_size, size, num_layers, output_size, num_symbols)
 
-    size = 1
-    while distance(size + 1) < distance(size):
-        size += 1
-    return size
+    return closest_size(parameters, parameters_of)

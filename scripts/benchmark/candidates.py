@@ -1,5 +1,11 @@
 """The models that the benchmarks train beside one another: the recipe's own, LSTM language models of as many
-parameters, and earlier states of this project."""
+parameters, and earlier states of this project.
+
+Dropout is not the same in all. All have the recipe's dropout_input on the embedding. hmlstm_lm has dropout_output once,
+on h_e, behind the output module, and dropout_recurrent, which the LSTMs have not. The LSTMs have the probability of
+dropout_output, or another that is given, at more places: nn_lstm_lm between layers and behind the last one, lstm_lm
+there and once more behind its linear layer before the softmax.
+"""
 
 from __future__ import annotations
 
@@ -39,8 +45,11 @@ class Recipe:
         """Of fairseq-hydra-train, with the package of `root`."""
         return recipe_options(self.recipe, self.settings, data, folder, root / "fairseq_hmrnn")
 
-    def lstm_arguments(self, model: str, hidden_size: int, data: Path, folder: Path) -> List[str]:
-        """Of fairseq-train, for one of LSTMS: everything but model and criterion as in the recipe."""
+    def lstm_arguments(
+        self, model: str, hidden_size: int, data: Path, folder: Path, dropout: Optional[float] = None
+    ) -> List[str]:
+        """Of fairseq-train, for one of LSTMS: everything but model and criterion as in the recipe. dropout: behind
+        every layer; None: the recipe's dropout_output."""
         arguments = [str(Path(data).resolve()), "--user-dir", str(LSTM_USER_DIR), "--save-dir", str(folder)]
         for section, values in self.values.items():
             if section not in ("model", "criterion") and isinstance(values, dict):
@@ -48,15 +57,16 @@ class Recipe:
                     if f"{section}.{name}" not in NOT_OF_LSTMS:
                         arguments += flag(section.replace("_", "-") if name == "_name" else name, value)
         sizes = {"hidden_size": hidden_size, "embed_dim": self.embed_dim}
+        dropout = self.dropout("output") if dropout is None else dropout
         if model == "nn_lstm_lm":
             arguments += flag("stateful", self.values["task"].get("stateful"))  # lstm_lm cannot carry its state
             sizes["num_layers"] = self.num_layers
-            dropout = {f"dropout_{place}": self.dropout(place) for place in ("input", "output")}
+            dropouts = {"dropout_input": self.dropout("input"), "dropout_output": dropout}
         else:
             sizes["layers"], sizes["out_embed_dim"] = self.num_layers, self.output_size(model)
             sizes = {f"decoder_{name}": size for name, size in sizes.items()}
-            dropout = {"decoder_dropout_in": self.dropout("input"), "decoder_dropout_out": self.dropout("output")}
-        for name, value in {"arch": model, "criterion": "cross_entropy", **dropout, **sizes}.items():
+            dropouts = {"decoder_dropout_in": self.dropout("input"), "decoder_dropout_out": dropout}
+        for name, value in {"arch": model, "criterion": "cross_entropy", **dropouts, **sizes}.items():
             arguments += flag(name, value)
         return arguments
 
@@ -69,7 +79,7 @@ class Recipe:
         return len(str(self.values["model"]["hidden_sizes"]).split(","))
 
     def dropout(self, place: str) -> float:
-        """place: input, of the embedding, or output, behind a layer."""
+        """place: input, of the embedding, or output, on h_e."""
         return float(self.values["model"].get(f"dropout_{place}", DEFAULT_DROPOUT))
 
     def output_size(self, model: str) -> Optional[int]:

@@ -5,7 +5,7 @@
 
 LOG is what fairseq wrote in log-format simple, of a training that was interrupted as often as you like. Hours are
 updates times the seconds of one update that were measured with nothing else running; without --seconds, those that the
-log has.
+log has. The picture leaves out what is more than half above the best validation: the first updates.
 """
 
 import csv
@@ -21,6 +21,7 @@ LINE = re.compile(r"\b(train_inner|valid)(?:\]\[INFO\] -| \|) (.*)")
 VALUE = re.compile(r"\b(epoch|bpc|num_updates|wall|lr)(?:=|: ?|\s+)(\d[\d.e-]*)")
 COLORS = {"validation": "#1f6f8b", "training": "#b0b0b0"}
 FIELDS = ("split", "update", "epoch", "hours", "bpc")
+SHOWN = 1.5  # times the bits of the best validation, in the picture
 
 
 def parse_args():
@@ -55,6 +56,12 @@ def read(lines, seconds=None):
     return [rows[key] for key in sorted(rows)]
 
 
+def shown(rows):
+    """The rows that are drawn."""
+    best = min(row["bpc"] for row in rows if row["split"] == "validation")
+    return [row for row in rows if row["bpc"] < SHOWN * best]
+
+
 def plot(rows, path):
     import matplotlib
 
@@ -64,7 +71,7 @@ def plot(rows, path):
     figure, panels = pyplot.subplots(1, 2, figsize=(9, 3.6), sharey=True, layout="constrained")
     for axes, x in zip(panels, ("epoch", "hours")):
         for split in ("training", "validation"):
-            line = [row for row in rows if row["split"] == split and row["bpc"] < 2]
+            line = [row for row in shown(rows) if row["split"] == split]
             marker = "o" if split == "validation" else None
             values = [[row[name] for row in line] for name in (x, "bpc")]
             axes.plot(*values, color=COLORS[split], marker=marker, markersize=3, linewidth=1.6, label=split)

@@ -4,9 +4,9 @@
 
 Both models have the same layers and sizes and one update of training; the HM-LSTM's detector biases are then set so
 that its boundary rates on its own samples are those asked for. All four take turns within one process, so that a busy
-machine slows all of them; ratios are taken within a turn. fairseq-generate's figure is the one it logs itself, that of
-sample what --timing prints: neither counts loading. `model` is the time a step spends in the decoder, the rest of
-fairseq-generate's step is fairseq's own.
+machine slows all of them; ratios are taken within a turn. fairseq-generate's figure is the one it logs itself, less the
+prompt's characters, that of sample what --timing prints: neither counts loading. `model` is the time a step spends in
+the decoder, the rest of fairseq-generate's step is fairseq's own.
 """
 
 from __future__ import annotations
@@ -23,8 +23,11 @@ from pathlib import Path
 from unittest import mock
 
 import torch
+from calibration import set_rate
 from fairseq.models.lstm import LSTMDecoder
 from fairseq_cli import generate, train
+from results import claim
+from turns import ratio
 
 from fairseq_hmrnn import checkpoints
 from fairseq_hmrnn.cli import arguments as kinds
@@ -79,6 +82,12 @@ def prepare_data(folder: Path, batches) -> None:
         prepare(sources, str(folder / "data"), {})
 
 
+def settings_of(args) -> dict:
+    """What data and checkpoints depend on."""
+    names = ("layers", "hidden", "normalization", "rates", "seed")
+    return {**{f"--{name}": getattr(args, name) for name in names}, "a largest --batch of": max(args.batch)}
+
+
 def make_checkpoints(args, folder: Path) -> None:
     """One update of training for both."""
     sizes = ",".join([str(args.hidden)] * args.layers)
@@ -102,11 +111,7 @@ def calibrate(args, path: Path) -> list:
     lstm = model.models[0].decoder.hm_lstm
     with torch.no_grad():
         for layer, rate in enumerate(args.rates[: lstm.num_detectors]):
-            low, high = -8.0, 8.0
-            for _ in range(12):
-                lstm.bias[layer][-1] = (low + high) / 2
-                found = rates(model)[layer]
-                low, high = (low, (low + high) / 2) if found > rate else ((low + high) / 2, high)
+            set_rate(lstm.bias[layer], rate, lambda layer=layer: rates(model)[layer], halvings=12)
     state = torch.load(path, map_location="cpu")
     state["model"] = model.models[0].state_dict()
     torch.save(state, path)
@@ -137,7 +142,7 @@ class Clock:
 
 
 def run_generate(args, folder: Path, name: str, batch: int):
-    """(characters per second, microseconds of a step in the decoder and outside) of fairseq-generate."""
+    """(new characters per second, microseconds of a step in the decoder and outside) of fairseq-generate."""
     block = len((folder / "test.txt").read_text("utf-8")) // batch
     options = [folder / "data", *PLUGIN, "--path", folder / name / "checkpoint_last.pt", "--gen-subset", "test"]
     options += ["--tokens-per-sample", block, "--batch-size", batch, "--prefix-size", PROMPT, "--sampling", "--beam", 1]
@@ -150,7 +155,12 @@ def run_generate(args, folder: Path, name: str, batch: int):
     assert tokens == batch * (args.length + PROMPT), tokens
     speed = float(re.search(r"([\d.]+) tokens/s", said).group(1))
     inside = 1e6 * clock.seconds / clock.calls
-    return speed, inside, 1e6 * batch / speed - inside
+    return new_symbols_a_second(speed, args.length), inside, 1e6 * batch / speed - inside
+
+
+def new_symbols_a_second(tokens_a_second: float, length: int) -> float:
+    """From fairseq-generate's figure, in which a prompt counts as generated: as `sample` counts."""
+    return tokens_a_second * length / (length + PROMPT)
 
 
 def run_sample(args, folder: Path, name: str, batch: int):
@@ -184,11 +194,11 @@ def report(args, results) -> None:
     print("|---|---|---|---|---|---|---|")
     for (batch, command, name), turns in results.items():
         baseline = results[batch, "fairseq-generate", "lstm_lm"]
-        ratios = [figures[0] / base[0] for figures, base in zip(turns, baseline)]
+        found = ratio(*([figures[0] for figures in some] for some in (turns, baseline)))
         columns = [statistics.median(column) for column in zip(*turns)]
         inside = " | ".join(f"{value:.0f}" for value in columns[1:]) or " | "
-        ratio = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} - {max(ratios):.2f})"
-        print(f"| {batch} | {command} | {name} | {columns[0]:.0f} | {ratio} | {inside} |")
+        told = f"{found.median:.2f} ({found.lowest:.2f} - {found.highest:.2f})"
+        print(f"| {batch} | {command} | {name} | {columns[0]:.0f} | {told} | {inside} |")
 
 
 def main():
@@ -213,13 +223,15 @@ def main():
     parser.add_argument("--threads", type=kinds.THREADS, default=2)
     parser.add_argument("--seed", type=SEED, default=1)
     parser.add_argument(
-        "--folder", type=kinds.folder_to_write, help="keep data and checkpoints here, and use those that are there"
+        "--folder",
+        type=kinds.folder_to_write,
+        help="keep data and checkpoints here, and use those there if they are of these settings",
     )
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     with contextlib.ExitStack() as stack:
         folder = Path(args.folder or stack.enter_context(tempfile.TemporaryDirectory()))
-        folder.mkdir(parents=True, exist_ok=True)
+        claim(folder, settings_of(args), "--folder")
         if not (folder / "lstm_lm" / "checkpoint_last.pt").exists():
             prepare_data(folder, args.batch)
             make_checkpoints(args, folder)

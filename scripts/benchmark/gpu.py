@@ -3,8 +3,9 @@
     python scripts/benchmark/gpu.py                 # the table, on a CUDA device
     TRITON_INTERPRET=1 python scripts/benchmark/gpu.py --tiny   # every part once at a tiny size, without a GPU
 
-Candidates take turns; parity with the reference is checked first. `roofline` is the fraction of the time in which
-the machine's own ceilings, measured at the start, would have done the products and read the weights of every step.
+Candidates take turns, and ratios are taken within a turn; the slow ones, the reference and torch.compile, are timed in
+the first turn alone. Parity with the reference is checked first. `roofline` is the fraction of the time in which the
+machine's own ceilings, measured before every setting, would have done the products and read the weights of every step.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import sys
 import time
 
 import torch
+from calibration import set_rate
+from turns import ratio
 
 from fairseq_hmrnn.cli import arguments as kinds
 from fairseq_hmrnn.cli.errors import UserError, run_command
@@ -82,12 +85,12 @@ def model_of(args, hidden, rates):
     x = torch.randn(args.steps, min(16, max(args.batch)), hidden, device=DEVICE)
     with torch.no_grad():
         for index, rate in enumerate(rates[: args.layers - 1]):
-            low, high = -8.0, 8.0
-            for _ in range(1 if rate >= 1 else args.calibration):
-                model.bias[index][-1] = bias = 50.0 if rate >= 1 else (low + high) / 2
+
+            def measured(index=index):
                 found = hm_lstm_triton(x, model.layers(), model.zero_state(x.size(1)), RecurrenceOptions())
-                too_often = float(found.boundaries[..., index].mean()) > rate
-                low, high = (low, bias) if too_often else (bias, high)
+                return float(found.boundaries[..., index].mean())
+
+            set_rate(model.bias[index], rate, measured, args.calibration)
     return model
 
 
@@ -165,6 +168,7 @@ def job(module, run, x, task):
 
 
 def measure(jobs, repeats, slow):
+    """Per job the milliseconds of every turn; of the slow ones, of the first turn."""
     times = {name: [] for name in jobs}
     for turn in range(repeats + 3):  # the first ones compile and capture
         for name, function in jobs.items():
@@ -230,12 +234,11 @@ def measured_rows(args, dtype_name, hidden, batch, rates):
     for task in args.tasks:
         jobs = {name: job(module, run, x, task) for name, (module, run) in found.items()}
         times = measure(jobs, args.repeats, slow=("reference", "torch.compile"))
-        base = statistics.median(times["nn.LSTM"])
         for name, values in times.items():
-            median = statistics.median(values)
+            median, relative = statistics.median(values), ratio(values, times["nn.LSTM"]).median
             share = roofline_ms(args, hidden, batch, dtype, task, flops, bandwidth) / median
             rows.append([dtype_name, hidden, batch, "/".join(map(str, rates)), task, name, round(median, 3),
-                         round(median / base, 3), seen, "" if name == "nn.LSTM" else round(share, 4)])  # fmt: skip
+                         round(relative, 3), seen, "" if name == "nn.LSTM" else round(share, 4)])  # fmt: skip
             print("{} H {} B {:3} rates {:8} {:8} {:15} {:10} ms  ratio {:8}  seen {}  roofline {}".format(*rows[-1]),
                   flush=True)  # fmt: skip
     return rows

@@ -7,8 +7,8 @@ with equal updates; and where the boundaries of layers 1 and 2 fall.
 
 Prints two tables: the average log-likelihood of the test lines, in nats as published, over the seeds; and F1 of the
 layers' boundaries against the last points of strokes, characters and words, beside as many boundaries at random and at
-every k-th point. Training that was interrupted goes on where it stopped; what is done is not done again, so that the
-tables can be printed at any time with --report.
+every k-th point. Training that was interrupted goes on where it stopped; what is done is not done again, more seeds are
+added, and other settings are refused. --report prints the tables of what is done at any time, whatever its settings.
 """
 
 import json
@@ -16,7 +16,9 @@ import statistics
 from pathlib import Path
 
 import numpy as np
+from calibration import closest_size
 from commands import USER_DIR, command
+from results import claim, data_digest
 
 from fairseq_hmrnn.analysis.segments import Gold, boundary_scores, late, random_boundaries, regular_boundaries
 from fairseq_hmrnn.cli import arguments as kinds
@@ -30,6 +32,8 @@ from fairseq_hmrnn.options import SEED, SIZE, number
 LSTM_USER_DIR = Path(__file__).resolve().parent / "lstm_handwriting"
 CONTESTANTS = ("HM-LSTM", "HM-LSTM, annealed slope", "nn.LSTM")
 GOLD = ("pen-ups", "characters", "words")
+SETTINGS = ("updates", "batch_size", "max_line_steps", "hidden", "lr", "slope", "slope_max", "boundary_rates")
+SETTINGS += ("boundary_regularizers",)
 
 
 def parse_arguments():
@@ -71,13 +75,12 @@ def lstm_size(args):
     config = HMLSTMHandwritingConfig(
         hidden_sizes=f"{args.hidden},{args.hidden},{args.hidden}", embed_dim=args.hidden // 2, output_dim=args.hidden
     )
-    wanted = parameters(HMLSTMHandwritingModel(config))
 
-    def distance(size):
+    def parameters_of(size):
         sizes = {"hidden_size": size, "embed_dim": args.hidden // 2, "output_dim": args.hidden}
-        return abs(parameters(LSTMHandwritingModel(LSTMHandwritingConfig(**sizes))) - wanted)
+        return parameters(LSTMHandwritingModel(LSTMHandwritingConfig(**sizes)))
 
-    return min(range(args.hidden, 2 * args.hidden), key=distance)
+    return closest_size(parameters(HMLSTMHandwritingModel(config)), parameters_of, start=args.hidden)
 
 
 def parameters(model):
@@ -160,6 +163,9 @@ def folder_name(contestant, seed):
 
 def main():
     args = parse_arguments()
+    if not args.report:
+        settings = {f"--{name.replace('_', '-')}": getattr(args, name) for name in SETTINGS}
+        claim(args.out, {**settings, "data": data_digest(args.data)})
     for seed in [] if args.report else args.seeds:
         for contestant in CONTESTANTS:
             folder = Path(args.out).resolve() / folder_name(contestant, seed)

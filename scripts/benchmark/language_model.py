@@ -8,9 +8,11 @@ several seeds, drawn.
     python scripts/benchmark/language_model.py data/ptb --recipe ptb_3h --to-the-end --beside nn_lstm_lm
 
 With --updates or --seconds all models keep the recipe's learning rate; with --to-the-end they make the recipe's own
-number of updates and follow its schedule. Speeds come first, in turns and without validation: keep the machine quiet
-for that minute. Seconds are updates times the seconds that an update took there. The same command again goes on where
-it was interrupted.
+number of updates and follow its schedule. Dropout acts at more places in the LSTMs, and HM-LSTM alone has a recurrent
+one (candidates.py): --lstm-dropout gives theirs. Speeds come first, in turns and without validation: keep the machine
+quiet for that minute. Seconds are updates times the seconds that an update took there. The same command again goes on
+where it was interrupted, also with more seeds, other LSTMs or, at one learning rate, more updates; in a folder of
+another recipe, schedule, text or number of threads it is refused.
 """
 
 import csv
@@ -20,8 +22,10 @@ import re
 import statistics
 from pathlib import Path
 
+import torch
 from candidates import HMLSTM, LSTMS, Recipe
 from commands import command, log_records
+from results import claim, data_digest
 
 from fairseq_hmrnn.cli import arguments as kinds
 from fairseq_hmrnn.cli.errors import UserError, run_command
@@ -49,6 +53,12 @@ def parse_args():
     parser.add_argument("--validate-every", type=kinds.COUNT, default=200, help="updates")
     parser.add_argument("--seeds", type=SEED, nargs="+", default=[1, 2, 3])
     parser.add_argument("--beside", nargs="*", choices=LSTMS, default=list(LSTMS), help="LSTMs to compare with")
+    parser.add_argument(
+        "--lstm-dropout",
+        type=number(0, 1, open_above=True),
+        metavar="P",
+        help="of the LSTMs, behind every layer (default: the recipe's dropout_output, which HM-LSTM has once, on h_e)",
+    )
     parser.add_argument("--csv", type=kinds.new_file, help="file of the curves")
     parser.add_argument("--plot", type=kinds.picture, help="picture of the curves")
     args = parser.parse_args()
@@ -60,6 +70,13 @@ def parse_args():
     return args
 
 
+def settings_of(args):
+    """What curves and speeds depend on. At one learning rate a longer training is a shorter one that went on."""
+    settings = {"--recipe": args.recipe, "--to-the-end": args.to_the_end, "--validate-every": args.validate_every}
+    settings["--lstm-dropout"] = args.lstm_dropout
+    return {**settings, "threads": torch.get_num_threads(), "data": data_digest(args.data)}
+
+
 def train(model, equal_to, folder, log, options, args):
     """One training command; `options` are hydra's names and values. equal_to: parameters and symbols of the recipe's
     model, which an LSTM is given as many of."""
@@ -68,7 +85,8 @@ def train(model, equal_to, folder, log, options, args):
     if model == HMLSTM:
         return command("fairseq-hydra-train", *recipe.hmlstm_arguments(args.data, folder), log=log)
     size = recipe.lstm_sizes(model, *equal_to)["hidden_size"]
-    return command("fairseq-train", *recipe.lstm_arguments(model, size, args.data, folder), log=log)
+    arguments = recipe.lstm_arguments(model, size, args.data, folder, args.lstm_dropout)
+    return command("fairseq-train", *arguments, log=log)
 
 
 def speed(model, equal_to, args):
@@ -160,7 +178,7 @@ def plot(rows, path):
 
 def main():
     args = parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
+    claim(args.out, settings_of(args))
     models = [HMLSTM, *args.beside]
     speeds = speeds_of(models, args)
     for model, (seconds, parameters, _) in speeds.items():

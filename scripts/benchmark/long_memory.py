@@ -20,17 +20,19 @@ from pathlib import Path
 import torch
 from long_memory_models import CONTESTANTS, DEFAULT, Model, equal_size
 from long_memory_tasks import TASKS, build_task, items_of
+from results import read_rows
 from torch import nn
 from tqdm import tqdm
 
 from fairseq_hmrnn.analysis.plots import LAYER_COLORS
 from fairseq_hmrnn.cli import arguments as kinds
-from fairseq_hmrnn.cli.errors import UserError, run_command
+from fairseq_hmrnn.cli.errors import run_command
 from fairseq_hmrnn.options import LARGEST_SIZE, SEED, SIZE, number, whole
 
 SHORTEST_GAP = 5  # of training
 TEST_BATCH = 64
 SETTINGS = ("task", "contestant", "seed", "hidden", "updates", "batch_size", "train_gap", "lr", "items", "samples")
+OWN = ("task", "contestant", "seed")  # of a run
 
 
 def parse_arguments():
@@ -39,7 +41,7 @@ def parse_arguments():
     add("--tasks", choices=TASKS, nargs="+", default=["recall"])
     add("--contestants", choices=list(CONTESTANTS), nargs="+", default=DEFAULT)
     add("--out", default="long_memory.csv", type=kinds.new_file)
-    add("--plot", type=kinds.picture, help="draw the CSV as this picture")
+    add("--plot", type=kinds.picture, help="draw the rows of these settings as this picture")
     add("--hidden", type=SIZE, default=32, help="units of each of HM-LSTM's layers; the others get as many parameters")
     add("--seeds", type=SEED, nargs="+", default=[1, 2, 3])
     add("--updates", type=kinds.COUNT, default=500)
@@ -73,14 +75,14 @@ def training(model, task, seed, arguments):
 @torch.no_grad()
 def measure(model, task, gap, samples):
     """The share of right answers after a gap, the same sequences for every model, and the milliseconds of processor
-    time of a step of a batch of TEST_BATCH."""
+    time of a step that is read, of a batch of TEST_BATCH."""
     random, shares, seconds, steps = torch.Generator().manual_seed(gap), [], 0.0, 0
     for start in range(0, samples, TEST_BATCH):
         size = min(TEST_BATCH, samples - start)
         batch = task.draw(size, gap, random, True)
         began = time.process_time()
         predictions, _ = model(batch.inputs, len(batch.answers))
-        seconds, steps = seconds + time.process_time() - began, steps + len(batch.inputs)
+        seconds, steps = seconds + time.process_time() - began, steps + len(batch.inputs[-model.window :])
         shares += [task.right(predictions, batch.answers)] * size
     return statistics.mean(shares), 1000 * seconds / steps
 
@@ -107,17 +109,10 @@ def _rounded(values):
     return [f"{value:.3f}" for value in values]
 
 
-def read_rows(path, columns):
-    """The rows of the CSV, which is begun if it is not there; UserError if it has other columns."""
-    if not path.exists():
-        with path.open("w", newline="") as file:
-            csv.writer(file).writerow(columns)
-    with path.open(newline="") as file:
-        reader = csv.DictReader(file)
-        rows = list(reader)
-    if reader.fieldnames != columns:
-        raise UserError(f"{path} has other columns: give another --out")
-    return rows
+def is_of(row, arguments):
+    """Whether a row has these settings, of whichever task, contestant and seed."""
+    settings = {**vars(arguments), "items": items_of(row["task"], arguments.items)}
+    return all(row[key] == str(settings[key]) for key in SETTINGS if key not in OWN)
 
 
 def plot(rows, gaps, path):
@@ -167,7 +162,7 @@ def main():
                 csv.writer(file).writerow(row)
     print(out.read_text())
     if arguments.plot:
-        plot(read_rows(out, columns), gaps, arguments.plot)
+        plot([row for row in read_rows(out, columns) if is_of(row, arguments)], gaps, arguments.plot)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from typing import Mapping, NamedTuple, Optional, Sequence
 
 import torch
 import torch.nn.functional as F
+from calibration import closest_size
 from fairseq.models.transformer import TransformerConfig
 from fairseq.modules import SinusoidalPositionalEmbedding
 from fairseq.modules.transformer_layer import TransformerDecoderLayerBase
@@ -21,7 +22,9 @@ from fairseq_hmrnn.modules import HMLSTM, LayerOutput
 
 LAYERS = 3
 HEADS = 2
-WINDOW = 256  # last steps that the Transformer sees: the longest sequences of training, by default, with some to spare
+# Last steps that the Transformer sees: by default as long as the sequences of training, but for the longest of `digits`
+# (64 pixels, a gap of 200, a step for the answer), whose first pixels are lost to it.
+WINDOW = 256
 STEPS = 1000  # of a call of the recurrence; the state is carried, so that memory does not grow with the gap
 
 
@@ -171,11 +174,8 @@ def start_gates(lstm: nn.LSTM, longest: Optional[int]) -> None:
 def equal_size(contestant: Contestant, task: Task, parameters: int, longest: int) -> int:
     """The size of the layers with which a contestant comes nearest to that number of parameters."""
 
-    def distance(hidden: int) -> int:
-        return abs(Model(contestant, task, hidden, longest).num_parameters - parameters)
+    def parameters_of(hidden: int) -> int:
+        return Model(contestant, task, hidden, longest).num_parameters
 
     step = HEADS if contestant.kind == "transformer" else 1
-    hidden = 2 * step
-    while distance(hidden + step) < distance(hidden):
-        hidden += step
-    return hidden
+    return closest_size(parameters, parameters_of, start=2 * step, step=step)

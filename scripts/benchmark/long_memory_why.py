@@ -22,9 +22,10 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from long_memory import SHORTEST_GAP, read_rows, training
+from long_memory import SHORTEST_GAP, training
 from long_memory_models import CONTESTANTS, LAYERS, Model
 from long_memory_tasks import KINDS, build_task
+from results import read_rows
 from torch import Tensor
 from tqdm import tqdm
 
@@ -38,6 +39,7 @@ SHUT = {"": (), "_shut1": (0,), "_shut2": (1,), "_shut12": (0, 1)}
 PROBED = (10, 100, 500, 2000, 10000)  # steps into the gap
 RIDGE = 0.3
 SETTINGS = ("contestant", "seed", "hidden", "updates", "every", "batch_size", "lr", "train_gap", "gap", "samples")
+SHARED = SETTINGS[2:]  # by all runs of a call
 
 
 def parse_arguments():
@@ -175,7 +177,7 @@ def main():
     for row in rows:
         print(", ".join(f"{name} {value}" for name, value in row.items()))
     if arguments.plot:
-        plot(rows, arguments.plot)
+        plot([row for row in rows if all(row[key] == str(getattr(arguments, key)) for key in SHARED)], arguments.plot)
 
 
 if __name__ == "__main__":

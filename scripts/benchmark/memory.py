@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Peak memory and time of one training step of the recurrence over a long window, by the number of chunks that the
-backward pass computes again (`--recompute-chunks`). On CPU; every row is measured in a process of its own.
+backward pass computes again (`--recompute-chunks`). On CPU; every row is measured in a process of its own, one row
+after the other, and compared with the first by its median: keep the machine quiet.
 
     python scripts/benchmark/memory.py --steps 1000 --batch 16 --chunks 1 2 4 8 16
 """

@@ -4,7 +4,8 @@ and how many words a second?
 
     python scripts/benchmark/ranks.py data/ptb --processes 1 2 4
 
-Every number of processes is run --turns times, in turns, each process with one thread. Without the penalty on boundary
+Every number of processes is run --turns times, in turns, each process with one thread; ratios are taken within a turn,
+to the first number. Without the penalty on boundary
 rates, which every process takes over its own part of the batch.
 """
 
@@ -15,6 +16,7 @@ import time
 from pathlib import Path
 
 from commands import USER_DIR, environment, fairseq_command, log_records, parse_with_rest, reason
+from turns import ratio
 
 from fairseq_hmrnn.cli import arguments as kinds
 from fairseq_hmrnn.cli.errors import UserError, run_command
@@ -92,13 +94,13 @@ def main():
     for _ in range(args.turns):
         for count in args.processes:
             found[count].append(train(args, rest, count))
-    expected, base = found[args.processes[0]][0][0], None
+    first = found[args.processes[0]]
+    expected, base = first[0][0], [speed for _, speed in first]
     print("| processes | words per second | ratio | largest difference of the loss, bits |\n|---|---|---|---|")
     for count, runs in found.items():
-        speed = statistics.median(speed for _, speed in runs)
-        base = base or speed
+        speeds = [speed for _, speed in runs]
         difference = max(abs(a - b) for losses, _ in runs for a, b in zip(losses, expected))
-        print(f"| {count} | {speed:.0f} | {speed / base:.2f} | {difference:.3f} |")
+        print(f"| {count} | {statistics.median(speeds):.0f} | {ratio(speeds, base).median:.2f} | {difference:.3f} |")
 
 
 if __name__ == "__main__":

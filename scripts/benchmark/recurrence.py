@@ -20,6 +20,8 @@ import sys
 import time
 
 import torch
+from calibration import set_rate
+from turns import ratio
 
 from fairseq_hmrnn.cli import arguments as kinds
 from fairseq_hmrnn.cli.errors import UserError, run_command
@@ -41,14 +43,7 @@ def calibrated(args, rates, layer_norm=False) -> HMLSTM:
     x = torch.randn(args.steps, 32, args.hidden)
     with torch.no_grad():
         for index, rate in enumerate(rates[: args.layers - 1]):
-            low, high = -8.0, 8.0
-            for _ in range(14):
-                bias = 50.0 if rate >= 1 else -50.0 if rate <= 0 else (low + high) / 2
-                model.bias[index][-1] = bias
-                if not 0 < rate < 1:
-                    break
-                found = float(model(x).boundaries[..., index].mean())
-                low, high = (low, bias) if found > rate else (bias, high)
+            set_rate(model.bias[index], rate, lambda index=index: float(model(x).boundaries[..., index].mean()))
         found = model(x).boundaries.mean((0, 1))[: args.layers - 1].tolist()
     print(f"layer_norm={layer_norm}: boundary rates", ", ".join(f"{rate:.3f}" for rate in found))
     return model
@@ -176,10 +171,9 @@ def table(args, rates, batches, lengths):
         for name, found in times.items():
             if not found:
                 continue
-            ratios = [a / b for a, b in zip(found, times["nn.LSTM"])]
             row = ["/".join(map(str, rates)), args.layer_norm, steps, batch, what, name]
             row += [round(statistics.median(found), 2)]
-            row += [round(r, 3) for r in (statistics.median(ratios), min(ratios), max(ratios))]
+            row += [round(r, 3) for r in ratio(found, times["nn.LSTM"])]
             rows.append(row)
             print("{:>9} ln={!s:5} T {:3} B {:2} {:8} {:15} {:9} ms  ratio {} ({} - {})".format(*row), flush=True)
     return rows

@@ -3,8 +3,8 @@
 
 Every run trains on CPython's documentation topics with state carried between windows, Adam 0.002 and gradient norm
 clipped at 1, while the slope grows from 1 to 5. Each update draws the length of its window between 50 and --steps. A
-row of the CSV is written when its run has ended; run again, the
-script goes on with the runs that have no row yet.
+row of the CSV is written when its run has ended, with `made`, the updates before a gradient was not finite; run again,
+the script goes on with the runs that have no row yet.
 """
 
 import csv
@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from results import read_rows
 from torch import nn
 from tqdm import tqdm
 
@@ -25,8 +26,8 @@ from fairseq_hmrnn.models.slope import SlopeSchedule
 from fairseq_hmrnn.modules import HMLSTM, LayerOutput
 from fairseq_hmrnn.options import SEED, SIZE, whole
 
-COLUMNS = ["hidden", "layer_norm", "steps", "seed", "detector_grad_scale", "updates", "non_finite", "largest_norm"]
-COLUMNS += ["median_norm", "bpc", "rate1", "rate2", "seconds"]
+SETTINGS = ["hidden", "layer_norm", "steps", "seed", "detector_grad_scale", "updates", "batch_size"]
+COLUMNS = [*SETTINGS, "made", "non_finite", "largest_norm", "median_norm", "bpc", "rate1", "rate2", "seconds"]
 TARGET_RATES = (0.2, 0.05)
 
 
@@ -73,7 +74,7 @@ def streams(batch_size: int):
 
 
 def run(data, symbols, hidden, layer_norm, steps, seed, detector_grad_scale, updates):
-    """One row of the table."""
+    """The rest of a row, after its settings."""
     torch.manual_seed(seed)
     model = Model(symbols, hidden, bool(layer_norm), detector_grad_scale)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.002)
@@ -97,8 +98,14 @@ def run(data, symbols, hidden, layer_norm, steps, seed, detector_grad_scale, upd
         optimizer.step()
     finite = torch.tensor([n for n in norms if math.isfinite(n)] or [float("nan")])
     bad = len(norms) - int(finite.isfinite().sum())
-    row = [hidden, layer_norm, steps, seed, detector_grad_scale, len(norms), bad]
-    row += [f"{finite.max():.3g}", f"{finite.median():.3g}", f"{bpc:.3f}", *(f"{rate:.3f}" for rate in rates)]
+    row = [
+        len(norms),
+        bad,
+        f"{finite.max():.3g}",
+        f"{finite.median():.3g}",
+        f"{bpc:.3f}",
+        *(f"{rate:.3f}" for rate in rates),
+    ]
     return [*row, f"{time.time() - began:.0f}"]
 
 
@@ -108,18 +115,16 @@ def main():
     data, symbols = streams(arguments.batch_size)
     if max(arguments.steps) >= len(data):
         raise UserError(f"a stream has {len(data)} symbols: give fewer --steps, or a smaller --batch-size")
-    arguments.out, done = Path(arguments.out), set()
-    if arguments.out.exists():
-        done = {tuple(row[:5]) for row in csv.reader(arguments.out.open())}
-    else:
-        csv.writer(arguments.out.open("w")).writerow(COLUMNS)
+    out = Path(arguments.out)
+    done = {tuple(row[key] for key in SETTINGS) for row in read_rows(out, COLUMNS)}
     axes = (arguments.detector_grad_scale, arguments.seeds, arguments.hidden, arguments.steps, arguments.layer_norm)
     for scale, seed, hidden, steps, layer_norm in itertools.product(*axes):
-        if tuple(map(str, (hidden, layer_norm, steps, seed, scale))) not in done:
+        settings = [hidden, layer_norm, steps, seed, scale, arguments.updates, arguments.batch_size]
+        if tuple(map(str, settings)) not in done:
             row = run(data, symbols, hidden, layer_norm, steps, seed, scale, arguments.updates)
-            with arguments.out.open("a") as file:
-                csv.writer(file).writerow(row)
-    print(arguments.out.read_text())
+            with out.open("a", newline="") as file:
+                csv.writer(file).writerow([*settings, *row])
+    print(out.read_text())
 
 
 if __name__ == "__main__":

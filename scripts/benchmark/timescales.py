@@ -10,7 +10,7 @@ the first file with a filler behind every letter, by the recipe ptb_small with s
 the mixture: with the penalty on rates alone, with `uncertainty`, and with that and `unforeseen` for layer 2. What is
 measured was held out, and stands beside text with two fillers, which no model has seen. With --checkpoint models that
 are trained already are measured instead, on texts that are spelt in their alphabet. Run again, the trainings that are
-done are taken as they are.
+done are taken as they are; those of another number of updates or of other texts are refused.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ import numpy as np
 import torch
 from candidates import Recipe
 from commands import command
+from results import claim, digest
 from timescales_texts import (
     CODE,
     FILLER,
@@ -46,7 +47,7 @@ from timescales_texts import (
 from fairseq_hmrnn.analysis.plots import LAYER_COLORS
 from fairseq_hmrnn.analysis.segments import Scores
 from fairseq_hmrnn.cli import arguments as kinds
-from fairseq_hmrnn.cli.errors import UserError, run_command
+from fairseq_hmrnn.cli.errors import run_command
 from fairseq_hmrnn.data.binarize import TextSource, prepare
 from fairseq_hmrnn.inference import hub
 from fairseq_hmrnn.options import SEED, whole
@@ -94,9 +95,12 @@ def named_file(argument):
     return name, kinds.existing_file(path)
 
 
-def prepared(texts: Dict[str, str], folder: Path):
-    """A binarised mixture of what is trained on, with 20 blocks of what is held out for validation, and its rate of
-    words."""
+def prepared(texts: Dict[str, str], args):
+    """A binarised mixture of what is trained on, with 20 blocks of what is held out for validation, in the folder of
+    the trainings, and its rate of words; UserError if the folder is of other texts or updates."""
+    of_texts = {f"the text {name}": digest(text) for name, text in texts.items()}
+    claim(args.out, {"--updates": args.updates, "--size": args.size, **of_texts})
+    folder = Path(args.out) / "data"
     trained, held_out = ([split(text)[part] for text in texts.values()] for part in (0, 1))
     mixed = mixture(trained, seed=1)
     if not (folder / "dict.txt").exists():
@@ -106,12 +110,9 @@ def prepared(texts: Dict[str, str], folder: Path):
 
 
 def trained(setting: str, seed: int, rate: float, args) -> str:
-    """The checkpoint of one training, which is made unless it is there; UserError if that is one of other options."""
+    """The checkpoint of one training, which is made unless it is there."""
     folder = Path(args.out) / f"{setting}.{seed}"
     checkpoint, done = folder / "checkpoint_last.pt", folder / "done"
-    given = f"--updates {args.updates} --size {args.size} {' '.join(f'{name}={path}' for name, path in args.files)}"
-    if done.exists() and done.read_text(encoding="utf-8") != given:
-        raise UserError(f"{folder} was trained with other options: give another --out")
     if not done.exists():
         folder.mkdir(parents=True, exist_ok=True)
         rates = f"criterion.boundary_rates='{rate:.4f},{rate / LAYER_2:.4f}'"
@@ -120,7 +121,7 @@ def trained(setting: str, seed: int, rate: float, args) -> str:
         recipe = Recipe("ptb_small", [*OPTIONS, *options])
         data = Path(args.out) / "data"
         command("fairseq-hydra-train", *recipe.hmlstm_arguments(data, folder), log=folder / "train.log")
-        done.write_text(given, encoding="utf-8")
+        done.touch()
     return str(checkpoint)
 
 
@@ -287,7 +288,7 @@ def main():
         named = [path if Path(path).is_dir() else Path(path).parent for path in args.checkpoint]
         models = [(Path(folder).resolve().name, 0, path) for folder, path in zip(named, args.checkpoint)]
     else:
-        rate = prepared(texts, Path(args.out) / "data")
+        rate = prepared(texts, args)
         print(f"words a character of the mixture: {rate:.4f}", flush=True)
         runs = itertools.product(args.settings, args.seeds)
         models = [(setting, seed, trained(setting, seed, rate, args)) for setting, seed in runs]

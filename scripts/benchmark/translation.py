@@ -6,12 +6,13 @@ translate its test split, and print a table.
     python scripts/benchmark/translation.py DIR/bin --updates 1000 --out runs/translation
     python scripts/benchmark/translation.py DIR/bin --patience 5 --interval 1000 --updates 100000 --average 5 \\
       --lr lstm=.002 hmlstm=.001 --dropout lstm=.2 hmlstm=.2      # trained to the end
-    python scripts/benchmark/translation.py DIR/bin --speed      # the speed alone, measured in turns
+    python scripts/benchmark/translation.py DIR/bin --speed      # the speed alone, the best of several turns
 
 Columns: parameters, memory slots for a source symbol, perplexity of the validation split (of the last validation; with
 --patience the best), BLEU and chrF of the test split by sacrebleu, whose signatures stand below the table, hours of
-training, target symbols a second in training and in generation. The same command again goes on where it was
-interrupted. Everything after -- goes to every fairseq-train.
+training, target symbols a second in training and in generation, each model by itself: to compare speeds of training
+take --speed. The same command again goes on where it was interrupted, also with more models or more updates; a model
+that was trained with other settings is refused. Everything after -- goes to every fairseq-train.
 """
 
 import argparse
@@ -21,7 +22,8 @@ import sys
 from pathlib import Path
 
 from commands import USER_DIR, command, parse_with_rest
-from translation_models import MODELS, options_of
+from results import claim, data_digest
+from translation_models import BOUNDARIES, MODELS, options_of
 
 from fairseq_hmrnn.cli import arguments as kinds
 from fairseq_hmrnn.cli.errors import UserError, run_command
@@ -98,12 +100,32 @@ def memory_per_source_symbol(data, checkpoint):
     return slots / symbols
 
 
+def settings_of(name, args, rest):
+    """What the training of a model depends on; one of more updates is a shorter one that went on."""
+    settings = {"--lr": dict(args.lr).get(name), "--dropout": dict(args.dropout).get(name)}
+    settings.update({f"--{option}": getattr(args, option) for option in ("interval", "patience", "average")})
+    settings["--rate"] = args.rate if BOUNDARIES in MODELS[name] else None
+    return {**settings, "--": rest, "data": data_digest(args.data)}
+
+
+def is_done(log, args):
+    """Whether the training with that log is at its end; if it were started again, fairseq would make one more update.
+    UserError for one that went further."""
+    text = log.read_text(encoding="utf-8") if log.exists() else ""
+    if args.patience and EARLY_STOP in text:
+        return True
+    updates = max(map(int, re.findall(r"valid on .*\| num_updates (\d+)", text)), default=0)
+    if updates > args.updates:
+        raise UserError(f"{log.parent} was trained for {updates} updates: give as many --updates, or another --out")
+    return updates == args.updates
+
+
 def train(name, args, options, rest):
     """Train a model; what fairseq-train has logged of it until now, runs that were interrupted included."""
     folder = args.out / name
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / "train.log"
-    if args.patience and log.exists() and EARLY_STOP in log.read_text(encoding="utf-8"):
+    if is_done(log, args):
         return log.read_text(encoding="utf-8")
     model = options_of(name, args.rate, dict(args.lr).get(name), dict(args.dropout).get(name))
     training = [*PLUGIN, *TRAINING.split(), "--save-dir", folder, *options, *model, *rest]
@@ -136,18 +158,23 @@ def scores(printed):
     return [(metric.corpus_score(translations, [references]).score, str(metric.get_signature())) for metric in metrics]
 
 
+def speeds_of(log):
+    """Target symbols a second, as fairseq-train logged them."""
+    return [float(speed) for speed in re.findall(r"train_inner.* wps=([0-9.]+)", log)]
+
+
 def training_time(log):
     """Hours of training in a log, its parts before an interruption included, and the median of its target symbols a
     second."""
     epochs = dict(re.findall(r"^.*\| train \| epoch (\d+) .*?\| train_wall ([\d.]+)", log, re.MULTILINE))
-    speeds = [float(speed) for speed in re.findall(r"train_inner.* wps=([\d.]+)", log)]
-    return sum(map(float, epochs.values())) / 3600, statistics.median(speeds or [0])
+    return sum(map(float, epochs.values())) / 3600, statistics.median(speeds_of(log) or [0])
 
 
 def run(name, args, rest):
     """Train, translate and score one model; its row of the table, and the signatures of its scores."""
     saving = SAVING.format(interval=args.interval, keep=args.average or 1).split()
     saving += ["--patience", args.patience] if args.patience else []
+    claim(args.out / name, settings_of(name, args, rest))
     log = train(name, args, [*saving, "--max-update", args.updates], rest)
     parameters = int(re.search(r"num\. shared model params: ([0-9,]+)", log).group(1).replace(",", ""))
     perplexities = re.findall(r"valid on .* ppl ([0-9.]+)", log)
@@ -168,8 +195,7 @@ def compare_speeds(args, rest):
     for _ in range(args.turns):
         for name in args.models:
             (args.out / name / "train.log").unlink(missing_ok=True)
-            log = train(name, args, TIMING.split(), rest)
-            speeds = [float(speed) for speed in re.findall(r"train_inner.* wps=([0-9.]+)", log)]
+            speeds = speeds_of(train(name, args, TIMING.split(), rest))
             best[name] = max(best[name], statistics.median(speeds[1:]))
     print("| | target symbols per second | ratio |\n|---|---|---|")
     for name, speed in best.items():

@@ -1,0 +1,72 @@
+"""Results that a benchmark keeps so that it can go on where it was: they belong to the settings they were made with."""
+
+import csv
+import hashlib
+import json
+from pathlib import Path
+
+from fairseq_hmrnn.cli.errors import UserError
+
+DATA = (".bin", ".idx", ".txt", ".model", ".npz")  # of the files of a prepared folder that are trained on
+NOTE = "settings.json"
+
+
+def claim(folder, settings, option="--out"):
+    """Make a folder of results, and note in it the settings that they depend on, {name: value}. UserError where it was
+    made with others. option: that of the script which names another folder.
+
+    What only adds results, such as more seeds or contestants, is no setting. A folder without a note, of an earlier
+    form of the script, is taken for one of these settings.
+    """
+    folder = Path(folder)
+    note, settings = folder / NOTE, json.loads(json.dumps(settings))
+    if note.exists():
+        before = json.loads(note.read_text(encoding="utf-8"))
+        for name in {**settings, **before}:
+            if settings.get(name) != before.get(name):
+                was, now = (_told(name, values.get(name)) for values in (before, settings))
+                raise UserError(f"{folder} was trained with {was}, not {now}: give another {option}")
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    part = note.with_suffix(".part")  # a note is there as a whole or not at all
+    part.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+    part.replace(note)
+
+
+def _told(name, value):
+    if isinstance(value, list):
+        value = " ".join(map(str, value))
+    return f"no {name}" if value in (None, False, "") else name if value is True else f"{name} {value}"
+
+
+def digest(*texts):
+    """A few digits that are others for other texts."""
+    found = hashlib.sha256()
+    for text in texts:
+        found.update(hashlib.sha256(text.encode()).digest())
+    return found.hexdigest()[:12]
+
+
+def data_digest(folder):
+    """A few digits that are others for other data, wherever the prepared folder is."""
+    found = hashlib.sha256()
+    for path in sorted(Path(folder).iterdir()):
+        if path.suffix in DATA and path.is_file():
+            found.update(path.name.encode() + b"\0")
+            with path.open("rb") as file:
+                for block in iter(lambda: file.read(2**20), b""):
+                    found.update(block)
+    return found.hexdigest()[:12]
+
+
+def read_rows(path, columns):
+    """The rows of a CSV, which is begun if it is not there; UserError if it has other columns."""
+    if not path.exists():
+        with path.open("w", newline="") as file:
+            csv.writer(file).writerow(columns)
+    with path.open(newline="") as file:
+        reader = csv.DictReader(file)
+        rows = list(reader)
+    if reader.fieldnames != columns:
+        raise UserError(f"{path} has other columns: give another --out")
+    return rows

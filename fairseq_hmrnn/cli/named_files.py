@@ -9,8 +9,8 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-# Of fairseq's settings and this package's, those that are names of files to read.
-OF_FILES = re.compile(r"_(path|from|model|file|vocab|bpe|supervision)$")
+# Of fairseq's settings and this package's, those that are names of files to read; a log is written.
+OF_FILES = re.compile(r"(?<!^log)_(path|from|model|file|vocab|bpe|codes|merges|json|supervision)$")
 IN_SAVE_DIR = "checkpoint_last.pt"  # fairseq's default, which it looks for there
 BEFORE_NAME = "sentencepiece:"  # of a model, in boundary_supervision
 

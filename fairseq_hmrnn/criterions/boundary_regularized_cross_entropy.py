@@ -241,7 +241,8 @@ class BoundaryRegularizedCrossEntropy(CheckedOptions, CrossEntropyCriterion):
         logger.info("the checkpoint has no right-to-left network: it starts untrained")
 
     def penalties(self, model, net_output, sample) -> List[Tensor]:
-        """Terms added to the loss, by symbol: a scalar for every term whose weight is not 0."""
+        """Terms added to the loss, by symbol, scalars: of every regulariser whose weight is not 0, of the networks that
+        these listen to (zeros where none does), and of the supervision."""
         tokens = sample["net_input"].get("src_tokens")
         trace, tokens_of_rows = in_source_order(trace_of(net_output), tokens)
         heard: Dict[str, Signals] = {}

@@ -230,13 +230,19 @@ def _describe_unknown(unknown: Dict[str, np.ndarray]) -> str:
 
 
 def check_destination(dest: str, overwrite: bool) -> None:
-    """Refuse a `dest` that is a file, or a folder with something in it unless `overwrite`. What a preparation that was
-    killed has left there is undone first."""
+    """Refuse a `dest` that is a file, that another process is preparing, or with something in it unless `overwrite`.
+    What a preparation that was killed has left there is undone first."""
     if os.path.exists(dest) and not os.path.isdir(dest):
         raise InputError(f"{dest} is a file: give another folder as --dest")
     if os.path.isdir(dest):
         recover(dest)
-    if os.path.isdir(dest) and not all(map(is_work, os.listdir(dest))) and not overwrite:
+        busy = next(filter(is_work, os.listdir(dest)), None)
+        if busy is not None:
+            raise InputError(
+                f"another preparation is writing to {dest}: wait for it, or give another --dest (if none is, delete "
+                f"{os.path.join(dest, busy)})"
+            )
+    if os.path.isdir(dest) and os.listdir(dest) and not overwrite:
         raise InputError(f"{dest} has other data in it: give another --dest, or --overwrite to replace the data there")
 
 

@@ -46,8 +46,9 @@ class DropoutGrowth(nn.Module):
     def __init__(self, model: nn.Module, start: float, updates: int):
         super().__init__()
         self.start, self.updates = start, updates
+        kinds = FairseqDropout, nn.Dropout  # the latter in fairseq's adaptive softmax
         # A tuple: they are submodules of the model.
-        self.whole = tuple((module, module.p) for module in model.modules() if isinstance(module, FairseqDropout))
+        self.whole = tuple((module, module.p) for module in model.modules() if isinstance(module, kinds))
 
     def factor(self, num_updates: int) -> float:
         """Of every dropout, after so many updates."""

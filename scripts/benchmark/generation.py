@@ -197,8 +197,7 @@ def report(args, results) -> None:
         found = ratio(*([figures[0] for figures in some] for some in (turns, baseline)))
         columns = [statistics.median(column) for column in zip(*turns)]
         inside = " | ".join(f"{value:.0f}" for value in columns[1:]) or " | "
-        told = f"{found.median:.2f} ({found.lowest:.2f} - {found.highest:.2f})"
-        print(f"| {batch} | {command} | {name} | {columns[0]:.0f} | {told} | {inside} |")
+        print(f"| {batch} | {command} | {name} | {columns[0]:.0f} | {found} | {inside} |")
 
 
 def main():

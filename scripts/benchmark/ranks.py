@@ -5,8 +5,7 @@ and how many words a second?
     python scripts/benchmark/ranks.py data/ptb --processes 1 2 4
 
 Every number of processes is run --turns times, in turns, each process with one thread; ratios are taken within a turn,
-to the first number. Without the penalty on boundary
-rates, which every process takes over its own part of the batch.
+to the first number. Without the penalty on boundary rates, which every process takes over its own part of the batch.
 """
 
 import statistics

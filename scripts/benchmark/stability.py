@@ -99,7 +99,7 @@ def run(data, symbols, hidden, layer_norm, steps, seed, detector_grad_scale, upd
     finite = torch.tensor([n for n in norms if math.isfinite(n)] or [float("nan")])
     bad = len(norms) - int(finite.isfinite().sum())
     row = [
-        len(norms),
+        len(norms) - bad,
         bad,
         f"{finite.max():.3g}",
         f"{finite.median():.3g}",

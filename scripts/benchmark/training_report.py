@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import csv
 import itertools
-import statistics
 from typing import Dict, List
 
 import peak
 from candidates import HMLSTM
+from turns import over
 
 
 def print_table(rows: List[Dict[str, str]]) -> None:
@@ -64,9 +64,7 @@ def print_ratios(contestants):
     for other in contestants:
         row = {"": other.label}
         for contestant in own:
-            ratios = contestant.ratios(other)
-            text = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} - {max(ratios):.2f})"
-            row[contestant.label] = "-" if contestant is other else text
+            row[contestant.label] = "-" if contestant is other else str(over(contestant.ratios(other)))
         rows.append(row)
     if len(rows) > 1:
         print("Characters a second, times those of")

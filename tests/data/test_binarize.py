@@ -210,8 +210,10 @@ def test_a_killed_preparation_does_not_stand_in_the_way_and_one_that_runs_is_lef
     (data / ".prepare-dead" / "new").mkdir(parents=True)
     with replaced_whole(str(data)) as new:
         assert [path.name for path in data.iterdir()] == [new.parent.name]
-        assert run(text_file, "--dest", data) == 0
+        for overwrite in ([], ["--overwrite"]):
+            assert run(text_file, "--dest", data, *overwrite) == 2
         assert new.is_dir()
+    assert run(text_file, "--dest", data) == 0
 
 
 def test_fairseqs_language_modeling_task_reads_it(tmp_path, text_file):

@@ -302,15 +302,22 @@ def with_growing_dropout(name):
     if name == "hmlstm_handwriting":
         cfg = HMLSTMHandwritingConfig(**SIZES, output_dim=9, mixtures=3, **options)
         return HMLSTMHandwritingModel.build_model(cfg, None)
+    if name == "hmlstm_lstm_adaptive":
+        options.update(
+            target=WORDS, adaptive_softmax_cutoff=CUTOFFS, decoder_dropout_out=0.5, **ADAPTIVE["hmlstm_lstm"]
+        )
+        name = "hmlstm_lstm"
     return make(name, dropout_memory=0.5, **options)
 
 
-@pytest.mark.parametrize("name", ["hmlstm_lm", "hmlstm_handwriting", *MODELS])
+@pytest.mark.parametrize("name", ["hmlstm_lm", "hmlstm_handwriting", *MODELS, "hmlstm_lstm_adaptive"])
 def test_every_dropout_grows(name):
     model = with_growing_dropout(name)
-    dropouts = [module for module in model.modules() if isinstance(module, FairseqDropout)]
+    dropouts = [module for module in model.modules() if isinstance(module, (FairseqDropout, torch.nn.Dropout))]
     whole = [dropout.p for dropout in dropouts]
-    assert whole.count(0.5) >= (3 if name in MODELS else 2)  # nobody has told of updates yet
+    assert whole.count(0.5) >= (
+        5 if name == "hmlstm_lstm_adaptive" else 3 if name in MODELS else 2
+    )  # nobody has told of updates yet
     for num_updates, factor in ((0, 0.2), (5, 0.6), (10, 1.0), (99, 1.0)):
         model.set_num_updates(num_updates)
         assert [dropout.p for dropout in dropouts] == pytest.approx([factor * p for p in whole])

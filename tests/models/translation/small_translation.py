@@ -1,11 +1,13 @@
-"""Small translation models for tests, in float64, with weights large enough to make boundaries vary."""
+"""Small models for tests, of translation and of language, in float64, with weights large enough to make boundaries
+vary."""
 
 from types import SimpleNamespace
 
 import torch
 from fairseq.data import Dictionary
 
-from fairseq_hmrnn.models import HMLSTMLSTMModel, HMLSTMModel, HMLSTMTransformerModel
+from fairseq_hmrnn.models import HMLSTMLanguageModel, HMLSTMLSTMModel, HMLSTMModel, HMLSTMTransformerModel
+from fairseq_hmrnn.models.config import HMLSTMLanguageModelConfig
 from fairseq_hmrnn.models.translation.config import (
     HMLSTMLSTMConfig,
     HMLSTMTransformerConfig,
@@ -59,3 +61,26 @@ def make(name="hmlstm", source=SOURCE, target=TARGET, **options):
 
 def tokens(batch, length, dictionary=SOURCE, seed=1):
     return torch.randint(4, len(dictionary), (batch, length), generator=torch.Generator().manual_seed(seed))
+
+
+WORDS = dictionary_of([f"w{i}" for i in range(40)])
+CUTOFFS = "9,20"  # the symbol PAD places behind a cutoff is one like any other
+ADAPTIVE = {
+    "hmlstm": {"output_dim": 16},
+    "hmlstm_unfed": {"output_dim": 16},
+    "hmlstm_lstm": {"decoder_hidden_size": 16},
+    "hmlstm_transformer": {"decoder_embed_dim": 16},
+}
+LANGUAGE_MODEL = {**SIZES, "output_dim": 16, "dropout_input": 0.0, "dropout_recurrent": 0.0, "dropout_output": 0.0}
+
+
+def language_model(**options):
+    """In evaluation mode, in float64, without dropout, with weights large enough to make boundaries vary."""
+    torch.manual_seed(3)
+    task = SimpleNamespace(source_dictionary=WORDS, target_dictionary=WORDS)
+    cfg = HMLSTMLanguageModelConfig(**{**LANGUAGE_MODEL, **options})
+    model = HMLSTMLanguageModel.build_model(cfg, task).double()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.3)
+    return model.eval()

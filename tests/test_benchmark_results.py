@@ -1,0 +1,134 @@
+"""What benchmarks keep between runs: results of other settings are never taken for those asked for."""
+
+import argparse
+import csv
+
+import pytest
+
+from fairseq_hmrnn.cli.errors import UserError
+
+
+class Begun(Exception):
+    """Raised in place of the work of a benchmark."""
+
+
+HANDWRITING = [["--seeds", "7"], ["--report"]], [["--hidden", "32"], ["--lr", ".5"], ["--boundary-rates", ".1,.1"]]
+LANGUAGE_MODEL = (
+    [["--seeds", "7", "--updates", "7"]],
+    [["--recipe", "ptb"], ["--to-the-end", "--recipe", "ptb_3h"], ["--validate-every", "7"], ["--lstm-dropout", "0"]],
+)
+TRANSLATION = (
+    [["--updates", "7", "--beam", "7"], ["--lr", "lstm=.5"]],
+    [
+        *(["--lr", "hmlstm=.5"], ["--dropout", "hmlstm=.5"], ["--patience", "3"], ["--rate", ".1"], ["--average", "3"]),
+        ["--", "--max-tokens", "7"],
+    ],
+)
+
+
+@pytest.mark.parametrize(
+    "name, begins, others",
+    [
+        ("handwriting", "train", HANDWRITING),
+        ("language_model", "speeds_of", LANGUAGE_MODEL),
+        ("translation", "train", TRANSLATION),
+    ],
+)
+def test_results_of_other_settings_or_data_are_not_taken(benchmark, monkeypatch, tmp_path, name, begins, others):
+    """More runs, and what only shows them, are no other settings."""
+    module, data = benchmark(name), tmp_path / "data"
+    data.mkdir()
+    for file in ("dict.txt", "dict.en.txt", "spm.en.model", "train.bin"):
+        (data / file).write_text("1")
+
+    def begin(*arguments):
+        raise Begun
+
+    monkeypatch.setattr(module, begins, begin)
+
+    def main(*options):
+        own = ["--models", "hmlstm"] if name == "translation" else []
+        monkeypatch.setattr("sys.argv", [name, str(data), "--out", str(tmp_path / "out"), *own, *options])
+        module.main()
+
+    taken, refused = others
+    with pytest.raises(Begun):
+        main()
+    for options in taken:
+        with pytest.raises(UserError if "--report" in options else Begun, match="^$|nothing is done yet"):
+            main(*options)
+    for options in refused:
+        with pytest.raises(UserError, match="out.* was trained with .*, not .*: give another --out$"):
+            main(*options)
+    (data / "preprocess.log").write_text("the same data")
+    with pytest.raises(Begun):
+        main()
+    (data / "train.bin").write_text("2")
+    with pytest.raises(UserError, match=r"was trained with data (\w+), not data (?!\1)\w+: give another --out$"):
+        main()
+
+
+def test_generation_makes_no_use_of_checkpoints_of_other_settings(benchmark, monkeypatch, tmp_path):
+    generation = benchmark("generation")
+
+    def main(*options):
+        monkeypatch.setattr("sys.argv", ["generation.py", "--folder", str(tmp_path), *options])
+        generation.main()
+
+    def begin(*arguments):
+        raise Begun
+
+    monkeypatch.setattr(generation, "prepare_data", begin)
+    for same in ([], ["--length", "7", "--turns", "7", "--batch", "64", "8"]):
+        with pytest.raises(Begun):
+            main(*same)
+    for other in (["--hidden", "8"], ["--rates", ".5"], ["--normalization", "none"], ["--batch", "65"]):
+        with pytest.raises(UserError, match=r" was trained with .*, not .*: give another --folder$"):
+            main(*other)
+
+
+def test_generation_counts_new_symbols_alone(benchmark):
+    generation = benchmark("generation")
+    assert generation.new_symbols_a_second(208.0, 200) == pytest.approx(200)
+
+
+def test_stability_makes_a_run_for_every_setting(benchmark, monkeypatch, tmp_path):
+    stability, made = benchmark("stability"), []
+    monkeypatch.setattr(stability, "run", lambda data, *settings: made.append(settings[1:]) or [0] * 8)
+
+    def main(*options):
+        own = ["--out", tmp_path / "rows.csv", "--hidden", 4, "--layer-norm", 1, "--seeds", 1, *options]
+        monkeypatch.setattr("sys.argv", ["stability.py", *map(str, own)])
+        stability.main()
+
+    for options, count in (([], 1), ([], 1), (["--updates", 3], 2), (["--batch-size", 2], 3), (["--batch-size", 2], 3)):
+        main(*options)
+        assert len(made) == count
+    with open(tmp_path / "rows.csv", newline="") as file:
+        assert [(row["updates"], row["batch_size"]) for row in csv.DictReader(file)] == [
+            ("2000", "4"), ("3", "4"), ("2000", "2"),
+        ]  # fmt: skip
+    (tmp_path / "rows.csv").write_text("hidden,layer_norm\n")
+    with pytest.raises(UserError, match="rows.csv has other columns: give another --out$"):
+        main()
+
+
+VALIDATION = (
+    "2026 | INFO | valid | epoch 001 | valid on 'valid' subset | loss 3 | ppl 8.0 | num_updates {} | best_loss 3\n"
+)
+
+
+def test_translation_trains_no_model_further_than_asked(benchmark, monkeypatch, tmp_path):
+    translation, made = benchmark("translation"), []
+    monkeypatch.setattr(translation, "command", lambda *arguments, log: made.append(log))
+    (tmp_path / "lstm").mkdir()
+    log = tmp_path / "lstm" / "train.log"
+    log.write_text("".join(VALIDATION.format(updates) for updates in (500, 1000)))
+    args = argparse.Namespace(data=tmp_path, out=tmp_path, rate=".4", lr=[], dropout=[], patience=None, updates=1000)
+    assert translation.train("lstm", args, [], []) == log.read_text() and not made
+    args.updates = 1001
+    translation.train("lstm", args, [], [])
+    assert made == [log]
+    args.updates = 999
+    with pytest.raises(UserError, match="lstm was trained for 1000 updates: give as many --updates, or another --out$"):
+        translation.train("lstm", args, [], [])

@@ -47,12 +47,17 @@ MODELS = {
 MEMORIES = ("steps", "all-layers", "segments:1", "segments:2", "means:1")
 
 
+def build_plain(name, target=TARGET, source=SOURCE, **options):
+    """A model as fairseq builds it, with its own weights untouched, without dropout."""
+    model_class, config, own = MODELS[name]
+    task = SimpleNamespace(source_dictionary=source, target_dictionary=target)
+    return model_class.build_model(config(**{**SIZES, **OFF, **own, **options}), task)
+
+
 def make(name="hmlstm", source=SOURCE, target=TARGET, **options):
     """A model in evaluation mode, without dropout."""
     torch.manual_seed(3)
-    model_class, config, own = MODELS[name]
-    task = SimpleNamespace(source_dictionary=source, target_dictionary=target)
-    model = model_class.build_model(config(**{**SIZES, **OFF, **own, **options}), task).double()
+    model = build_plain(name, target, source, **options).double()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.3)

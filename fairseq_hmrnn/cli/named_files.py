@@ -28,5 +28,6 @@ def make_absolute(recipe: DictConfig) -> None:
     """Have a recipe name its files absolutely."""
     for section in (values for _, values in recipe.items_ex(resolve=False) if isinstance(values, DictConfig)):
         for name, value in list(section.items_ex(resolve=False)):
-            if absolute(str(name), value) != value:
-                section[name] = absolute(str(name), value)
+            seen = absolute(str(name), value)
+            if seen != value:
+                section[name] = seen

@@ -117,8 +117,9 @@ def _checked(recipe: DictConfig, setting: Override) -> str:
     value = setting.value()
     if name not in _values(recipe, section):
         _add(recipe, section, {name: value})
-    if absolute(name, value) != value:
-        quoted = absolute(name, value).replace("'", "\\'")
+    seen = absolute(name, value)
+    if seen != value:
+        quoted = seen.replace("'", "\\'")
         return f"{section}.{name}='{quoted}'"
     return text
 

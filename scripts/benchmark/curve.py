@@ -69,9 +69,10 @@ def plot(rows, path):
     from matplotlib import pyplot
 
     figure, panels = pyplot.subplots(1, 2, figsize=(9, 3.6), sharey=True, layout="constrained")
+    drawn = shown(rows)
     for axes, x in zip(panels, ("epoch", "hours")):
         for split in ("training", "validation"):
-            line = [row for row in shown(rows) if row["split"] == split]
+            line = [row for row in drawn if row["split"] == split]
             marker = "o" if split == "validation" else None
             values = [[row[name] for row in line] for name in (x, "bpc")]
             axes.plot(*values, color=COLORS[split], marker=marker, markersize=3, linewidth=1.6, label=split)

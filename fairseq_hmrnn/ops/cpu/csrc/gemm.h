@@ -4,10 +4,9 @@
 // Every element of the result is summed over k in one order, whatever the shapes around it and the number of threads.
 #pragma once
 
-#include <ATen/Parallel.h>
-
 #include "memory.h"
 #include "product.h"
+#include "team.h"
 
 namespace hmrnn {
 
@@ -99,12 +98,12 @@ class Gemm {
     packed_ = buffer_of<S>(panels_ * P * std::max<int64_t>(E_, 1));
     // Threads are worth waking for some 10 us of work each.
     const bool small = rows_ * columns_ * K_ < int64_t(1) << 20;
-    at::parallel_for(0, blocks_ * panels_, small ? blocks_ * panels_ : 1, [&](int64_t first, int64_t last) {
+    parallel_for(blocks_ * panels_, small ? blocks_ * panels_ : 1, [&](int64_t first, int64_t last) {
       for (int64_t i = first; i < last; ++i) pack_panel(i / panels_, i % panels_);
     });
     choose_blocks();
     const int64_t across = ceil_div(panels_, wide_), down = ceil_div(ceil_div(rows_, M), high_);
-    at::parallel_for(0, across * down, small ? across * down : 1, [&](int64_t first, int64_t last) {
+    parallel_for(across * down, small ? across * down : 1, [&](int64_t first, int64_t last) {
       Buffer a = buffer_of<S>(high_ * M * GEMM_DEPTH), sums = buffer_of<T>(high_ * wide_ * M * P);
       for (int64_t i = first; i < last; ++i)
         job(i / across * high_, i % across * wide_, a.as<S>(), sums.as<T>());

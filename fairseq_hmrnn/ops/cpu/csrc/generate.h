@@ -60,7 +60,7 @@ PackedOutput pack_output(const OutputTensors& tensors) {
     const Tensor& matrix = matrices[i];
     const int64_t rows = matrix.size(0), K = matrix.size(1);
     S* to = packed.memory.as<S>() + packed.offsets[i];
-    at::parallel_for(0, ceil_div(rows, PANEL<T>), 1, [&](int64_t first, int64_t last) {
+    parallel_for(ceil_div(rows, PANEL<T>), 1, [&](int64_t first, int64_t last) {
       for (int64_t panel = first; panel < last; ++panel) pack_rows<T, S>(matrix.data_ptr<T>(), rows, K, panel, to);
     });
   }

@@ -124,6 +124,14 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   }, "The product of two float32 vectors rounded to bfloat16, as this processor computes it or as any would.");
   m.def("clear_buffers", [] { Pool::instance().clear(); }, "Frees the buffers kept for the next call.");
   m.def("buffer_bytes", [] { return Pool::instance().bytes(); }, "Bytes of buffers in use, and of those kept.");
+  m.def("most_threads", [] { return TeamLimit::instance().most(); },
+        "The most threads of a call beside what other programs compute; 2147483647 where none was too many.");
+  py::class_<TeamLimit>(m, "TeamLimit", "How that is found out, for tests.")
+      .def(py::init<>())
+      .def("of", &TeamLimit::of)
+      .def("learn", [](TeamLimit& limit, int size, int64_t elapsed, int64_t running, int64_t without_core) {
+        limit.learn(size, {elapsed, running, without_core});
+      });
   m.def("seconds", [] {
     py::dict seconds;
     const char* names[PHASES] = {"forward products", "forward cells", "backward products", "backward cells",

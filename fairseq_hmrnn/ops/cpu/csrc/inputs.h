@@ -100,7 +100,7 @@ PackedWeights pack_typed(const Weights& weights) {
       if (!weight) continue;
       const int64_t H = weights[l][RECURRENT]->size(1), K = weight->size(1);
       S* to = packed.memory.as<S>() + packed.offsets[l * PRODUCTS + product];
-      at::parallel_for(0, ceil_div(H, LANES<T>), 1, [&](int64_t first, int64_t last) {
+      parallel_for(ceil_div(H, LANES<T>), 1, [&](int64_t first, int64_t last) {
         for (int64_t panel = first; panel < last; ++panel) pack_gates<T, S>(weight->data_ptr<T>(), H, K, panel, to);
       });
     }

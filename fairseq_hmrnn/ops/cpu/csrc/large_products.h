@@ -77,14 +77,14 @@ void weight_gradient(const BackwardCall<T, S>& call, int64_t l, int product, int
   Buffer scaled, masked;
   if (!as_is) {
     scaled = buffer_of<T>(n * R);
-    at::parallel_for(0, n, 16, [&](int64_t first, int64_t last) {
+    parallel_for(n, 16, [&](int64_t first, int64_t last) {
       for (int64_t i = first; i < last; ++i)
         for (int64_t r = 0; r < R; ++r) scaled.as<T>()[i * R + r] = gates[i] * ds[i][r];
     });
   }
   if (mask) {
     masked = buffer_of<T>(n * K);
-    at::parallel_for(0, n, 16, [&](int64_t first, int64_t last) {
+    parallel_for(n, 16, [&](int64_t first, int64_t last) {
       for (int64_t i = first; i < last; ++i)
         for (int64_t k = 0; k < K; ++k) masked.as<T>()[i * K + k] = inputs[i][k] * mask[samples[i] * K + k];
     });

@@ -49,7 +49,7 @@ RowStatistics<T> combine(const LayerWeights<T>& layer, const T* parts, T detecto
 // Normalises rows (n, R) in place, with one deviation each.
 template <class T>
 void normalise(T* rows, T* rstd, int64_t n, int64_t R) {
-  at::parallel_for(0, n, 16, [&](int64_t first, int64_t last) {
+  parallel_for(n, 16, [&](int64_t first, int64_t last) {
     for (int64_t i = first; i < last; ++i) {
       T* row = rows + i * R;
       Vec<T> total{}, squares{};

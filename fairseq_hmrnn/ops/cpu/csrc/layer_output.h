@@ -62,7 +62,7 @@ class LayerOutput {
                  terms.template data_ptr<T>(), R_);
       saved.push_back(terms);
     }
-    at::parallel_for(0, N_, 64, [&](int64_t first, int64_t last) {
+    parallel_for(N_, 64, [&](int64_t first, int64_t last) {
       std::vector<const T*> terms(L_);
       for (int64_t i = first; i < last; ++i) {
         for (int64_t l = 0; l < L_; ++l) terms[l] = term(saved, l, i);
@@ -78,7 +78,7 @@ class LayerOutput {
   std::pair<Tensors, Tensors> backward(const Tensor& grad, const Tensor& features, const Tensors& saved) const {
     Tensors hidden, weights;
     Buffer steps = buffer_of<T>(N_ * R_), behind = buffer_of<T>(N_ * E_), gate_sums = buffer_of<T>(N_ * L_);
-    at::parallel_for(0, N_, 64, [&](int64_t first, int64_t last) {
+    parallel_for(N_, 64, [&](int64_t first, int64_t last) {
       for (int64_t i = first; i < last; ++i) {
         T* step = behind.as<T>() + i * E_;
         before_relu(grad.template data_ptr<T>() + at(i) * E_, features.template data_ptr<T>() + at(i) * E_, step);
@@ -87,7 +87,7 @@ class LayerOutput {
     });
     for (int64_t l = 0; l < L_; ++l) {
       const int64_t H = weights_[l].size(1), n = int64_t(rows_[l].first.size());
-      at::parallel_for(0, N_, 64, [&](int64_t first, int64_t last) {
+      parallel_for(N_, 64, [&](int64_t first, int64_t last) {
         for (int64_t i = first; i < last; ++i)
           term_gradient(i, l, behind.as<T>() + i * E_, saved[0], gate_sums.as<T>() + i * L_, steps.as<T>() + i * R_);
       });
@@ -146,7 +146,7 @@ class LayerOutput {
   // Adds to the first step of each run what its other steps have.
   void sum_runs(int64_t l, T* steps) const {
     const int64_t blocks = ceil_div(R_, PANEL<T>);
-    at::parallel_for(0, blocks, 1, [&](int64_t first, int64_t last) {
+    parallel_for(blocks, 1, [&](int64_t first, int64_t last) {
       const int64_t from = first * PANEL<T>, to = std::min(last * PANEL<T>, R_);
       for (int64_t i = 0; i < N_; ++i) {
         const int64_t run = rows_[l].first[rows_[l].row[i]];

@@ -17,6 +17,8 @@
 #include <unistd.h>
 #endif
 
+#include "team_limit.h"
+
 namespace hmrnn {
 
 // Thrown out of a barrier where another thread of the team has failed.
@@ -51,19 +53,26 @@ class Barrier {
     advance(phase_.load());
   }
 
+  // Whether threads have met here, and the nanoseconds that they slept, together, until they could go on.
+  bool met() const { return phase_.load() > 0; }
+  int64_t slept() const { return slept_.load(); }
+
  private:
   static constexpr int SPINS = 500;  // 10 to 20 us
 
   void advance(int phase) {
+    if (asleep_.load() > 0) woken_.store(wall_time());
     phase_.store(phase + 1);
     if (asleep_.load() > 0) wake();
   }
 
 #ifdef __linux__
   void sleep(int phase) {
+    const int64_t began = wall_time();
     asleep_.fetch_add(1);
     syscall(SYS_futex, &phase_, FUTEX_WAIT_PRIVATE, phase, nullptr, nullptr, 0);
     asleep_.fetch_sub(1);
+    slept_.fetch_add(std::max<int64_t>(0, woken_.load() - began));
   }
   void wake() { syscall(SYS_futex, &phase_, FUTEX_WAKE_PRIVATE, count_, nullptr, nullptr, 0); }
 #else
@@ -83,6 +92,7 @@ class Barrier {
   alignas(64) std::atomic<int> arrived_{0};
   alignas(64) std::atomic<int> phase_{0};
   std::atomic<int> asleep_{0};
+  std::atomic<int64_t> woken_{0}, slept_{0};
   std::atomic<bool> aborted_{false};
   static_assert(sizeof(std::atomic<int>) == sizeof(int), "a futex is a plain int");
 };
@@ -104,12 +114,16 @@ template <class F>
 void run_team(int size, const F& f) {
   Barrier barrier;
 #ifdef _OPENMP
+  size = TeamLimit::instance().of(size);
   if (size > 1) {
+    const int64_t began = wall_time();
+    std::atomic<int64_t> running{0}, not_running{0};
     std::exception_ptr error;
 #pragma omp parallel num_threads(size)
     {
 #pragma omp single
       barrier.reset(omp_get_num_threads());
+      const int64_t entered = wall_time(), ran = running_time();
       try {
         f(omp_get_thread_num(), omp_get_num_threads(), barrier);
       } catch (const Aborted&) {
@@ -118,12 +132,24 @@ void run_team(int size, const F& f) {
         if (!error) error = std::current_exception();
         barrier.abort();
       }
+      const int64_t run = running_time() - ran;
+      running.fetch_add(run);
+      not_running.fetch_add(wall_time() - entered - run);
     }
     if (error) std::rethrow_exception(error);
+    if (barrier.met())
+      TeamLimit::instance().learn(size, {wall_time() - began, running.load(), not_running.load() - barrier.slept()});
     return;
   }
 #endif
   f(0, 1, barrier);
+}
+
+// f(first, last) on shares of [0, count), each of `grain` or more, by as many threads as a team would have.
+template <class F>
+void parallel_for(int64_t count, int64_t grain, const F& f) {
+  const int64_t threads = std::min(at::get_num_threads(), TeamLimit::instance().most());
+  at::parallel_for(0, count, std::max(grain, (count + threads - 1) / threads), f);
 }
 
 // The share [first, last) of `count` parts that belongs to one thread.

@@ -1,0 +1,93 @@
+// How many threads a team may have while other programs compute on the same cores.
+#pragma once
+
+#include <time.h>
+
+#include <algorithm>
+#include <chrono>
+#include <climits>
+#include <cstdint>
+#include <mutex>
+
+namespace hmrnn {
+
+constexpr int64_t SECOND = 1000000000;  // in nanoseconds
+
+// Nanoseconds since some time in the past, and nanoseconds in which the calling thread has run.
+inline int64_t wall_time() { return std::chrono::steady_clock::now().time_since_epoch() / std::chrono::nanoseconds(1); }
+inline int64_t running_time() {
+#ifdef CLOCK_THREAD_CPUTIME_ID
+  timespec time;
+  if (clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time) == 0) return time.tv_sec * SECOND + time.tv_nsec;
+#endif
+  return wall_time();
+}
+
+// What the threads of a call did, in nanoseconds: how long the call took, how long they ran, together, and how long they
+// could have run but had no core, together.
+struct TeamTimes {
+  int64_t elapsed = 0, running = 0, without_core = 0;
+};
+
+// All threads wait where one has no core, and one that has slept at a barrier may find its core taken: then a cell takes
+// as long as the scheduler lets another program compute. A team that is one smaller leaves a core to that program. So,
+// as networks control congestion: one thread fewer where some had no core for a quarter of the time and all together
+// needed no more cores than the smaller team has, one more after a pause, and a longer pause where that was too many.
+// Results do not depend on the number of threads.
+class TeamLimit {
+ public:
+  static TeamLimit& instance() {
+    static TeamLimit limit;
+    return limit;
+  }
+
+  // The most threads of a call, as far as calls have shown.
+  int most() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return limit_;
+  }
+
+  // The threads of the next call, at least 1 and at most `size`.
+  int of(int size) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (limit_ < size && !trying_ && wall_time() >= retry_) {
+      ++limit_;
+      begin(true);
+    }
+    return std::min(size, limit_);
+  }
+
+  void learn(int size, const TeamTimes& times) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (size > limit_) return;  // another caller's threads were too many meanwhile
+    seen_.elapsed += times.elapsed;
+    seen_.running += times.running;
+    seen_.without_core += times.without_core;
+    if (seen_.elapsed < EVIDENCE) return;
+    if (seen_.without_core > seen_.elapsed / 4 && seen_.running < (size - 1) * seen_.elapsed) {
+      limit_ = std::max(1, size - 1);
+      pause_ = std::clamp(trying_ ? 2 * pause_ : pause_, SHORTEST, LONGEST);
+      retry_ = wall_time() + pause_;
+    } else if (trying_) {
+      pause_ /= 2;
+      retry_ = 0;  // one more at once
+    }
+    begin(false);
+  }
+
+ private:
+  static constexpr int64_t EVIDENCE = SECOND / 20, SHORTEST = SECOND, LONGEST = 8 * SECOND;
+
+  void begin(bool trying) {
+    trying_ = trying;
+    seen_ = {};
+  }
+
+  std::mutex mutex_;
+  int limit_ = INT_MAX;
+  bool trying_ = false;
+  TeamTimes seen_;
+  int64_t pause_ = SHORTEST, retry_ = 0;
+};
+
+}  // namespace hmrnn

@@ -1,0 +1,120 @@
+"""How many threads the compiled kernel takes while other programs compute on the same cores."""
+
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from fairseq_hmrnn.ops import cpu
+
+compiled = cpu.kernel.compiled
+pytestmark = pytest.mark.skipif(compiled is None, reason="the compiled kernel was not built")
+
+SECOND = 10**9
+BUSY = "while True: pass"
+TRAINING = """
+import sys, time, torch
+from fairseq_hmrnn.modules import HMLSTM
+from fairseq_hmrnn.ops.cpu.kernel import compiled
+torch.manual_seed(0), torch.set_num_threads(2)
+lstm, x = HMLSTM(64, [256, 256], layer_norm=True), torch.randn(50, 16, 64)
+
+def gradient():
+    lstm.zero_grad()
+    sum(h.sum() for h in lstm(x).hidden).backward()
+    return torch.cat([p.grad.flatten() for p in lstm.parameters()])
+
+first, end = gradient(), time.time() + 120
+sys.stdin.readline()
+while compiled.most_threads() > 1 and time.time() < end:
+    assert torch.equal(gradient(), first)
+assert torch.equal(gradient(), first)
+print(compiled.most_threads())
+"""
+
+
+class Calls:
+    """Calls of up to `size` threads that all last .1 seconds; `limit.of` decides how many they take."""
+
+    def __init__(self, size):
+        self.limit, self.size = compiled.TeamLimit(), size
+
+    def run(self, running, without_core):
+        """A call whose threads run on so many cores, and so many of which have none, on average: its threads."""
+        threads, elapsed = self.limit.of(self.size), SECOND // 10
+        self.limit.learn(threads, elapsed, int(running * elapsed), int(without_core * elapsed))
+        return threads
+
+
+def test_a_quiet_machine_gives_all_threads():
+    calls = Calls(4)
+    assert [calls.run(3.9, 0.01) for _ in range(5)] == [4] * 5
+
+
+def test_threads_that_only_wait_for_one_another_stay():
+    """A call with little to do for most threads is no reason: nobody computes in their place."""
+    calls = Calls(4)
+    assert [calls.run(1.5, 0.01) for _ in range(5)] == [4] * 5
+
+
+def test_threads_that_lose_time_but_use_their_cores_stay():
+    """With 3.2 of 4 cores a team of 3 would be slower."""
+    calls = Calls(4)
+    assert [calls.run(3.2, 0.8) for _ in range(5)] == [4] * 5
+
+
+def test_one_thread_fewer_where_cores_are_taken_until_the_rest_have_theirs():
+    calls = Calls(4)
+    assert calls.run(0.8, 0.9) == 4
+    assert calls.run(0.9, 0.8) == 3
+    assert [calls.run(1.9, 0.02) for _ in range(5)] == [2] * 5
+    assert calls.limit.of(1) == 1
+
+
+def test_at_least_one_thread_runs():
+    calls = Calls(2)
+    calls.run(0.3, 1.2)
+    assert calls.limit.of(2) == 1
+
+
+def test_one_late_thread_in_a_short_call_does_not_decide():
+    limit = compiled.TeamLimit()
+    limit.learn(limit.of(2), SECOND // 100, SECOND // 200, SECOND // 200)
+    assert limit.of(2) == 2
+
+
+def test_more_threads_are_tried_after_a_pause_and_after_a_longer_one_where_they_were_too_many():
+    calls = Calls(3)
+    calls.run(0.5, 0.9), calls.run(0.5, 0.9)
+    assert calls.limit.of(3) == 1
+    time.sleep(1.1)
+    assert calls.run(0.5, 0.9) == 2, "tried after a second, too many"
+    time.sleep(1.1)
+    assert calls.limit.of(3) == 1, "the pause is two seconds now"
+    time.sleep(1)
+    assert calls.run(1.9, 0.0) == 2, "tried again, and the core is free"
+    assert [calls.run(2.9, 0.0) for _ in range(3)] == [3] * 3, "one more at once"
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="binds programs to cores, as Linux does")
+def test_a_training_beside_other_programs_takes_fewer_threads_and_computes_the_same_bits():
+    cores = sorted(os.sched_getaffinity(0))[:2]
+    if len(cores) < 2:
+        pytest.skip("needs two cores")
+
+    def start(program, *bound_to, **pipes):
+        bind = f"import os; os.sched_setaffinity(0, {list(bound_to)})\n"
+        return subprocess.Popen([sys.executable, "-c", bind + program], text=True, **pipes)
+
+    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    training = start(TRAINING, *cores, **pipes)
+    others = [start(BUSY, core) for core in cores]
+    try:
+        out, err = training.communicate("\n", timeout=200)
+    finally:
+        for program in [training, *others]:
+            program.kill()
+            program.wait()
+    assert (training.returncode, out.strip()) == (0, "1"), err

@@ -53,12 +53,13 @@ class Barrier {
     advance(phase_.load());
   }
 
-  // Whether threads have met here, and the nanoseconds that they slept, together, until they could go on.
+  // Whether threads have met here, and the nanoseconds that they slept, together, for lack of something to do.
   bool met() const { return phase_.load() > 0; }
   int64_t slept() const { return slept_.load(); }
 
  private:
-  static constexpr int SPINS = 500;  // 10 to 20 us
+  static constexpr int SPINS = 500;          // 10 to 20 us
+  static constexpr int64_t WAKING = 100000;  // ns that a core which was idle may take to run a thread
 
   void advance(int phase) {
     if (asleep_.load() > 0) woken_.store(wall_time());
@@ -72,7 +73,7 @@ class Barrier {
     asleep_.fetch_add(1);
     syscall(SYS_futex, &phase_, FUTEX_WAIT_PRIVATE, phase, nullptr, nullptr, 0);
     asleep_.fetch_sub(1);
-    slept_.fetch_add(std::max<int64_t>(0, woken_.load() - began));
+    slept_.fetch_add(std::clamp<int64_t>(woken_.load() + WAKING - began, 0, wall_time() - began));
   }
   void wake() { syscall(SYS_futex, &phase_, FUTEX_WAKE_PRIVATE, count_, nullptr, nullptr, 0); }
 #else

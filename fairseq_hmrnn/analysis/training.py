@@ -12,12 +12,13 @@ _VALUE = re.compile(r'\b(z\d+|word_f1_\d+|num_updates)"?(?:=|: ?"?|\s+)(\d[\d.e-
 
 
 def read_log(lines: Iterable[str]) -> Dict[str, List[Tuple[int, float]]]:
-    """From the lines of a training's log: z1, z2, ..., word_f1_1, ... -> [(update, value)], in training.
+    """From the lines of a training's log: z1, z2, ..., word_f1_1, ... -> [(update, value)], in training, sorted. Of
+    updates that were made again after an interruption the last ones count.
 
     Raises:
         ValueError: there is no boundary rate in it.
     """
-    curves: Dict[str, List[Tuple[int, float]]] = {}
+    curves: Dict[str, Dict[int, float]] = {}
     for line in lines:
         if "train_inner" not in line:
             continue
@@ -25,13 +26,13 @@ def read_log(lines: Iterable[str]) -> Dict[str, List[Tuple[int, float]]]:
         update = values.pop("num_updates", None)
         for name, value in values.items():
             if update is not None:
-                curves.setdefault(name, []).append((int(update), float(value)))
+                curves.setdefault(name, {})[int(update)] = float(value)
     if not any(name.startswith("z") for name in curves):
         raise ValueError(
             "the log has no boundary rates: it must be what fairseq-train printed with --log-format simple or json and "
             "the criterion boundary_regularized_cross_entropy, at least one --log-interval long"
         )
-    return curves
+    return {name: sorted(values.items()) for name, values in curves.items()}
 
 
 def plot_training(curves: Dict[str, List[Tuple[int, float]]], path: Optional[str] = None, dpi: int = 160):

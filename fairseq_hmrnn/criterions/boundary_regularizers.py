@@ -213,9 +213,11 @@ def _listen(steps: LayerSteps, values: Tensor, known: Tensor) -> Tensor:
 
 def later(values: Tensor, steps: int) -> Tensor:
     """Values (B, T) moved by `steps` to the right, or to the left if negative; 0 where none arrive."""
-    if steps == 0:
+    length = values.size(1)
+    moved = max(-length, min(steps, length))  # a batch may be shorter than a delay
+    if moved == 0:
         return values
-    return pad(values[:, :-steps], (steps, 0)) if steps > 0 else pad(values[:, -steps:], (0, -steps))
+    return pad(values[:, :-moved], (moved, 0)) if moved > 0 else pad(values[:, -moved:], (0, -moved))
 
 
 @listener("signals")

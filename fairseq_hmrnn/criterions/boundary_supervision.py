@@ -9,16 +9,18 @@ import itertools
 import os
 from typing import Callable, List, Optional, Sequence, Tuple
 
+import numpy as np
 import torch
 from fairseq.data import Dictionary
 from torch import Tensor, nn
 
 from ..data.characters import decode, is_character_dictionary
+from .text_index import TextIndex
 
 # tokens (B, T) -> boundaries, and where they are known: both bool (B, T)
 Supervision = Callable[[Tensor], Tuple[Tensor, Tensor]]
-# a row's text -> indices of boundaries in it, and the range [start, stop) where they are known
-Find = Callable[[str], Tuple[List[int], int, int]]
+# a row's text -> indices of boundaries in it, and indices of where they are known
+Find = Callable[[str], Tuple[Sequence[int], Sequence[int]]]
 
 
 def whitespace_indices(dictionary: Optional[Dictionary]) -> List[int]:
@@ -103,9 +105,8 @@ class TextSupervision:
         for row, indices in enumerate(tokens.tolist()):
             pieces = [self.characters[index] for index in indices]
             columns = [column for column, piece in enumerate(pieces) if piece]  # padding and <s> have no text
-            boundaries, start, stop = self.find("".join(pieces))
-            target[row, [columns[index] for index in boundaries]] = True
-            known[row, columns[start:stop]] = True
+            for found, indices in zip((target, known), self.find("".join(pieces))):
+                found[row, [columns[index] for index in indices]] = True
         return target.to(tokens.device), known.to(tokens.device)
 
 
@@ -129,10 +130,10 @@ class SentencepieceEnds:
                 "pieces, such as --model_type=unigram makes"
             )
 
-    def __call__(self, text: str) -> Tuple[List[int], int, int]:
+    def __call__(self, text: str) -> Tuple[Sequence[int], Sequence[int]]:
         breaks = [index for index, character in enumerate(text) if character in " \n"]
         if not breaks:
-            return [], 0, 0
+            return [], []
         start, stop = breaks[0] + 1, breaks[-1] + 1
         boundaries, column = [], start
         for line in text[start:stop].split("\n"):
@@ -140,7 +141,7 @@ class SentencepieceEnds:
             column += len(line) + 1
             if column <= stop:
                 boundaries.append(column - 1)  # the newline
-        return boundaries, start, stop
+        return boundaries, range(start, stop)
 
     def _is_special(self, index: int) -> bool:
         return self.model.is_control(index) or self.model.is_unknown(index)
@@ -161,51 +162,54 @@ class SentencepieceEnds:
 class FileEnds:
     """Boundaries of a segmented copy of the training text: the same text with a separator behind each segment.
 
-    A row is looked up by its text, so that neither shuffling nor the number of processes matters. ValueError for a
-    row that is not in the file.
+    A row is looked up by its text, so that neither shuffling nor the number of processes matters. Where a row occurs
+    several times with different boundaries, those that differ are not known. ValueError for a row that is not in the
+    file.
     """
 
     def __init__(self, segmented: str, separator: str, name: str):
         if not separator or separator not in segmented:
             raise ValueError(f"boundary-supervision: there is no separator {separator!r} in {name}")
         segments = segmented.split(separator)
-        self.text = "".join(segments)
+        self.index = TextIndex("".join(segments))
         self.separator, self.name = separator, name
-        ends = torch.tensor([len(segment) for segment in segments[:-1]]).cumsum(0) - 1
-        self.is_end = torch.zeros(len(self.text), dtype=torch.bool)
+        ends = np.cumsum([len(segment) for segment in segments[:-1]]) - 1
+        self.is_end = np.zeros(len(self.index.text), dtype=bool)
         self.is_end[ends[ends >= 0]] = True
 
-    def __call__(self, text: str) -> Tuple[List[int], int, int]:
+    def __call__(self, text: str) -> Tuple[Sequence[int], Sequence[int]]:
         if self.separator in text:
             raise ValueError(
                 f"boundary-supervision: the text itself holds the separator {self.separator!r}: write {self.name} with "
                 "another and name it with --boundary-supervision-separator"
             )
-        place, skipped = self._find(text)
-        if place < 0:
+        places, skipped = self._find(text)
+        if not places:
             raise ValueError(
                 f"boundary-supervision: {text[:40]!r}... is not in {self.name}: it must be the training text with "
                 "separators added and nothing else changed (of translation as sentencepiece normalizes it: pieces/)"
             )
-        found = self.is_end[place : place + len(text) - skipped].nonzero().flatten() + skipped
-        return found.tolist(), skipped, len(text)
+        ends = self.is_end[np.add.outer(places, np.arange(len(text) - skipped))]  # (places, characters)
+        everywhere, nowhere = ends.all(0), ~ends.any(0)
+        known = np.flatnonzero(everywhere | nowhere) + skipped
+        return (np.flatnonzero(everywhere) + skipped).tolist(), known.tolist()
 
-    def _find(self, text: str) -> Tuple[int, int]:
-        """The place of a row in the file, negative if it has none, and how many of its characters the file lacks."""
+    def _find(self, text: str) -> Tuple[List[int], int]:
+        """The places of a row in the file, none if it is not there, and how many of its characters the file lacks."""
         first, then = self._find_anywhere, self._find_begun
         if text[:1] == " " and text.find("\n") == len(text) - 1:  # a source of translation; another may end like it
             first, then = then, first
         found = first(text)
-        return found if found[0] >= 0 else then(text)
+        return found if found[0] else then(text)
 
-    def _find_anywhere(self, text: str) -> Tuple[int, int]:
+    def _find_anywhere(self, text: str) -> Tuple[List[int], int]:
         """As `_find`, of a row that the file has as it is."""
-        return self.text.find(text), 0
+        return self.index.places(text), 0
 
-    def _find_begun(self, text: str) -> Tuple[int, int]:
+    def _find_begun(self, text: str) -> Tuple[List[int], int]:
         """As `_find`, of a row that begins with the newline that fairseq puts before the first line, or with the space
         that sentencepiece puts before each."""
-        if text[:1] in ("\n", " ") and self.text.startswith(text[1:]):
-            return 0, 1
-        place = self.text.find(f"\n{text[1:]}") if text[:1] == " " else -1
-        return (place + 1, 1) if place >= 0 else (-1, 0)
+        begins = [0] if text[:1] in ("\n", " ") and self.index.text.startswith(text[1:]) else []
+        if text[:1] == " ":
+            begins += [place + 1 for place in self.index.places(f"\n{text[1:]}")]
+        return begins, 1

@@ -42,14 +42,18 @@ def prepare_parallel(folder: str, dest: str, source: Side, target: Side) -> Tupl
 
 
 def _check_split(folder: Path, split: str, languages: Tuple[str, str]) -> bool:
-    """Whether both files of a split have text; InputError for what cannot be used, and for a training split without."""
+    """Whether both files of a split have text, False if neither has; InputError for what cannot be used, and for a
+    training split without."""
     paths = [folder / f"{split}.{language}" for language in languages]
     for path in paths:
         if split == "train" and not (path.is_file() and path.stat().st_size):
             raise InputError(f"no {path}, or it is empty: give the folder with the training text of both sides")
     lines = [_count_lines(path) if path.is_file() else 0 for path in paths]
-    if not all(lines):
+    if not any(lines):
         return False
+    if not all(lines):
+        there, lacking = paths if lines[0] else paths[::-1]
+        raise InputError(f"{there} has text, and {lacking} is missing or empty: give both sides, or neither")
     if lines[0] != lines[1]:
         raise InputError(f"{paths[0]} has {lines[0]:,} lines and {paths[1]} {lines[1]:,}: line by line they must match")
     return True

@@ -57,9 +57,15 @@ def average(paths: Sequence[Path], moving: bool = False, half: bool = False) -> 
     if half:
         mean = {key: t.half() if t.is_floating_point() else t for key, t in mean.items()}
     kept = {key: checkpoint[key] for key in KEPT if key in checkpoint}
-    epoch = checkpoint["extra_state"]["train_iterator"]["epoch"]
-    position = {"epoch": epoch, "iterations_in_epoch": 0}  # fairseq asks
+    position = {"epoch": _epoch_of(checkpoint), "iterations_in_epoch": 0}  # fairseq asks
     return {**kept, "model": mean, "last_optimizer_state": None, "extra_state": {"train_iterator": position}}
+
+
+def _epoch_of(checkpoint: Dict[str, Any]) -> int:
+    """That training was in; 1 where the checkpoint does not tell."""
+    position = checkpoint["extra_state"]["train_iterator"]
+    epoch = position.get("epoch") if isinstance(position, dict) else None
+    return max(epoch, 1) if isinstance(epoch, int) else 1
 
 
 def _shapes(model: Dict[str, Tensor]) -> Dict[str, torch.Size]:

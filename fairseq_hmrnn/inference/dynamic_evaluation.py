@@ -34,13 +34,13 @@ class DynamicOptions(NamedTuple):
     def check(self) -> DynamicOptions:
         """Self, or ValueError."""
         if not 0 <= self.learning_rate < float("inf"):
-            raise ValueError(f"the learning rate must not be negative, got {self.learning_rate}")
+            raise ValueError(f"the learning rate must be a number from 0, got {self.learning_rate}")
         if not 0 <= self.decay <= 1:
             raise ValueError(f"the decay must lie in [0, 1], got {self.decay}")
         if self.segment < 1:
             raise ValueError(f"a segment has at least 1 symbol, got {self.segment}")
-        if self.epsilon <= 0:
-            raise ValueError(f"epsilon must be positive, got {self.epsilon}")
+        if not 0 < self.epsilon < float("inf"):
+            raise ValueError(f"epsilon must be a positive number, got {self.epsilon}")
         return self
 
 

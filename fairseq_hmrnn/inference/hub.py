@@ -71,10 +71,7 @@ def load(paths: Sequence[str], data: Optional[str] = None, dtype: str = "float32
     or has weights that are not finite.
     """
     paths = [find_checkpoint(path) for path in paths]
-    state = load_for_use(paths[0], overrides)
-    _check_language_model(paths[0], state)
-    for path in paths[1:]:
-        _check_language_model(path, checkpoint_utils.load_checkpoint_to_cpu(path))
+    state = _load_language_model(paths[0], overrides)
     cfg = settings(state)
     forget_files(cfg, overrides)
     codec = drop_unnamed_codec(cfg, overrides)
@@ -93,9 +90,11 @@ def load(paths: Sequence[str], data: Optional[str] = None, dtype: str = "float32
         task_state, overrides, cfg.task.data = {}, {**overrides, "data": data}, data
     with naming(paths[0]):
         task = tasks.setup_task(cfg.task, task_state=task_state)
-    models, cfg, task = checkpoint_utils.load_model_ensemble_and_task(
-        paths, overrides, task=task, state=state if len(paths) == 1 else None
-    )
+    models = []
+    for path in paths:
+        state = state or _load_language_model(path, overrides)
+        loaded, cfg, task = checkpoint_utils.load_model_ensemble_and_task([path], overrides, task=task, state=state)
+        models, state = [*models, *loaded], None  # its weights are not held beside those of the next
     generate_in(models, dtype)
     if hasattr(task.args, "generation_dtype"):  # which `generate` asks
         task.args.generation_dtype = dtype
@@ -103,11 +102,14 @@ def load(paths: Sequence[str], data: Optional[str] = None, dtype: str = "float32
         return LanguageModelHub(cfg, task, models)
 
 
-def _check_language_model(path: str, state: Dict[str, Any]) -> None:
+def _load_language_model(path: str, overrides: Dict[str, Any]) -> Dict[str, Any]:
+    """A checkpoint; ValueError if it is of another model."""
+    state = load_for_use(path, overrides)
     if "normalization" in (state.get("task_state") or {}):
         raise ValueError(f"{path} is a model of handwriting, not of text: fairseq-hmrnn sample-handwriting uses it")
     if any(name.startswith("encoder.") for name in state["model"]):
         raise ValueError(f"{path} is a translation model, not a language model: fairseq-generate runs it")
+    return state
 
 
 class LanguageModelHub(GeneratorHubInterface):

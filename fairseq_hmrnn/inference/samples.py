@@ -33,6 +33,15 @@ class Sample(NamedTuple):
     boundaries: List[Sequence[float]]
 
 
+class _Reading(NamedTuple):
+    """A prompt as the models read it: its symbols, bits of each, and what layers closed with the one before it, None
+    for models without detectors."""
+
+    symbols: List[int]
+    bits: List[float]
+    boundaries: List[Optional[List[float]]]
+
+
 class SampleWriter:
     """Draws samples and writes them. length: of each, in new symbols, at most; end: see `LanguageModelHub.stop`.
     new_symbols counts what was drawn."""
@@ -47,7 +56,7 @@ class SampleWriter:
         self.stop = model.stop(end)
         self.interactive = out.isatty()
         self.written = self.new_symbols = 0
-        self._read: Tuple[Optional[str], List[Any]] = (None, [])  # a prompt, its symbols and what each closed
+        self._read: Optional[Tuple[str, _Reading]] = None  # the last prompt
 
     def draw(self, prompts: Sequence[str], samples: int, batch_size: int) -> None:
         """`samples` of each prompt: one by one as they come, or complete ones of `batch_size` drawn together."""
@@ -114,11 +123,17 @@ class SampleWriter:
         if not self.layout.show_boundaries:
             yield self._shown(prompt)
             return
-        if self._read[0] != prompt:  # samples of a prompt follow each other
-            symbols = self._symbols(prompt)
-            self._read = prompt, list(zip(symbols[1:], self.sampler.read(symbols)[1]))
-        for symbol, closed in self._read[1]:
+        reading = self._reading(prompt)
+        for symbol, closed in zip(reading.symbols, reading.boundaries):
             yield transcript.add(symbol, closed)
+
+    def _reading(self, prompt: str) -> _Reading:
+        """Of a prompt, read once: samples of a prompt follow each other."""
+        if self._read is None or self._read[0] != prompt:
+            symbols = self._symbols(prompt)
+            log_probs, boundaries = self.sampler.read(symbols)
+            self._read = prompt, _Reading(symbols[1:], [-x / math.log(2) for x in log_probs], boundaries)
+        return self._read[1]
 
     def _batch(self, prompts: Sequence[str]) -> List[Sample]:
         """Samples drawn together."""
@@ -155,15 +170,14 @@ class SampleWriter:
 
     def _record(self, sample: Sample) -> Dict[str, Any]:
         """A sample for JSON."""
-        prompt_nats, prompt_boundaries = self.sampler.read(self._symbols(sample.prompt))
-        prompt_bits, text = [-nats / math.log(2) for nats in prompt_nats], self._continuation(sample)
+        reading, text = self._reading(sample.prompt), self._continuation(sample)
         record: Dict[str, Any] = {"prompt": sample.prompt, "text": text}
-        record.update(prompt_bits=prompt_bits, bits=sample.bits)
+        record.update(prompt_bits=reading.bits, bits=sample.bits)
         record["bits_per_character"] = _mean(sample.bits, len(text))
-        record["bits_per_character_with_prompt"] = _mean([*sample.bits, *prompt_bits], len(sample.prompt) + len(text))
+        record["bits_per_character_with_prompt"] = _mean([*sample.bits, *reading.bits], len(sample.prompt) + len(text))
         if sample.boundaries:
             # With a symbol it is known whether the one before it closed a segment, the begin symbol first.
-            ends = [*prompt_boundaries, *sample.boundaries][1:]
+            ends = [*reading.boundaries, *sample.boundaries][1:]
             detectors = getattr(self.model.models[0].decoder.hm_lstm, "num_detectors", 0)
             record["segment_ends"] = [
                 [position + 1 for position, closed in enumerate(ends) if closed and closed[layer]]

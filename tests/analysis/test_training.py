@@ -23,6 +23,16 @@ def test_reads_what_was_logged_in_training(log):
     assert read_log(log.splitlines()) == CURVES
 
 
+def test_updates_that_were_made_again_are_those_of_the_last_time():
+    """A training that was stopped goes on from its last checkpoint, in the same log."""
+    line = "| INFO | train_inner | epoch 001: z1={}, num_updates={}"
+    made = [(0.5, 50), (0.4, 100), (0.3, 150), (0.41, 100), (0.31, 150), (0.2, 200)]
+    found = read_log([line.format(*entry) for entry in made])
+    assert found == {"z1": [(50, 0.5), (100, 0.41), (150, 0.31), (200, 0.2)]}
+    backwards = read_log([line.format(0.2, 200), line.format(0.3, 60), line.format(0.25, 150)])
+    assert backwards == {"z1": [(60, 0.3), (150, 0.25), (200, 0.2)]}
+
+
 def test_a_log_without_rates_is_refused():
     with pytest.raises(ValueError, match="no boundary rates"):
         read_log(["| INFO | train_inner | epoch 001: 50 / 1490 loss=3.1, num_updates=50"])

@@ -149,6 +149,36 @@ def test_a_rate_within_lines_leaves_out_where_they_end(dictionary, model, sample
     assert values["z1_within"] == pytest.approx(mean, abs=1e-3) and "z2_within" not in values
 
 
+@pytest.mark.parametrize("rates", ["auto,.05", "within:.2,.05"])
+@pytest.mark.parametrize("regularizers", ["rate+uncertainty,rate", "rate+lexicon,rate"])
+@pytest.mark.parametrize("steps", [1, 2])
+def test_a_batch_that_is_shorter_than_the_delay_teaches_its_rate(dictionary, model, sample, steps, regularizers, rates):
+    """Such as the last window of a stream: no detector hears anything in it."""
+    source, target = sample["net_input"]["src_tokens"][:, :steps].clone(), sample["target"][:, :steps].clone()
+    source[0, 0] = dictionary.eos()
+    short = {"net_input": {"src_tokens": source}, "target": target, "ntokens": target.numel()}
+    criterion = criterion_for(dictionary, rates, boundary_regularizers=regularizers, boundary_delay=3)
+    loss, size, log = criterion(model, short)
+    loss.backward()
+    z = model(**short["net_input"])[1]["trace"].boundaries.detach()
+    rate = found_rate.START if rates.startswith("auto") else 0.2
+    expected = sum((z[..., layer].mean() - share) ** 2 for layer, share in enumerate((rate, 0.05)))
+    back = criterion.right_to_left(source, target)[0].item() if "lexicon" in regularizers else 0
+    assert (loss - log["nll"]).item() == pytest.approx(float(size * (expected + back)), rel=1e-3)
+
+
+def test_within_lines_of_a_batch_that_is_shorter_than_the_delay(dictionary, model, sample):
+    """A delay of 2 leaves out the steps 1 and 2 behind `</s>`; a batch of 1 step has neither."""
+    for steps, counted in ((1, [True]), (2, [True, False])):
+        source = sample["net_input"]["src_tokens"][:1, :steps].clone()
+        source[0, 0] = dictionary.eos()
+        short = {"net_input": {"src_tokens": source}, "target": source, "ntokens": steps}
+        options = {"boundary_regularizers": "rate+uncertainty=0,none", "boundary_delay": 2}
+        loss, size, log = criterion_for(dictionary, "within:.2,.05", **options)(model, short)
+        mean = model(**short["net_input"])[1]["trace"].boundaries[0, :, 0].detach()[torch.tensor(counted)].mean()
+        assert (loss - log["nll"]).item() == pytest.approx(float(size * (mean - 0.2) ** 2), rel=1e-3)
+
+
 @pytest.mark.parametrize("listening, late", [("bidirectional", True), ("surprisal", False)])
 def test_a_rate_that_is_found_is_of_the_places_before_symbols(dictionary, model, sample, listening, late, monkeypatch):
     criterion = criterion_for(dictionary, "auto,.05", boundary_regularizers=f"{listening}+rate,none")

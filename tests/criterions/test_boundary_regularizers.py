@@ -14,6 +14,7 @@ from fairseq_hmrnn.criterions.boundary_regularizers import (
     REGULARIZERS,
     LayerSteps,
     Signals,
+    detector_cross_entropy,
     later,
     regularizer,
     top_share,
@@ -207,14 +208,69 @@ def test_a_batch_of_padding_alone_is_no_number_to_fear(name):
     assert math.isfinite(value.item())
 
 
-@pytest.mark.parametrize("name", ["binomial", "entropy"])
-def test_sums_add_up_over_batches_and_ranks(name):
+def given_targets(steps):
+    """What those that listen learn, here from targets that do not depend on the batch."""
+    return detector_cross_entropy(steps.z_tilde, steps.signals.entropy > 0.6, steps.valid)
+
+
+def rows_of(steps, rows):
+    signals = [Signals(*(x[rows] for x in way)) for way in (steps.signals, steps.right_to_left)]
+    return LayerSteps(*(x[rows] for x in steps[:3]), RATE, None, *signals, high)
+
+
+def lexicon_steps(steps):
+    """How many steps the mean of `lexicon` is over."""
+    return (REGULARIZERS["bidirectional"].signal(steps).known & steps.valid).sum()
+
+
+@pytest.mark.parametrize(
+    "formula, averaged",
+    [
+        (REGULARIZERS["binomial"], None),
+        (REGULARIZERS["entropy"], None),
+        (REGULARIZERS["cost"], None),
+        (given_targets, None),
+        (REGULARIZERS["lexicon"], lexicon_steps),
+    ],
+    ids=["binomial", "entropy", "cost", "given-targets", "lexicon"],
+)
+def test_sums_add_up_over_batches_and_ranks(formula, averaged):
     """The criterion adds the mean times the number of symbols."""
     steps = make_steps(2)
-    parts = [LayerSteps(*(x[rows] for x in steps[:3]), RATE) for rows in (slice(0, 1), slice(1, 4))]
-    whole = REGULARIZERS[name](steps) * steps.valid.sum()
-    added = sum(REGULARIZERS[name](part) * part.valid.sum() for part in parts)
+    weight = averaged or (lambda steps: steps.valid.sum())
+    parts = [rows_of(steps, rows) for rows in (slice(0, 1), slice(1, 4))]
+    whole = formula(steps) * weight(steps)
+    added = sum(formula(part) * weight(part) for part in parts)
+    assert whole.item() > 0 and 0 < weight(parts[0]) < weight(parts[1])
     assert added.item() == pytest.approx(whole.item(), rel=1e-12)
+
+
+@pytest.mark.parametrize("length", [1, 2, 3])
+@pytest.mark.parametrize("moved", [0, 1, -1, 2, -2, 3, -3, 9, -9])
+def test_a_batch_that_is_shorter_than_what_it_is_moved_by(length, moved):
+    values = torch.arange(1.0, 2 * length + 1).view(2, length)
+    expected = torch.zeros(2, length)
+    for column in range(length):
+        if 0 <= column - moved < length:
+            expected[:, column] = values[:, column - moved]
+    assert torch.equal(later(values, moved), expected)
+    assert torch.equal(later(values > 0, moved), expected > 0)
+
+
+@pytest.mark.parametrize("columns", [1, 2])
+@pytest.mark.parametrize("name", sorted(REGULARIZERS))
+def test_nothing_is_heard_in_a_batch_that_is_shorter_than_the_delay(name, columns):
+    steps = make_steps(3, columns=10)
+    steps = steps._replace(valid=torch.ones_like(steps.valid))
+    short = LayerSteps(
+        *(x[:, :columns] for x in steps[:3]),
+        RATE,
+        None,
+        *(Signals(*(x[:, :columns] for x in way)) for way in (steps.signals, steps.right_to_left)),
+        high,
+    )
+    expected = REGULARIZERS[name](short).item() if REGULARIZERS[name].signal is None else 0
+    assert [REGULARIZERS[name](short._replace(delay=delay)).item() for delay in (3, 9)] == [expected] * 2
 
 
 @pytest.mark.parametrize("name", ["rate", "binomial", "hinge", "ratio"])

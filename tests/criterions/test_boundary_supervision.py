@@ -110,4 +110,17 @@ def test_a_line_that_is_the_end_of_an_earlier_one(dictionary, tmp_path):
     target, known = build_supervision(str(path), dictionary)(tokens_of(dictionary, " be or\n", " be or\nb", "e or\n"))
     assert marks(known[0]).rstrip(".") == ".XXXXXX" and marks(target[0]).rstrip(".") == ".X..X"
     assert known[1].all() and marks(target[1]) == ".......X"  # of running text, which is there as it is
-    assert marks(target[2]).rstrip(".") == ""
+    assert marks(target[2]).rstrip(".") == "" and marks(known[2]).rstrip(".") == "XX.XX"  # by the line they differ
+
+
+def test_of_a_row_with_several_boundaries_what_they_agree_on_is_known(dictionary, tmp_path):
+    path = tmp_path / "gold.txt"
+    path.write_bytes(b"to| be\nto| b|e\nor| not or| not or\nor| not or| no|t or\n")
+    target, known = build_supervision(str(path), dictionary)(
+        tokens_of(dictionary, "to be\n", "\nto be\n", "or not or not or\n", "e\nor not or no", " to be\n")
+    )
+    assert marks(known[0]).rstrip(".") == "XXX.XX" and marks(target[0]).rstrip(".") == ".X"
+    assert marks(known[1]).rstrip(".") == "XXXXXXX" and marks(target[1]).rstrip(".") == "..X.X"  # of one place
+    assert marks(known[2]) == "XXXXXXXXXXX.XXXXX" and marks(target[2]).rstrip(".") == ".X......X"
+    assert marks(known[3]).rstrip(".") == "X" * 14
+    assert marks(known[4]).rstrip(".") == ".XXX.XX" and marks(target[4]).rstrip(".") == "..X"

@@ -84,6 +84,29 @@ def test_words_end_where_the_characters_say(tmp_path):
     assert word_ends("a " * 50_000, ["a"] * 50_000, [*range(50_000)]) == [*range(50_000)]  # in no time
 
 
+def test_tabs_and_unusual_bytes_of_unipen(tmp_path):
+    """Keywords with a tab behind them; in labels, bytes that some encodings take for the end of a line."""
+    write_unipen(tmp_path, writers=4, lines=3)
+    name = "apx/data/w3/l2.dat"
+    line = Unipen(tmp_path).read(name)
+    for path in [*tmp_path.rglob("l2.dat"), tmp_path / "include" / "apx" / "tablet.doc"]:
+        lines = path.read_text(encoding="latin-1").split("\n")
+        tabbed = [x.replace(" ", "\t", 1) if x.startswith(".") else x for x in lines]
+        path.write_bytes("\r\n".join(tabbed).encode("latin-1"))
+    label = "o\x85l\x0bt\x0ci\x1co"
+    write_marks(tmp_path / "data" / "8" / name, name, [("TEXT", "0", label)])
+    found = Unipen(tmp_path).read(name)
+    assert (found.writer, found.spacing, found.text) == (line.writer, line.spacing, label)
+    assert np.array_equal(found.points, line.points) and np.array_equal(found.characters, line.characters)
+
+
+def test_unusual_bytes_in_the_texts_of_iam(tmp_path):
+    write_iam(tmp_path)
+    write(tmp_path / "ascii" / "a03" / "a03-000" / "a03-000u.txt", "OCR:\n\nCSR: \n\na\x85b\x0bc\x0cd\x1ce\n\nf\n")
+    lines = [Iam(tmp_path).read(f"lineStrokes/a03/a03-000/a03-000u-0{number}.xml").text for number in (1, 2)]
+    assert lines == ["a\x85b\x0bc\x0cd\x1ce", "f"]
+
+
 def test_iam_lines_have_points_texts_and_writers(iam):
     line = Iam(iam).read("lineStrokes/a03/a03-000/a03-000u-02.xml")
     strokes, _ = strokes_of(texts(2, 3)[1], 32)

@@ -78,12 +78,25 @@ def test_a_segment_is_scored_before_it_is_learned():
     assert not torch.allclose(static[1], dynamic[1], atol=1e-4)
 
 
+NOT_FINITE = [float("nan"), float("inf")]
+
+
 @pytest.mark.parametrize(
-    "changes", [{"learning_rate": -1}, {"decay": 1.5}, {"segment": 0}, {"epsilon": 0.0}], ids=lambda c: next(iter(c))
+    "option, said, values",
+    [
+        ("learning_rate", "the learning rate must be a number from 0, got", [-1.0, *NOT_FINITE]),
+        ("decay", r"the decay must lie in \[0, 1\], got", [-0.1, 1.5, *NOT_FINITE]),
+        ("segment", "a segment has at least 1 symbol, got", [0]),
+        ("epsilon", "epsilon must be a positive number, got", [0.0, -1.0, *NOT_FINITE]),
+    ],
 )
-def test_options_out_of_range(changes):
-    with pytest.raises(ValueError):
-        DynamicEvaluation(make().decoder, None, OPTIONS._replace(**changes))
+def test_options_out_of_range(option, said, values):
+    for value in values:
+        with pytest.raises(ValueError, match=f"{said} {value}"):
+            OPTIONS._replace(**{option: value}).check()
+    with pytest.raises(ValueError, match=said):
+        DynamicEvaluation(make().decoder, [], OPTIONS._replace(**{option: values[0]}))
+    assert OPTIONS.check() is OPTIONS and OPTIONS._replace(learning_rate=0.0, decay=1.0).check()
 
 
 def test_a_learning_rate_requires_the_size_of_gradients():

@@ -2,16 +2,46 @@
 
 import pytest
 import torch
+from fairseq import checkpoint_utils
 from running import ROOT
 
+from fairseq_hmrnn.inference import hub
 from fairseq_hmrnn.models import HMLSTMLanguageModel
 
 TEXT = "der baum ist und das haus\n"
+CHECKPOINTS = ROOT / "tests" / "checkpoints"
 
 
 @pytest.fixture(scope="module")
 def lm():
-    return HMLSTMLanguageModel.from_pretrained(str(ROOT / "tests" / "checkpoints" / "hmlstm_lm.pt"))
+    return HMLSTMLanguageModel.from_pretrained(str(CHECKPOINTS / "hmlstm_lm.pt"))
+
+
+def test_each_checkpoint_of_an_ensemble_is_loaded_once(tmp_path, monkeypatch):
+    paths, loaded = [str(CHECKPOINTS / "hmlstm_lm.pt"), str(tmp_path / "b.pt"), str(tmp_path / "c.pt")], []
+    state = checkpoint_utils.load_checkpoint_to_cpu(paths[0])
+    for path in paths[1:]:
+        for tensor in state["model"].values():
+            if tensor.is_floating_point():
+                tensor *= 0.8
+        torch.save(state, path)
+    load = checkpoint_utils.load_checkpoint_to_cpu
+    monkeypatch.setattr(
+        checkpoint_utils, "load_checkpoint_to_cpu", lambda path, *args: loaded.append(path) or load(path, *args)
+    )
+    ensemble = hub.load(paths)
+    assert loaded == paths
+    alone = [torch.tensor(hub.load([path]).score(TEXT).bits) for path in paths]
+    mean = torch.stack([2**-bits for bits in alone]).mean(0)
+    torch.testing.assert_close(torch.tensor(ensemble.score(TEXT).bits), -mean.log2())
+    assert not torch.allclose(alone[0], alone[1], atol=1e-3)
+
+
+def test_an_ensemble_is_of_language_models(tmp_path):
+    paths = [str(CHECKPOINTS / "hmlstm_lm.pt"), str(CHECKPOINTS / "hmlstm_lstm.pt")]
+    for order in (paths, paths[::-1]):
+        with pytest.raises(ValueError, match="hmlstm_lstm.pt is a translation model, not a language model"):
+            hub.load(order)
 
 
 @pytest.mark.parametrize(

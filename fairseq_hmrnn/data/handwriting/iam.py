@@ -77,7 +77,7 @@ class Corpus:
         if form not in self._texts:
             path = self.folder / "ascii" / form[:3] / form[:7] / f"{form}.txt"
             found = path.read_text(encoding="latin-1").partition("CSR:")[2] if path.is_file() else ""
-            self._texts[form] = [line for line in found.splitlines() if line.strip()]
+            self._texts[form] = [line for line in found.split("\n") if line.strip()]
         return self._texts[form]
 
     def _writer_of(self, form: str) -> str:

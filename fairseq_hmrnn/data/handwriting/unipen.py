@@ -73,12 +73,11 @@ class _Writing:
 def statements(text: str) -> Iterator[Statement]:
     """The statements of a file: keyword, what follows on its line, and the lines behind it."""
     keyword, rest, body = "", "", []
-    for line in text.splitlines():
+    for line in text.split("\n"):  # bytes of an encoding that is not known may look like other ends of lines
         if line.startswith("."):
             if keyword:
                 yield Statement(keyword, rest, body)
-            keyword, _, rest = line[1:].strip().partition(" ")
-            body = []
+            (keyword, rest), body = [*line[1:].strip().split(None, 1), "", ""][:2], []
         else:
             body.append(line)
     if keyword:

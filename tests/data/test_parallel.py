@@ -1,0 +1,36 @@
+"""Which splits of parallel text are used, before anything is prepared."""
+
+import pytest
+
+from fairseq_hmrnn.data.binarize import InputError
+from fairseq_hmrnn.data.parallel import Side, prepare_parallel
+
+
+def prepare(folder, **files):
+    """With a training split, files named SPLIT_LANGUAGE, and a vocabulary that sentencepiece refuses."""
+    for name, text in {"train_de": "der baum\n", "train_en": "the tree\n", **files}.items():
+        (folder / name.replace("_", ".")).write_text(text)
+    prepare_parallel(str(folder), str(folder / "bin"), Side("de", "unigram", 3), Side("en"))
+
+
+@pytest.mark.parametrize("split", ["valid", "test"])
+@pytest.mark.parametrize("there, lacking", [("de", "en"), ("en", "de")])
+@pytest.mark.parametrize("empty", [False, True], ids=["missing", "empty"])
+def test_a_split_with_text_on_one_side_is_refused(tmp_path, split, there, lacking, empty):
+    files = {f"{split}_{there}": "x\n", **({f"{split}_{lacking}": ""} if empty else {})}
+    with pytest.raises(InputError) as raised:
+        prepare(tmp_path, **files)
+    found = f"{tmp_path}/{split}.{there} has text, and {tmp_path}/{split}.{lacking} is missing or empty: "
+    assert str(raised.value) == f"{found}give both sides, or neither"
+
+
+@pytest.mark.parametrize("files", [{}, {"test_de": "", "test_en": ""}, {"valid_en": ""}])
+def test_a_split_without_text_is_left_out(tmp_path, files):
+    pytest.importorskip("sentencepiece")
+    with pytest.raises(InputError, match="sentencepiece makes no unigram model"):  # the next step
+        prepare(tmp_path, **files)
+
+
+def test_a_training_split_has_both_sides(tmp_path):
+    with pytest.raises(InputError, match="no .*train.en, or it is empty"):
+        prepare(tmp_path, train_en="")

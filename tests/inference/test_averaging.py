@@ -1,0 +1,40 @@
+"""The mean of checkpoints, with one of the repository."""
+
+import pytest
+import torch
+from fairseq.checkpoint_utils import load_checkpoint_to_cpu
+from running import ROOT
+
+from fairseq_hmrnn.archive import UnsafeCheckpointError
+from fairseq_hmrnn.inference.averaging import average
+
+
+@pytest.fixture
+def checkpoint():
+    return load_checkpoint_to_cpu(str(ROOT / "tests" / "checkpoints" / "hmlstm_lm.pt"))
+
+
+@pytest.mark.parametrize(
+    "extra_state, epoch",
+    [
+        ({"train_iterator": {"epoch": 3}}, 3),
+        ({"train_iterator": {}}, 1),
+        ({"train_iterator": None}, 1),
+        ({"train_iterator": {"epoch": None}}, 1),
+        ({}, 1),
+    ],
+)
+def test_a_mean_has_an_epoch_whether_its_checkpoint_tells_or_not(checkpoint, tmp_path, extra_state, epoch):
+    checkpoint["extra_state"] = extra_state
+    torch.save(checkpoint, tmp_path / "a.pt")
+    mean = average([tmp_path / "a.pt"])
+    assert mean["extra_state"] == {"train_iterator": {"epoch": epoch, "iterations_in_epoch": 0}}
+    assert mean["last_optimizer_state"] is None
+    assert all(torch.equal(tensor, mean["model"][name]) for name, tensor in checkpoint["model"].items())
+
+
+def test_what_has_no_extra_state_is_no_whole_checkpoint(checkpoint, tmp_path):
+    del checkpoint["extra_state"]
+    torch.save(checkpoint, tmp_path / "a.pt")
+    with pytest.raises(UnsafeCheckpointError, match="a.pt is not a whole fairseq checkpoint"):
+        average([tmp_path / "a.pt"])

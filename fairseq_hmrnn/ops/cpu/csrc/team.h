@@ -115,9 +115,10 @@ template <class F>
 void run_team(int size, const F& f) {
   Barrier barrier;
 #ifdef _OPENMP
-  size = TeamLimit::instance().of(size);
+  TeamLimit& limit = TeamLimit::instance();
+  const int64_t began = wall_time();
+  size = limit.of(size, began);
   if (size > 1) {
-    const int64_t began = wall_time();
     std::atomic<int64_t> running{0}, not_running{0};
     std::exception_ptr error;
 #pragma omp parallel num_threads(size)
@@ -138,8 +139,8 @@ void run_team(int size, const F& f) {
       not_running.fetch_add(wall_time() - entered - run);
     }
     if (error) std::rethrow_exception(error);
-    if (barrier.met())
-      TeamLimit::instance().learn(size, {wall_time() - began, running.load(), not_running.load() - barrier.slept()});
+    const int64_t now = wall_time();
+    if (barrier.met()) limit.learn(size, {now - began, running.load(), not_running.load() - barrier.slept()}, now);
     return;
   }
 #endif

@@ -44,20 +44,28 @@ class TeamLimit {
   // The most threads of a call, as far as calls have shown.
   int most() {
     const std::lock_guard<std::mutex> lock(mutex_);
-    return limit_;
+    return held_ ? INT_MAX : limit_;
   }
 
-  // The threads of the next call, at least 1 and at most `size`.
-  int of(int size) {
+  // Whether calls take all threads in any case.
+  void hold(bool all) {
     const std::lock_guard<std::mutex> lock(mutex_);
-    if (limit_ < size && !trying_ && wall_time() >= retry_) {
+    held_ = all;
+  }
+
+  // The threads of the next call, at least 1 and at most `size`. now: wall_time().
+  int of(int size, int64_t now) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (held_) return size;
+    if (limit_ < size && !trying_ && now >= retry_) {
       ++limit_;
       begin(true);
     }
     return std::min(size, limit_);
   }
 
-  void learn(int size, const TeamTimes& times) {
+  // From a call of `size` threads that has ended now.
+  void learn(int size, const TeamTimes& times, int64_t now) {
     const std::lock_guard<std::mutex> lock(mutex_);
     if (size > limit_) return;  // another caller's threads were too many meanwhile
     seen_.elapsed += times.elapsed;
@@ -67,7 +75,7 @@ class TeamLimit {
     if (seen_.without_core > seen_.elapsed / 4 && seen_.running < (size - 1) * seen_.elapsed) {
       limit_ = std::max(1, size - 1);
       pause_ = std::clamp(trying_ ? 2 * pause_ : pause_, SHORTEST, LONGEST);
-      retry_ = wall_time() + pause_;
+      retry_ = now + pause_;
     } else if (trying_) {
       pause_ /= 2;
       retry_ = 0;  // one more at once
@@ -85,7 +93,7 @@ class TeamLimit {
 
   std::mutex mutex_;
   int limit_ = INT_MAX;
-  bool trying_ = false;
+  bool trying_ = false, held_ = false;
   TeamTimes seen_;
   int64_t pause_ = SHORTEST, retry_ = 0;
 };

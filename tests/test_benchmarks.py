@@ -119,7 +119,7 @@ def test_breakdown_knows_the_parts_of_both_passes(benchmark, monkeypatch):
 def test_settings_reach_either_command(benchmark, tmp_path):
     """A recipe and a user's settings as hydra takes them, and as the flags of fairseq-train for an LSTM."""
     settings = ["criterion.boundary_rates=.3,.1", "dataset.batch_size=7", "optimization.lr=[0.5]", "common.bf16=true"]
-    settings += ["model.dropout_input=.1", "model.dropout_output=.3"]
+    settings += ["model.dropout_input=.1", "model.dropout_output=.3", "task.window_jitter=.2"]
     recipe = benchmark("candidates").Recipe("ptb", settings)
     arguments = recipe.hmlstm_arguments(tmp_path, tmp_path)
     assert {"criterion.boundary_rates='.3,.1'", "dataset.batch_size=7"} <= set(arguments)
@@ -131,12 +131,13 @@ def test_settings_reach_either_command(benchmark, tmp_path):
         "--dropout-input 0.1",
         "--dropout-output 0.3",
     ]
-    expected_flags += ["--hidden-size 10"]
+    expected_flags += ["--hidden-size 10", "--window-jitter 0.2"]
     for needed in expected_flags:
         assert re.search(rf"{re.escape(needed)}( |$)", flags), needed
     assert "boundary" not in flags and "slope" not in flags
     flags = " ".join(recipe.lstm_arguments("lstm_lm", 10, tmp_path, tmp_path))
-    assert "--stateful" not in flags and "--decoder-dropout-in 0.1 --decoder-dropout-out 0.3" in flags
+    assert "--stateful" not in flags and "--window-jitter" not in flags, "it carries no state"
+    assert "--decoder-dropout-in 0.1 --decoder-dropout-out 0.3" in flags
     flags = " ".join(recipe.lstm_arguments("lstm_lm", 10, tmp_path, tmp_path, dropout=0.0))
     assert "--decoder-dropout-in 0.1 --decoder-dropout-out 0.0" in flags
     flags = " ".join(recipe.lstm_arguments("nn_lstm_lm", 10, tmp_path, tmp_path, dropout=0.2))

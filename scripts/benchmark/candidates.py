@@ -29,7 +29,8 @@ LSTM_USER_DIR = Path(__file__).resolve().parent / "nn_lstm_lm"
 HMLSTM = "hmlstm_lm"
 LSTMS = ("nn_lstm_lm", "lstm_lm")
 # Given otherwise, or a number that only the recipe's criterion logs.
-NOT_OF_LSTMS = {"common.user_dir", "task.data", "task.stateful", "checkpoint.best_checkpoint_metric"}
+NOT_OF_LSTMS = {"common.user_dir", "task.data", "checkpoint.best_checkpoint_metric"}
+STATEFUL = {"task.stateful", "task.window_jitter", "task.state_reset_prob"}  # not of lstm_lm, which carries no state
 DEFAULT_DROPOUT = 0.1  # of hmlstm_lm
 
 
@@ -51,15 +52,15 @@ class Recipe:
         """Of fairseq-train, for one of LSTMS: everything but model and criterion as in the recipe. dropout: behind
         every layer; None: the recipe's dropout_output."""
         arguments = [str(Path(data).resolve()), "--user-dir", str(LSTM_USER_DIR), "--save-dir", str(folder)]
+        left_out = NOT_OF_LSTMS | STATEFUL if model == "lstm_lm" else NOT_OF_LSTMS
         for section, values in self.values.items():
             if section not in ("model", "criterion") and isinstance(values, dict):
                 for name, value in values.items():
-                    if f"{section}.{name}" not in NOT_OF_LSTMS:
+                    if f"{section}.{name}" not in left_out:
                         arguments += flag(section.replace("_", "-") if name == "_name" else name, value)
         sizes = {"hidden_size": hidden_size, "embed_dim": self.embed_dim}
         dropout = self.dropout("output") if dropout is None else dropout
         if model == "nn_lstm_lm":
-            arguments += flag("stateful", self.values["task"].get("stateful"))  # lstm_lm cannot carry its state
             sizes["num_layers"] = self.num_layers
             dropouts = {"dropout_input": self.dropout("input"), "dropout_output": dropout}
         else:

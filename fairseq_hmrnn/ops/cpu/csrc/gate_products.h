@@ -26,7 +26,8 @@ class GateProducts {
     for (const auto& layer : p_.layers) most = std::max(most, share(layer).size());
     for (const auto& layer : p_.layers) {
       biases_.emplace_back(layer.bias, layer.size);
-      for (int product = 0; product < PRODUCTS; ++product) gains_.emplace_back(layer.gain[product], layer.size);
+      for (int product = 0; p_.layer_norm && product < PRODUCTS; ++product)
+        gains_.emplace_back(layer.gain[product], layer.size);
     }
     scratch_ = buffer_of<T>(B_ * P * (p_.layer_norm ? most * PRODUCTS : 1));
   }

@@ -16,6 +16,7 @@ class NormGradients {
   NormGradients(const BackwardCall<T, S>& call, Cells& at, int thread)
       : call_(call), p_(call.problem), at_(at), B_(p_.B), thread_(thread),
         projected_(pointer<T>(call.saved->projected)) {
+    if (!p_.layer_norm) return;
     for (const auto& layer : p_.layers)
       for (int product = 0; product < PRODUCTS; ++product) {
         gains_.emplace_back(layer.gain[product], layer.size);

@@ -148,7 +148,15 @@ class Sampler:
             if time.perf_counter() - start < CALL_SECONDS:
                 count = min(2 * count, max(1, COMPILED_SYMBOLS // batch_size))
             tokens = chosen[-1:]
-            yield from map(Step, chosen.tolist(), log_probs, found.boundaries[new].tolist())
+            taken = 0
+            try:
+                for step in map(Step, chosen.tolist(), log_probs, found.boundaries[new].tolist()):
+                    taken += 1
+                    yield step
+            except GeneratorExit:  # a call makes as many steps as time allows: the next run must not depend on it
+                if noise is not None and noise.shape[1:] == self.noise.shape[1:]:
+                    self.noise = torch.cat([noise[taken:], self.noise])
+                raise
 
     def _columns(self, prompts: Sequence[Sequence[int]]) -> Tensor:
         """(B, T), shorter prompts padded at their start. ValueError for decoders that would read it otherwise."""

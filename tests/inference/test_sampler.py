@@ -117,6 +117,27 @@ def test_the_compiled_kernel_samples_what_torch_samples(monkeypatch, options):
     torch.testing.assert_close(torch.tensor(log_probs), torch.tensor(expected_log_probs), rtol=0, atol=1e-5)
 
 
+@pytest.mark.skipif(cpu.kernel.compiled is None, reason="the compiled kernel was not built")
+@pytest.mark.parametrize("numbers", [60, 2**16])
+def test_what_comes_after_a_sample_does_not_depend_on_the_speed(monkeypatch, numbers):
+    """How many symbols a call of the kernel makes does, and those that nobody takes are no part of the sequence."""
+    monkeypatch.setattr(sampler, "NOISE_NUMBERS", numbers)
+    model = make()
+
+    def samples():
+        drawn = Sampler([model], SamplingOptions(seed=3), PAD, [PAD])
+        runs = (drawn.run([[BEGIN, 5]]) for _ in range(3))
+        return [[next(steps).tokens for _ in range(7 + count)] for count, steps in enumerate(runs)]
+
+    found = []
+    for seconds in (-1, math.inf):
+        monkeypatch.setattr(sampler, "CALL_SECONDS", seconds)
+        found.append(samples())
+    monkeypatch.setattr(cpu.kernel, "DEFAULT_PATH", "python")
+    monkeypatch.setattr(decoding.CompiledSteps, "sample", None)
+    assert found == [samples()] * 2
+
+
 def test_an_ensemble_averages_probabilities():
     models = [make(), make(hidden_sizes="4,6", boundary="soft")]
     prompt = [BEGIN, 5, 7]

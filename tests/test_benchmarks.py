@@ -346,3 +346,19 @@ def test_translation_reads_hours_speeds_and_scores_from_logs(benchmark):
     assert bleu == pytest.approx(100) and chrf == pytest.approx(100)
     assert "tok:13a" in bleu_signature and "nc:6" in chrf_signature
     assert translation.scores(printed.replace("-1e-05\ta house", "-1e-05\tone house"))[0][0] < 90
+
+
+@pytest.mark.slow
+def test_an_lstm_is_trained_in_bfloat16(benchmark, data, tmp_path):
+    """fairseq-train's own --bf16 takes the machine for a TPU."""
+    language_model = benchmark("language_model")
+    args = argparse.Namespace(recipe="ptb_small", to_the_end=True, data=data, lstm_dropout=None)
+    options = {"common.bf16": "true", "optimization.max_update": 2, "dataset.batch_size": 4}
+    options.update({"model.hidden_sizes": "'16,12,8'", "model.output_dim": 12, "task.tokens_per_sample": 30})
+    options.update({"dataset.max_valid_steps": 1, "common.log_interval": 1, "checkpoint.no_save": "true"})
+    for model in language_model.LSTMS:
+        log = tmp_path / f"{model}.log"
+        language_model.train(model, (5000, 30), tmp_path, log, options, args)
+        (score,) = language_model.validations(log).items()
+        assert score[0] == 2 and 1 < score[1] < 8
+        assert "'bf16': True" in log.read_text(encoding="utf-8")

@@ -106,6 +106,31 @@ def test_an_environment_of_a_relative_name_gets_a_new_kernel_alone(tmp_path):
     assert calls() == ["setup.py -q build_ext --inplace --force"] and calls() == []
 
 
+GPU_STUB = """#!/bin/sh
+case "$*" in
+  *cuda*) echo 0 ;;
+  "-m fairseq_hmrnn train "*) ls "$5" > "$7/hydra_train.log" && touch "$7/checkpoint_best.pt" ;;
+  "-m fairseq_hmrnn average "*) head -c "$SIZE" /dev/zero > "$7" ;;
+esac
+"""
+
+
+def test_gpu_check_takes_relative_names_and_leaves_no_old_pieces(tmp_path):
+    """With a python that makes the files alone: names are of the folder it is called in."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "dict.txt").touch()
+    (tmp_path / "python").write_text(GPU_STUB)
+    (tmp_path / "python").chmod(0o755)
+    command = ["bash", str(ROOT / "scripts" / "gpu_check.sh"), "train", "out", "data"]
+    for size, names in ((31, ["best.pt.aa", "best.pt.ab", "best.pt.ac"]), (16, ["best.pt.aa", "best.pt.ab"])):
+        environment = {**os.environ, "PYTHON": "./python", "SAVE": "save", "SIZE": str(size << 20)}
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        told = subprocess.run(command, cwd=str(tmp_path), env=environment, **pipes)
+        assert told.returncode == 0, told.stdout.decode()
+        assert sorted(path.name for path in (tmp_path / "out").glob("best*")) == names
+    assert (tmp_path / "save" / "ptb" / "hydra_train.log").read_text() == "dict.txt\n"
+
+
 OLD_NAMES = {
     ("prepare_ptb.sh", "in", "out", "--overwrite"): "prepare ptb in --dest out --overwrite",
     ("prepare_text8.sh", "in", "out", "--overwrite"): "prepare text8 in --dest out --overwrite",

@@ -4,10 +4,10 @@
 #   scripts/gpu_check.sh bench OUT [ARGUMENTS OF scripts/benchmark/gpu.py]
 #   scripts/gpu_check.sh train OUT DATA [HYDRA OVERRIDES]     the recipe RECIPE (ptb); again, it goes on from SAVE/RECIPE
 #   scripts/gpu_check.sh amp OUT DATA [HYDRA OVERRIDES]       every precision of fairseq against float32, with UPDATES (200)
-# DATA is what `fairseq-hmrnn prepare ptb` made. Checkpoints stay in SAVE (default runs/gpu_check), one every SAVE_EVERY (500)
-# updates, the most that is lost when the time is up; OUT gets the log and the best weights in float16, in pieces below
-# 16 MiB (cat best.pt.* > best.pt). PYTHON=EXE an environment with torch, Triton and fairseq (default .venv/bin/python of
-# the repository if it is there, else python3). Each step ends within LIMIT seconds (540).
+# DATA is what `fairseq-hmrnn prepare ptb` made. Checkpoints stay in SAVE (default runs/gpu_check of the repository), one
+# every SAVE_EVERY (500) updates, the most that is lost when the time is up; OUT gets the log and the best weights in
+# float16, in pieces below 16 MiB (cat best.pt.* > best.pt). PYTHON=EXE an environment with torch, Triton and fairseq
+# (default .venv/bin/python of the repository if it is there, else python3). Each step ends within LIMIT seconds (540).
 # Without a GPU check and bench run what they can in Triton's interpreter, bench with --tiny; train and amp run on CPU,
 # which requires a small model, such as 'model.hidden_sizes="16,12,8"' dataset.num_workers=0.
 set -euo pipefail

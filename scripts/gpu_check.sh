@@ -4,10 +4,10 @@
 #   scripts/gpu_check.sh bench OUT [ARGUMENTS OF scripts/benchmark/gpu.py]
 #   scripts/gpu_check.sh train OUT DATA [HYDRA OVERRIDES]     the recipe RECIPE (ptb); again, it goes on from SAVE/RECIPE
 #   scripts/gpu_check.sh amp OUT DATA [HYDRA OVERRIDES]       every precision of fairseq against float32, with UPDATES (200)
-# DATA is what `fairseq-hmrnn prepare ptb` made. Checkpoints stay in SAVE (default runs/gpu_check), one every SAVE_EVERY (500)
-# updates, the most that is lost when the time is up; OUT gets the log and the best weights in float16, in pieces below
-# 16 MiB (cat best.pt.* > best.pt). PYTHON=EXE an environment with torch, Triton and fairseq (default .venv/bin/python of
-# the repository if it is there, else python3). Each step ends within LIMIT seconds (540).
+# DATA is what `fairseq-hmrnn prepare ptb` made. Checkpoints stay in SAVE (default runs/gpu_check of the repository), one
+# every SAVE_EVERY (500) updates, the most that is lost when the time is up; OUT gets the log and the best weights in
+# float16, in pieces below 16 MiB (cat best.pt.* > best.pt). PYTHON=EXE an environment with torch, Triton and fairseq
+# (default .venv/bin/python of the repository if it is there, else python3). Each step ends within LIMIT seconds (540).
 # Without a GPU check and bench run what they can in Triton's interpreter, bench with --tiny; train and amp run on CPU,
 # which requires a small model, such as 'model.hidden_sizes="16,12,8"' dataset.num_workers=0.
 set -euo pipefail
@@ -15,12 +15,21 @@ usage() { sed -n 's/^# \{0,1\}//p' "$0" | sed -n '2,6p' >&2; exit 2; }
 [ $# -ge 2 ] || usage
 step=$1 out=$2
 shift 2
+absolute() { case $1 in /*) echo "$1" ;; *) echo "$PWD/$1" ;; esac; }
 mkdir -p "$out"
 out=$(cd "$out" && pwd)
+saves=${SAVE:+$(absolute "$SAVE")}
+case ${PYTHON:-} in */*) PYTHON=$(absolute "$PYTHON") ;; esac  # a name alone is looked up on PATH
+if [ "$step" = train ] || [ "$step" = amp ]; then
+  [ $# -ge 1 ] || usage
+  data=$(absolute "$1")
+  shift
+fi
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 [ -x .venv/bin/python ] && default=$PWD/.venv/bin/python || default=python3
 python=${PYTHON:-$default} limit=${LIMIT:-540}
 export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
+saves=${saves:-$PWD/runs/gpu_check}
 begun=$SECONDS
 rows=()
 
@@ -47,16 +56,14 @@ print(f"Python {platform.python_version()}, torch {torch.__version__}, Triton {t
 PY
 
 # Trains until the recipe ends or the time is nearly up; tells how far it came.
-train() {  # data, overrides ...
-  local data save=${SAVE:-runs/gpu_check}/${RECIPE:-ptb} code=0
-  data=$(realpath "$1")
-  shift
+train() {  # overrides ...
+  local save=$saves/${RECIPE:-ptb} code=0
   mkdir -p "$save"
-  save=$(cd "$save" && pwd)
   timeout "$((limit - 30))" "$python" -m fairseq_hmrnn train "${RECIPE:-ptb}" "$data" --save-dir "$save" --no-score -- \
     checkpoint.save_interval_updates="${SAVE_EVERY:-500}" "$@" || code=$?
   [ "$code" = 0 ] || [ "$code" = 124 ] || return "$code"
   [ -f "$save/checkpoint_best.pt" ] || { echo "nothing was saved in the time: set SAVE_EVERY below 500 updates"; return 1; }
+  rm -f "$out/best.pt" "$out/best.pt."*  # pieces of an earlier call
   cp "$save/hydra_train.log" "$out/hydra_train.log" || return
   "$python" -m fairseq_hmrnn average "$save/checkpoint_best.pt" --half --out "$out/best.pt" || return
   sha256sum "$out/best.pt"
@@ -88,16 +95,13 @@ case $step in
     cat "$out/bench.log"
     ;;
   train | amp)
-    [ $# -ge 1 ] || usage
     if [ "$step" = train ]; then
       part train train "$@"
     else
-      data=$1
-      shift
       cpu=() && [ "$gpu" = 1 ] || cpu=(--cpu)
-      rm -rf "${SAVE:-runs/gpu_check}/amp"
+      rm -rf "$saves/amp"
       part amp "$python" scripts/benchmark/precision.py "$data" --recipe "${RECIPE:-ptb_small}" \
-        --updates "${UPDATES:-200}" "${cpu[@]}" --out "${SAVE:-runs/gpu_check}/amp" -- "$@"
+        --updates "${UPDATES:-200}" "${cpu[@]}" --out "$saves/amp" -- "$@"
       cat "$out/amp.log"
     fi
     ;;

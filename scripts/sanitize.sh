@@ -18,6 +18,7 @@ case $kind in
   *) echo "usage: bash scripts/sanitize.sh address|undefined|thread [FUZZ ARGS]" >&2; exit 2 ;;
 esac
 shift
+case ${BUILD:-} in "" | /*) ;; *) BUILD=$PWD/$BUILD ;; esac
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 build=${BUILD:-build/sanitize}/$kind
 export CXX=${CXX:-g++}

@@ -1,11 +1,13 @@
 # Source this from a bash script: makes the virtual environment $VENV (default .venv in the repository), installs the
-# pinned dependencies and this package, and puts the environment first on PATH. A second run only compares a stamp.
+# pinned dependencies and this package, and puts the environment first on PATH. A second run only compares stamps: the
+# kernel alone is compiled again where its sources have changed.
 #   VENV=DIR     another folder        PYTHON=EXE     another interpreter (3.8 to 3.12)
 #   TORCH=SPEC   another build of torch than the CPU one, for instance TORCH=torch==2.13.0 for pip's default
 set -euo pipefail
 
 hmrnn_root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 hmrnn_venv=${VENV:-$hmrnn_root/.venv}
+case $hmrnn_venv in /*) ;; *) hmrnn_venv=$PWD/$hmrnn_venv ;; esac  # those who source this go elsewhere
 
 hmrnn_fail() { echo "setup: error: $*" >&2; exit 1; }
 
@@ -73,7 +75,7 @@ hmrnn_install() {
 }
 
 hmrnn_setup() {
-  local base stamp
+  local base stamp kernel
   if [ ! -x "$hmrnn_venv/bin/python" ]; then
     base=$(hmrnn_find_python) || exit 1
     echo "setup: making $hmrnn_venv with $("$base" --version)"
@@ -83,9 +85,16 @@ hmrnn_setup() {
   export VIRTUAL_ENV=$hmrnn_venv PATH=$hmrnn_venv/bin:$PATH
   unset PYTHONHOME
   stamp=$(cd "$hmrnn_root" && echo "${TORCH:-cpu}" | cat - constraints*.txt setup.py pyproject.toml scripts/setup_venv.sh | cksum)
+  kernel=$(cd "$hmrnn_root" && cat fairseq_hmrnn/ops/cpu/csrc/* | cksum)
   if [ "$(cat "$hmrnn_venv/.fairseq_hmrnn" 2>/dev/null)" != "$stamp" ]; then
     hmrnn_install
     echo "$stamp" > "$hmrnn_venv/.fairseq_hmrnn"
+    echo "$kernel" > "$hmrnn_venv/.fairseq_hmrnn_kernel"
+  elif [ "$(cat "$hmrnn_venv/.fairseq_hmrnn_kernel" 2>/dev/null)" != "$kernel" ] &&
+    compgen -G "$hmrnn_root/fairseq_hmrnn/ops/cpu/_kernel*.so" >/dev/null; then  # without: installed without a kernel
+    echo "setup: compiling the kernel, whose sources have changed (minutes)"
+    (cd "$hmrnn_root" && python setup.py -q build_ext --inplace --force)
+    echo "$kernel" > "$hmrnn_venv/.fairseq_hmrnn_kernel"
   fi
 }
 

@@ -87,6 +87,54 @@ def test_generation_makes_no_use_of_checkpoints_of_other_settings(benchmark, mon
             main(*other)
 
 
+def test_generation_makes_checkpoints_anew_until_they_are_calibrated(benchmark, monkeypatch, tmp_path):
+    generation, made = benchmark("generation"), []
+    monkeypatch.setattr(generation, "prepare_data", lambda *arguments: made.append("data"))
+
+    def make_checkpoints(args, folder):
+        assert not (folder / "hmlstm_lm").exists(), "fairseq-train would go on from a calibrated one"
+        (folder / "hmlstm_lm").mkdir()
+        made.append("checkpoints")
+
+    def interrupted(*arguments):
+        raise Begun
+
+    monkeypatch.setattr(generation, "make_checkpoints", make_checkpoints)
+    monkeypatch.setattr(generation, "calibrate", interrupted)
+    args = argparse.Namespace(batch=[1])
+    with pytest.raises(Begun):
+        generation.make(args, tmp_path)
+    monkeypatch.setattr(generation, "calibrate", lambda args, path: made.append(path.parent.name))
+    for _ in range(2):
+        generation.make(args, tmp_path)
+    assert made == ["data", "checkpoints"] * 2 + ["hmlstm_lm"]
+
+
+def test_generation_takes_batches_of_whole_prompts(benchmark, monkeypatch, tmp_path):
+    monkeypatch.setattr("sys.argv", ["generation.py", "--folder", str(tmp_path / "out"), "--batch", "3", "64"])
+    with pytest.raises(UserError, match="^--batch: give sizes that divide the largest, 64, without a rest "):
+        benchmark("generation").main()
+    assert not (tmp_path / "out").exists()
+
+
+def test_gpu_keeps_the_rows_of_settings_that_are_done(benchmark, monkeypatch, tmp_path):
+    gpu, table = benchmark("gpu"), tmp_path / "table.csv"
+    monkeypatch.setattr(gpu, "hm_lstm_triton", gpu.hm_lstm_triton or "installed")
+    settings = iter([[["bf16", 8]], [["bf16", 9], ["bf16", 10]]])
+
+    def measured_rows(*arguments):
+        for rows in settings:
+            return rows
+        raise Begun
+
+    monkeypatch.setattr(gpu, "measured_rows", measured_rows)
+    monkeypatch.setattr("sys.argv", ["gpu.py", "--tiny", "--csv", str(table)])
+    with pytest.raises(Begun):
+        gpu.main()
+    with open(table, newline="") as file:
+        assert list(csv.reader(file)) == [gpu.COLUMNS, ["bf16", "8"], ["bf16", "9"], ["bf16", "10"]]
+
+
 def test_generation_counts_new_symbols_alone(benchmark):
     generation = benchmark("generation")
     assert generation.new_symbols_a_second(208.0, 200) == pytest.approx(200)

@@ -1,11 +1,14 @@
 """The benchmarks' own arithmetic and models, and short runs of them on a tiny text. What they time is no test."""
 
 import argparse
+import contextlib
 import csv
 import json
 import math
+import os
 import re
 
+import numpy as np
 import pytest
 import torch
 from fairseq.data import Dictionary
@@ -14,6 +17,7 @@ from written_lines import write_unipen
 
 from fairseq_hmrnn.cli.errors import UserError
 from fairseq_hmrnn.data.handwriting import prepare as prepare_handwriting
+from fairseq_hmrnn.data.handwriting.store import Strokes
 
 TINY = ["model.embed_dim=8", "model.hidden_sizes=16,12,8", "model.output_dim=12", "task.tokens_per_sample=30"]
 TINY += ["criterion.boundary_rates=.3,.1"]
@@ -346,3 +350,29 @@ def test_translation_reads_hours_speeds_and_scores_from_logs(benchmark):
     assert bleu == pytest.approx(100) and chrf == pytest.approx(100)
     assert "tok:13a" in bleu_signature and "nc:6" in chrf_signature
     assert translation.scores(printed.replace("-1e-05\ta house", "-1e-05\tone house"))[0][0] < 90
+
+
+def test_a_candidate_that_has_ended_says_why(benchmark, monkeypatch, tmp_path):
+    contestants, log = benchmark("contestants"), tmp_path / "log"
+    log.write_text("ValueError: it cannot train\n")
+    (tmp_path / "worker.py").write_text("")
+    monkeypatch.setattr(contestants, "WORKER", tmp_path / "worker.py")
+    contestant = contestants.Contestant("lstm", "lstm", "float32", 1, [], log, {**os.environ})
+    with pytest.raises(UserError, match="^lstm does not train .*: ValueError: it cannot train$"):
+        with contextlib.closing(contestant):
+            contestant._process.wait()
+            contestant.make(3)
+
+
+def test_handwriting_scores_lines_where_their_ends_are_known(benchmark):
+    """Of three lines the second has no marks, and boundaries everywhere."""
+    handwriting = benchmark("handwriting")
+    starts, known = np.array([0, 4, 8, 12]), np.array([3, 0, 1], dtype=np.uint8)
+    marks, steps = np.array([0, 3, 0, 0] + [0] * 4 + [1, 0, 0, 0], dtype=np.uint8), np.zeros((12, 3))
+    steps[[5, 6], 2] = 1
+    closed = np.array([[0, 1, 0, 1] + [1] * 4 + [1, 0, 0, 1]]).T > 0
+    strokes = Strokes(steps, starts, marks, known, *[np.array([""] * 3)] * 3)
+    found = handwriting.f1_of(strokes, closed)
+    scores = {name: found[f"last point|{name}|1|layer"] for name in handwriting.GOLD}
+    assert scores == pytest.approx({"pen-ups": 4 / 7, "characters": 1, "words": 1})
+    assert {name.split("|")[1] for name in handwriting.f1_of(strokes._replace(known=known * 0), closed)} == {"pen-ups"}

@@ -245,6 +245,9 @@ def test_why_looks_at_a_model_while_it_trains(benchmark, monkeypatch, tmp_path):
     monkeypatch.setattr(benchmark("long_memory_why"), "plot", lambda rows, path: drawn.extend(rows))
     benchmark("long_memory_why").main()
     assert [row["lr"] for row in drawn] == ["0.1"] * 4
+    monkeypatch.setattr("sys.argv", [*sys.argv, "--lr", "0.2", "--every", "9"])
+    benchmark("long_memory_why").main()
+    assert [(row["lr"], row["update"]) for row in drawn[4:]] == [("0.2", "4")] * 2, "the last update is looked at"
     monkeypatch.setattr("sys.argv", [*sys.argv, "--gap", "20"])
     with pytest.raises(UserError, match="why.csv has other columns: give another --out$"):
         benchmark("long_memory_why").main()

@@ -13,6 +13,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from running import script
 
 import fairseq_hmrnn
 from fairseq_hmrnn.ops.cpu import kernel
@@ -72,6 +73,80 @@ def test_a_commit_is_not_checked_without_its_kernel(monkeypatch):
     monkeypatch.setattr(kernel, "MISSING", "was not built")
     assert missing()[:1] == ["the compiled CPU kernel was not built: python setup.py build_ext --inplace"]
     assert missing()[1:] == [line for line in before if "Triton" in line]
+
+
+STUB = '#!/bin/sh\n[ "$1" = -c ] || echo "$@" >> "$LOG"\n'
+
+
+def test_an_environment_of_a_relative_name_gets_a_new_kernel_alone(tmp_path):
+    """With a python that only notes how it was called."""
+    root, log, python = tmp_path / "root", tmp_path / "log", tmp_path / "here" / "env" / "bin" / "python"
+    csrc = root / "fairseq_hmrnn" / "ops" / "cpu" / "csrc"
+    for folder in (csrc, root / "scripts", python.parent):
+        folder.mkdir(parents=True)
+    for name in ("scripts/setup_venv.sh", "constraints.txt", "setup.py", "pyproject.toml"):
+        shutil.copy(ROOT / name, root / name)
+    python.write_text(STUB)
+    python.chmod(0o755)
+    (csrc / "cell.h").write_text("1")
+
+    def calls():
+        log.write_text("")
+        source = f"source {root}/scripts/setup_venv.sh && cd / && command -v python"
+        environment = {**os.environ, "VENV": "env", "LOG": str(log)}
+        command = ["bash", "-c", source]
+        made = subprocess.run(command, cwd=str(tmp_path / "here"), env=environment, stdout=subprocess.PIPE, check=True)
+        assert made.stdout.decode().splitlines()[-1] == str(python)
+        return log.read_text().splitlines()
+
+    assert any(f"-e {root}" in call for call in calls()) and calls() == []
+    (csrc / "cell.h").write_text("2")
+    assert calls() == [], "it was installed without a kernel"
+    (csrc.parent / "_kernel.so").write_text("")
+    assert calls() == ["setup.py -q build_ext --inplace --force"] and calls() == []
+
+
+GPU_STUB = """#!/bin/sh
+case "$*" in
+  *cuda*) echo 0 ;;
+  "-m fairseq_hmrnn train "*) ls "$5" > "$7/hydra_train.log" && touch "$7/checkpoint_best.pt" ;;
+  "-m fairseq_hmrnn average "*) head -c "$SIZE" /dev/zero > "$7" ;;
+esac
+"""
+
+
+def test_gpu_check_takes_relative_names_and_leaves_no_old_pieces(tmp_path):
+    """With a python that makes the files alone: names are of the folder it is called in."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "dict.txt").touch()
+    (tmp_path / "python").write_text(GPU_STUB)
+    (tmp_path / "python").chmod(0o755)
+    command = ["bash", str(ROOT / "scripts" / "gpu_check.sh"), "train", "out", "data"]
+    for size, names in ((31, ["best.pt.aa", "best.pt.ab", "best.pt.ac"]), (16, ["best.pt.aa", "best.pt.ab"])):
+        environment = {**os.environ, "PYTHON": "./python", "SAVE": "save", "SIZE": str(size << 20)}
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        told = subprocess.run(command, cwd=str(tmp_path), env=environment, **pipes)
+        assert told.returncode == 0, told.stdout.decode()
+        assert sorted(path.name for path in (tmp_path / "out").glob("best*")) == names
+    assert (tmp_path / "save" / "ptb" / "hydra_train.log").read_text() == "dict.txt\n"
+
+
+OLD_NAMES = {
+    ("prepare_ptb.sh", "in", "out", "--overwrite"): "prepare ptb in --dest out --overwrite",
+    ("prepare_text8.sh", "in", "out", "--overwrite"): "prepare text8 in --dest out --overwrite",
+    ("prepare_enwik8.sh", "in", "out", "--overwrite"): "prepare enwik8 in --dest out --overwrite",
+    ("prepare_ptb.sh", "in", "--overwrite"): "error: --overwrite in place of DEST",
+    ("train_recipe.sh", "ptb", "in", "--cpu"): "error: --cpu in place of SAVE_DIR",
+    ("train_translation.sh", "in", "--cpu"): "error: --cpu in place of SAVE_DIR",
+}
+
+
+@pytest.mark.parametrize("called", OLD_NAMES, ids=" ".join)
+def test_old_names_of_commands_pass_options_on(called, tmp_path, monkeypatch):
+    (tmp_path / "python").write_text('#!/bin/sh\n[ "$1" = -c ] || echo "$@"\n')
+    (tmp_path / "python").chmod(0o755)
+    monkeypatch.setattr("running.BIN", tmp_path)
+    assert OLD_NAMES[called] in script(*called, check="error" not in OLD_NAMES[called])
 
 
 BUILD = "import sys; from setuptools import build_meta; print(build_meta.build_{}(sys.argv[1]))"

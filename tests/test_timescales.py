@@ -51,9 +51,33 @@ def test_kinds_of_text_share_nothing_and_a_mixture_loses_nothing(benchmark, tmp_
     found = texts.blocks(trained) + texts.blocks(held_out)
     assert sorted(mixed) == sorted("".join(found)) and mixed != "".join(found)
     assert all(block in mixed and block.endswith("\n") and len(block) >= texts.BLOCK for block in found)
-    (tmp_path / "short.txt").write_text(lines(3), encoding="utf-8")
-    with pytest.raises(UserError, match="^a has 98 characters: give at least 20000, a twice as many$"):
-        texts.read_kinds({"a": str(tmp_path / "short.txt")}, 50_000)
+
+
+@pytest.mark.parametrize(
+    "count, options, message",
+    [
+        (1000, [], r"^a has \d+ characters to measure on, the last tenth of it, and 4400 are required: give longer"),
+        (3000, [], r"^stretched has \d+ characters .*, a of one and a half times --size$"),
+        (3000, ["stretched=a.txt"], "^give every file a name of its own, and none of source code, .*: stretched "),
+        (3000, ["a=a.txt"], "^give every file a name of its own, .*: a "),
+        (3000, ["--plot", "a.png", "--checkpoint", *"1234567"], "^--plot draws at most 6 models: give fewer"),
+    ],
+)
+def test_what_could_not_be_measured_is_not_trained(benchmark, monkeypatch, tmp_path, count, options, message):
+    timescales = benchmark("timescales")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.txt").write_text(lines(count), encoding="utf-8")
+    for name in "1234567":
+        (tmp_path / name).touch()
+    monkeypatch.setattr("sys.argv", ["timescales.py", "a=a.txt", *options, "--size", "80000"])
+    with pytest.raises(UserError, match=message):
+        timescales.main()
+    assert not (tmp_path / "runs").exists()
+
+
+def test_models_are_told_apart_by_name(benchmark, tmp_path):
+    paths = [str(tmp_path / name) for name in ("x/ptb/best.pt", "y/ptb/best.pt", "z/text8/best.pt", "x/ptb/best.pt")]
+    assert benchmark("timescales").names_of(paths) == {paths[0]: paths[0], paths[1]: paths[1], "text8": paths[2]}
 
 
 def test_elasticity_is_1_where_segments_grow_as_words_do(benchmark):

@@ -12,10 +12,14 @@ from fairseq_hmrnn.cli.recipe import write_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 USER_DIR = ROOT / "fairseq_hmrnn"
+FAIRSEQ_TRAIN = Path(__file__).resolve().parent / "fairseq_train.py"
 
 
 def fairseq_command(name):
-    """How to start one of fairseq's commands, such as fairseq-train, with this Python, also where it has no scripts."""
+    """How to start one of fairseq's commands, such as fairseq-train, with this Python, also where it has no scripts;
+    fairseq-train with a --bf16 of this machine."""
+    if name == "fairseq-train":
+        return [sys.executable, str(FAIRSEQ_TRAIN)]
     module = name.replace("fairseq-", "fairseq_cli.").replace("-", "_")
     return [sys.executable, "-c", f"import sys; del sys.path[0]; from {module} import cli_main; cli_main()"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import statistics
@@ -63,7 +64,8 @@ class Contestant:
             self.sums[name] += value
 
     def close(self) -> None:
-        self._process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):  # of what a process that has ended did not read
+            self._process.stdin.close()
         self._process.stdout.close()
         try:
             self._process.wait(20)

@@ -15,6 +15,7 @@ import contextlib
 import io
 import logging
 import re
+import shutil
 import statistics
 import sys
 import tempfile
@@ -70,6 +71,22 @@ def call(function, *arguments):
     with quietly() as said, mock.patch.object(sys, "argv", ["command", *map(str, arguments)]):
         function()
     return said.getvalue()
+
+
+def make(args, folder: Path) -> None:
+    """Data and calibrated checkpoints, unless they are there; what was begun is made anew."""
+    done = folder / "calibrated"
+    if not done.exists():
+        for name in MODELS:
+            shutil.rmtree(folder / name, ignore_errors=True)
+        prepare_data(folder, args.batch)
+        make_checkpoints(args, folder)
+        calibrate(args, checkpoint_of(folder, "hmlstm_lm"))
+        done.touch()
+
+
+def checkpoint_of(folder: Path, name: str) -> Path:
+    return folder / name / "checkpoint_last.pt"
 
 
 def prepare_data(folder: Path, batches) -> None:
@@ -144,7 +161,7 @@ class Clock:
 def run_generate(args, folder: Path, name: str, batch: int):
     """(new characters per second, microseconds of a step in the decoder and outside) of fairseq-generate."""
     block = len((folder / "test.txt").read_text("utf-8")) // batch
-    options = [folder / "data", *PLUGIN, "--path", folder / name / "checkpoint_last.pt", "--gen-subset", "test"]
+    options = [folder / "data", *PLUGIN, "--path", checkpoint_of(folder, name), "--gen-subset", "test"]
     options += ["--tokens-per-sample", block, "--batch-size", batch, "--prefix-size", PROMPT, "--sampling", "--beam", 1]
     options += ["--max-len-b", args.length, "--seed", 1, "--no-progress-bar"]
     clock = Clock()
@@ -165,7 +182,7 @@ def new_symbols_a_second(tokens_a_second: float, length: int) -> float:
 
 def run_sample(args, folder: Path, name: str, batch: int):
     """Characters per second of `sample`."""
-    options = [folder / name / "checkpoint_last.pt", "--prompt", "x" * PROMPT]
+    options = [checkpoint_of(folder, name), "--prompt", "x" * PROMPT]
     options += ["--length", int(args.sample_length / batch**0.5)]
     options += ["--samples", batch, "--batch-size", batch, "--seed", 1, "--timing"]
     stdout = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
@@ -227,15 +244,14 @@ def main():
         help="keep data and checkpoints here, and use those there if they are of these settings",
     )
     args = parser.parse_args()
+    if any(max(args.batch) % batch for batch in args.batch):  # the prompts are pieces of one text
+        parser.error(f"--batch: give sizes that divide the largest, {max(args.batch)}, without a rest")
     torch.set_num_threads(args.threads)
     with contextlib.ExitStack() as stack:
         folder = Path(args.folder or stack.enter_context(tempfile.TemporaryDirectory()))
         claim(folder, settings_of(args), "--folder")
-        if not (folder / "lstm_lm" / "checkpoint_last.pt").exists():
-            prepare_data(folder, args.batch)
-            make_checkpoints(args, folder)
-            calibrate(args, folder / "hmlstm_lm" / "checkpoint_last.pt")
-        path = folder / "hmlstm_lm" / "checkpoint_last.pt"
+        make(args, folder)
+        path = checkpoint_of(folder, "hmlstm_lm")
         checkpoints.check_checkpoint(str(path))
         found = ", ".join(f"{rate:.3f}" for rate in rates(hub.load([str(path)])))
         print(f"torch {torch.__version__}, {args.threads} threads, boundary rates on samples: {found}")

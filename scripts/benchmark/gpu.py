@@ -205,17 +205,24 @@ def main():
     begun, rows, torch.backends.cuda.matmul.allow_tf32 = time.monotonic(), [], False
     torch.backends.cudnn.allow_tf32 = False
     left_out = 0
+    write(args.csv, [COLUMNS], "w")
     for dtype_name, hidden, batch, rates in itertools.product(
         args.dtypes, args.hidden, args.batch, [(1, 1), (0.2, 0.05)]
     ):
         if time.monotonic() - begun > args.limit:
             left_out += 1
             continue
-        rows += measured_rows(args, dtype_name, hidden, batch, rates)
-    if args.csv:
-        with open(args.csv, "w", newline="") as file:
-            csv.writer(file).writerows([COLUMNS, *rows])
+        found = measured_rows(args, dtype_name, hidden, batch, rates)
+        write(args.csv, found, "a")
+        rows += found
     print(f"{len(rows)} rows, {left_out} settings left out for lack of time")
+
+
+def write(path, rows, mode) -> None:
+    """Rows of the CSV, if there is to be one: setting by setting, so that those which are done outlive a kill."""
+    if path:
+        with open(path, mode, newline="") as file:
+            csv.writer(file).writerows(rows)
 
 
 def measured_rows(args, dtype_name, hidden, batch, rates):

@@ -107,22 +107,35 @@ def evaluate(args, folder):
     found["parameters"] = parameters(writer.model)
     boundaries = np.concatenate([line.boundaries for line in lines]) > 0.5
     found["rates"] = boundaries.mean(0).tolist()
-    edge = np.zeros(len(boundaries), dtype=bool)
-    edge[strokes.starts[1:] - 1] = True  # a line ends there, which nobody has to find
-    marks = dict(zip(GOLD, (strokes.steps[:, 2] > 0, strokes.marks & CHARACTER > 0, strokes.marks & WORD > 0)))
-    found["f1"] = {}
-    for name, marked in marks.items():
-        gold = Gold(marked & ~edge, edge)
-        for alignment, aligned in (("last point", gold), ("next point", late(gold))):
-            for layer, closed in enumerate(boundaries.T, 1):
-                systems = {
-                    "layer": closed,
-                    "random": random_boundaries(len(closed), int(closed.sum())),
-                    "every k-th": regular_boundaries(len(closed), int(closed.sum())),
-                }
-                for system, marks_found in systems.items():
-                    found["f1"][f"{alignment}|{name}|{layer}|{system}"] = boundary_scores(marks_found, aligned).f1
+    found["f1"] = f1_of(strokes, boundaries)
     return found
+
+
+def f1_of(strokes, boundaries):
+    """{"alignment|gold|layer|system": F1} of boundaries (T, layers), each gold over the lines in which it is marked."""
+    edge, found = np.zeros(len(boundaries), dtype=bool), {}
+    edge[strokes.starts[1:] - 1] = True  # a line ends there, which nobody has to find
+    known = np.repeat(strokes.known, strokes.lengths)
+    marks = [(strokes.steps[:, 2] > 0, np.ones_like(edge))]
+    marks += [(strokes.marks & kind > 0, known & kind > 0) for kind in (CHARACTER, WORD)]
+    for name, (marked, told) in zip(GOLD, marks):
+        if told.any():
+            gold = Gold((marked & ~edge)[told], edge[told])
+            found.update(f1_scores(name, boundaries[told], gold))
+    return found
+
+
+def f1_scores(name, boundaries, gold):
+    """("alignment|name|layer|system", F1) of boundaries (T, layers). name: of what is gold."""
+    for alignment, aligned in (("last point", gold), ("next point", late(gold))):
+        for layer, closed in enumerate(boundaries.T, 1):
+            systems = {
+                "layer": closed,
+                "random": random_boundaries(len(closed), int(closed.sum())),
+                "every k-th": regular_boundaries(len(closed), int(closed.sum())),
+            }
+            for system, found in systems.items():
+                yield f"{alignment}|{name}|{layer}|{system}", boundary_scores(found, aligned).f1
 
 
 def report(args):
@@ -151,9 +164,10 @@ def report(args):
                 cells = []
                 for gold in GOLD:
                     for system in ("layer", "random", "every k-th"):
-                        values = [run["f1"][f"{alignment}|{gold}|{layer}|{system}"] for run in found]
-                        spread = f" ({min(values):.2f} to {max(values):.2f})" if system == "layer" else ""
-                        cells.append(f"{statistics.mean(values):.2f}{spread}")
+                        key = f"{alignment}|{gold}|{layer}|{system}"
+                        values = [run["f1"][key] for run in found if key in run["f1"]]
+                        spread = f" ({min(values):.2f} to {max(values):.2f})" if values and system == "layer" else ""
+                        cells.append(f"{statistics.mean(values):.2f}{spread}" if values else "-")
                 print(f"| {name} | {layer} | " + " | ".join(cells) + " |")
 
 

@@ -3,7 +3,8 @@
 
     python scripts/benchmark/long_memory_why.py --contestants hm_lstm hm_lstm_cost --out why.csv --plot why.png
 
-Every --every updates the model reads facts, a gap of --gap distractors and a query. A row of the CSV then has
+Every --every updates, and after the last one, the model reads facts, a gap of --gap distractors and a query. A row of
+the CSV then has
 - right: the share of right answers, and what it is if the detector of layer 1, of layer 2, or of both is held shut
   within the gap: what a boundary there does to the memory;
 - z1, z2: the rates of boundaries within the gap;
@@ -132,7 +133,7 @@ def rows_of(contestant, seed, arguments):
     title, losses = f"{contestant}, seed {seed}", training(model, task, seed, arguments)
     losses = tqdm(losses, title, arguments.updates, mininterval=10)
     for update, loss in enumerate(losses, 1):
-        if update % arguments.every == 0:
+        if update % arguments.every == 0 or update == arguments.updates:
             yield {"update": update, "loss": round(loss, 4), **look(model, task, arguments)}
 
 

@@ -22,7 +22,8 @@ from fairseq_hmrnn.cli.recipe import RECIPES, load_recipe
 from fairseq_hmrnn.cli.settings import settle
 from fairseq_hmrnn.options import WEIGHT, whole
 
-PRECISIONS = {
+FLOAT32 = "common.bf16=false common.fp16=false common.memory_efficient_fp16=false common.amp=false".split()
+PRECISIONS = {  # beside FLOAT32, for a recipe may have a precision of its own
     "float32": [],
     "fp16": ["common.fp16=true", "common.fp16_no_flatten_grads=true"],
     "memory-efficient fp16": ["common.fp16=true", "common.memory_efficient_fp16=true"],
@@ -48,7 +49,7 @@ def train(args, settings, folder, updates):
     """The log of a training up to so many updates in all."""
     folder.mkdir(parents=True, exist_ok=True)
     given = ["common.log_format=json", "common.log_interval=1", "dataset.disable_validation=true"]
-    given += [f"common.cpu={str(args.cpu).lower()}"]
+    given += [f"common.cpu={str(args.cpu).lower()}", *FLOAT32]
     given += [f"optimization.max_update={updates}", "optimization.max_epoch=0"]
     given += ["common.fp16_init_scale=4"] if args.cpu else []  # fairseq requires CUDA where the scaled loss overflows
     recipe = load_recipe(args.recipe)

@@ -47,7 +47,7 @@ from timescales_texts import (
 from fairseq_hmrnn.analysis.plots import LAYER_COLORS
 from fairseq_hmrnn.analysis.segments import Scores
 from fairseq_hmrnn.cli import arguments as kinds
-from fairseq_hmrnn.cli.errors import run_command
+from fairseq_hmrnn.cli.errors import UserError, run_command
 from fairseq_hmrnn.data.binarize import TextSource, prepare
 from fairseq_hmrnn.inference import hub
 from fairseq_hmrnn.options import SEED, whole
@@ -64,6 +64,7 @@ COUNTED = 2000
 PART = 1500  # characters of a text that changes, three times
 BIN = 100  # characters over which its rate is taken
 CHANGE = "changing"
+RESERVED = (CODE, STRETCHED, UNSEEN, CHANGE)
 TICKS = (2, 3, 5, 7, 10, 15, 20, 30, 50, 100, 200, 500, 1000, 2000)
 COLUMNS = ("model", "seed", "text", "position", "layer", "word", "word_sd", "segment", "segment_sd", "f1")
 OPTIONS = "common.cpu=true dataset.num_workers=0 dataset.batch_size=16 dataset.batch_size_valid=64".split()
@@ -84,7 +85,21 @@ def parse_arguments():
     add("--csv", type=kinds.new_file, default="timescales.csv")
     add("--plot", type=kinds.picture)
     add("--threads", type=kinds.THREADS, default=torch.get_num_threads())
-    return parser.parse_args()
+    args = parser.parse_args()
+    names = [name for name, _ in args.files]
+    for name in names:
+        if names.count(name) > 1 or name in RESERVED:
+            parser.error(f"give every file a name of its own, and none of {', '.join(RESERVED)}: {name}")
+    if args.plot and len(set(args.checkpoint or ())) > len(LAYER_COLORS):
+        parser.error(f"--plot draws at most {len(LAYER_COLORS)} models: give fewer --checkpoint, or no --plot")
+    return args
+
+
+def names_of(checkpoints: List[str]) -> Dict[str, str]:
+    """{name: checkpoint}, each once: the name of its folder, or the path as it is given where folders share a name."""
+    paths = list(dict.fromkeys(checkpoints))
+    folders = [(Path(path) if Path(path).is_dir() else Path(path).parent).resolve().name for path in paths]
+    return {folder if folders.count(folder) == 1 else path: path for folder, path in zip(folders, paths)}
 
 
 def named_file(argument):
@@ -133,7 +148,8 @@ class Texts(NamedTuple):
 
     @classmethod
     def of(cls, texts: Dict[str, str], first: str, alphabet=None) -> Texts:
-        """alphabet: spell them in it, without filler: letters are then repeated instead."""
+        """alphabet: spell them in it, without filler: letters are then repeated instead. UserError for a text that is
+        too short to give two pieces."""
         held_out = {name: split(text)[1] for name, text in texts.items()}
         if alphabet is not None:
             plain = held_out[STRETCHED].replace(FILLER, "")
@@ -141,6 +157,12 @@ class Texts(NamedTuple):
             held_out[STRETCHED] = stretched(fold(plain, alphabet), 1, filler=None)
         held_out[UNSEEN] = stretched(held_out[first], 2, filler=None if alphabet else FILLER)
         by_kind = {name: pieces(text, LEAD + COUNTED) for name, text in held_out.items()}
+        for name, found in by_kind.items():
+            if len(found) < 2:
+                raise UserError(
+                    f"{name} has {len(held_out[name])} characters to measure on, the last tenth of it, and "
+                    f"{2 * (LEAD + COUNTED)} are required: give longer files, {first} of one and a half times --size"
+                )
         usual, other = (pieces(held_out[name], PART) for name in (first, STRETCHED))
         changing = ["".join(parts) for parts in zip(usual, other, usual[1:] + usual[:1])]
         return cls(by_kind, changing)
@@ -284,13 +306,13 @@ def main():
     torch.set_num_threads(args.threads)
     files = dict(args.files)
     texts, first = read_kinds(files, args.size), next(iter(files))
+    Texts.of(texts, first)  # whether they are long enough
     if args.checkpoint:
-        named = [path if Path(path).is_dir() else Path(path).parent for path in args.checkpoint]
-        models = [(Path(folder).resolve().name, 0, path) for folder, path in zip(named, args.checkpoint)]
+        models = [(name, 0, path) for name, path in names_of(args.checkpoint).items()]
     else:
         rate = prepared(texts, args)
         print(f"words a character of the mixture: {rate:.4f}", flush=True)
-        runs = itertools.product(args.settings, args.seeds)
+        runs = itertools.product(*(dict.fromkeys(values) for values in (args.settings, args.seeds)))
         models = [(setting, seed, trained(setting, seed, rate, args)) for setting, seed in runs]
     with open(args.csv, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)

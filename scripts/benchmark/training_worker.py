@@ -111,17 +111,10 @@ def main():
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0), os.dup2(stream, 1), os.dup2(stream, 2)
     module = importlib.import_module({"fairseq-train": "fairseq_cli.train"}.get(command, "fairseq_cli.hydra_train"))
-    from fairseq import options
     from fairseq.trainer import Trainer
+    from fairseq_train import without_tpu
 
-    parse = options.parse_args_and_arch
-
-    def parse_for_cpu(*args, **kwargs):
-        found = parse(*args, **kwargs)
-        found.tpu = False  # which fairseq-train, unlike fairseq-hydra-train, makes of --bf16
-        return found
-
-    options.parse_args_and_arch = parse_for_cpu
+    without_tpu()
     train_step = Trainer.train_step
 
     def train_step_in_turn(trainer, samples, raise_oom=False):

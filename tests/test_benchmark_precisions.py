@@ -1,0 +1,40 @@
+"""Benchmarks train in the precision that they say."""
+
+import argparse
+
+import pytest
+from omegaconf import OmegaConf
+
+
+@pytest.mark.parametrize("recipe", ["ptb_small", "ptb_3h"])
+def test_a_precision_is_the_only_one_of_its_training(benchmark, monkeypatch, tmp_path, recipe):
+    """Whatever the recipe's own is."""
+    precision, composed = benchmark("precision"), {}
+    monkeypatch.setattr(precision, "command", lambda name, *arguments, log: composed.update(values=arguments))
+    args = argparse.Namespace(recipe=recipe, cpu=True, data=tmp_path)
+    for name, settings in precision.PRECISIONS.items():
+        precision.train(args, settings, tmp_path, 2)
+        _, folder, _, config, *given = composed["values"]
+        found = OmegaConf.load(f"{folder}/{config}.yaml").common
+        found = OmegaConf.merge(
+            found, OmegaConf.from_dotlist([text[len("common.") :] for text in given if "common." in text])
+        )
+        kinds = [kind for kind in ("bf16", "fp16", "amp") if found[kind]]
+        assert kinds == ([] if name == "float32" else [name.split()[-1]])
+        assert found.memory_efficient_fp16 == (name == "memory-efficient fp16")
+
+
+@pytest.mark.slow
+def test_an_lstm_is_trained_in_bfloat16(benchmark, data, tmp_path):
+    """fairseq-train's own --bf16 takes the machine for a TPU."""
+    language_model = benchmark("language_model")
+    args = argparse.Namespace(recipe="ptb_small", to_the_end=True, data=data, lstm_dropout=None)
+    options = {"common.bf16": "true", "optimization.max_update": 2, "dataset.batch_size": 4}
+    options.update({"model.hidden_sizes": "'16,12,8'", "model.output_dim": 12, "task.tokens_per_sample": 30})
+    options.update({"dataset.max_valid_steps": 1, "common.log_interval": 1, "checkpoint.no_save": "true"})
+    for model in language_model.LSTMS:
+        log = tmp_path / f"{model}.log"
+        language_model.train(model, (5000, 30), tmp_path, log, options, args)
+        (score,) = language_model.validations(log).items()
+        assert score[0] == 2 and 1 < score[1] < 8
+        assert "'bf16': True" in log.read_text(encoding="utf-8")

@@ -29,7 +29,7 @@ BF16 = [
 ]
 HALVED = {"fp16": torch.float16, "memory-efficient-fp16": torch.float16, "bf16": torch.bfloat16}
 UPDATES, HALF = 26, 8  # both within an epoch, where the state of the streams is in the checkpoint
-official_fairseq = pytest.mark.skipif(torch.__version__ < "2", reason="torch 1.12 has no dropout in Half on CPU")
+requires_half_on_cpu = pytest.mark.skipif(torch.__version__ < "2", reason="torch 1.12 has no dropout in Half on CPU")
 
 
 def losses(log):
@@ -56,7 +56,7 @@ def job(mode, data, folder, updates, log):
     return [("fairseq-train", [*options, "--max-update", updates, "--save-dir", folder], log)]
 
 
-@official_fairseq
+@requires_half_on_cpu
 def test_every_precision_learns_alike_and_resumes(data, tmp_path):
     modes = [*MODES, "bf16"]
     groups = []
@@ -81,7 +81,7 @@ def test_every_precision_learns_alike_and_resumes(data, tmp_path):
         assert not torch.equal(rows.to(dtype).float(), rows), "the carried state was not"
 
 
-@official_fairseq
+@requires_half_on_cpu
 def test_a_checkpoint_after_an_overflow_has_the_state_of_its_position(data, tmp_path, monkeypatch):
     """An update that overflowed has read its window; fairseq then writes the checkpoint of the one before once more."""
     options = [data, *TASK, *TRAIN, "--stateful", *MODES["fp16"][:2], "--disable-validation", "--max-update", 5]

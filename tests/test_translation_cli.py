@@ -1,4 +1,4 @@
-"""Translation through the real fairseq commands, in processes of their own, on a small language."""
+"""Translation through the real fairseq commands on a small language."""
 
 import os
 import random
@@ -9,7 +9,7 @@ import pytest
 import sacrebleu
 import torch
 from running import run, run_groups
-from test_cli import lines_of, same, train_rank_options, values, weights
+from test_cli import lines_of, same, train_two_processes, values, weights
 
 from fairseq_hmrnn.cli import choice
 from fairseq_hmrnn.cli.choice import choose, value_of
@@ -230,9 +230,9 @@ def test_interactive_translates_raw_text(pairs, translator):
     assert set(translations[0].split()) & {"the", "tree", "is", "green"}
 
 
-def test_rank_options_end_with_equal_weights(pairs, tmp_path):
+def test_two_processes_end_with_equal_weights(pairs, tmp_path):
     options = [*TASK[2:], *TRAIN, "--arch", "hmlstm_transformer_tiny", *REGULARISED, "--max-update", 3]
-    ranks = train_rank_options(pairs, options, tmp_path)
+    ranks = train_two_processes(pairs, options, tmp_path)
     assert same(*ranks)
     assert torch.isfinite(ranks[0]["encoder.hm_lstm.bias.0"]).all()
 

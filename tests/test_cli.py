@@ -2,36 +2,13 @@
 
 import os
 import re
-import subprocess
 
 import pytest
 import torch
 from conftest import TASK, TRAIN
-from running import BIN, PATIENCE, ROOT, environment, rank_options, run
-
-
-def values(text, key):
-    """All numbers logged as key=value or key value."""
-    return [float(value) for value in re.findall(rf"\b{key}[= ]([-0-9.e]+)", text)]
-
-
-def lines_of(text, kind):
-    """The lines that generate or interactive printed as `kind-N<tab>...`: a list of the parts behind the number."""
-    return re.findall(rf"^{kind}-\d+\t(.*)$", text, re.MULTILINE)
-
-
-def base2_loss(text):
-    return float(re.search(r"Loss \(base 2\): ([0-9.]+)", text).group(1))
-
-
-def weights(folder, name="checkpoint_last.pt"):
-    import fairseq_hmrnn  # noqa: F401  (allows what checkpoints hold)
-
-    return torch.load(folder / name, map_location="cpu")["model"]
-
-
-def same(a, b):
-    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+from results import base2_loss, lines_of, same, values, weights
+from running import ROOT, run
+from two_processes import train_two_processes
 
 
 def test_training_learns_and_logs_boundaries(trained):
@@ -171,33 +148,6 @@ def test_hydra(data, tmp_path):
         "fairseq-eval-lm", data, *TASK, "--path", tmp_path / "checkpoint_last.pt", "--gen-subset", "test", "--cpu"
     )
     assert base2_loss(evaluated.stdout) > 0
-
-
-RANK_WEIGHTS = """
-import os, torch, fairseq_hmrnn
-from fairseq.trainer import Trainer
-consolidate = Trainer.consolidate_optimizer
-def save_weights(self):  # called on every rank, just before the first one saves
-    learned = {**self.get_model().state_dict(), **self.get_criterion().state_dict()}
-    torch.save({"model": learned}, os.environ["RANK_WEIGHTS"])
-    return consolidate(self)
-Trainer.consolidate_optimizer = save_weights
-"""
-
-
-def train_two_processes(data, options, folder):
-    """Train with two processes on one machine; the weights of each, as they were before the checkpoint was written."""
-    (folder / "rank_weights").mkdir()
-    (folder / "rank_weights" / "__init__.py").write_text(RANK_WEIGHTS)
-    options = ["--user-dir", folder / "rank_weights", *options, "--save-dir", folder]
-    processes = []
-    for rank, distributed in enumerate(rank_options(folder)):
-        variables = environment(RANK_WEIGHTS=str(folder / f"rank{rank}.pt"))
-        command = [BIN / "fairseq-train", data, *options, *distributed]
-        with open(folder / f"log{rank}", "w") as log:
-            processes.append(subprocess.Popen(list(map(str, command)), cwd=ROOT, env=variables, stdout=log, stderr=log))
-    assert [process.wait(timeout=PATIENCE) for process in processes] == [0, 0], (folder / "log0").read_text()[-4000:]
-    return [weights(folder, f"rank{rank}.pt") for rank in range(2)]
 
 
 def test_two_processes_end_with_equal_weights(data, tmp_path):

@@ -1,4 +1,4 @@
-"""Run by test_cpu_memory.py in a process of its own: calls of the compiled kernel under limits of the address space.
+"""Run by test_memory.py in a process of its own: calls of the compiled kernel under limits of the address space.
 
 usage: limited_memory.py forward|backward|generation THREADS
 Prints how many calls succeeded and how many ended in MemoryError; anything else that goes wrong is a traceback.
@@ -116,6 +116,7 @@ def main(kind: str, threads: str):
     for parameter in (-1, -3):  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD: what is freed is no longer in the address space
         libc.mallopt(parameter, 1 << 16)
     torch.set_num_threads(int(threads))
+    cpu.kernel.compiled.hold_threads(True)
     calls = Calls({"forward": forward, "backward": backward, "generation": generation}[kind])
     least, most = 4 * MIB, 512 * MIB
     while most - least > MIB // 2:

@@ -134,7 +134,7 @@ def test_skipping_gives_the_same_bits(problem):
     skipped = run(cpu.hm_lstm_cpu, problem, skip=True)
     dense = run(cpu.hm_lstm_cpu, problem, skip=False)
     for a, b in zip(skipped[0] + skipped[1], dense[0] + dense[1]):
-        assert torch.equal(a, b) or not (bool(a.isfinite().all()) and bool(b.isfinite().all()))
+        assert torch.equal(a, b) or not bool(b.isfinite().all())
 
 
 @both_paths

@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -28,23 +27,30 @@ def gradient():
 
 first, end = gradient(), time.time() + 120
 sys.stdin.readline()
-while compiled.most_threads() > 1 and time.time() < end:
+threads = 2
+while threads > 1 and time.time() < end:
     assert torch.equal(gradient(), first)
+    threads = compiled.most_threads()
 assert torch.equal(gradient(), first)
-print(compiled.most_threads())
+print(threads)
 """
 
 
 class Calls:
-    """Calls of up to `size` threads that all last .1 seconds; `limit.of` decides how many they take."""
+    """Calls of up to `size` threads that all last .1 seconds; the limit decides how many they take."""
 
     def __init__(self, size):
-        self.limit, self.size = compiled.TeamLimit(), size
+        self.limit, self.size, self.now = compiled.TeamLimit(), size, 0
+
+    def threads(self):
+        return self.limit.of(self.size, self.now)
 
     def run(self, running, without_core):
-        """A call whose threads run on so many cores, and so many of which have none, on average: its threads."""
-        threads, elapsed = self.limit.of(self.size), SECOND // 10
-        self.limit.learn(threads, elapsed, int(running * elapsed), int(without_core * elapsed))
+        """A call whose threads run on so many cores, on average, and one of which has none for that share: its
+        threads."""
+        threads, elapsed = self.threads(), SECOND // 10
+        self.now += elapsed
+        self.limit.learn(threads, elapsed, int(running * elapsed), int(without_core * elapsed), self.now)
         return threads
 
 
@@ -62,7 +68,7 @@ def test_threads_that_only_wait_for_one_another_stay():
 def test_threads_that_lose_time_but_use_their_cores_stay():
     """With 3.2 of 4 cores a team of 3 would be slower."""
     calls = Calls(4)
-    assert [calls.run(3.2, 0.8) for _ in range(5)] == [4] * 5
+    assert [calls.run(3.2, 0.5) for _ in range(5)] == [4] * 5
 
 
 def test_one_thread_fewer_where_cores_are_taken_until_the_rest_have_theirs():
@@ -70,32 +76,60 @@ def test_one_thread_fewer_where_cores_are_taken_until_the_rest_have_theirs():
     assert calls.run(0.8, 0.9) == 4
     assert calls.run(0.9, 0.8) == 3
     assert [calls.run(1.9, 0.02) for _ in range(5)] == [2] * 5
-    assert calls.limit.of(1) == 1
+    assert calls.limit.of(1, calls.now) == 1
 
 
 def test_at_least_one_thread_runs():
     calls = Calls(2)
-    calls.run(0.3, 1.2)
-    assert calls.limit.of(2) == 1
+    calls.run(0.3, 0.9)
+    assert [calls.run(0.3, 0.9) for _ in range(5)] == [1] * 5
 
 
 def test_one_late_thread_in_a_short_call_does_not_decide():
     limit = compiled.TeamLimit()
-    limit.learn(limit.of(2), SECOND // 100, SECOND // 200, SECOND // 200)
-    assert limit.of(2) == 2
+    limit.learn(limit.of(2, 0), SECOND // 100, SECOND // 200, SECOND // 200, SECOND // 100)
+    assert limit.of(2, SECOND // 100) == 2
 
 
 def test_more_threads_are_tried_after_a_pause_and_after_a_longer_one_where_they_were_too_many():
     calls = Calls(3)
     calls.run(0.5, 0.9), calls.run(0.5, 0.9)
-    assert calls.limit.of(3) == 1
-    time.sleep(1.1)
-    assert calls.run(0.5, 0.9) == 2, "tried after a second, too many"
-    time.sleep(1.1)
-    assert calls.limit.of(3) == 1, "the pause is two seconds now"
-    time.sleep(1)
-    assert calls.run(1.9, 0.0) == 2, "tried again, and the core is free"
+    calls.now += SECOND - 1
+    assert calls.threads() == 1
+    calls.now += 1
+    assert calls.run(0.5, 0.9) == 2, "tried after a second, and too many"
+    calls.now += 2 * SECOND - 1
+    assert calls.threads() == 1
+    calls.now += 1
+    assert calls.run(1.9, 0.0) == 2, "tried after two, and the core is free"
     assert [calls.run(2.9, 0.0) for _ in range(3)] == [3] * 3, "one more at once"
+
+
+def test_the_limit_goes_where_no_call_asks_for_more_or_none_has_shown_it_for_long():
+    calls = Calls(2)
+    none = calls.limit.most(0)
+    calls.run(0.5, 0.9)
+    assert calls.limit.most(calls.now) == 1
+    calls.now += SECOND
+    assert calls.run(1.9, 0.0) == 2
+    assert calls.limit.most(calls.now) == none
+    calls.run(0.5, 0.9)
+    calls.size = 1  # nothing tries a larger team
+    assert calls.limit.most(calls.now) == 1
+    assert calls.limit.most(calls.now + 10 * SECOND) == none
+
+
+def test_only_the_team_that_is_tried_tells_whether_it_is_too_large():
+    calls = Calls(4)
+    calls.run(0.8, 0.9)
+    calls.now += SECOND
+    assert calls.threads() == 4, "a trial"
+    calls.size = 2
+    assert [calls.run(1.9, 0.0) for _ in range(3)] == [2] * 3
+    calls.size = 4
+    assert calls.run(0.8, 0.9) == 4, "too many, with a pause of two seconds now"
+    calls.now += 2 * SECOND - 1
+    assert calls.threads() == 3
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="binds programs to cores, as Linux does")

@@ -124,13 +124,16 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   }, "The product of two float32 vectors rounded to bfloat16, as this processor computes it or as any would.");
   m.def("clear_buffers", [] { Pool::instance().clear(); }, "Frees the buffers kept for the next call.");
   m.def("buffer_bytes", [] { return Pool::instance().bytes(); }, "Bytes of buffers in use, and of those kept.");
-  m.def("most_threads", [] { return TeamLimit::instance().most(); },
+  m.def("most_threads", [] { return TeamLimit::instance().most(wall_time()); },
         "The most threads of a call beside what other programs compute; 2147483647 where none was too many.");
-  py::class_<TeamLimit>(m, "TeamLimit", "How that is found out, for tests.")
+  m.def("hold_threads", [](bool all) { TeamLimit::instance().hold(all); },
+        "Whether calls take as many threads as torch has in any case.");
+  py::class_<TeamLimit>(m, "TeamLimit", "How many threads, from times in nanoseconds, for tests.")
       .def(py::init<>())
+      .def("most", &TeamLimit::most)
       .def("of", &TeamLimit::of)
-      .def("learn", [](TeamLimit& limit, int size, int64_t elapsed, int64_t running, int64_t without_core) {
-        limit.learn(size, {elapsed, running, without_core});
+      .def("learn", [](TeamLimit& limit, int size, int64_t elapsed, int64_t running, int64_t without_core, int64_t now) {
+        limit.learn(size, {elapsed, running, without_core}, now);
       });
   m.def("seconds", [] {
     py::dict seconds;

@@ -21,6 +21,12 @@
 
 namespace hmrnn {
 
+#ifdef __linux__
+constexpr bool MEASURES_SLEEP = true;
+#else
+constexpr bool MEASURES_SLEEP = false;
+#endif
+
 // Thrown out of a barrier where another thread of the team has failed.
 struct Aborted {};
 
@@ -53,9 +59,13 @@ class Barrier {
     advance(phase_.load());
   }
 
-  // Whether threads have met here, and the nanoseconds that they slept, together, for lack of something to do.
-  bool met() const { return phase_.load() > 0; }
-  int64_t slept() const { return slept_.load(); }
+  bool used() const { return phase_.load() > 0; }
+
+  // The nanoseconds for which the calling thread has slept at barriers for lack of something to do, since it began.
+  static int64_t& slept() {
+    static thread_local int64_t nanoseconds = 0;
+    return nanoseconds;
+  }
 
  private:
   static constexpr int SPINS = 500;          // 10 to 20 us
@@ -73,7 +83,7 @@ class Barrier {
     asleep_.fetch_add(1);
     syscall(SYS_futex, &phase_, FUTEX_WAIT_PRIVATE, phase, nullptr, nullptr, 0);
     asleep_.fetch_sub(1);
-    slept_.fetch_add(std::clamp<int64_t>(woken_.load() + WAKING - began, 0, wall_time() - began));
+    slept() += std::clamp<int64_t>(woken_.load() + WAKING - began, 0, wall_time() - began);
   }
   void wake() { syscall(SYS_futex, &phase_, FUTEX_WAKE_PRIVATE, count_, nullptr, nullptr, 0); }
 #else
@@ -93,7 +103,7 @@ class Barrier {
   alignas(64) std::atomic<int> arrived_{0};
   alignas(64) std::atomic<int> phase_{0};
   std::atomic<int> asleep_{0};
-  std::atomic<int64_t> woken_{0}, slept_{0};
+  std::atomic<int64_t> woken_{0};
   std::atomic<bool> aborted_{false};
   static_assert(sizeof(std::atomic<int>) == sizeof(int), "a futex is a plain int");
 };
@@ -115,42 +125,49 @@ template <class F>
 void run_team(int size, const F& f) {
   Barrier barrier;
 #ifdef _OPENMP
-  size = TeamLimit::instance().of(size);
+  TeamLimit& limit = TeamLimit::instance();
+  const int64_t began = wall_time();
+  size = limit.of(size, began);
   if (size > 1) {
-    const int64_t began = wall_time();
-    std::atomic<int64_t> running{0}, not_running{0};
+    int threads = 1;
+    TeamTimes times;
     std::exception_ptr error;
 #pragma omp parallel num_threads(size)
     {
 #pragma omp single
-      barrier.reset(omp_get_num_threads());
-      const int64_t entered = wall_time(), ran = running_time();
+      barrier.reset(threads = omp_get_num_threads());
+      const int64_t entered = wall_time(), ran = running_time(), slept = Barrier::slept();
       try {
-        f(omp_get_thread_num(), omp_get_num_threads(), barrier);
+        f(omp_get_thread_num(), threads, barrier);
       } catch (const Aborted&) {
       } catch (...) {
 #pragma omp critical(hmrnn_error)
         if (!error) error = std::current_exception();
         barrier.abort();
       }
-      const int64_t run = running_time() - ran;
-      running.fetch_add(run);
-      not_running.fetch_add(wall_time() - entered - run);
+      const int64_t running = running_time() - ran, idle = wall_time() - entered - running;
+#pragma omp critical(hmrnn_times)
+      {
+        times.running += running;
+        times.without_core = std::max(times.without_core, idle - (Barrier::slept() - slept));
+      }
     }
     if (error) std::rethrow_exception(error);
-    if (barrier.met())
-      TeamLimit::instance().learn(size, {wall_time() - began, running.load(), not_running.load() - barrier.slept()});
+    const int64_t now = wall_time();
+    times.elapsed = now - began;
+    if (MEASURES_SLEEP && barrier.used()) limit.learn(threads, times, now);
     return;
   }
 #endif
   f(0, 1, barrier);
 }
 
-// f(first, last) on shares of [0, count), each of `grain` or more, by as many threads as a team would have.
+// f(first, last) on shares of [0, count), each of `grain` or more: by this thread alone where a team would have but one,
+// else by torch's, all of which take part in every parallel region.
 template <class F>
 void parallel_for(int64_t count, int64_t grain, const F& f) {
-  const int64_t threads = std::min(at::get_num_threads(), TeamLimit::instance().most());
-  at::parallel_for(0, count, std::max(grain, (count + threads - 1) / threads), f);
+  const bool alone = TeamLimit::instance().most(wall_time()) == 1;
+  at::parallel_for(0, count, alone ? std::max(grain, count) : grain, f);
 }
 
 // The share [first, last) of `count` parts that belongs to one thread.

@@ -2,7 +2,7 @@
 """Who uses the longer past? Bits per character of language models whose state is put back to zeros every 30, 100, ...
 10,000 characters of a prepared text.
 
-    python scripts/benchmark/past.py data/ptb checkpoints/ptb checkpoints/nn_lstm_lm --subset test --csv past.csv
+    python scripts/benchmark/past.py data/ptb checkpoints/ptb runs/language_model/nn_lstm_lm.1 --csv past.csv
 
 Models: HM-LSTM (`hmlstm_lm`) and the `nn_lstm_lm` of this folder; of each kind the mean and the range are printed and,
 with --plot, drawn. Every model scores the same characters at every interval, each after the character before it, so

@@ -4,8 +4,7 @@ So a command needs no seconds to start. running.py starts it and writes requests
 JSON; it answers each with a line:
 
     {"start": [script or "-m module", arguments ...], "folder", "environment", "input", "output", "kill_after"}
-        runs it with these files as standard input (a FIFO, or a file) and as both outputs, and answers with its
-        process id
+        runs it with these files as standard input and as both outputs, and answers with its process id
     {"wait": process id}    answers with its exit code, as subprocess gives it: negative for a signal
 
 A fork runs the command's own script as __main__, and imports fairseq itself: that sets up logging by what it finds, and

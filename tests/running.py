@@ -103,12 +103,9 @@ def run(command, *arguments, cwd=ROOT, stdin="", check=True, timeout=PATIENCE):
         )
     else:
         with tempfile.TemporaryDirectory() as folder:
-            pipe, output = Path(folder) / "input", Path(folder) / "output"
-            os.mkfifo(pipe)
-            fork = start(command, arguments, output, folder=cwd, stdin=pipe)
-            with contextlib.suppress(BrokenPipeError):  # it need not read
-                pipe.write_text(stdin, encoding="utf-8")
-            code = fork.wait(timeout)
+            given, output = Path(folder) / "input", Path(folder) / "output"
+            given.write_text(stdin, encoding="utf-8")  # a file, not a pipe: the command need not read, nor live so long
+            code = start(command, arguments, output, folder=cwd, stdin=given).wait(timeout)
             result = subprocess.CompletedProcess([command, *arguments], code, output.read_text(encoding="utf-8"))
     assert not check or result.returncode == 0, result.stdout[-6000:]
     return result

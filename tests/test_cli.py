@@ -1,37 +1,14 @@
-"""The real fairseq commands, in processes of their own, on a small text."""
+"""The real fairseq commands on a small text."""
 
 import os
 import re
-import subprocess
 
 import pytest
 import torch
 from conftest import TASK, TRAIN
-from running import BIN, PATIENCE, ROOT, environment, rank_options, run
-
-
-def values(text, key):
-    """All numbers logged as key=value or key value."""
-    return [float(value) for value in re.findall(rf"\b{key}[= ]([-0-9.e]+)", text)]
-
-
-def lines_of(text, kind):
-    """The lines that generate or interactive printed as `kind-N<tab>...`: a list of the parts behind the number."""
-    return re.findall(rf"^{kind}-\d+\t(.*)$", text, re.MULTILINE)
-
-
-def base2_loss(text):
-    return float(re.search(r"Loss \(base 2\): ([0-9.]+)", text).group(1))
-
-
-def weights(folder, name="checkpoint_last.pt"):
-    import fairseq_hmrnn  # noqa: F401  (allows what checkpoints hold)
-
-    return torch.load(folder / name, map_location="cpu")["model"]
-
-
-def same(a, b):
-    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+from results import base2_loss, lines_of, same, values, weights
+from running import ROOT, run
+from two_processes import train_two_processes
 
 
 def test_training_learns_and_logs_boundaries(trained):
@@ -80,8 +57,8 @@ def test_generate_without_prefix_continues_whole_blocks_whatever_the_batch(data,
     options += ["--beam", 1, "--max-len-b", 3, "--cpu"]
     outputs = [run("fairseq-generate", data, *TASK, *options, "--batch-size", size).stdout for size in (1, 4)]
     found = [dict(re.findall(r"^H-(\d+)\t\S+\t(.*)$", output, re.MULTILINE)) for output in outputs]
-    assert found[0] == found[1]
     text = (data.parent / "test.txt").read_bytes().decode()
+    assert found[0] == found[1] and len(found[0]) == -(-len(text) // 20)
     symbols = [{" ": "▁", "\n": "</s>", "\t": "<U+0009>", "\u3000": "<U+3000>"}.get(c, c) for c in text]
     for number, hypothesis in found[0].items():
         block = symbols[20 * int(number) : 20 * int(number) + 20]
@@ -92,16 +69,21 @@ def test_generate_without_prefix_continues_whole_blocks_whatever_the_batch(data,
 def test_score_reference_and_samples_that_end_with_their_line(data, trained):
     options = ["--path", trained / "checkpoint_last.pt", "--gen-subset", "test", "--tokens-per-sample", 20, "--cpu"]
     scored = run("fairseq-generate", data, *TASK, *options, "--score-reference").stdout
-    for hypothesis, scores in zip(lines_of(scored, "H"), lines_of(scored, "P")):
-        assert len(hypothesis.split("\t")[1].split()) == len(scores.split())
+    hypotheses, scores = lines_of(scored, "H"), lines_of(scored, "P")
+    blocks = -(-len((data.parent / "test.txt").read_bytes().decode()) // 20)
+    assert len(hypotheses) == len(scores) == blocks
+    for hypothesis, score in zip(hypotheses, scores):
+        assert len(hypothesis.split("\t")[1].split()) == len(score.split())
     checkpoint = ["--path", trained / "checkpoint_last.pt", "--cpu", "--end-of-sample", "newline"]
     checkpoint += ["--beam", 1, "--sampling", "--seed", 1]
     ended = run("fairseq-interactive", data, *TASK, *checkpoint, "--max-len-b", 200, stdin="ka lu\n").stdout
-    assert len(lines_of(ended, "H")[0].split("\t")[1].split()) < 205
+    (hypothesis,) = lines_of(ended, "H")
+    assert len(hypothesis.split("\t")[1].split()) < 205
     options += ["--end-of-sample", "newline", "--max-len-b", 100, "--beam", 1]
     output = run("fairseq-generate", data, *TASK, *options).stdout  # whole blocks, newlines inside, are prompts here
-    for hypothesis in lines_of(output, "H"):
-        assert "</s>" not in hypothesis.split("\t")[1].split()[20:-1]
+    hypotheses = [line.split("\t")[1].split() for line in lines_of(output, "H")]
+    assert len(hypotheses) == blocks and any(len(symbols) > 21 for symbols in hypotheses)
+    assert all("</s>" not in symbols[20:-1] for symbols in hypotheses)
 
 
 def test_begin_of_sentence_symbols_and_prefixes(data, tmp_path):
@@ -168,36 +150,9 @@ def test_hydra(data, tmp_path):
     assert base2_loss(evaluated.stdout) > 0
 
 
-RANK_WEIGHTS = """
-import os, torch, fairseq_hmrnn
-from fairseq.trainer import Trainer
-consolidate = Trainer.consolidate_optimizer
-def save_weights(self):  # called on every rank, just before the first one saves
-    learned = {**self.get_model().state_dict(), **self.get_criterion().state_dict()}
-    torch.save({"model": learned}, os.environ["RANK_WEIGHTS"])
-    return consolidate(self)
-Trainer.consolidate_optimizer = save_weights
-"""
-
-
-def train_rank_options(data, options, folder):
-    """Train with two processes on one machine; the weights of each, as they were before the checkpoint was written."""
-    (folder / "rank_weights").mkdir()
-    (folder / "rank_weights" / "__init__.py").write_text(RANK_WEIGHTS)
-    options = ["--user-dir", folder / "rank_weights", *options, "--save-dir", folder]
-    processes = []
-    for rank, distributed in enumerate(rank_options(folder)):
-        variables = environment(RANK_WEIGHTS=str(folder / f"rank{rank}.pt"))
-        command = [BIN / "fairseq-train", data, *options, *distributed]
-        with open(folder / f"log{rank}", "w") as log:
-            processes.append(subprocess.Popen(list(map(str, command)), cwd=ROOT, env=variables, stdout=log, stderr=log))
-    assert [process.wait(timeout=PATIENCE) for process in processes] == [0, 0], (folder / "log0").read_text()[-4000:]
-    return [weights(folder, f"rank{rank}.pt") for rank in range(2)]
-
-
-def test_rank_options_end_with_equal_weights(data, tmp_path):
+def test_two_processes_end_with_equal_weights(data, tmp_path):
     options = [*TRAIN, "--boundary-regularizers", "rate+bidirectional", "--max-update", 4]
-    ranks = train_rank_options(data, [*TASK[2:], *options], tmp_path)
+    ranks = train_two_processes(data, [*TASK[2:], *options], tmp_path)
     assert same(*ranks) and "right_to_left.lstm.bias_hh_l0" in ranks[0]
     single = tmp_path / "single"
     run("fairseq-train", data, *TASK, *options, "--save-dir", single)
@@ -206,7 +161,7 @@ def test_rank_options_end_with_equal_weights(data, tmp_path):
 
 
 def first_error(command, *arguments):
-    """The last line of a command that must fail."""
+    """All that a command prints which must fail before it trains."""
     result = run(command, *arguments, check=False)
     assert result.returncode != 0, result.stdout[-2000:]
     assert "train_inner" not in result.stdout

@@ -2,7 +2,6 @@
 
 import gc
 import os
-import random
 import re
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -11,14 +10,14 @@ import pytest
 import torch
 from conftest import TASK, TRAIN
 from fairseq import checkpoint_utils
+from results import checkpoint, lines_of, same, values
 from running import run, run_groups
-from test_cli import lines_of, same, values
+from small_texts import write_pairs
 
 from fairseq_hmrnn.cli.main import run as run_here
 from fairseq_hmrnn.models import HMLSTMLanguageModel, HMLSTMModel
 from fairseq_hmrnn.tasks.hmlstm_language_modeling import HMLSTMLanguageModelingConfig, HMLSTMLanguageModelingTask
 
-WORDS = {"haus": "house", "baum": "tree", "der": "the", "rot": "red", "ist": "is", "und": "and", "klein": "small"}
 COMMON = ["--user-dir", "fairseq_hmrnn", "--optimizer", "adam", "--lr", "0.01", "--clip-norm", "1", "--cpu"]
 COMMON += ["--batch-size", "16", "--seed", "1", "--log-format", "simple", "--log-interval", "1"]
 COMMON += ["--num-workers", "0", "--no-epoch-checkpoints", "--required-batch-size-multiple", "1"]
@@ -31,19 +30,11 @@ EMA = [*TRAIN, "--stateful", "--embed-dim", "12", "--tie-embeddings", "--slope-p
 EMA += ["--num-workers", "2", "--store-ema", "--ema-decay", "0.8", "--ema-update-freq", "3"]
 
 
-def sentences(count, seed):
-    choose = random.Random(seed)
-    source = [choose.choices(list(WORDS), k=choose.randint(1, 7)) for _ in range(count)]
-    return [" ".join(line) for line in source], [" ".join(WORDS[word] for word in line) for line in source]
-
-
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory):
     """Folders `bin` (translation) and `lm` (the target language alone, with its dictionary), texts beside them."""
     folder = tmp_path_factory.mktemp("words")
-    for split, count, seed in (("train", 300, 0), ("valid", 21, 1), ("test", 13, 2)):
-        for language, lines in zip(("de", "en"), sentences(count, seed)):
-            (folder / f"{split}.{language}").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_pairs(folder, train=300)
     both = [value for split in ("train", "valid", "test") for value in (f"--{split}pref", folder / split)]
     one = [f"{value}.en" if isinstance(value, Path) else value for value in both]
     only = ["--only-source", "--srcdict", folder / "bin" / "dict.en.txt", "--destdir", folder / "lm"]
@@ -100,10 +91,6 @@ def models(pairs, data, tmp_path_factory):
     return folder
 
 
-def checkpoint(folder, name):
-    return torch.load(folder / name / "checkpoint_last.pt")
-
-
 @pytest.mark.parametrize("stateful", [True, False])
 def test_no_data_worker_outlives_its_epoch(data, stateful, monkeypatch):
     """Of data in parts, whose iterators serve for one epoch. A worker that is left does not end when it is told to, and
@@ -126,7 +113,7 @@ def test_no_data_worker_outlives_its_epoch(data, stateful, monkeypatch):
 
 
 def test_the_moving_average_goes_on_bit_for_bit(models):
-    whole, parts = checkpoint(models, "whole"), checkpoint(models, "parts")
+    whole, parts = checkpoint(models / "whole"), checkpoint(models / "parts")
     averages = [state["extra_state"]["ema"] for state in (whole, parts)]
     assert same(*averages) and same(whole["model"], parts["model"])
     average, weights = averages[0], whole["model"]
@@ -138,7 +125,7 @@ def test_the_moving_average_goes_on_bit_for_bit(models):
 
 
 def test_a_moving_average_may_begin_at_a_restart(models):
-    state = checkpoint(models, "later")
+    state = checkpoint(models / "later")
     average, weights = (part["decoder.embed_tokens.weight"] for part in (state["extra_state"]["ema"], state["model"]))
     assert 0 < (average - weights).abs().max() < 0.1
 
@@ -146,7 +133,7 @@ def test_a_moving_average_may_begin_at_a_restart(models):
 def test_the_moving_average_can_be_evaluated(models, tmp_path, capsys):
     options = ["--ema", "--out", str(tmp_path / "ema.pt")]
     run_here(["average", str(models / "whole" / "checkpoint_last.pt"), *options])
-    average, weights = checkpoint(models, "whole")["extra_state"]["ema"], checkpoint(models, "whole")["model"]
+    average, weights = checkpoint(models / "whole")["extra_state"]["ema"], checkpoint(models / "whole")["model"]
     lm = HMLSTMLanguageModel.from_pretrained(str(tmp_path / "ema.pt"))
     found = lm.models[0].state_dict()
     name = "decoder.slope_progress.progress"
@@ -189,7 +176,7 @@ def test_a_language_model_joins_the_search_with_the_dictionary_of_its_checkpoint
         for name in ("alone", "fused")
     )
     assert len(alone) == len(fused) == 13 and all(alone[number] != fused[number] for number in alone)
-    state = checkpoint(models, "words")
+    state = checkpoint(models / "words")
     state["task_state"]["dictionary"][0][0] = "other"
     torch.save(state, tmp_path / "other.pt")
     with pytest.raises(ValueError, match="the language model's dictionary is not among .*--srcdict"):
@@ -261,7 +248,7 @@ def test_a_model_of_words_stops_at_the_end_of_a_line(lm, models):
 
 @pytest.mark.parametrize("name, hub", [("words", HMLSTMLanguageModel), ("translator", HMLSTMModel)])
 def test_checkpoints_older_than_an_option_load(models, tmp_path, name, hub):
-    state = checkpoint(models, name)
+    state = checkpoint(models / name)
     for option in ("criterion_name", "decoder_embed_path", "encoder_embed_path", "share_all_embeddings"):
         state["cfg"]["model"].pop(option, None)
     torch.save(state, tmp_path / "older.pt")

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from fairseq.data import Dictionary
+from small_texts import dictionary_of
 
 from fairseq_hmrnn.criterions import BoundaryRegularizedCrossEntropy, HandwritingLikelihood
 from fairseq_hmrnn.criterions.boundary_regularizers import REGULARIZERS
@@ -58,13 +58,6 @@ def no_waiting():
 
     with NoNumbersSent(), NoWaiting():
         yield
-
-
-def dictionary_of(symbols, kind=Dictionary):
-    dictionary = kind()
-    for symbol in symbols:
-        dictionary.add_symbol(symbol)
-    return dictionary
 
 
 CHARACTERS = dictionary_of("abcd\u2581", CharacterDictionary)

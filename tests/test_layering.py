@@ -3,11 +3,11 @@
 import ast
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from running import ROOT
 
-PACKAGE = Path(__file__).resolve().parents[1] / "fairseq_hmrnn"
+PACKAGE = ROOT / "fairseq_hmrnn"
 
 # A part of the package (a folder or a file) -> the other parts that it may import, from the bottom up: a part imports
 # only what stands above it in this table, so that nothing goes round in circles.

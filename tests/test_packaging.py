@@ -13,12 +13,10 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from running import script
+from running import ROOT, script
 
 import fairseq_hmrnn
 from fairseq_hmrnn.ops.cpu import kernel
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 def python(*arguments, cwd, installed=True):

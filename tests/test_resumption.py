@@ -9,15 +9,12 @@ from conftest import TASK, TRAIN
 from fairseq import checkpoint_utils
 from fairseq.data import Dictionary
 from fairseq.dataclass.configs import CheckpointConfig
+from results import checkpoint
 from running import ROOT, rank_options, run_groups
 
 from fairseq_hmrnn.criterions import BoundaryRegularizedCrossEntropy
 
 UPDATES = 36  # three epochs of 12 updates
-
-
-def checkpoint(folder):
-    return torch.load(folder / "checkpoint_last.pt", map_location="cpu")
 
 
 def assert_same(one, other):

@@ -79,16 +79,18 @@ def test_new_words_do_not_stick_to_the_prompt(word_model):
     options = [word_model, "--length", 12, "--seed", 3, *(part for prompt in prompts for part in ("--prompt", prompt))]
     options += ["--end", "length"]
     plain = run("fairseq-hmrnn", "sample", *options).stdout.split("\n----------\n")
+    assert len(plain) == len(prompts)
     for begin, text in zip(["ka lumo ", "ka ", ""], plain):
         assert re.fullmatch(rf"{begin}(\S+ |\n){{12}}", text)
     records = [json.loads(line) for line in run("fairseq-hmrnn", "sample", *options, "--json").stdout.splitlines()]
+    assert len(records) == len(plain)
     for record, text in zip(records, plain):
         both = (re.sub(" *\n *", "\n", found).rstrip(" ") for found in (text, record["prompt"] + record["text"]))
         assert len(set(both)) == 1
     ending = ["--length", 5, "--end", "length"]
     beams = run("fairseq-hmrnn", "sample", word_model, "--prompt", "ka lumo", "--beam", 2, "--nbest", 2, *ending).stdout
-    for text in beams.split("\n----------\n"):
-        assert re.fullmatch(r"ka lumo (\S+ |\n){5}", text)
+    texts = beams.split("\n----------\n")
+    assert len(texts) == 2 and all(re.fullmatch(r"ka lumo (\S+ |\n){5}", text) for text in texts)
     lm = HMLSTMLanguageModel.from_pretrained(str(word_model))
     text = lm.sample("ka lumo", length=12, seed=3)
     assert text.startswith("ka lumo ") and set(text.split()) <= set(lm.tgt_dict.symbols)
@@ -238,10 +240,11 @@ def test_interactive_scores_new_text_and_keeps_spaces_with_m(data, trained):
     output = run("-m", "fairseq_cli.interactive", data, *TASK, *options, stdin=" ka \n").stdout
     assert re.findall(r"^S-0\t(.*)$", output, re.MULTILINE) == ["▁ k a ▁"]
     scores = [float(score) for score in re.findall(r"^H-0\t(\S+)\t▁ k a ▁ ", output, re.MULTILINE)]
-    for score, bits in zip(scores, re.findall(r"^P-0\t(.*)$", output, re.MULTILINE)):
+    found = re.findall(r"^P-0\t(.*)$", output, re.MULTILINE)
+    assert len(scores) == len(found) == 2
+    for score, bits in zip(scores, found):
         bits = [float(number) for number in bits.split()]
         assert len(bits) == 10 and score == pytest.approx(sum(bits[4:]) / 6, abs=1e-3)
-    assert len(scores) == 2
 
 
 @torch.no_grad()

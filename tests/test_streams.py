@@ -7,6 +7,7 @@ import shutil
 import pytest
 import torch
 from conftest import SMALL, TASK
+from results import checkpoint, losses
 from running import rank_options, run, run_groups
 
 STATEFUL = [*TASK, "--stateful", "--tokens-per-sample", 30, "--cpu", "--num-workers", 0]
@@ -14,12 +15,6 @@ TRAIN = [*SMALL, "--criterion", "boundary_regularized_cross_entropy", "--boundar
 TRAIN += ["--optimizer", "adam", "--lr", 0.01, "--clip-norm", 1, "--log-format", "simple", "--log-interval", 1]
 TRAIN += [*STATEFUL, "--best-checkpoint-metric", "bpc", "--no-epoch-checkpoints"]
 NO_DROPOUT = ["--dropout-input", 0, "--dropout-recurrent", 0, "--dropout-output", 0]
-
-
-def checkpoint(folder):
-    import fairseq_hmrnn  # noqa: F401  (allows what checkpoints hold)
-
-    return torch.load(folder / "checkpoint_last.pt", map_location="cpu")
 
 
 def tensors(value, name=""):
@@ -47,12 +42,6 @@ def assert_same(one, other):
     assert any("carried" in name for name in tensors_one)
     differing = [name for name in tensors_one if not torch.equal(tensors_one[name], tensors_other[name])]
     assert not differing
-
-
-def losses(log):
-    """The logged loss by update, of the last run in a log that did this update."""
-    found = re.findall(r"train_inner.* loss=([0-9.]+).* num_updates=(\d+)", log.read_text())
-    return {int(update): float(loss) for loss, update in found}
 
 
 def test_resuming_within_an_epoch_and_at_its_end_is_exact(data, tmp_path):

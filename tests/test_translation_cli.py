@@ -1,15 +1,16 @@
-"""Translation through the real fairseq commands, in processes of their own, on a small language."""
+"""Translation through the real fairseq commands on a small language."""
 
 import os
-import random
 import re
 import shutil
 
 import pytest
 import sacrebleu
 import torch
+from results import lines_of, same, values, weights
 from running import run, run_groups
-from test_cli import lines_of, same, train_rank_options, values, weights
+from small_texts import write_pairs
+from two_processes import train_two_processes
 
 from fairseq_hmrnn.cli import choice
 from fairseq_hmrnn.cli.choice import choose, value_of
@@ -18,7 +19,6 @@ from fairseq_hmrnn.data.binarize import InputError
 from fairseq_hmrnn.data.parallel import Side, prepare_parallel
 
 SMALL = "hmlstm_transformer_small"
-WORDS = {"haus": "house", "baum": "tree", "der": "the", "grün": "green", "ist": "is", "und": "and", "groß": "big"}
 TASK = ["--user-dir", "fairseq_hmrnn", "--task", "translation", "--required-batch-size-multiple", "1"]
 TRAIN = ["--optimizer", "adam", "--lr", "0.02", "--clip-norm", "1", "--batch-size", "32", "--cpu", "--seed", "1"]
 TRAIN += ["--log-format", "simple", "--log-interval", "1", "--num-workers", "0", "--no-epoch-checkpoints"]
@@ -27,20 +27,12 @@ HMLSTM = ["--arch", "hmlstm", "--embed-dim", "32", "--hidden-sizes", "32,24", "-
 HMLSTM += ["--encoder-memory", "segments:1", "--slope-per-update", "0.01", *REGULARISED, "--label-smoothing", "0.1"]
 
 
-def sentences(count, seed):
-    choose = random.Random(seed)
-    source = [choose.choices(list(WORDS), k=choose.randint(1, 7)) for _ in range(count)]
-    return [" ".join(line) for line in source], [" ".join(WORDS[word] for word in line) for line in source]
-
-
 @pytest.fixture(scope="session")
 def pairs(tmp_path_factory):
     """Folder prepared by the script, from characters of the source to pieces of the target; texts are beside it."""
     folder = tmp_path_factory.mktemp("pairs") / "it's, $(odd)"  # no name of a folder is read by a grammar
     folder.mkdir()
-    for split, count, seed in (("train", 400, 0), ("valid", 21, 1), ("test", 13, 2)):
-        for language, lines in zip(("de", "en"), sentences(count, seed)):
-            (folder / f"{split}.{language}").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_pairs(folder, train=400)
     options = ["--source-type", "char", "--target-size", 30]
     run("fairseq-hmrnn", "prepare", "translation", "de", "en", folder, *options)
     return folder / "bin"
@@ -230,9 +222,9 @@ def test_interactive_translates_raw_text(pairs, translator):
     assert set(translations[0].split()) & {"the", "tree", "is", "green"}
 
 
-def test_rank_options_end_with_equal_weights(pairs, tmp_path):
+def test_two_processes_end_with_equal_weights(pairs, tmp_path):
     options = [*TASK[2:], *TRAIN, "--arch", "hmlstm_transformer_tiny", *REGULARISED, "--max-update", 3]
-    ranks = train_rank_options(pairs, options, tmp_path)
+    ranks = train_two_processes(pairs, options, tmp_path)
     assert same(*ranks)
     assert torch.isfinite(ranks[0]["encoder.hm_lstm.bias.0"]).all()
 

@@ -86,10 +86,17 @@ def hm_lstm(
     check_options(options, noise)
     check_tensors(x, layers, state, valid, noise, recurrent_masks, tokens)
     arguments = (x, layers, state, options, valid, noise, recurrent_masks)
-    if not recorded:
-        return compute(*arguments, backend, recompute_chunks, tokens, hidden_dtype)
+    run = _record if recorded else compute
+    return run(*arguments, backend, recompute_chunks, tokens, hidden_dtype)
+
+
+def _record(
+    x, layers, state, options, valid, noise, recurrent_masks, backend, recompute_chunks, tokens, hidden_dtype
+) -> HMLSTMOutput:
+    """`compute` while torch records a graph: one operator, or the reference's operations."""
     if tokens is not None:
-        arguments = (F.embedding(tokens, x), *arguments[1:])
+        x = F.embedding(tokens, x)
+    arguments = (x, layers, state, options, valid, noise, recurrent_masks)
     if captured is None or backend == "reference" or exporting_onnx():
         return _run(hm_lstm_reference, *arguments, hidden_dtype=hidden_dtype)
     output = captured(*arguments, backend, recompute_chunks)

@@ -1,11 +1,11 @@
 """Each regulariser against its formula, computed step by step with numpy and math, in float64, with padding."""
 
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from running import ROOT
 
 from fairseq_hmrnn.criterions import boundary_regularizers as regularizers
 from fairseq_hmrnn.criterions.boundary_regularizers import (
@@ -356,8 +356,7 @@ def test_a_regularizer_is_one_function():
 
 
 def test_the_documents_name_every_regularizer():
-    root = Path(__file__).resolve().parents[2]
-    text = "".join(path.read_text(encoding="utf-8") for path in [root / "README.md", *root.glob("docs/*.md")])
+    text = "".join(path.read_text(encoding="utf-8") for path in [ROOT / "README.md", *ROOT.glob("docs/*.md")])
     assert [name for name in REGULARIZERS if f"`{name}`" not in text] == []
 
 

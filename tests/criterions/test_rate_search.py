@@ -1,11 +1,11 @@
 """The search for a rate: its cost against direct computation, and words of known lengths, found."""
 
 import math
-import random
 from collections import Counter
 
 import numpy as np
 import pytest
+from unspaced import letters_of_words
 
 from fairseq_hmrnn.criterions import rate_search
 from fairseq_hmrnn.criterions.rate_search import DISCOUNT, SPELLING_PRIOR, find_rate, held_out_cost, spelling_cost
@@ -79,18 +79,9 @@ def test_spelling_equals_direct_computation():
     assert np.exp(-spelling_cost(types, once)) == pytest.approx([expected[tuple(word)] for word in types])
 
 
-def language(shortest, longest, places, seed=0):
-    """Symbols of words of a random lexicon, the frequent ones more often, and where a word begins."""
-    choose = random.Random(seed)
-    words = ["".join(choose.choices("abcdefgh", k=choose.randint(shortest, longest))) for _ in range(60)]
-    text = choose.choices(words, weights=[1 / rank for rank in range(1, 61)], k=places // shortest)
-    begins = np.concatenate([[True] + [False] * (len(word) - 1) for word in text])[:places]
-    return np.array([ord(letter) - ord("a") for letter in "".join(text)][:places]), begins
-
-
 @pytest.mark.parametrize("shortest, longest", [(2, 3), (3, 6), (6, 10)])
 def test_the_rate_of_words_is_found_whatever_their_length(shortest, longest):
-    symbols, begins = language(shortest, longest, 6000)
+    symbols, begins = letters_of_words(6000, shortest, longest)
     signal = begins + np.random.default_rng(1).normal(0, 0.2, len(begins))
     symbols[::100] = -1
     assert find_rate(symbols, signal) == pytest.approx(begins.mean(), rel=0.1)
@@ -102,7 +93,7 @@ def test_nothing_is_found_where_there_is_too_little():
     assert find_rate(symbols, np.zeros(len(symbols))) is not None
     symbols[:60] = -1
     assert find_rate(symbols, np.zeros(len(symbols))) is None
-    symbols, begins = language(3, 6, 6000)
+    symbols, begins = letters_of_words(6000, 3, 6)
     symbols[::4] = -1  # rows of three symbols have no two segments that are whole
     assert find_rate(symbols, begins.astype(float)) is None
 

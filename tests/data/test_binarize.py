@@ -9,7 +9,6 @@ import subprocess
 import sys
 import termios
 from argparse import Namespace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,7 +22,6 @@ from fairseq_hmrnn.data import binarize
 from fairseq_hmrnn.data.characters import CharacterDictionary, decode, encode
 from fairseq_hmrnn.data.folders import replaced_whole
 
-ROOT = Path(__file__).resolve().parents[2]
 LINES = "The \u2581 cat\tsat \r\n\n  on\u00a0\u3000the \U0001f63a mat.\x00\u2028 \n"
 
 

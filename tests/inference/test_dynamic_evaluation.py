@@ -7,8 +7,8 @@ import torch
 from conftest import TASK
 from fairseq.checkpoint_utils import load_checkpoint_to_cpu
 from fairseq.data import Dictionary
-from models.test_hmlstm_lm import make
 from running import run
+from small_language_model import make
 
 from fairseq_hmrnn.data.indexed import count_symbols
 from fairseq_hmrnn.inference.dynamic_evaluation import (

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from models.test_hmlstm_lm import make, tokens
+from small_language_model import make, tokens
 
 from fairseq_hmrnn.inference import export
 

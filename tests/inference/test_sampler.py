@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from models.test_hmlstm_lm import DICTIONARY, PAD, make
+from small_language_model import DICTIONARY, PAD, make
 
 from fairseq_hmrnn.inference import sampler
 from fairseq_hmrnn.inference.sampler import Sampler, SamplingOptions, limited

@@ -8,7 +8,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 from fairseq.models.transformer_lm import TransformerLanguageModel, base_lm_architecture
-from models.test_hmlstm_lm import dictionary_of, make
+from small_language_model import make
+from small_texts import dictionary_of
 
 from fairseq_hmrnn.inference.sampler import Sampler, SamplingOptions
 from fairseq_hmrnn.inference.search import PromptedGenerator

@@ -8,8 +8,8 @@ import pytest
 import small_translation as translation
 import torch
 from conftest import TASK, TRAIN
-from models.test_hmlstm_lm import DICTIONARY, PAD, make, tokens
 from running import run, run_groups
+from small_language_model import DICTIONARY, PAD, make, tokens
 
 from fairseq_hmrnn.inference import export
 from fairseq_hmrnn.inference.sampler import Sampler, SamplingOptions

@@ -3,29 +3,18 @@
 import weakref
 
 import pytest
+import small_language_model
 import torch
-from fairseq.data import Dictionary
+from small_language_model import DICTIONARY
 
-from fairseq_hmrnn.models.config import HMLSTMLanguageModelConfig
-from fairseq_hmrnn.models.decoder import HMLSTMDecoder
-from fairseq_hmrnn.models.hmlstm_lm import HMLSTMLanguageModel
 from fairseq_hmrnn.ops import HMLSTMState
 
-DICTIONARY = Dictionary()
-for _symbol in "abcdefg":
-    DICTIONARY.add_symbol(_symbol)
 X = torch.randint(4, len(DICTIONARY), (3, 12), generator=torch.Generator().manual_seed(2))
 
 
 def make():
-    torch.manual_seed(3)
-    off = {"dropout_input": 0.0, "dropout_output": 0.0, "dropout_recurrent": 0.0}
-    config = HMLSTMLanguageModelConfig(embed_dim=6, hidden_sizes="8,5,7", output_dim=9, **off)
-    model = HMLSTMLanguageModel(HMLSTMDecoder(config, DICTIONARY)).double()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.3)
-    return model
+    """In training mode, in which it keeps the state for the next window."""
+    return small_language_model.make().train()
 
 
 def window(index, length=4):

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from models.test_hmlstm_lm import PAD, make, tokens
+from small_language_model import PAD, make, tokens
 
 from fairseq_hmrnn.models import decoding
 from fairseq_hmrnn.ops import HMLSTMState, cpu

@@ -4,38 +4,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from fairseq.data import Dictionary
 from running import run
+from small_language_model import DICTIONARY, PAD, make, tokens
+from small_texts import dictionary_of
 
 from fairseq_hmrnn.models.config import HMLSTMLanguageModelConfig
-from fairseq_hmrnn.models.decoder import HMLSTMDecoder
 from fairseq_hmrnn.models.hmlstm_lm import HMLSTMLanguageModel
-
-
-def dictionary_of(symbols):
-    dictionary = Dictionary()
-    for symbol in symbols:
-        dictionary.add_symbol(symbol)
-    return dictionary
-
-
-DICTIONARY = dictionary_of("abcdefg")
-PAD = DICTIONARY.pad()
-
-
-def make(dictionary=DICTIONARY, **options):
-    torch.manual_seed(3)
-    off = {"dropout_input": 0.0, "dropout_output": 0.0, "dropout_recurrent": 0.0}
-    options = {"embed_dim": 6, "hidden_sizes": "8,5,7", "output_dim": 9, **off, **options}
-    model = HMLSTMLanguageModel(HMLSTMDecoder(HMLSTMLanguageModelConfig(**options), dictionary)).double()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.3)
-    return model.eval()
-
-
-def tokens(batch, length):
-    return torch.randint(4, len(DICTIONARY), (batch, length), generator=torch.Generator().manual_seed(1))
 
 
 @pytest.mark.parametrize("boundary", ["step", "bernoulli", "soft"])
@@ -188,7 +162,8 @@ def test_every_parameter_gets_a_gradient(name):
 DISTRIBUTED = """
 import os, sys, torch
 sys.path[:0] = ["tests/models", "tests"]
-from test_hmlstm_lm import OPTIONS, make, tokens
+from small_language_model import make, tokens
+from test_hmlstm_lm import OPTIONS
 torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
 for options in OPTIONS.values():
     model = torch.nn.parallel.DistributedDataParallel(make(**options).train())

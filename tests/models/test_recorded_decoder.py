@@ -5,7 +5,7 @@ import io
 
 import pytest
 import torch
-from fairseq.data import Dictionary
+from small_texts import dictionary_of
 
 from fairseq_hmrnn.models.config import HMLSTMLanguageModelConfig
 from fairseq_hmrnn.models.decoder import HMLSTMDecoder
@@ -18,12 +18,9 @@ pytestmark = pytest.mark.skipif(entry.captured is None, reason="this torch has n
 
 def make(**options):
     torch.manual_seed(0)
-    dictionary = Dictionary()
-    for symbol in "abcdefgh":
-        dictionary.add_symbol(symbol)
     dropout = {"dropout_input": 0.0, "dropout_output": 0.0, "dropout_recurrent": 0.0}
     options = {"embed_dim": 8, "hidden_sizes": "10,8,6", "output_dim": 12, **dropout, **options}
-    return HMLSTMDecoder(HMLSTMLanguageModelConfig(**options), dictionary)
+    return HMLSTMDecoder(HMLSTMLanguageModelConfig(**options), dictionary_of("abcdefgh"))
 
 
 def tokens(decoder, rows=3, columns=9, padded=False):

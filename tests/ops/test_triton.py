@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 from problems import assert_close, make_problem, near_threshold, tensors
+from running import ROOT
 
 from fairseq_hmrnn.modules import HMLSTM
 from fairseq_hmrnn.ops import RecurrenceOptions, hm_lstm, state_dtype
@@ -198,16 +199,18 @@ class Card:
 
 
 @pytest.mark.parametrize(
-    "card, importable, words",
+    "card, version, importable, words",
     [
-        (dict(major=7, minor=5), True, "Some GPU has compute capability 7.5, they need 8.0"),
-        (dict(shared_memory_per_block_optin=48 * 1024), True, "Some GPU has 49152 bytes of shared memory"),
-        (dict(), False, "pip install triton"),
+        (dict(major=7, minor=5), "2.8.0", True, "Some GPU has compute capability 7.5, they need 8.0"),
+        (dict(shared_memory_per_block_optin=48 * 1024), "2.10.1", True, "Some GPU has 49152 bytes of shared memory"),
+        (dict(), "2.7.1+cu126", True, "they need torch 2.8 or later, this is 2.7.1+cu126"),
+        (dict(), "2.8.0", False, "pip install triton"),
     ],
-    ids=["old", "small", "no-triton"],
+    ids=["old", "small", "old-torch", "no-triton"],
 )
-def test_auto_falls_back_with_one_line(card, importable, words, monkeypatch, caplog):
-    """The choice alone: `choose` is asked for a device that need not be there."""
+def test_auto_falls_back_with_one_line(card, version, importable, words, monkeypatch, caplog):
+    """The choice alone: `choose` is asked for a device that need not be there, under a torch that need not be this."""
+    monkeypatch.setattr(torch, "__version__", version)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: type("Other", (Card,), card))
     if not importable:
         monkeypatch.setitem(sys.modules, "fairseq_hmrnn.ops.triton", None)
@@ -223,6 +226,7 @@ def test_auto_falls_back_with_one_line(card, importable, words, monkeypatch, cap
 
 def test_auto_takes_triton_on_a_gpu_that_can(monkeypatch):
     old = type("Other", (Card,), dict(major=7, minor=5))
+    monkeypatch.setattr(torch, "__version__", "2.8.0")
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: Card if device.index == 1 else old)
     entry.choose.cache_clear()
     for index, chosen in ((1, hm_lstm_triton), (0, hm_lstm_reference)):
@@ -293,7 +297,7 @@ def test_kernels_compile():
 @pytest.mark.parametrize("arguments, lines", [("gpu.py --tasks sequence", 8), ("gpu_kernels.py", 13)])
 def test_benchmarks_run_in_half_precision(arguments, lines):
     """Once, at a tiny size."""
-    folder = Path(__file__).parents[2] / "scripts" / "benchmark"
+    folder = ROOT / "scripts" / "benchmark"
     command = [sys.executable, *arguments.split(), "--tiny", "--dtypes", "bf16"]
     environment = {**os.environ, "TRITON_INTERPRET": "0" if GPU else "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=folder)

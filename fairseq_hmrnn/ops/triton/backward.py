@@ -174,14 +174,24 @@ def collect(
 
 
 @triton.jit
+def operation(z, valid, layer, step, before, steps, b, rows_padded):
+    """Whether the sample is here at this step, whether its cell computes (UPDATE or FLUSH), and z_prev and z_below."""
+    here = tl.load(valid + step * rows_padded + b) != 0
+    z_prev = tl.load(z + before)
+    z_below = z_below_of(z, layer, step, steps, b, rows_padded)
+    return here, here & ((z_prev != 0) | (z_below != 0)), z_prev, z_below
+
+
+@triton.jit
 def through_detector(
-    u, noise, grad_probs, dz_below, d_z, z_below, here, layer, b, rows_padded, after, emitted, slope,
+    u, noise, grad_boundaries, grad_probs, dz_below, d_z, z_below, here, layer, b, rows_padded, after, emitted, slope,
     LAYERS: tl.constexpr, MODE: tl.constexpr, NESTED: tl.constexpr, TOP: tl.constexpr,
 ):  # fmt: skip
-    """The detector backwards, d_z being all that reaches z but for the layer above: the gradients of its logit and of
+    """The detector backwards, d_z being the gradient of z that `collect` found: the gradients of its logit and of
     z_below."""
     has_above = layer + 1 < LAYERS
     above = tl.where(has_above, layer + 1, 0)
+    d_z += tl.load(grad_boundaries + emitted)
     d_z += tl.where(has_above, tl.load(dz_below + row_of(above, 0, 1, b, rows_padded)), 0.0)
     du, to_below = detect_backward(
         tl.load(u + after), tl.load(noise + emitted), d_z, tl.load(grad_probs + emitted), z_below, slope, MODE, NESTED
@@ -261,6 +271,20 @@ def through_products(
     return totals[0] + to_gates[TOP_DOWN], totals[1] + to_gates[BOTTOM_UP], flags
 
 
+@triton.jit
+def through_sum(
+    gradients, detector_gradients, ds, du, d_flush, d_open, active, layer, step, emitted, b, steps, rows_padded,
+    units, mask, stride, LAYERS: tl.constexpr, SIZE: tl.constexpr,
+):  # fmt: skip
+    """`through_products` without layer normalisation: the three products are summed, so that one gradient is all
+    three's."""
+    to_flush, to_open = sums((d_flush, d_open), 2)
+    store_gates(gradients + emitted * (GATES * SIZE), units, stride, mask, ds)
+    for product in tl.static_range(3):
+        tl.store(detector_gradients + row_of(layer + product * LAYERS, step, steps, b, rows_padded), du)
+    return to_flush, to_open, 7 * active.to(tl.int32)
+
+
 @triton.jit(do_not_specialize=["phase", "steps"])
 def backward_cell(
     products, projected, h, masks, c, z, u, gates, statistics, valid, noise, detectors, gains, gains_last,
@@ -294,17 +318,13 @@ def backward_cell(
             tl.store(dz + own, dz_sum)
         else:
             before = after - rows_padded
-            here = tl.load(valid + step * rows_padded + b) != 0
             emitted = row_of(layer, step, steps, b, rows_padded)
-            z_prev = tl.load(z + before)
-            z_below = z_below_of(z, layer, step, steps, b, rows_padded)
-            active = here & ((z_prev != 0) | (z_below != 0))
+            here, active, z_prev, z_below = operation(z, valid, layer, step, before, steps, b, rows_padded)
             total += tl.load(grad_hidden + emitted * SIZE + units, mask=mask, other=0.0)
 
-            d_z = dz_sum + dz_from_above + tl.load(grad_boundaries + emitted)
             du, to_below = through_detector(
-                u, noise, grad_probs, dz_below, d_z, z_below, here, layer, b, rows_padded, after, emitted,
-                tl.load(scalars), LAYERS, MODE, NESTED, TOP,
+                u, noise, grad_boundaries, grad_probs, dz_below, dz_sum + dz_from_above, z_below, here, layer, b,
+                rows_padded, after, emitted, tl.load(scalars), LAYERS, MODE, NESTED, TOP,
             )  # fmt: skip
             ds, d_flush, d_open = through_cell(
                 h, c, gates, dh, dc, total, z_prev, z_below, here, active, before, after, own, units, mask, stride, SIZE
@@ -319,11 +339,10 @@ def backward_cell(
                     LAYERS, SIZE, KEEP, FULL,
                 )  # fmt: skip
             else:
-                to_flush, to_open = sums((d_flush, d_open), 2)
-                store_gates(gradients + emitted * (GATES * SIZE), units, stride, mask, ds)
-                for product in tl.static_range(3):
-                    tl.store(detector_gradients + row_of(layer + product * LAYERS, step, steps, b, rows_padded), du)
-                flags = 7 * active.to(tl.int32)
+                to_flush, to_open, flags = through_sum(
+                    gradients, detector_gradients, ds, du, d_flush, d_open, active, layer, step, emitted, b, steps,
+                    rows_padded, units, mask, stride, LAYERS, SIZE,
+                )  # fmt: skip
             tl.store(sent + emitted, flags)
             tl.store(dz + own, tl.where(here, to_flush, dz_sum))
             tl.store(dz_below + own, tl.where(here, to_open + to_below, 0.0))

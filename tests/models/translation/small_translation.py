@@ -4,7 +4,8 @@ vary."""
 from types import SimpleNamespace
 
 import torch
-from fairseq.data import Dictionary
+from small_language_model import with_large_weights
+from small_texts import dictionary_of
 
 from fairseq_hmrnn.models import HMLSTMLanguageModel, HMLSTMLSTMModel, HMLSTMModel, HMLSTMTransformerModel
 from fairseq_hmrnn.models.config import HMLSTMLanguageModelConfig
@@ -13,14 +14,6 @@ from fairseq_hmrnn.models.translation.config import (
     HMLSTMTransformerConfig,
     HMLSTMTranslationConfig,
 )
-
-
-def dictionary_of(symbols):
-    dictionary = Dictionary()
-    for symbol in symbols:
-        dictionary.add_symbol(symbol)
-    return dictionary
-
 
 SOURCE, TARGET = dictionary_of("abcdefg"), dictionary_of("uvwxyz")
 PAD = SOURCE.pad()
@@ -57,11 +50,7 @@ def build_plain(name, target=TARGET, source=SOURCE, **options):
 def make(name="hmlstm", source=SOURCE, target=TARGET, **options):
     """A model in evaluation mode, without dropout."""
     torch.manual_seed(3)
-    model = build_plain(name, target, source, **options).double()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.3)
-    return model.eval()
+    return with_large_weights(build_plain(name, target, source, **options).double())
 
 
 def tokens(batch, length, dictionary=SOURCE, seed=1):
@@ -84,8 +73,4 @@ def language_model(**options):
     torch.manual_seed(3)
     task = SimpleNamespace(source_dictionary=WORDS, target_dictionary=WORDS)
     cfg = HMLSTMLanguageModelConfig(**{**LANGUAGE_MODEL, **options})
-    model = HMLSTMLanguageModel.build_model(cfg, task).double()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.3)
-    return model.eval()
+    return with_large_weights(HMLSTMLanguageModel.build_model(cfg, task).double())

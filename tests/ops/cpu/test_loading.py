@@ -4,10 +4,10 @@ import os
 import subprocess
 import sys
 from importlib.machinery import EXTENSION_SUFFIXES
-from pathlib import Path
 
 import pytest
 import torch
+from running import ROOT
 
 from fairseq_hmrnn.ops.cpu import kernel, loading
 
@@ -83,10 +83,9 @@ def test_the_remedy_is_a_command_for_this_installation(tmp_path):
 
 
 def test_a_build_that_cannot_be_says_so():
-    root = Path(__file__).resolve().parents[3]
     environment = {**os.environ, "FAIRSEQ_HMRNN_NO_EXTENSION": "1"}
     command = [sys.executable, "setup.py", "build_ext", "--inplace"]
-    result = subprocess.run(command, cwd=root, env=environment, capture_output=True, encoding="utf-8")
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, encoding="utf-8")
     assert result.returncode == 1
     assert result.stderr == "error: the compiled CPU kernel cannot be built: FAIRSEQ_HMRNN_NO_EXTENSION is set\n"
 

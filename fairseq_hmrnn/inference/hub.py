@@ -90,11 +90,12 @@ def load(paths: Sequence[str], data: Optional[str] = None, dtype: str = "float32
         task_state, overrides, cfg.task.data = {}, {**overrides, "data": data}, data
     with naming(paths[0]):
         task = tasks.setup_task(cfg.task, task_state=task_state)
-    models = []
+    models: List[torch.nn.Module] = []
     for path in paths:
-        state = state or _load_language_model(path, overrides)
+        if models:
+            state = _load_language_model(path, overrides)
         loaded, cfg, task = checkpoint_utils.load_model_ensemble_and_task([path], overrides, task=task, state=state)
-        models, state = [*models, *loaded], None  # its weights are not held beside those of the next
+        models, state = [*models, *loaded], {}  # its weights are not held beside those of the next
     generate_in(models, dtype)
     if hasattr(task.args, "generation_dtype"):  # which `generate` asks
         task.args.generation_dtype = dtype

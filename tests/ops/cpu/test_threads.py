@@ -17,6 +17,7 @@ from fairseq_hmrnn.modules import HMLSTM
 from fairseq_hmrnn.ops import RecurrenceOptions, cpu
 
 pytestmark = pytest.mark.skipif(cpu.kernel.compiled is None, reason="the compiled kernel was not built")
+reads_proc = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 OPTIONS = RecurrenceOptions(slope=0.8, detector_grad_scale=1.0)
 
 
@@ -110,7 +111,7 @@ def test_data_loader_workers_run_it_alone():
         torch.set_num_threads(before)
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+@reads_proc
 def test_no_thread_beyond_omp_num_threads():
     code = (
         "import os, torch\n"
@@ -136,6 +137,7 @@ def resident_bytes():
         return int(stream.read().split()[1]) * resource.getpagesize()
 
 
+@reads_proc
 def test_no_leak_over_1000_calls():
     problem = make_problem(2, 5, 3, [17, 9], OPTIONS)
     for _ in range(50):

@@ -132,7 +132,8 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
       .def(py::init<>())
       .def("most", &TeamLimit::most)
       .def("of", &TeamLimit::of)
-      .def("learn", [](TeamLimit& limit, int size, int64_t elapsed, int64_t running, int64_t without_core, int64_t now) {
+      .def("learn", [](TeamLimit& limit, int size, int64_t elapsed, int64_t running, int64_t without_core,
+                       int64_t now) {
         limit.learn(size, {elapsed, running, without_core}, now);
       });
   m.def("seconds", [] {

@@ -30,6 +30,8 @@ constexpr bool MEASURES_SLEEP = false;
 // Thrown out of a barrier where another thread of the team has failed.
 struct Aborted {};
 
+constexpr int64_t WAKING = 100000;  // ns that a core which was idle may take to run a thread
+
 class Barrier {
  public:
   void reset(int count) {
@@ -68,8 +70,7 @@ class Barrier {
   }
 
  private:
-  static constexpr int SPINS = 500;          // 10 to 20 us
-  static constexpr int64_t WAKING = 100000;  // ns that a core which was idle may take to run a thread
+  static constexpr int SPINS = 500;  // 10 to 20 us
 
   void advance(int phase) {
     if (asleep_.load() > 0) woken_.store(wall_time());
@@ -83,7 +84,9 @@ class Barrier {
     asleep_.fetch_add(1);
     syscall(SYS_futex, &phase_, FUTEX_WAIT_PRIVATE, phase, nullptr, nullptr, 0);
     asleep_.fetch_sub(1);
-    slept() += std::clamp<int64_t>(woken_.load() + WAKING - began, 0, wall_time() - began);
+    const int64_t lasted = wall_time() - began;  // all of it idle where a signal ended it
+    const bool goes_on = phase_.load() != phase;
+    slept() += goes_on ? std::clamp<int64_t>(woken_.load() + WAKING - began, 0, lasted) : lasted;
   }
   void wake() { syscall(SYS_futex, &phase_, FUTEX_WAKE_PRIVATE, count_, nullptr, nullptr, 0); }
 #else
@@ -134,6 +137,7 @@ void run_team(int size, const F& f) {
     std::exception_ptr error;
 #pragma omp parallel num_threads(size)
     {
+      const int64_t late = std::max<int64_t>(0, wall_time() - began - WAKING);
 #pragma omp single
       barrier.reset(threads = omp_get_num_threads());
       const int64_t entered = wall_time(), ran = running_time(), slept = Barrier::slept();
@@ -149,7 +153,7 @@ void run_team(int size, const F& f) {
 #pragma omp critical(hmrnn_times)
       {
         times.running += running;
-        times.without_core = std::max(times.without_core, idle - (Barrier::slept() - slept));
+        times.without_core = std::max(times.without_core, late + idle - (Barrier::slept() - slept));
       }
     }
     if (error) std::rethrow_exception(error);
@@ -162,7 +166,7 @@ void run_team(int size, const F& f) {
   f(0, 1, barrier);
 }
 
-// f(first, last) on shares of [0, count), each of `grain` or more: by this thread alone where a team would have but one,
+// f(first, last) on shares of [0, count), each of `grain` or more: by this thread alone where a team would have one,
 // else by torch's, all of which take part in every parallel region.
 template <class F>
 void parallel_for(int64_t count, int64_t grain, const F& f) {

@@ -23,13 +23,13 @@ inline int64_t running_time() {
   return wall_time();
 }
 
-// What the threads of a call did, in nanoseconds: how long the call took, how long they ran, together, and how long the
-// one that lost most could have run but had no core.
+// What the threads of a call did, in nanoseconds: how long it took, how long they ran, together, and how long the one
+// that lost most could have run but had no core.
 struct TeamTimes {
   int64_t elapsed = 0, running = 0, without_core = 0;
 };
 
-// All threads wait where one has no core, and one that has slept at a barrier may find its core taken: then a cell takes
+// All threads wait where one has no core, and one that has slept at a barrier may find its core taken: a cell then takes
 // as long as the scheduler lets another program compute. A team that is one smaller leaves a core to that program. So,
 // as networks control congestion: one thread fewer where one had no core for a quarter of the time and all together
 // needed no more cores than the smaller team has, one more after a pause, and a longer pause where that was too many.

@@ -31,7 +31,7 @@ struct TeamTimes {
 
 // All threads wait where one has no core, and one that has slept at a barrier may find its core taken: a cell then takes
 // as long as the scheduler lets another program compute. A team that is one smaller leaves a core to that program. So,
-// as networks control congestion: one thread fewer where one had no core for a quarter of the time and all together
+// as networks control congestion: one thread fewer where one had no core for an eighth of the time and all together
 // needed no more cores than the smaller team has, one more after a pause, and a longer pause where that was too many.
 // Results do not depend on the number of threads.
 class TeamLimit {
@@ -75,7 +75,7 @@ class TeamLimit {
     without_core_ += times.without_core;
     spare_ += (size - 1) * times.elapsed - times.running;
     if (elapsed_ < EVIDENCE) return;
-    if (without_core_ > elapsed_ / 4 && spare_ > 0) {
+    if (without_core_ > elapsed_ / 8 && spare_ > 0) {
       limit_ = std::max(1, largest_ - 1);
       pause_ = std::clamp(trying_ ? 2 * pause_ : pause_, SHORTEST, LONGEST);
       retry_ = now + pause_;

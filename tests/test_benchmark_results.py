@@ -169,10 +169,10 @@ def test_handwriting_is_scored_again_by_another_version(benchmark, monkeypatch, 
         handwriting.main()
         return capsys.readouterr()
 
-    with pytest.raises(UserError, match=r"^nothing is done yet in .* \(2 left out, .*: run it without --report to .*\)$"):
+    with pytest.raises(UserError, match=r"^nothing is done yet in .* \(2 left out, .*: run it without --report .*\)$"):
         main("--report")
     (runs["hm-lstm.1"] / "checkpoint_last.pt").rename(tmp_path / "checkpoint")
-    with pytest.raises(UserError, match="hm-lstm.1 was scored by another version .* no checkpoint_last.pt to score again"):
+    with pytest.raises(UserError, match="hm-lstm.1 was scored by another version .* no checkpoint_last.pt to"):
         main()
     (tmp_path / "checkpoint").rename(runs["hm-lstm.1"] / "checkpoint_last.pt")
     for _ in range(2):

@@ -106,7 +106,11 @@ def evaluate(args, folder):
     """Of the test lines: average log-likelihood, rates, and F1 by alignment, gold, layer and system."""
     writer, strokes = Writer.load(str(folder / "checkpoint_last.pt")), load_split(args.data, "test")
     lines = [writer.read(strokes.steps[strokes.line(index)]) for index in range(len(strokes.names))]
-    found = {"scoring": SCORING, "log_likelihood": float(np.mean([line.log_probs.sum() for line in lines])), "lines": len(lines)}
+    found = {
+        "scoring": SCORING,
+        "log_likelihood": float(np.mean([line.log_probs.sum() for line in lines])),
+        "lines": len(lines),
+    }
     found["parameters"] = parameters(writer.model)
     boundaries = np.concatenate([line.boundaries for line in lines]) > 0.5
     found["rates"] = boundaries.mean(0).tolist()

@@ -2,11 +2,11 @@
 # Checks that need a GPU, one step a call; logs go to OUT, a short table is printed last. Every step can be repeated.
 #   scripts/gpu_check.sh check OUT    the suite with its GPU tests, the kernels under memcheck
 #   scripts/gpu_check.sh bench OUT [ARGUMENTS OF scripts/benchmark/gpu.py]
-#   scripts/gpu_check.sh train OUT DATA [HYDRA OVERRIDES]     the recipe RECIPE (ptb); again, it goes on from SAVE/RECIPE
-#   scripts/gpu_check.sh amp OUT DATA [HYDRA OVERRIDES]       every precision of fairseq against float32, with UPDATES (200)
-# DATA is what `fairseq-hmrnn prepare ptb` made. Checkpoints stay in SAVE (default runs/gpu_check of the repository), one
-# every SAVE_EVERY (500) updates, the most that is lost when the time is up; OUT gets the log and the best weights in
-# float16, in pieces below 16 MiB (cat best.pt.* > best.pt). PYTHON=EXE an environment with torch, Triton and fairseq
+#   scripts/gpu_check.sh train OUT DATA [HYDRA OVERRIDES]   the recipe RECIPE (ptb); again, it goes on from SAVE/RECIPE
+#   scripts/gpu_check.sh amp OUT DATA [HYDRA OVERRIDES]     fairseq's precisions against float32, UPDATES (200) of each
+# DATA is what `fairseq-hmrnn prepare ptb` made. Checkpoints stay in SAVE (default runs/gpu_check of the repository),
+# one every SAVE_EVERY (500) updates, the most that is lost when the time is up; OUT gets the log and the best weights
+# in float16, in pieces below 16 MiB (cat best.pt.* > best.pt). PYTHON=EXE an environment with torch, Triton and fairseq
 # (default .venv/bin/python of the repository if it is there, else python3). Each step ends within LIMIT seconds (540).
 # Without a GPU check and bench run what they can in Triton's interpreter, bench with --tiny; train and amp run on CPU,
 # which requires a small model, such as 'model.hidden_sizes="16,12,8"' dataset.num_workers=0.
@@ -62,7 +62,10 @@ train() {  # overrides ...
   timeout "$((limit - 30))" "$python" -m fairseq_hmrnn train "${RECIPE:-ptb}" "$data" --save-dir "$save" --no-score -- \
     checkpoint.save_interval_updates="${SAVE_EVERY:-500}" "$@" || code=$?
   [ "$code" = 0 ] || [ "$code" = 124 ] || return "$code"
-  [ -f "$save/checkpoint_best.pt" ] || { echo "nothing was saved in the time: set SAVE_EVERY below 500 updates"; return 1; }
+  if [ ! -f "$save/checkpoint_best.pt" ]; then
+    echo "nothing was saved in the time: set SAVE_EVERY below 500 updates"
+    return 1
+  fi
   rm -f "$out/best.pt" "$out/best.pt."*  # pieces of an earlier call
   cp "$save/hydra_train.log" "$out/hydra_train.log" || return
   "$python" -m fairseq_hmrnn average "$save/checkpoint_best.pt" --half --out "$out/best.pt" || return
@@ -71,7 +74,8 @@ train() {  # overrides ...
     split -b 15M "$out/best.pt" "$out/best.pt." && rm "$out/best.pt" || return
   fi
   echo "$(sed -n "s/.*valid on 'valid'.*| bpc \([0-9.]*\) .*num_updates \([0-9]*\).*/\1 bpc at update \2/p" \
-    "$out/hydra_train.log" | sort -n | head -n 1)" "$([ "$code" = 124 ] && echo "(time is up: run again to go on)" || echo "(ended)")"
+    "$out/hydra_train.log" | sort -n | head -n 1)" \
+    "$([ "$code" = 124 ] && echo "(time is up: run again to go on)" || echo "(ended)")"
 }
 
 case $step in

@@ -21,7 +21,8 @@ hmrnn_find_python() {
   done
   candidate=${PYTHON:-python3}
   "$candidate" --version >/dev/null 2>&1 || hmrnn_fail "$candidate does not run: install Python 3.11, or set PYTHON"
-  hmrnn_fail "$("$candidate" --version 2>&1) is not supported: install Python 3.11 (3.8 to 3.12 work), or set PYTHON to one"
+  candidate=$("$candidate" --version 2>&1)
+  hmrnn_fail "$candidate is not supported: install Python 3.11 (3.8 to 3.12 work), or set PYTHON to one"
 }
 
 # torch first, because building the package needs it, and as the CPU build wherever there is one: the default build
@@ -57,7 +58,8 @@ hmrnn_install() {
     local pins=$hmrnn_root/constraints-py310.txt
     python -m pip install -q -c "$pins" pip setuptools wheel numpy cython
     # Before torch: its build looks whether torch is importable, and then asks for a C++ file that its archive lacks; of
-    # what is built with torch nothing is used here. Without its dependencies: it asks for torchaudio, not needed for text.
+    # what is built with torch nothing is used here. Without its dependencies: it asks for torchaudio, which text does
+    # without.
     python -m pip install -q --no-build-isolation --no-deps fairseq==0.12.2
     hmrnn_install_torch "$pins"
     python -m pip install -q -c "$pins" omegaconf hydra-core cffi regex sacrebleu tqdm bitarray scikit-learn \
@@ -74,6 +76,23 @@ hmrnn_install() {
   fi
 }
 
+hmrnn_kernel_allowed() { case ${FAIRSEQ_HMRNN_NO_EXTENSION:-0} in 0) ;; *) return 1 ;; esac; }
+
+# Compiles this Python's kernel again if there is one; where that fails, the one of before stays in use.
+hmrnn_compile() {  # stamp
+  local file log=$hmrnn_venv/kernel.log
+  hmrnn_kernel_allowed || return 0
+  file=_kernel$(python -c 'import sysconfig; print(sysconfig.get_config_var("EXT_SUFFIX"))')
+  [ -f "$hmrnn_root/fairseq_hmrnn/ops/cpu/$file" ] || return 0  # it was installed without
+  echo "setup: compiling the kernel, whose sources have changed (minutes)"
+  if (cd "$hmrnn_root" && python setup.py -q build_ext --inplace --force) > "$log" 2>&1; then
+    echo "$1" > "$hmrnn_venv/.fairseq_hmrnn_kernel"
+  else
+    echo "setup: warning: $file is of an earlier state of its sources, as compiling it failed ($(tail -n 1 "$log");" \
+      "all of it in $log): mend that and run this again, or remove the file to run without" >&2
+  fi
+}
+
 hmrnn_setup() {
   local base stamp kernel
   if [ ! -x "$hmrnn_venv/bin/python" ]; then
@@ -84,17 +103,15 @@ hmrnn_setup() {
   hmrnn_supported "$hmrnn_venv/bin/python" || hmrnn_fail "$hmrnn_venv is broken or not Python 3.8 to 3.12: remove it"
   export VIRTUAL_ENV=$hmrnn_venv PATH=$hmrnn_venv/bin:$PATH
   unset PYTHONHOME
-  stamp=$(cd "$hmrnn_root" && echo "${TORCH:-cpu}" | cat - constraints*.txt setup.py pyproject.toml scripts/setup_venv.sh | cksum)
+  stamp=$(cd "$hmrnn_root" &&
+    echo "${TORCH:-cpu}" | cat - constraints*.txt setup.py pyproject.toml scripts/setup_venv.sh | cksum)
   kernel=$(cd "$hmrnn_root" && cat fairseq_hmrnn/ops/cpu/csrc/* | cksum)
   if [ "$(cat "$hmrnn_venv/.fairseq_hmrnn" 2>/dev/null)" != "$stamp" ]; then
     hmrnn_install
     echo "$stamp" > "$hmrnn_venv/.fairseq_hmrnn"
-    echo "$kernel" > "$hmrnn_venv/.fairseq_hmrnn_kernel"
-  elif [ "$(cat "$hmrnn_venv/.fairseq_hmrnn_kernel" 2>/dev/null)" != "$kernel" ] &&
-    compgen -G "$hmrnn_root/fairseq_hmrnn/ops/cpu/_kernel*.so" >/dev/null; then  # without: installed without a kernel
-    echo "setup: compiling the kernel, whose sources have changed (minutes)"
-    (cd "$hmrnn_root" && python setup.py -q build_ext --inplace --force)
-    echo "$kernel" > "$hmrnn_venv/.fairseq_hmrnn_kernel"
+    if hmrnn_kernel_allowed; then echo "$kernel" > "$hmrnn_venv/.fairseq_hmrnn_kernel"; fi
+  elif [ "$(cat "$hmrnn_venv/.fairseq_hmrnn_kernel" 2>/dev/null)" != "$kernel" ]; then
+    hmrnn_compile "$kernel"
   fi
 }
 

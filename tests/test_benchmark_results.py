@@ -2,6 +2,7 @@
 
 import argparse
 import csv
+import json
 
 import pytest
 
@@ -89,11 +90,12 @@ def test_generation_makes_no_use_of_checkpoints_of_other_settings(benchmark, mon
 
 def test_generation_makes_checkpoints_anew_until_they_are_calibrated(benchmark, monkeypatch, tmp_path):
     generation, made = benchmark("generation"), []
+    monkeypatch.setattr("sys.argv", ["generation.py", "--folder", str(tmp_path / "made")])
     monkeypatch.setattr(generation, "prepare_data", lambda *arguments: made.append("data"))
 
     def make_checkpoints(args, folder):
         assert not (folder / "hmlstm_lm").exists(), "fairseq-train would go on from a calibrated one"
-        (folder / "hmlstm_lm").mkdir()
+        trained_models(generation, folder)
         made.append("checkpoints")
 
     def interrupted(*arguments):
@@ -101,13 +103,86 @@ def test_generation_makes_checkpoints_anew_until_they_are_calibrated(benchmark, 
 
     monkeypatch.setattr(generation, "make_checkpoints", make_checkpoints)
     monkeypatch.setattr(generation, "calibrate", interrupted)
-    args = argparse.Namespace(batch=[1])
+    monkeypatch.setattr(generation.checkpoints, "check_checkpoint", interrupted)
     with pytest.raises(Begun):
-        generation.make(args, tmp_path)
+        generation.main()
     monkeypatch.setattr(generation, "calibrate", lambda args, path: made.append(path.parent.name))
     for _ in range(2):
-        generation.make(args, tmp_path)
+        with pytest.raises(Begun):
+            generation.main()
     assert made == ["data", "checkpoints"] * 2 + ["hmlstm_lm"]
+
+
+def trained_models(generation, folder):
+    """Files in the places of all that generation.py measures."""
+    for path in (folder / "data" / "dict.txt", *(generation.checkpoint_of(folder, name) for name in generation.MODELS)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("trained for days")
+    (folder / "test.txt").write_text("text")
+
+
+@pytest.mark.parametrize("lacking", ["hmlstm_lm/checkpoint_last.pt", "lstm_lm/checkpoint_last.pt", "test.txt", None])
+def test_generation_leaves_models_that_it_has_not_made(benchmark, monkeypatch, tmp_path, lacking):
+    """Those of an earlier form of it are measured as they are, any other folder is refused."""
+    generation = benchmark("generation")
+    monkeypatch.setattr("sys.argv", ["generation.py", "--folder", str(tmp_path)])
+
+    def measured(path):
+        raise Begun
+
+    monkeypatch.setattr(generation.checkpoints, "check_checkpoint", measured)
+    trained_models(generation, tmp_path)
+    if lacking:
+        (tmp_path / lacking).unlink()
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    message = f"^there is no {tmp_path / lacking}, .*: give another --folder$" if lacking else "^$"
+    with pytest.raises(UserError if lacking else Begun, match=message):
+        generation.main()
+    after = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    after.pop(tmp_path / "settings.json", None if lacking else b"")
+    assert after == before
+
+
+def test_handwriting_is_scored_again_by_another_version(benchmark, monkeypatch, tmp_path, capsys):
+    """Before anything is trained; and --report leaves such results out."""
+    handwriting, made = benchmark("handwriting"), []
+    (tmp_path / "data").mkdir()
+    result = {"log_likelihood": 5.0, "lines": 1, "parameters": 9, "rates": [0.5], "f1": {}}
+    runs = {name: tmp_path / "out" / name for name in ("hm-lstm.1", "hm-lstm-annealed-slope.1", "nn.lstm.1")}
+    for folder in runs.values():
+        folder.mkdir(parents=True)
+        (folder / "checkpoint_last.pt").touch()
+        (folder / "result.json").write_text(json.dumps({**result, "scoring": 1}))
+    (runs["hm-lstm.1"] / "result.json").write_text(json.dumps(result))
+    (runs["nn.lstm.1"] / "result.json").unlink()
+
+    def evaluate(args, folder):
+        made.append(folder.name)
+        return {**result, "scoring": handwriting.SCORING, "log_likelihood": 7.0}
+
+    monkeypatch.setattr(handwriting, "evaluate", evaluate)
+    monkeypatch.setattr(handwriting, "train", lambda args, contestant, seed, folder: made.append(contestant))
+
+    def main(*options):
+        own = [str(tmp_path / "data"), "--out", str(tmp_path / "out"), "--seeds", "1", *options]
+        monkeypatch.setattr("sys.argv", ["handwriting.py", *own])
+        handwriting.main()
+        return capsys.readouterr()
+
+    with pytest.raises(UserError, match=r"^nothing is done yet in .* \(2 left out, .*: run it without --report .*\)$"):
+        main("--report")
+    (runs["hm-lstm.1"] / "checkpoint_last.pt").rename(tmp_path / "checkpoint")
+    with pytest.raises(UserError, match="hm-lstm.1 was scored by another version .* no checkpoint_last.pt to"):
+        main()
+    (tmp_path / "checkpoint").rename(runs["hm-lstm.1"] / "checkpoint_last.pt")
+    for _ in range(2):
+        told = main()
+        assert told.out.count("| 9 | 7 | 7 | 0.500 |") == 3 and not told.err
+        assert made == ["hm-lstm.1", "hm-lstm-annealed-slope.1", "nn.LSTM", "nn.lstm.1"]
+    (runs["nn.lstm.1"] / "result.json").write_text(json.dumps(result))
+    told = main("--report")
+    assert "nn.LSTM" not in told.out and told.out.count("| 7 | 7 |") == 2
+    assert told.err.startswith("handwriting: 1 left out, scored by another version of this script: ")
 
 
 def test_generation_takes_batches_of_whole_prompts(benchmark, monkeypatch, tmp_path):

@@ -73,35 +73,65 @@ def test_a_commit_is_not_checked_without_its_kernel(monkeypatch):
     assert missing()[1:] == [line for line in before if "Triton" in line]
 
 
-STUB = '#!/bin/sh\n[ "$1" = -c ] || echo "$@" >> "$LOG"\n'
+STUB = """#!/bin/sh
+case "$*" in
+  *EXT_SUFFIX*) echo .this-python.so ;;
+  -c*) ;;
+  *build_ext*) echo "$@" >> "$LOG" && echo "error: no compiler" >&2 && exit "$BUILT" ;;
+  *) echo "$@" >> "$LOG" ;;
+esac
+"""
 
 
 def test_an_environment_of_a_relative_name_gets_a_new_kernel_alone(tmp_path):
-    """With a python that only notes how it was called."""
+    """With a python that only notes how it was called. Where the kernel cannot be compiled, the one of before stays."""
     root, log, python = tmp_path / "root", tmp_path / "log", tmp_path / "here" / "env" / "bin" / "python"
     csrc = root / "fairseq_hmrnn" / "ops" / "cpu" / "csrc"
     for folder in (csrc, root / "scripts", python.parent):
         folder.mkdir(parents=True)
-    for name in ("scripts/setup_venv.sh", "constraints.txt", "setup.py", "pyproject.toml"):
+    for name in ("scripts/setup_venv.sh", "constraints.txt", "constraints-py310.txt", "setup.py", "pyproject.toml"):
         shutil.copy(ROOT / name, root / name)
     python.write_text(STUB)
     python.chmod(0o755)
     (csrc / "cell.h").write_text("1")
 
-    def calls():
+    def calls(warning="", **settings):
         log.write_text("")
         source = f"source {root}/scripts/setup_venv.sh && cd / && command -v python"
-        environment = {**os.environ, "VENV": "env", "LOG": str(log)}
-        command = ["bash", "-c", source]
-        made = subprocess.run(command, cwd=str(tmp_path / "here"), env=environment, stdout=subprocess.PIPE, check=True)
-        assert made.stdout.decode().splitlines()[-1] == str(python)
+        environment = {**os.environ, "FAIRSEQ_HMRNN_NO_EXTENSION": "", "VENV": "env", "LOG": str(log), "BUILT": "0"}
+        made = subprocess.run(
+            ["bash", "-c", source], cwd=str(tmp_path / "here"), env={**environment, **settings}, capture_output=True
+        )
+        assert made.returncode == 0 and made.stdout.decode().splitlines()[-1] == str(python), made.stderr.decode()
+        assert re.fullmatch(warning, made.stderr.decode()), made.stderr.decode()
         return log.read_text().splitlines()
 
     assert any(f"-e {root}" in call for call in calls()) and calls() == []
     (csrc / "cell.h").write_text("2")
+    (csrc.parent / "_kernel.another-python.so").write_text("")
     assert calls() == [], "it was installed without a kernel"
-    (csrc.parent / "_kernel.so").write_text("")
-    assert calls() == ["setup.py -q build_ext --inplace --force"] and calls() == []
+    (csrc.parent / "_kernel.this-python.so").write_text("")
+    assert calls(FAIRSEQ_HMRNN_NO_EXTENSION="1") == []
+    compiled = ["setup.py -q build_ext --inplace --force"]
+    failed = r"setup: warning: _kernel\.this-python\.so is of an earlier .* \(error: no compiler; .*: mend that .*\n"
+    for _ in range(2):  # it is not taken for done
+        assert calls(failed, BUILT="1") == compiled
+    assert calls() == compiled and calls() == []
+    with (root / "constraints.txt").open("a") as file:
+        file.write("# others\n")
+    (csrc / "cell.h").write_text("3")
+    assert any(f"-e {root}" in call for call in calls(FAIRSEQ_HMRNN_NO_EXTENSION="1"))
+    assert calls() == compiled and calls() == [], "installed anew, but not the kernel"
+
+
+def test_lines_of_scripts_are_as_short_as_those_of_python():
+    scripts = sorted((ROOT / "scripts").rglob("*.sh"))
+    lines = [(path.name, number) for path in scripts for number, line in numbered(path) if len(line) > 120]
+    assert len(scripts) > 10 and lines == []
+
+
+def numbered(path):
+    return enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
 
 
 GPU_STUB = """#!/bin/sh
@@ -113,6 +143,7 @@ esac
 """
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the script is for GNU's timeout, stat and sha256sum")
 def test_gpu_check_takes_relative_names_and_leaves_no_old_pieces(tmp_path):
     """With a python that makes the files alone: names are of the folder it is called in."""
     (tmp_path / "data").mkdir()

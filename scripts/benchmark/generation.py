@@ -27,12 +27,12 @@ import torch
 from calibration import set_rate
 from fairseq.models.lstm import LSTMDecoder
 from fairseq_cli import generate, train
-from results import claim
+from results import NOTE, claim
 from turns import ratio
 
 from fairseq_hmrnn import checkpoints
 from fairseq_hmrnn.cli import arguments as kinds
-from fairseq_hmrnn.cli.errors import run_command
+from fairseq_hmrnn.cli.errors import UserError, run_command
 from fairseq_hmrnn.cli.main import run
 from fairseq_hmrnn.cli.recipe import PACKAGE
 from fairseq_hmrnn.data.binarize import TextSource, embedded_text, prepare
@@ -43,6 +43,7 @@ from fairseq_hmrnn.options import SEED, SIZE, whole
 
 MODELS = ("hmlstm_lm", "lstm_lm")
 PROMPT = 8  # characters
+BEGUN, CALIBRATED = "begun", "calibrated"  # files in a folder whose models this script makes, or has made
 PLUGIN = ["--user-dir", str(PACKAGE), "--task", "hmlstm_language_modeling", "--cpu"]
 PLUGIN += ["--num-workers", "0"]
 
@@ -73,16 +74,30 @@ def call(function, *arguments):
     return said.getvalue()
 
 
+def to_be_made(folder: Path) -> bool:
+    """Whether data and models are to be made: in a new or empty folder, and in one where this script was interrupted.
+
+    Any other folder is taken as it is: UserError where it lacks what is measured.
+    """
+    if (folder / BEGUN).exists() and not (folder / CALIBRATED).exists():
+        return True
+    if not folder.exists() or all(path.stem == Path(NOTE).stem for path in folder.iterdir()):
+        return True
+    for path in (folder / "data", folder / "test.txt", *(checkpoint_of(folder, name) for name in MODELS)):
+        if not path.exists():
+            raise UserError(f"there is no {path}, and {folder} was not begun by this script: give another --folder")
+    return False
+
+
 def make(args, folder: Path) -> None:
-    """Data and calibrated checkpoints, unless they are there; what was begun is made anew."""
-    done = folder / "calibrated"
-    if not done.exists():
-        for name in MODELS:
-            shutil.rmtree(folder / name, ignore_errors=True)
-        prepare_data(folder, args.batch)
-        make_checkpoints(args, folder)
-        calibrate(args, checkpoint_of(folder, "hmlstm_lm"))
-        done.touch()
+    """Data and calibrated checkpoints, from the start: fairseq-train would go on from a calibrated one."""
+    (folder / BEGUN).touch()
+    for name in MODELS:
+        shutil.rmtree(folder / name, ignore_errors=True)
+    prepare_data(folder, args.batch)
+    make_checkpoints(args, folder)
+    calibrate(args, checkpoint_of(folder, "hmlstm_lm"))
+    (folder / CALIBRATED).touch()
 
 
 def checkpoint_of(folder: Path, name: str) -> Path:
@@ -249,8 +264,10 @@ def main():
     torch.set_num_threads(args.threads)
     with contextlib.ExitStack() as stack:
         folder = Path(args.folder or stack.enter_context(tempfile.TemporaryDirectory()))
+        making = to_be_made(folder)
         claim(folder, settings_of(args), "--folder")
-        make(args, folder)
+        if making:
+            make(args, folder)
         path = checkpoint_of(folder, "hmlstm_lm")
         checkpoints.check_checkpoint(str(path))
         found = ", ".join(f"{rate:.3f}" for rate in rates(hub.load([str(path)])))

@@ -8,11 +8,13 @@ with equal updates; and where the boundaries of layers 1 and 2 fall.
 Prints two tables: the average log-likelihood of the test lines, in nats as published, over the seeds; and F1 of the
 layers' boundaries against the last points of strokes, characters and words, beside as many boundaries at random and at
 every k-th point. Training that was interrupted goes on where it stopped; what is done is not done again, more seeds are
-added, and other settings are refused. --report prints the tables of what is done at any time, whatever its settings.
+added, and other settings are refused; models scored by another version of this script are scored again, not trained.
+--report prints the tables of what is done at any time, whatever its settings.
 """
 
 import json
 import statistics
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +34,7 @@ from fairseq_hmrnn.options import SEED, SIZE, number
 LSTM_USER_DIR = Path(__file__).resolve().parent / "lstm_handwriting"
 CONTESTANTS = ("HM-LSTM", "HM-LSTM, annealed slope", "nn.LSTM")
 GOLD = ("pen-ups", "characters", "words")
+SCORING = 2  # of results: another number where `evaluate` finds other figures for the same model
 SETTINGS = ("updates", "batch_size", "max_line_steps", "hidden", "lr", "slope", "slope_max", "boundary_rates")
 SETTINGS += ("boundary_regularizers",)
 
@@ -103,7 +106,11 @@ def evaluate(args, folder):
     """Of the test lines: average log-likelihood, rates, and F1 by alignment, gold, layer and system."""
     writer, strokes = Writer.load(str(folder / "checkpoint_last.pt")), load_split(args.data, "test")
     lines = [writer.read(strokes.steps[strokes.line(index)]) for index in range(len(strokes.names))]
-    found = {"log_likelihood": float(np.mean([line.log_probs.sum() for line in lines])), "lines": len(lines)}
+    found = {
+        "scoring": SCORING,
+        "log_likelihood": float(np.mean([line.log_probs.sum() for line in lines])),
+        "lines": len(lines),
+    }
     found["parameters"] = parameters(writer.model)
     boundaries = np.concatenate([line.boundaries for line in lines]) > 0.5
     found["rates"] = boundaries.mean(0).tolist()
@@ -140,15 +147,19 @@ def f1_scores(name, boundaries, gold):
 
 def report(args):
     """Both tables, of what is done."""
-    results = {name: [] for name in CONTESTANTS}
-    for contestant in CONTESTANTS:
-        for seed in args.seeds:
-            path = Path(args.out) / folder_name(contestant, seed) / "result.json"
-            if path.is_file():
-                results[contestant].append(json.loads(path.read_text(encoding="utf-8")))
+    results, others = {name: [] for name in CONTESTANTS}, 0
+    for contestant, _, folder in runs_of(args):
+        result = result_of(folder)
+        if result and result.get("scoring") == SCORING:
+            results[contestant].append(result)
+        elif result:
+            others += 1
     results = {name: found for name, found in results.items() if found}
+    again = f"{others} left out, scored by another version of this script: run it without --report to score them again"
     if not results:
-        raise UserError(f"nothing is done yet in {args.out}")
+        raise UserError(f"nothing is done yet in {args.out}" + (f" ({again})" if others else ""))
+    if others:
+        print(f"handwriting: {again}", file=sys.stderr)
     print("| | parameters | log-likelihood, mean | by seed | rates z1, z2 |\n|---|---|---|---|---|")
     for name, found in results.items():
         scores = [run["log_likelihood"] for run in found]
@@ -171,8 +182,34 @@ def report(args):
                 print(f"| {name} | {layer} | " + " | ".join(cells) + " |")
 
 
-def folder_name(contestant, seed):
-    return f"{contestant.lower().replace(', ', '-').replace(' ', '-')}.{seed}"
+def runs_of(args):
+    """(contestant, seed, folder) of every run that was asked for."""
+    for seed in args.seeds:
+        for contestant in CONTESTANTS:
+            name = contestant.lower().replace(", ", "-").replace(" ", "-")
+            yield contestant, seed, Path(args.out).resolve() / f"{name}.{seed}"
+
+
+def result_of(folder):
+    """Of a run that is done; None of one that is not."""
+    path = folder / "result.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def score(args, folder):
+    (folder / "result.json").write_text(json.dumps(evaluate(args, folder)), encoding="utf-8")
+
+
+def score_again(args, folder):
+    """A run that is done, if its figures are of another scoring."""
+    result = result_of(folder)
+    if result and result.get("scoring") != SCORING:
+        if not (folder / "checkpoint_last.pt").is_file():
+            raise UserError(
+                f"{folder} was scored by another version of this script, and there is no checkpoint_last.pt to score "
+                "again: remove it to train anew, or give another --out"
+            )
+        score(args, folder)
 
 
 def main():
@@ -180,13 +217,13 @@ def main():
     if not args.report:
         settings = {f"--{name.replace('_', '-')}": getattr(args, name) for name in SETTINGS}
         claim(args.out, {**settings, "data": data_digest(args.data)})
-    for seed in [] if args.report else args.seeds:
-        for contestant in CONTESTANTS:
-            folder = Path(args.out).resolve() / folder_name(contestant, seed)
-            if not (folder / "result.json").is_file():
+        for _, _, folder in runs_of(args):
+            score_again(args, folder)
+        for contestant, seed, folder in runs_of(args):
+            if not result_of(folder):
                 folder.mkdir(parents=True, exist_ok=True)
                 train(args, contestant, seed, folder)
-                (folder / "result.json").write_text(json.dumps(evaluate(args, folder)), encoding="utf-8")
+                score(args, folder)
     report(args)
 
 

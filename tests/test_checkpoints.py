@@ -14,11 +14,11 @@ import zipfile
 import numpy as np
 import pytest
 import torch
-from conftest import TASK
 from fairseq import checkpoint_utils
 from fairseq.data import Dictionary
 from omegaconf import OmegaConf
 from running import ROOT, run
+from small_training import TASK
 
 from fairseq_hmrnn.checkpoints import UnsafeCheckpointError, check_checkpoint, drop_unnamed_codec, forget_files
 from fairseq_hmrnn.inference import hub

@@ -5,9 +5,9 @@ import re
 
 import pytest
 import torch
-from conftest import TASK, TRAIN
-from results import base2_loss, lines_of, same, values, weights
+from command_results import base2_loss, lines_of, same, values, weights
 from running import ROOT, run
+from small_training import TASK, TRAIN
 from two_processes import train_two_processes
 
 

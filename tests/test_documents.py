@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import SMALL
 from fairseq import options
 from running import ROOT, run, run_groups
+from small_training import SMALL
 
 from fairseq_hmrnn.cli.arguments import Parser
 from fairseq_hmrnn.cli.errors import UserError

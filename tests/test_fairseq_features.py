@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TASK, TRAIN
+from command_results import checkpoint, lines_of, same, values
 from fairseq import checkpoint_utils
-from results import checkpoint, lines_of, same, values
 from running import run, run_groups
 from small_texts import write_pairs
+from small_training import TASK, TRAIN
 
 from fairseq_hmrnn.cli.main import run as run_here
 from fairseq_hmrnn.models import HMLSTMLanguageModel, HMLSTMModel

@@ -130,3 +130,15 @@ def test_core_imports_without_fairseq(part):
         f"importlib.import_module('fairseq_hmrnn.{part}')"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_modules_of_tests_have_names_of_their_own():
+    """They are imported by name from several folders, beside those of the benchmarks."""
+    folders = [folder for folder in (ROOT / "tests").rglob("*") if folder.is_dir()]
+    files = [
+        file for folder in [ROOT / "tests", ROOT / "scripts" / "benchmark", *folders] for file in folder.glob("*.py")
+    ]
+    names = [file.stem for file in files if not file.stem.startswith(("test_", "conftest", "__"))]
+    assert len(names) == len(set(names)), sorted(name for name in names if names.count(name) > 1)
+    imports_conftest = [str(file) for file in files if "from conftest import" in file.read_text(encoding="utf-8")]
+    assert imports_conftest == [__file__]

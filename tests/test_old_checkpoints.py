@@ -6,8 +6,8 @@ import shutil
 
 import pytest
 import torch
-from conftest import TASK
 from running import ROOT, run
+from small_training import TASK
 
 from fairseq_hmrnn.inference.averaging import average
 from fairseq_hmrnn.models import HMLSTMLanguageModel, HMLSTMLSTMModel

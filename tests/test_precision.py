@@ -7,9 +7,9 @@ from unittest import mock
 
 import pytest
 import torch
-from conftest import TASK, TRAIN
-from results import losses
+from command_results import losses
 from running import ROOT, run_groups
+from small_training import TASK, TRAIN
 
 MODES = {
     "float32": [],

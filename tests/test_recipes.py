@@ -10,10 +10,10 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import TASK, TRAIN
 from fairseq import checkpoint_utils
 from omegaconf import OmegaConf
 from running import ROOT, run, script
+from small_training import TASK, TRAIN
 
 from fairseq_hmrnn.data import corpora
 from fairseq_hmrnn.data.binarize import InputError

@@ -5,12 +5,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import TASK, TRAIN
+from command_results import checkpoint
 from fairseq import checkpoint_utils
 from fairseq.data import Dictionary
 from fairseq.dataclass.configs import CheckpointConfig
-from results import checkpoint
 from running import ROOT, rank_options, run_groups
+from small_training import TASK, TRAIN
 
 from fairseq_hmrnn.criterions import BoundaryRegularizedCrossEntropy
 

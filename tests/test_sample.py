@@ -10,8 +10,8 @@ import sys
 
 import pytest
 import torch
-from conftest import TASK, TRAIN
 from running import PATIENCE, environment, run, run_groups
+from small_training import TASK, TRAIN
 
 from fairseq_hmrnn.inference import hub
 from fairseq_hmrnn.inference.reader import Reader

@@ -8,9 +8,9 @@ import re
 import numpy as np
 import pytest
 import torch
-from conftest import TASK, TRAIN
 from fairseq import checkpoint_utils
 from running import run
+from small_training import TASK, TRAIN
 
 from fairseq_hmrnn.cli.files import size_of, text_pieces
 from fairseq_hmrnn.cli.main import run as run_here

@@ -6,9 +6,9 @@ import shutil
 
 import pytest
 import torch
-from conftest import SMALL, TASK
-from results import checkpoint, losses
+from command_results import checkpoint, losses
 from running import rank_options, run, run_groups
+from small_training import SMALL, TASK
 
 STATEFUL = [*TASK, "--stateful", "--tokens-per-sample", 30, "--cpu", "--num-workers", 0]
 TRAIN = [*SMALL, "--criterion", "boundary_regularized_cross_entropy", "--boundary-rates", ".3,.1", "--seed", 1]

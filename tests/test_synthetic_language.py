@@ -3,8 +3,8 @@
 import re
 
 import pytest
-from conftest import TASK
 from running import run
+from small_training import TASK
 
 from fairseq_hmrnn.cli.main import run as run_command
 

@@ -8,8 +8,8 @@ import random
 import numpy as np
 import pytest
 import torch
-from conftest import small_text
 from running import run
+from small_training import small_text
 
 from fairseq_hmrnn.cli.errors import UserError
 from fairseq_hmrnn.inference import hub

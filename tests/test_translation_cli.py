@@ -7,7 +7,7 @@ import shutil
 import pytest
 import sacrebleu
 import torch
-from results import lines_of, same, values, weights
+from command_results import lines_of, same, values, weights
 from running import run, run_groups
 from small_texts import write_pairs
 from two_processes import train_two_processes

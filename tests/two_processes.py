@@ -2,7 +2,7 @@
 
 import subprocess
 
-from results import weights
+from command_results import weights
 from running import BIN, PATIENCE, ROOT, environment, rank_options
 
 RANK_WEIGHTS = """

@@ -4,11 +4,11 @@ import re
 
 import pytest
 import torch
-from conftest import TASK
 from fairseq.checkpoint_utils import load_checkpoint_to_cpu
 from fairseq.data import Dictionary
 from running import run
 from small_language_model import make
+from small_training import TASK
 
 from fairseq_hmrnn.data.indexed import count_symbols
 from fairseq_hmrnn.inference.dynamic_evaluation import (

@@ -7,9 +7,9 @@ import re
 import pytest
 import small_translation as translation
 import torch
-from conftest import TASK, TRAIN
 from running import run, run_groups
 from small_language_model import DICTIONARY, PAD, make, tokens
+from small_training import TASK, TRAIN
 
 from fairseq_hmrnn.inference import export
 from fairseq_hmrnn.inference.sampler import Sampler, SamplingOptions

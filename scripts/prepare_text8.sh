@@ -1,5 +1,3 @@
 #!/usr/bin/env bash
 # The command `fairseq-hmrnn prepare text8` by its old name, in this project's environment.
-case ${2:-} in -*) echo "prepare_text8: error: $2 in place of DEST: give SOURCE DEST OPTIONS" >&2; exit 2 ;; esac
-source "$(dirname "${BASH_SOURCE[0]}")/use_environment.sh"
-exec python -m fairseq_hmrnn prepare text8 "${@:1:1}" ${2:+--dest "$2"} "${@:3}"
+source "$(dirname "${BASH_SOURCE[0]}")/prepare_corpus.sh" text8 "$@"

@@ -21,12 +21,6 @@
 
 namespace hmrnn {
 
-#ifdef __linux__
-constexpr bool MEASURES_SLEEP = true;
-#else
-constexpr bool MEASURES_SLEEP = false;
-#endif
-
 // Thrown out of a barrier where another thread of the team has failed.
 struct Aborted {};
 
@@ -90,7 +84,11 @@ class Barrier {
   }
   void wake() { syscall(SYS_futex, &phase_, FUTEX_WAKE_PRIVATE, count_, nullptr, nullptr, 0); }
 #else
-  void sleep(int) { std::this_thread::yield(); }
+  void sleep(int) {
+    const int64_t began = wall_time();
+    std::this_thread::yield();
+    slept() += wall_time() - began;
+  }
   void wake() {}
 #endif
 
@@ -159,7 +157,7 @@ void run_team(int size, const F& f) {
     if (error) std::rethrow_exception(error);
     const int64_t now = wall_time();
     times.elapsed = now - began;
-    if (MEASURES_SLEEP && barrier.used()) limit.learn(threads, times, now);
+    if (barrier.used()) limit.learn(threads, times, now);
     return;
   }
 #endif

@@ -64,6 +64,12 @@ class HMLSTMConfig(FairseqDataclass):
         "weights always get all of it. 1: the exact straight-through gradient, which can explode; 0: it cannot",
         PROBABILITY,
     )
+    detector_hidden: int = option(
+        0,
+        "units of a hidden layer in every boundary detector, which then finds more than a linear one (32 for words "
+        "without spaces); 0: none, as in the paper",
+        whole(),
+    )
     forget_bias: float = option(1.0, "initial bias of the forget gates", BIAS)
     detector_bias: float = option(0.0, "initial bias of the boundary detectors; 0 decides at the threshold", BIAS)
     slope: float = option(1.0, "slope of the detectors' hard sigmoid at the start", SLOPE)
@@ -150,6 +156,7 @@ def build_hm_lstm(cfg: HMLSTMConfig, input_size: int) -> HMLSTM:
         backend=str(cfg.backend),
         recompute_chunks=cfg.recompute_chunks,
         bfloat16_products=cfg.bfloat16_products,
+        detector_hidden=cfg.detector_hidden,
     )
 
 

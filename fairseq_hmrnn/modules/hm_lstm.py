@@ -40,6 +40,8 @@ class HMLSTM(nn.Module):
     top_boundary: give the top layer a detector too; the paper's has none.
     detector_grad_scale: factor on the gradient that a detector sends back through what it reads (ops/README.md,
         "Why the plain gradient explodes"); 1 is the exact straight-through gradient.
+    detector_hidden: units of a hidden layer in every detector, beside its row of the weights: u = s_z + v . ReLU(D [h';
+        z' h_above; zb h_below] + d), which sends no gradient to what it reads (ops/detector.py). 0: the paper's.
     forget_bias, detector_bias: initial biases of the forget gate and of the detector.
     recurrent_dropout: probability of variational dropout on the recurrent product's input: one mask for all steps.
     backend: who computes it, see ops.hm_lstm.
@@ -50,7 +52,8 @@ class HMLSTM(nn.Module):
 
     Parameters, for layer l: weight_recurrent.l (4H+1, H), weight_bottom_up.l (4H+1, H_below), weight_top_down.l
     (4H+1, H_above) for all but the top layer, bias.l (4H+1); with layer_norm a gain (4H+1) for each weight. Rows:
-    f, i, o, g, z.
+    f, i, o, g, z. With detector_hidden, for a layer with a detector: detector_hidden_weight.l (N, H + H_above + H_below),
+    detector_hidden_bias.l (N), detector_output.l (N).
     """
 
     def __init__(
@@ -68,11 +71,12 @@ class HMLSTM(nn.Module):
         backend: str = "auto",
         recompute_chunks: int = 1,
         bfloat16_products: bool = False,
+        detector_hidden: int = 0,
     ):
         super().__init__()
         self.input_size = input_size
         self.hidden_sizes = tuple(hidden_sizes)
-        self._check(boundary, backend, detector_grad_scale, recurrent_dropout, recompute_chunks)
+        self._check(boundary, backend, detector_grad_scale, recurrent_dropout, recompute_chunks, detector_hidden)
         self.boundary = boundary
         self.nested_boundaries = nested_boundaries
         self.top_boundary = top_boundary
@@ -94,9 +98,16 @@ class HMLSTM(nn.Module):
         self.gain_recurrent = _vectors(rows) if layer_norm else None
         self.gain_bottom_up = _vectors(rows) if layer_norm else None
         self.gain_top_down = _vectors(rows[:-1]) if layer_norm else None
+        units = [detector_hidden] * self.num_detectors if detector_hidden else []
+        read = [sum(sizes) for sizes in zip(self.hidden_sizes, below, (*self.hidden_sizes[1:], 0))]
+        self.detector_hidden_weight = _weights(units, read) if units else None
+        self.detector_hidden_bias = _vectors(units) if units else None
+        self.detector_output = _vectors(units) if units else None
         self.reset_parameters()
 
-    def _check(self, boundary, backend, detector_grad_scale, recurrent_dropout, recompute_chunks) -> None:
+    def _check(
+        self, boundary, backend, detector_grad_scale, recurrent_dropout, recompute_chunks, detector_hidden
+    ) -> None:
         if self.input_size < 1 or not self.hidden_sizes or min(self.hidden_sizes) < 1:
             raise ValueError(
                 "input_size and at least one hidden size must be positive, "
@@ -111,6 +122,8 @@ class HMLSTM(nn.Module):
             raise ValueError(f"recurrent_dropout must lie in [0, 1), got {recurrent_dropout}")
         if recompute_chunks < 1:
             raise ValueError(f"recompute_chunks must be positive (1: no recomputation), got {recompute_chunks}")
+        if detector_hidden < 0:
+            raise ValueError(f"detector_hidden must be a number of units (0: no hidden layer), got {detector_hidden}")
 
     @property
     def num_layers(self) -> int:
@@ -123,7 +136,8 @@ class HMLSTM(nn.Module):
 
     def reset_parameters(self) -> None:
         """U(+-1/sqrt(H)) for weights, as torch.nn.LSTM; biases 0 but for forget gate and detector; gains 1, but
-        LOOP_GAIN for the gates in the two products that close a loop over time."""
+        LOOP_GAIN for the gates in the two products that close a loop over time. A detector's hidden layer adds nothing
+        at first: its output is 0."""
         for index, size in enumerate(self.hidden_sizes):
             layer = self._layer(index)
             bound = 1 / math.sqrt(size)
@@ -140,16 +154,24 @@ class HMLSTM(nn.Module):
             with torch.no_grad():
                 layer.bias[gate_rows("f", size)] = self.forget_bias
                 layer.bias[gate_rows("z", size)] = self.detector_bias
+        for index in range(self.num_detectors):  # after all others, which are then those without it
+            weight, bias, output = self._layer(index).detector_hidden
+            if weight is not None:
+                bound = 1 / math.sqrt(weight.size(1))
+                nn.init.uniform_(weight, -bound, bound)
+                nn.init.zeros_(bias)
+                nn.init.zeros_(output)
 
     def _layer(self, index: int) -> LayerParameters:
         def pick(parameters: Optional[nn.ParameterList]) -> Optional[nn.Parameter]:
             if parameters is None or index >= len(parameters):
                 return None
-            return getattr(parameters, str(index))  # as its own indexing, at half the cost: a step reads eleven
+            return getattr(parameters, str(index))  # as its own indexing, at half the cost: a step reads many
 
         weights = self.weight_recurrent, self.weight_top_down, self.weight_bottom_up
         gains = self.gain_recurrent, self.gain_top_down, self.gain_bottom_up
-        return LayerParameters._make(map(pick, (*weights, self.bias, *gains)))
+        hidden = self.detector_hidden_weight, self.detector_hidden_bias, self.detector_output
+        return LayerParameters._make(map(pick, (*weights, self.bias, *gains, *hidden)))
 
     def layers(self) -> List[LayerParameters]:
         """The weights of every layer, bottom to top."""
@@ -268,7 +290,7 @@ class HMLSTM(nn.Module):
             f"{self.input_size}, {list(self.hidden_sizes)}, layer_norm={self.gain_recurrent is not None}, "
             f"boundary={self.boundary!r}, nested_boundaries={self.nested_boundaries}, "
             f"top_boundary={self.top_boundary}, detector_grad_scale={self.detector_grad_scale}, "
-            f"backend={self.backend!r}"
+            f"detector_hidden={self._layer(0).detector_units}, backend={self.backend!r}"
         )
 
 

@@ -24,7 +24,8 @@ def check_options(options: RecurrenceOptions, noise: Optional[Tensor]) -> None:
 
 def check_layers(layers: Sequence[LayerParameters]) -> None:
     """At least one; every weight has the rows of its layer and the columns of what it reads (the input may have any
-    size), gains in all layers or in none, and one floating-point dtype and one device for all."""
+    size), gains in all layers or in none, and one floating-point dtype and one device for all. Which layers may have a
+    detector with a hidden layer depends on the options: `check_detectors`."""
     if not layers or not all(isinstance(layer, LayerParameters) for layer in layers):
         raise ValueError(f"layers must be at least one LayerParameters, got {[type(p).__name__ for p in layers]}")
     input_size = layers[0].weight_bottom_up.size(-1)
@@ -44,6 +45,7 @@ def check_layers(layers: Sequence[LayerParameters]) -> None:
             "gain_recurrent": (rows,) if layer_norm else None,
             "gain_bottom_up": (rows,) if layer_norm else None,
             "gain_top_down": (rows,) if layer_norm and above is not None else None,
+            **_detector_hidden_shapes(layer),
         }
         for name, shape in needed.items():
             tensor = getattr(layer, name)
@@ -55,6 +57,30 @@ def check_layers(layers: Sequence[LayerParameters]) -> None:
                     f"{name} of layer {index} is {tensor.dtype} on {tensor.device}, but weight_recurrent of layer 0 is "
                     f"{dtype} on {device}: a model has one dtype and one device (module.to)"
                 )
+
+
+def _detector_hidden_shapes(layer: LayerParameters) -> dict:
+    """The shapes of a detector's hidden layer that fit the rest of its layer; None where there is none."""
+    if all(tensor is None for tensor in layer.detector_hidden):
+        return {}
+    sizes = [tensor.numel() for tensor in layer.detector_hidden[1:] if tensor is not None]
+    units = max([1, *sizes])
+    columns = sum(weight.size(-1) for weight in layer.weights if weight is not None)
+    return {
+        "detector_hidden_weight": (units, columns),
+        "detector_hidden_bias": (units,),
+        "detector_output": (units,),
+    }
+
+
+def check_detectors(layers: Sequence[LayerParameters], options: RecurrenceOptions) -> None:
+    """A hidden layer in every detector or in none, and none in a layer without detector."""
+    last = len(layers) - (0 if options.top_boundary else 1)
+    hidden = [layer.detector_units > 0 for layer in layers]
+    if any(hidden[last:]):
+        raise ValueError("the top layer has no detector without top_boundary, so none that has a hidden layer")
+    if len(set(hidden[:last])) > 1:
+        raise ValueError(f"every detector has a hidden layer or none: of layers {list(range(last))} {hidden[:last]}")
 
 
 def check_input(x: Tensor, input_size: int) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from . import cpu, library
 from .capture import capturing, exporting_onnx
-from .checks import check_layers, check_options, check_tensors
+from .checks import check_detectors, check_layers, check_options, check_tensors
 from .cpu import kernel
 from .precision import LOW_PRECISION, autocast_dtype, autocast_is_on, state_dtype
 from .recompute import in_chunks, with_tokens
@@ -84,6 +84,7 @@ def hm_lstm(
     if backend not in BACKENDS:
         raise ValueError(f"unknown backend {backend!r}: choose from {', '.join(BACKENDS)}")
     check_options(options, noise)
+    check_detectors(layers, options)
     check_tensors(x, layers, state, valid, noise, recurrent_masks, tokens)
     arguments = (x, layers, state, options, valid, noise, recurrent_masks)
     run = _record if recorded else compute

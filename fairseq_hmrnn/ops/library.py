@@ -63,7 +63,7 @@ class Arguments:
         options = RecurrenceOptions(float(slope), *options)
         check_options(options, noise)  # of a graph's slope nothing was known before
         state = HMLSTMState(tuple(h), tuple(c), z)
-        layers = _layers(weights, len(h))
+        layers = _layers(weights, len(h), options)
         # Autocast has been applied before: where the graph runs, it may be on again.
         with torch.autocast(x.device.type, enabled=False):
             output = compute(x, layers, state, options, valid, noise, tuple(masks) or None, backend, chunks)
@@ -74,14 +74,21 @@ class Arguments:
         return [tensor.contiguous() for tensor in results]
 
 
-def _layers(weights: Sequence[Tensor], num_layers: int) -> List[LayerParameters]:
-    """The layers of a flat list of their weights, absent ones left out."""
-    layer_norm = len(weights) == 7 * num_layers - 2
+def _layers(
+    weights: Sequence[Tensor], num_layers: int, options: RecurrenceOptions
+) -> List[LayerParameters]:
+    """The layers of a flat list of their weights, absent ones left out: their number says which are there."""
+    detectors = num_layers if options.top_boundary else num_layers - 1
+    gains, hidden = 3 * num_layers - 1, 3 * detectors
+    rest = len(weights) - (4 * num_layers - 1)
+    layer_norm, has_hidden = rest in (gains, gains + hidden), rest in (hidden, gains + hidden)
     tensors, layers = iter(weights), []
     for index in range(num_layers):
         absent = set() if layer_norm else {"gain_recurrent", "gain_bottom_up", "gain_top_down"}
         if index == num_layers - 1:
             absent |= {"weight_top_down", "gain_top_down"}
+        if not has_hidden or index >= detectors:
+            absent |= {"detector_hidden_weight", "detector_hidden_bias", "detector_output"}
         layers.append(LayerParameters._make(None if f in absent else next(tensors) for f in LayerParameters._fields))
     return layers
 

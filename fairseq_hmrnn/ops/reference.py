@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .boundary import decide, hard_sigmoid, scale_gradient
+from .detector import hidden_term
 from .precision import rounded_linear
 from .types import HMLSTMOutput, HMLSTMState, LayerParameters, RecurrenceOptions, split_gates
 
@@ -52,6 +53,15 @@ def pre_activation(layer: LayerParameters, h, z_prev, h_above, h_below, z_below,
     return s + gated(z_below, product(h_below, layer.weight_bottom_up, layer.gain_bottom_up, options))
 
 
+def detector_hidden(layer: LayerParameters, h, z_prev, h_above, h_below, z_below) -> Tensor:
+    """What the detector's hidden layer adds to u, eq. (2a), (B,). Whatever it reads is a constant to the gradient."""
+    read = [h]
+    if h_above is not None:
+        read.append(z_prev.unsqueeze(1) * h_above)
+    read.append(z_below.unsqueeze(1) * h_below)
+    return hidden_term(layer, torch.cat(read, dim=1).detach())
+
+
 def cell(layer, h, c, z_prev, h_above, h_below, z_below, mask, has_detector, noise, options):
     """One step of one layer, eq. (1) to (6).
 
@@ -73,6 +83,8 @@ def cell(layer, h, c, z_prev, h_above, h_below, z_below, mask, has_detector, noi
     if not has_detector:
         zero = torch.zeros_like(u)
         return h_next, c_next, zero, zero
+    if layer.detector_units:
+        u = u + detector_hidden(layer, h_recurrent, z_prev, h_above, h_below, z_below)
     z_tilde = hard_sigmoid(u, options.slope)  # (5)
     z = decide(z_tilde, options.boundary, noise)  # (6)
     if options.nested_boundaries:

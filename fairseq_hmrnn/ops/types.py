@@ -2,7 +2,7 @@
 
 A layer of size H holds 4H+1 rows in every weight: H each of forget gate f, input gate i, output gate o and
 candidate g, and one row for the boundary detector z. A layer without detector has the row too, unused, so that
-all layers are laid out alike.
+all layers are laid out alike. A detector may have a hidden layer beside its row (ops/detector.py).
 """
 
 from __future__ import annotations
@@ -38,6 +38,10 @@ class LayerParameters(NamedTuple):
     weight_recurrent (4H+1, H), weight_top_down (4H+1, H_above) or None for the top layer, weight_bottom_up
     (4H+1, H_below), bias (4H+1). The gains (4H+1) of layer normalisation are all None without it, and gain_top_down is
     None for the top layer. Every list of the three products, in Python, C++ and Triton, is in this order.
+
+    Of the detector's hidden layer of N units, None without one, and for a layer without detector:
+    detector_hidden_weight (N, H + H_above + H_below), the columns in the order of the products,
+    detector_hidden_bias (N), detector_output (N).
     """
 
     weight_recurrent: Tensor
@@ -47,6 +51,9 @@ class LayerParameters(NamedTuple):
     gain_recurrent: Optional[Tensor] = None
     gain_top_down: Optional[Tensor] = None
     gain_bottom_up: Optional[Tensor] = None
+    detector_hidden_weight: Optional[Tensor] = None
+    detector_hidden_bias: Optional[Tensor] = None
+    detector_output: Optional[Tensor] = None
 
     @property
     def hidden_size(self) -> int:
@@ -60,7 +67,12 @@ class LayerParameters(NamedTuple):
     @property
     def gains(self) -> Tuple[Optional[Tensor], ...]:
         """Of the three products."""
-        return self[NUM_PRODUCTS + 1 :]
+        return self[NUM_PRODUCTS + 1 : 2 * NUM_PRODUCTS + 1]
+
+    @property
+    def detector_hidden(self) -> Tuple[Optional[Tensor], ...]:
+        """Weight, bias and output of the detector's hidden layer."""
+        return self[2 * NUM_PRODUCTS + 1 :]
 
     def to(self, dtype: torch.dtype) -> LayerParameters:
         """`Tensor.to` of every weight; gradients go back to these."""
@@ -69,6 +81,11 @@ class LayerParameters(NamedTuple):
     @property
     def layer_norm(self) -> bool:
         return self.gain_recurrent is not None
+
+    @property
+    def detector_units(self) -> int:
+        """Of the detector's hidden layer, 0 without one."""
+        return 0 if self.detector_output is None else self.detector_output.size(0)
 
 
 def split_gates(pre_activation: Tensor) -> Tuple[Tensor, ...]:

@@ -15,7 +15,8 @@ def normalized(product, gain):
 
 
 def run_sample(x, layers, h, c, z, slope, nested, top_boundary, valid=None):
-    """x (T, input_size) of one sample; layers: dicts of arrays U, W, V, b, gU, gW, gV (V: top-down or None).
+    """x (T, input_size) of one sample; layers: dicts of arrays U, W, V, b, gU, gW, gV (V: top-down or None) and D, d, v
+    (the detector's hidden layer or None).
 
     h, c: lists of (H_l,), z: list of numbers. Returns hidden [T][L], boundaries (T, L), probs (T, L), h, c, z.
     """
@@ -37,6 +38,12 @@ def run_sample(x, layers, h, c, z, slope, nested, top_boundary, valid=None):
                 s = s + normalized(layer["V"] @ old_h[index + 1], layer["gV"])
             if z_below == 1:
                 s = s + normalized(layer["W"] @ below, layer["gW"])
+            u = s[-1]
+            if layer["D"] is not None:
+                above = old_h[index + 1] if layer["V"] is not None else np.zeros(0)
+                closed = [np.zeros_like(above), np.zeros_like(below)]
+                read = [old_h[index], above if z[index] == 1 else closed[0], below if z_below == 1 else closed[1]]
+                u = u + layer["v"] @ np.maximum(0, layer["D"] @ np.concatenate(read) + layer["d"])
             f, i, o = (sigmoid(s[k * size : (k + 1) * size]) for k in range(3))
             g = np.tanh(s[3 * size : 4 * size])
             if z[index] == 1:  # FLUSH
@@ -45,7 +52,7 @@ def run_sample(x, layers, h, c, z, slope, nested, top_boundary, valid=None):
             elif z_below == 1:  # UPDATE
                 c[index] = f * c[index] + i * g
                 h[index] = o * np.tanh(c[index])
-            prob = min(1.0, max(0.0, (slope * s[-1] + 1) / 2))
+            prob = min(1.0, max(0.0, (slope * u + 1) / 2))
             boundary = 1.0 if prob > 0.5 else 0.0
             if nested:
                 prob, boundary = prob * z_below, boundary * z_below

@@ -32,9 +32,10 @@ class Problem(NamedTuple):
 
 def make_problem(
     seed, steps, batch, sizes, options, input_size=7, layer_norm=False, padded=False, masked=False, bias=0.0,
-    dtype=torch.float64,
+    dtype=torch.float64, detector_hidden=0,
 ) -> Problem:  # fmt: skip
-    """bias: of the detectors; 6 opens and -6 closes nearly all boundaries."""
+    """bias: of the detectors; 6 opens and -6 closes nearly all boundaries. detector_hidden: units of their hidden
+    layers."""
     random = torch.Generator().manual_seed(seed)
 
     def normal(*shape, scale=1.0, shift=0.0, dtype=dtype):
@@ -60,6 +61,11 @@ def make_problem(
         }
         named = {f"weight_{name}": weight for name, weight in weights.items()}
         named.update((f"gain_{name}", gain) for name, gain in gains.items())
+        if detector_hidden and (above or options.top_boundary):
+            read = size + below + (above or 0)
+            named["detector_hidden_weight"] = normal(detector_hidden, read, scale=read**-0.5)
+            named["detector_hidden_bias"] = normal(detector_hidden, scale=0.3)
+            named["detector_output"] = normal(detector_hidden)
         layers.append(LayerParameters(bias=vector, **named))
     z = (uniform(batch, len(sizes)) > 0.5).to(wide).requires_grad_()
     h, c = (tuple(normal(batch, s, dtype=wide) for s in sizes) for _ in range(2))

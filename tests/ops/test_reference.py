@@ -39,8 +39,9 @@ def as_numpy(module):
     for layer in module.layers():
         names = ("weight_recurrent", "weight_bottom_up", "weight_top_down", "bias")
         gains = ("gain_recurrent", "gain_bottom_up", "gain_top_down")
-        values = [getattr(layer, name) for name in names + gains]
-        keys = ("U", "W", "V", "b", "gU", "gW", "gV")
+        hidden = ("detector_hidden_weight", "detector_hidden_bias", "detector_output")
+        values = [getattr(layer, name) for name in names + gains + hidden]
+        keys = ("U", "W", "V", "b", "gU", "gW", "gV", "D", "d", "v")
         arrays.append({k: None if v is None else v.detach().numpy() for k, v in zip(keys, values)})
     return arrays
 
@@ -48,10 +49,12 @@ def as_numpy(module):
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("layer_norm", [False, True], ids=["plain", "layer-norm"])
 @pytest.mark.parametrize("nested", [False, True], ids=["free", "nested"])
+@pytest.mark.parametrize("detector_hidden", [0, 3], ids=["linear", "hidden"])
 @pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES.keys())
-def test_equals_numpy_transcription(sizes, nested, layer_norm, seed):
+def test_equals_numpy_transcription(sizes, detector_hidden, nested, layer_norm, seed):
     slope, top_boundary, steps, batch = 1.0 + seed, seed == 2, 11, 3
-    module = make(sizes, seed, layer_norm, nested_boundaries=nested, top_boundary=top_boundary)
+    options = {"nested_boundaries": nested, "top_boundary": top_boundary, "detector_hidden": detector_hidden}
+    module = make(sizes, seed, layer_norm, **options)
     state = random_state(sizes, batch, seed)
     x = torch.randn(steps, batch, 3, dtype=torch.float64)
     valid = torch.rand(steps, batch) > 0.2

@@ -61,10 +61,10 @@ def check_layers(layers: Sequence[LayerParameters]) -> None:
 
 def _detector_hidden_shapes(layer: LayerParameters) -> dict:
     """The shapes of a detector's hidden layer that fit the rest of its layer; None where there is none."""
-    if all(tensor is None for tensor in layer.detector_hidden):
+    given = (layer.detector_hidden_weight, layer.detector_hidden_bias, layer.detector_output)
+    if all(tensor is None for tensor in given):
         return {}
-    sizes = [tensor.numel() for tensor in layer.detector_hidden[1:] if tensor is not None]
-    units = max([1, *sizes])
+    units = max([1, *(tensor.size(0) for tensor in given if tensor is not None and tensor.dim())])
     columns = sum(weight.size(-1) for weight in layer.weights if weight is not None)
     return {
         "detector_hidden_weight": (units, columns),

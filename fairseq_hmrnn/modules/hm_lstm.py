@@ -81,6 +81,7 @@ class HMLSTM(nn.Module):
         self.nested_boundaries = nested_boundaries
         self.top_boundary = top_boundary
         self.detector_grad_scale = detector_grad_scale
+        self.detector_hidden = detector_hidden
         self.forget_bias = forget_bias
         self.detector_bias = detector_bias
         self.recurrent_dropout = recurrent_dropout
@@ -290,7 +291,7 @@ class HMLSTM(nn.Module):
             f"{self.input_size}, {list(self.hidden_sizes)}, layer_norm={self.gain_recurrent is not None}, "
             f"boundary={self.boundary!r}, nested_boundaries={self.nested_boundaries}, "
             f"top_boundary={self.top_boundary}, detector_grad_scale={self.detector_grad_scale}, "
-            f"detector_hidden={self._layer(0).detector_units}, backend={self.backend!r}"
+            f"detector_hidden={self.detector_hidden}, backend={self.backend!r}"
         )
 
 

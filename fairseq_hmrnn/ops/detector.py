@@ -38,32 +38,48 @@ def read_by(
     index: int,
     x: Tensor,
     hidden: Sequence[Tensor],
-    start: Sequence[Tensor],
-    z: Tensor,
-    masks: Optional[Sequence[Tensor]],
+    start_h: Sequence[Tensor],
+    z_before: Tensor,
+    masks: Optional[Sequence[Tensor]] = None,
 ) -> Tensor:
-    """What the hidden layer of a layer reads at every step, gates and mask applied, (T B, H + H_above + H_below).
+    """What the detector of layer `index` reads at every step, gates and mask applied: (T B, H + H_above + H_below), in
+    the dtype of z_before.
 
-    x: (T, B, input_size). hidden: per layer (T, B, H_l), start: (B, H_l) before the first step. z: (T+1, B, L), the
-    state's boundaries before every step and after the last. masks: per layer (B, H_l).
+    x: (T, B, input_size). hidden: per layer (T, B, H). start_h, masks: per layer (B, H). z_before (T+1, B, L): the
+    state's boundaries before every step and after the last, which padding leaves as they are.
     """
+    steps, batch = x.shape[:2]
+    above = index + 1 < len(hidden)
+    below = hidden[index - 1] if index else x
+    sizes = [hidden[index].size(2), hidden[index + 1].size(2) if above else 0, below.size(2)]
+    read = z_before.new_empty(steps, batch, sum(sizes))
+    own, from_above, from_below = read.split(sizes, dim=2)
+    _write_previous(own, hidden[index], start_h[index])
+    if masks is not None:
+        own.mul_(masks[index])
+    if above:
+        _write_previous(from_above, hidden[index + 1], start_h[index + 1])
+        from_above.mul_(z_before[:-1, :, index, None])
+    from_below.copy_(below)
+    if index:
+        from_below.mul_(z_before[1:, :, index - 1, None])
+    return read.flatten(0, 1)
 
-    def previous(layer: int) -> Tensor:
-        return torch.cat([start[layer].unsqueeze(0), hidden[layer][:-1]])
 
-    read = [previous(index) if masks is None else previous(index) * masks[index]]
-    if index + 1 < len(hidden):
-        read.append(z[:-1, :, index].unsqueeze(2) * previous(index + 1))
-    read.append(z[1:, :, index - 1].unsqueeze(2) * hidden[index - 1] if index else x)
-    return torch.cat(read, dim=2).flatten(0, 1)
+def _write_previous(to: Tensor, hidden: Tensor, start: Tensor) -> None:
+    """h before every step: to, hidden (T, B, H), start (B, H)."""
+    to[:1] = start
+    to[1:] = hidden[:-1]
 
 
 def hidden_gradients(
     hidden: DetectorHidden, read: Tensor, du: Tensor, multiply: Callable[..., Tensor] = multiply
 ) -> List[Tensor]:
     """Of D, d and v, in the order of LayerParameters. read: (M, H + H_above + H_below) as in `hidden_term`, du: (M,).
-    multiply: as the one above."""
+    multiply: as the one above; every sum over M is one of its products."""
     weight, bias, output = (tensor.detach() for tensor in hidden)
     units = (multiply(read, False, weight, False) + bias).relu_()
     d_units = torch.outer(du, output) * (units > 0)
-    return [multiply(d_units, True, read, True), d_units.sum(0), du @ units]
+    d_bias = multiply(torch.ones_like(du).unsqueeze(1), True, d_units, True)
+    d_output = multiply(du.unsqueeze(1), True, units, True)
+    return [multiply(d_units, True, read, True), d_bias.squeeze(0), d_output.squeeze(0)]

@@ -174,7 +174,6 @@ class _CompiledCall(Call):
             self._differentiate_detectors(tensors, hidden, du, z_before, dweights)
         return [dx, dz, *dh, *dc, *(grad for layer in dweights for grad in layer)]
 
-
     def _differentiate_detectors(self, tensors, hidden, du, z_before, dweights):
         """Fill in the gradients of the detectors' hidden layers. du: (L, T, B), z_before: (T+1, L, B)."""
         x, weights, state, tokens, _, _, masks = self.split(tensors)

@@ -89,6 +89,8 @@ def test_models_decide_together_by_the_mean_of_their_probabilities(voters, text,
     np.testing.assert_allclose(foretold.entropy, (before.entropy + behind.entropy) / 2, atol=1e-5)
     pieces = hub.load(voters).reader(independent_lines).closings([text[:50], text[50:]], lookahead=1)
     closed = np.concatenate([closing.boundaries for closing in pieces])
+    if not independent_lines:
+        assert np.array_equal(hub.load(voters).boundaries(text), reading.boundaries)
     assert np.array_equal(closed, reader.closed_earlier(text, reading.boundaries, 1) > 0.5)
 
 

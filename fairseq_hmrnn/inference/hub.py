@@ -33,7 +33,7 @@ from .lines import LineReader
 from .reader import CharacterReader, Reader, check_lookahead, closed_earlier, output_symbols, with_symbols
 from .sampler import Sampler, SamplingOptions
 from .surface import symbol_ends, unknown_message
-from .votes import JointReader
+from .votes import JointReader, check_voters, decided
 
 logger = logging.getLogger(__name__)
 
@@ -284,10 +284,9 @@ class LanguageModelHub(GeneratorHubInterface):
         independent_lines: each line as if it were a text of its own, in batches."""
         if not is_character_dictionary(self.src_dict):
             raise ValueError("the model was not trained on characters: give one of a text of `fairseq-hmrnn prepare`")
-        if len(set(self.delays)) > 1:
-            raise ValueError(f"models decide together if they were taught the same --boundary-delay, not {self.delays}")
         kind = LineReader if independent_lines else CharacterReader
         readers = [kind(model.decoder, self.src_dict, self.begin) for model in self.models]
+        check_voters(readers, self.delays)
         return readers[0] if len(readers) == 1 else JointReader(readers)
 
     @property
@@ -297,7 +296,8 @@ class LanguageModelHub(GeneratorHubInterface):
         return self.delays[0]
 
     def boundaries(self, text: str, lookahead: Optional[int] = None) -> Tensor:
-        """(T, L) 0 or 1 for the layers with a detector: whether a segment ends with each symbol. First model's.
+        """(T, L) 0 or 1 for the layers with a detector: whether a segment ends with each symbol. Several models decide
+        together, by the mean of their z~; ValueError where they were taught different delays or have other detectors.
 
         lookahead: how many symbols of the next segment a layer reads before it closes one; boundaries are put that far
         back, and the last symbols have none. None: the `delay` of the first layer, as the commands do.
@@ -305,10 +305,14 @@ class LanguageModelHub(GeneratorHubInterface):
         lookahead = self.delay if lookahead is None else lookahead
         check_lookahead(lookahead)
         self._tell_of_unknown([text])
-        reader = Reader(self.models[0].decoder, self.begin)
-        parts = [reader.boundaries(window).squeeze(1).cpu() for window in reader.read(self.encode(text))]
-        found = torch.cat([torch.zeros(0, reader.num_detectors), *parts])
-        return torch.from_numpy(closed_earlier(found.numpy(), lookahead))
+        readers = [Reader(model.decoder, self.begin) for model in self.models]
+        check_voters(readers, self.delays)
+        measure = Reader.boundaries if len(readers) == 1 else Reader.boundary_probs
+        found = []
+        for reader in readers:
+            parts = [measure(reader, window).squeeze(1).cpu() for window in reader.read(self.encode(text))]
+            found.append(torch.cat([torch.zeros(0, reader.num_detectors), *parts]).numpy())
+        return torch.from_numpy(closed_earlier(found[0] if len(found) == 1 else decided(found)[0], lookahead))
 
     def segment(self, text: str, lookahead: Optional[int] = None) -> List[List[str]]:
         """For every layer that has a detector, from the bottom: the segments into which it cuts the text, slices of it

@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
-from typing import List, Sequence, Tuple
+from typing import List, Sequence, Tuple, Union
 
 import numpy as np
 
-from .reader import CharacterReader, Predictions, Reading
+from .reader import CharacterReader, Predictions, Reader, Reading
+
+
+def check_voters(readers: Sequence[Union[Reader, CharacterReader]], delays: Sequence[int]) -> None:
+    """ValueError where layers of one model have detectors that others do not have, or were taught another delay."""
+    counts = [reader.num_detectors for reader in readers]
+    if len(set(counts)) > 1:
+        raise ValueError(f"models decide together if as many of their layers have detectors, not {counts}")
+    if len(set(delays)) > 1:
+        raise ValueError(f"models decide together if they were taught the same --boundary-delay, not {list(delays)}")
+
+
+def decided(probs: Sequence[np.ndarray]) -> Tuple[np.ndarray, np.ndarray]:
+    """Boundaries and their probabilities, (T, detectors), from the probabilities z~ that each model has found."""
+    mean = np.mean(probs, axis=0)
+    return (mean > 0.5).astype(mean.dtype), mean
 
 
 class JointReader(CharacterReader):
     """Reads a text with several models, whose layers close a segment where the mean of their z~ is above one half.
 
-    readers: one of each model, all of the same kind, over the same dictionary. ValueError where layers of one have
-    detectors that others do not have. Norms are those of the first; of predictions, entropy and surprisal are the
-    means over models.
+    readers: one of each model, all of one kind and over one dictionary, that `check_voters` lets decide together. Norms are those of the first; of predictions, entropy and surprisal are the means over models.
     """
 
     def __init__(self, readers: Sequence[CharacterReader]):
         self.readers: List[CharacterReader] = list(readers)
-        counts = [reader.num_detectors for reader in self.readers]
-        if len(set(counts)) > 1:
-            raise ValueError(f"models decide together if as many of their layers have detectors, not {counts}")
         for reader in self.readers[1:]:
             reader.told_of_unknown = True  # the first tells of them
 
@@ -44,5 +54,4 @@ class JointReader(CharacterReader):
 
 
 def _joined(readings: Sequence[Reading]) -> Reading:
-    probs = np.mean([reading.boundary_probs for reading in readings], axis=0)
-    return Reading((probs > 0.5).astype(probs.dtype), probs, readings[0].norms)
+    return Reading(*decided([reading.boundary_probs for reading in readings]), readings[0].norms)

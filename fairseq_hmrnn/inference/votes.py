@@ -27,7 +27,8 @@ def decided(probs: Sequence[np.ndarray]) -> Tuple[np.ndarray, np.ndarray]:
 class JointReader(CharacterReader):
     """Reads a text with several models, whose layers close a segment where the mean of their z~ is above one half.
 
-    readers: one of each model, all of one kind and over one dictionary, that `check_voters` lets decide together. Norms are those of the first; of predictions, entropy and surprisal are the means over models.
+    readers: one of each model, all of one kind and over one dictionary, that `check_voters` lets decide together. Norms
+    are those of the first; of predictions, entropy and surprisal are the means over models.
     """
 
     def __init__(self, readers: Sequence[CharacterReader]):

@@ -10,8 +10,9 @@ import triton
 from torch import Tensor
 
 from ..boundary import BOUNDARY_MODES
+from ..detector import hidden_gradients
 from ..reference import LAYER_NORM_EPS
-from ..types import NUM_GATES, num_rows
+from ..types import NUM_GATES, LayerParameters, num_rows
 from .backward import backward_cell, backward_products
 from .buffers import SORTED_ROWS, Buffers
 from .common import SPLIT
@@ -67,6 +68,7 @@ class Launcher:
         self.cell_constants = dict(
             SIZES=shape.sizes,
             BLOCK=block,
+            HIDDEN=shape.hidden_padded,
             KEEP=buffers.keep,
             MODE=BOUNDARY_MODES.index(shape.boundary),
             NESTED=shape.nested_boundaries,
@@ -91,6 +93,13 @@ class Launcher:
     def block_k(self) -> int:
         widest = 64 if self.wide else 128
         return next(width for width in (widest, 64, 32, 16) if all(size % width == 0 for size in self.shape.padded))
+
+    @property
+    def chunk(self) -> int:
+        """Columns of D that a program multiplies at once: at most 32 numbers of a thread."""
+        at_once = 32 * 32 * self.cell_constants["num_warps"] // max(1, self.shape.hidden_padded)
+        fitting = (width for width in (256, 128, 64, 32) if all(size % width == 0 for size in self.shape.padded))
+        return next((width for width in fitting if width <= at_once), 16)
 
     def stages(self, block_n: int, programs: int) -> int:
         """How many stages let at most four tiles of a product be under way at once: fewer if the other programs of a
@@ -125,7 +134,7 @@ class Launcher:
         )  # fmt: skip
         cell = dict(
             **self.arguments(forward_cell), **self.skipping, **self.cell_constants, HALF=b.hidden is not b.h,
-            EPS=LAYER_NORM_EPS,
+            EPS=LAYER_NORM_EPS, CHUNK=self.chunk,
         )  # fmt: skip
         return [(forward_products, grid, products), (forward_cell, (shape.batch, self.pairs), cell)]
 
@@ -145,7 +154,11 @@ class Launcher:
         x = b.x.view(-1, shape.input_size)
         width = NUM_GATES * shape.padded[0]
         b.projected.view(-1, b.projected.size(2))[:, :width].copy_(float32_product(x, b.input_weight.t()))
-        torch.mv(x.float(), b.input_detector, out=b.projected_last.view(-1))
+        wide = x.float()
+        torch.mv(wide, b.input_detector, out=b.projected_last.view(-1))
+        if shape.hidden_padded:
+            units = b.projected_hidden.size(2)
+            torch.mm(wide, b.input_detector_hidden.t(), out=b.projected_hidden.view(-1, units))
         launches = self.launches_forward()
         for phase in range(self.last_phase + 1):
             for kernel, grid, arguments in launches:
@@ -194,6 +207,36 @@ class Launcher:
         rows = self.buffers.gate_rows(gates.sum(0), index).reshape(-1)
         return torch.cat([rows, last.sum(0, keepdim=True)]).to(self.shape.dtype)
 
+    def detector_hidden_gradients(self, index: int) -> List[Optional[Tensor]]:
+        """Of the three parameters of the detector's hidden layer, from float32 states as the forward pass reads
+        them."""
+        b, shape = self.buffers, self.shape
+        if not any(shape.detector_hidden) or not shape.detector_hidden[index]:
+            return [None] * 3
+        read, weights, units = [], [], shape.detector_hidden[index]
+
+        def add(vectors: Tensor, matrix: Tensor, columns: int, gate: Optional[Tensor] = None) -> None:
+            vectors = vectors[..., :columns]
+            read.append((vectors if gate is None else vectors * gate.unsqueeze(2)).flatten(0, 1))
+            weights.append(matrix[:units, :columns])
+
+        recurrent, top_down, bottom_up = b.detector_hidden_weights[index]
+        h = b.h[index, :-1]
+        add(h * b.masks[index] if shape.masked else h, recurrent, shape.sizes[index])
+        if index + 1 < self.layers:
+            add(b.h[index + 1, :-1], top_down, shape.sizes[index + 1], b.z[index, :-1])
+        if index:
+            add(b.h[index - 1, 1:], bottom_up, shape.sizes[index - 1], b.z[index - 1, 1:])
+        else:
+            add(b.x.float(), b.input_detector_hidden, shape.input_size)
+        bias, output = b.detector_hidden_biases[index, :units], b.detector_outputs[index, :units]
+        layer = LayerParameters(
+            *b.weights[index], b.bias[index], detector_hidden_weight=torch.cat(weights, 1), detector_hidden_bias=bias,
+            detector_output=output,
+        )  # fmt: skip
+        found = hidden_gradients(layer, torch.cat(read, 1), b.logit_gradients[index].flatten())
+        return [grad.to(shape.dtype) for grad in found]
+
     def layer_gradients(self, index: int) -> List[Optional[Tensor]]:
         """In the order of LayerParameters."""
         b = self.buffers
@@ -205,7 +248,8 @@ class Launcher:
             weights[p] = self.weight_gradient(index, p)
             if self.shape.layer_norm:
                 gains[p] = self.vector_gradient(index, b.gain_sums[index, p], b.gain_last_sums[index, p])
-        return [*weights, self.vector_gradient(index, b.bias_sums[index], b.bias_last_sums[index]), *gains]
+        bias = self.vector_gradient(index, b.bias_sums[index], b.bias_last_sums[index])
+        return [*weights, bias, *gains, *self.detector_hidden_gradients(index)]
 
     def input_gradient(self) -> Tensor:
         b, shape = self.buffers, self.shape
@@ -220,5 +264,5 @@ class Launcher:
         layers = list(enumerate(self.shape.sizes))
         state = [t[index, :batch, :size].clone() for t in (b.dh, b.dc) for index, size in layers]
         weights = [g for index, _ in layers for g in self.layer_gradients(index)] if need_weights else [None] * (
-            7 * self.layers)  # fmt: skip
+            len(LayerParameters._fields) * self.layers)  # fmt: skip
         return [self.input_gradient() if need_x else None, b.dz[:, :batch].t().clone(), *state, *weights]

@@ -96,9 +96,10 @@ class Launcher:
 
     @property
     def chunk(self) -> int:
-        """Columns of D that a program multiplies at once: at most 32 numbers of a thread."""
-        at_once = 32 * 32 * self.cell_constants["num_warps"] // max(1, self.shape.hidden_padded)
-        fitting = (width for width in (256, 128, 64, 32) if all(size % width == 0 for size in self.shape.padded))
+        """Columns of D that a program multiplies at once: at most 16 numbers of a thread, and no more than a warp loads
+        of a row, so that sums stay within warps."""
+        at_once = 16 * 32 * self.cell_constants["num_warps"] // max(1, self.shape.hidden_padded)
+        fitting = (width for width in (128, 64, 32) if all(size % width == 0 for size in self.shape.padded))
         return next((width for width in fitting if width <= at_once), 16)
 
     def stages(self, block_n: int, programs: int) -> int:

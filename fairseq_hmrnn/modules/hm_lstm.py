@@ -52,8 +52,8 @@ class HMLSTM(nn.Module):
 
     Parameters, for layer l: weight_recurrent.l (4H+1, H), weight_bottom_up.l (4H+1, H_below), weight_top_down.l
     (4H+1, H_above) for all but the top layer, bias.l (4H+1); with layer_norm a gain (4H+1) for each weight. Rows:
-    f, i, o, g, z. With detector_hidden, for a layer with a detector: detector_hidden_weight.l (N, H + H_above + H_below),
-    detector_hidden_bias.l (N), detector_output.l (N).
+    f, i, o, g, z. With detector_hidden, for a layer with a detector: detector_hidden_weight.l (N, H + H_above +
+    H_below), detector_hidden_bias.l (N), detector_output.l (N).
     """
 
     def __init__(
@@ -81,6 +81,7 @@ class HMLSTM(nn.Module):
         self.nested_boundaries = nested_boundaries
         self.top_boundary = top_boundary
         self.detector_grad_scale = detector_grad_scale
+        self.detector_hidden = detector_hidden
         self.forget_bias = forget_bias
         self.detector_bias = detector_bias
         self.recurrent_dropout = recurrent_dropout
@@ -155,12 +156,12 @@ class HMLSTM(nn.Module):
                 layer.bias[gate_rows("f", size)] = self.forget_bias
                 layer.bias[gate_rows("z", size)] = self.detector_bias
         for index in range(self.num_detectors):  # after all others, which are then those without it
-            weight, bias, output = self._layer(index).detector_hidden
-            if weight is not None:
-                bound = 1 / math.sqrt(weight.size(1))
-                nn.init.uniform_(weight, -bound, bound)
-                nn.init.zeros_(bias)
-                nn.init.zeros_(output)
+            hidden = self._layer(index).detector_hidden
+            if hidden is not None:
+                bound = 1 / math.sqrt(hidden.weight.size(1))
+                nn.init.uniform_(hidden.weight, -bound, bound)
+                nn.init.zeros_(hidden.bias)
+                nn.init.zeros_(hidden.output)
 
     def _layer(self, index: int) -> LayerParameters:
         def pick(parameters: Optional[nn.ParameterList]) -> Optional[nn.Parameter]:
@@ -290,7 +291,7 @@ class HMLSTM(nn.Module):
             f"{self.input_size}, {list(self.hidden_sizes)}, layer_norm={self.gain_recurrent is not None}, "
             f"boundary={self.boundary!r}, nested_boundaries={self.nested_boundaries}, "
             f"top_boundary={self.top_boundary}, detector_grad_scale={self.detector_grad_scale}, "
-            f"detector_hidden={self._layer(0).detector_units}, backend={self.backend!r}"
+            f"detector_hidden={self.detector_hidden}, backend={self.backend!r}"
         )
 
 

@@ -61,10 +61,10 @@ def check_layers(layers: Sequence[LayerParameters]) -> None:
 
 def _detector_hidden_shapes(layer: LayerParameters) -> dict:
     """The shapes of a detector's hidden layer that fit the rest of its layer; None where there is none."""
-    if all(tensor is None for tensor in layer.detector_hidden):
+    given = (layer.detector_hidden_weight, layer.detector_hidden_bias, layer.detector_output)
+    if all(tensor is None for tensor in given):
         return {}
-    sizes = [tensor.numel() for tensor in layer.detector_hidden[1:] if tensor is not None]
-    units = max([1, *sizes])
+    units = max([1, *(tensor.size(0) for tensor in given if tensor is not None and tensor.dim())])
     columns = sum(weight.size(-1) for weight in layer.weights if weight is not None)
     return {
         "detector_hidden_weight": (units, columns),
@@ -92,14 +92,15 @@ def check_input(x: Tensor, input_size: int) -> None:
 
 
 def check_tensors(x, layers, state, valid, noise, recurrent_masks, tokens=None, projected: bool = False) -> None:
-    """Shapes against x and the layers; one device throughout, and the dtypes that `hm_lstm` says. projected: x is layer
-    1's bottom-up product."""
+    """Shapes against x and the layers; one device throughout, and the dtypes that `hm_lstm` says. projected: x is
+    what PackedLayers.project makes of it."""
     if not isinstance(state, HMLSTMState):
         raise ValueError(
             f"state must be an HMLSTMState(h, c, z), as a call returns it and zero_state makes one, got a "
             f"{type(state).__name__}"
         )
-    input_size = layers[0].weight_bottom_up.size(0 if projected else 1)
+    lowest = layers[0].weight_bottom_up
+    input_size = lowest.size(0) + layers[0].detector_units if projected else lowest.size(1)
     if tokens is None:
         check_input(x, input_size)
         steps, batch_size = x.shape[:2]

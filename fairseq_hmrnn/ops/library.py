@@ -74,9 +74,7 @@ class Arguments:
         return [tensor.contiguous() for tensor in results]
 
 
-def _layers(
-    weights: Sequence[Tensor], num_layers: int, options: RecurrenceOptions
-) -> List[LayerParameters]:
+def _layers(weights: Sequence[Tensor], num_layers: int, options: RecurrenceOptions) -> List[LayerParameters]:
     """The layers of a flat list of their weights, absent ones left out: their number says which are there."""
     detectors = num_layers if options.top_boundary else num_layers - 1
     gains, hidden = 3 * num_layers - 1, 3 * detectors

@@ -14,7 +14,7 @@ from torch import Tensor
 from .boundary import decide, hard_sigmoid, scale_gradient
 from .detector import hidden_term
 from .precision import rounded_linear
-from .types import HMLSTMOutput, HMLSTMState, LayerParameters, RecurrenceOptions, split_gates
+from .types import DetectorHidden, HMLSTMOutput, HMLSTMState, LayerParameters, RecurrenceOptions, split_gates
 
 # Larger than usual: states that are still nearly zero must not be blown up, nor gradients through them (ops/README.md)
 LAYER_NORM_EPS = 1e-2
@@ -53,13 +53,13 @@ def pre_activation(layer: LayerParameters, h, z_prev, h_above, h_below, z_below,
     return s + gated(z_below, product(h_below, layer.weight_bottom_up, layer.gain_bottom_up, options))
 
 
-def detector_hidden(layer: LayerParameters, h, z_prev, h_above, h_below, z_below) -> Tensor:
+def detector_term(hidden: DetectorHidden, h, z_prev, h_above, h_below, z_below) -> Tensor:
     """What the detector's hidden layer adds to u, eq. (2a), (B,). Whatever it reads is a constant to the gradient."""
     read = [h]
     if h_above is not None:
         read.append(z_prev.unsqueeze(1) * h_above)
     read.append(z_below.unsqueeze(1) * h_below)
-    return hidden_term(layer, torch.cat(read, dim=1).detach())
+    return hidden_term(hidden, torch.cat(read, dim=1).detach())
 
 
 def cell(layer, h, c, z_prev, h_above, h_below, z_below, mask, has_detector, noise, options):
@@ -83,8 +83,8 @@ def cell(layer, h, c, z_prev, h_above, h_below, z_below, mask, has_detector, noi
     if not has_detector:
         zero = torch.zeros_like(u)
         return h_next, c_next, zero, zero
-    if layer.detector_units:
-        u = u + detector_hidden(layer, h_recurrent, z_prev, h_above, h_below, z_below)
+    if layer.detector_hidden is not None:
+        u = u + detector_term(layer.detector_hidden, h_recurrent, z_prev, h_above, h_below, z_below)
     z_tilde = hard_sigmoid(u, options.slope)  # (5)
     z = decide(z_tilde, options.boundary, noise)  # (6)
     if options.nested_boundaries:

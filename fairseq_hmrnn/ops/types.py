@@ -32,6 +32,15 @@ def gate_rows(gate: str, hidden_size: int) -> slice:
     return slice(start, start + (1 if gate == "z" else hidden_size))
 
 
+class DetectorHidden(NamedTuple):
+    """The hidden layer of a detector: weight (N, H + H_above + H_below), the columns in the order of the products, bias
+    (N), output (N)."""
+
+    weight: Tensor
+    bias: Tensor
+    output: Tensor
+
+
 class LayerParameters(NamedTuple):
     """Weights of layer l, H its size, H_above the size of the layer above, H_below that of its input.
 
@@ -39,9 +48,8 @@ class LayerParameters(NamedTuple):
     (4H+1, H_below), bias (4H+1). The gains (4H+1) of layer normalisation are all None without it, and gain_top_down is
     None for the top layer. Every list of the three products, in Python, C++ and Triton, is in this order.
 
-    Of the detector's hidden layer of N units, None without one, and for a layer without detector:
-    detector_hidden_weight (N, H + H_above + H_below), the columns in the order of the products,
-    detector_hidden_bias (N), detector_output (N).
+    detector_hidden_weight, detector_hidden_bias and detector_output: of DetectorHidden, None without one, and for a
+    layer without detector.
     """
 
     weight_recurrent: Tensor
@@ -70,9 +78,9 @@ class LayerParameters(NamedTuple):
         return self[NUM_PRODUCTS + 1 : 2 * NUM_PRODUCTS + 1]
 
     @property
-    def detector_hidden(self) -> Tuple[Optional[Tensor], ...]:
-        """Weight, bias and output of the detector's hidden layer."""
-        return self[2 * NUM_PRODUCTS + 1 :]
+    def detector_hidden(self) -> Optional[DetectorHidden]:
+        """None without one."""
+        return None if self.detector_output is None else DetectorHidden._make(self[2 * NUM_PRODUCTS + 1 :])
 
     def to(self, dtype: torch.dtype) -> LayerParameters:
         """`Tensor.to` of every weight; gradients go back to these."""

@@ -105,6 +105,7 @@ def test_dropout_acts_in_training_only():
 
 def test_every_option_reaches_the_recurrence(caplog):
     options = {"detector_grad_scale": 0.5, "forget_bias": 2.0, "detector_bias": -1.0, "recompute_chunks": 3}
+    options["detector_hidden"] = 5
     options.update(boundary="bernoulli", nested_boundaries=True, top_boundary=True, backend="reference")
     recurrence = make(normalization="none", dropout_recurrent=0.3, **options).decoder.hm_lstm
     assert {name: getattr(recurrence, name) for name in options} == options

@@ -89,7 +89,7 @@ def test_the_top_layer_has_a_detector_only_if_asked():
 
 def test_every_parameter_gets_a_gradient_in_every_mode():
     modes = [{"boundary": "bernoulli"}, {"boundary": "soft"}, {"nested_boundaries": True}, {"top_boundary": True}]
-    for options in ({}, {"layer_norm": True}, *modes):
+    for options in ({}, {"layer_norm": True}, {"detector_hidden": 3}, *modes):
         module = make(**options)
         output = module(torch.randn(40, 8, 3, dtype=torch.float64))
         (output.hidden[2].sum() + output.hidden[0].sum()).backward()
@@ -118,6 +118,23 @@ def test_initialisation():
         assert layer.gain_recurrent[-1] == 1 and (layer.gain_recurrent[:-1] < 0.5).all()
 
 
+def test_a_detectors_hidden_layer_changes_nothing_at_first():
+    modules = []
+    for units in (0, 4):
+        torch.manual_seed(3)
+        modules.append(HMLSTM(7, SIZES, layer_norm=True, detector_hidden=units))
+    plain, hidden = modules
+    values = hidden.state_dict()
+    assert all(torch.equal(value, values[name]) for name, value in plain.state_dict().items())
+    assert [w.shape for w in hidden.detector_hidden_weight] == [(4, 5 + 7 + 3), (4, 3 + 5 + 4)]
+    assert hidden.detector_hidden_weight[0].abs().max() <= 1 / 15**0.5 and hidden.detector_hidden_weight[0].std() > 0.1
+    x = torch.randn(9, 2, 7)
+    outputs = [module(x) for module in modules]
+    assert torch.equal(outputs[0].boundary_probs, outputs[1].boundary_probs)
+    outputs[1].boundary_probs.sum().backward()
+    assert all(output.grad.any() for output in hidden.detector_output), "it must be able to begin to learn"
+
+
 def test_variational_dropout_uses_one_mask_and_only_in_training():
     torch.manual_seed(1)
     module = HMLSTM(3, [400], recurrent_dropout=0.25)
@@ -139,6 +156,7 @@ def test_variational_dropout_uses_one_mask_and_only_in_training():
         (dict(boundary="hard"), "unknown boundary mode 'hard': choose from step, bernoulli, soft"),
         (dict(backend="tpu"), "unknown backend 'tpu'"),
         (dict(detector_grad_scale=2.0), "detector_grad_scale must lie in"),
+        (dict(detector_hidden=-1), "detector_hidden must be a number of units"),
         (dict(recurrent_dropout=1.0), "recurrent_dropout must lie in"),
     ],
 )

@@ -12,10 +12,11 @@ from fairseq_hmrnn.ops import RecurrenceOptions, cpu, hm_lstm
 
 @pytest.mark.parametrize("backend", ["reference", "cpu"])
 @pytest.mark.parametrize("chunks", [2, 3, 50])
-@pytest.mark.parametrize("boundary", ["step", "bernoulli"])
-def test_chunks_are_one_sequence(backend, chunks, boundary):
+@pytest.mark.parametrize("boundary, detector_hidden", [("step", 0), ("bernoulli", 0), ("step", 3)])
+def test_chunks_are_one_sequence(backend, chunks, boundary, detector_hidden):
     options = RecurrenceOptions(boundary=boundary, detector_grad_scale=1.0)
-    problem = make_problem(5, 11, 3, [6, 5, 4], options, layer_norm=True, padded=True, masked=True)
+    kinds = {"layer_norm": True, "padded": True, "masked": True, "detector_hidden": detector_hidden}
+    problem = make_problem(5, 11, 3, [6, 5, 4], options, **kinds)
     whole = run(functools.partial(hm_lstm, backend=backend), problem)
     cut = run(functools.partial(hm_lstm, backend=backend, recompute_chunks=chunks), problem)
     assert_close(cut[0], whole[0], 1e-12)

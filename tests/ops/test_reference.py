@@ -157,6 +157,27 @@ def test_straight_through_gradient_of_the_detector():
     torch.testing.assert_close(grad[-1], expected.sum(), rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("scale", [0.0, 1.0])
+def test_a_detectors_hidden_layer_sends_nothing_to_what_it_reads(scale):
+    """Two outputs of opposite sign cancel, and with them all of the forward pass: what is left is the gradient."""
+    module = make([4, 3], 4, detector_hidden=2, detector_grad_scale=scale)
+    with torch.no_grad():
+        for tensor in (module.detector_hidden_weight[0], module.detector_hidden_bias[0]):
+            tensor[1] = tensor[0]
+        module.detector_output[0].copy_(torch.tensor([3.0, -3.0]))
+    gradients = []
+    for trained in (module.detector_output[0], torch.zeros(2, dtype=torch.float64, requires_grad=True)):
+        layers = [module.layers()[0]._replace(detector_output=trained), *module.layers()[1:]]
+        x = torch.randn(8, 2, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64).requires_grad_()
+        options = RecurrenceOptions(slope=0.5, detector_grad_scale=scale)
+        output = hm_lstm(x, layers, module.zero_state(2), options, backend="reference")
+        loss = output.boundary_probs.sum() + output.hidden[1].sum()
+        gradients.append(torch.autograd.grad(loss, [x, *module.weight_recurrent, trained]))
+    assert gradients[0][-1].abs().max() > 0
+    for a, b in zip(gradients[0][:-1], gradients[1][:-1]):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
+
+
 def test_detector_grad_scale_cuts_only_what_the_detector_reads():
     """The detector's own weights learn alike at every scale; with 0 no gradient goes from u to earlier states."""
     grads = {}

@@ -157,6 +157,22 @@ def test_opcheck(kind):
     )
 
 
+@needs_operators
+@pytest.mark.parametrize("layer_norm", [False, True])
+@pytest.mark.parametrize("detector_hidden", [0, 2])
+@pytest.mark.parametrize("top_boundary", [False, True])
+@pytest.mark.parametrize("num_layers", [1, 2, 3, 4])
+def test_the_operator_knows_its_layers_by_their_number(num_layers, top_boundary, detector_hidden, layer_norm):
+    """It is given one flat list without those that are absent."""
+    options = RecurrenceOptions(top_boundary=top_boundary)
+    problem = make_problem(
+        0, 1, 1, [2, 3, 1, 2][:num_layers], options, layer_norm=layer_norm, detector_hidden=detector_hidden
+    )
+    weights = [tensor for layer in problem.layers for tensor in layer if tensor is not None]
+    found = library._layers(weights, num_layers, options)
+    assert all(a is b for layer, same in zip(problem.layers, found) for a, b in zip(layer, same))
+
+
 # Recorders
 
 
@@ -167,7 +183,8 @@ def test_a_trace_computes_what_the_module_does(operators, with_graph, monkeypatc
     if not operators:
         monkeypatch.setattr(entry, "captured", None)
     exact = operators and cpu.kernel.compiled is not None  # see assert_equal
-    module, tolerance = make(layer_norm=True, detector_grad_scale=0.5), 0 if exact else 1e-5
+    module = make(layer_norm=True, detector_grad_scale=0.5, detector_hidden=3 if with_graph else 0)
+    tolerance = 0 if exact else 1e-5
     length = 7 if operators else 2
     with torch.set_grad_enabled(with_graph):
         traced = torch.jit.trace(module, given(length), strict=False)
@@ -202,7 +219,7 @@ def test_a_trace_from_no_state_and_with_padding():
 @needs_operators
 @pytest.mark.parametrize("strict", [True, False])
 def test_export_of_any_length_and_batch(strict):
-    module = make(layer_norm=True).eval()
+    module = make(layer_norm=True, detector_hidden=3 if strict else 0).eval()
     steps, batch = torch.export.Dim("steps"), torch.export.Dim("batch")
     row = {0: batch}
     shapes = ({0: steps, 1: batch}, HMLSTMState((row,) * 3, (row,) * 3, row))

@@ -78,7 +78,7 @@ class Generation:
     weights is copied here, the rest is read where it is.
 
     layers: packed by the compiled path. embedding: (symbols, input_size). table: whether layer 1's input projection of
-    every symbol is computed now, (symbols, 4H+1) numbers. pad: the symbol at which a sample waits. Copies share it.
+    every symbol is computed now, (symbols, 4H+1+N) numbers. pad: the symbol at which a sample waits. Copies share it.
     """
 
     def __init__(

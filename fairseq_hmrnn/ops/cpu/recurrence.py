@@ -11,6 +11,7 @@ from typing import Optional, Sequence
 import torch
 from torch import Tensor
 
+from .. import detector
 from ..autograd import Call, flat_output, run
 from ..boundary import BOUNDARY_MODES
 from ..capture import refuse_capture
@@ -88,14 +89,16 @@ class PackedLayers:
         return (self._weights, self._packed) if self._compiled else None
 
     def project(self, x: Tensor) -> Tensor:
-        """Layer 1's bottom-up product of x (..., input_size): (..., 4H+1). Of an embedding matrix: a table of rows."""
+        """What layer 1 makes of x (..., input_size): its bottom-up product, and behind it that of its detector's hidden
+        layer of N units, 0 without one; (..., 4H+1+N). Of an embedding matrix: a table of rows."""
         with torch.autocast("cpu", enabled=False):
             projected = torch.nn.functional.linear(x.detach(), self.layers[0].weight_bottom_up)
             if self.bfloat16:  # the gates' rows; the detector's stays as it is
                 rows, weight = x.detach().reshape(-1, x.size(-1)).contiguous(), self.layers[0].weight_bottom_up
                 gates = kernel.compiled.multiply(rows, False, weight[:-1], False, True)
                 projected[..., :-1] = gates.view_as(projected[..., :-1])
-            return projected
+            terms = detector.input_products(self.layers[0], x.detach())
+            return projected if terms is None else torch.cat([projected, terms], dim=-1)
 
     def __call__(
         self,
@@ -108,7 +111,7 @@ class PackedLayers:
         tokens: Optional[Tensor] = None,
     ) -> HMLSTMOutput:
         """x: (T, B, input_size), or with tokens (T, B) the table (symbols, input_size) that they are rows of; with
-        `projected` 4H+1 in place of input_size, as `project` returns it. Otherwise as `hm_lstm`."""
+        `projected` 4H+1+N in place of input_size, as `project` returns it. Otherwise as `hm_lstm`."""
         refuse_capture("a step with packed weights")
         options = options._replace(bfloat16_products=self.bfloat16)
         check_options(options, noise)
@@ -164,10 +167,27 @@ class _CompiledCall(Call):
         grads = [None if g is None else g.contiguous() for g in grads]
         of_states = grads[:n], grads[n : 2 * n], grads[2 * n : 3 * n]
         inputs = _inputs(*self.split(tensors), self.options, self.skip)
-        dx, dz, dh, dc, dweights = kernel.compiled.backward(
+        dx, dz, dh, dc, dweights, du, z_before = kernel.compiled.backward(
             inputs, saved, list(hidden), *of_states, *grads[3 * n :], need_x, need_weights
         )
+        if du is not None:
+            self._differentiate_detectors(tensors, hidden, du, z_before, dweights)
         return [dx, dz, *dh, *dc, *(grad for layer in dweights for grad in layer)]
+
+
+    def _differentiate_detectors(self, tensors, hidden, du, z_before, dweights):
+        """Fill in the gradients of the detectors' hidden layers. du: (L, T, B), z_before: (T+1, L, B)."""
+        x, weights, state, tokens, _, _, masks = self.split(tensors)
+        x = x if tokens is None else torch.nn.functional.embedding(tokens, x)
+        for index, layer in enumerate(map(LayerParameters._make, weights)):
+            if layer.detector_hidden is not None:
+                read = detector.read_by(index, x, hidden, state.h, z_before.transpose(1, 2), masks)
+                found = detector.hidden_gradients(layer.detector_hidden, read, du[index].flatten(), _multiply)
+                dweights[index][-len(found) :] = found
+
+
+def _multiply(a: Tensor, a_over_rows: bool, b: Tensor, b_over_rows: bool) -> Tensor:
+    return kernel.compiled.multiply(a, a_over_rows, b, b_over_rows, False)
 
 
 class _PythonCall(Call):

@@ -82,6 +82,7 @@ def random_problem(choose: random.Random, dtype, low: bool):
         masked=choose.random() < 0.4,
         bias=choose.choice([-6.0, -1.0, 0.0, 6.0]),
         dtype=dtype,
+        detector_hidden=choose.choice([0, 0, 1, 6, 70]),
     )
 
 

@@ -37,7 +37,7 @@ def address_space(room: int):
 
 
 def problem(batch: int):
-    made = make_problem(1, 2, batch, SIZES, OPTIONS, layer_norm=True, dtype=torch.float32)
+    made = make_problem(1, 2, batch, SIZES, OPTIONS, layer_norm=True, dtype=torch.float32, detector_hidden=9)
     for layer in made.layers:  # gradients of x and the state: then the threads' own memory is the last to be asked for
         for tensor in layer:
             if tensor is not None:

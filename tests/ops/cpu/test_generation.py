@@ -23,9 +23,13 @@ OPTIONS = {
 class Case:
     """A small model, its generation, and what the reference makes of tokens."""
 
-    def __init__(self, batch, options, sizes=(8, 5, 7), table=True, layer_norm=False, dtype=torch.float64, bias=0.0):
+    def __init__(
+        self, batch, options, sizes=(8, 5, 7), table=True, layer_norm=False, dtype=torch.float64, bias=0.0,
+        detector_hidden=0,
+    ):  # fmt: skip
         self.options = options
-        problem = make_problem(5, 1, batch, sizes, options, layer_norm=layer_norm, dtype=dtype, bias=bias, input_size=6)
+        kind = {"layer_norm": layer_norm, "dtype": dtype, "bias": bias, "detector_hidden": detector_hidden}
+        problem = make_problem(5, 1, batch, sizes, options, input_size=6, **kind)
         self.layers, self.state = problem.layers, problem.state.detach()
         torch.manual_seed(4)
         self.output = LayerOutput(sizes, OUTPUT_SIZE).to(dtype)
@@ -54,8 +58,10 @@ def random_tokens(steps, batch, seed=2):
 @pytest.mark.parametrize("layer_norm", [False, True], ids=["plain", "layer_norm"])
 @pytest.mark.parametrize("table", [True, False], ids=["table", "embedding"])
 @pytest.mark.parametrize("batch", [1, 7])
-def test_steps_equal_the_reference(batch, table, layer_norm, name):
-    case, tokens = Case(batch, OPTIONS[name], table=table, layer_norm=layer_norm), random_tokens(30, batch)
+@pytest.mark.parametrize("detector_hidden", [0, 5], ids=["row", "hidden"])
+def test_steps_equal_the_reference(detector_hidden, batch, table, layer_norm, name):
+    kind = {"table": table, "layer_norm": layer_norm, "detector_hidden": detector_hidden}
+    case, tokens = Case(batch, OPTIONS[name], **kind), random_tokens(30, batch)
     logits, features, output = case.reference(tokens)
     reached = case.generation.begin(case.state)
     found = case.generation.run(reached, tokens)
@@ -71,10 +77,12 @@ def test_steps_equal_the_reference(batch, table, layer_norm, name):
 
 @pytest.mark.parametrize("layer_norm", [False, True], ids=["plain", "layer_norm"])
 @pytest.mark.parametrize("threads", [1, 3])
-def test_one_call_for_all_steps_or_one_for_each(threads, layer_norm):
+@pytest.mark.parametrize("detector_hidden", [0, 60], ids=["row", "hidden"])
+def test_one_call_for_all_steps_or_one_for_each(detector_hidden, threads, layer_norm):
     """To the bit, at sizes at which threads share the work; float32 comes near the reference in float64."""
     options, tokens = RecurrenceOptions(slope=1.2), random_tokens(12, 5)
-    case = Case(5, options, (300, 130, 200), layer_norm=layer_norm, dtype=torch.float32, bias=-0.3)
+    kind = {"layer_norm": layer_norm, "dtype": torch.float32, "bias": -0.3, "detector_hidden": detector_hidden}
+    case = Case(5, options, (300, 130, 200), **kind)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:

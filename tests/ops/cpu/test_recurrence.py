@@ -50,6 +50,7 @@ def problems(draw, dtype=torch.float64):
         masked=draw(st.booleans()),
         bias=draw(st.sampled_from([-8.0, -1.0, 0.0, 1.0, 8.0])),
         dtype=dtype,
+        detector_hidden=draw(st.sampled_from([0, 0, 3, 17])),
     )
 
 

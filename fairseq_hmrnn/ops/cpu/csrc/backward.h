@@ -240,6 +240,7 @@ class BackwardWorker {
     }
     const T du = at_.du[b] = call_.inside(u) ? T(p_.options.slope) / 2 * (dz + dz_tilde) : T(0);
     if (thread_ == 0) call_.biases[l][row] += du;
+    if (thread_ == 0 && call_.du) call_.du[(l * p_.T_ + t) * B_ + b] = du;
     const T* closed = at_.closed_term(t, l, b);
     if (!p_.layer_norm) {
       at_.detector[RECURRENT][b] = du;

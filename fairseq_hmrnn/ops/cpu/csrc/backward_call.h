@@ -22,6 +22,7 @@ struct BackwardCall {
   std::vector<T*> products, rows, gains;
   std::vector<T*> biases;             // (4H+1)
   T* symbols = nullptr;               // with tokens, (symbols, 4H): layer 1's bottom-up product by symbol
+  T* du = nullptr;                    // (L, T, B), filled with 0: the gradient of every u; or null
   T* x_detector = nullptr;            // (rows of x): factor on layer 1's detector row in the gradient of x
   std::vector<const S*> weights;      // per layer and product: panels by pack_columns, or null
   std::vector<S*> to_pack;            // room for them (all panels or, with `pack_last_only`, the last one)

@@ -62,10 +62,12 @@ Result forward_typed(const Inputs& in, bool training, const MaybeTensor& given, 
 
   const bool pack = worth_packing<T, S>(p) && !packed;
   Stopwatch watch(p.B >= 4);
-  const auto [projected, rstd] = project<T, S>(in, p, given, pack || packed);
+  const auto [projected, rstd, terms] = project<T, S>(in, p, given, pack || packed);
   watch.lap(LARGE_PRODUCTS);
   call.projected = pointer<T>(projected);
   call.projected_rstd = pointer<T>(rstd);
+  call.input_terms = pointer<T>(terms);
+  if (p.has_detector_hidden()) call.hidden_terms = room(T(), p.B);
   for (int64_t l = 0; l < p.L; ++l)
     for (int product = 0; product < PRODUCTS; ++product) {
       const auto& layer = p.layers[l];
@@ -97,8 +99,10 @@ Result forward_typed(const Inputs& in, bool training, const MaybeTensor& given, 
   return {hidden, h, c, boundaries, probs, z, saved};
 }
 
-// Of x, z, h and c of every layer, the weights of every layer.
-using Gradients = std::tuple<MaybeTensor, Tensor, Tensors, Tensors, std::vector<std::vector<MaybeTensor>>>;
+// Of x, z, h and c of every layer, the weights of every layer. Those of detectors' hidden layers are left to the caller,
+// from the gradient of u (L, T, B), which is absent where nothing is to be done, and z as in Saved.
+using Gradients =
+    std::tuple<MaybeTensor, Tensor, Tensors, Tensors, std::vector<std::vector<MaybeTensor>>, MaybeTensor, Tensor>;
 
 // The gradients of the results of a call; absent: 0.
 struct Incoming {
@@ -185,6 +189,11 @@ Gradients backward_typed(const Inputs& in, const Saved& saved, const Tensors& hi
   call.grad_probs = data<T>(grad.probs);
   Tensor x_detector = at::zeros({in.tokens ? in.x.size(0) : p.T_ * p.B}, in.x.options());
   call.x_detector = x_detector.data_ptr<T>();
+  MaybeTensor du;
+  if (need_weights && p.has_detector_hidden()) {
+    du = at::zeros({p.L, p.T_, p.B}, in.x.options());
+    call.du = du->template data_ptr<T>();
+  }
   Stopwatch watch(p.B >= 4);
   Tensors closed;
   call.closed.assign(p.L, nullptr);
@@ -210,7 +219,7 @@ Gradients backward_typed(const Inputs& in, const Saved& saved, const Tensors& hi
   MaybeTensor dx;
   if (need_x) dx = input_gradient(call, in.x, *in.weights[0][BOTTOM_UP], x_detector);
   large.lap(LARGE_PRODUCTS);
-  return {dx, dz, dh, dc, grads};
+  return {dx, dz, dh, dc, grads, du, saved.z};
 }
 
 }  // namespace hmrnn

@@ -10,6 +10,7 @@
 #include <cmath>
 #include <limits>
 
+#include "detector_hidden.h"
 #include "gate_products.h"
 #include "stopwatch.h"
 
@@ -24,9 +25,9 @@ class ForwardWorker {
   ForwardWorker(const ForwardCall<T, S>& call, int thread, int threads, Barrier& barrier)
       : call_(call), p_(call.problem), B_(p_.B), L_(p_.L), training_(call.saved), thread_(thread), threads_(threads),
         samples_(call.by_samples ? Share(B_, thread, threads) : Share(B_, 0, 1)), barrier_(barrier), at_(B_, L_),
-        products_(call, at_, thread, threads), z_(L_ * B_), u_(L_ * B_, 0), run_(L_ * B_, -1), slot_(L_ * B_, -1),
+        products_(call, at_, thread, threads), hidden_(call, at_), z_(L_ * B_), u_(L_ * B_, 0), run_(L_ * B_, -1), slot_(L_ * B_, -1),
         parity_(L_ * B_, 0), slots_(L_, 0), copies_(L_, 0), watch_(thread == 0 && call.problem.B >= 4) {}
-  ForwardWorker(const ForwardWorker&) = delete;  // products_ refers to at_
+  ForwardWorker(const ForwardWorker&) = delete;  // products_ and hidden_ refer to at_
 
   void run() {
     start();
@@ -157,10 +158,12 @@ class ForwardWorker {
   void cell(int64_t l) {
     classify(l);
     products_.select(l);
-    const bool any = products_.any();
-    if (p_.layer_norm && any) {
-      products_.multiply_and_measure(l);
-      meet();
+    const bool any = products_.any(), normalises = p_.layer_norm && any;
+    shares_terms_ = any && threads_ > 1 && !call_.by_samples && hidden_.worth_sharing(l, normalises);
+    if (normalises) products_.multiply_and_measure(l);
+    if (shares_terms_) share_terms(l);
+    if (normalises || shares_terms_) meet();
+    if (normalises) {
       watch_.lap(FORWARD_PRODUCTS);
       products_.combine_statistics(l);
     }
@@ -196,6 +199,22 @@ class ForwardWorker {
     }
   }
 
+  // Whether a member's detector has anything to say: a nested one on a COPY step has not, but its own gradient depends on
+  // what it would say.
+  bool detects(int64_t l, int64_t b) const {
+    return p_.has_detector(l) && (training_ || !p_.options.nested || at_.zb[b] != 0);
+  }
+
+  // Computes for a share of the members what the hidden layer of the detector adds to u. Those of a cell that needs
+  // products have all come to do so themselves.
+  void share_terms(int64_t l) {
+    const Share share(int64_t(at_.members.size()), thread_, threads_);
+    for (int64_t i = share.first; i < share.last; ++i) {
+      const int b = at_.members[i];
+      if (detects(l, b)) call_.hidden_terms[b] = hidden_.term(l, b);
+    }
+  }
+
   T detector(int64_t l, int64_t b) {
     const int64_t i = l * B_ + b;
     if (at_.kind[b] == Cells::KEPT_COPY) return u_[i];
@@ -203,6 +222,7 @@ class ForwardWorker {
     T u = products_.detector_term(l, b, RECURRENT) + layer.bias[GATES * layer.size];
     if (layer.weight[TOP_DOWN] && at_.zp[b] != 0) u += at_.zp[b] * products_.detector_term(l, b, TOP_DOWN);
     if (at_.zb[b] != 0) u += at_.zb[b] * products_.detector_term(l, b, BOTTOM_UP);
+    if (layer.detector_units) u += shares_terms_ ? call_.hidden_terms[b] : hidden_.term(l, b);
     return u_[i] = u;
   }
 
@@ -219,8 +239,7 @@ class ForwardWorker {
     const bool nested = p_.options.nested;
     const int64_t t = at_.t[b], i = l * B_ + b, out = (t * B_ + b) * L_ + l;
     z_[i] = 0;
-    // A nested detector on a COPY step has nothing to say, but its own gradient depends on what it would say.
-    if (!p_.has_detector(l) || (nested && at_.zb[b] == 0 && !training_)) return;
+    if (!detects(l, b)) return;
     const T u = detector(l, b);
     T z_tilde = p_.probability(u), z = p_.decide(z_tilde, t, b, l);
     if (nested) {
@@ -321,10 +340,12 @@ class ForwardWorker {
 
   ForwardCells<T> at_;
   GateProducts<T, S> products_;
+  DetectorHidden<T, S> hidden_;
   std::vector<T> z_, u_;                  // (L, B): boundaries now; detector of the run of COPY steps
   std::vector<int> run_, slot_, parity_;  // (L, B): copy slot of the run; last active slot; half of `masked` in use
   std::vector<char> changed_;             // (L, B): since `advance` was called
   std::vector<int> slots_, copies_;       // (L): used so far
+  bool shares_terms_ = false;             // whether call_.hidden_terms has those of the members
   int64_t last_ = 0;                      // the step before which `advance` stops
   std::vector<int> gathered_, waiting_;
   Stopwatch watch_;

@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <memory>
+#include <tuple>
 
 #include "generation.h"
 #include "inputs.h"
@@ -25,6 +26,7 @@ struct Generation {
   Weights weights;
   std::shared_ptr<PackedWeights> packed;
   Tensor inputs;         // (symbols, input size); projected: layer 1's products of these, (symbols, 4H+1)
+  Tensor terms;          // (symbols, N): what the hidden layer of layer 1's detector makes of them; undefined without
   bool projected = false;
   Tensor rstd;           // (symbols) with projected and layer norm: then `inputs` is normalised
   PackedOutput output;
@@ -71,7 +73,12 @@ template <class T, class S>
 std::shared_ptr<Generation> begin_generation(Weights weights, std::shared_ptr<PackedWeights> packed, Tensor inputs,
                                              bool projected, const OutputTensors& output, Options options,
                                              int64_t pad) {
-  Tensor rstd;
+  Tensor rstd, terms;
+  const LayerWeights<T> lowest = layer_weights<T>(weights[0]);
+  if (projected)
+    std::tie(inputs, terms) = split_projected(inputs, lowest.rows(), lowest.detector_units);
+  else
+    terms = input_terms(inputs.data_ptr<T>(), inputs.size(0), lowest, inputs.options());
   if (projected && weights[0][GAINS]) {
     rstd = at::empty({inputs.size(0)}, inputs.options());
     normalise(inputs.data_ptr<T>(), rstd.data_ptr<T>(), inputs.size(0), inputs.size(1));
@@ -80,6 +87,7 @@ std::shared_ptr<Generation> begin_generation(Weights weights, std::shared_ptr<Pa
   generation->weights = weights;
   generation->packed = packed;
   generation->inputs = inputs;
+  generation->terms = terms;
   generation->projected = projected;
   generation->rstd = rstd;
   generation->output = pack_output<T, S>(output);
@@ -121,6 +129,11 @@ Room prepare_cells(const Generation& generation, const Reached& reached, const T
   p.valid = room.valid.data_ptr<bool>();
   if (generation.projected) call.projected = generation.inputs.data_ptr<T>();
   if (generation.projected && p.layer_norm) call.projected_rstd = generation.rstd.data_ptr<T>();
+  call.input_terms = pointer<T>(generation.terms);
+  if (p.has_detector_hidden()) {
+    room.buffers.push_back(buffer_of<T>(p.B));
+    call.hidden_terms = room.buffers.back().template as<T>();
+  }
   for (int64_t l = 0; l < p.L; ++l) {
     room.buffers.push_back(buffer_of<T>(p.T_ * p.B * p.layers[l].size));
     call.hidden.push_back(room.buffers.back().template as<T>());

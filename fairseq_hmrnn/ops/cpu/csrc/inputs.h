@@ -1,6 +1,8 @@
 // From tensors to what a call works on, and weights packed for many calls.
 #pragma once
 
+#include <utility>
+
 #include "forward.h"
 #include "gemm.h"
 
@@ -8,8 +10,9 @@ namespace hmrnn {
 
 using Weights = std::vector<std::vector<MaybeTensor>>;  // per layer in the order of ops.types.LayerParameters
 
-// LayerParameters: the weights of the products, the bias, the gains of the products.
-constexpr int BIAS = PRODUCTS, GAINS = PRODUCTS + 1, TENSORS = GAINS + PRODUCTS;
+// LayerParameters: the weights of the products, the bias, the gains of the products, the detector's hidden layer.
+constexpr int BIAS = PRODUCTS, GAINS = PRODUCTS + 1, HIDDEN_WEIGHT = GAINS + PRODUCTS, HIDDEN_BIAS = HIDDEN_WEIGHT + 1,
+              HIDDEN_OUTPUT = HIDDEN_WEIGHT + 2, TENSORS = HIDDEN_WEIGHT + 3;
 
 struct State {
   Tensors h, c;
@@ -51,6 +54,24 @@ const T* data(const MaybeTensor& tensor) {
 }
 
 template <class T>
+LayerWeights<T> layer_weights(const std::vector<MaybeTensor>& tensors) {
+  LayerWeights<T> layer;
+  layer.size = tensors[RECURRENT]->size(1);
+  layer.bias = data<T>(tensors[BIAS]);
+  for (int product = 0; product < PRODUCTS; ++product) {
+    const auto& weight = tensors[product];
+    layer.weight[product] = data<T>(weight);
+    layer.columns[product] = weight ? weight->size(1) : 0;
+    layer.gain[product] = data<T>(tensors[GAINS + product]);
+  }
+  layer.hidden_weight = data<T>(tensors[HIDDEN_WEIGHT]);
+  layer.hidden_bias = data<T>(tensors[HIDDEN_BIAS]);
+  layer.hidden_output = data<T>(tensors[HIDDEN_OUTPUT]);
+  layer.detector_units = layer.hidden_output ? tensors[HIDDEN_OUTPUT]->numel() : 0;
+  return layer;
+}
+
+template <class T>
 Problem<T> make_problem(const Inputs& in) {
   Problem<T> problem;
   problem.T_ = in.steps();
@@ -63,23 +84,32 @@ Problem<T> make_problem(const Inputs& in) {
   problem.noise = data<T>(in.noise);
   problem.z0 = in.state.z.data_ptr<T>();
   for (int64_t l = 0; l < problem.L; ++l) {
-    const auto& tensors = in.weights[l];
-    LayerWeights<T> layer;
-    layer.size = tensors[RECURRENT]->size(1);
-    layer.bias = data<T>(tensors[BIAS]);
-    for (int product = 0; product < PRODUCTS; ++product) {
-      const auto& weight = tensors[product];
-      layer.weight[product] = data<T>(weight);
-      layer.columns[product] = weight ? weight->size(1) : 0;
-      layer.gain[product] = data<T>(tensors[GAINS + product]);
-    }
-    problem.layer_norm = layer.gain[RECURRENT];
-    problem.layers.push_back(layer);
+    problem.layers.push_back(layer_weights<T>(in.weights[l]));
+    problem.layer_norm = problem.layers[l].gain[RECURRENT];
     problem.h0.push_back(in.state.h[l].template data_ptr<T>());
     problem.c0.push_back(in.state.c[l].template data_ptr<T>());
     problem.mask.push_back(in.masks ? (*in.masks)[l].template data_ptr<T>() : nullptr);
   }
   return problem;
+}
+
+// What the hidden layer of layer 1's detector makes of the rows of x (rows, input), before its bias: (rows, N);
+// undefined without one.
+template <class T>
+Tensor input_terms(const T* x, int64_t rows, const LayerWeights<T>& layer, const at::TensorOptions& options) {
+  const int64_t N = layer.detector_units, K = layer.columns[BOTTOM_UP], stride = layer.columns_read();
+  if (!N) return {};
+  Tensor terms = pooled({rows, N}, options);
+  gemm<T, T>(rows, N, K, {x, K}, {layer.hidden_weight + stride - K, stride}, terms.data_ptr<T>(), N);
+  return terms;
+}
+
+// Layer 1's products of its input with R rows of the weight and N of the hidden layer, (..., R + N), as two tensors, (., R)
+// and (., N); the second is undefined where N is 0.
+inline std::pair<Tensor, Tensor> split_projected(const Tensor& given, int64_t R, int64_t N) {
+  const Tensor rows = given.view({-1, R + N});
+  if (!N) return {rows, {}};
+  return {rows.narrow(1, 0, R).contiguous(), rows.narrow(1, R, N).contiguous()};
 }
 
 template <class T, class S>

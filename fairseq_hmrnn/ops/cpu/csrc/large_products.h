@@ -2,7 +2,7 @@
 // and input after it.
 #pragma once
 
-#include <utility>
+#include <tuple>
 
 #include "backward.h"
 #include "gemm.h"
@@ -22,22 +22,31 @@ Tensor product_of_rows(const Matrix<T>& rows, int64_t n, const Tensor& weight) {
   return result;
 }
 
-// Layer 1's bottom-up product where it does not wait for the loop: given, of every symbol, or of every step where the
-// weight is not packed.
+// What does not wait for the loop: layer 1's products with its input.
+struct Projected {
+  Tensor product, rstd;  // bottom-up: given, of every symbol, or of every step where the weight is not packed
+  Tensor terms;          // of the hidden layer of its detector: given, of every symbol, or of every step
+};
+
+// given: both, as PackedLayers.project returns them.
 template <class T, class S>
-std::pair<Tensor, Tensor> project(const Inputs& in, const Problem<T>& p, const MaybeTensor& given, bool packed) {
-  Tensor projected, rstd;
-  const int64_t K = p.layers[0].columns[BOTTOM_UP], R = p.layers[0].rows();
+Projected project(const Inputs& in, const Problem<T>& p, const MaybeTensor& given, bool packed) {
+  Projected found;
+  auto& [projected, rstd, terms] = found;
+  const auto& layer = p.layers[0];
+  const int64_t K = layer.columns[BOTTOM_UP], R = layer.rows(), rows = in.tokens ? in.x.size(0) : p.T_ * p.B;
   if (given)
-    projected = given->view({-1, R});
-  else if (in.tokens || (!packed && p.T_ * p.B >= 16))
-    projected = product_of_rows<T, S>({p.x, K}, in.tokens ? in.x.size(0) : p.T_ * p.B, *in.weights[0][BOTTOM_UP]);
+    std::tie(projected, terms) = split_projected(*given, R, layer.detector_units);
+  else
+    terms = input_terms(p.x, rows, layer, in.x.options());
+  if (!given && (in.tokens || (!packed && rows >= 16)))
+    projected = product_of_rows<T, S>({p.x, K}, rows, *in.weights[0][BOTTOM_UP]);
   if (projected.defined() && p.layer_norm) {
     if (given) projected = projected.clone();
     rstd = at::empty({projected.size(0)}, in.x.options());
     normalise(projected.data_ptr<T>(), rstd.data_ptr<T>(), projected.size(0), R);
   }
-  return {projected, rstd};
+  return found;
 }
 
 // The rows of a weight's gradient that belong to gates: (4H, columns) = sum over slots of gradient x input.

@@ -3,6 +3,7 @@
 
 #include <torch/extension.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -34,8 +35,12 @@ struct LayerWeights {
   int64_t columns[PRODUCTS] = {};
   const T* gain[PRODUCTS] = {};
   const T* bias = nullptr;
+  // The detector's hidden layer: weight (detector_units, columns_read), bias and output (detector_units).
+  int64_t detector_units = 0;  // 0 without one
+  const T *hidden_weight = nullptr, *hidden_bias = nullptr, *hidden_output = nullptr;
 
   int64_t rows() const { return GATES * size + 1; }
+  int64_t columns_read() const { return columns[RECURRENT] + columns[TOP_DOWN] + columns[BOTTOM_UP]; }
   int64_t panels() const { return ceil_div(size, LANES<T>); }
   // Units of a panel: LANES, but for the last one.
   int width(int64_t panel) const { return int(std::min<int64_t>(LANES<T>, size - panel * LANES<T>)); }
@@ -56,6 +61,9 @@ struct Problem {
   const T* z0 = nullptr;            // (B, L)
 
   bool has_detector(int64_t l) const { return l + 1 < L || options.top; }
+  bool has_detector_hidden() const {
+    return std::any_of(layers.begin(), layers.end(), [](const auto& layer) { return layer.detector_units > 0; });
+  }
   bool is_valid(int64_t t, int64_t b) const { return !valid || valid[t * B + b]; }
   // The input of layer 1 at a step.
   int64_t input_row(int64_t t, int64_t b) const { return tokens ? tokens[t * B + b] : t * B + b; }

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from ...boundary import decide
-from ...types import LayerParameters
+from ...detector import hidden_gradients, read_by
+from ...types import DetectorHidden, LayerParameters
 from .problem import BOTTOM_UP, PRODUCTS, RECURRENT, TOP_DOWN, WORTH_PACKING, Inputs, Product, Saved, operations, take
 
 
@@ -33,6 +34,7 @@ class Backward:
         self.gains = [[None if (g := inputs.gain(i, p)) is None else torch.zeros_like(g) for p in PRODUCTS]
                       for i in range(n)]  # fmt: skip
         self.detector = inputs.x.new_zeros(n, 3, *inputs.x.shape[:2])  # gradient of each product's detector row
+        self.du = inputs.x.new_zeros(n, *inputs.x.shape[:2])
         # Gradients of gate rows, flat row indices.
         self.gathered: List[List[Tuple[List[Tensor], List[Tensor]]]] = [[([], []) for _ in PRODUCTS] for _ in range(n)]
 
@@ -92,6 +94,7 @@ class Backward:
         if valid is not None:
             du, dzb = torch.where(valid, du, zero), torch.where(valid, dzb, zero)
         self.bias[index][-1] += du.sum()
+        self.du[index, t] = du
         return du, dzb
 
     def idle(self, t, index, cell, du, dzp, dzb) -> None:
@@ -234,7 +237,19 @@ class Backward:
                 grad[:-1] = torch.cat(gradients).t() @ read.index_select(0, torch.cat(flat))
             grad[-1] = self.detector[index, product].flatten() @ read
             weights[product] = grad
-        return [*weights, self.bias[index], *self.gains[index]]
+        return [*weights, self.bias[index], *self.gains[index], *self.detector_hidden_gradients(index)]
+
+    def detector_hidden_gradients(self, index: int) -> List[Optional[Tensor]]:
+        inputs = self.inputs
+        hidden = inputs.layers[index].detector_hidden
+        if hidden is None:
+            return [None] * len(DetectorHidden._fields)
+        last = self.saved.cells[-1][1:]  # z after the last step, but of the top layer, whose reader is the next call
+        after = [*(cell.zb for cell in last), torch.zeros_like(self.dz[0])]
+        before = [torch.stack([cell.zp for cell in cells], 1) for cells in self.saved.cells]
+        z = torch.stack([*before, torch.stack(after, 1)])
+        read = read_by(index, inputs.x, self.hidden, inputs.state.h, z, inputs.masks)
+        return [*hidden_gradients(hidden, read, self.du[index].flatten())]
 
     def input_gradient(self) -> Tensor:
         x, weight = self.inputs.x, self.inputs.layers[0].weight_bottom_up

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import List, Optional, Sequence, Tuple
+from typing import List, Optional, Sequence, Tuple, Union
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ...boundary import decide, hard_sigmoid
+from ...detector import hidden_term, input_products
 from ...types import LayerParameters, split_gates
 from .problem import (
     BOTTOM_UP,
@@ -45,7 +46,8 @@ def pack(layers: Sequence[LayerParameters], reorder: bool) -> Packed:
 class Forward:
     """One forward pass, cell after cell.
 
-    products: as `pack` makes them, packed here if None. projected: x is layer 1's bottom-up product, (T, B, 4H+1).
+    products: as `pack` makes them, packed here if None. projected: x is layer 1's bottom-up product, (T, B, 4H+1), and
+    behind it that of its detector's hidden layer, if it has one, (T, B, N).
     """
 
     def __init__(self, inputs: Inputs, training: bool, products: Optional[Packed] = None, projected: bool = False):
@@ -63,8 +65,11 @@ class Forward:
         self.saved = Saved([], [[] for _ in self.h], [[] for _ in self.h])
         self.linear = pack(inputs.layers, steps * batch >= WORTH_PACKING) if products is None else products
         x = inputs.x.reshape(steps * batch, inputs.x.size(2))
-        p = x if projected else F.linear(x, inputs.layers[0].weight_bottom_up)
+        lowest = inputs.layers[0]
+        rows = lowest.weight_bottom_up.size(0)
+        p = x[:, :rows] if projected else F.linear(x, lowest.weight_bottom_up)
         self.projected = normalise(p, inputs.layer_norm)
+        self.input_terms = x[:, rows:] if projected else input_products(lowest, x)
 
     def masked(self, h: Tensor, index: int) -> Tensor:
         return h if self.inputs.masks is None else h * self.inputs.masks[index]
@@ -149,12 +154,14 @@ class Forward:
         self.run[index][fresh] = torch.arange(self.run_count[index], self.run_count[index] + fresh.numel())
         self.run_count[index] += fresh.numel()
         self.run_u[index] = self.run_u[index].clone()
+        nothing = h.new_zeros(fresh.numel())
+        hidden = self.detector_term(0, index, fresh, nothing, nothing)
         if not self.training and not self.inputs.layer_norm:
-            self.run_u[index][fresh] = h @ layer.weight_recurrent[-1] + layer.bias[-1]
+            self.run_u[index][fresh] = h @ layer.weight_recurrent[-1] + layer.bias[-1] + hidden
             return
         recurrent = self.product(index, RECURRENT, h)
         f, i, o, g, u = split_gates(self.scaled(index, RECURRENT, recurrent.n) + layer.bias)
-        self.run_u[index][fresh] = u
+        self.run_u[index][fresh] = u + hidden
         if not self.training:
             return
         f, ig, o = f.sigmoid(), i.sigmoid() * g.tanh(), o.sigmoid()
@@ -162,6 +169,24 @@ class Forward:
         self.saved.coefficients[index].append(torch.stack([ig - c, ig + (f - 1) * c, h - o * c.tanh()], 1))
         if recurrent.rstd is not None:
             self.saved.copy_statistics[index].append(torch.cat([recurrent.rstd, recurrent.n[:, -1:]], 1))
+
+    def detector_term(self, t: int, index: int, rows: Tensor, zp: Tensor, zb: Tensor) -> Union[Tensor, float]:
+        """What a hidden layer of the detector adds to u of some samples, eq. (2a). zp, zb: of these, (N,)."""
+        layer, batch = self.inputs.layers[index], self.all_rows.numel()
+        hidden = layer.detector_hidden
+        if hidden is None:
+            return 0.0
+        read = [take(self.h_read[index], rows)]
+        if layer.weight_top_down is not None:
+            read.append(zp.unsqueeze(1) * take(self.h[index + 1], rows))
+        if index:
+            read.append(zb.unsqueeze(1) * take(self.h[index - 1], rows))
+            return hidden_term(hidden, torch.cat(read, 1))
+        assert self.input_terms is not None  # made for a hidden layer of layer 1
+        own = slice(t * batch, (t + 1) * batch)
+        columns = hidden.weight[:, : -layer.weight_bottom_up.size(1)]
+        units = F.linear(torch.cat(read, 1), columns, hidden.bias) + take(self.input_terms[own], rows)
+        return units.relu() @ hidden.output
 
     def update(self, t, index, rows, zp, zb, run_u) -> Cell:
         """Equations (1) to (4) of some samples."""
@@ -188,6 +213,7 @@ class Forward:
             products[BOTTOM_UP] = found
             s = s + self.scaled(index, BOTTOM_UP, found.n)
         f, i, o, g, u = split_gates(s)
+        u = u + self.detector_term(t, index, rows, zp_rows, zb_rows)
         f, i, o, g = f.sigmoid(), i.sigmoid(), o.sigmoid(), g.tanh()  # (2)
         c_prev, h_prev = take(self.c[index], rows), take(self.h[index], rows)
         opened, copy, flush = operations(zp_rows, zb_rows)

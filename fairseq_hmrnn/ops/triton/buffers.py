@@ -177,8 +177,11 @@ class Buffers:
                 if gain is not None:
                     others += self.vector(self.gains[index, product], self.gains_last[index, product], gain, index)
             others += self.vector(self.bias[index], self.bias_last[index], layer.bias, index)
-            if layer.detector_units:
-                hidden += self.detector_hidden(layer, index)
+            given_hidden = layer.detector_hidden
+            if given_hidden is not None:
+                parts, *vectors = self.detector_hidden(index)
+                given_parts = given_hidden.weight.split([part.size(1) for part in parts], dim=1)
+                hidden += [*zip(parts, given_parts), *zip(vectors, given_hidden[1:])]
         for pairs in filter(None, (operands, others, transposed, hidden)):
             torch._foreach_copy_([target for target, _ in pairs], [source for _, source in pairs])
 
@@ -187,18 +190,15 @@ class Buffers:
         parts = given[:-1].view(NUM_GATES, self.shape.sizes[index])
         return [(self.gate_rows(rows, index), parts), (last, given[-1])]
 
-    def detector_hidden(self, layer: LayerParameters, index: int) -> List[Tuple[Tensor, Tensor]]:
-        """Where the parts of the hidden layer of a detector go: target and source."""
-        weight, bias, output = layer.detector_hidden
-        columns = [0 if of_product is None else of_product.size(1) for of_product in layer.weights]
-        targets = [*self.detector_hidden_weights[index]]
-        if index == 0:
-            targets[2] = self.input_detector_hidden
-        units = len(bias)
-        pairs = [(self.detector_hidden_biases[index, :units], bias), (self.detector_outputs[index, :units], output)]
-        for target, given in zip(targets, weight.split(columns, dim=1)):
-            pairs.append((target[:units, : given.size(1)], given))
-        return pairs
+    def detector_hidden(self, index: int) -> Tuple[List[Tensor], Tensor, Tensor]:
+        """The parameters of a detector's hidden layer without padding: D, by the products that are there, d and v."""
+        units, sizes = self.shape.detector_hidden[index], self.shape.sizes
+        recurrent, top_down, bottom_up = self.detector_hidden_weights[index, :, :units]
+        parts = [recurrent[:, : sizes[index]]]
+        if index + 1 < len(sizes):
+            parts.append(top_down[:, : sizes[index + 1]])
+        parts.append(bottom_up[:, : sizes[index - 1]] if index else self.input_detector_hidden[:units])
+        return parts, self.detector_hidden_biases[index, :units], self.detector_outputs[index, :units]
 
     def load_inputs(
         self,

@@ -206,6 +206,15 @@ def normalise(
 
 
 @triton.jit
+def pre_activations(rows, biases, z_prev, z_below):
+    """Eq. (1) of all gates."""
+    s = ()
+    for gate in tl.static_range(GATES):
+        s += (pre_activation(rows[0][gate], rows[1][gate], rows[2][gate], biases[gate], z_prev, z_below),)
+    return s
+
+
+@triton.jit
 def add_read(
     total, weights, read, factors, gate, end, SIZE: tl.constexpr, HIDDEN: tl.constexpr, CHUNK: tl.constexpr,
     MASKED: tl.constexpr,
@@ -333,10 +342,7 @@ def forward_cell(
         else:
             last_rows = sums(lasts, 3)
 
-        s = ()
-        for gate in tl.static_range(GATES):
-            s += (pre_activation(rows[0][gate], rows[1][gate], rows[2][gate], biases[gate], z_prev, z_below),)
-        activated = activate(s)
+        activated = activate(pre_activations(rows, biases, z_prev, z_below))
         logit = pre_activation(last_rows[0], last_rows[1], last_rows[2], tl.load(bias_last + layer), z_prev, z_below)
         if HIDDEN:
             logit += detector_hidden(

@@ -10,9 +10,9 @@ import triton
 from torch import Tensor
 
 from ..boundary import BOUNDARY_MODES
-from ..detector import hidden_gradients
+from ..detector import hidden_gradients, read_by
 from ..reference import LAYER_NORM_EPS
-from ..types import NUM_GATES, LayerParameters, num_rows
+from ..types import NUM_GATES, DetectorHidden, LayerParameters, num_rows
 from .backward import backward_cell, backward_products
 from .buffers import SORTED_ROWS, Buffers
 from .common import SPLIT
@@ -209,34 +209,18 @@ class Launcher:
         return torch.cat([rows, last.sum(0, keepdim=True)]).to(self.shape.dtype)
 
     def detector_hidden_gradients(self, index: int) -> List[Optional[Tensor]]:
-        """Of the three parameters of the detector's hidden layer, from float32 states as the forward pass reads
-        them."""
-        b, shape = self.buffers, self.shape
-        if not any(shape.detector_hidden) or not shape.detector_hidden[index]:
+        """Of the detector's hidden layer, in the order of LayerParameters."""
+        b, sizes = self.buffers, self.shape.sizes
+        if not self.shape.detector_hidden or not self.shape.detector_hidden[index]:
             return [None] * 3
-        read, weights, units = [], [], shape.detector_hidden[index]
-
-        def add(vectors: Tensor, matrix: Tensor, columns: int, gate: Optional[Tensor] = None) -> None:
-            vectors = vectors[..., :columns]
-            read.append((vectors if gate is None else vectors * gate.unsqueeze(2)).flatten(0, 1))
-            weights.append(matrix[:units, :columns])
-
-        recurrent, top_down, bottom_up = b.detector_hidden_weights[index]
-        h = b.h[index, :-1]
-        add(h * b.masks[index] if shape.masked else h, recurrent, shape.sizes[index])
-        if index + 1 < self.layers:
-            add(b.h[index + 1, :-1], top_down, shape.sizes[index + 1], b.z[index, :-1])
-        if index:
-            add(b.h[index - 1, 1:], bottom_up, shape.sizes[index - 1], b.z[index - 1, 1:])
-        else:
-            add(b.x.float(), b.input_detector_hidden, shape.input_size)
-        bias, output = b.detector_hidden_biases[index, :units], b.detector_outputs[index, :units]
-        layer = LayerParameters(
-            *b.weights[index], b.bias[index], detector_hidden_weight=torch.cat(weights, 1), detector_hidden_bias=bias,
-            detector_output=output,
-        )  # fmt: skip
-        found = hidden_gradients(layer, torch.cat(read, 1), b.logit_gradients[index].flatten())
-        return [grad.to(shape.dtype) for grad in found]
+        hidden = [h[1:, :, :size] for h, size in zip(b.h, sizes)]
+        start = [h[0, :, :size] for h, size in zip(b.h, sizes)]
+        masks = [mask[:, :size] for mask, size in zip(b.masks, sizes)] if self.shape.masked else None
+        read = read_by(index, b.x, hidden, start, b.z.permute(1, 2, 0), masks)
+        parts, bias, output = b.detector_hidden(index)
+        du = b.logit_gradients[index].view(-1)
+        grads = hidden_gradients(DetectorHidden(torch.cat(parts, 1), bias, output), read, du)
+        return [grad.to(self.shape.dtype) for grad in grads]
 
     def layer_gradients(self, index: int) -> List[Optional[Tensor]]:
         """In the order of LayerParameters."""

@@ -15,103 +15,25 @@ from pathlib import Path
 
 import pytest
 import torch
-from problems import assert_close, make_problem, near_threshold, tensors
+from problems import assert_close, make_problem
 from running import ROOT
 
 from fairseq_hmrnn.modules import HMLSTM
-from fairseq_hmrnn.ops import RecurrenceOptions, hm_lstm, state_dtype
+from fairseq_hmrnn.ops import RecurrenceOptions, hm_lstm
 from fairseq_hmrnn.ops.reference import hm_lstm_reference
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
 from triton_compile import CARDS, shapes  # noqa: E402
+from triton_problems import GPU, PROBLEMS, check, cpu_doubles, expected_of, moved, problem_of, run_here  # noqa: E402
 
 from fairseq_hmrnn.ops.triton import graphs, hm_lstm_triton, launch  # noqa: E402
 from fairseq_hmrnn.ops.triton.buffers import Buffers, Shape  # noqa: E402
 
 entry = importlib.import_module("fairseq_hmrnn.ops.hm_lstm")  # the package gives its name to the function
 
-GPU = torch.cuda.is_available()
-DEVICE = "cuda" if GPU else "cpu"
 CUDA = torch.device("cuda")
 gpu = [pytest.mark.gpu, pytest.mark.skipif(not GPU, reason="needs a CUDA device")]
-
-# name: sizes, steps, batch, options, more arguments of make_problem. Together they hold every option, most of them
-# in more than one company; every seed keeps its boundaries away from the threshold.
-PROBLEMS = {
-    "plain": ([5, 9, 6], 3, 2, dict(detector_grad_scale=0.0), dict()),
-    "exact-padded-masked-nested": ([6, 4], 4, 2, dict(nested_boundaries=True), dict(padded=True, masked=True)),
-    "exact-mostly-closed-padded": ([5, 3], 6, 2, dict(), dict(bias=0.3, padded=True)),
-    "open": ([4, 17], 3, 2, dict(), dict(bias=6.0)),
-    "norm-top-bernoulli-padded": (
-        [5, 7], 3, 2, dict(detector_grad_scale=0.0, boundary="bernoulli", top_boundary=True),
-        dict(layer_norm=True, padded=True),
-    ),
-    "norm-mostly-closed": ([5, 4], 5, 2, dict(detector_grad_scale=0.0), dict(layer_norm=True, bias=-1.5)),
-    "norm-scaled-nested-masked": (
-        [5, 4], 3, 2, dict(detector_grad_scale=0.3, nested_boundaries=True),
-        dict(layer_norm=True, masked=True, bias=-0.5),
-    ),
-    "soft-top": ([5, 4], 3, 2, dict(boundary="soft", top_boundary=True), dict(padded=True)),
-    "soft-norm": ([4, 5], 3, 2, dict(boundary="soft"), dict(layer_norm=True)),
-    "one-layer-one-step": ([33], 1, 1, dict(top_boundary=True), dict()),
-    "four-layers": ([1, 2, 20, 3], 2, 1, dict(boundary="bernoulli"), dict(masked=True)),
-}  # fmt: skip
-
-
-def problem_of(name, dtype=torch.float32, seed=1, **changes):
-    sizes, steps, batch, options, more = PROBLEMS[name]
-    options = RecurrenceOptions(**{"slope": 0.8, "detector_grad_scale": 1.0, **options})
-    return make_problem(seed, steps, batch, sizes, options, **{**more, **changes}, dtype=dtype)
-
-
-def moved(problem, dtype, device=DEVICE):
-    """The same numbers in another dtype or place, as leaves."""
-
-    def move(t, dtype=dtype):
-        return None if t is None else t.detach().to(device, dtype).requires_grad_()
-
-    wide = state_dtype(dtype)
-
-    return problem._replace(
-        x=move(problem.x),
-        layers=tuple(type(p)(*map(move, p)) for p in problem.layers),
-        state=problem.state.apply(lambda t: move(t, wide)),
-        valid=None if problem.valid is None else problem.valid.to(device),
-        noise=None if problem.noise is None else problem.noise.to(device, wide),
-        masks=None if problem.masks is None else tuple(m.to(device, wide) for m in problem.masks),
-    )
-
-
-def expected_of(problem):
-    """Outputs and gradients of the reference in float64, for these very numbers."""
-    return tuple(map(cpu_doubles, run_here(moved(problem, torch.float64), hm_lstm_reference)))
-
-
-def check(problem, tolerance, **keywords):
-    """Outputs, gradients, and the outputs without gradients."""
-    expected, expected_grads = expected_of(problem)
-    assert not near_threshold(problem, expected, max(1e-4, tolerance / 4)), "take another seed"
-    here = moved(problem, problem.x.dtype)
-    found, grads = run_here(here, **keywords)
-    assert_close(cpu_doubles(found), expected, tolerance)
-    assert_close(cpu_doubles(grads), expected_grads, tolerance)
-    with torch.no_grad():
-        assert_close(cpu_doubles(tensors(hm_lstm_triton(*here, **keywords))), expected, tolerance)
-    return expected
-
-
-def cpu_doubles(found):
-    return [t.detach().cpu().double() for t in found]
-
-
-def run_here(problem, function=hm_lstm_triton, seed=0, **keywords):
-    """As problems.run, whose random weights are on CPU."""
-    output = tensors(function(*problem, **keywords))
-    random = torch.Generator().manual_seed(seed)
-    weights = [torch.randn(t.shape, generator=random, dtype=torch.float64).to(t) for t in output]
-    grads = torch.autograd.grad(output, problem.leaves(), weights, allow_unused=True)
-    return output, [torch.zeros_like(leaf) if g is None else g for g, leaf in zip(grads, problem.leaves())]
 
 
 @pytest.fixture
@@ -132,16 +54,17 @@ def test_equals_the_reference(name, poisoned):
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float16, 4e-3), (torch.bfloat16, 3e-2)], ids=["fp16", "bf16"])
-@pytest.mark.parametrize("name", ["open", "soft-norm"])
+@pytest.mark.parametrize("name", ["open", "soft-norm", "hidden-soft-top"])
 def test_half_precision_is_within_its_bound(name, dtype, tolerance):
     """The bound is stated in ops/README.md, relative to the largest element of each tensor."""
     check(problem_of(name, dtype), tolerance)
 
 
 @pytest.mark.thorough
+@pytest.mark.parametrize("detector_hidden", [0, 3])
 @pytest.mark.parametrize("name", ["norm-mostly-closed", "exact-mostly-closed-padded"])
-def test_skipping_gives_the_same_bits(name):
-    problem = moved(problem_of(name), torch.float32)
+def test_skipping_gives_the_same_bits(name, detector_hidden):
+    problem = moved(problem_of(name, detector_hidden=detector_hidden), torch.float32)
     skipped, dense = run_here(problem), run_here(problem, skip=False)
     for a, b in zip(skipped[0] + skipped[1], dense[0] + dense[1]):
         assert torch.equal(a, b)
@@ -306,9 +229,12 @@ def test_benchmarks_run_in_half_precision(arguments, lines):
     assert len(found) == lines and all(float(ms or us) > 0 for ms, us in found), done.stdout
 
 
-def gpu_problem(dtype=torch.float32, layer_norm=False, batch=64, sizes=(512, 384, 130), steps=40, **options):
+def gpu_problem(
+    dtype=torch.float32, layer_norm=False, batch=64, sizes=(512, 384, 130), steps=40, detector_hidden=0, **options
+):
+    options = RecurrenceOptions(**options)
     problem = make_problem(
-        0, steps, batch, list(sizes), RecurrenceOptions(**options), input_size=70, layer_norm=layer_norm, padded=True
+        0, steps, batch, list(sizes), options, 70, layer_norm, padded=True, detector_hidden=detector_hidden
     )
     return moved(problem, dtype)
 
@@ -317,16 +243,17 @@ class TestOnGPU:
     pytestmark = gpu
 
     @pytest.mark.parametrize("layer_norm", [False, True], ids=["plain", "norm"])
-    @pytest.mark.parametrize("batch", [1, 64, 128])
+    @pytest.mark.parametrize("batch, detector_hidden", [(1, 0), (64, 0), (128, 0), (64, 32)])
     @pytest.mark.parametrize("scale", [0.0, 1.0])
-    def test_real_sizes_in_float32(self, layer_norm, batch, scale):
+    def test_real_sizes_in_float32(self, layer_norm, batch, detector_hidden, scale):
         """With soft boundaries, so that no rounding decides a boundary. Layer normalisation multiplies an error by more
         with every step: after 40 of them the reference in float32 is 3e-4 away from itself in float64."""
         torch.backends.cuda.matmul.allow_tf32 = False
         steps = 8 if layer_norm else 40
         problem = gpu_problem(
-            layer_norm=layer_norm, batch=batch, steps=steps, boundary="soft", detector_grad_scale=scale
-        )
+            layer_norm=layer_norm, batch=batch, detector_hidden=detector_hidden, steps=steps, boundary="soft",
+            detector_grad_scale=scale,
+        )  # fmt: skip
         expected, grads = expected_of(problem)
         found, found_grads = run_here(problem)
         assert_close(cpu_doubles(found), expected, 1e-4)
@@ -341,11 +268,12 @@ class TestOnGPU:
         assert_close(cpu_doubles(found), expected, tolerance)
         assert_close(cpu_doubles(found_grads), grads, tolerance)
 
+    @pytest.mark.parametrize("detector_hidden", [0, 32])
     @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-    def test_graphs_give_the_bits_of_launches(self, dtype):
+    def test_graphs_give_the_bits_of_launches(self, dtype, detector_hidden):
         """Five calls: launched, captured, replayed; two runs agree; new numbers in old memory are seen."""
         graphs.pool.clear()
-        problem = gpu_problem(dtype, layer_norm=True, detector_grad_scale=0.0)
+        problem = gpu_problem(dtype, layer_norm=True, detector_hidden=detector_hidden, detector_grad_scale=0.0)
         for turn in range(5):
             with torch.no_grad():
                 problem.x.mul_(1.1)
@@ -377,8 +305,9 @@ class TestOnGPU:
         (workspace,) = graphs.pool.at_rest()
         assert len(workspace.graphs) == 2 and all(graph.replay for graph in workspace.graphs.values())
 
-    def test_skipping_gives_the_same_bits(self):
-        problem = gpu_problem(batch=192)
+    @pytest.mark.parametrize("detector_hidden", [0, 32])
+    def test_skipping_gives_the_same_bits(self, detector_hidden):
+        problem = gpu_problem(batch=192, detector_hidden=detector_hidden)
         for a, b in zip(*(sum(run_here(problem, skip=skip), []) for skip in (True, False))):
             assert torch.equal(a, b)
 

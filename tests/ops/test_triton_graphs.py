@@ -128,7 +128,7 @@ def rounded(problem, dtype):
 def test_autocast_replays_its_graphs(recorder, casts):
     """Four updates with weights cast anew, of two models of one shape: one workspace, one graph of either pass, and no
     cast outlives its update."""
-    problems = problem_of(1), problem_of(2)
+    problems = problem_of(1, detector_hidden=2), problem_of(2, detector_hidden=2)
     for update in range(4):
         problem = problems[update % 2]
         with torch.no_grad():
@@ -147,7 +147,7 @@ def test_autocast_replays_its_graphs(recorder, casts):
 
 def test_autocast_equals_the_reference(recorder, casts):
     """Outputs and gradients to bfloat16's bound (ops/README.md), from the launches and from a graph."""
-    problem = problem_of(3, bias=6.0, padded=True)
+    problem = problem_of(3, bias=6.0, padded=True, detector_hidden=2)
     expected, expected_grads = run(hm_lstm_reference, rounded(problem, torch.float64))
     assert not near_threshold(problem, expected, 0.01), "take another seed"
     for _ in range(2):
@@ -158,15 +158,15 @@ def test_autocast_equals_the_reference(recorder, casts):
     assert recorder.replayed == 2
 
 
-@pytest.mark.parametrize("layer_norm", [False, True], ids=["plain", "norm"])
-def test_windows_of_varying_length_share_a_graph(recorder, monkeypatch, layer_norm):
+@pytest.mark.parametrize("layer_norm, detector_hidden", [(False, 0), (True, 2)], ids=["plain", "norm-hidden"])
+def test_windows_of_varying_length_share_a_graph(recorder, monkeypatch, layer_norm, detector_hidden):
     """What a longer window left in the buffers, and their steps behind the last one, change nothing."""
     monkeypatch.setattr(graphs, "LONG", 1)
     monkeypatch.setattr(graphs, "MULTIPLE", 4)
     options = RecurrenceOptions(slope=0.8, detector_grad_scale=1.0, boundary="bernoulli")
     for steps in (4, 4, 2, 3):
         problem = make_problem(steps, steps, 2, [3, 2], options, input_size=4, dtype=torch.float32, padded=True,
-                               masked=True, layer_norm=layer_norm)  # fmt: skip
+                               masked=True, layer_norm=layer_norm, detector_hidden=detector_hidden)  # fmt: skip
         expected, expected_grads = run(hm_lstm_triton, problem, graphs=False)
         found, grads = run(hm_lstm_triton, problem)
         assert_close(found, expected, 1e-6)

@@ -115,7 +115,7 @@ def shapes():
                 nested_boundaries=False, top_boundary=False, exact_detector=False, skip=True)  # fmt: skip
     yield "bf16", Shape(**real)
     yield "bf16 layer norm", Shape(**{**real, "layer_norm": True})
-    yield "fp16", Shape(**{**real, "dtype": torch.float16})
+    yield "fp16, hidden", Shape(**{**real, "dtype": torch.float16, "detector_hidden": (32, 32, 0)})
     yield "fp32 layer norm", Shape(**{**real, "layer_norm": True, "dtype": torch.float32})
     yield "fp16 sorted", Shape(**{**real, "dtype": torch.float16, "batch": 192})
     small = {**real, "sizes": (33, 5), "batch": 3, "masked": True, "nested_boundaries": True, "top_boundary": True}
@@ -123,6 +123,7 @@ def shapes():
         "small, exact, bernoulli",
         Shape(**{**small, "layer_norm": True, "exact_detector": True, "boundary": "bernoulli", "skip": False}),
     )
+    yield "small, hidden", Shape(**{**small, "layer_norm": True, "detector_hidden": (3, 70)})
     yield "small, soft", Shape(**{**small, "boundary": "soft", "sizes": (5, 7, 6, 3)})
     yield "one step", Shape(**{**real, "steps": 1, "batch": 1, "training": False})
     yield "H 2048, layer norm", Shape(**{**real, "sizes": (2048, 1500), "layer_norm": True})

@@ -53,10 +53,11 @@ class _TritonCall(Call):
     def forward(self, tensors, training):
         x, weights, state, _, valid, noise, masks = self.split(tensors)
         layers, options = [LayerParameters(*layer) for layer in weights], self.options
+        hidden = tuple(layer.detector_units for layer in layers)
         shape = Shape(
             *x.shape, tuple(layer.hidden_size for layer in layers), x.dtype, x.device, layers[0].layer_norm,
             masks is not None, training, options.boundary, options.nested_boundaries, options.top_boundary,
-            options.detector_grad_scale != 0, self.skip,
+            options.detector_grad_scale != 0, self.skip, hidden if any(hidden) else (),
         )  # fmt: skip
         with torch.no_grad(), current_device(x.device):
             layers = [LayerParameters(*(None if t is None else t.detach() for t in layer)) for layer in layers]

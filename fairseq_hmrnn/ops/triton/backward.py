@@ -289,11 +289,11 @@ def through_sum(
 def backward_cell(
     products, projected, h, masks, c, z, u, gates, statistics, valid, noise, detectors, gains, gains_last,
     grad_hidden, grad_boundaries, grad_probs, dh, dc, dz, dz_below, sent, sent_gates, gradients, detector_gradients,
-    bias_sums, bias_last_sums, gain_sums, gain_last_sums,
+    bias_sums, bias_last_sums, gain_sums, gain_last_sums, logit_gradients,
     scalars, phase, steps, rows_padded,
     LAYERS: tl.constexpr, SIZES: tl.constexpr, PADDED: tl.constexpr, SIZE: tl.constexpr, BLOCK: tl.constexpr,
     KEEP: tl.constexpr, NORM: tl.constexpr, FULL: tl.constexpr, MODE: tl.constexpr, NESTED: tl.constexpr,
-    TOP: tl.constexpr, MASKED: tl.constexpr,
+    TOP: tl.constexpr, MASKED: tl.constexpr, HIDDEN: tl.constexpr,
 ):  # fmt: skip
     """The gradients of one sample and one cell, down to those of its products. Grid: samples, cells of the phase.
 
@@ -332,6 +332,8 @@ def backward_cell(
             accumulate_gates(bias_sums + own * (GATES * SIZE), units, stride, mask, ds)
             tl.store(bias_last_sums + own, tl.load(bias_last_sums + own) + du)
             if NORM:
+                if HIDDEN:
+                    tl.store(logit_gradients + emitted, du)
                 to_flush, to_open, flags = through_products(
                     products, projected, statistics, gains, gains_last, gradients, detector_gradients, gain_sums,
                     gain_last_sums, ds, du, d_flush, d_open, z_prev, z_below, here, active, layer, step, after, b,

@@ -35,6 +35,7 @@ class Shape(NamedTuple):
     top_boundary: bool
     exact_detector: bool  # detector_grad_scale is not 0
     skip: bool
+    detector_hidden: Tuple[int, ...] = ()  # units of every detector's hidden layer, 0 for a layer without one
 
     @property
     def block_m(self) -> int:
@@ -55,6 +56,12 @@ class Shape(NamedTuple):
         return tuple(round_up(size, self.granule) for size in self.sizes)
 
     @property
+    def hidden_padded(self) -> int:
+        """Units of a detector's hidden layer in the buffers, 0 where no detector has one."""
+        most = max(self.detector_hidden, default=0)
+        return 1 << max(4, (most - 1).bit_length()) if most else 0
+
+    @property
     def full(self) -> bool:
         """Layer normalisation mixes the detector's gradient into all rows: COPY has gate gradients, nothing is
         skipped in training."""
@@ -68,7 +75,9 @@ class Buffers:
     + unit; products in the order recurrent, top-down, bottom-up. forward_weights: the same, in float32 (L, 3, P, 4P).
     `hidden`, `read` (times the dropout mask) and `gradients` are operands of products, in that dtype too; where
     `hidden` and `read` need not differ from h they are h. All else is float32. Slot 0 of h, c, z is the state before
-    the first step.
+    the first step. Of the detectors' hidden layers, N units padded to a power of two, empty without them:
+    detector_hidden_weights (L, 3, N, P), input_detector_hidden (N, input_size) and what it makes of the input,
+    projected_hidden (T, R, N).
     """
 
     def __init__(self, shape: Shape):
@@ -88,6 +97,11 @@ class Buffers:
         self.detectors, self.input_detector = zeros(L, 3, P, **place), zeros(shape.input_size, **place)
         self.bias, self.bias_last = zeros(L, rows, **place), zeros(L, **place)
         self.gains, self.gains_last = zeros(L, 3, rows, **place), zeros(L, 3, **place)
+        N = shape.hidden_padded
+        self.detector_hidden_weights, self.input_detector_hidden = (
+            zeros(size, **place) for size in ((L, 3, N, P), (N, shape.input_size))
+        )
+        self.detector_hidden_biases, self.detector_outputs = zeros(L, N, **place), zeros(L, N, **place)
 
         self.x = zeros(T, R, shape.input_size, **operand)
         self.valid = zeros(T, R, dtype=torch.int32, **place)
@@ -103,7 +117,7 @@ class Buffers:
         self.keep = shape.training and shape.layer_norm
         self.products = empty(T if self.keep else 1, L, 3, R, rows, **place)
         self.projected = empty(T, R, rows, **place)
-        self.projected_last = zeros(T, R, **place)
+        self.projected_last, self.projected_hidden = zeros(T, R, **place), empty(T, R, N, **place)
         self.gates = empty(L if shape.training else 0, T + 1, R, int(SAVED) * P, **place)
         self.statistics = empty(L if self.keep else 0, T + 1, R, 9, **place)
         if shape.training:
@@ -121,6 +135,9 @@ class Buffers:
         self.sent_gates = torch.empty(2, L, 3, int(SPLIT), R, P, **place)
         self.gradients = zeros(kinds, L, T, R, rows, **operand)
         self.detector_gradients = zeros(3, L, T, R, **place)
+        # That of u, for the detectors' hidden layers; without layer normalisation all three products' are that.
+        keeps_du = self.shape.hidden_padded and self.shape.layer_norm
+        self.logit_gradients = zeros(L, T, R, **place) if keeps_du else self.detector_gradients[0]
         self.bias_sums, self.bias_last_sums = zeros(L, R, rows, **place), zeros(L, R, **place)
         norms = L if self.shape.layer_norm else 0
         self.gain_sums, self.gain_last_sums = zeros(norms, 3, R, rows, **place), zeros(norms, 3, R, **place)
@@ -139,7 +156,7 @@ class Buffers:
     def load_weights(self, layers: Sequence[LayerParameters]) -> None:
         """Into the padded layout. Lists by dtype and order of dimensions; each of the first two is one kernel where
         nothing has to be padded."""
-        operands, others, transposed = [], [], []
+        operands, others, transposed, hidden = [], [], [], []
         for index, layer in enumerate(layers):
             size = self.shape.sizes[index]
             for product, (weight, gain) in enumerate(zip(layer.weights, layer.gains)):
@@ -160,13 +177,28 @@ class Buffers:
                 if gain is not None:
                     others += self.vector(self.gains[index, product], self.gains_last[index, product], gain, index)
             others += self.vector(self.bias[index], self.bias_last[index], layer.bias, index)
-        for pairs in filter(None, (operands, others, transposed)):
+            given_hidden = layer.detector_hidden
+            if given_hidden is not None:
+                parts, *vectors = self.detector_hidden(index)
+                given_parts = given_hidden.weight.split([part.size(1) for part in parts], dim=1)
+                hidden += [*zip(parts, given_parts), *zip(vectors, given_hidden[1:])]
+        for pairs in filter(None, (operands, others, transposed, hidden)):
             torch._foreach_copy_([target for target, _ in pairs], [source for _, source in pairs])
 
     def vector(self, rows: Tensor, last: Tensor, given: Tensor, index: int) -> List[Tuple[Tensor, Tensor]]:
         """Where the parts of a bias or a gain (4H+1) go: target and source."""
         parts = given[:-1].view(NUM_GATES, self.shape.sizes[index])
         return [(self.gate_rows(rows, index), parts), (last, given[-1])]
+
+    def detector_hidden(self, index: int) -> Tuple[List[Tensor], Tensor, Tensor]:
+        """The parameters of a detector's hidden layer without padding: D, by the products that are there, d and v."""
+        units, sizes = self.shape.detector_hidden[index], self.shape.sizes
+        recurrent, top_down, bottom_up = self.detector_hidden_weights[index, :, :units]
+        parts = [recurrent[:, : sizes[index]]]
+        if index + 1 < len(sizes):
+            parts.append(top_down[:, : sizes[index + 1]])
+        parts.append(bottom_up[:, : sizes[index - 1]] if index else self.input_detector_hidden[:units])
+        return parts, self.detector_hidden_biases[index, :units], self.detector_outputs[index, :units]
 
     def load_inputs(
         self,

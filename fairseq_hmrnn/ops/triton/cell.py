@@ -85,6 +85,13 @@ def decision(z_tilde, noise, MODE: tl.constexpr):
 
 
 @triton.jit
+def hidden_term(products, bias, output):
+    """Eq. (2a): what the detector's hidden layer adds to u, products being those of D. A NaN stays one here too."""
+    s = products + bias
+    return tl.sum(output * tl.where(s < 0, 0.0, s), 0)
+
+
+@triton.jit
 def detect(u, noise, z_below, slope, MODE: tl.constexpr, NESTED: tl.constexpr):
     """Eq. (5) and (6): z and z~. A NaN stays one, where clamping would hide it."""
     p = (slope * u + 1) / 2

@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from .cell import GATES, SAVED, activate, advance, detect, pre_activation
+from .cell import GATES, SAVED, activate, advance, detect, hidden_term, pre_activation
 from .common import (
     BOTTOM_UP,
     RECURRENT,
@@ -206,6 +206,68 @@ def normalise(
 
 
 @triton.jit
+def pre_activations(rows, biases, z_prev, z_below):
+    """Eq. (1) of all gates."""
+    s = ()
+    for gate in tl.static_range(GATES):
+        s += (pre_activation(rows[0][gate], rows[1][gate], rows[2][gate], biases[gate], z_prev, z_below),)
+    return s
+
+
+@triton.jit
+def add_read(
+    total, weights, read, factors, gate, end, SIZE: tl.constexpr, HIDDEN: tl.constexpr, CHUNK: tl.constexpr,
+    MASKED: tl.constexpr,
+):  # fmt: skip
+    """total (HIDDEN, CHUNK) and what the detector's hidden units make of a vector of `end` numbers times its gate, to
+    be summed over CHUNK: one sum of all three vectors, for a sum waits for all threads."""
+    inner = tl.arange(0, CHUNK)
+    w = weights + tl.arange(0, HIDDEN)[:, None] * SIZE + inner[None, :]
+    for k in range(0, end, CHUNK):
+        value = tl.load(read + k + inner)
+        if MASKED:
+            value *= tl.load(factors + k + inner)
+        value = tl.where(gate != 0, gate * value, 0.0)
+        total += tl.load(w + k) * value[None, :]
+    return total
+
+
+@triton.jit
+def detector_hidden(
+    h, masks, detector_hidden_weights, detector_hidden_biases, detector_outputs, projected_hidden, layer, step, steps,
+    b, rows_padded, z_prev, z_below, needed, LAYERS: tl.constexpr, PADDED: tl.constexpr, SIZE: tl.constexpr,
+    SKIP: tl.constexpr, TOP: tl.constexpr, MASKED: tl.constexpr, HIDDEN: tl.constexpr, CHUNK: tl.constexpr,
+):  # fmt: skip
+    """What the detector's hidden layer adds to u, eq. (2a); anything where not needed. A loop of no turns leaves out
+    what is closed, for here the weights are most of what a program reads."""
+    above = tl.minimum(layer + 1, LAYERS - 1)
+    below = tl.maximum(layer - 1, 0)
+    needed = needed & ((layer + 1 < LAYERS) | TOP)
+    top_down = needed & (layer + 1 < LAYERS) & ((z_prev != 0) | (not SKIP))
+    bottom_up = needed & (layer > 0) & ((z_below != 0) | (not SKIP))
+    matrix = detector_hidden_weights + (layer * 3).to(tl.int64) * (HIDDEN * SIZE)
+    own = row_of(layer, 0, 1, b, rows_padded) * SIZE
+    total = tl.zeros((HIDDEN, CHUNK), dtype=tl.float32)
+    total = add_read(
+        total, matrix + RECURRENT * (HIDDEN * SIZE), h + row_of(layer, step, steps + 1, b, rows_padded) * SIZE,
+        masks + own, 1.0, tl.where(needed, of_layer(PADDED, layer, LAYERS), 0), SIZE, HIDDEN, CHUNK, MASKED,
+    )  # fmt: skip
+    total = add_read(
+        total, matrix + TOP_DOWN * (HIDDEN * SIZE), h + row_of(above, step, steps + 1, b, rows_padded) * SIZE,
+        masks, z_prev, tl.where(top_down, of_layer(PADDED, above, LAYERS), 0), SIZE, HIDDEN, CHUNK, False,
+    )  # fmt: skip
+    total = add_read(
+        total, matrix + BOTTOM_UP * (HIDDEN * SIZE), h + row_of(below, step + 1, steps + 1, b, rows_padded) * SIZE,
+        masks, z_below, tl.where(bottom_up, of_layer(PADDED, below, LAYERS), 0), SIZE, HIDDEN, CHUNK, False,
+    )  # fmt: skip
+    hidden_units = tl.arange(0, HIDDEN)
+    first = tl.load(projected_hidden + (step.to(tl.int64) * rows_padded + b) * HIDDEN + hidden_units)
+    products = tl.sum(total, 1) + tl.where(layer == 0, first, 0.0)
+    parameters = layer * HIDDEN + hidden_units
+    return hidden_term(products, tl.load(detector_hidden_biases + parameters), tl.load(detector_outputs + parameters))
+
+
+@triton.jit
 def store_state(
     h, hidden, read, mask_of_h, c, gates, h_prev, c_prev, z_prev, z_below, keep, after, units, mask,
     SIZE: tl.constexpr, MASKED: tl.constexpr, HALF: tl.constexpr,
@@ -242,10 +304,12 @@ def emit(
 def forward_cell(
     products, projected, projected_last, h, hidden, read, masks, c, z, u, running, gates, statistics,
     valid, noise, boundaries, probs, detectors, bias, bias_last, gains, gains_last,
+    detector_hidden_weights, detector_hidden_biases, detector_outputs, projected_hidden,
     scalars, phase, steps, rows_padded,
     LAYERS: tl.constexpr, SIZES: tl.constexpr, PADDED: tl.constexpr, SIZE: tl.constexpr, BLOCK: tl.constexpr,
     KEEP: tl.constexpr, TRAINING: tl.constexpr, NORM: tl.constexpr, SKIP: tl.constexpr, MODE: tl.constexpr,
     NESTED: tl.constexpr, TOP: tl.constexpr, MASKED: tl.constexpr, HALF: tl.constexpr, EPS: tl.constexpr,
+    HIDDEN: tl.constexpr, CHUNK: tl.constexpr,
 ):  # fmt: skip
     """Equations (1) to (6) of one sample and one cell. Grid: samples, cells of the phase."""
     b = tl.program_id(0)
@@ -278,11 +342,14 @@ def forward_cell(
         else:
             last_rows = sums(lasts, 3)
 
-        s = ()
-        for gate in tl.static_range(GATES):
-            s += (pre_activation(rows[0][gate], rows[1][gate], rows[2][gate], biases[gate], z_prev, z_below),)
-        activated = activate(s)
+        activated = activate(pre_activations(rows, biases, z_prev, z_below))
         logit = pre_activation(last_rows[0], last_rows[1], last_rows[2], tl.load(bias_last + layer), z_prev, z_below)
+        if HIDDEN:
+            logit += detector_hidden(
+                h, masks, detector_hidden_weights, detector_hidden_biases, detector_outputs, projected_hidden, layer,
+                step, steps, b, rows_padded, z_prev, z_below, (again == 0) & (here != 0), LAYERS, PADDED, SIZE, SKIP,
+                TOP, MASKED, HIDDEN, CHUNK,
+            )  # fmt: skip
         logit = tl.where(again | (here == 0), tl.load(u + before), logit)
 
         store_state(h, hidden, read, masks + row_of(layer, 0, 1, b, rows_padded) * SIZE, c, activated, h_prev, c_prev,

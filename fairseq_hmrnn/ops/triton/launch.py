@@ -10,8 +10,9 @@ import triton
 from torch import Tensor
 
 from ..boundary import BOUNDARY_MODES
+from ..detector import hidden_gradients, read_by
 from ..reference import LAYER_NORM_EPS
-from ..types import NUM_GATES, num_rows
+from ..types import NUM_GATES, DetectorHidden, LayerParameters, num_rows
 from .backward import backward_cell, backward_products
 from .buffers import SORTED_ROWS, Buffers
 from .common import SPLIT
@@ -67,6 +68,7 @@ class Launcher:
         self.cell_constants = dict(
             SIZES=shape.sizes,
             BLOCK=block,
+            HIDDEN=shape.hidden_padded,
             KEEP=buffers.keep,
             MODE=BOUNDARY_MODES.index(shape.boundary),
             NESTED=shape.nested_boundaries,
@@ -91,6 +93,14 @@ class Launcher:
     def block_k(self) -> int:
         widest = 64 if self.wide else 128
         return next(width for width in (widest, 64, 32, 16) if all(size % width == 0 for size in self.shape.padded))
+
+    @property
+    def chunk(self) -> int:
+        """Columns of D that a program multiplies at once: at most 16 numbers of a thread, and no more than a warp loads
+        of a row, so that sums stay within warps."""
+        at_once = 16 * 32 * self.cell_constants["num_warps"] // max(1, self.shape.hidden_padded)
+        fitting = (width for width in (128, 64, 32) if all(size % width == 0 for size in self.shape.padded))
+        return next((width for width in fitting if width <= at_once), 16)
 
     def stages(self, block_n: int, programs: int) -> int:
         """How many stages let at most four tiles of a product be under way at once: fewer if the other programs of a
@@ -125,7 +135,7 @@ class Launcher:
         )  # fmt: skip
         cell = dict(
             **self.arguments(forward_cell), **self.skipping, **self.cell_constants, HALF=b.hidden is not b.h,
-            EPS=LAYER_NORM_EPS,
+            EPS=LAYER_NORM_EPS, CHUNK=self.chunk,
         )  # fmt: skip
         return [(forward_products, grid, products), (forward_cell, (shape.batch, self.pairs), cell)]
 
@@ -145,7 +155,11 @@ class Launcher:
         x = b.x.view(-1, shape.input_size)
         width = NUM_GATES * shape.padded[0]
         b.projected.view(-1, b.projected.size(2))[:, :width].copy_(float32_product(x, b.input_weight.t()))
-        torch.mv(x.float(), b.input_detector, out=b.projected_last.view(-1))
+        wide = x.float()
+        torch.mv(wide, b.input_detector, out=b.projected_last.view(-1))
+        if shape.hidden_padded:
+            units = b.projected_hidden.size(2)
+            torch.mm(wide, b.input_detector_hidden.t(), out=b.projected_hidden.view(-1, units))
         launches = self.launches_forward()
         for phase in range(self.last_phase + 1):
             for kernel, grid, arguments in launches:
@@ -194,6 +208,20 @@ class Launcher:
         rows = self.buffers.gate_rows(gates.sum(0), index).reshape(-1)
         return torch.cat([rows, last.sum(0, keepdim=True)]).to(self.shape.dtype)
 
+    def detector_hidden_gradients(self, index: int) -> List[Optional[Tensor]]:
+        """Of the detector's hidden layer, in the order of LayerParameters."""
+        b, sizes = self.buffers, self.shape.sizes
+        if not self.shape.detector_hidden or not self.shape.detector_hidden[index]:
+            return [None] * 3
+        hidden = [h[1:, :, :size] for h, size in zip(b.h, sizes)]
+        start = [h[0, :, :size] for h, size in zip(b.h, sizes)]
+        masks = [mask[:, :size] for mask, size in zip(b.masks, sizes)] if self.shape.masked else None
+        read = read_by(index, b.x, hidden, start, b.z.permute(1, 2, 0), masks)
+        parts, bias, output = b.detector_hidden(index)
+        du = b.logit_gradients[index].view(-1)
+        grads = hidden_gradients(DetectorHidden(torch.cat(parts, 1), bias, output), read, du)
+        return [grad.to(self.shape.dtype) for grad in grads]
+
     def layer_gradients(self, index: int) -> List[Optional[Tensor]]:
         """In the order of LayerParameters."""
         b = self.buffers
@@ -205,7 +233,8 @@ class Launcher:
             weights[p] = self.weight_gradient(index, p)
             if self.shape.layer_norm:
                 gains[p] = self.vector_gradient(index, b.gain_sums[index, p], b.gain_last_sums[index, p])
-        return [*weights, self.vector_gradient(index, b.bias_sums[index], b.bias_last_sums[index]), *gains]
+        bias = self.vector_gradient(index, b.bias_sums[index], b.bias_last_sums[index])
+        return [*weights, bias, *gains, *self.detector_hidden_gradients(index)]
 
     def input_gradient(self) -> Tensor:
         b, shape = self.buffers, self.shape
@@ -220,5 +249,5 @@ class Launcher:
         layers = list(enumerate(self.shape.sizes))
         state = [t[index, :batch, :size].clone() for t in (b.dh, b.dc) for index, size in layers]
         weights = [g for index, _ in layers for g in self.layer_gradients(index)] if need_weights else [None] * (
-            7 * self.layers)  # fmt: skip
+            len(LayerParameters._fields) * self.layers)  # fmt: skip
         return [self.input_gradient() if need_x else None, b.dz[:, :batch].t().clone(), *state, *weights]

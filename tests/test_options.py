@@ -22,7 +22,7 @@ NONSENSE = (math.nan, math.inf, -math.inf, -1, 0, 1e30, 10**400)
 # Where 0 is a value like any other: none of it, off, the first.
 ZERO = {"seed", "data-buffer-size", "lr-patience", "warmup-updates", "warmup-init-lr", "lr-threshold"}
 ZERO |= {"label-smoothing", "state-reset-prob", "window-jitter", "boundary-weight", "boundary-supervision-weight"}
-ZERO |= {"boundary-delay"}
+ZERO |= {"boundary-delay", "detector-hidden"}
 ZERO |= {"detector-grad-scale", "slope-per-epoch", "slope-per-update", "detector-bias", "forget-bias", "memory-dim"}
 MINUS_ONE = {"output-dictionary-size", "warmup-init-lr", "detector-bias", "forget-bias"}
 # Names of files, what fairseq alone looks at, and what another part was given.

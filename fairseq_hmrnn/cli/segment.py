@@ -28,7 +28,7 @@ import numpy as np
 from ..analysis.comparison import comparison
 from ..criterions.boundary_terms import teaches_first_layer
 from ..criterions.lexicon_search import resegmented
-from ..inference.reader import CharacterReader, Closings, Predictions, Reading
+from ..inference.reader import Closings, Predictions, Reading, TextReader
 from ..options import LARGEST_SIZE, whole
 from ..text import code_points
 from . import arguments as kinds
@@ -88,10 +88,10 @@ def run(args: argparse.Namespace) -> None:
         raise UserError("--lexicon is of layer 1: leave --layer out")
     if args.no_peaks and not args.gold:
         raise UserError("--no-peaks requires --gold")
-    (reader, lookahead, criterion), layer = load_reader(args), args.layer or 1
+    (reader, lookahead, criterions), layer = load_reader(args), args.layer or 1
     if layer > reader.num_detectors:
         raise UserError(f"there is no layer {layer} with a detector: choose 1 to {reader.num_detectors}")
-    if args.lexicon and not teaches_first_layer(criterion):
+    if args.lexicon and not all(map(teaches_first_layer, criterions)):
         logger.warning(
             "layer 1 of this model was not taught where segments end, so that a lexicon by it means little: train with "
             "a regularizer that listens, such as lexicon, or with boundary-supervision"
@@ -110,7 +110,7 @@ def run(args: argparse.Namespace) -> None:
             _write_text(closed, layer - 1, args.separator or SEPARATOR)
 
 
-def _compare(args: argparse.Namespace, reader: CharacterReader, lookahead: int) -> None:
+def _compare(args: argparse.Namespace, reader: TextReader, lookahead: int) -> None:
     text = read_text(args.text)
     if not text:
         raise UserError("the text is empty: there is nothing to compare")
@@ -152,8 +152,8 @@ def _ends_with_lexicon(text: str, boundaries: np.ndarray, probs: np.ndarray) -> 
     return np.append(found[1:], boundaries[-1, 0])
 
 
-def _closings_with_lexicon(reader: CharacterReader, pieces: Iterable[str], lookahead: int) -> Iterator[Closings]:
-    """As CharacterReader.closings, all at once."""
+def _closings_with_lexicon(reader: TextReader, pieces: Iterable[str], lookahead: int) -> Iterator[Closings]:
+    """As TextReader.closings, all at once."""
     texts, readings = [], []
     for piece in filter(None, pieces):
         texts.append(piece)

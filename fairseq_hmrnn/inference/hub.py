@@ -30,10 +30,10 @@ from ..data.characters import is_character_dictionary
 from ..models import HMLSTMLanguageModel
 from ..models.decoding import generate_in
 from .lines import LineReader
-from .reader import CharacterReader, Reader, check_lookahead, closed_earlier, output_symbols, with_symbols
+from .reader import CharacterReader, Reader, TextReader, check_lookahead, closed_earlier, output_symbols, with_symbols
 from .sampler import Sampler, SamplingOptions
 from .surface import symbol_ends, unknown_message
-from .votes import JointReader, check_voters, decided
+from .votes import JointReader, check_voters, decided_boundaries
 
 logger = logging.getLogger(__name__)
 
@@ -92,19 +92,27 @@ def load(paths: Sequence[str], data: Optional[str] = None, dtype: str = "float32
     with naming(paths[0]):
         task = tasks.setup_task(cfg.task, task_state=task_state)
     models: List[torch.nn.Module] = []
-    delays: List[int] = []
+    criterions: List[Any] = []
     for path in paths:
         if models:
             state = _load_language_model(path, overrides)
+            _check_dictionary(path, state, paths[0], task.source_dictionary)
         loaded, found, task = checkpoint_utils.load_model_ensemble_and_task([path], overrides, task=task, state=state)
         cfg = cfg if models else found
-        delays.append(delay_of(found.criterion))
+        criterions.append(found.criterion)
         models, state = [*models, *loaded], {}  # its weights are not held beside those of the next
     generate_in(models, dtype)
     if hasattr(task.args, "generation_dtype"):  # which `generate` asks
         task.args.generation_dtype = dtype
     with naming(paths[0]):
-        return LanguageModelHub(cfg, task, models, delays)
+        return LanguageModelHub(cfg, task, models, criterions)
+
+
+def _check_dictionary(path: str, state: Dict[str, Any], first: str, dictionary) -> None:
+    """ValueError if a checkpoint carries another dictionary than that of the first."""
+    carried = (state.get("task_state") or {}).get("dictionary")
+    if carried is not None and [entry[0] for entry in carried] != dictionary.symbols[dictionary.nspecial :]:
+        raise ValueError(f"{path} has another dictionary than {first}: models work together over one")
 
 
 def _load_language_model(path: str, overrides: Dict[str, Any]) -> Dict[str, Any]:
@@ -125,9 +133,9 @@ class LanguageModelHub(GeneratorHubInterface):
     Models of fairseq's own are searched too, and sampled from where their steps read one symbol each, as lstm_lm's do;
     scores, segments and boundaries are HM-LSTM's."""
 
-    def __init__(self, cfg, task, models, delays: Optional[Sequence[int]] = None):
+    def __init__(self, cfg, task, models, criterions: Optional[Sequence[Any]] = None):
         super().__init__(cfg, task, models)
-        self.delays = [delay_of(cfg.criterion)] * len(models) if delays is None else list(delays)
+        self.criterions = [cfg.criterion] * len(models) if criterions is None else list(criterions)
         self.bpe, self.tokenizer = task.build_bpe(cfg.bpe), task.build_tokenizer(cfg.tokenizer)
         self.told_of_unknown: Set[str] = set()
         self.begin = self.src_dict.bos() if getattr(cfg.task, "add_bos_token", False) else self.src_dict.eos()
@@ -278,26 +286,31 @@ class LanguageModelHub(GeneratorHubInterface):
         score.hypothesis.update(attention=None, alignment=None)
         return score
 
-    def reader(self, independent_lines: bool = False) -> CharacterReader:
-        """Reads a text of any length, piece by piece; several models decide together (`votes`). ValueError for a model
-        of words or pieces, for another one than HM-LSTM, and for models that were taught different delays.
-        independent_lines: each line as if it were a text of its own, in batches."""
+    def reader(self, independent_lines: bool = False) -> TextReader:
+        """Reads a text of any length, piece by piece; several models decide together. ValueError for a model of words
+        or pieces, for another one than HM-LSTM, and by `check_voters`. independent_lines: each line as if it were a
+        text of its own, in batches."""
         if not is_character_dictionary(self.src_dict):
             raise ValueError("the model was not trained on characters: give one of a text of `fairseq-hmrnn prepare`")
         kind = LineReader if independent_lines else CharacterReader
         readers = [kind(model.decoder, self.src_dict, self.begin) for model in self.models]
-        check_voters(readers, self.delays)
+        check_voters([reader.reader for reader in readers], self.delays)
         return readers[0] if len(readers) == 1 else JointReader(readers)
 
     @property
+    def delays(self) -> List[int]:
+        """Of every model: how many symbols behind a segment's last one its first layer was taught to close it; 0 if
+        nothing taught it that."""
+        return [delay_of(criterion) for criterion in self.criterions]
+
+    @property
     def delay(self) -> int:
-        """How many symbols behind a segment's last one the first layer was taught to close it; 0 if nothing taught it
-        that. The first model's."""
+        """The first model's."""
         return self.delays[0]
 
     def boundaries(self, text: str, lookahead: Optional[int] = None) -> Tensor:
         """(T, L) 0 or 1 for the layers with a detector: whether a segment ends with each symbol. Several models decide
-        together, by the mean of their z~; ValueError where they were taught different delays or have other detectors.
+        together, by the mean of their z~; ValueError by `check_voters`.
 
         lookahead: how many symbols of the next segment a layer reads before it closes one; boundaries are put that far
         back, and the last symbols have none. None: the `delay` of the first layer, as the commands do.
@@ -307,12 +320,7 @@ class LanguageModelHub(GeneratorHubInterface):
         self._tell_of_unknown([text])
         readers = [Reader(model.decoder, self.begin) for model in self.models]
         check_voters(readers, self.delays)
-        measure = Reader.boundaries if len(readers) == 1 else Reader.boundary_probs
-        found = []
-        for reader in readers:
-            parts = [measure(reader, window).squeeze(1).cpu() for window in reader.read(self.encode(text))]
-            found.append(torch.cat([torch.zeros(0, reader.num_detectors), *parts]).numpy())
-        return torch.from_numpy(closed_earlier(found[0] if len(found) == 1 else decided(found)[0], lookahead))
+        return torch.from_numpy(closed_earlier(decided_boundaries(readers, self.encode(text)), lookahead))
 
     def segment(self, text: str, lookahead: Optional[int] = None) -> List[List[str]]:
         """For every layer that has a detector, from the bottom: the segments into which it cuts the text, slices of it

@@ -3,6 +3,7 @@ model predicts is computed only for who asks for it; boundaries need no predicti
 
 from __future__ import annotations
 
+import abc
 import logging
 from typing import Callable, Iterable, Iterator, List, NamedTuple, Tuple
 
@@ -117,35 +118,22 @@ class Closings(NamedTuple):
     boundaries: np.ndarray
 
 
-class CharacterReader:
-    """Reads the pieces of a text of any length with a model of characters, as if they were one. Warns once of
-    characters that the model does not know.
+class TextReader(abc.ABC):
+    """Reads the pieces of a text of any length, as if they were one."""
 
-    decoder, begin, window: as for Reader. dictionary: of its input, of characters.
-    """
+    num_detectors: int
 
-    def __init__(self, decoder, dictionary, begin: int, window: int = WINDOW):
-        self.reader, self.dictionary = Reader(decoder, begin, window), dictionary
-        self.table = index_table(dictionary).astype(np.int64)
-        self.told_of_unknown = False
-
-    @property
-    def num_detectors(self) -> int:
-        return self.reader.num_detectors
-
+    @abc.abstractmethod
     def read(self, text: str) -> Reading:
         """The next piece of the text, not empty; memory grows with its length, not with that of the text."""
-        return Reading(*self._arrays(text, self._states))
 
+    @abc.abstractmethod
     def read_with_predictions(self, text: str) -> Tuple[Reading, Predictions]:
         """The same, and what was foretold, for more work."""
-        found = self._arrays(text, lambda window: (*self._states(window), *self._predictions(window)))
-        states = len(Reading._fields)
-        return Reading(*found[:states]), Predictions(*found[states:])
 
+    @abc.abstractmethod
     def boundaries(self, text: str) -> np.ndarray:
         """(T, detectors), those of `read` alone, for less work."""
-        return self._arrays(text, lambda window: (self.reader.boundaries(window),))[0]
 
     def closings(self, texts: Iterable[str], lookahead: int = 0) -> Iterator[Closings]:
         """The text of all pieces, each with the boundaries behind its characters, which are known `lookahead`
@@ -163,6 +151,30 @@ class CharacterReader:
     def closed_earlier(self, text: str, boundaries: np.ndarray, lookahead: int) -> np.ndarray:
         """The boundaries (T, detectors) of a text put `lookahead` characters before."""
         return closed_earlier(boundaries, lookahead)
+
+
+class CharacterReader(TextReader):
+    """Reads with a model of characters. Warns once of characters that the model does not know.
+
+    decoder, begin, window: as for Reader. dictionary: of its input, of characters.
+    """
+
+    def __init__(self, decoder, dictionary, begin: int, window: int = WINDOW):
+        self.reader, self.dictionary = Reader(decoder, begin, window), dictionary
+        self.table = index_table(dictionary).astype(np.int64)
+        self.told_of_unknown = False
+        self.num_detectors = self.reader.num_detectors
+
+    def read(self, text: str) -> Reading:
+        return Reading(*self._arrays(text, self._states))
+
+    def read_with_predictions(self, text: str) -> Tuple[Reading, Predictions]:
+        found = self._arrays(text, lambda window: (*self._states(window), *self._predictions(window)))
+        states = len(Reading._fields)
+        return Reading(*found[:states]), Predictions(*found[states:])
+
+    def boundaries(self, text: str) -> np.ndarray:
+        return self._arrays(text, lambda window: (self.reader.boundaries(window),))[0]
 
     def _windows(self, text: str) -> Iterator[Tuple[Window, np.ndarray]]:
         """Windows of a text, and where in it stand the characters of each, in the order of its rows, padding left

@@ -2,29 +2,47 @@
 
 from __future__ import annotations
 
-from typing import List, Sequence, Tuple, Union
+from typing import List, Sequence, Tuple
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from .reader import CharacterReader, Predictions, Reader, Reading
-
-
-def check_voters(readers: Sequence[Union[Reader, CharacterReader]], delays: Sequence[int]) -> None:
-    """ValueError where layers of one model have detectors that others do not have, or were taught another delay."""
-    counts = [reader.num_detectors for reader in readers]
-    if len(set(counts)) > 1:
-        raise ValueError(f"models decide together if as many of their layers have detectors, not {counts}")
-    if len(set(delays)) > 1:
-        raise ValueError(f"models decide together if they were taught the same --boundary-delay, not {list(delays)}")
+from .reader import CharacterReader, Predictions, Reader, Reading, TextReader
 
 
-def decided(probs: Sequence[np.ndarray]) -> Tuple[np.ndarray, np.ndarray]:
-    """Boundaries and their probabilities, (T, detectors), from the probabilities z~ that each model has found."""
+def check_voters(readers: Sequence[Reader], delays: Sequence[int]) -> None:
+    """ValueError where layers of one model have detectors that others do not have, were taught another delay, or nest
+    where others do not."""
+    recurrences = [reader.decoder.hm_lstm for reader in readers]
+    for same, values in (
+        ("as many layers with a detector", [recurrence.num_detectors for recurrence in recurrences]),
+        ("the same --boundary-delay", list(delays)),
+        ("the same --nested-boundaries", [recurrence.nested_boundaries for recurrence in recurrences]),
+    ):
+        if len(set(values)) > 1:
+            raise ValueError(f"models decide together if they have {same}, not {values}")
+
+
+def decided(probs: Sequence[np.ndarray], nested: bool) -> Tuple[np.ndarray, np.ndarray]:
+    """Boundaries and their probabilities, (T, detectors), from the probabilities z~ that each model has found. nested: a
+    layer closes a segment only where the layer below does."""
     mean = np.mean(probs, axis=0)
-    return (mean > 0.5).astype(mean.dtype), mean
+    boundaries = (mean > 0.5).astype(mean.dtype)
+    return np.minimum.accumulate(boundaries, axis=1) if nested else boundaries, mean
 
 
-class JointReader(CharacterReader):
+def decided_boundaries(readers: Sequence[Reader], tokens: Tensor) -> np.ndarray:
+    """(T, detectors), of the symbols (T,): z of one reader, or what several decide together."""
+    found = []
+    for reader in readers:
+        measure = reader.boundaries if len(readers) == 1 else reader.boundary_probs
+        parts = [measure(window).squeeze(1).cpu() for window in reader.read(tokens)]
+        found.append(torch.cat([torch.zeros(0, reader.num_detectors), *parts]).numpy())
+    return found[0] if len(found) == 1 else decided(found, readers[0].decoder.hm_lstm.nested_boundaries)[0]
+
+
+class JointReader(TextReader):
     """Reads a text with several models, whose layers close a segment where the mean of their z~ is above one half.
 
     readers: one of each model, all of one kind and over one dictionary, that `check_voters` lets decide together. Norms
@@ -33,19 +51,17 @@ class JointReader(CharacterReader):
 
     def __init__(self, readers: Sequence[CharacterReader]):
         self.readers: List[CharacterReader] = list(readers)
+        self.num_detectors = self.readers[0].num_detectors
+        self.nested = self.readers[0].reader.decoder.hm_lstm.nested_boundaries
         for reader in self.readers[1:]:
             reader.told_of_unknown = True  # the first tells of them
 
-    @property
-    def num_detectors(self) -> int:
-        return self.readers[0].num_detectors
-
     def read(self, text: str) -> Reading:
-        return _joined([reader.read(text) for reader in self.readers])
+        return self._joined([reader.read(text) for reader in self.readers])
 
     def read_with_predictions(self, text: str) -> Tuple[Reading, Predictions]:
         readings, foretold = zip(*(reader.read_with_predictions(text) for reader in self.readers))
-        return _joined(readings), Predictions(*(np.mean(values, axis=0) for values in zip(*foretold)))
+        return self._joined(readings), Predictions(*(np.mean(values, axis=0) for values in zip(*foretold)))
 
     def boundaries(self, text: str) -> np.ndarray:
         return self.read(text).boundaries
@@ -53,6 +69,6 @@ class JointReader(CharacterReader):
     def closed_earlier(self, text: str, boundaries: np.ndarray, lookahead: int) -> np.ndarray:
         return self.readers[0].closed_earlier(text, boundaries, lookahead)
 
-
-def _joined(readings: Sequence[Reading]) -> Reading:
-    return Reading(*decided([reading.boundary_probs for reading in readings]), readings[0].norms)
+    def _joined(self, readings: Sequence[Reading]) -> Reading:
+        probs = [reading.boundary_probs for reading in readings]
+        return Reading(*decided(probs, self.nested), readings[0].norms)

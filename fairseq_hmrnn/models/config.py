@@ -38,6 +38,9 @@ SLOPE = number(0, 1e4, open_below=True)
 GROWTH = number(0, 1e4)  # of the slope
 
 
+MOST_DETECTOR_UNITS = 1024  # a GPU holds those of one detector at once
+
+
 @dataclass
 class HMLSTMConfig(FairseqDataclass):
     """Options of every HM-LSTM, whatever it is used for."""
@@ -68,7 +71,7 @@ class HMLSTMConfig(FairseqDataclass):
         0,
         "units of a hidden layer in every boundary detector, which then finds more than a linear one (32 for words "
         "without spaces); 0: none, as in the paper",
-        whole(),
+        whole(0, MOST_DETECTOR_UNITS),
     )
     forget_bias: float = option(1.0, "initial bias of the forget gates", BIAS)
     detector_bias: float = option(0.0, "initial bias of the boundary detectors; 0 decides at the threshold", BIAS)
@@ -106,6 +109,8 @@ class HMLSTMConfig(FairseqDataclass):
     @staticmethod
     def check_together(cfg) -> None:
         build_slope_schedule(cfg)
+        if cfg.detector_hidden and not cfg.top_boundary and len(parse_sizes(cfg.hidden_sizes)) < 2:
+            raise ValueError("detector-hidden requires a detector: the only layer has none without top-boundary")
 
 
 @dataclass

@@ -60,7 +60,7 @@ def check_layers(layers: Sequence[LayerParameters]) -> None:
 
 
 def _detector_hidden_shapes(layer: LayerParameters) -> dict:
-    """The shapes of a detector's hidden layer that fit the rest of its layer; None where there is none."""
+    """The shapes of a detector's hidden layer that fit the rest of its layer; empty where there is none."""
     given = (layer.detector_hidden_weight, layer.detector_hidden_bias, layer.detector_output)
     if all(tensor is None for tensor in given):
         return {}

@@ -3,8 +3,11 @@
 import argparse
 import csv
 import json
+import sys
 
 import pytest
+import torch
+from running import ROOT
 
 from fairseq_hmrnn.cli.errors import UserError
 
@@ -239,6 +242,34 @@ def test_stability_makes_a_run_for_every_setting(benchmark, monkeypatch, tmp_pat
 VALIDATION = (
     "2026 | INFO | valid | epoch 001 | valid on 'valid' subset | loss 3 | ppl 8.0 | num_updates {} | best_loss 3\n"
 )
+
+
+def test_translation_averages_by_a_command_that_starts(benchmark, monkeypatch, tmp_path):
+    translation, commands, begun = benchmark("translation"), benchmark("commands"), []
+
+    def command(name, *arguments, log):
+        begun.append([*commands.fairseq_command(name), *map(str, arguments)])
+        return commands.command(name, *arguments, log=log) if "average" in arguments else ""
+
+    monkeypatch.setattr(translation, "command", command)
+    data, folder = tmp_path / "data", tmp_path / "lstm"
+    data.mkdir(), folder.mkdir()
+    (data / "spm.de.model").touch()
+    state, weight = (
+        torch.load(ROOT / "tests" / "checkpoints" / "hmlstm_lstm.pt", weights_only=False),
+        "decoder.fc_out.bias",
+    )
+    for updates, value in ((2, 1.0), (4, 4.0)):
+        state["model"][weight].fill_(value)
+        torch.save(state, folder / f"checkpoint_1_{updates}.pt")
+    args = argparse.Namespace(data=data, out=tmp_path, patience=3, average=2, beam=2)
+    _, checkpoint = translation.translate("lstm", args)
+    assert (torch.load(checkpoint, weights_only=False)["model"][weight] == 2.5).all()
+    average, generate = begun
+    assert average[:4] == [sys.executable, "-m", "fairseq_hmrnn", "average"]
+    assert "from fairseq_cli.generate import cli_main" in generate[2] and str(checkpoint) in generate
+    with pytest.raises(ValueError, match="none of fairseq's commands"):
+        commands.fairseq_command(sys.executable)
 
 
 def test_translation_trains_no_model_further_than_asked(benchmark, monkeypatch, tmp_path):

@@ -67,6 +67,46 @@ def test_reading_is_what_the_model_computes(checkpoint, model, text):
     np.testing.assert_allclose(reading.norms[-1], [h.norm().item() for h in extra["state"].h], rtol=1e-5)
 
 
+@pytest.fixture(scope="module")
+def voters(checkpoint, tmp_path_factory):
+    """The checkpoint, and one whose first detector fires more often."""
+    state = torch.load(checkpoint, weights_only=False)
+    state["model"]["decoder.hm_lstm.bias.0"][-1] += 0.4
+    other = tmp_path_factory.mktemp("voters") / "checkpoint_last.pt"
+    torch.save(state, other)
+    return [checkpoint, str(other)]
+
+
+@pytest.mark.parametrize("independent_lines", [False, True])
+def test_models_decide_together_by_the_mean_of_their_probabilities(voters, text, independent_lines):
+    alone = [hub.load([path]).reader(independent_lines).read_with_predictions(text) for path in voters]
+    reader = hub.load(voters).reader(independent_lines)
+    (first, before), (second, behind) = alone
+    reading, foretold = reader.read_with_predictions(text)
+    np.testing.assert_allclose(reading.boundary_probs, (first.boundary_probs + second.boundary_probs) / 2, atol=1e-6)
+    assert np.array_equal(reading.boundaries, reading.boundary_probs > 0.5)
+    assert not any(np.array_equal(reading.boundaries, one.boundaries) for one in (first, second))
+    np.testing.assert_allclose(foretold.entropy, (before.entropy + behind.entropy) / 2, atol=1e-5)
+    pieces = hub.load(voters).reader(independent_lines).closings([text[:50], text[50:]], lookahead=1)
+    closed = np.concatenate([closing.boundaries for closing in pieces])
+    if not independent_lines:
+        assert np.array_equal(hub.load(voters).boundaries(text), reading.boundaries)
+    assert np.array_equal(closed, reader.closed_earlier(text, reading.boundaries, 1) > 0.5)
+
+
+def test_models_that_decide_together(voters, text, tmp_path):
+    """On the command line, and who cannot."""
+    (tmp_path / "text.txt").write_bytes(text.encode())
+    printed = run("fairseq-hmrnn", "segment", *voters, "--text", tmp_path / "text.txt", "--separator", "\x1f").stdout
+    z = hub.load(voters).reader().read(text).boundaries[:, 0]
+    assert printed == "".join(c + "\x1f" if closes else c for c, closes in zip(text, z))
+    state = torch.load(voters[1], weights_only=False)
+    state["cfg"]["criterion"].update(boundary_delay=1, boundary_regularizers="rate+uncertainty,rate")
+    torch.save(state, tmp_path / "late.pt")
+    refused = run("fairseq-hmrnn", "segment", voters[0], tmp_path / "late.pt", stdin=text, check=False).stdout
+    assert "taught the same --boundary-delay, not [0, 1]" in refused and "Traceback" not in refused
+
+
 def test_segmenting_computes_no_prediction(checkpoint, text):
     model = hub.load([checkpoint])
     expected = model.boundaries(text)

@@ -193,7 +193,13 @@ def refuse_irregular(argument: str) -> None:
 
 def add_text_to_read(parser: Parser) -> None:
     """The arguments of a command that reads a text with a model of characters."""
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", type=path, help="of an hmlstm_lm trained on characters")
+    parser.add_argument(
+        "checkpoint",
+        metavar="CHECKPOINT",
+        nargs="+",
+        type=path,
+        help="of an hmlstm_lm trained on characters; several decide together, by the mean of their z~",
+    )
     parser.add_argument(
         "--data",
         metavar="DIR",

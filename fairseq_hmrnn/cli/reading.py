@@ -15,8 +15,8 @@ def load_reader(args: argparse.Namespace) -> Tuple[CharacterReader, int, Any]:
 
     args: those of add_text_to_read, and lookahead. UserError for a model without a detector.
     """
-    model = hub.load([args.checkpoint], args.data)
+    model = hub.load(args.checkpoint, args.data)
     reader = model.reader(args.independent_lines)
     if not reader.num_detectors:
-        raise UserError(f"the one layer of {args.checkpoint} has no boundary detector: train two, or --top-boundary")
+        raise UserError(f"the one layer of {args.checkpoint[0]} has no boundary detector: train two, or --top-boundary")
     return reader, model.delay if args.lookahead is None else args.lookahead, model.cfg.criterion

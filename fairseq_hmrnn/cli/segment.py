@@ -5,6 +5,7 @@
     fairseq-hmrnn segment checkpoints/mytext --independent-lines --text lines.txt
     fairseq-hmrnn segment checkpoints/mytext --gold whitespace < some.txt
     fairseq-hmrnn segment checkpoints/unspaced --text unspaced.txt --independent-lines --lexicon
+    fairseq-hmrnn segment checkpoints/seed1 checkpoints/seed2 --text lines.txt --independent-lines   # decide together
 
 Text of any length, read as it comes, the model's state carried on; with --independent-lines each line is read by
 itself, many at a time, which is several times as fast. Output: the text with a separator behind each segment; JSON

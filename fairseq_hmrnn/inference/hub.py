@@ -33,6 +33,7 @@ from .lines import LineReader
 from .reader import CharacterReader, Reader, check_lookahead, closed_earlier, output_symbols, with_symbols
 from .sampler import Sampler, SamplingOptions
 from .surface import symbol_ends, unknown_message
+from .votes import JointReader, check_voters, decided
 
 logger = logging.getLogger(__name__)
 
@@ -91,16 +92,19 @@ def load(paths: Sequence[str], data: Optional[str] = None, dtype: str = "float32
     with naming(paths[0]):
         task = tasks.setup_task(cfg.task, task_state=task_state)
     models: List[torch.nn.Module] = []
+    delays: List[int] = []
     for path in paths:
         if models:
             state = _load_language_model(path, overrides)
-        loaded, cfg, task = checkpoint_utils.load_model_ensemble_and_task([path], overrides, task=task, state=state)
+        loaded, found, task = checkpoint_utils.load_model_ensemble_and_task([path], overrides, task=task, state=state)
+        cfg = cfg if models else found
+        delays.append(delay_of(found.criterion))
         models, state = [*models, *loaded], {}  # its weights are not held beside those of the next
     generate_in(models, dtype)
     if hasattr(task.args, "generation_dtype"):  # which `generate` asks
         task.args.generation_dtype = dtype
     with naming(paths[0]):
-        return LanguageModelHub(cfg, task, models)
+        return LanguageModelHub(cfg, task, models, delays)
 
 
 def _load_language_model(path: str, overrides: Dict[str, Any]) -> Dict[str, Any]:
@@ -121,8 +125,9 @@ class LanguageModelHub(GeneratorHubInterface):
     Models of fairseq's own are searched too, and sampled from where their steps read one symbol each, as lstm_lm's do;
     scores, segments and boundaries are HM-LSTM's."""
 
-    def __init__(self, cfg, task, models):
+    def __init__(self, cfg, task, models, delays: Optional[Sequence[int]] = None):
         super().__init__(cfg, task, models)
+        self.delays = [delay_of(cfg.criterion)] * len(models) if delays is None else list(delays)
         self.bpe, self.tokenizer = task.build_bpe(cfg.bpe), task.build_tokenizer(cfg.tokenizer)
         self.told_of_unknown: Set[str] = set()
         self.begin = self.src_dict.bos() if getattr(cfg.task, "add_bos_token", False) else self.src_dict.eos()
@@ -274,21 +279,25 @@ class LanguageModelHub(GeneratorHubInterface):
         return score
 
     def reader(self, independent_lines: bool = False) -> CharacterReader:
-        """Reads a text of any length, piece by piece, with the first model; ValueError for a model of words or pieces,
-        and for another one than HM-LSTM. independent_lines: each line as if it were a text of its own, in batches."""
+        """Reads a text of any length, piece by piece; several models decide together (`votes`). ValueError for a model
+        of words or pieces, for another one than HM-LSTM, and for models that were taught different delays.
+        independent_lines: each line as if it were a text of its own, in batches."""
         if not is_character_dictionary(self.src_dict):
             raise ValueError("the model was not trained on characters: give one of a text of `fairseq-hmrnn prepare`")
         kind = LineReader if independent_lines else CharacterReader
-        return kind(self.models[0].decoder, self.src_dict, self.begin)
+        readers = [kind(model.decoder, self.src_dict, self.begin) for model in self.models]
+        check_voters(readers, self.delays)
+        return readers[0] if len(readers) == 1 else JointReader(readers)
 
     @property
     def delay(self) -> int:
         """How many symbols behind a segment's last one the first layer was taught to close it; 0 if nothing taught it
         that. The first model's."""
-        return delay_of(self.cfg.criterion)
+        return self.delays[0]
 
     def boundaries(self, text: str, lookahead: Optional[int] = None) -> Tensor:
-        """(T, L) 0 or 1 for the layers with a detector: whether a segment ends with each symbol. First model's.
+        """(T, L) 0 or 1 for the layers with a detector: whether a segment ends with each symbol. Several models decide
+        together, by the mean of their z~; ValueError where they were taught different delays or have other detectors.
 
         lookahead: how many symbols of the next segment a layer reads before it closes one; boundaries are put that far
         back, and the last symbols have none. None: the `delay` of the first layer, as the commands do.
@@ -296,10 +305,14 @@ class LanguageModelHub(GeneratorHubInterface):
         lookahead = self.delay if lookahead is None else lookahead
         check_lookahead(lookahead)
         self._tell_of_unknown([text])
-        reader = Reader(self.models[0].decoder, self.begin)
-        parts = [reader.boundaries(window).squeeze(1).cpu() for window in reader.read(self.encode(text))]
-        found = torch.cat([torch.zeros(0, reader.num_detectors), *parts])
-        return torch.from_numpy(closed_earlier(found.numpy(), lookahead))
+        readers = [Reader(model.decoder, self.begin) for model in self.models]
+        check_voters(readers, self.delays)
+        measure = Reader.boundaries if len(readers) == 1 else Reader.boundary_probs
+        found = []
+        for reader in readers:
+            parts = [measure(reader, window).squeeze(1).cpu() for window in reader.read(self.encode(text))]
+            found.append(torch.cat([torch.zeros(0, reader.num_detectors), *parts]).numpy())
+        return torch.from_numpy(closed_earlier(found[0] if len(found) == 1 else decided(found)[0], lookahead))
 
     def segment(self, text: str, lookahead: Optional[int] = None) -> List[List[str]]:
         """For every layer that has a detector, from the bottom: the segments into which it cuts the text, slices of it

@@ -81,6 +81,10 @@ class Reader:
         """(T, B, detectors): z of each symbol, whether a segment ends with it."""
         return window.output.boundaries[..., : self.num_detectors].float()
 
+    def boundary_probs(self, window: Window) -> Tensor:
+        """(T, B, detectors): z~ of each symbol."""
+        return window.output.boundary_probs[..., : self.num_detectors].float()
+
 
 class Reading(NamedTuple):
     """A model's states at T characters. Arrays over steps; step t has just read character t.
@@ -190,7 +194,7 @@ class CharacterReader:
     def _states(self, window: Window) -> Tuple[Tensor, ...]:
         output = window.output
         norms = torch.stack([h.float().norm(dim=-1) for h in output.hidden], dim=2)
-        return self.reader.boundaries(window), output.boundary_probs[..., : self.num_detectors].float(), norms
+        return self.reader.boundaries(window), self.reader.boundary_probs(window), norms
 
     def _predictions(self, window: Window) -> Tuple[Tensor, ...]:
         symbols = output_symbols(window.tokens, self.reader.decoder.dictionary)

@@ -17,9 +17,13 @@ FAIRSEQ_TRAIN = Path(__file__).resolve().parent / "fairseq_train.py"
 
 def fairseq_command(name):
     """How to start one of fairseq's commands, such as fairseq-train, with this Python, also where it has no scripts;
-    fairseq-train with a --bf16 of this machine."""
+    fairseq-train with a --bf16 of this machine. Or this package's, fairseq-hmrnn."""
+    if name == "fairseq-hmrnn":
+        return [sys.executable, "-m", "fairseq_hmrnn"]
     if name == "fairseq-train":
         return [sys.executable, str(FAIRSEQ_TRAIN)]
+    if not name.startswith("fairseq-"):
+        raise ValueError(f"{name} is none of fairseq's commands")
     module = name.replace("fairseq-", "fairseq_cli.").replace("-", "_")
     return [sys.executable, "-c", f"import sys; del sys.path[0]; from {module} import cli_main; cli_main()"]
 

@@ -18,7 +18,6 @@ that was trained with other settings is refused. Everything after -- goes to eve
 import argparse
 import re
 import statistics
-import sys
 from pathlib import Path
 
 from commands import USER_DIR, command, parse_with_rest
@@ -140,8 +139,8 @@ def translate(name, args):
     if args.average:
         checkpoint = folder / "averaged.pt"
         checkpoint.unlink(missing_ok=True)
-        averaging = ["-m", "fairseq_hmrnn", "average", folder, "--last", args.average, "--out", checkpoint]
-        command(sys.executable, *averaging, log=folder / "average.log")
+        averaging = ["average", folder, "--last", args.average, "--out", checkpoint]
+        command("fairseq-hmrnn", *averaging, log=folder / "average.log")
     path = ["--path", checkpoint, "--gen-subset", "test", "--beam", args.beam, "--max-tokens", 2000]
     path += ["--bpe", "sentencepiece", "--sentencepiece-model", next(args.data.glob("spm.*.model"))]
     scoring = ["--scoring", "sacrebleu", "--cpu"]

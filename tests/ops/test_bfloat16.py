@@ -17,6 +17,7 @@ KINDS = pytest.mark.parametrize(
     [{}, {"layer_norm": True}, {"padded": True, "masked": True}, {"layer_norm": True, "padded": True, "masked": True}],
     ids=["plain", "layer_norm", "padded", "layer_norm_padded"],
 )
+HIDDEN = pytest.mark.parametrize("detector_hidden", [0, 40], ids=["row", "hidden"])
 SCALES = pytest.mark.parametrize("scale", [0.0, 1.0])
 
 
@@ -28,10 +29,12 @@ def low_problem(seed, sizes, batch=5, steps=9, scale=0.0, boundary="step", **key
 @SCALES
 @pytest.mark.parametrize("padded", [False, True])
 @pytest.mark.parametrize("batch", [1, 5])
-def test_equals_the_reference_that_rounds_alike(padded, scale, batch):
-    """In float32's tolerance: with this seed no number lies so near the middle of two bfloat16 numbers that two orders
-    of summation round it to both."""
-    problem = low_problem(19, [17, 9, 6], batch, 6, scale, layer_norm=True, padded=padded, masked=padded)
+@pytest.mark.parametrize("seed, detector_hidden", [(19, 0), (11, 40)], ids=["row", "hidden"])
+def test_equals_the_reference_that_rounds_alike(seed, detector_hidden, padded, scale, batch):
+    """In float32's tolerance: with these seeds no number lies so near the middle of two bfloat16 numbers that two
+    orders of summation round it to both."""
+    keywords = {"layer_norm": True, "padded": padded, "masked": padded, "detector_hidden": detector_hidden}
+    problem = low_problem(seed, [17, 9, 6], batch, 6, scale, **keywords)
     (expected, expected_grads), (found, grads) = run(hm_lstm_reference, problem), run(cpu.hm_lstm_cpu, problem)
     assert_close(found, expected, 1e-4)
     assert_close(grads, expected_grads, 1e-4)
@@ -58,9 +61,10 @@ def test_without_layer_norm(scale):
 
 
 @KINDS
+@HIDDEN
 @pytest.mark.parametrize("boundary", ["step", "bernoulli"])
-def test_skipped_equals_not_skipped(keywords, boundary):
-    problem = low_problem(2, [130, 64, 17], 7, boundary=boundary, **keywords)
+def test_skipped_equals_not_skipped(keywords, detector_hidden, boundary):
+    problem = low_problem(2, [130, 64, 17], 7, boundary=boundary, detector_hidden=detector_hidden, **keywords)
     results = [run(cpu.hm_lstm_cpu, problem, skip=skip) for skip in (True, False)]
     for a, b in zip(*(found + grads for found, grads in results)):
         assert torch.equal(a, b)
@@ -68,8 +72,10 @@ def test_skipped_equals_not_skipped(keywords, boundary):
 
 @pytest.mark.parametrize("low", [False, True], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize("layer_norm", [False, True], ids=["plain", "layer_norm"])
-def test_bits_do_not_depend_on_threads(low, layer_norm):
-    problem = low_problem(2, [300, 200, 130], 9, 12, scale=1.0, layer_norm=layer_norm)
+@HIDDEN
+def test_bits_do_not_depend_on_threads(low, layer_norm, detector_hidden):
+    keywords = {"layer_norm": layer_norm, "detector_hidden": detector_hidden}
+    problem = low_problem(2, [300, 200, 130], 9, 12, scale=1.0, **keywords)
     problem = problem._replace(options=problem.options._replace(bfloat16_products=low))
     threads, results = torch.get_num_threads(), []
     try:
@@ -85,10 +91,12 @@ def test_bits_do_not_depend_on_threads(low, layer_norm):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("layer_norm", [False, True], ids=["plain", "layer_norm"])
 @pytest.mark.parametrize("chunks", [1, 3])
-def test_input_by_symbol(dtype, layer_norm, chunks):
+@HIDDEN
+def test_input_by_symbol(dtype, layer_norm, chunks, detector_hidden):
     """A table and tokens give what the table's rows give one by one, the table's gradient summed over its readers."""
     options = RecurrenceOptions(0.8, detector_grad_scale=1.0)
-    problem = make_problem(3, 1, 4, [40, 17], options, layer_norm=layer_norm, dtype=dtype)
+    keywords = {"layer_norm": layer_norm, "dtype": dtype, "detector_hidden": detector_hidden}
+    problem = make_problem(3, 1, 4, [40, 17], options, **keywords)
     random = torch.Generator().manual_seed(0)
     tokens = torch.randint(0, 6, (11, 4), generator=random)
     valid = torch.rand(11, 4, generator=random) > 0.2
@@ -135,8 +143,9 @@ def test_second_derivatives_of_rounded_products_are_refused():
 
 
 @pytest.mark.parametrize("layer_norm", [False, True], ids=["plain", "layer_norm"])
-def test_packed_steps_round_as_sequences_do(layer_norm):
-    problem = low_problem(5, [33, 17], 3, layer_norm=layer_norm)
+@HIDDEN
+def test_packed_steps_round_as_sequences_do(layer_norm, detector_hidden):
+    problem = low_problem(5, [33, 17], 3, layer_norm=layer_norm, detector_hidden=detector_hidden)
     with torch.no_grad():
         expected = hm_lstm(*problem)
         packed = cpu.PackedLayers(problem.layers, bfloat16=True)

@@ -174,16 +174,19 @@ class _CompiledCall(Call):
             self._differentiate_detectors(tensors, hidden, du, z_before, dweights)
         return [dx, dz, *dh, *dc, *(grad for layer in dweights for grad in layer)]
 
-
     def _differentiate_detectors(self, tensors, hidden, du, z_before, dweights):
         """Fill in the gradients of the detectors' hidden layers. du: (L, T, B), z_before: (T+1, L, B)."""
         x, weights, state, tokens, _, _, masks = self.split(tensors)
-        x = x if tokens is None else torch.nn.functional.embedding(tokens, x)
+        x, z_before = x if tokens is None else torch.nn.functional.embedding(tokens, x), z_before.transpose(1, 2)
         for index, layer in enumerate(map(LayerParameters._make, weights)):
-            if layer.detector_hidden is not None:
-                read = detector.read_by(index, x, hidden, state.h, z_before.transpose(1, 2), masks)
-                found = detector.hidden_gradients(layer.detector_hidden, read, du[index].flatten(), _multiply)
-                dweights[index][-len(found) :] = found
+            if layer.detector_hidden is None:
+                continue
+            read, of_layer = detector.read_by(index, x, hidden, state.h, z_before, masks), du[index].flatten()
+            told = of_layer.nonzero().squeeze(1)  # none where the hard sigmoid is flat, and at padding
+            if 4 * told.numel() < 3 * of_layer.numel():
+                read, of_layer = read.index_select(0, told), of_layer.index_select(0, told)
+            found = detector.hidden_gradients(layer.detector_hidden, read, of_layer, _multiply)
+            dweights[index][-len(found) :] = found
 
 
 def _multiply(a: Tensor, a_over_rows: bool, b: Tensor, b_over_rows: bool) -> Tensor:

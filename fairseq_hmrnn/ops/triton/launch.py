@@ -212,7 +212,7 @@ class Launcher:
         """Of the detector's hidden layer, in the order of LayerParameters."""
         b, sizes = self.buffers, self.shape.sizes
         if not self.shape.detector_hidden or not self.shape.detector_hidden[index]:
-            return [None] * 3
+            return [None] * len(DetectorHidden._fields)
         hidden = [h[1:, :, :size] for h, size in zip(b.h, sizes)]
         start = [h[0, :, :size] for h, size in zip(b.h, sizes)]
         masks = [mask[:, :size] for mask, size in zip(b.masks, sizes)] if self.shape.masked else None

@@ -99,8 +99,8 @@ Result forward_typed(const Inputs& in, bool training, const MaybeTensor& given, 
   return {hidden, h, c, boundaries, probs, z, saved};
 }
 
-// Of x, z, h and c of every layer, the weights of every layer. Those of detectors' hidden layers are left to the caller,
-// from the gradient of u (L, T, B), which is absent where nothing is to be done, and z as in Saved.
+// Of x, z, h and c of every layer, the weights of every layer. Those of detectors' hidden layers are left to the
+// caller, from the gradient of u (L, T, B), which is absent where nothing is to be done, and z as in Saved.
 using Gradients =
     std::tuple<MaybeTensor, Tensor, Tensors, Tensors, std::vector<std::vector<MaybeTensor>>, MaybeTensor, Tensor>;
 

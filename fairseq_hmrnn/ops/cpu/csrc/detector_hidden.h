@@ -1,5 +1,5 @@
-// The hidden layer that a detector may have, eq. (2a) of ops/README.md: what it adds to u. Its gradients are products of
-// tall matrices once du is known, and Python's (ops/detector.py).
+// The hidden layer that a detector may have, eq. (2a) of ops/README.md: what it adds to u. Once du is known its
+// gradients are products of tall matrices, which Python asks for (ops/detector.py).
 #pragma once
 
 #include <algorithm>
@@ -52,7 +52,8 @@ class DetectorHidden {
     read_.resize(most);
   }
 
-  // Whether threads that own units are to share the members of a cell of layer l; a meeting that is there anyway is free.
+  // Whether threads that own units are to share the members of a cell of layer l; a meeting that is there anyway is
+  // free. The same for every thread.
   bool worth_sharing(int64_t l, bool meets_anyway) const {
     const auto& layer = p_.layers[l];
     if (!layer.detector_units) return false;

@@ -25,8 +25,9 @@ class ForwardWorker {
   ForwardWorker(const ForwardCall<T, S>& call, int thread, int threads, Barrier& barrier)
       : call_(call), p_(call.problem), B_(p_.B), L_(p_.L), training_(call.saved), thread_(thread), threads_(threads),
         samples_(call.by_samples ? Share(B_, thread, threads) : Share(B_, 0, 1)), barrier_(barrier), at_(B_, L_),
-        products_(call, at_, thread, threads), hidden_(call, at_), z_(L_ * B_), u_(L_ * B_, 0), run_(L_ * B_, -1), slot_(L_ * B_, -1),
-        parity_(L_ * B_, 0), slots_(L_, 0), copies_(L_, 0), watch_(thread == 0 && call.problem.B >= 4) {}
+        products_(call, at_, thread, threads), hidden_(call, at_), z_(L_ * B_), u_(L_ * B_, 0), run_(L_ * B_, -1),
+        slot_(L_ * B_, -1), parity_(L_ * B_, 0), slots_(L_, 0), copies_(L_, 0),
+        watch_(thread == 0 && call.problem.B >= 4) {}
   ForwardWorker(const ForwardWorker&) = delete;  // products_ and hidden_ refer to at_
 
   void run() {
@@ -199,8 +200,8 @@ class ForwardWorker {
     }
   }
 
-  // Whether a member's detector has anything to say: a nested one on a COPY step has not, but its own gradient depends on
-  // what it would say.
+  // Whether a member's detector has anything to say: a nested one on a COPY step has not, but its own gradient depends
+  // on what it would say.
   bool detects(int64_t l, int64_t b) const {
     return p_.has_detector(l) && (training_ || !p_.options.nested || at_.zb[b] != 0);
   }

@@ -15,7 +15,7 @@ struct ForwardCall {
   T *saved_u = nullptr, *saved_z = nullptr;    // as in Saved
   const T* projected = nullptr;      // (rows of x, 4H+1): layer 1's bottom-up product, normalised if layer_norm; or null
   const T* projected_rstd = nullptr; // (rows of x) with layer_norm
-  const T* input_terms = nullptr;    // (rows of x, N): what the hidden layer of layer 1's detector makes of them; or null
+  const T* input_terms = nullptr;    // (rows of x, N): products with the hidden layer of layer 1's detector; or null
   T* hidden_terms = nullptr;         // (B): what hidden layers add to u, where threads share them; or null
   std::vector<const S*> packed;      // per layer and product: panels of a weight by pack_gates, or null
   std::vector<T*> hidden;            // (T, B, H) per layer

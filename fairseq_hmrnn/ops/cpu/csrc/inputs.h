@@ -104,8 +104,8 @@ Tensor input_terms(const T* x, int64_t rows, const LayerWeights<T>& layer, const
   return terms;
 }
 
-// Layer 1's products of its input with R rows of the weight and N of the hidden layer, (..., R + N), as two tensors, (., R)
-// and (., N); the second is undefined where N is 0.
+// Layer 1's products of its input with R rows of the weight and N of the hidden layer, (..., R + N), as two tensors,
+// (., R) and (., N); the second is undefined where N is 0.
 inline std::pair<Tensor, Tensor> split_projected(const Tensor& given, int64_t R, int64_t N) {
   const Tensor rows = given.view({-1, R + N});
   if (!N) return {rows, {}};

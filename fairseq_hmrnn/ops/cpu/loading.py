@@ -1,10 +1,12 @@
-"""Finds the compiled kernel and loads it, or says why not: not built, built for something else, or not loadable.
+"""Finds the compiled kernel and loads it, or says why not: not built, built from or for something else, not loadable.
 
-What a file was built for stands in it as text (csrc/built_for.h) and is compared before any of its code runs.
+What a file was built from and for stands in it as text (csrc/built_for.h) and is compared before any of its code runs.
+setup.py runs this file for `source_digest`.
 """
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import mmap
 import os
@@ -23,8 +25,10 @@ CPUINFO = "/proc/cpuinfo"
 
 
 class BuiltFor(NamedTuple):
-    """torch: "2.13". features: of the processor, as /proc/cpuinfo names them."""
+    """source: its `source_digest`, "" of a kernel that does not tell. torch: "2.13". features: of the processor, as
+    /proc/cpuinfo names them."""
 
+    source: str
     torch: str
     features: FrozenSet[str]
 
@@ -34,10 +38,23 @@ def built_for(path: str) -> Optional[BuiltFor]:
     if os.path.getsize(path) == 0:  # of a build that was cut off; nothing to map
         return None
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        start = content.find(b"fairseq_hmrnn kernel; torch ")
+        start = content.find(b"fairseq_hmrnn kernel; ")
         text = content[start : content.find(b"\0", start)].decode() if start >= 0 else ""
-    found = re.fullmatch(r"fairseq_hmrnn kernel; torch (\d+\.\d+); processor((?: \w+)*)", text)
-    return found and BuiltFor(found.group(1), frozenset(found.group(2).split()))
+    form = r"fairseq_hmrnn kernel;(?: source (\w+);)? torch (\d+\.\d+); processor((?: \w+)*)"
+    found = re.fullmatch(form, text)
+    return found and BuiltFor(found.group(1) or "", found.group(2), frozenset(found.group(3).split()))
+
+
+def source_digest(folder: str = FOLDER) -> str:
+    """Of the kernel's source, csrc/ in a package's folder: 16 hexadecimal digits; "" where it is not there."""
+    csrc = os.path.join(folder, "csrc")
+    names = sorted(name for name in os.listdir(csrc) if name.endswith((".h", ".cpp"))) if os.path.isdir(csrc) else []
+    digest = hashlib.sha256()
+    for name in names:
+        with open(os.path.join(csrc, name), "rb") as file:
+            content = file.read()
+        digest.update(f"{name} {len(content)}\n".encode() + content)
+    return digest.hexdigest()[:16] if names else ""
 
 
 def processor_features(cpuinfo: str) -> Optional[FrozenSet[str]]:
@@ -50,10 +67,13 @@ def processor_features(cpuinfo: str) -> Optional[FrozenSet[str]]:
     return found and frozenset(found.group(1).split())
 
 
-def misfit(found: Optional[BuiltFor], torch_version: str, features: Optional[FrozenSet[str]]) -> str:
-    """Why a kernel that was built for `found` must not be loaded here; "" if nothing is known against it."""
+def misfit(found: Optional[BuiltFor], source: str, torch_version: str, features: Optional[FrozenSet[str]]) -> str:
+    """Why a kernel that was built for `found` must not be loaded here; "" if nothing is known against it. source: as
+    `source_digest` returns it. A kernel of another one may load, and read the arguments of its own interface."""
     if found is None:
-        return ""
+        return "was built from another version of its source, or not to its end" if source else ""
+    if source and found.source != source:
+        return "was built from another version of its source"
     if found.torch != ".".join(torch_version.split(".")[:2]):
         return f"was built for torch {found.torch}, this is torch {torch_version}"
     lacking = sorted(found.features - features) if features else []
@@ -83,7 +103,7 @@ def load(folder: str = FOLDER, cpuinfo: str = CPUINFO) -> Tuple[Any, str]:
     if name is None:
         return None, f"was built for another Python than this {sys.version.split()[0]} ({', '.join(names)})"
     path = os.path.join(folder, name)
-    reason = misfit(built_for(path), torch.__version__, processor_features(cpuinfo))
+    reason = misfit(built_for(path), source_digest(folder), torch.__version__, processor_features(cpuinfo))
     if reason:
         return None, reason
     try:

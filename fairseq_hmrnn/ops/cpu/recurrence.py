@@ -15,7 +15,7 @@ from .. import detector
 from ..autograd import Call, flat_output, run
 from ..boundary import BOUNDARY_MODES
 from ..capture import refuse_capture
-from ..checks import check_layers, check_options, check_tensors
+from ..checks import check_detectors, check_layers, check_options, check_tensors
 from ..types import HMLSTMOutput, HMLSTMState, LayerParameters, RecurrenceOptions
 from . import kernel, python
 from .loading import remedy
@@ -115,6 +115,7 @@ class PackedLayers:
         refuse_capture("a step with packed weights")
         options = options._replace(bfloat16_products=self.bfloat16)
         check_options(options, noise)
+        check_detectors(self.layers, options)
         check_tensors(x, self.layers, state, valid, noise, None, tokens, projected)
         if tokens is not None and not (self._compiled and tokens.size(0)):
             x, tokens = torch.nn.functional.embedding(tokens, x), None
@@ -182,9 +183,9 @@ class _CompiledCall(Call):
             if layer.detector_hidden is None:
                 continue
             read, of_layer = detector.read_by(index, x, hidden, state.h, z_before, masks), du[index].flatten()
-            told = of_layer.nonzero().squeeze(1)  # none where the hard sigmoid is flat, and at padding
-            if 4 * told.numel() < 3 * of_layer.numel():
-                read, of_layer = read.index_select(0, told), of_layer.index_select(0, told)
+            steps = of_layer.nonzero().squeeze(1)  # none where the hard sigmoid is flat, and at padding
+            if 4 * steps.numel() < 3 * of_layer.numel():
+                read, of_layer = read.index_select(0, steps), of_layer.index_select(0, steps)
             found = detector.hidden_gradients(layer.detector_hidden, read, of_layer, _multiply)
             dweights[index][-len(found) :] = found
 

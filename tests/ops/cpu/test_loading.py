@@ -1,6 +1,7 @@
 """A kernel that cannot run here is not loaded, and the reason says what is wrong with it."""
 
 import os
+import re
 import subprocess
 import sys
 from importlib.machinery import EXTENSION_SUFFIXES
@@ -30,8 +31,19 @@ def load(tmp_path, monkeypatch):
     return load
 
 
-def built_for(torch_version=HERE, features="avx2"):
-    return b"\x7fELF..\0fairseq_hmrnn kernel; torch %s; processor %s\0.." % (torch_version.encode(), features.encode())
+@pytest.fixture
+def csrc(tmp_path):
+    """The folder of a kernel's source, beside the kernel."""
+    (tmp_path / "csrc").mkdir()
+    (tmp_path / "csrc" / "cell.h").write_text("// as it is", encoding="utf-8")
+    return tmp_path / "csrc"
+
+
+def built_for(torch_version=HERE, features="avx2", source="0123456789abcdef"):
+    """The content of a file; source None: one of before it was told."""
+    of_source = "" if source is None else f" source {source};"
+    text = f"fairseq_hmrnn kernel;{of_source} torch {torch_version}; processor {features}"
+    return b"\x7fELF..\0%s\0.." % text.encode()
 
 
 def test_a_file_that_is_not_there(load):
@@ -47,13 +59,42 @@ def test_a_file_of_another_torch(load):
     assert load(built_for("1.4")) == f"was built for torch 1.4, this is torch {torch.__version__}"
 
 
+def test_a_file_of_another_source(load, csrc):
+    """Of before or after a change of the interface, which would load and read other tensors."""
+    here = loading.source_digest(str(csrc.parent))
+    assert load(built_for(source=here)).startswith("does not load (")
+    for source in ("0123456789abcdef", None):
+        assert load(built_for(source=source)) == "was built from another version of its source"
+    for content in (b"no text at all", b""):
+        assert load(content) == "was built from another version of its source, or not to its end"
+    (csrc / "cell.h").write_text("// as it was", encoding="utf-8")
+    assert load(built_for(source=here)) == "was built from another version of its source"
+
+
+def test_the_digest_of_a_source(csrc):
+    def digest():
+        return loading.source_digest(str(csrc.parent))
+
+    first = digest()
+    assert re.fullmatch("[0-9a-f]{16}", first) and first == digest()
+    (csrc / "cell.h~").touch()
+    assert digest() == first
+    (csrc / "cell.h").rename(csrc / "gates.h")
+    assert digest() != first
+    (csrc / "gates.h").rename(csrc / "cell.h")
+    (csrc / "a.cpp").touch()
+    assert digest() != first
+    assert loading.source_digest(str(csrc)) == ""  # not there: an installation without it is whole
+
+
 def test_an_older_processor(load):
     reason = load(built_for(features="avx2 avx512f avx512_bf16"))
     assert reason == "was built for another processor: this one has no avx512_bf16, avx512f"
 
 
 def test_what_fits_is_loaded_and_python_says_what_is_wrong(load):
-    """Features are compared whole, and where Linux does not list any, nothing is known against the file."""
+    """Features are compared whole; where Linux does not list any, and there is no source, nothing is known against the
+    file."""
     for features in ("avx2 fma", ""):
         assert load(built_for(), features=features).startswith("does not load (")
     assert "this one has no avx2" in load(built_for(), features="avx avx512f avx2x")
@@ -94,5 +135,6 @@ def test_a_build_that_cannot_be_says_so():
 def test_the_kernel_that_was_built_here_says_what_for():
     found = loading.built_for(kernel.compiled.__file__)
     features = loading.processor_features(loading.CPUINFO)
-    assert found.torch == HERE and loading.misfit(found, torch.__version__, features) == ""
+    assert found.torch == HERE and found.source == loading.source_digest()
+    assert loading.misfit(found, loading.source_digest(), torch.__version__, features) == ""
     assert (features is None) or found.features <= features

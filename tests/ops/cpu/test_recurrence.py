@@ -200,6 +200,29 @@ def test_packed_layers_are_checked():
 
 
 @both_paths
+def test_packed_layers_refuse_a_hidden_layer_without_detector(path):
+    problem = make_problem(1, 3, 2, [5, 6], options(top_boundary=True), detector_hidden=3)
+    packed = cpu.PackedLayers(problem.layers, path)
+    packed(problem.x, problem.state, problem.options)
+    with pytest.raises(ValueError, match="top layer has no detector"):
+        packed(problem.x, problem.state, options())
+
+
+@both_paths
+@pytest.mark.parametrize("steps, batch", [(1, 1), (3, 2)], ids=["one row", "rows"])
+@pytest.mark.parametrize("detector_hidden", [0, 3], ids=["row", "hidden"])
+def test_packed_layers_leave_a_table_as_it_is(detector_hidden, steps, batch, path):
+    """Layer normalisation changes a copy of it, also of a single row, which is contiguous in any case."""
+    problem = make_problem(1, steps, batch, [5, 6], options(), layer_norm=True, detector_hidden=detector_hidden)
+    packed = cpu.PackedLayers(problem.layers, path)
+    x = packed.project(problem.x)
+    before = x.clone()
+    found = packed(x, problem.state, problem.options, projected=True)
+    assert torch.equal(x, before)
+    assert_close(tensors(found), tensors(hm_lstm_reference(*problem)), 1e-10)
+
+
+@both_paths
 def test_packed_layers_take_masks_that_are_not_contiguous(path):
     problem = make_problem(6, 4, 5, [12, 9], options(boundary="bernoulli"))
     valid, noise = torch.rand(5, 4).lt(0.5).t(), torch.rand(2, 5, 4, dtype=torch.float64).permute(2, 1, 0)

@@ -1,5 +1,6 @@
-// The target that this file was compiled for, as text that ops/cpu/loading.py reads from it before it runs any of its
-// code: an older processor dies of an instruction that it does not know, and another torch has other symbols.
+// What this file was compiled from and for, as text that ops/cpu/loading.py reads from it before any of its code runs:
+// Python's side of another version hands over other tensors, an older processor dies of an instruction that it does not
+// know, and another torch has other symbols. setup.py defines HMRNN_SOURCE, a digest of this folder.
 #pragma once
 
 #include <torch/version.h>
@@ -11,7 +12,8 @@ namespace hmrnn {
 
 // Instructions that the compiler may use of its own accord, by their names in /proc/cpuinfo.
 __attribute__((used)) const char BUILT_FOR[] =
-    "fairseq_hmrnn kernel; torch " HMRNN_TEXT(TORCH_VERSION_MAJOR) "." HMRNN_TEXT(TORCH_VERSION_MINOR) "; processor"
+    "fairseq_hmrnn kernel; source " HMRNN_TEXT(HMRNN_SOURCE) "; torch " HMRNN_TEXT(TORCH_VERSION_MAJOR) "."
+    HMRNN_TEXT(TORCH_VERSION_MINOR) "; processor"
 #ifdef __SSE4_2__
     " sse4_2"
 #endif

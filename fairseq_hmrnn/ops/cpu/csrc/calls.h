@@ -206,7 +206,7 @@ Gradients backward_typed(const Inputs& in, const Saved& saved, const Tensors& hi
   call.boundary_parts = room(T(), 3 * p.B * call.blocks * BackwardWorker<T, S>::parts());
   call.norm_parts = room(T(), p.B * call.blocks * 2 * PRODUCTS);
 
-  run_team(team_size(columns, p.products_per_cell()), [&](int thread, int threads, Barrier& barrier) {
+  run_team(team_size(columns, p.products_per_cell(true)), [&](int thread, int threads, Barrier& barrier) {
     BackwardWorker<T, S>(call, thread, threads, barrier).run();
   });
 

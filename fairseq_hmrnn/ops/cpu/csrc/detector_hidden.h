@@ -42,10 +42,6 @@ inline void dot_rows(const T* rows, int64_t stride, const T* a, const Columns* c
 template <class T, class S>
 class DetectorHidden {
  public:
-  // Numbers multiplied for all members of a cell from which on each thread computes a share of them, at the price of a
-  // barrier: half of them take longer than one thread waits for another.
-  static constexpr int64_t SHARED_FROM = 200000;
-
   DetectorHidden(const ForwardCall<T, S>& call, const ForwardCells<T>& at) : call_(call), p_(call.problem), at_(at) {
     int64_t most = 0;
     for (const auto& layer : p_.layers) most = std::max(most, layer.detector_units ? layer.columns_read() : 0);
@@ -57,12 +53,11 @@ class DetectorHidden {
   bool worth_sharing(int64_t l, bool meets_anyway) const {
     const auto& layer = p_.layers[l];
     if (!layer.detector_units) return false;
-    return meets_anyway || int64_t(at_.members.size()) * layer.detector_units * layer.columns_read() >= SHARED_FROM;
+    return meets_anyway || layer.hidden_products(int64_t(at_.members.size())) >= HIDDEN_SHARED_FROM;
   }
 
-  // What the hidden layer adds to u of a sample's cell; a closed product is left out. One instance for whoever computes
-  // it: inlined, the compiler would round some and fuse others.
-  __attribute__((noinline)) T term(int64_t l, int64_t b) {
+  // What the hidden layer adds to u of a sample's cell, whoever computes it; a closed product is left out.
+  HMRNN_ONE_INSTANCE T term(int64_t l, int64_t b) {
     const auto& layer = p_.layers[l];
     const int64_t N = layer.detector_units, stride = layer.columns_read();
     const T* given = l == 0 ? call_.input_terms + p_.input_row(at_.t[b], b) * N : nullptr;

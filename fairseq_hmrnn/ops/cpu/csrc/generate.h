@@ -76,7 +76,7 @@ std::shared_ptr<Generation> begin_generation(Weights weights, std::shared_ptr<Pa
   Tensor rstd, terms;
   const LayerWeights<T> lowest = layer_weights<T>(weights[0]);
   if (projected)
-    std::tie(inputs, terms) = split_projected(inputs, lowest.rows(), lowest.detector_units);
+    std::tie(inputs, terms) = split_projected(inputs, lowest.rows(), lowest.detector_units, false);
   else
     terms = input_terms(inputs.data_ptr<T>(), inputs.size(0), lowest, inputs.options());
   if (projected && weights[0][GAINS]) {

@@ -105,11 +105,12 @@ Tensor input_terms(const T* x, int64_t rows, const LayerWeights<T>& layer, const
 }
 
 // Layer 1's products of its input with R rows of the weight and N of the hidden layer, (..., R + N), as two tensors,
-// (., R) and (., N); the second is undefined where N is 0.
-inline std::pair<Tensor, Tensor> split_projected(const Tensor& given, int64_t R, int64_t N) {
-  const Tensor rows = given.view({-1, R + N});
-  if (!N) return {rows, {}};
-  return {rows.narrow(1, 0, R).contiguous(), rows.narrow(1, R, N).contiguous()};
+// (., R) and (., N); the second is undefined where N is 0. own: the first is a copy in any case, to be normalised. A
+// single row is contiguous without one.
+inline std::pair<Tensor, Tensor> split_projected(const Tensor& given, int64_t R, int64_t N, bool own) {
+  const Tensor rows = given.view({-1, R + N}), products = rows.narrow(1, 0, R);
+  return {own ? products.clone(at::MemoryFormat::Contiguous) : products.contiguous(),
+          N ? rows.narrow(1, R, N).contiguous() : Tensor()};
 }
 
 template <class T, class S>

@@ -36,13 +36,12 @@ Projected project(const Inputs& in, const Problem<T>& p, const MaybeTensor& give
   const auto& layer = p.layers[0];
   const int64_t K = layer.columns[BOTTOM_UP], R = layer.rows(), rows = in.tokens ? in.x.size(0) : p.T_ * p.B;
   if (given)
-    std::tie(projected, terms) = split_projected(*given, R, layer.detector_units);
+    std::tie(projected, terms) = split_projected(*given, R, layer.detector_units, p.layer_norm);
   else
     terms = input_terms(p.x, rows, layer, in.x.options());
   if (!given && (in.tokens || (!packed && rows >= 16)))
     projected = product_of_rows<T, S>({p.x, K}, rows, *in.weights[0][BOTTOM_UP]);
   if (projected.defined() && p.layer_norm) {
-    if (given) projected = projected.clone();
     rstd = at::empty({projected.size(0)}, in.x.options());
     normalise(projected.data_ptr<T>(), rstd.data_ptr<T>(), projected.size(0), R);
   }

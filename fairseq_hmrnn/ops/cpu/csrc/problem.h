@@ -28,6 +28,10 @@ struct Options {
   bool skip = true;  // false: compute what COPY and closed gates make superfluous, for tests; the bits are the same
 };
 
+// Numbers that a detector's hidden layer multiplies for all members of a cell, from which on each thread computes a
+// share of them at the price of a barrier: half of them take longer than one thread waits for another.
+constexpr int64_t HIDDEN_SHARED_FROM = 200000;
+
 template <class T>
 struct LayerWeights {
   int64_t size = 0;
@@ -41,6 +45,9 @@ struct LayerWeights {
 
   int64_t rows() const { return GATES * size + 1; }
   int64_t columns_read() const { return columns[RECURRENT] + columns[TOP_DOWN] + columns[BOTTOM_UP]; }
+  // Numbers multiplied for some samples by what is recurrent in the gates, and by the detector's hidden layer.
+  int64_t gate_products(int64_t samples) const { return samples * GATES * size * size; }
+  int64_t hidden_products(int64_t samples) const { return samples * detector_units * columns_read(); }
   int64_t panels() const { return ceil_div(size, LANES<T>); }
   // Units of a panel: LANES, but for the last one.
   int width(int64_t panel) const { return int(std::min<int64_t>(LANES<T>, size - panel * LANES<T>)); }
@@ -79,9 +86,15 @@ struct Problem {
     if (options.mode == SOFT) return z_tilde;
     return z_tilde > (options.mode == STEP ? T(0.5) : noise[(t * B + b) * L + l]) ? T(1) : T(0);
   }
-  int64_t products_per_cell() const {
+  // Numbers that the threads of a cell multiply together, for all samples; on the way back detectors' hidden layers are
+  // no part of it.
+  int64_t products_per_cell(bool backward = false) const {
     int64_t most = 0;
-    for (const auto& layer : layers) most = std::max(most, B * GATES * layer.size * layer.size);
+    for (const auto& layer : layers) {
+      const int64_t hidden = layer.hidden_products(B);
+      const bool shared = !backward && (layer_norm || hidden >= HIDDEN_SHARED_FROM);
+      most = std::max(most, layer.gate_products(B) + (shared ? hidden : 0));
+    }
     return most;
   }
   int64_t most_panels() const {

@@ -57,9 +57,9 @@ struct Rows {
   std::vector<Vec<T>> partial;  // room for multiply_panel
 };
 
-// out (+)= scale * acc. One instance for tiles of any size: inlined, the compiler would round some and fuse others.
+// out (+)= scale * acc, for tiles of any size.
 template <class T>
-__attribute__((noinline)) void finish_row(T* out, T scale, const Vec<T>* acc, bool add) {
+HMRNN_ONE_INSTANCE void finish_row(T* out, T scale, const Vec<T>* acc, bool add) {
   constexpr int W = LANES<T>;
   for (int v = 0; v < 4; ++v) store(out + v * W, add ? load(out + v * W) + scale * acc[v] : scale * acc[v]);
 }

@@ -4,6 +4,14 @@
 #include <cstdint>
 #include <cstring>
 
+// Of a function that there is once: inlined, or cloned for a constant argument, the compiler would round some of its
+// products and fuse others.
+#if defined(__clang__)  // clones none, and does not know the word
+#define HMRNN_ONE_INSTANCE __attribute__((noinline))
+#else
+#define HMRNN_ONE_INSTANCE __attribute__((noinline, noclone))
+#endif
+
 namespace hmrnn {
 
 // VECTOR_BYTES: one register. TILE_ROWS: rows of a product held in registers at once, times 4 vectors each.

@@ -119,11 +119,7 @@ def test_models_that_decide_together(voters, text, tmp_path):
 
 def test_models_that_nest_decide_nested_boundaries():
     """Two of three close both layers: of layer 1 the mean says no, so that layer 2 may not."""
-    probs = [
-        np.array([[0.55, 1.0], [0.9, 0.1]]),
-        np.array([[0.55, 1.0], [0.9, 0.9]]),
-        np.array([[0.0, 0.0], [0.9, 0.9]]),
-    ]
+    probs = np.array([[[0.55, 1.0], [0.9, 0.1]], [[0.55, 1.0], [0.9, 0.9]], [[0.0, 0.0], [0.9, 0.9]]])
     assert decided(probs, nested=False)[0].tolist() == [[0, 1], [1, 1]]
     assert decided(probs, nested=True)[0].tolist() == [[0, 0], [1, 1]]
 

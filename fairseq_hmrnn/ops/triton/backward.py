@@ -185,7 +185,8 @@ def operation(z, valid, layer, step, before, steps, b, rows_padded):
 @triton.jit
 def through_detector(
     u, noise, grad_boundaries, grad_probs, dz_below, logit_gradients, d_z, z_below, here, layer, b, rows_padded, after,
-    emitted, slope, LAYERS: tl.constexpr, MODE: tl.constexpr, NESTED: tl.constexpr, TOP: tl.constexpr, KEEP: tl.constexpr,
+    emitted, slope, LAYERS: tl.constexpr, MODE: tl.constexpr, NESTED: tl.constexpr, TOP: tl.constexpr,
+    KEEP: tl.constexpr,
 ):  # fmt: skip
     """The detector backwards, d_z being the gradient of z that `collect` found: the gradients of its logit, which is
     kept if a hidden layer asks for it, and of z_below."""

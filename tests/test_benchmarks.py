@@ -33,10 +33,11 @@ def test_multiply_adds_are_those_counted_by_hand(benchmark):
         "top-down": 9 * 3 * 3,
         "bottom-up": 13 * 2 * 3,  # where layer 1 closes a segment
         "layer 1's input": 9 * 5 * 10,
+        "detectors": 4 * (2 * 10 + 3 * 3 + 5 * 10 + 10),
         "output module": (7 + 2) * 2 * 10 + (7 + 2) * 3 * 4,
         "softmax layer": 7 * 11 * 10,
     }
-    found = arithmetic.hmlstm_multiply_adds(5, [2, 3], 7, 11, shares)
+    found = arithmetic.hmlstm_multiply_adds(5, [2, 3], 7, 11, shares, detector_hidden=4)
     assert {name: round(10 * number, 6) for name, number in found.items()} == ten_steps
     soft = arithmetic.hmlstm_multiply_adds(5, [2, 3], 7, 11, arithmetic.dense(2))
     assert soft["recurrent"] == 9 * 2 + 13 * 3 and soft["top-down"] == 9 * 3 and soft["bottom-up"] == 13 * 2

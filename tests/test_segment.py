@@ -19,6 +19,7 @@ from fairseq_hmrnn.data.characters import encode
 from fairseq_hmrnn.inference import hub, lines
 from fairseq_hmrnn.inference.lines import LineReader
 from fairseq_hmrnn.inference.reader import CharacterReader, Predictions, Reading
+from fairseq_hmrnn.inference.votes import decided
 
 
 @pytest.fixture(scope="module")
@@ -100,11 +101,27 @@ def test_models_that_decide_together(voters, text, tmp_path):
     printed = run("fairseq-hmrnn", "segment", *voters, "--text", tmp_path / "text.txt", "--separator", "\x1f").stdout
     z = hub.load(voters).reader().read(text).boundaries[:, 0]
     assert printed == "".join(c + "\x1f" if closes else c for c, closes in zip(text, z))
-    state = torch.load(voters[1], weights_only=False)
-    state["cfg"]["criterion"].update(boundary_delay=1, boundary_regularizers="rate+uncertainty,rate")
-    torch.save(state, tmp_path / "late.pt")
-    refused = run("fairseq-hmrnn", "segment", voters[0], tmp_path / "late.pt", stdin=text, check=False).stdout
-    assert "taught the same --boundary-delay, not [0, 1]" in refused and "Traceback" not in refused
+    late = {"boundary_delay": 1, "boundary_regularizers": "rate+uncertainty,rate"}
+    for part, change, message in (
+        ("criterion", late, "decide together if they have the same --boundary-delay, not [0, 1]"),
+        ("model", {"nested_boundaries": True}, "they have the same --nested-boundaries, not [False, True]"),
+        ("dictionary", slice(None, None, -1), f"other.pt has another dictionary than {voters[0]}"),
+    ):
+        state = torch.load(voters[1], weights_only=False)
+        if part == "dictionary":
+            state["task_state"]["dictionary"] = state["task_state"]["dictionary"][change]
+        else:
+            state["cfg"][part].update(change)
+        torch.save(state, tmp_path / "other.pt")
+        refused = run("fairseq-hmrnn", "segment", voters[0], tmp_path / "other.pt", stdin=text, check=False).stdout
+        assert message in refused and "Traceback" not in refused
+
+
+def test_models_that_nest_decide_nested_boundaries():
+    """Two of three close both layers: of layer 1 the mean says no, so that layer 2 may not."""
+    probs = np.array([[[0.55, 1.0], [0.9, 0.1]], [[0.55, 1.0], [0.9, 0.9]], [[0.0, 0.0], [0.9, 0.9]]])
+    assert decided(probs, nested=False)[0].tolist() == [[0, 1], [1, 1]]
+    assert decided(probs, nested=True)[0].tolist() == [[0, 0], [1, 1]]
 
 
 def test_segmenting_computes_no_prediction(checkpoint, text):

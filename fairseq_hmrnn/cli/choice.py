@@ -53,7 +53,11 @@ WITH_SPACES = {  # words, and above them sentences, which take more text and upd
     "--boundary-rates": ".18,.0085",
     "--boundary-regularizers": "rate+uncertainty=.1,rate=50+unforeseen=0:1:500",
 }
-WITHOUT_SPACES = {"--boundary-rates": "auto,.05", "--boundary-regularizers": "rate+lexicon,rate"}
+WITHOUT_SPACES = {
+    "--boundary-rates": "auto,.05",
+    "--boundary-regularizers": "rate+lexicon,rate",
+    "--detector-hidden": "32",
+}
 LATER = {"--boundary-delay": "2"}  # which layers of a small recipe cannot tell
 ALIASES = {"--max-sentences": "--batch-size"}  # fairseq's, of options that are read here
 # The options that choose the class of a recipe's section. Who gives one gives that class's options too.

@@ -7,7 +7,7 @@ import dataclasses
 import logging
 import math
 import os
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Union
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Set, Union
 
 import torch
 from fairseq import checkpoint_utils, tasks
@@ -32,6 +32,7 @@ from ..models.decoding import generate_in
 from .lines import LineReader
 from .reader import CharacterReader, Reader, TextReader, check_lookahead, closed_earlier, output_symbols, with_symbols
 from .sampler import Sampler, SamplingOptions
+from .score import Score
 from .surface import symbol_ends, unknown_message
 from .votes import JointReader, check_voters, decided_boundaries
 
@@ -41,25 +42,6 @@ ENDS = ("auto", "length", "newline")
 # Options that fairseq's hub interface takes beside the options of fairseq-generate.
 HUB_OPTIONS = ("verbose", "skip_invalid_size_inputs", "inference_step_args", "prefix_allowed_tokens_fn")
 GENERATION_OPTIONS = {*HUB_OPTIONS, *(field.name for field in dataclasses.fields(GenerationConfig))}
-
-
-class _Score(NamedTuple):
-    bits_per_character: float
-    bits: List[float]
-    symbols: List[str]
-
-
-class Score(_Score):
-    """bits_per_character: over the text's characters. bits: of every symbol. symbols: as in the dictionary.
-
-    By name it has what fairseq's `score` returns, in nats: `score["positional_scores"]` (T,), `score["tokens"]` (T,),
-    `score["score"]`, their mean, and None as `attention` and `alignment`.
-    """
-
-    hypothesis: Dict[str, Any]
-
-    def __getitem__(self, key):
-        return self.hypothesis[key] if isinstance(key, str) else super().__getitem__(key)
 
 
 def load(paths: Sequence[str], data: Optional[str] = None, dtype: str = "float32", **overrides) -> LanguageModelHub:

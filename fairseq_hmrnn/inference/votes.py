@@ -25,8 +25,8 @@ def check_voters(readers: Sequence[Reader], delays: Sequence[int]) -> None:
 
 
 def decided(probs: Sequence[np.ndarray], nested: bool) -> Tuple[np.ndarray, np.ndarray]:
-    """Boundaries and their probabilities, (T, detectors), from the probabilities z~ that each model has found. nested: a
-    layer closes a segment only where the layer below does."""
+    """Boundaries and their probabilities, (T, detectors), from z~ as each model has found it. nested: a layer closes a
+    segment only where the layer below does."""
     mean = np.mean(probs, axis=0)
     boundaries = (mean > 0.5).astype(mean.dtype)
     return np.minimum.accumulate(boundaries, axis=1) if nested else boundaries, mean

@@ -40,8 +40,9 @@ class HMLSTM(nn.Module):
     top_boundary: give the top layer a detector too; the paper's has none.
     detector_grad_scale: factor on the gradient that a detector sends back through what it reads (ops/README.md,
         "Why the plain gradient explodes"); 1 is the exact straight-through gradient.
-    detector_hidden: units of a hidden layer in every detector, beside its row of the weights: u = s_z + v . ReLU(D [m h';
-        z' h_above; zb h_below] + d), m the mask of recurrent dropout, which sends no gradient to what it reads (ops/detector.py). 0: the paper's.
+    detector_hidden: units of a hidden layer in every detector, beside its row of the weights (ops/detector.py): u = s_z
+        + v . ReLU(D [m h'; z' h_above; zb h_below] + d), with m the mask of recurrent dropout. It sends no gradient to
+        what it reads. 0: the paper's.
     forget_bias, detector_bias: initial biases of the forget gate and of the detector.
     recurrent_dropout: probability of variational dropout on the recurrent product's input: one mask for all steps.
     backend: who computes it, see ops.hm_lstm.

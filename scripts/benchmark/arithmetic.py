@@ -42,10 +42,16 @@ def dense(num_layers: int) -> Sequence[LayerShares]:
 
 
 def hmlstm_multiply_adds(
-    input_size: int, hidden_sizes: Sequence[int], output_size: int, num_symbols: int, shares: Sequence[LayerShares]
+    input_size: int,
+    hidden_sizes: Sequence[int],
+    output_size: int,
+    num_symbols: int,
+    shares: Sequence[LayerShares],
+    detector_hidden: int = 0,
 ) -> Dict[str, float]:
-    """Of hmlstm_lm forward, a symbol, by part. shares: of every layer, bottom to top."""
-    names = ("recurrent", "top-down", "bottom-up", "layer 1's input", "output module", "softmax layer")
+    """Of hmlstm_lm forward, a symbol, by part. shares: of every layer, bottom to top. detector_hidden: units of the
+    detectors' hidden layers; the top layer has no detector."""
+    names = ("recurrent", "top-down", "bottom-up", "layer 1's input", "detectors", "output module", "softmax layer")
     parts = dict.fromkeys(names, 0.0)
     below, above = (input_size, *hidden_sizes[:-1]), (*hidden_sizes[1:], 0)
     for index, (size, share) in enumerate(zip(hidden_sizes, shares)):
@@ -53,6 +59,8 @@ def hmlstm_multiply_adds(
         parts["recurrent"] += rows * size * states
         parts["top-down"] += rows * above[index] * share.flush
         parts["bottom-up" if index else "layer 1's input"] += rows * below[index] * share.below
+        read = size * states + above[index] * share.flush + below[index] * share.below
+        parts["detectors"] += detector_hidden * (read + 1) if above[index] else 0
         parts["output module"] += (output_size + len(hidden_sizes)) * size * states
     parts["softmax layer"] += output_size * num_symbols
     return parts

@@ -115,7 +115,7 @@ class Contestant:
         if self.lstm:
             return lstm_multiply_adds(**self.lstm)
         sizes = [self.model[name] for name in ("input_size", "hidden_sizes", "output_size", "num_symbols")]
-        return hmlstm_multiply_adds(*sizes, self.shares)
+        return hmlstm_multiply_adds(*sizes, self.shares, self.model["detector_hidden"])
 
     @property
     def update_gflop(self) -> float:

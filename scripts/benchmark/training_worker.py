@@ -100,6 +100,7 @@ def describe(trainer):
             output_size=softmax.in_features,
             num_symbols=softmax.out_features,
             soft=hm_lstm.boundary == "soft",
+            detector_hidden=getattr(hm_lstm, "detector_hidden", 0),  # which an earlier state may not know
         )
     return found
 

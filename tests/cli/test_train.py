@@ -58,6 +58,8 @@ def test_boundaries_suit_the_text(data, monkeypatch):
     larger = chosen(data, monkeypatch, symbols=5_000_000, spaces=False)
     assert [value_of("--boundary-delay", each) for each in (found[False], larger, found[True])] == [None, "2", None]
     assert value_of("--boundary-rates", found[False]) == "auto,.05"
+    hidden = [value_of("--detector-hidden", each) for each in (found[False], larger, found[True], sentences)]
+    assert hidden == ["32", "32", None, None]
     own = chosen(data, monkeypatch, spaces=False, given=["--boundary-regularizers", "rate+uncertainty,rate"])
     assert value_of("--boundary-delay", own) is None  # it was chosen for lexicon
     assert value_of("--boundary-regularizers", found[None]) is None  # words: as in the recipe

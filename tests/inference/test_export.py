@@ -8,8 +8,9 @@ from fairseq_hmrnn.inference import export
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_a_trace_of_a_step_is_the_step_for_any_batch(tmp_path, recwarn):
-    step, path = export.StepFunction(make().decoder), str(tmp_path / "step.ts")
+@pytest.mark.parametrize("detector_hidden", [0, 3])
+def test_a_trace_of_a_step_is_the_step_for_any_batch(detector_hidden, tmp_path, recwarn):
+    step, path = export.StepFunction(make(detector_hidden=detector_hidden).decoder), str(tmp_path / "step.ts")
     export.export(step, path, "torchscript")
     warned = [warning.filename for warning in recwarn if issubclass(warning.category, torch.jit.TracerWarning)]
     assert not [filename for filename in warned if "fairseq_hmrnn" in filename]

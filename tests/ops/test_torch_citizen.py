@@ -295,13 +295,16 @@ def test_shapes_without_data():
     assert module.bias[0].grad.shape == module.bias[0].shape
 
 
-def test_onnx_is_given_operations_that_it_knows(monkeypatch):
-    module = make()
+@pytest.mark.parametrize("detector_hidden", [0, 3])
+def test_onnx_is_given_operations_that_it_knows(detector_hidden, monkeypatch):
+    module = make(detector_hidden=detector_hidden)
     monkeypatch.setattr(torch.onnx, "is_in_onnx_export", lambda: True)
     with torch.no_grad():
         traced = torch.jit.trace(module, given(), strict=False)
     assert "fairseq_hmrnn::" not in str(traced.inlined_graph)
-    assert_equal(flat(traced(*given(seed=2))), flat(make(backend="reference")(*given(seed=2))))
+    assert_equal(
+        flat(traced(*given(seed=2))), flat(make(backend="reference", detector_hidden=detector_hidden)(*given(seed=2)))
+    )
 
 
 @pytest.mark.parametrize("path", ["python", pytest.param("compiled", marks=pytest.mark.skipif(

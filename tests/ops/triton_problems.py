@@ -26,7 +26,7 @@ PROBLEMS = {
     "norm-mostly-closed": ([5, 4], 5, 2, dict(detector_grad_scale=0.0), dict(layer_norm=True, bias=-1.5)),
     "norm-scaled-nested-masked": (
         [5, 4], 3, 2, dict(detector_grad_scale=0.3, nested_boundaries=True),
-        dict(layer_norm=True, masked=True, bias=-0.5),
+        dict(layer_norm=True, masked=True, bias=-0.5, detector_hidden=3),
     ),
     "soft-top": ([5, 4], 3, 2, dict(boundary="soft", top_boundary=True), dict(padded=True)),
     "soft-norm": ([4, 5], 3, 2, dict(boundary="soft"), dict(layer_norm=True)),

@@ -184,11 +184,12 @@ def operation(z, valid, layer, step, before, steps, b, rows_padded):
 
 @triton.jit
 def through_detector(
-    u, noise, grad_boundaries, grad_probs, dz_below, d_z, z_below, here, layer, b, rows_padded, after, emitted, slope,
-    LAYERS: tl.constexpr, MODE: tl.constexpr, NESTED: tl.constexpr, TOP: tl.constexpr,
+    u, noise, grad_boundaries, grad_probs, dz_below, logit_gradients, d_z, z_below, here, layer, b, rows_padded, after,
+    emitted, slope, LAYERS: tl.constexpr, MODE: tl.constexpr, NESTED: tl.constexpr, TOP: tl.constexpr,
+    KEEP: tl.constexpr,
 ):  # fmt: skip
-    """The detector backwards, d_z being the gradient of z that `collect` found: the gradients of its logit and of
-    z_below."""
+    """The detector backwards, d_z being the gradient of z that `collect` found: the gradients of its logit, which is
+    kept if a hidden layer asks for it, and of z_below."""
     has_above = layer + 1 < LAYERS
     above = tl.where(has_above, layer + 1, 0)
     d_z += tl.load(grad_boundaries + emitted)
@@ -197,7 +198,10 @@ def through_detector(
         tl.load(u + after), tl.load(noise + emitted), d_z, tl.load(grad_probs + emitted), z_below, slope, MODE, NESTED
     )
     has_detector = here & (has_above | TOP)
-    return tl.where(has_detector, du, 0.0), tl.where(has_detector, to_below, 0.0)
+    du = tl.where(has_detector, du, 0.0)
+    if KEEP:
+        tl.store(logit_gradients + emitted, du)
+    return du, tl.where(has_detector, to_below, 0.0)
 
 
 @triton.jit
@@ -323,8 +327,8 @@ def backward_cell(
             total += tl.load(grad_hidden + emitted * SIZE + units, mask=mask, other=0.0)
 
             du, to_below = through_detector(
-                u, noise, grad_boundaries, grad_probs, dz_below, dz_sum + dz_from_above, z_below, here, layer, b,
-                rows_padded, after, emitted, tl.load(scalars), LAYERS, MODE, NESTED, TOP,
+                u, noise, grad_boundaries, grad_probs, dz_below, logit_gradients, dz_sum + dz_from_above, z_below, here,
+                layer, b, rows_padded, after, emitted, tl.load(scalars), LAYERS, MODE, NESTED, TOP, NORM and HIDDEN > 0,
             )  # fmt: skip
             ds, d_flush, d_open = through_cell(
                 h, c, gates, dh, dc, total, z_prev, z_below, here, active, before, after, own, units, mask, stride, SIZE
@@ -332,8 +336,6 @@ def backward_cell(
             accumulate_gates(bias_sums + own * (GATES * SIZE), units, stride, mask, ds)
             tl.store(bias_last_sums + own, tl.load(bias_last_sums + own) + du)
             if NORM:
-                if HIDDEN:
-                    tl.store(logit_gradients + emitted, du)
                 to_flush, to_open, flags = through_products(
                     products, projected, statistics, gains, gains_last, gradients, detector_gradients, gain_sums,
                     gain_last_sums, ds, du, d_flush, d_open, z_prev, z_below, here, active, layer, step, after, b,

@@ -341,7 +341,6 @@ def forward_cell(
             )
         else:
             last_rows = sums(lasts, 3)
-
         activated = activate(pre_activations(rows, biases, z_prev, z_below))
         logit = pre_activation(last_rows[0], last_rows[1], last_rows[2], tl.load(bias_last + layer), z_prev, z_below)
         if HIDDEN:

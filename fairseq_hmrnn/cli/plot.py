@@ -6,7 +6,8 @@
 
 With --html a page for a browser, a single file: the text with the boundaries under it, gold ones beside them, and the
 probabilities of the character pointed at. A text may have 100,000 bytes for a page, 20,000 for a picture. With --norms
-also how large each layer's hidden state is; with --log its boundary rates during training.
+also how large each layer's hidden state is; with --log its boundary rates during training. Several checkpoints decide
+together; norms are those of the first.
 """
 
 from __future__ import annotations

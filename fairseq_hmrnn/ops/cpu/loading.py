@@ -22,6 +22,7 @@ QUALIFIED = f"{__package__}.{NAME}"
 FOLDER = os.path.dirname(os.path.abspath(__file__))
 CHECKOUT = os.path.dirname(os.path.dirname(os.path.dirname(FOLDER)))  # of the repository, if it is in one
 CPUINFO = "/proc/cpuinfo"
+OTHER_SOURCE = "was built from another version of its source"
 
 
 class BuiltFor(NamedTuple):
@@ -71,9 +72,9 @@ def misfit(found: Optional[BuiltFor], source: str, torch_version: str, features:
     """Why a kernel that was built for `found` must not be loaded here; "" if nothing is known against it. source: as
     `source_digest` returns it. A kernel of another one may load, and read the arguments of its own interface."""
     if found is None:
-        return "was built from another version of its source, or not to its end" if source else ""
+        return f"{OTHER_SOURCE}, or not to its end" if source else ""
     if source and found.source != source:
-        return "was built from another version of its source"
+        return OTHER_SOURCE
     if found.torch != ".".join(torch_version.split(".")[:2]):
         return f"was built for torch {found.torch}, this is torch {torch_version}"
     lacking = sorted(found.features - features) if features else []

@@ -19,7 +19,7 @@ from .types import DetectorHidden, LayerParameters
 
 
 def multiply(a: Tensor, a_over_rows: bool, b: Tensor, b_over_rows: bool) -> Tensor:
-    """As `ops.products.multiply`, by torch."""
+    """As the compiled kernel's `multiply`, by torch."""
     return (a.t() if a_over_rows else a) @ (b if b_over_rows else b.t())
 
 

@@ -49,7 +49,8 @@ def built_for(path: str) -> Optional[BuiltFor]:
 def source_digest(folder: str = FOLDER) -> str:
     """Of the kernel's source, csrc/ in a package's folder: 16 hexadecimal digits; "" where it is not there."""
     csrc = os.path.join(folder, "csrc")
-    names = sorted(name for name in os.listdir(csrc) if name.endswith((".h", ".cpp"))) if os.path.isdir(csrc) else []
+    found = os.listdir(csrc) if os.path.isdir(csrc) else []
+    names = sorted(name for name in found if name.endswith((".h", ".cpp")) and not name.startswith("."))  # an editor's
     digest = hashlib.sha256()
     for name in names:
         with open(os.path.join(csrc, name), "rb") as file:

@@ -78,7 +78,7 @@ hmrnn_install() {
 
 hmrnn_kernel_allowed() { case ${FAIRSEQ_HMRNN_NO_EXTENSION:-0} in 0) ;; *) return 1 ;; esac; }
 
-# Compiles this Python's kernel again if there is one; where that fails, the one of before stays in use.
+# Compiles this Python's kernel again if there is one; where that fails, the one of before stays, but is not loaded.
 hmrnn_compile() {  # stamp
   local file log=$hmrnn_venv/kernel.log
   hmrnn_kernel_allowed || return 0
@@ -89,7 +89,7 @@ hmrnn_compile() {  # stamp
     echo "$1" > "$hmrnn_venv/.fairseq_hmrnn_kernel"
   else
     echo "setup: warning: $file is of an earlier state of its sources, as compiling it failed ($(tail -n 1 "$log");" \
-      "all of it in $log): mend that and run this again, or remove the file to run without" >&2
+      "all of it in $log): mend that and run this again; until then the Python path runs" >&2
   fi
 }
 

@@ -253,12 +253,11 @@ def test_translation_averages_by_a_command_that_starts(benchmark, monkeypatch, t
 
     monkeypatch.setattr(translation, "command", command)
     data, folder = tmp_path / "data", tmp_path / "lstm"
-    data.mkdir(), folder.mkdir()
+    data.mkdir()
+    folder.mkdir()
     (data / "spm.de.model").touch()
-    state, weight = (
-        torch.load(ROOT / "tests" / "checkpoints" / "hmlstm_lstm.pt", weights_only=False),
-        "decoder.fc_out.bias",
-    )
+    state = torch.load(ROOT / "tests" / "checkpoints" / "hmlstm_lstm.pt", weights_only=False)
+    weight = "decoder.fc_out.bias"
     for updates, value in ((2, 1.0), (4, 4.0)):
         state["model"][weight].fill_(value)
         torch.save(state, folder / f"checkpoint_1_{updates}.pt")

@@ -24,8 +24,7 @@ def flat_output(results: Sequence[Tensor], n: int) -> HMLSTMOutput:
 class Call(abc.ABC):
     """The constants of one call, and the order of its flat lists of tensors.
 
-    Arguments: tokens, valid, noise, masks of every layer; x, z, h and c of every layer, the
-    tensors of LayerParameters of every layer.
+    Arguments: tokens, valid, noise, masks of every layer; x, z, h and c of every layer, LayerParameters of every layer.
     Results: hidden, h and c of every layer, boundaries, boundary_probs, z.
     """
 

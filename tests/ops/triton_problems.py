@@ -26,7 +26,7 @@ PROBLEMS = {
     "norm-mostly-closed": ([5, 4], 5, 2, dict(detector_grad_scale=0.0), dict(layer_norm=True, bias=-1.5)),
     "norm-scaled-nested-masked": (
         [5, 4], 3, 2, dict(detector_grad_scale=0.3, nested_boundaries=True),
-        dict(layer_norm=True, masked=True, bias=-0.5, detector_hidden=3),
+        dict(layer_norm=True, masked=True, bias=-0.5),
     ),
     "soft-top": ([5, 4], 3, 2, dict(boundary="soft", top_boundary=True), dict(padded=True)),
     "soft-norm": ([4, 5], 3, 2, dict(boundary="soft"), dict(layer_norm=True)),
@@ -38,6 +38,10 @@ PROBLEMS = {
     "hidden-norm-top-bernoulli-padded": (
         [5, 7], 3, 2, dict(detector_grad_scale=0.0, boundary="bernoulli", top_boundary=True),
         dict(layer_norm=True, padded=True, detector_hidden=3),
+    ),
+    "hidden-norm-scaled-nested-masked": (
+        [5, 4], 3, 2, dict(detector_grad_scale=0.3, nested_boundaries=True),
+        dict(layer_norm=True, masked=True, bias=-0.5, detector_hidden=3),
     ),
     "hidden-soft-top": (
         [5, 34], 3, 2, dict(boundary="soft", top_boundary=True), dict(padded=True, detector_hidden=18)

@@ -60,26 +60,31 @@ void pack_operand(const Matrix<T>& m, int64_t length, int64_t first, int64_t cou
   }
 }
 
-// sums (TILE_ROWS, PANEL) += a w for `depth` elements; a (depth, TILE_ROWS), w (depth, PANEL).
-template <class S, class T = typename Operand<S>::Sum>
-inline void gemm_tile(int64_t depth, const S* a, const S* w, T* sums) {
+// sums (TILE_ROWS, PANEL) += a w for `depth` elements; a (depth, TILE_ROWS), w (depth, PANEL), of V vectors from sums and
+// w on.
+template <class S, int V, class T = typename Operand<S>::Sum>
+inline void gemm_vectors(int64_t depth, const S* a, const S* w, T* sums) {
   constexpr int W = LANES<T>, M = TILE_ROWS;
-  Vec<T> acc[M][4];
+  Vec<T> acc[M][V];
   for (int i = 0; i < M; ++i)
-    for (int v = 0; v < 4; ++v) acc[i][v] = load(sums + i * PANEL<T> + v * W);
+    for (int v = 0; v < V; ++v) acc[i][v] = load(sums + i * PANEL<T> + v * W);
   for (int64_t k = 0; k < depth; ++k, a += M, w += PANEL<T>) {
-    const Vec<S> w0 = load(w), w1 = load(w + W), w2 = load(w + 2 * W), w3 = load(w + 3 * W);
+    Vec<S> operand[V];
+    for (int v = 0; v < V; ++v) operand[v] = load(w + v * W);
 #pragma GCC unroll 8
     for (int i = 0; i < M; ++i) {
       const S x = a[i];
-      acc[i][0] = multiply_add(acc[i][0], x, w0);
-      acc[i][1] = multiply_add(acc[i][1], x, w1);
-      acc[i][2] = multiply_add(acc[i][2], x, w2);
-      acc[i][3] = multiply_add(acc[i][3], x, w3);
+      for (int v = 0; v < V; ++v) acc[i][v] = multiply_add(acc[i][v], x, operand[v]);
     }
   }
   for (int i = 0; i < M; ++i)
-    for (int v = 0; v < 4; ++v) store(sums + i * PANEL<T> + v * W, acc[i][v]);
+    for (int v = 0; v < V; ++v) store(sums + i * PANEL<T> + v * W, acc[i][v]);
+}
+
+template <class S, class T = typename Operand<S>::Sum>
+inline void gemm_tile(int64_t depth, const S* a, const S* w, T* sums) {
+  constexpr int V = VECTORS_AT_ONCE<TILE_ROWS>;
+  for (int v = 0; v < 4; v += V) gemm_vectors<S, V>(depth, a, w + v * LANES<T>, sums + v * LANES<T>);
 }
 
 template <class T, class S>

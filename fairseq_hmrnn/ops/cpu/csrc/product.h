@@ -17,6 +17,17 @@ constexpr int PANEL = 4 * LANES<T>;
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
+// Of M rows in a tile, vectors of a panel whose sums fit into registers: a panel is passed over once or twice.
+template <int M>
+constexpr int VECTORS_AT_ONCE = 4 * M <= TILE_SUMS ? 4 : 2;
+
+// Rows of the next tile where `left` are left. In two passes, full tiles make up for reading their rows twice; four rows
+// would not: they are two tiles.
+inline int rows_of_tile(int left) {
+  if (4 * TILE_ROWS > TILE_SUMS) return left == 4 ? 2 : std::min(left, TILE_ROWS);
+  return int(ceil_div(left, ceil_div(left, TILE_ROWS)));
+}
+
 // The rows of one product: `a[i]` is read, `scale[i]` multiplies the result, which belongs to sample `sample[i]`.
 template <class T, class S>
 struct Rows {
@@ -39,6 +50,8 @@ struct Rows {
 
   // The rows as operands of products: as they are, or rounded to pairs. Called once all rows are there.
   void prepare(int64_t K) {
+    tiles.assign(1, 0);
+    while (tiles.back() < size()) tiles.push_back(tiles.back() + rows_of_tile(size() - tiles.back()));
     if constexpr (std::is_same<S, T>::value) {
       operands = a;
     } else {
@@ -52,6 +65,7 @@ struct Rows {
     }
   }
 
+  std::vector<int> tiles;  // the first row of each, and the number of rows
   std::vector<const S*> operands;
   std::vector<S> rounded;
   std::vector<Vec<T>> partial;  // room for multiply_panel
@@ -72,32 +86,38 @@ struct Ahead {
   int vectors;
 };
 
-// partial (M, 4 vectors) += a[k] w[k] for `count` elements of rows + k.
-template <class S, int M, class T>
-inline void multiply_tile(const S* const* rows, int64_t k, int64_t count, const S* w, int64_t ldw, Ahead<S> ahead,
-                          Vec<T>* partial) {
+// partial (M, 4 vectors) += a[k] w[k] for `count` elements of rows + k, of V vectors from w on.
+template <class S, int M, int V, class T>
+inline void multiply_vectors(const S* const* rows, int64_t k, int64_t count, const S* w, int64_t ldw, Ahead<S> ahead,
+                             Vec<T>* partial) {
   constexpr int W = LANES<T>;
   const S* a[M];
-  Vec<T> acc[M][4];
+  Vec<T> acc[M][V];
   for (int i = 0; i < M; ++i) {
     a[i] = rows[i] + k;
-    for (int v = 0; v < 4; ++v) acc[i][v] = partial[4 * i + v];
+    for (int v = 0; v < V; ++v) acc[i][v] = partial[4 * i + v];
   }
   for (int64_t e = 0; e < count; ++e, w += ldw) {
     for (int v = 0; v < ahead.vectors; ++v) __builtin_prefetch(reinterpret_cast<const void*>(ahead.at + v * VECTOR_BYTES));
     ahead.at += ahead.step;
-    const Vec<S> w0 = load(w), w1 = load(w + W), w2 = load(w + 2 * W), w3 = load(w + 3 * W);
+    Vec<S> operand[V];
+    for (int v = 0; v < V; ++v) operand[v] = load(w + v * W);
 #pragma GCC unroll 8
     for (int i = 0; i < M; ++i) {
       const S x = a[i][e];
-      acc[i][0] = multiply_add(acc[i][0], x, w0);
-      acc[i][1] = multiply_add(acc[i][1], x, w1);
-      acc[i][2] = multiply_add(acc[i][2], x, w2);
-      acc[i][3] = multiply_add(acc[i][3], x, w3);
+      for (int v = 0; v < V; ++v) acc[i][v] = multiply_add(acc[i][v], x, operand[v]);
     }
   }
   for (int i = 0; i < M; ++i)
-    for (int v = 0; v < 4; ++v) partial[4 * i + v] = acc[i][v];
+    for (int v = 0; v < V; ++v) partial[4 * i + v] = acc[i][v];
+}
+
+template <class S, int M, class T>
+inline void multiply_tile(const S* const* rows, int64_t k, int64_t count, const S* w, int64_t ldw, Ahead<S> ahead,
+                          Vec<T>* partial) {
+  constexpr int V = VECTORS_AT_ONCE<M>;
+  for (int v = 0; v < 4; v += V, ahead = {})  // fetched once
+    multiply_vectors<S, M, V, T>(rows, k, count, w + v * LANES<T>, ldw, ahead, partial + v);
 }
 
 template <class S, class T, int M = TILE_ROWS>
@@ -128,7 +148,7 @@ inline Ahead<S> fetch_ahead(const S* w, int64_t ldw, int64_t count, int tile, in
 // (., PANEL). A block of w stays in the first cache while all tiles pass over it, and the next one is on its way.
 template <class T, class S>
 inline void multiply_panel(Rows<T, S>& rows, int64_t E, const S* w, int64_t ldw, bool add, T* out) {
-  const int n = rows.size(), tiles = int(ceil_div(n, TILE_ROWS));
+  const int n = rows.size(), tiles = int(rows.tiles.size()) - 1;
   const int64_t block = 16384 / (PANEL<T> * int64_t(sizeof(S)));
   rows.partial.assign(4 * n, Vec<T>{});
   // A weight that passes through the second cache leaves nothing there of what was written the last time.
@@ -138,7 +158,7 @@ inline void multiply_panel(Rows<T, S>& rows, int64_t E, const S* w, int64_t ldw,
     const int64_t count = std::min(block, E - k);
     const S* from = w + k * ldw;
     for (int tile = 0; tile < tiles; ++tile) {
-      const int first = int(int64_t(n) * tile / tiles), last = int(int64_t(n) * (tile + 1) / tiles);
+      const int first = rows.tiles[tile], last = rows.tiles[tile + 1];
       multiply_tile<S, T>(last - first, &rows.operands[first], k, count, from, ldw,
                           fetch_ahead(from, ldw, count, tile, tiles), &rows.partial[4 * first]);
     }

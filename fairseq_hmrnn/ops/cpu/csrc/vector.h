@@ -14,15 +14,16 @@
 
 namespace hmrnn {
 
-// VECTOR_BYTES: one register. TILE_ROWS: rows of a product held in registers at once, times 4 vectors each.
+// VECTOR_BYTES: one register. TILE_ROWS: most rows of a product that are computed at once. TILE_SUMS: registers that hold
+// their sums; the others are for operands.
 #if defined(__AVX512F__)
-constexpr int VECTOR_BYTES = 64, TILE_ROWS = 6;
+constexpr int VECTOR_BYTES = 64, TILE_ROWS = 6, TILE_SUMS = 24;
 #elif defined(__AVX__)
-constexpr int VECTOR_BYTES = 32, TILE_ROWS = 3;
+constexpr int VECTOR_BYTES = 32, TILE_ROWS = 6, TILE_SUMS = 12;
 #elif defined(__aarch64__)
-constexpr int VECTOR_BYTES = 16, TILE_ROWS = 6;
+constexpr int VECTOR_BYTES = 16, TILE_ROWS = 6, TILE_SUMS = 24;
 #else
-constexpr int VECTOR_BYTES = 16, TILE_ROWS = 2;
+constexpr int VECTOR_BYTES = 16, TILE_ROWS = 2, TILE_SUMS = 8;
 #endif
 
 template <class T>

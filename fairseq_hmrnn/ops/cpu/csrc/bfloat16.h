@@ -1,6 +1,8 @@
 // Products of bfloat16 operands with float32 sums. Operands come in pairs of neighbouring k, so that one instruction does
-// both where the processor has it; elsewhere they are widened as they are read, from half the memory of float32.
+// both where the processor has it; elsewhere they are widened to float32, from half its memory.
 #pragma once
+
+#include <type_traits>
 
 #include "vector.h"
 #if defined(__AVX512BF16__)
@@ -18,6 +20,21 @@ template <>
 struct VectorOf<Pair> {
   typedef uint32_t type __attribute__((vector_size(VECTOR_BYTES)));
 };
+
+#if defined(__AVX512BF16__) && defined(__AVX512F__)
+constexpr bool MULTIPLIES_PAIRS = true;  // one instruction
+#else
+constexpr bool MULTIPLIES_PAIRS = false;
+#endif
+
+// Whether tiles of a product read operands as float32 that were rounded to bfloat16, of each pair the odd k first. Rows
+// are widened once, and weights once for all rows of a product, or as they are read where there are few.
+template <class S>
+constexpr bool WIDENED = std::is_same<S, Pair>::value && !MULTIPLIES_PAIRS;
+template <class S>
+using Factor = std::conditional_t<WIDENED<S>, float, S>;
+template <class S>
+constexpr int FACTORS = WIDENED<S> ? 2 : 1;  // in an element
 
 // Element of an operand, and that of the sums of its products.
 template <class S>
@@ -84,14 +101,41 @@ inline void make_pairs(const float* even, const float* odd, int64_t count, int64
   for (; i < count; ++i) to[i] = make_pair(even[i], odd ? odd[i] : 0.f);
 }
 
+// `count` rows of `width` pairs as two rows each.
+inline void widen(const Pair* from, int64_t count, int64_t width, float* to) {
+  for (int64_t e = 0; e < count; ++e, from += width, to += 2 * width)
+    for (int64_t i = 0; i < width; ++i) {
+      const uint32_t odd = from[i].bits & 0xffff0000u, even = from[i].bits << 16;
+      std::memcpy(to + i, &odd, sizeof odd);
+      std::memcpy(to + width + i, &even, sizeof even);
+    }
+}
+
+// K numbers side by side as widened pairs.
+inline void make_factors(const float* from, int64_t K, float* to) {
+  typedef uint64_t Both __attribute__((vector_size(VECTOR_BYTES)));
+  constexpr int W = LANES<float>;
+  int64_t k = 0;
+  for (; k + W <= K; k += W) {
+    const Both both = (Both)(round_to_bfloat16(load(from + k)) & 0xffff0000u);
+    store(to + k, (Vec<float>)((both >> 32) | (both << 32)));
+  }
+  for (; k < K; k += 2) {
+    const Pair pair = make_pair(from[k], k + 1 < K ? from[k + 1] : 0.f);
+    widen(&pair, 1, 1, to + k);
+  }
+}
+
 // sum + x w over both numbers of the pairs.
+inline Vec<float> multiply_add(Vec<float> sum, const float* odd_and_even, Vec<Pair> w) {
+  sum += odd_and_even[0] * (Vec<float>)(w & 0xffff0000u);
+  return sum + odd_and_even[1] * (Vec<float>)(w << 16);
+}
+
 inline Vec<float> multiply_add_portable(Vec<float> sum, Pair x, Vec<Pair> w) {
-  float even, odd;
-  const uint32_t low = x.bits << 16, high = x.bits & 0xffff0000u;
-  std::memcpy(&even, &low, sizeof even);
-  std::memcpy(&odd, &high, sizeof odd);
-  sum += odd * (Vec<float>)(w & 0xffff0000u);
-  return sum + even * (Vec<float>)(w << 16);
+  float factors[2];
+  widen(&x, 1, 1, factors);
+  return multiply_add(sum, factors, w);
 }
 
 inline Vec<float> multiply_add(Vec<float> sum, Pair x, Vec<Pair> w) {
@@ -105,6 +149,15 @@ inline Vec<float> multiply_add(Vec<float> sum, Pair x, Vec<Pair> w) {
 template <class T>
 inline Vec<T> multiply_add(Vec<T> sum, T x, Vec<T> w) {
   return sum + x * w;
+}
+
+// Element e of a row, as multiply_add takes it for a weight of S.
+template <class S>
+inline auto element(const Factor<S>* row, int64_t e) {
+  if constexpr (WIDENED<S>)
+    return row + 2 * e;
+  else
+    return row[e];
 }
 
 }  // namespace hmrnn

@@ -21,6 +21,8 @@ inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 template <int M>
 constexpr int VECTORS_AT_ONCE = 4 * M <= TILE_SUMS ? 4 : 2;
 
+constexpr int WAITING_ROWS = 3;  // as few as that wait for a weight from beyond the first cache, whatever they do with it
+
 // Rows of the next tile where `left` are left. In two passes, full tiles make up for reading their rows twice; four rows
 // would not: they are two tiles.
 inline int rows_of_tile(int left) {
@@ -48,26 +50,29 @@ struct Rows {
   int size() const { return int(a.size()); }
   bool empty() const { return a.empty(); }
 
-  // The rows as operands of products: as they are, or rounded to pairs. Called once all rows are there.
+  // The rows as operands of products: as they are, or rounded. Called once all rows are there.
   void prepare(int64_t K) {
     tiles.assign(1, 0);
     while (tiles.back() < size()) tiles.push_back(tiles.back() + rows_of_tile(size() - tiles.back()));
     if constexpr (std::is_same<S, T>::value) {
       operands = a;
     } else {
-      const int64_t width = elements<S>(K);
+      const int64_t width = elements<S>(K) * FACTORS<S>;
       rounded.resize(size() * width);
       operands.resize(size());
       for (int i = 0; i < size(); ++i) {
-        make_pairs(a[i], K, &rounded[i * width]);
+        if constexpr (WIDENED<S>)
+          make_factors(a[i], K, &rounded[i * width]);
+        else
+          make_pairs(a[i], K, &rounded[i * width]);
         operands[i] = &rounded[i * width];
       }
     }
   }
 
   std::vector<int> tiles;  // the first row of each, and the number of rows
-  std::vector<const S*> operands;
-  std::vector<S> rounded;
+  std::vector<const Factor<S>*> operands;
+  std::vector<Factor<S>> rounded;
   std::vector<Vec<T>> partial;  // room for multiply_panel
 };
 
@@ -79,7 +84,6 @@ HMRNN_ONE_INSTANCE void finish_row(T* out, T scale, const Vec<T>* acc, bool add)
 }
 
 // The part of a weight that a tile fetches into the cache while it computes: for every k `vectors` vectors, `step` after the last k's.
-template <class S>
 struct Ahead {
   uintptr_t at;  // not a pointer, for it runs on beyond the weight
   int64_t step;  // bytes
@@ -88,23 +92,25 @@ struct Ahead {
 
 // partial (M, 4 vectors) += a[k] w[k] for `count` elements of rows + k, of V vectors from w on.
 template <class S, int M, int V, class T>
-inline void multiply_vectors(const S* const* rows, int64_t k, int64_t count, const S* w, int64_t ldw, Ahead<S> ahead,
-                             Vec<T>* partial) {
+HMRNN_OWN_REGISTERS void multiply_vectors(const Factor<S>* const* rows, int64_t k, int64_t count, const S* w,
+                                          int64_t ldw, Ahead ahead, Vec<T>* partial) {
   constexpr int W = LANES<T>;
-  const S* a[M];
+  const Factor<S>* a[M];
   Vec<T> acc[M][V];
   for (int i = 0; i < M; ++i) {
-    a[i] = rows[i] + k;
+    a[i] = rows[i] + k * FACTORS<S>;
     for (int v = 0; v < V; ++v) acc[i][v] = partial[4 * i + v];
   }
   for (int64_t e = 0; e < count; ++e, w += ldw) {
     for (int v = 0; v < ahead.vectors; ++v) __builtin_prefetch(reinterpret_cast<const void*>(ahead.at + v * VECTOR_BYTES));
     ahead.at += ahead.step;
     Vec<S> operand[V];
+#pragma GCC unroll 4
     for (int v = 0; v < V; ++v) operand[v] = load(w + v * W);
 #pragma GCC unroll 8
     for (int i = 0; i < M; ++i) {
-      const S x = a[i][e];
+      const auto x = element<S>(a[i], e);
+#pragma GCC unroll 4
       for (int v = 0; v < V; ++v) acc[i][v] = multiply_add(acc[i][v], x, operand[v]);
     }
   }
@@ -113,7 +119,7 @@ inline void multiply_vectors(const S* const* rows, int64_t k, int64_t count, con
 }
 
 template <class S, int M, class T>
-inline void multiply_tile(const S* const* rows, int64_t k, int64_t count, const S* w, int64_t ldw, Ahead<S> ahead,
+inline void multiply_tile(const Factor<S>* const* rows, int64_t k, int64_t count, const S* w, int64_t ldw, Ahead ahead,
                           Vec<T>* partial) {
   constexpr int V = VECTORS_AT_ONCE<M>;
   for (int v = 0; v < 4; v += V, ahead = {})  // fetched once
@@ -121,8 +127,8 @@ inline void multiply_tile(const S* const* rows, int64_t k, int64_t count, const 
 }
 
 template <class S, class T, int M = TILE_ROWS>
-inline void multiply_tile(int rows_in_tile, const S* const* rows, int64_t k, int64_t count, const S* w, int64_t ldw,
-                          Ahead<S> ahead, Vec<T>* partial) {
+inline void multiply_tile(int rows_in_tile, const Factor<S>* const* rows, int64_t k, int64_t count, const S* w,
+                          int64_t ldw, Ahead ahead, Vec<T>* partial) {
   if constexpr (M > 0) {
     if (rows_in_tile == M)
       multiply_tile<S, M, T>(rows, k, count, w, ldw, ahead, partial);
@@ -134,7 +140,7 @@ inline void multiply_tile(int rows_in_tile, const S* const* rows, int64_t k, int
 // The share of a block of `count` elements that tile `tile` fetches ahead: the next block, a piece per tile, or with a
 // single tile what is 16 elements further on.
 template <class S>
-inline Ahead<S> fetch_ahead(const S* w, int64_t ldw, int64_t count, int tile, int tiles) {
+inline Ahead fetch_ahead(const S* w, int64_t ldw, int64_t count, int tile, int tiles) {
   constexpr int W = LANES<S>;
   constexpr int64_t SIZE = sizeof(S);
   const auto at = reinterpret_cast<uintptr_t>(w);
@@ -144,16 +150,12 @@ inline Ahead<S> fetch_ahead(const S* w, int64_t ldw, int64_t count, int tile, in
   return {at + (count * ldw + tile * count * vectors * W) * SIZE, vectors * VECTOR_BYTES, vectors};
 }
 
-// out[sample] (+)= scale * a w; a (E elements, see Rows::prepare), w (E, PANEL) with leading dimension ldw, out
-// (., PANEL). A block of w stays in the first cache while all tiles pass over it, and the next one is on its way.
+// rows.partial += a w, as below. A block of w stays in the first cache while all tiles pass over it, and the next one is
+// on its way.
 template <class T, class S>
-inline void multiply_panel(Rows<T, S>& rows, int64_t E, const S* w, int64_t ldw, bool add, T* out) {
-  const int n = rows.size(), tiles = int(rows.tiles.size()) - 1;
+inline void multiply_blocks(Rows<T, S>& rows, int64_t E, const S* w, int64_t ldw) {
+  const int tiles = int(rows.tiles.size()) - 1;
   const int64_t block = 16384 / (PANEL<T> * int64_t(sizeof(S)));
-  rows.partial.assign(4 * n, Vec<T>{});
-  // A weight that passes through the second cache leaves nothing there of what was written the last time.
-  for (int i = 0; i < n; ++i)
-    for (int v = 0; v < 4; ++v) __builtin_prefetch(out + int64_t(rows.sample[i]) * PANEL<T> + v * LANES<T>, 1);
   for (int64_t k = 0; k < E; k += block) {
     const int64_t count = std::min(block, E - k);
     const S* from = w + k * ldw;
@@ -163,6 +165,40 @@ inline void multiply_panel(Rows<T, S>& rows, int64_t E, const S* w, int64_t ldw,
                           fetch_ahead(from, ldw, count, tile, tiles), &rows.partial[4 * first]);
     }
   }
+}
+
+// The same of a packed w of pairs, of which each block is widened before the tiles pass over it.
+template <class T, class S>
+inline void multiply_widened(Rows<T, S>& rows, int64_t E, const S* w) {
+  constexpr int64_t LINE = 64, BLOCK = 8192 / (PANEL<T> * int64_t(sizeof(S)));
+  alignas(LINE) float wide[2 * BLOCK * PANEL<T>];
+  for (int64_t k = 0; k < E; k += BLOCK) {
+    const int64_t count = std::min(BLOCK, E - k);
+    const S* from = w + k * PANEL<T>;
+    widen(from, count, PANEL<T>, wide);
+    const auto next = reinterpret_cast<uintptr_t>(from) + count * PANEL<T> * sizeof(S);
+    Ahead ahead{next, LINE, 1};  // as many lines as steps where a panel's elements take two lines
+    for (size_t tile = 0; tile + 1 < rows.tiles.size(); ++tile, ahead = {}) {
+      const int first = rows.tiles[tile], last = rows.tiles[tile + 1];
+      multiply_tile<float, T>(last - first, &rows.operands[first], 2 * k, 2 * count, wide, PANEL<T>, ahead,
+                              &rows.partial[4 * first]);
+    }
+  }
+}
+
+// out[sample] (+)= scale * a w; a (E elements, see Rows::prepare), w (E, PANEL) with leading dimension ldw, PANEL for
+// pairs, out (., PANEL).
+template <class T, class S>
+inline void multiply_panel(Rows<T, S>& rows, int64_t E, const S* w, int64_t ldw, bool add, T* out) {
+  const int n = rows.size();
+  rows.partial.assign(4 * n, Vec<T>{});
+  // A weight that passes through the second cache leaves nothing there of what was written the last time.
+  for (int i = 0; i < n; ++i)
+    for (int v = 0; v < 4; ++v) __builtin_prefetch(out + int64_t(rows.sample[i]) * PANEL<T> + v * LANES<T>, 1);
+  bool done = false;
+  if constexpr (WIDENED<S>)
+    if ((done = n > WAITING_ROWS)) multiply_widened(rows, E, w);
+  if (!done) multiply_blocks(rows, E, w, ldw);
   for (int i = 0; i < n; ++i)
     finish_row(out + int64_t(rows.sample[i]) * PANEL<T>, rows.scale[i], &rows.partial[4 * i], add);
 }

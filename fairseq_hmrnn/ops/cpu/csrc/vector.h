@@ -12,6 +12,9 @@
 #define HMRNN_ONE_INSTANCE __attribute__((noinline, noclone))
 #endif
 
+// Of a loop whose sums fill the registers: inlined, the compiler kept some of them on the stack.
+#define HMRNN_OWN_REGISTERS __attribute__((noinline))
+
 namespace hmrnn {
 
 // VECTOR_BYTES: one register. TILE_ROWS: most rows of a product that are computed at once. TILE_SUMS: registers that hold

@@ -71,7 +71,7 @@ class GateProducts {
       if (l == 0 && !call_.projected) rows_[BOTTOM_UP].add(p_.input(at_.t[b], b), 1, b);
     }
     if (!any()) return;
-    backwards_[l] = !backwards_[l] && rows_[RECURRENT].size() <= TILE_ROWS;  // more do not wait for memory
+    backwards_[l] = !backwards_[l] && rows_[RECURRENT].size() <= ONE_PASS;  // more do not wait for memory
     for (int product = 0; product < PRODUCTS; ++product)
       if (!rows_[product].empty() && packed_[l * PRODUCTS + product])
         rows_[product].prepare(layer.columns[product]);

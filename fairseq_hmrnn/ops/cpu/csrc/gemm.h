@@ -23,7 +23,7 @@ struct Matrix {
 
 // Columns that a tile computes at once.
 template <class T>
-constexpr int GEMM_PANEL = VECTORS_AT_ONCE<TILE_ROWS> * LANES<T>;
+constexpr int GEMM_PANEL = vectors_at_once(TILE_ROWS) * LANES<T>;
 
 // Most elements of k in a block. A panel of it is 72 KiB in float32 where a tile has four vectors of 16 numbers, 18 where
 // it has two of 8.
@@ -83,7 +83,7 @@ void pack_factors(const Matrix<T>& m, int64_t length, int64_t first, int64_t cou
 // sums (TILE_ROWS, GEMM_PANEL) += a w for `depth` elements; a (depth, TILE_ROWS), w (depth, GEMM_PANEL).
 template <class S, class T = typename Operand<S>::Sum>
 HMRNN_OWN_REGISTERS void gemm_tile(int64_t depth, const S* a, const S* w, T* sums) {
-  constexpr int W = LANES<T>, M = TILE_ROWS, V = VECTORS_AT_ONCE<M>;
+  constexpr int W = LANES<T>, M = TILE_ROWS, V = vectors_at_once(M);
   Vec<T> acc[M][V];
   for (int i = 0; i < M; ++i)
     for (int v = 0; v < V; ++v) acc[i][v] = load(sums + (i * V + v) * W);
@@ -149,7 +149,7 @@ class Gemm {
   void choose_blocks() {
     const int64_t needed = 4 * at::get_num_threads(), tiles = ceil_div(rows_, M);
     high_ = std::min<int64_t>(16, tiles);
-    wide_ = std::min<int64_t>(32 / VECTORS_AT_ONCE<M>, panels_);
+    wide_ = std::min<int64_t>(32 / vectors_at_once(M), panels_);
     while (ceil_div(panels_, wide_) * ceil_div(tiles, high_) < needed && (wide_ > 2 || high_ > 4)) {
       if (wide_ > 2)
         wide_ = ceil_div(wide_, 2);

@@ -15,19 +15,24 @@ namespace hmrnn {
 template <class T>
 constexpr int PANEL = 4 * LANES<T>;
 
+constexpr int CACHE_LINE = 64;  // bytes
+
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// Of M rows in a tile, vectors of a panel whose sums fit into registers: a panel is passed over once or twice.
-template <int M>
-constexpr int VECTORS_AT_ONCE = 4 * M <= TILE_SUMS ? 4 : 2;
+// Vectors of a panel whose sums fit into registers for a tile of so many rows: a panel is passed over once or twice.
+constexpr int vectors_at_once(int rows) { return 4 * rows <= TILE_SUMS ? 4 : 2; }
 
-constexpr int WAITING_ROWS = 3;  // as few as that wait for a weight from beyond the first cache, whatever they do with it
+constexpr int WAITING_ROWS = 3;  // as few as wait for a weight from beyond the first cache, whatever they do with it
 
-// Rows of the next tile where `left` are left. In two passes, full tiles make up for reading their rows twice; four rows
-// would not: they are two tiles.
-inline int rows_of_tile(int left) {
-  if (4 * TILE_ROWS > TILE_SUMS) return left == 4 ? 2 : std::min(left, TILE_ROWS);
-  return int(ceil_div(left, ceil_div(left, TILE_ROWS)));
+// Most rows that are one pass over a panel.
+constexpr int ONE_PASS = TILE_SUMS / 4;
+
+// Rows of the next tile where `left` of `all` are left, at least one. A full tile makes up for a second pass over the
+// panel, but not where all rows still wait for memory or a few are left.
+inline int rows_of_tile(int left, int all) {
+  const bool two_passes = vectors_at_once(TILE_ROWS) < 4;
+  if (two_passes && all > TILE_ROWS) return left == 4 ? 2 : std::min(left, TILE_ROWS);
+  return int(ceil_div(left, ceil_div(left, std::min(TILE_ROWS, ONE_PASS))));
 }
 
 // The rows of one product: `a[i]` is read, `scale[i]` multiplies the result, which belongs to sample `sample[i]`.
@@ -53,7 +58,12 @@ struct Rows {
   // The rows as operands of products: as they are, or rounded. Called once all rows are there.
   void prepare(int64_t K) {
     tiles.assign(1, 0);
-    while (tiles.back() < size()) tiles.push_back(tiles.back() + rows_of_tile(size() - tiles.back()));
+    passes = 0;
+    while (tiles.back() < size()) {
+      const int rows = rows_of_tile(size() - tiles.back(), size());
+      passes += 4 / vectors_at_once(rows);
+      tiles.push_back(tiles.back() + rows);
+    }
     if constexpr (std::is_same<S, T>::value) {
       operands = a;
     } else {
@@ -71,6 +81,7 @@ struct Rows {
   }
 
   std::vector<int> tiles;  // the first row of each, and the number of rows
+  int passes = 0;          // of all tiles over a panel
   std::vector<const Factor<S>*> operands;
   std::vector<Factor<S>> rounded;
   std::vector<Vec<T>> partial;  // room for multiply_panel
@@ -83,17 +94,19 @@ HMRNN_ONE_INSTANCE void finish_row(T* out, T scale, const Vec<T>* acc, bool add)
   for (int v = 0; v < 4; ++v) store(out + v * W, add ? load(out + v * W) + scale * acc[v] : scale * acc[v]);
 }
 
-// The part of a weight that a tile fetches into the cache while it computes: for every k `vectors` vectors, `step` after the last k's.
+// The part of a weight that a pass fetches into the cache while it computes: for every k so many lines of the cache,
+// `step` bytes after the last k's. `piece`: from this pass's part to the next one's.
 struct Ahead {
   uintptr_t at;  // not a pointer, for it runs on beyond the weight
-  int64_t step;  // bytes
-  int vectors;
+  int64_t step;
+  int lines;
+  int64_t piece;
 };
 
 // partial (M, 4 vectors) += a[k] w[k] for `count` elements of rows + k, of V vectors from w on.
 template <class S, int M, int V, class T>
-HMRNN_OWN_REGISTERS void multiply_vectors(const Factor<S>* const* rows, int64_t k, int64_t count, const S* w,
-                                          int64_t ldw, Ahead ahead, Vec<T>* partial) {
+inline void multiply_vectors(const Factor<S>* const* rows, int64_t k, int64_t count, const S* w, int64_t ldw,
+                             Ahead ahead, Vec<T>* partial) {
   constexpr int W = LANES<T>;
   const Factor<S>* a[M];
   Vec<T> acc[M][V];
@@ -102,7 +115,7 @@ HMRNN_OWN_REGISTERS void multiply_vectors(const Factor<S>* const* rows, int64_t 
     for (int v = 0; v < V; ++v) acc[i][v] = partial[4 * i + v];
   }
   for (int64_t e = 0; e < count; ++e, w += ldw) {
-    for (int v = 0; v < ahead.vectors; ++v) __builtin_prefetch(reinterpret_cast<const void*>(ahead.at + v * VECTOR_BYTES));
+    for (int i = 0; i < ahead.lines; ++i) __builtin_prefetch(reinterpret_cast<const void*>(ahead.at + i * CACHE_LINE));
     ahead.at += ahead.step;
     Vec<S> operand[V];
 #pragma GCC unroll 4
@@ -118,12 +131,21 @@ HMRNN_OWN_REGISTERS void multiply_vectors(const Factor<S>* const* rows, int64_t 
     for (int v = 0; v < V; ++v) partial[4 * i + v] = acc[i][v];
 }
 
+template <class S, int M, int V, class T>
+HMRNN_OWN_REGISTERS void multiply_some_vectors(const Factor<S>* const* rows, int64_t k, int64_t count, const S* w,
+                                               int64_t ldw, Ahead ahead, Vec<T>* partial) {
+  multiply_vectors<S, M, V, T>(rows, k, count, w, ldw, ahead, partial);
+}
+
 template <class S, int M, class T>
 inline void multiply_tile(const Factor<S>* const* rows, int64_t k, int64_t count, const S* w, int64_t ldw, Ahead ahead,
                           Vec<T>* partial) {
-  constexpr int V = VECTORS_AT_ONCE<M>;
-  for (int v = 0; v < 4; v += V, ahead = {})  // fetched once
-    multiply_vectors<S, M, V, T>(rows, k, count, w + v * LANES<T>, ldw, ahead, partial + v);
+  constexpr int V = vectors_at_once(M);
+  if constexpr (V == 4)
+    multiply_vectors<S, M, V, T>(rows, k, count, w, ldw, ahead, partial);
+  else
+    for (int v = 0; v < 4; v += V, ahead.at += ahead.piece)
+      multiply_some_vectors<S, M, V, T>(rows, k, count, w + v * LANES<T>, ldw, ahead, partial + v);
 }
 
 template <class S, class T, int M = TILE_ROWS>
@@ -137,17 +159,18 @@ inline void multiply_tile(int rows_in_tile, const Factor<S>* const* rows, int64_
   }
 }
 
-// The share of a block of `count` elements that tile `tile` fetches ahead: the next block, a piece per tile, or with a
-// single tile what is 16 elements further on.
+// What pass `pass` of `passes` over a block of `count` elements fetches: of the next block a half or a quarter, or with a
+// single pass what is 16 elements further on.
 template <class S>
-inline Ahead fetch_ahead(const S* w, int64_t ldw, int64_t count, int tile, int tiles) {
-  constexpr int W = LANES<S>;
-  constexpr int64_t SIZE = sizeof(S);
+inline Ahead fetch_ahead(const S* w, int64_t ldw, int64_t count, int pass, int passes) {
+  constexpr int64_t SIZE = sizeof(S), ELEMENT = 4 * VECTOR_BYTES;
   const auto at = reinterpret_cast<uintptr_t>(w);
-  if (tiles == 1) return {at + 16 * ldw * SIZE, ldw * SIZE, 4};
-  const int vectors = tiles < 4 ? 2 : 1;
-  if (ldw != PANEL<S> || tile * vectors >= 4) return {at, 0, 0};
-  return {at + (count * ldw + tile * count * vectors * W) * SIZE, vectors * VECTOR_BYTES, vectors};
+  const int pieces = passes < 2 ? 1 : passes < 4 ? 2 : 4;
+  const int64_t step = ELEMENT / pieces, piece = count * step;
+  const int lines = int(ceil_div(step, CACHE_LINE));
+  if (passes == 1) return {at + 16 * ldw * SIZE, ldw * SIZE, lines, 0};
+  if (ldw != PANEL<S> || pass >= pieces) return {at, 0, 0, 0};
+  return {at + count * ldw * SIZE + pass * piece, step, lines, piece};
 }
 
 // rows.partial += a w, as below. A block of w stays in the first cache while all tiles pass over it, and the next one is
@@ -159,10 +182,11 @@ inline void multiply_blocks(Rows<T, S>& rows, int64_t E, const S* w, int64_t ldw
   for (int64_t k = 0; k < E; k += block) {
     const int64_t count = std::min(block, E - k);
     const S* from = w + k * ldw;
-    for (int tile = 0; tile < tiles; ++tile) {
-      const int first = rows.tiles[tile], last = rows.tiles[tile + 1];
-      multiply_tile<S, T>(last - first, &rows.operands[first], k, count, from, ldw,
-                          fetch_ahead(from, ldw, count, tile, tiles), &rows.partial[4 * first]);
+    for (int tile = 0, pass = 0; tile < tiles; ++tile) {
+      const int first = rows.tiles[tile], size = rows.tiles[tile + 1] - first;
+      multiply_tile<S, T>(size, &rows.operands[first], k, count, from, ldw,
+                          fetch_ahead(from, ldw, count, pass, rows.passes), &rows.partial[4 * first]);
+      pass += 4 / vectors_at_once(size);
     }
   }
 }
@@ -170,14 +194,14 @@ inline void multiply_blocks(Rows<T, S>& rows, int64_t E, const S* w, int64_t ldw
 // The same of a packed w of pairs, of which each block is widened before the tiles pass over it.
 template <class T, class S>
 inline void multiply_widened(Rows<T, S>& rows, int64_t E, const S* w) {
-  constexpr int64_t LINE = 64, BLOCK = 8192 / (PANEL<T> * int64_t(sizeof(S)));
-  alignas(LINE) float wide[2 * BLOCK * PANEL<T>];
+  constexpr int64_t BLOCK = 8192 / (PANEL<T> * int64_t(sizeof(S)));
+  alignas(CACHE_LINE) float wide[2 * BLOCK * PANEL<T>];
   for (int64_t k = 0; k < E; k += BLOCK) {
     const int64_t count = std::min(BLOCK, E - k);
     const S* from = w + k * PANEL<T>;
     widen(from, count, PANEL<T>, wide);
     const auto next = reinterpret_cast<uintptr_t>(from) + count * PANEL<T> * sizeof(S);
-    Ahead ahead{next, LINE, 1};  // as many lines as steps where a panel's elements take two lines
+    Ahead ahead{next, CACHE_LINE, 1, 0};  // as many lines as steps where a panel's elements take two lines
     for (size_t tile = 0; tile + 1 < rows.tiles.size(); ++tile, ahead = {}) {
       const int first = rows.tiles[tile], last = rows.tiles[tile + 1];
       multiply_tile<float, T>(last - first, &rows.operands[first], 2 * k, 2 * count, wide, PANEL<T>, ahead,

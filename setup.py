@@ -1,6 +1,6 @@
 """The compiled CPU recurrence, which setuptools builds where it can; all else about the package is in pyproject.toml.
 
-    python setup.py build_ext --inplace       builds it in place
+    python setup.py build_ext --inplace       builds it in place, where it has changed or would not be loaded
     pip install --no-build-isolation .        with the package
 
 Where torch cannot be imported (build without `--no-build-isolation`), where no C++ compiler is found, or where
@@ -22,11 +22,13 @@ import sys
 import sysconfig
 
 from setuptools import setup
+from setuptools.command.build_py import build_py
 
-SOURCES = ["fairseq_hmrnn/ops/cpu/csrc/hm_lstm.cpp"]
+CSRC = "fairseq_hmrnn/ops/cpu/csrc"
+SOURCES = [f"{CSRC}/hm_lstm.cpp"]
 LOADING = "fairseq_hmrnn/ops/cpu/loading.py"
 OPENMP_ON_THREADS = "scripts/sanitize/openmp.cpp"
-HEADERS = sorted(glob.glob("fairseq_hmrnn/ops/cpu/csrc/*.h"))
+HEADERS = sorted(glob.glob(f"{CSRC}/*.h"))
 
 
 def _obstacle() -> str:
@@ -65,27 +67,54 @@ def _compile_flags() -> list:
     return flags + _sanitizer_flags()
 
 
+class BuildPackage(build_py):
+    """Leaves no source of an earlier build beside those of this one: of both, the kernel was not built."""
+
+    def run(self):
+        earlier = os.path.join(self.build_lib, CSRC)
+        if os.path.realpath(earlier) != os.path.realpath(CSRC):
+            shutil.rmtree(earlier, ignore_errors=True)
+        super().run()
+
+
+def _build_kernel(base: type, loading: dict) -> type:
+    """`base`, which goes by the time of files alone, as a command that also builds anew what would not be loaded, as
+    after an update of torch. loading: the names of loading.py."""
+
+    class BuildKernel(base):
+        def run(self):
+            names = [self.get_ext_filename(extension.name) for extension in self.extensions]
+            folders = [self.build_lib, os.curdir] if self.inplace else [self.build_lib]
+            paths = [os.path.join(folder, name) for folder in folders for name in names]
+            self.force = self.force or any(loading["unfit"](path) for path in paths if os.path.exists(path))
+            super().run()
+
+    return BuildKernel
+
+
 def build() -> dict:
-    """Arguments of setup(): the extension and the command that belongs to it, or nothing. SystemExit where nothing
-    else was asked for."""
+    """Arguments of setup(): commands, and the extension where it can be built. SystemExit where nothing else was asked
+    for."""
     obstacle = _obstacle()
     if obstacle and "build_ext" in sys.argv:
         raise SystemExit(f"error: the compiled CPU kernel cannot be built: {obstacle}")
     if obstacle:
         print(f"warning: the compiled CPU kernel is not built: {obstacle}", file=sys.stderr)
-        return {}
+        return {"cmdclass": {"build_py": BuildPackage}}
     from torch.utils.cpp_extension import BuildExtension, CppExtension
 
+    loading = runpy.run_path(LOADING)
     sources = SOURCES + [OPENMP_ON_THREADS] * ("-fsanitize=thread" in _sanitizer_flags())
     extension = CppExtension(
         "fairseq_hmrnn.ops.cpu._kernel",
         sources,
         depends=HEADERS,
-        define_macros=[("HMRNN_SOURCE", runpy.run_path(LOADING)["source_digest"]())],  # compared when it is loaded
+        define_macros=[("HMRNN_SOURCE", loading["source_digest"]())],  # compared when it is loaded
         extra_compile_args=_compile_flags(),
         extra_link_args=_sanitizer_flags(),
     )
-    return {"ext_modules": [extension], "cmdclass": {"build_ext": BuildExtension.with_options(use_ninja=False)}}
+    command = _build_kernel(BuildExtension.with_options(use_ninja=False), loading)
+    return {"ext_modules": [extension], "cmdclass": {"build_ext": command, "build_py": BuildPackage}}
 
 
 setup(zip_safe=False, **build())

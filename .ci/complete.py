@@ -4,14 +4,14 @@ import importlib.util
 import platform
 import sys
 
-from fairseq_hmrnn.ops.cpu import kernel
+from fairseq_hmrnn.ops.cpu import kernel, remedy
 
 
 def missing() -> list:
     """One line for each thing that is not there."""
     found = []
     if kernel.compiled is None:
-        found.append(f"the compiled CPU kernel {kernel.MISSING}: python setup.py build_ext --inplace")
+        found.append(f"the compiled CPU kernel {kernel.MISSING}: {remedy()}")
     has_triton = (platform.system(), platform.machine()) == ("Linux", "x86_64") and sys.version_info >= (3, 11)
     if has_triton and importlib.util.find_spec("triton") is None:
         found.append("Triton is not installed: pip install triton")

@@ -78,7 +78,8 @@ hmrnn_install() {
 
 hmrnn_kernel_allowed() { case ${FAIRSEQ_HMRNN_NO_EXTENSION:-0} in 0) ;; *) return 1 ;; esac; }
 
-# Compiles this Python's kernel again if there is one; where that fails, the one of before stays, but is not loaded.
+# Compiles this Python's kernel again if there is one. Where that fails, the one of before stays, and is loaded only if
+# it is of the same sources after all (ops/cpu/loading.py compares).
 hmrnn_compile() {  # stamp
   local file log=$hmrnn_venv/kernel.log
   hmrnn_kernel_allowed || return 0
@@ -88,8 +89,8 @@ hmrnn_compile() {  # stamp
   if (cd "$hmrnn_root" && python setup.py -q build_ext --inplace --force) > "$log" 2>&1; then
     echo "$1" > "$hmrnn_venv/.fairseq_hmrnn_kernel"
   else
-    echo "setup: warning: $file is of an earlier state of its sources, as compiling it failed ($(tail -n 1 "$log");" \
-      "all of it in $log): mend that and run this again; until then the Python path runs" >&2
+    echo "setup: warning: compiling $file failed ($(tail -n 1 "$log"); all of it in $log): mend that and run this" \
+      "again; the one that is there is not loaded where it is of other sources, and then the Python path runs" >&2
   fi
 }
 
@@ -105,7 +106,8 @@ hmrnn_setup() {
   unset PYTHONHOME
   stamp=$(cd "$hmrnn_root" &&
     echo "${TORCH:-cpu}" | cat - constraints*.txt setup.py pyproject.toml scripts/setup_venv.sh | cksum)
-  kernel=$(cd "$hmrnn_root" && cat fairseq_hmrnn/ops/cpu/csrc/* | cksum)
+  # With loading.py, whose digest of the sources a kernel carries.
+  kernel=$(cd "$hmrnn_root" && cat fairseq_hmrnn/ops/cpu/csrc/* fairseq_hmrnn/ops/cpu/loading.py | cksum)
   if [ "$(cat "$hmrnn_venv/.fairseq_hmrnn" 2>/dev/null)" != "$stamp" ]; then
     hmrnn_install
     echo "$stamp" > "$hmrnn_venv/.fairseq_hmrnn"

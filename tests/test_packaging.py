@@ -16,7 +16,7 @@ import pytest
 from running import ROOT, script
 
 import fairseq_hmrnn
-from fairseq_hmrnn.ops.cpu import kernel
+from fairseq_hmrnn.ops.cpu import kernel, remedy
 
 
 def python(*arguments, cwd, installed=True):
@@ -69,7 +69,8 @@ def test_a_commit_is_not_checked_without_its_kernel(monkeypatch):
     before = missing()
     monkeypatch.setattr(kernel, "compiled", None)
     monkeypatch.setattr(kernel, "MISSING", "was not built")
-    assert missing()[:1] == ["the compiled CPU kernel was not built: python setup.py build_ext --inplace"]
+    assert missing()[:1] == [f"the compiled CPU kernel was not built: {remedy()}"]
+    assert missing()[0].endswith("setup.py build_ext --inplace --force")
     assert missing()[1:] == [line for line in before if "Triton" in line]
 
 
@@ -84,7 +85,7 @@ esac
 
 
 def test_an_environment_of_a_relative_name_gets_a_new_kernel_alone(tmp_path):
-    """With a python that only notes how it was called. Where the kernel cannot be compiled, the one of before stays."""
+    """With a python that only notes how it was called."""
     root, log, python = tmp_path / "root", tmp_path / "log", tmp_path / "here" / "env" / "bin" / "python"
     csrc = root / "fairseq_hmrnn" / "ops" / "cpu" / "csrc"
     for folder in (csrc, root / "scripts", python.parent):
@@ -94,6 +95,7 @@ def test_an_environment_of_a_relative_name_gets_a_new_kernel_alone(tmp_path):
     python.write_text(STUB)
     python.chmod(0o755)
     (csrc / "cell.h").write_text("1")
+    (csrc.parent / "loading.py").touch()
 
     def calls(warning="", **settings):
         log.write_text("")
@@ -113,9 +115,11 @@ def test_an_environment_of_a_relative_name_gets_a_new_kernel_alone(tmp_path):
     (csrc.parent / "_kernel.this-python.so").write_text("")
     assert calls(FAIRSEQ_HMRNN_NO_EXTENSION="1") == []
     compiled = ["setup.py -q build_ext --inplace --force"]
-    failed = r"setup: warning: _kernel\.this-python\.so is of an earlier .* \(error: no compiler; .*: mend that .*\n"
+    failed = r"setup: warning: compiling _kernel\.this-python\.so failed \(error: no compiler; .*: mend that .*\n"
     for _ in range(2):  # it is not taken for done
         assert calls(failed, BUILT="1") == compiled
+    assert calls() == compiled and calls() == []
+    (csrc.parent / "loading.py").write_text("# another digest\n")
     assert calls() == compiled and calls() == []
     with (root / "constraints.txt").open("a") as file:
         file.write("# others\n")
@@ -224,15 +228,71 @@ def sampled(folder):
     return result.stderr
 
 
-@pytest.mark.slow
-def test_archives_install_and_sample(tmp_path):
-    """The wheel is built of the source archive, with the kernel of this checkout: to compile it takes minutes. The
-    source archive is installed without, and says so."""
-    source, dist = tmp_path / "source", tmp_path / "dist"
-    shutil.copytree(ROOT / "fairseq_hmrnn", source / "fairseq_hmrnn", ignore=shutil.ignore_patterns("*.so", "*.pyc"))
+COMPILER = """#!/bin/sh
+case " $* " in *" -c "*) touch "$COMPILED"; exit 1 ;; *) exec c++ "$@" ;; esac
+"""
+
+
+@pytest.fixture
+def source(tmp_path):
+    """A folder with what setuptools takes, without a kernel."""
+    folder = tmp_path / "source"
+    shutil.copytree(ROOT / "fairseq_hmrnn", folder / "fairseq_hmrnn", ignore=shutil.ignore_patterns("*.so", "*.pyc"))
     for path in ROOT.iterdir():
         if path.is_file() and not path.name.startswith("."):
-            shutil.copy(path, source)
+            shutil.copy(path, folder)
+    return folder
+
+
+def build_folder(source):
+    """Where setuptools puts a package with a kernel before it makes an archive of it."""
+    return source / "build" / f"lib.{sysconfig.get_platform()}-{sys.implementation.cache_tag}"
+
+
+@pytest.mark.skipif(kernel.compiled is None, reason="the compiled kernel was not built")
+def test_a_kernel_that_would_not_be_loaded_is_built_anew(source, tmp_path):
+    """However new its file is; with a compiler that only notes that it was called."""
+    compiler, called = tmp_path / "compiler", tmp_path / "called"
+    compiler.write_text(COMPILER)
+    compiler.chmod(0o755)
+    fits = Path(kernel.compiled.__file__).read_bytes()
+    other = re.sub(rb"(fairseq_hmrnn kernel; source )\w{16}", rb"\g<1>0123456789abcdef", fits)
+    here = source / "fairseq_hmrnn" / "ops" / "cpu" / Path(kernel.compiled.__file__).name
+    built = build_folder(source) / here.relative_to(source)
+    built.parent.mkdir(parents=True)
+
+    def compiles(*options):
+        called.unlink(missing_ok=True)
+        environment = {**os.environ, "CC": str(compiler), "CXX": str(compiler), "COMPILED": str(called)}
+        command = [sys.executable, "setup.py", "-q", "build_ext", *options]
+        done = subprocess.run(command, cwd=str(source), env=environment, capture_output=True)
+        assert called.exists() == (done.returncode != 0), done.stderr.decode()
+        return called.exists()
+
+    built.write_bytes(fits)
+    assert not compiles()
+    here.write_bytes(other)
+    assert not compiles() and compiles("--inplace")
+    built.write_bytes(other)
+    here.unlink()
+    assert compiles()
+
+
+def test_a_header_that_is_gone_is_in_no_archive(source):
+    csrc = Path("fairseq_hmrnn", "ops", "cpu", "csrc")
+    built = source / "build" / "lib" / csrc
+    built.mkdir(parents=True)
+    (built / "gone.h").touch()
+    environment = {**os.environ, "FAIRSEQ_HMRNN_NO_EXTENSION": "1"}
+    subprocess.run([sys.executable, "setup.py", "-q", "build"], cwd=str(source), env=environment, check=True)
+    assert sorted(os.listdir(built)) == sorted(os.listdir(source / csrc))
+
+
+@pytest.mark.slow
+def test_archives_install_and_sample(source, tmp_path):
+    """The wheel is built of the source archive, with the kernel of this checkout: to compile it takes minutes. The
+    source archive is installed without, and says so."""
+    dist = tmp_path / "dist"
     archive = build("sdist", source, dist, FAIRSEQ_HMRNN_NO_EXTENSION="1")
     with tarfile.open(archive) as tar:
         packed = {Path(*Path(name).parts[1:]).as_posix() for name in tar.getnames()}
@@ -242,8 +302,7 @@ def test_archives_install_and_sample(tmp_path):
 
     unpacked = tmp_path / archive.name[: -len(".tar.gz")]
     if kernel.compiled is not None:
-        platform = f"lib.{sysconfig.get_platform()}-{sys.implementation.cache_tag}"
-        place = unpacked / "build" / platform / "fairseq_hmrnn" / "ops" / "cpu"
+        place = build_folder(unpacked) / "fairseq_hmrnn" / "ops" / "cpu"
         place.mkdir(parents=True)
         shutil.copy(kernel.compiled.__file__, place)  # newer than its sources: setuptools takes it as it is
     wheel = build("wheel", unpacked, dist)

@@ -105,6 +105,7 @@ def test_models_that_decide_together(voters, text, tmp_path):
     for part, change, message in (
         ("criterion", late, "decide together if they have the same --boundary-delay, not [0, 1]"),
         ("model", {"nested_boundaries": True}, "they have the same --nested-boundaries, not [False, True]"),
+        ("model", {"top_boundary": True}, "they have as many layers with a detector, not [2, 3]"),
         ("dictionary", slice(None, None, -1), f"other.pt has another dictionary than {voters[0]}"),
     ):
         state = torch.load(voters[1], weights_only=False)
@@ -115,6 +116,17 @@ def test_models_that_decide_together(voters, text, tmp_path):
         torch.save(state, tmp_path / "other.pt")
         refused = run("fairseq-hmrnn", "segment", voters[0], tmp_path / "other.pt", stdin=text, check=False).stdout
         assert message in refused and "Traceback" not in refused
+
+
+def test_models_decide_together_for_python_and_in_pictures(voters, text, tmp_path):
+    model, z = hub.load(voters), hub.load(voters).reader().read(text).boundaries
+    ends = [[*np.flatnonzero(column[:-1]) + 1, len(text)] for column in z.T]
+    assert model.segment(text) == [[text[a:b] for a, b in zip([0, *layer], layer)] for layer in ends]
+    assert model.segment(text) != hub.load(voters[:1]).segment(text)
+    (tmp_path / "text.txt").write_bytes(text.encode())
+    run("fairseq-hmrnn", "plot", *voters, "--text", tmp_path / "text.txt", "--html", tmp_path / "b.html")
+    marks = [row["marks"] for row in shown_by(tmp_path / "b.html")["rows"]]
+    assert marks == ["".join("01"[int(closes)] for closes in column) for column in z.T]
 
 
 def test_models_that_nest_decide_nested_boundaries():
@@ -198,6 +210,11 @@ def test_independent_lines_are_read_as_each_alone(model, text, cut, monkeypatch)
             np.testing.assert_allclose(together, getattr(expected, name), atol=1e-5)
 
 
+def shown_by(page):
+    """The data of a page of `plot --html`."""
+    return json.loads(page.read_text("utf-8").split('type="application/json" id="data">')[1].split("</script>")[0])
+
+
 def test_independent_lines_of_the_command(checkpoint, model, text, tmp_path):
     (tmp_path / "text.txt").write_bytes(text.encode())
     options = ["--independent-lines", "--text", tmp_path / "text.txt", "--lookahead", 1]
@@ -209,7 +226,7 @@ def test_independent_lines_of_the_command(checkpoint, model, text, tmp_path):
     options += ["--html", page, "--gold", "whitespace", "--title", "</script>"]
     told = run("fairseq-hmrnn", "plot", checkpoint, *options, cwd=tmp_path).stdout
     assert str(page) in told and sorted(os.listdir(tmp_path)) == ["b.html", "text.txt"]
-    shown = json.loads(page.read_text("utf-8").split('type="application/json" id="data">')[1].split("</script>")[0])
+    shown = shown_by(page)
     assert shown["text"] == text and shown["title"] == "</script>"
     assert shown["rows"][0]["marks"] == "".join("01"[int(closes)] for closes in z)
     assert [row["name"] for row in shown["rows"]] == ["layer 1", "layer 2", "gold"]

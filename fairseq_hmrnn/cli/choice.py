@@ -53,11 +53,8 @@ WITH_SPACES = {  # words, and above them sentences, which take more text and upd
     "--boundary-rates": ".18,.0085",
     "--boundary-regularizers": "rate+uncertainty=.1,rate=50+unforeseen=0:1:500",
 }
-WITHOUT_SPACES = {
-    "--boundary-rates": "auto,.05",
-    "--boundary-regularizers": "rate+lexicon,rate",
-    "--detector-hidden": "32",
-}
+WITHOUT_SPACES = {"--boundary-rates": "auto,.05", "--boundary-regularizers": "rate+lexicon,rate"}
+FOR_WORDS_WITHOUT_SPACES = {"--detector-hidden": "32"}  # where a lexicon teaches layer 1
 LATER = {"--boundary-delay": "2"}  # which layers of a small recipe cannot tell
 ALIASES = {"--max-sentences": "--batch-size"}  # fairseq's, of options that are read here
 # The options that choose the class of a recipe's section. Who gives one gives that class's options too.
@@ -162,7 +159,17 @@ def _for_text(data: str, names: Set[str], given: Sequence[str], cpu: bool) -> Tu
             options.pop(name, None)
     if "--boundary-regularizers" in names:
         options.pop("--boundary-delay", None)  # chosen for others
+    if text.spaces is False and not names.intersection(CLASSES["model"]) and _learns_a_lexicon(given, options):
+        options.update(FOR_WORDS_WITHOUT_SPACES)
     return options, f"{text.symbols:,} {kind}: as the recipe {recipe_name}"
+
+
+def _learns_a_lexicon(given: Sequence[str], options: Options) -> bool:
+    """Whether the regularisers of layer 1, the user's or those that are chosen, have a lexicon. Text that cannot be
+    read as regularisers is left to who refuses it."""
+    text = value_of("--boundary-regularizers", given) or options.get("--boundary-regularizers") or ""
+    terms = text.partition(",")[0].split("+")
+    return any(term.partition("=")[0].strip() == "lexicon" for term in terms)
 
 
 def _set_length(

@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import logging
 import math
-import os
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Set, Union
 
 import torch
@@ -29,6 +28,7 @@ from ..criterions.boundary_terms import delay_of
 from ..data.characters import is_character_dictionary
 from ..models import HMLSTMLanguageModel
 from ..models.decoding import generate_in
+from .dictionaries import check_dictionary, folder_of_dictionary
 from .lines import LineReader
 from .reader import CharacterReader, Reader, TextReader, check_lookahead, closed_earlier, output_symbols, with_symbols
 from .sampler import Sampler, SamplingOptions
@@ -51,7 +51,8 @@ def load(paths: Sequence[str], data: Optional[str] = None, dtype: str = "float32
     hmlstm_language_modeling do, or has dict.txt beside it. dtype: of sampling and generation, "bfloat16" for less
     time, see `models.decoding.generate_in`; scores and segments are computed in float32. overrides: options to change,
     for instance `bpe="sentencepiece", sentencepiece_model=PATH`. UnsafeCheckpointError for what is no whole checkpoint,
-    or has weights that are not finite.
+    or has weights that are not finite. ValueError for checkpoints of different dictionaries, or of another than that of
+    data.
     """
     paths = [find_checkpoint(path) for path in paths]
     state = _load_language_model(paths[0], overrides)
@@ -61,16 +62,10 @@ def load(paths: Sequence[str], data: Optional[str] = None, dtype: str = "float32
     if codec is not None:
         raise ValueError(f'{paths[0]} was trained with the codec {codec}: name it and its files, bpe="{codec}", ...')
     task_state = state.get("task_state") or {}
-    if data is None and "dictionary" not in task_state:
-        folders = [os.path.dirname(os.path.abspath(paths[0])), *str(cfg.task.data).split(os.pathsep)[:1]]
-        data = next((folder for folder in folders if os.path.exists(os.path.join(folder, "dict.txt"))), None)
-        if data is None:
-            raise FileNotFoundError(
-                f"{paths[0]} does not carry its dictionary: give the folder that has its dict.txt as data"
-            )
+    common = None if data is None else data_folder(data, paths[0])
+    data = folder_of_dictionary(paths[0], state) if common is None else common
     if data is not None:
-        data = data_folder(data, paths[0])
-        task_state, overrides, cfg.task.data = {}, {**overrides, "data": data}, data
+        task_state, cfg.task.data = {}, data
     with naming(paths[0]):
         task = tasks.setup_task(cfg.task, task_state=task_state)
     models: List[torch.nn.Module] = []
@@ -78,7 +73,8 @@ def load(paths: Sequence[str], data: Optional[str] = None, dtype: str = "float32
     for path in paths:
         if models:
             state = _load_language_model(path, overrides)
-            _check_dictionary(path, state, paths[0], task.source_dictionary)
+        if models or common is not None:
+            check_dictionary(path, state, task.source_dictionary, common, paths[0])
         loaded, found, task = checkpoint_utils.load_model_ensemble_and_task([path], overrides, task=task, state=state)
         cfg = cfg if models else found
         criterions.append(found.criterion)
@@ -88,13 +84,6 @@ def load(paths: Sequence[str], data: Optional[str] = None, dtype: str = "float32
         task.args.generation_dtype = dtype
     with naming(paths[0]):
         return LanguageModelHub(cfg, task, models, criterions)
-
-
-def _check_dictionary(path: str, state: Dict[str, Any], first: str, dictionary) -> None:
-    """ValueError if a checkpoint carries another dictionary than that of the first."""
-    carried = (state.get("task_state") or {}).get("dictionary")
-    if carried is not None and [entry[0] for entry in carried] != dictionary.symbols[dictionary.nspecial :]:
-        raise ValueError(f"{path} has another dictionary than {first}: models work together over one")
 
 
 def _load_language_model(path: str, overrides: Dict[str, Any]) -> Dict[str, Any]:

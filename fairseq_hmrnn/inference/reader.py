@@ -176,6 +176,10 @@ class CharacterReader(TextReader):
     def boundaries(self, text: str) -> np.ndarray:
         return self._arrays(text, lambda window: (self.reader.boundaries(window),))[0]
 
+    def boundary_probs(self, text: str) -> np.ndarray:
+        """(T, detectors), those of `read` alone, for less work."""
+        return self._arrays(text, lambda window: (self.reader.boundary_probs(window),))[0]
+
     def _windows(self, text: str) -> Iterator[Tuple[Window, np.ndarray]]:
         """Windows of a text, and where in it stand the characters of each, in the order of its rows, padding left
         out."""

@@ -64,7 +64,7 @@ class JointReader(TextReader):
         return self._joined(readings), Predictions(*(np.mean(values, axis=0) for values in zip(*foretold)))
 
     def boundaries(self, text: str) -> np.ndarray:
-        return self.read(text).boundaries
+        return decided([reader.boundary_probs(text) for reader in self.readers], self.nested)[0]
 
     def closed_earlier(self, text: str, boundaries: np.ndarray, lookahead: int) -> np.ndarray:
         return self.readers[0].closed_earlier(text, boundaries, lookahead)

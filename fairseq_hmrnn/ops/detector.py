@@ -9,18 +9,14 @@ the same for every kernel.
 
 from __future__ import annotations
 
-from typing import Callable, List, Optional, Sequence
+from typing import List, Optional, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .cpu.kernel import multiply
 from .types import DetectorHidden, LayerParameters
-
-
-def multiply(a: Tensor, a_over_rows: bool, b: Tensor, b_over_rows: bool) -> Tensor:
-    """As the compiled kernel's `multiply`, by torch."""
-    return (a.t() if a_over_rows else a) @ (b if b_over_rows else b.t())
 
 
 def hidden_term(hidden: DetectorHidden, read: Tensor) -> Tensor:
@@ -72,14 +68,12 @@ def _write_previous(to: Tensor, hidden: Tensor, start: Tensor) -> None:
     to[1:] = hidden[:-1]
 
 
-def hidden_gradients(
-    hidden: DetectorHidden, read: Tensor, du: Tensor, multiply: Callable[..., Tensor] = multiply
-) -> List[Tensor]:
+def hidden_gradients(hidden: DetectorHidden, read: Tensor, du: Tensor) -> List[Tensor]:
     """Of D, d and v, in the order of LayerParameters. read: (M, H + H_above + H_below) as in `hidden_term`, du: (M,).
-    multiply: as the one above; every sum over M is one of its products."""
+    Every sum over M is a product, whose bits on CPU do not depend on the number of threads."""
     weight, bias, output = (tensor.detach() for tensor in hidden)
-    units = (multiply(read, False, weight, False) + bias).relu_()
+    units = (multiply(read, weight) + bias).relu_()
     d_units = torch.outer(du, output) * (units > 0)
-    d_bias = multiply(torch.ones_like(du).unsqueeze(1), True, d_units, True)
-    d_output = multiply(du.unsqueeze(1), True, units, True)
-    return [multiply(d_units, True, read, True), d_bias.squeeze(0), d_output.squeeze(0)]
+    d_bias = multiply(torch.ones_like(du).unsqueeze(1), d_units, True, True)
+    d_output = multiply(du.unsqueeze(1), units, True, True)
+    return [multiply(d_units, read, True, True), d_bias.squeeze(0), d_output.squeeze(0)]

@@ -7,8 +7,6 @@ reach three quarters, and their bits do not depend on the number of threads.
 
 from __future__ import annotations
 
-import functools
-import logging
 from typing import Optional, Sequence
 
 import torch
@@ -17,27 +15,17 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .capture import capturing
-from .cpu import DTYPES, kernel
+from .cpu import kernel
 from .precision import autocast_is_on, rounded
 
-logger = logging.getLogger(__name__)
-
 MANY_ROWS = 32  # measured with a weight (4000, 128), on one thread
-
-
-@functools.lru_cache(maxsize=None)
-def chooses_panels(device_type: str, dtype: torch.dtype) -> bool:
-    """Whether large products of this dtype are the compiled kernel's. Says so once, for the answer is cached."""
-    panels = device_type == "cpu" and dtype in DTYPES and kernel.compiled is not None
-    logger.info("large products of %s on %s: %s", dtype, device_type, "compiled panels" if panels else "torch's")
-    return panels
 
 
 def _takes_panels(x: Tensor, dtype: torch.dtype, bfloat16: bool) -> bool:
     """Whether products of x in this dtype are the compiled kernel's here and now; it rounds float32 operands alone."""
     if autocast_is_on(x) or capturing() or (bfloat16 and dtype != torch.float32):
         return False
-    return chooses_panels(x.device.type, dtype)
+    return kernel.chooses_panels(x.device.type, dtype)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None, bfloat16: bool = False) -> Tensor:
@@ -74,14 +62,6 @@ class _Linear(torch.autograd.Function):
         dweight = multiply(grad, True, x, True, ctx.low) if ctx.needs_input_grad[1] else None
         dbias = grad.sum(0) if ctx.needs_input_grad[2] else None
         return dx, dweight, dbias, None
-
-
-def multiply(a: Tensor, b: Tensor, a_over_rows: bool = False, b_over_rows: bool = False) -> Tensor:
-    """The matrix (M, N) of sums over K of a b, without a graph: a (M, K), or with a_over_rows (K, M); b (N, K), or with
-    b_over_rows (K, N). As a b^T, and with the second switch a b."""
-    if chooses_panels(a.device.type, a.dtype):
-        return kernel.compiled.multiply(a.contiguous(), a_over_rows, b.contiguous(), b_over_rows, False)
-    return (a.t() if a_over_rows else a) @ (b if b_over_rows else b.t())
 
 
 def layer_output(

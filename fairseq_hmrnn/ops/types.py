@@ -189,7 +189,7 @@ class RecurrenceOptions(NamedTuple):
     detector_grad_scale: factor on what a detector sends back to the states and boundaries it reads; its own
         weights always get the whole gradient. 1 is the exact straight-through gradient. See ops/README.md.
     bfloat16_products: round the operands of products, forward and backward, to bfloat16; sums, states, gates and the
-        detectors' rows stay float32. For float32 tensors. Kernels on a GPU take 16-bit weights instead; the Python path
+        detectors stay float32. For float32 tensors. Kernels on a GPU take 16-bit weights instead; the Python path
         on CPU multiplies in float32.
     """
 

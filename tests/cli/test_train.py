@@ -65,6 +65,26 @@ def test_boundaries_suit_the_text(data, monkeypatch):
     assert value_of("--boundary-regularizers", found[None]) is None  # words: as in the recipe
 
 
+@pytest.mark.parametrize(
+    "given, units",
+    [
+        ("--boundary-regularizers rate+uncertainty,rate", None),
+        ("--boundary-regularizers=rate+lexicon=.5,none", "32"),
+        ("--boundary-regularizers rate,rate+lexicon", None),
+        ("--hidden-sizes 9,9", None),
+        ("--hidden-sizes 9,9 --boundary-rates .2 --boundary-regularizers lexicon", "32"),
+        ("--criterion cross_entropy", None),
+        ("--arch hmlstm_lm_ptb --boundary-regularizers rate+lexicon,rate", None),
+        ("--boundary-regularizers rate+lexicon,rate --detector-hidden 7", "7"),
+    ],
+)
+def test_detectors_get_a_hidden_layer_where_a_lexicon_teaches_layer_1(data, monkeypatch, given, units):
+    """In a text without spaces, whoever chose the regularisers."""
+    arguments = chosen(data, monkeypatch, spaces=False, given=given.split())
+    assert value_of("--detector-hidden", arguments) == units
+    assert value_of("--detector-hidden", chosen(data, monkeypatch, given=given.split())) in (None, "7")
+
+
 def test_what_the_user_gives_wins_and_nothing_contradicts_it(data, monkeypatch):
     arguments = chosen(data, monkeypatch, given=["--lr", "0.1", "--max-update=7", "--hidden-sizes", "9,9"])
     assert arguments[-5:] == ["--lr", "0.1", "--max-update=7", "--hidden-sizes", "9,9"]

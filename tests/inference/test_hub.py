@@ -1,5 +1,7 @@
 """The hub interface, with a checkpoint of the repository."""
 
+import re
+
 import pytest
 import torch
 from fairseq import checkpoint_utils
@@ -42,6 +44,46 @@ def test_an_ensemble_is_of_language_models(tmp_path):
     for order in (paths, paths[::-1]):
         with pytest.raises(ValueError, match="hmlstm_lstm.pt is a translation model, not a language model"):
             hub.load(order)
+
+
+def write_dictionary(folder, entries):
+    folder.mkdir()
+    (folder / "dict.txt").write_text("".join(f"{symbol} {count}\n" for symbol, count in entries), encoding="utf-8")
+    return str(folder)
+
+
+@pytest.fixture
+def entries():
+    """Of the checkpoint's dictionary."""
+    return checkpoint_utils.load_checkpoint_to_cpu(str(CHECKPOINTS / "hmlstm_lm.pt"))["task_state"]["dictionary"]
+
+
+def test_a_folder_has_the_dictionary_of_every_checkpoint(lm, entries, tmp_path):
+    path = str(CHECKPOINTS / "hmlstm_lm.pt")
+    same, other = write_dictionary(tmp_path / "same", entries), write_dictionary(tmp_path / "other", entries[::-1])
+    assert hub.load([path, path], data=same).score(TEXT).bits == pytest.approx(lm.score(TEXT).bits)
+    for paths in ([path], [path, path]):
+        with pytest.raises(ValueError, match=re.escape(f"{path} has another dictionary than {other}/dict.txt: give")):
+            hub.load(paths, data=other)
+
+
+def test_a_checkpoint_without_a_dictionary_has_that_of_its_folder(lm, entries, tmp_path):
+    """Wherever it stands among others."""
+    first, state = str(CHECKPOINTS / "hmlstm_lm.pt"), torch.load(CHECKPOINTS / "hmlstm_lm.pt", weights_only=False)
+    del state["task_state"]["dictionary"]
+    state["cfg"]["task"]["data"] = str(tmp_path / "none")
+    same, other = write_dictionary(tmp_path / "same", entries), write_dictionary(tmp_path / "other", entries[::-1])
+    for folder in (tmp_path, tmp_path / "same", tmp_path / "other"):
+        torch.save(state, folder / "model.pt")
+    for paths in ([first, f"{same}/model.pt"], [f"{same}/model.pt", first], [f"{same}/model.pt"] * 2):
+        assert hub.load(paths).score(TEXT).bits == pytest.approx(lm.score(TEXT).bits)
+    for before in (first, f"{same}/model.pt"):
+        with pytest.raises(ValueError, match=re.escape(f"{other}/model.pt has another dictionary than {before}: ")):
+            hub.load([before, f"{other}/model.pt"])
+        with pytest.raises(FileNotFoundError, match="model.pt does not carry its dictionary: give the folder"):
+            hub.load([before, str(tmp_path / "model.pt")])
+    given = hub.load([first, str(tmp_path / "model.pt")], data=same)
+    assert given.score(TEXT).bits == pytest.approx(lm.score(TEXT).bits)
 
 
 @pytest.mark.parametrize(

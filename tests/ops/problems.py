@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import NamedTuple, Optional, Tuple
 
 import torch
 from torch import Tensor
 
 from fairseq_hmrnn.ops import HMLSTMState, LayerParameters, RecurrenceOptions, state_dtype
+from fairseq_hmrnn.ops.cpu import loading
 from fairseq_hmrnn.ops.types import num_rows
 
 
@@ -79,6 +82,14 @@ def make_problem(
         noise=uniform(steps, batch, len(sizes)) if options.boundary == "bernoulli" else None,
         masks=tuple((uniform(batch, s) > 0.5).to(wide) * 2 for s in sizes) if masked else None,
     )
+
+
+def hidden_is_shared(layer: LayerParameters, batch):
+    """Whether threads of the compiled kernel that own units share the hidden layer of a cell's detector by its size,
+    without layer normalisation: HIDDEN_SHARED_FROM of csrc/problem.h."""
+    header = (Path(loading.FOLDER) / "csrc" / "problem.h").read_text(encoding="utf-8")
+    (least,) = re.findall(r"HIDDEN_SHARED_FROM = (\d+);", header)
+    return layer.detector_hidden is not None and batch * layer.detector_hidden.weight.numel() >= int(least)
 
 
 def tensors(output):

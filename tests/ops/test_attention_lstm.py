@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.autograd import grad
 
-from fairseq_hmrnn.ops import attention_lstm, products
+from fairseq_hmrnn.ops import attention_lstm, cpu
 
 STEPS, BATCH, SLOTS, INPUT, SIZE = 4, 3, 5, 6, 7
 
@@ -45,7 +45,7 @@ def problem(layers):
 @pytest.mark.parametrize("panels", [True, False])
 def test_outputs_and_gradients_are_those_of_the_equations(layers, panels, monkeypatch):
     if not panels:
-        monkeypatch.setattr(products, "chooses_panels", lambda *_: False)
+        monkeypatch.setattr(cpu.kernel, "chooses_panels", lambda *_: False)
     arguments = problem(layers)
     *tensors, _, weights, output, _ = arguments
     tensors += [output, *(tensor for layer in weights for tensor in layer)]

@@ -4,8 +4,8 @@
 """
 
 from . import kernel
-from .kernel import kernel_seconds
+from .kernel import DTYPES, kernel_seconds
 from .loading import remedy
-from .recurrence import DTYPES, PackedLayers, hm_lstm_cpu
+from .recurrence import PackedLayers, hm_lstm_cpu
 
 __all__ = ["DTYPES", "PackedLayers", "hm_lstm_cpu", "kernel", "kernel_seconds", "remedy"]

@@ -1,7 +1,7 @@
 """Finds the compiled kernel and loads it, or says why not: not built, built from or for something else, not loadable.
 
 What a file was built from and for stands in it as text (csrc/built_for.h) and is compared before any of its code runs.
-setup.py runs this file for `source_digest`.
+setup.py runs this file for `source_digest` and `unfit`.
 """
 
 from __future__ import annotations
@@ -84,6 +84,12 @@ def misfit(found: Optional[BuiltFor], source: str, torch_version: str, features:
     return ""
 
 
+def unfit(path: str, folder: str = FOLDER, cpuinfo: str = CPUINFO) -> str:
+    """Why the kernel's file must not be loaded with the source in a package's folder; "" if nothing is known against
+    it."""
+    return misfit(built_for(path), source_digest(folder), torch.__version__, processor_features(cpuinfo))
+
+
 def explain(error: str) -> str:
     """Why Python could not load a kernel, of an ImportError's text."""
     symbol = re.search(r"undefined symbol: (\w+)", error)
@@ -105,7 +111,7 @@ def load(folder: str = FOLDER, cpuinfo: str = CPUINFO) -> Tuple[Any, str]:
     if name is None:
         return None, f"was built for another Python than this {sys.version.split()[0]} ({', '.join(names)})"
     path = os.path.join(folder, name)
-    reason = misfit(built_for(path), source_digest(folder), torch.__version__, processor_features(cpuinfo))
+    reason = unfit(path, folder, cpuinfo)
     if reason:
         return None, reason
     try:

@@ -20,8 +20,6 @@ from ..types import HMLSTMOutput, HMLSTMState, LayerParameters, RecurrenceOption
 from . import kernel, python
 from .loading import remedy
 
-DTYPES = (torch.float32, torch.float64)
-
 
 def hm_lstm_cpu(
     x: Tensor,
@@ -117,7 +115,7 @@ class PackedLayers:
         check_options(options, noise)
         check_detectors(self.layers, options)
         check_tensors(x, self.layers, state, valid, noise, None, tokens, projected)
-        if tokens is not None and not (self._compiled and tokens.size(0)):
+        if tokens is not None and (not (self._compiled and tokens.size(0)) or self._copies(x, tokens, projected)):
             x, tokens = torch.nn.functional.embedding(tokens, x), None
         if tokens is None and x.size(0) == 0:
             return HMLSTMOutput.empty(x, state)
@@ -129,6 +127,12 @@ class PackedLayers:
         product = x if projected else None
         hidden, h, c, *emitted, _ = kernel.compiled.forward(inputs, False, product, self._packed)
         return flat_output((*hidden, *h, *c, *emitted), len(self.layers))
+
+    def _copies(self, table: Tensor, tokens: Tensor, projected: bool) -> bool:
+        """Whether a call would copy more rows of the table than there are tokens: the compiled kernel normalises all of
+        them, and has those of the hidden layer apart."""
+        first = self.layers[0]
+        return projected and (first.layer_norm or first.detector_units > 0) and tokens.numel() < table.size(0)
 
     @torch.no_grad()
     def _run_python(self, x, state, options, valid, noise, projected) -> HMLSTMOutput:
@@ -186,12 +190,8 @@ class _CompiledCall(Call):
             steps = of_layer.nonzero().squeeze(1)  # none where the hard sigmoid is flat, and at padding
             if 4 * steps.numel() < 3 * of_layer.numel():
                 read, of_layer = read.index_select(0, steps), of_layer.index_select(0, steps)
-            found = detector.hidden_gradients(layer.detector_hidden, read, of_layer, _multiply)
+            found = detector.hidden_gradients(layer.detector_hidden, read, of_layer)
             dweights[index][-len(found) :] = found
-
-
-def _multiply(a: Tensor, a_over_rows: bool, b: Tensor, b_over_rows: bool) -> Tensor:
-    return kernel.compiled.multiply(a, a_over_rows, b, b_over_rows, False)
 
 
 class _PythonCall(Call):

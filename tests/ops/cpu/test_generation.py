@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from problems import make_problem
+from problems import hidden_is_shared, make_problem
 
 from fairseq_hmrnn.modules import LayerOutput
 from fairseq_hmrnn.ops import HMLSTMState, RecurrenceOptions, cpu
@@ -79,12 +79,12 @@ def test_steps_equal_the_reference(detector_hidden, batch, table, layer_norm, na
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("detector_hidden", [0, 100], ids=["row", "hidden"])
 def test_one_call_for_all_steps_or_one_for_each(detector_hidden, threads, layer_norm):
-    """To the bit, at sizes at which threads share the work, that of hidden layers too: in layer 1 5 samples multiply
-    5 * 100 * (300 + 130 + 6) numbers, in layer 2 more, and HIDDEN_SHARED_FROM is 200,000 (csrc/problem.h). float32
-    comes near the reference."""
+    """To the bit, at sizes at which threads share the work, that of hidden layers too. float32 comes near the
+    reference."""
     options, tokens = RecurrenceOptions(slope=1.2), random_tokens(12, 5)
     kind = {"layer_norm": layer_norm, "dtype": torch.float32, "bias": -0.3, "detector_hidden": detector_hidden}
     case = Case(5, options, (300, 130, 200), **kind)
+    assert all(hidden_is_shared(layer, batch=5) == bool(detector_hidden) for layer in case.layers[:-1])
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:

@@ -157,8 +157,9 @@ def test_sequence_equals_its_windows_and_steps(path, layer_norm):
 @both_paths
 @pytest.mark.parametrize("layer_norm", [False, True], ids=["plain", "layer_norm"])
 @pytest.mark.parametrize("projected", [False, True], ids=["x", "table"])
-def test_packed_layers_step_like_the_sequence(layer_norm, projected, path):
-    problem = make_problem(5, 25, 4, [33, 20, 9], options(), layer_norm=layer_norm)
+@pytest.mark.parametrize("detector_hidden", [0, 3], ids=["row", "hidden"])
+def test_packed_layers_step_like_the_sequence(detector_hidden, layer_norm, projected, path):
+    problem = make_problem(5, 25, 4, [33, 20, 9], options(), layer_norm=layer_norm, detector_hidden=detector_hidden)
     packed, state = cpu.PackedLayers(problem.layers, path), problem.state
     expected = tensors(hm_lstm_reference(*problem))
     x = packed.project(problem.x) if projected else problem.x
@@ -167,10 +168,11 @@ def test_packed_layers_step_like_the_sequence(layer_norm, projected, path):
         state = output.state
         assert_close([output.hidden[1][0], output.boundaries[0]], [expected[1][t], expected[3][t]], 1e-10)
     assert not state.z.requires_grad
-    tokens = torch.randint(25, (7, 4), generator=torch.Generator().manual_seed(1))
-    whole = packed(x[:, 0], problem.state, problem.options, projected=projected, tokens=tokens)
-    read = problem._replace(x=problem.x[:, 0][tokens])
-    assert_close(tensors(whole), tensors(hm_lstm_reference(*read)), 1e-10)
+    for steps in (2, 7):  # fewer symbols than the table has, and more
+        tokens = torch.randint(25, (steps, 4), generator=torch.Generator().manual_seed(1))
+        whole = packed(x[:, 0], problem.state, problem.options, projected=projected, tokens=tokens)
+        read = problem._replace(x=problem.x[:, 0][tokens])
+        assert_close(tensors(whole), tensors(hm_lstm_reference(*read)), 1e-10)
     with pytest.raises(ValueError, match="with tokens x must be"):
         packed(x, problem.state, problem.options, projected=projected, tokens=tokens)
     with pytest.raises(ValueError, match="state.z has shape"):

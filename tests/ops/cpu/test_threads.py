@@ -11,7 +11,7 @@ import threading
 
 import pytest
 import torch
-from problems import make_problem, run, tensors
+from problems import hidden_is_shared, make_problem, run, tensors
 
 from fairseq_hmrnn.modules import HMLSTM
 from fairseq_hmrnn.ops import RecurrenceOptions, cpu
@@ -31,11 +31,11 @@ def test_equal_runs_give_equal_bits():
 @pytest.mark.parametrize("layer_norm", [False, True], ids=["plain", "layer_norm"])
 def test_any_number_of_threads(layer_norm, detector_hidden):
     """More threads than cores, too: waiting gives the core away. With a graph and without one threads share 60 hidden
-    units without layer norm too: in layer 1 9 samples multiply 9 * 60 * (300 + 200 + 7) numbers, and HIDDEN_SHARED_FROM
-    is 200,000 (csrc/problem.h)."""
+    units without layer norm too."""
     problem = make_problem(
         2, 12, 9, [300, 200, 130], OPTIONS, layer_norm=layer_norm, padded=True, detector_hidden=detector_hidden
     )
+    assert all(hidden_is_shared(layer, batch=9) == (detector_hidden == 60) for layer in problem.layers[:-1])
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(1)

@@ -34,7 +34,8 @@ class Backward:
         self.gains = [[None if (g := inputs.gain(i, p)) is None else torch.zeros_like(g) for p in PRODUCTS]
                       for i in range(n)]  # fmt: skip
         self.detector = inputs.x.new_zeros(n, 3, *inputs.x.shape[:2])  # gradient of each product's detector row
-        self.du = inputs.x.new_zeros(n, *inputs.x.shape[:2])
+        has_hidden = any(layer.detector_hidden is not None for layer in inputs.layers)
+        self.du = inputs.x.new_zeros(n, *inputs.x.shape[:2]) if has_hidden else None  # for hidden layers alone
         # Gradients of gate rows, flat row indices.
         self.gathered: List[List[Tuple[List[Tensor], List[Tensor]]]] = [[([], []) for _ in PRODUCTS] for _ in range(n)]
 
@@ -94,7 +95,8 @@ class Backward:
         if valid is not None:
             du, dzb = torch.where(valid, du, zero), torch.where(valid, dzb, zero)
         self.bias[index][-1] += du.sum()
-        self.du[index, t] = du
+        if self.du is not None:
+            self.du[index, t] = du
         return du, dzb
 
     def idle(self, t, index, cell, du, dzp, dzb) -> None:
@@ -242,7 +244,7 @@ class Backward:
     def detector_hidden_gradients(self, index: int) -> List[Optional[Tensor]]:
         inputs = self.inputs
         hidden = inputs.layers[index].detector_hidden
-        if hidden is None:
+        if hidden is None or self.du is None:
             return [None] * len(DetectorHidden._fields)
         last = self.saved.cells[-1][1:]  # z after the last step, but of the top layer, whose reader is the next call
         after = [*(cell.zb for cell in last), torch.zeros_like(self.dz[0])]

@@ -96,7 +96,7 @@ def task_of(source, target):
 
 
 @pytest.mark.parametrize(
-    "boundary, normalization, rates", [("step", "layer", ".3,.1"), ("bernoulli", "none", "auto,within:.1")]
+    "boundary, normalization, rates", [("step", "layer", ".3,.1"), ("bernoulli", "none", "auto,.1")]
 )
 def test_language_model(boundary, normalization, rates):
     """With every regulariser on both layers."""

@@ -108,7 +108,7 @@ def test_training_requires_a_valid_split_and_does_without_test(pairs, tmp_path):
     for path in pairs.glob("valid.*"):
         shutil.copy(path, tmp_path / "bin")
     found = choose(str(tmp_path / "bin"), "save", ["--arch", "hmlstm", "--lr", "1"], cpu=True).arguments
-    assert value_of("--boundary-rates", found) == ".4" and found.count("--arch") == found.count("--lr") == 1
+    assert value_of("--boundary-rates", found) == "steps:.4" and found.count("--arch") == found.count("--lr") == 1
     own = choose(str(tmp_path / "bin"), "save", ["--criterion", "cross_entropy"], cpu=True).arguments
     assert not {"--boundary-rates", "--label-smoothing"} & set(own)
     command = ["train", tmp_path / "bin", "--save-dir", tmp_path / "save", "--"]

@@ -50,10 +50,10 @@ OF_TRANSLATION = Length(
 OF_RECIPE_SCHEDULES = {"--lr-shrink", "--lr-patience", "--lr-threshold"}
 SPACES = 0.05  # the share of spaces from which on a text has separators
 WITH_SPACES = {  # words, and above them sentences, which take more text and updates than the smallest recipe has
-    "--boundary-rates": ".18,.0085",
+    "--boundary-rates": ".18,steps:.0085",
     "--boundary-regularizers": "rate+uncertainty=.1,rate=50+unforeseen=0:1:500",
 }
-WITHOUT_SPACES = {"--boundary-rates": "auto,.05", "--boundary-regularizers": "rate+lexicon,rate"}
+WITHOUT_SPACES = {"--boundary-rates": "auto,steps:.05", "--boundary-regularizers": "rate+lexicon,rate"}
 FOR_WORDS_WITHOUT_SPACES = {"--detector-hidden": "32"}  # where a lexicon teaches layer 1
 LATER = {"--boundary-delay": "2"}  # which layers of a small recipe cannot tell
 ALIASES = {"--max-sentences": "--batch-size"}  # fairseq's, of options that are read here
@@ -71,7 +71,7 @@ ENDINGS = {"--max-epoch", "--max-update"}
 
 TRANSLATION = {
     "--task": "translation", "--required-batch-size-multiple": "1", "--arch": "hmlstm_lstm_iwslt_de_en",
-    "--criterion": "boundary_regularized_cross_entropy", "--boundary-rates": ".4", "--label-smoothing": "0.1",
+    "--criterion": "boundary_regularized_cross_entropy", "--boundary-rates": "steps:.4", "--label-smoothing": "0.1",
     "--optimizer": "adam", "--lr": "0.001", "--clip-norm": "1", "--max-tokens": "4000", "--max-epoch": "10",
 }  # fmt: skip
 OF_CRITERION = {"--boundary-rates", "--label-smoothing"}  # of these

@@ -47,9 +47,9 @@ def _parse_separator(text: str) -> str:
 class BoundaryRegularizedCrossEntropyConfig(CrossEntropyCriterionConfig):
     boundary_rates: str = option(
         "",
-        "target share of steps at which each detector closes a segment, bottom to top, separated by commas, each "
-        "between 0 and 1, such as .2,.05; within:.2: of the steps where no line ends, which otherwise count too; auto, "
-        "for the first layer: to be found in what its detector listens to; empty: no regulariser",
+        "target share of the steps within lines at which each detector closes a segment, bottom to top, separated by "
+        "commas, each between 0 and 1, such as .2,.05; steps:.2: of all steps, ends of lines too; auto, for the first "
+        "layer: to be found in what its detector listens to; empty: no regulariser",
         Parsed(parse_rates),
     )
     boundary_regularizers: str = option(

@@ -120,15 +120,15 @@ def _heard_by_first_layer(criterion: Any) -> Optional[str]:
 
 
 class Rate(NamedTuple):
-    """The target rate of one layer. share: of its boundaries; None: to be found. within_lines: among the steps where no
-    line ends; otherwise among all."""
+    """The target rate of one layer. share: of its boundaries; None: to be found. within_lines: among the steps within
+    lines, where none ends; otherwise, as what is found, among all."""
 
     share: Optional[float]
     within_lines: bool = False
 
 
 def parse_rates(text: str) -> List[Rate]:
-    """Those of each layer: ".2,.05", "within:.2,.05" or "auto,.05"; ValueError with a remedy otherwise."""
+    """Those of each layer: ".2,.05", ".2,steps:.05" or "auto,.05"; ValueError with a remedy otherwise."""
     return [_parse_rate(part.strip(), layer, text) for layer, part in enumerate(text.split(","))] if text else []
 
 
@@ -139,14 +139,14 @@ def _parse_rate(part: str, layer: int, text: str) -> Rate:
         raise ValueError(
             "auto in boundary-rates is for the first layer: give numbers for those above, such as auto,.05"
         )
-    within, _, number = part.rpartition(":")
+    counted, _, number = part.rpartition(":")
     try:
         share = float(number)
     except ValueError:
         share = math.nan
-    if within not in ("", "within") or not 0 < share < 1:
+    if counted not in ("", "within", "steps") or not 0 < share < 1:
         raise ValueError(
-            "boundary-rates must be numbers between 0 and 1, exclusive, separated by commas, each of all steps or, as "
-            f"within:.2, of those where no line ends; or auto, to be found, for the first layer; not {text!r}"
+            "boundary-rates must be numbers between 0 and 1, exclusive, separated by commas, each of the steps within "
+            f"lines or, as steps:.2, of all steps; or auto, to be found, for the first layer; not {text!r}"
         )
-    return Rate(share, bool(within))
+    return Rate(share, counted != "steps")

@@ -31,10 +31,8 @@ def _parse_regularizers(text: str):
 def _parse_rates(text: str):
     """As of text, but numbers alone."""
     rates = parse_rates(text)
-    if any(rate.share is None or rate.within_lines for rate in rates):
-        raise ValueError(
-            f"auto and within: in boundary-rates require symbols, strokes have numbers alone, not {text!r}"
-        )
+    if any(rate.share is None for rate in rates) or ":" in text:
+        raise ValueError(f"auto and words in boundary-rates require symbols, strokes have numbers alone, not {text!r}")
     return rates
 
 

@@ -45,12 +45,13 @@ class TargetRates:
             self.found = FoundRate()
         self.heard = names[0] if names else None
         self._announces = bool(rates) and rates[0].share is None  # what the rate is before the first search
-        for layer, rate in enumerate(rates, 1):
-            if rate.within_lines:
-                logger.info(
-                    f"boundary-rates: {rate.share} of layer {layer} is of the steps within lines: where one ends, the "
-                    "detector is free and nothing is counted"
-                )
+        self.within_lines = [rate.within_lines and line_end is not None for rate in rates]  # strokes have no lines
+        if any(self.within_lines):
+            layers = ", ".join(str(layer) for layer, within in enumerate(self.within_lines, 1) if within)
+            logger.info(
+                f"boundary-rates: numbers (here of layer {layers}) are shares of the steps within lines, where a line "
+                "ends nothing is counted; of all steps, which numbers once were, it is steps:.2"
+            )
 
     def share(self, layer: int) -> Optional[float]:
         """None if there are no rates."""
@@ -74,10 +75,10 @@ class TargetRates:
 
     def counted(self, trace: BoundaryTrace, layer: int, tokens: Optional[Tensor]) -> Tensor:
         """bool (B, T), the valid steps that the rate is a share of. tokens: (B, T), read only where lines matter."""
-        if not self.rates or not self.rates[layer].within_lines:
+        if not self.rates or not self.within_lines[layer]:
             return trace.valid
         if tokens is None:
-            raise ValueError("within: in boundary-rates requires lines of text")
+            raise ValueError("boundary-rates of the steps within lines require symbols: give steps:.2, of all steps")
         ends, delay = tokens.eq(self.line_end), self.delays[layer]
         return trace.valid & ~later(ends, delay) & ~later(ends, delay - 1)
 
@@ -102,8 +103,8 @@ class TargetRates:
     def statistics(self, trace: BoundaryTrace, tokens: Optional[Tensor], training: bool) -> Dict[str, Tensor]:
         """Sums for the log: z1_within, the share within lines, where the rate is that; z1_target, if it is found."""
         counts = {}
-        for layer, rate in enumerate(self.rates):
-            if rate.within_lines:
+        for layer, within in enumerate(self.within_lines):
+            if within:
                 counted, kind = self.counted(trace, layer, tokens), f"steps{layer + 1}"
                 counts[kind] = counted.sum()
                 counts[f"z{layer + 1}_within:{kind}"] = (trace.boundaries[..., layer].detach().double() * counted).sum()

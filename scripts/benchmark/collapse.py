@@ -41,7 +41,7 @@ def parse_arguments():
     parser.add_argument("--steps", type=whole(1, 1000), default=50)
     parser.add_argument("--slope", type=SLOPE, default=DEFAULTS.slope)
     parser.add_argument("--detector-bias", type=BIAS, default=DEFAULTS.detector_bias)
-    parser.add_argument("--boundary-rates", type=Parsed(parse_rates), default=".2,.05")
+    parser.add_argument("--boundary-rates", type=Parsed(parse_rates), default="steps:.2,steps:.05")
     parser.add_argument("--boundary-regularizers", type=Parsed(parse_regularizers), default="rate")
     arguments = parser.parse_args()
     if len(parse_sizes(arguments.hidden_sizes)) != 3:

@@ -130,7 +130,7 @@ def trained(setting: str, seed: int, rate: float, args) -> str:
     checkpoint, done = folder / "checkpoint_last.pt", folder / "done"
     if not done.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        rates = f"criterion.boundary_rates='{rate:.4f},{rate / LAYER_2:.4f}'"
+        rates = f"criterion.boundary_rates='steps:{rate:.4f},steps:{rate / LAYER_2:.4f}'"
         options = [rates, f"criterion.boundary_regularizers='{SETTINGS[setting]}'", f"common.seed={seed}"]
         options += [f"optimization.max_update={args.updates}"]
         recipe = Recipe("ptb_small", [*OPTIONS, *options])

@@ -73,7 +73,7 @@ def parse_args():
         "--dropout", type=_dropout, nargs="+", default=[], metavar="MODEL=P", help="instead of the models' own"
     )
     parser.add_argument("--beam", type=whole(1, 1000), default=5)
-    parser.add_argument("--rate", type=Parsed(parse_rates), default=".4", help="target boundary rate of layer 1")
+    parser.add_argument("--rate", type=Parsed(parse_rates), default="steps:.4", help="target boundary rate of layer 1")
     parser.add_argument("--speed", action="store_true", help="measure training speed in turns, and nothing else")
     parser.add_argument("--turns", type=kinds.COUNT, default=3, help="of --speed")
     parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS), metavar="MODEL")

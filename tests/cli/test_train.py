@@ -52,12 +52,12 @@ def test_boundaries_suit_the_text(data, monkeypatch):
     assert value_of("--boundary-rates", found[True]) == ".2,.05"  # a small text: as in the recipe
     assert value_of("--boundary-regularizers", found[True]) is None
     sentences = chosen(data, monkeypatch, symbols=5_000_000)
-    assert value_of("--boundary-rates", sentences) == ".18,.0085"
+    assert value_of("--boundary-rates", sentences) == ".18,steps:.0085"
     assert "unforeseen" in value_of("--boundary-regularizers", sentences)
     assert value_of("--boundary-regularizers", found[False]) == "rate+lexicon,rate"
     larger = chosen(data, monkeypatch, symbols=5_000_000, spaces=False)
     assert [value_of("--boundary-delay", each) for each in (found[False], larger, found[True])] == [None, "2", None]
-    assert value_of("--boundary-rates", found[False]) == "auto,.05"
+    assert value_of("--boundary-rates", found[False]) == "auto,steps:.05"
     hidden = [value_of("--detector-hidden", each) for each in (found[False], larger, found[True], sentences)]
     assert hidden == ["32", "32", None, None]
     own = chosen(data, monkeypatch, spaces=False, given=["--boundary-regularizers", "rate+uncertainty,rate"])

@@ -14,7 +14,7 @@ def test_rates_outside_the_open_interval_are_refused(rates):
 
 
 def test_rates_as_they_are_written():
-    assert parse_rates("auto, within:.2,.05") == [Rate(None), Rate(0.2, True), Rate(0.05)]
+    assert parse_rates("auto, within:.2,.05,steps:.01") == [Rate(None), Rate(0.2, True), Rate(0.05, True), Rate(0.01)]
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ def test_rates_as_they_are_written():
         (".2,.1", "rate,rate+lexicon", "lexicon in boundary-regularizers is for the first layer alone"),
         (".2,.1", "rate+lexicon", "is for the first layer alone, such as rate\\+lexicon,rate"),
         ("", "lexicon", "lexicon in boundary-regularizers requires --boundary-rates"),
-        ("outside:.2,.1", "rate", "within:.2, of those where no line ends; or auto, to be found"),
+        ("outside:.2,.1", "rate", "steps:.2, of all steps; or auto, to be found"),
     ],
 )
 def test_rates_without_meaning_say_what_has_one(rates, regularizers, message):

@@ -151,6 +151,6 @@ def test_options_without_meaning_are_refused():
         HandwritingLikelihood(TASK, False, ".3,.1", "rate+bidirectional,rate")
     with pytest.raises(ValueError, match="boundary-rates"):
         HandwritingLikelihood(TASK, False, "", "uncertainty")
-    for rates in ("auto,.1", ".3,within:.1"):
-        with pytest.raises(ValueError, match="auto and within: in boundary-rates require symbols"):
+    for rates in ("auto,.1", ".3,steps:.1"):
+        with pytest.raises(ValueError, match="auto and words in boundary-rates require symbols"):
             HandwritingLikelihood(TASK, False, rates, "rate+uncertainty,rate")

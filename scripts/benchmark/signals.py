@@ -4,9 +4,9 @@
     python scripts/benchmark/signals.py checkpoints/unspaced/checkpoint_last.pt --text test.txt --gold test.words.txt
 
 The criterion is loaded with what it learned beside the model: the network that reads from right to left, and the
-lexicon. Of every layer whose detector listened to something, as many boundaries as its detector makes are put where the
-signal is highest; for `lexicon` there is the best segmentation by signal and lexicon too, which is what the detector was
-taught. Rows are lines, or windows of the running text.
+lexicon. Of every layer whose detector listened to something, as many boundaries as it makes are put where the signal is
+highest. Of `lexicon` there is what the detector was taught too, the best segmentation by signal and lexicon. Rows are
+lines, or windows of the running text.
 """
 
 from typing import Dict, Iterator, List
@@ -117,9 +117,7 @@ def main() -> None:
     model, criterion, task = load(args.checkpoint)
     text, dictionary = read_text(args.text), task.source_dictionary
     golds = gold_boundaries(args.gold, text, args.separator)
-    names = [
-        listening(criterion.terms[min(layer, len(criterion.terms) - 1)]) for layer in range(len(criterion.rates))
-    ]
+    names = [listening(criterion.terms[min(layer, len(criterion.terms) - 1)]) for layer in range(len(criterion.rates))]
     if not any(names):
         raise UserError(f"no detector of {args.checkpoint} listened to a signal: there is none to compare")
     tokens = torch.tensor([dictionary.index(symbol) for symbol in encode(text)])

@@ -9,27 +9,33 @@ from small_training import TASK
 from fairseq_hmrnn.cli.main import run as run_command
 
 MODEL = ["--arch", "hmlstm_lm", "--embed-dim", "16", "--hidden-sizes", "64,32,32", "--output-dim", "32"]
-TRAIN = ["--criterion", "boundary_regularized_cross_entropy", "--boundary-rates", ".22,.08"]
+TRAIN = ["--criterion", "boundary_regularized_cross_entropy", "--boundary-rates", "steps:.22,steps:.08"]
 TRAIN += ["--boundary-regularizers", "rate+bidirectional", "--optimizer", "adam", "--lr", "0.01", "--clip-norm", "1"]
 TRAIN += ["--batch-size", "16", "--tokens-per-sample", "60", "--max-update", "300", "--disable-validation", "--cpu"]
 TRAIN += ["--num-workers", "0", "--seed", "1"]
 
 
 def f1(table, layer, name, alignment):
-    """Boundary F1 of a row of the table of `segment --gold`."""
+    """Boundary F1 of a row of the table of `segment --gold`, or of signals.py."""
     row = re.search(rf"^ +{layer} {name} +{alignment} +[0-9.]+ +[0-9.]+ +[0-9.]+ +([0-9.]+)", table, re.MULTILINE)
     return float(row.group(1))
 
 
 @pytest.mark.slow
-def test_words_and_phrases_are_found_better_than_by_chance(tmp_path):
+def test_words_and_phrases_are_found_better_than_by_chance(tmp_path, benchmark, monkeypatch, capsys):
+    """By detectors, and by what they listened to."""
     run("fairseq-hmrnn", "prepare", "synthetic", "--dest", tmp_path, "--train-lines", 1000, "--valid-lines", 60)
     run("fairseq-hmrnn", "prepare", "text", tmp_path / "train.txt", tmp_path / "valid.txt", "--dest", tmp_path / "bin")
     run("fairseq-train", tmp_path / "bin", *TASK, *MODEL, *TRAIN, "--save-dir", tmp_path)
     for layer, level, margin in ((1, "words", 0.45), (2, "phrases", 0.6)):
         options = ["--text", tmp_path / "valid.txt", "--gold", tmp_path / f"valid.{level}.txt"]
         table = run("fairseq-hmrnn", "segment", tmp_path / "checkpoint_last.pt", *options).stdout
-        assert f1(table, layer, "detector", "file") > f1(table, layer, "random", "file") + margin, table
+        chance = f1(table, layer, "random", "file")
+        assert f1(table, layer, "detector", "file") > chance + margin, table
+        monkeypatch.setattr("sys.argv", ["signals.py", str(tmp_path / "checkpoint_last.pt"), *map(str, options)])
+        benchmark("signals").main()
+        signals = capsys.readouterr().out
+        assert f1(signals, layer, "bidirectional, highest", "file") > chance + margin, signals
 
 
 def test_texts_that_are_there_are_replaced_only_when_told_to(tmp_path, capsys):

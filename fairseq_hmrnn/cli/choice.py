@@ -50,7 +50,7 @@ OF_TRANSLATION = Length(
 OF_RECIPE_SCHEDULES = {"--lr-shrink", "--lr-patience", "--lr-threshold"}
 SPACES = 0.05  # the share of spaces from which on a text has separators
 WITH_SPACES = {  # words, and above them sentences, which take more text and updates than the smallest recipe has
-    "--boundary-rates": ".18,steps:.0085",
+    "--boundary-rates": "steps:.18,steps:.0085",
     "--boundary-regularizers": "rate+uncertainty=.1,rate=50+unforeseen=0:1:500",
 }
 WITHOUT_SPACES = {"--boundary-rates": "auto,steps:.05", "--boundary-regularizers": "rate+lexicon,rate"}

@@ -52,7 +52,7 @@ def test_boundaries_suit_the_text(data, monkeypatch):
     assert value_of("--boundary-rates", found[True]) == ".2,.05"  # a small text: as in the recipe
     assert value_of("--boundary-regularizers", found[True]) is None
     sentences = chosen(data, monkeypatch, symbols=5_000_000)
-    assert value_of("--boundary-rates", sentences) == ".18,steps:.0085"
+    assert value_of("--boundary-rates", sentences) == "steps:.18,steps:.0085"
     assert "unforeseen" in value_of("--boundary-regularizers", sentences)
     assert value_of("--boundary-regularizers", found[False]) == "rate+lexicon,rate"
     larger = chosen(data, monkeypatch, symbols=5_000_000, spaces=False)

@@ -28,7 +28,7 @@ def test_a_rate_within_lines_leaves_out_where_they_end(dictionary, model, sample
         for left_out in (column, column + edge):
             if 0 <= left_out < 9:
                 counted[row, left_out] = False
-    criterion = criterion_for(dictionary, "within:.2,.05", boundary_regularizers=f"rate=2+{listening}=0,none")
+    criterion = criterion_for(dictionary, ".2,steps:.05", boundary_regularizers=f"rate=2+{listening}=0,none")
     loss, size, log = criterion(model, sample)
     z = model(**sample["net_input"])[1]["trace"].boundaries
     mean = z[..., 0][counted].mean().item()
@@ -39,7 +39,7 @@ def test_a_rate_within_lines_leaves_out_where_they_end(dictionary, model, sample
     assert values["z1_within"] == pytest.approx(mean, abs=1e-3) and "z2_within" not in values
 
 
-@pytest.mark.parametrize("rates", ["auto,.05", "within:.2,.05"])
+@pytest.mark.parametrize("rates", ["auto,steps:.05", ".2,steps:.05"])
 @pytest.mark.parametrize("regularizers", ["rate+uncertainty,rate", "rate+lexicon,rate"])
 @pytest.mark.parametrize("steps", [1, 2])
 def test_a_batch_that_is_shorter_than_the_delay_teaches_its_rate(dictionary, model, sample, steps, regularizers, rates):
@@ -57,6 +57,19 @@ def test_a_batch_that_is_shorter_than_the_delay_teaches_its_rate(dictionary, mod
     assert (loss - log["nll"]).item() == pytest.approx(float(size * (expected + back)), rel=1e-3)
 
 
+@pytest.mark.parametrize("regularizer", [name for name, found in REGULARIZERS.items() if "rate" in found.needs])
+def test_a_batch_of_line_ends_alone_teaches_no_rate(dictionary, model, sample, regularizer):
+    """Such as a window of empty lines: there is no step whose share could be taken."""
+    tokens = sample["net_input"]["src_tokens"].fill_(dictionary.eos())
+    model.set_num_updates(1)
+    above = "none" if regularizer == "lexicon" else regularizer
+    criterion = criterion_for(dictionary, ".2,.05", boundary_regularizers=f"{regularizer},{above}")
+    loss, size, log = criterion(model, sample)
+    loss.backward()
+    assert loss.isfinite() and all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+    assert tokens.eq(dictionary.eos()).all() and log["steps1"] == 0
+
+
 def test_within_lines_of_a_batch_that_is_shorter_than_the_delay(dictionary, model, sample):
     """A delay of 2 leaves out the steps 1 and 2 behind `</s>`; a batch of 1 step has neither."""
     for steps, counted in ((1, [True]), (2, [True, False])):
@@ -64,7 +77,7 @@ def test_within_lines_of_a_batch_that_is_shorter_than_the_delay(dictionary, mode
         source[0, 0] = dictionary.eos()
         short = {"net_input": {"src_tokens": source}, "target": source, "ntokens": steps}
         options = {"boundary_regularizers": "rate+uncertainty=0,none", "boundary_delay": 2}
-        loss, size, log = criterion_for(dictionary, "within:.2,.05", **options)(model, short)
+        loss, size, log = criterion_for(dictionary, ".2,steps:.05", **options)(model, short)
         mean = model(**short["net_input"])[1]["trace"].boundaries[0, :, 0].detach()[torch.tensor(counted)].mean()
         assert (loss - log["nll"]).item() == pytest.approx(float(size * (mean - 0.2) ** 2), rel=1e-3)
 
@@ -138,7 +151,7 @@ def test_a_lexicon_is_of_the_text_within_lines(dictionary, model, sample, delay,
     sample["target"], ends = tokens.roll(-1, 1), tokens.new_tensor([8, 15])
     tokens[:, ends] = dictionary.eos()
     options = {"boundary_regularizers": "lexicon,none", "boundary_delay": delay}
-    criterion = criterion_for(dictionary, "within:.2,.05", **options)
+    criterion = criterion_for(dictionary, ".2,steps:.05", **options)
     model.set_num_updates(7)
     criterion(model, sample)
     remembered = criterion.targets.found.symbols[: 2 * 31].view(2, 31)[:, :30]

@@ -101,13 +101,14 @@ def lstm_job(args, x):
     return Job("nn.LSTM", lstm, x, lambda x: lstm(x)[0], step)
 
 
-def kernel_job(args, name, model, x, **keywords):
-    state, options, layers = model.zero_state(x.size(1)), options_of(args), model.layers()
+def kernel_job(args, name, model, x, bfloat16=False, **keywords):
+    options = options_of(args)._replace(bfloat16_products=bfloat16)
+    state, layers = model.zero_state(x.size(1)), model.layers()
 
     def run(x):
         return cpu.hm_lstm_cpu(x, layers, state, options, **keywords).hidden[-1]
 
-    packed = cpu.PackedLayers(layers, keywords.get("path"))
+    packed = cpu.PackedLayers(layers, keywords.get("path"), bfloat16)
     table = packed.project(x)  # as from a table of embeddings times W_bu
 
     def step():
@@ -149,6 +150,8 @@ def measure(jobs, what, repeats):
 def jobs_of(args, model, x):
     """The candidates that take turns, nn.LSTM first."""
     jobs = [lstm_job(args, x), kernel_job(args, "kernel", model, x)]
+    if "bfloat16" in args.extra:
+        jobs.append(kernel_job(args, "kernel, bfloat16", model, x, bfloat16=True))
     if "dense" in args.extra:
         jobs.append(kernel_job(args, "kernel, no skip", model, x, skip=False))
     if "python" in args.extra:
@@ -175,7 +178,7 @@ def table(args, rates, batches, lengths):
             row += [round(statistics.median(found), 2)]
             row += [round(r, 3) for r in ratio(found, times["nn.LSTM"])]
             rows.append(row)
-            print("{:>9} ln={!s:5} T {:3} B {:2} {:8} {:15} {:9} ms  ratio {} ({} - {})".format(*row), flush=True)
+            print("{:>9} ln={!s:5} T {:3} B {:2} {:8} {:16} {:9} ms  ratio {} ({} - {})".format(*row), flush=True)
     return rows
 
 
@@ -232,7 +235,8 @@ def main():
     parser.add_argument("--threads", type=kinds.THREADS, default=2)
     parser.add_argument("--seed", type=kinds.SEED, default=0)
     parser.add_argument("--layer-norm", action="store_true")
-    parser.add_argument("--with", dest="extra", nargs="*", default=[], choices=["dense", "python", "reference"])
+    others = ["bfloat16", "dense", "python", "reference"]
+    parser.add_argument("--with", dest="extra", nargs="*", default=[], choices=others)
     parser.add_argument("--peer", metavar="MODULE:CLASS", type=peer_class)
     parser.add_argument(
         "--detector-grad-scale", type=kinds.RATE, default=0.0, help="1: the exact straight-through gradient"

@@ -22,7 +22,7 @@ SMALL = "hmlstm_transformer_small"
 TASK = ["--user-dir", "fairseq_hmrnn", "--task", "translation", "--required-batch-size-multiple", "1"]
 TRAIN = ["--optimizer", "adam", "--lr", "0.02", "--clip-norm", "1", "--batch-size", "32", "--cpu", "--seed", "1"]
 TRAIN += ["--log-format", "simple", "--log-interval", "1", "--num-workers", "0", "--no-epoch-checkpoints"]
-REGULARISED = ["--criterion", "boundary_regularized_cross_entropy", "--boundary-rates", ".4"]
+REGULARISED = ["--criterion", "boundary_regularized_cross_entropy", "--boundary-rates", "steps:.4"]
 HMLSTM = ["--arch", "hmlstm", "--embed-dim", "32", "--hidden-sizes", "32,24", "--output-dim", "32", "--bidirectional"]
 HMLSTM += ["--encoder-memory", "segments:1", "--slope-per-update", "0.01", *REGULARISED, "--label-smoothing", "0.1"]
 

@@ -49,8 +49,8 @@ class TargetRates:
         if any(self.within_lines):
             layers = ", ".join(str(layer) for layer, within in enumerate(self.within_lines, 1) if within)
             logger.info(
-                f"boundary-rates: numbers (here of layer {layers}) are shares of the steps within lines, where a line "
-                "ends nothing is counted; of all steps, which numbers once were, it is steps:.2"
+                f"boundary-rates: numbers (here of layer {layers}) are shares of the steps within lines; of all steps, "
+                "which numbers once were, it is steps:.2, as for sentences, which end with lines"
             )
 
     def share(self, layer: int) -> Optional[float]:

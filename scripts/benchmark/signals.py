@@ -5,8 +5,8 @@
 
 The criterion is loaded with what it learned beside the model: the network that reads from right to left, and the
 lexicon. Of every layer whose detector listened to something, as many boundaries as it makes are put where the signal is
-highest. Of `lexicon` there is what the detector was taught too, the best segmentation by signal and lexicon. Rows are
-lines, or windows of the running text.
+highest. Of `lexicon` there is what the detector was taught too, the best segmentation by signal and lexicon, and of the
+highest places there are as many. Rows are lines, or windows of the running text.
 """
 
 from typing import Dict, Iterator, List

@@ -49,7 +49,7 @@ def test_a_folder_gets_the_recipe_of_its_size(data, monkeypatch, symbols, sizes,
 
 def test_boundaries_suit_the_text(data, monkeypatch):
     found = {spaces: chosen(data, monkeypatch, spaces=spaces) for spaces in (True, False, None)}
-    assert value_of("--boundary-rates", found[True]) == ".2,.05"  # a small text: as in the recipe
+    assert value_of("--boundary-rates", found[True]) == "steps:.2,steps:.05"  # a small text: as in the recipe
     assert value_of("--boundary-regularizers", found[True]) is None
     sentences = chosen(data, monkeypatch, symbols=5_000_000)
     assert value_of("--boundary-rates", sentences) == "steps:.18,steps:.0085"

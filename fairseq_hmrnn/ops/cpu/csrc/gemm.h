@@ -168,7 +168,8 @@ class Gemm {
                            a + i * M * d * FACTORS<S>);
       for (int64_t p = 0; p < panels; ++p)
         for (int64_t i = 0; i < tiles; ++i)
-          gemm_tile<F>(d * FACTORS<S>, a + i * M * d * FACTORS<S>, panel(block, first_panel + p), sums + (p * tiles + i) * M * P);
+          gemm_tile<F>(d * FACTORS<S>, a + i * M * d * FACTORS<S>, panel(block, first_panel + p),
+                       sums + (p * tiles + i) * M * P);
     }
     for (int64_t i = 0; i < tiles * M && tile * M + i < rows_; ++i)
       for (int64_t p = 0; p < panels; ++p) {

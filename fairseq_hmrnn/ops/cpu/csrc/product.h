@@ -21,6 +21,7 @@ inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // Vectors of a panel whose sums fit into registers for a tile of so many rows: a panel is passed over once or twice.
 constexpr int vectors_at_once(int rows) { return 4 * rows <= TILE_SUMS ? 4 : 2; }
+constexpr int passes_of(int rows) { return 4 / vectors_at_once(rows); }
 
 constexpr int WAITING_ROWS = 3;  // as few as wait for a weight from beyond the first cache, whatever they do with it
 
@@ -61,7 +62,7 @@ struct Rows {
     passes = 0;
     while (tiles.back() < size()) {
       const int rows = rows_of_tile(size() - tiles.back(), size());
-      passes += 4 / vectors_at_once(rows);
+      passes += passes_of(rows);
       tiles.push_back(tiles.back() + rows);
     }
     if constexpr (std::is_same<S, T>::value) {
@@ -186,7 +187,7 @@ inline void multiply_blocks(Rows<T, S>& rows, int64_t E, const S* w, int64_t ldw
       const int first = rows.tiles[tile], size = rows.tiles[tile + 1] - first;
       multiply_tile<S, T>(size, &rows.operands[first], k, count, from, ldw,
                           fetch_ahead(from, ldw, count, pass, rows.passes), &rows.partial[4 * first]);
-      pass += 4 / vectors_at_once(size);
+      pass += passes_of(size);
     }
   }
 }
@@ -200,8 +201,9 @@ inline void multiply_widened(Rows<T, S>& rows, int64_t E, const S* w) {
     const int64_t count = std::min(BLOCK, E - k);
     const S* from = w + k * PANEL<T>;
     widen(from, count, PANEL<T>, wide);
-    const auto next = reinterpret_cast<uintptr_t>(from) + count * PANEL<T> * sizeof(S);
-    Ahead ahead{next, CACHE_LINE, 1, 0};  // as many lines as steps where a panel's elements take two lines
+    const int64_t bytes = count * PANEL<T> * int64_t(sizeof(S));
+    const int64_t step = bytes / (2 * count) / passes_of(rows.tiles[1]);  // by the first tile alone
+    Ahead ahead{reinterpret_cast<uintptr_t>(from) + bytes, step, int(ceil_div(step, CACHE_LINE)), 2 * count * step};
     for (size_t tile = 0; tile + 1 < rows.tiles.size(); ++tile, ahead = {}) {
       const int first = rows.tiles[tile], last = rows.tiles[tile + 1];
       multiply_tile<float, T>(last - first, &rows.operands[first], 2 * k, 2 * count, wide, PANEL<T>, ahead,

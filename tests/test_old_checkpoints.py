@@ -15,8 +15,9 @@ from fairseq_hmrnn.models import HMLSTMLanguageModel, HMLSTMLSTMModel
 OLD = ROOT / "tests" / "checkpoints"
 WORDS = {"haus": "house", "baum": "tree", "der": "the", "ist": "is", "und": "and"}
 TRAIN = ["--optimizer", "adam", "--lr", "0.01", "--clip-norm", "1", "--batch-size", "4", "--cpu", "--seed", "1"]
-TRAIN += ["--criterion", "boundary_regularized_cross_entropy", "--boundary-rates", "steps:.3,steps:.1", "--num-workers", "0"]
-TRAIN += ["--no-epoch-checkpoints", "--disable-validation", "--log-format", "simple", "--log-interval", "1"]
+TRAIN += ["--criterion", "boundary_regularized_cross_entropy", "--boundary-rates", "steps:.3,steps:.1"]
+TRAIN += ["--no-epoch-checkpoints", "--disable-validation", "--num-workers", "0"]
+TRAIN += ["--log-format", "simple", "--log-interval", "1"]
 CHARACTERS = [*TASK, "--stateful", "--tokens-per-sample", "20", "--arch", "hmlstm_lm", "--embed-dim", "3"]
 CHARACTERS += ["--hidden-sizes", "5,4,3", "--output-dim", "4", "--normalization", "layer", *TRAIN]
 CHARACTERS += ["--boundary-regularizers", "rate+uncertainty=.1,rate"]

@@ -23,7 +23,8 @@ class TargetRates:
     """rates, terms: of each layer; or none; or one list of terms for all. line_end: the symbol `</s>`. delay: of
     detectors that listen, if not that of what they listen to.
 
-    found: the first layer's rate if it is to be found, or its lexicon, otherwise None.
+    heard: the name of what each layer's detector listens to, None for one that does not. found: the first layer's rate
+    if it is to be found, or its lexicon, otherwise None.
     """
 
     def __init__(
@@ -34,16 +35,15 @@ class TargetRates:
         delay: Optional[int] = None,
     ):
         self.rates, self.line_end, self.delay = rates, line_end, delay
-        names = [listening(terms[min(layer, len(terms) - 1)]) for layer in range(len(rates))]
-        lates = [None if name is None else REGULARIZERS[name].late for name in names]
+        self.heard = [listening(terms[min(layer, len(terms) - 1)]) for layer in range(len(rates))]
+        lates = [None if name is None else REGULARIZERS[name].late for name in self.heard]
         # How many steps behind a segment's last one each layer's detector closes it.
         self.delays = [0 if late is None else late if delay is None else delay for late in lates]
         self.found: Optional[FoundRate] = None
-        if names and names[0] == "lexicon":
+        if self.heard and self.heard[0] == "lexicon":
             self.found = FoundLexicon(rates[0].share)
         elif rates and rates[0].share is None:
             self.found = FoundRate()
-        self.heard = names[0] if names else None
         self._announces = bool(rates) and rates[0].share is None  # what the rate is before the first search
         self.within_lines = [rate.within_lines and line_end is not None for rate in rates]  # strokes have no lines
         if any(self.within_lines):
@@ -90,7 +90,7 @@ class TargetRates:
 
     def listen(self, name: str, layer: int, steps: LayerSteps, tokens: Tensor) -> None:
         """If the first layer's rate is to be found: remember what its detector hears by the regulariser `name`."""
-        if self.found is None or layer > 0 or name != self.heard:
+        if self.found is None or layer > 0 or name != self.heard[0]:
             return
         late = REGULARIZERS[name].late
         with torch.no_grad():

@@ -1,8 +1,8 @@
 """Large products outside of the recurrence: by the compiled kernel's own panels where it was built, else by torch, as
 where a graph is recorded.
 
-torch's float32 products on CPU are MKL's, which reaches less than half of what AMD's processors can do; the panels
-reach three quarters, and their bits do not depend on the number of threads.
+torch's float32 products on CPU are MKL's, which reaches less than half of what AMD's processors with AVX-512 can do;
+there the panels reach three quarters, and their bits do not depend on the number of threads.
 """
 
 from __future__ import annotations

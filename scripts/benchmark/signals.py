@@ -9,7 +9,8 @@ highest. Of `lexicon` there is what the detector was taught too, the best segmen
 highest places there are as many. Rows are lines, or windows of the running text.
 """
 
-from typing import Dict, Iterator, List
+import math
+from typing import Dict, Iterator, NamedTuple
 
 import numpy as np
 import torch
@@ -22,8 +23,7 @@ from fairseq_hmrnn.cli.errors import UserError, run_command
 from fairseq_hmrnn.cli.files import read_text
 from fairseq_hmrnn.cli.gold import add_gold, check_separator, gold_boundaries
 from fairseq_hmrnn.criterions.boundary_regularized_cross_entropy import layer_steps
-from fairseq_hmrnn.criterions.boundary_regularizers import REGULARIZERS, Signals
-from fairseq_hmrnn.criterions.boundary_terms import listening
+from fairseq_hmrnn.criterions.boundary_regularizers import REGULARIZERS, Signals, top_share
 from fairseq_hmrnn.data.characters import encode
 from fairseq_hmrnn.options import whole
 
@@ -72,44 +72,45 @@ def batches(tokens: torch.Tensor, size, line_end: int, padding: int) -> Iterator
         }
 
 
-class Found:
-    """What a signal says of every place of a text: bool or values behind each symbol, where there is one."""
+class Found(NamedTuple):
+    """Behind each symbol of a text, (detectors, T): the signals, -inf where there is none; whether detectors close a
+    segment, and whether they would have been taught to by a lexicon."""
 
-    def __init__(self, length: int):
-        self.values, self.marks = np.full(length, -np.inf), np.zeros(length, dtype=bool)
+    values: torch.Tensor
+    closed: torch.Tensor
+    taught: torch.Tensor
 
-    def highest(self, count: int) -> np.ndarray:
-        count = min(count, int(np.isfinite(self.values).sum()))
-        marks = np.zeros(len(self.values), dtype=bool)
-        marks[np.argsort(-self.values, kind="stable")[:count]] = True
-        return marks
+    @classmethod
+    def nothing(cls, detectors: int, length: int) -> "Found":
+        closed = torch.zeros(detectors, length, dtype=torch.bool)
+        return cls(torch.full(closed.shape, -math.inf), closed, closed.clone())
 
 
 @torch.no_grad()
-def read(model, criterion, sample, names: List[str], found: List[Found], closed: np.ndarray) -> None:
-    """What the detectors of a batch's rows do, and what they would have been taught."""
+def read(model, criterion, sample, found: Found) -> None:
+    """What is found in a batch's rows."""
     output = model(**sample["net_input"])
-    trace, tokens = output[1]["trace"], sample["net_input"]["src_tokens"]
-    behind = sample["places"].numpy() - 1  # a step reads the symbol before its target; the first reads none of the text
-    heard = {}
+    trace, tokens, places = output[1]["trace"], sample["net_input"]["src_tokens"], sample["places"]
+    behind = places - 1  # a step reads the symbol before its target; the first reads none of the text
+    names, heard = criterion.targets.heard, {}
     for need in ("signals", "right_to_left"):
         if any(name and need in REGULARIZERS[name].needs for name in names):
             heard[need] = Signals(*criterion._hear(need, model, output, sample, names[0])[1])
-    own = (sample["places"].numpy() >= 0) & (np.arange(behind.shape[1]) > 0)
+    own = (places >= 0) & (torch.arange(places.size(1)) > 0)
     for layer, name in enumerate(names):
-        closed[behind[own], layer] = trace.boundaries[..., layer].numpy()[own] > 0.5
+        found.closed[layer, behind[own]] = trace.boundaries[..., layer][own] > 0.5
         if name is None:
             continue
         steps = layer_steps(trace, layer, criterion.targets.share(layer), **heard)
         values, known = REGULARIZERS[name].signal(steps)
         ends = behind - REGULARIZERS[name].late
-        where = own & known.numpy() & (ends >= 0)
+        where = own & known & (ends >= 0)
         if layer:  # chooses among the places where the layer below closes a segment
-            where &= (steps.z_below > 0.5).numpy()
-        found[layer].values[ends[where]] = values.numpy()[where]
+            where &= steps.z_below > 0.5
+        found.values[layer, ends[where]] = values[where]
         if name == "lexicon":
-            begins = criterion.targets.found.begins(tokens, values, known).numpy()
-            found[layer].marks[ends[where & begins]] = True
+            begins = criterion.targets.found.begins(tokens, values, known)
+            found.taught[layer, ends[where & begins]] = True
 
 
 def main() -> None:
@@ -117,24 +118,29 @@ def main() -> None:
     model, criterion, task = load(args.checkpoint)
     text, dictionary = read_text(args.text), task.source_dictionary
     golds = gold_boundaries(args.gold, text, args.separator)
-    names = [listening(criterion.terms[min(layer, len(criterion.terms) - 1)]) for layer in range(len(criterion.rates))]
+    names = criterion.targets.heard
     if not any(names):
         raise UserError(f"no detector of {args.checkpoint} listened to a signal: there is none to compare")
     tokens = torch.tensor([dictionary.index(symbol) for symbol in encode(text)])
-    found, closed = [Found(len(text)) for _ in names], np.zeros((len(text), len(names)), dtype=bool)
+    found = Found.nothing(len(names), len(text))
     for sample in batches(tokens, args.window, dictionary.eos(), dictionary.pad()):
-        read(model, criterion, sample, names, found, closed)
+        read(model, criterion, sample, found)
     print(f"{'':37s}boundaries           F1 of tokens\nlayer              gold         rate    P     R    F1")
     for layer, name in enumerate(names):
         if name is None:
             continue
-        taught = {"lexicon, taught": found[layer].marks} if name == "lexicon" else {}
-        count = int((found[layer].marks if taught else closed[:, layer]).sum())
-        for row, marks in {f"{name}, highest": found[layer].highest(count), **taught}.items():
+        taught = {"lexicon, taught": found.taught[layer]} if name == "lexicon" else {}
+        count = (found.taught if taught else found.closed)[layer].sum()
+        highest = top_share(found.values[layer], found.values[layer].isfinite(), count)
+        for row, marks in {f"{name}, highest": highest, **taught}.items():
             for alignment, gold in golds.items():
-                scores, tokens_f1 = segments.boundary_scores(marks, gold), segments.token_scores(marks, gold).f1
-                figures = f"{scores.precision:5.3f} {scores.recall:5.3f} {scores.f1:5.3f}   {tokens_f1:5.3f}"
-                print(f"{layer + 1:2d} {row:22s} {alignment:11s} {marks.mean():5.3f} {figures}")
+                print(f"{layer + 1:2d} {row:22s} {alignment:11s} {figures(marks.numpy(), gold)}")
+
+
+def figures(marks: np.ndarray, gold: segments.Gold) -> str:
+    """The rate, the scores of boundaries, and F1 of tokens."""
+    scores, tokens = segments.boundary_scores(marks, gold), segments.token_scores(marks, gold)
+    return f"{marks.mean():5.3f} {scores.precision:5.3f} {scores.recall:5.3f} {scores.f1:5.3f}   {tokens.f1:5.3f}"
 
 
 if __name__ == "__main__":

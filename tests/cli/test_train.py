@@ -1,4 +1,4 @@
-"""The command `train`: what it chooses for a folder, what it refuses, and how it ends."""
+"""The command `train`: what it refuses, what it hands on, and how it ends."""
 
 import json
 import logging
@@ -10,144 +10,17 @@ import types
 
 import pytest
 from fairseq.checkpoint_utils import load_checkpoint_to_cpu
-from fairseq.data import Dictionary
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from running import run
 
 from fairseq_hmrnn.checkpoints import UnsafeCheckpointError, check_checkpoint
-from fairseq_hmrnn.cli import choice, fairseq_command, recipe, scoring, train
+from fairseq_hmrnn.cli import fairseq_command, recipe, scoring, train
 from fairseq_hmrnn.cli.arguments import Parser
-from fairseq_hmrnn.cli.choice import Text, choose, look_at, value_of
 from fairseq_hmrnn.cli.errors import UserError
 from fairseq_hmrnn.cli.named_files import make_absolute
 from fairseq_hmrnn.cli.settings import settle
 
 TINY = ["--embed-dim", "8", "--hidden-sizes", "16,12,8", "--output-dim", "12", "--tokens-per-sample", "30"]
-
-
-def chosen(data, monkeypatch, symbols=500_000, spaces=True, given=()):
-    """Arguments for a text of this size."""
-    monkeypatch.setattr(choice, "look_at", lambda data: Text(symbols, spaces))
-    return choose(str(data), "save", list(given), cpu=True).arguments
-
-
-@pytest.mark.parametrize(
-    "symbols, sizes, batch, stateful",
-    [
-        (999_999, "256,256,256", "32", False),
-        (1_000_000, "464,144,144", "32", True),
-        (20_000_000, "512,512,512", "64", True),
-    ],
-)
-def test_a_folder_gets_the_recipe_of_its_size(data, monkeypatch, symbols, sizes, batch, stateful):
-    arguments = chosen(data, monkeypatch, symbols)
-    assert value_of("--hidden-sizes", arguments) == sizes and value_of("--batch-size", arguments) == batch
-    assert ("--stateful" in arguments) == stateful and "--cpu" in arguments
-    assert value_of("--task", arguments) == "hmlstm_language_modeling"
-    assert "--cpu" not in choose(str(data), "save", [], cpu=False).arguments
-
-
-def test_boundaries_suit_the_text(data, monkeypatch):
-    found = {spaces: chosen(data, monkeypatch, spaces=spaces) for spaces in (True, False, None)}
-    assert value_of("--boundary-rates", found[True]) == "steps:.2,steps:.05"  # a small text: as in the recipe
-    assert value_of("--boundary-regularizers", found[True]) is None
-    sentences = chosen(data, monkeypatch, symbols=5_000_000)
-    assert value_of("--boundary-rates", sentences) == "steps:.18,steps:.0085"
-    assert "unforeseen" in value_of("--boundary-regularizers", sentences)
-    assert value_of("--boundary-regularizers", found[False]) == "rate+lexicon,rate"
-    larger = chosen(data, monkeypatch, symbols=5_000_000, spaces=False)
-    assert [value_of("--boundary-delay", each) for each in (found[False], larger, found[True])] == [None, "2", None]
-    assert value_of("--boundary-rates", found[False]) == "auto,steps:.05"
-    hidden = [value_of("--detector-hidden", each) for each in (found[False], larger, found[True], sentences)]
-    assert hidden == ["32", "32", None, None]
-    own = chosen(data, monkeypatch, spaces=False, given=["--boundary-regularizers", "rate+uncertainty,rate"])
-    assert value_of("--boundary-delay", own) is None  # it was chosen for lexicon
-    assert value_of("--boundary-regularizers", found[None]) is None  # words: as in the recipe
-
-
-@pytest.mark.parametrize(
-    "given, units",
-    [
-        ("--boundary-regularizers rate+uncertainty,rate", None),
-        ("--boundary-regularizers=rate+lexicon=.5,none", "32"),
-        ("--boundary-regularizers rate,rate+lexicon", None),
-        ("--hidden-sizes 9,9", None),
-        ("--hidden-sizes 9,9 --boundary-rates .2 --boundary-regularizers lexicon", "32"),
-        ("--criterion cross_entropy", None),
-        ("--arch hmlstm_lm_ptb --boundary-regularizers rate+lexicon,rate", None),
-        ("--boundary-regularizers rate+lexicon,rate --detector-hidden 7", "7"),
-    ],
-)
-def test_detectors_get_a_hidden_layer_where_a_lexicon_teaches_layer_1(data, monkeypatch, given, units):
-    """In a text without spaces, whoever chose the regularisers."""
-    arguments = chosen(data, monkeypatch, spaces=False, given=given.split())
-    assert value_of("--detector-hidden", arguments) == units
-    assert value_of("--detector-hidden", chosen(data, monkeypatch, given=given.split())) in (None, "7")
-
-
-def test_what_the_user_gives_wins_and_nothing_contradicts_it(data, monkeypatch):
-    arguments = chosen(data, monkeypatch, given=["--lr", "0.1", "--max-update=7", "--hidden-sizes", "9,9"])
-    assert arguments[-5:] == ["--lr", "0.1", "--max-update=7", "--hidden-sizes", "9,9"]
-    assert arguments.count("--lr") == 1 and not {"--max-epoch", "--boundary-rates"} & set(arguments)
-    arguments = chosen(data, monkeypatch, given=["--arch", "hmlstm_lm_ptb"])
-    assert not {"--hidden-sizes", "--embed-dim", "--boundary-rates"} & set(arguments[:-2])
-    arguments = chosen(data, monkeypatch, given=["--criterion", "cross_entropy"])
-    assert not {"--boundary-rates", "--boundary-regularizers", "--boundary-weight"} & set(arguments)
-
-
-def length_and_schedule(arguments):
-    """How the learning rate falls, until when, and when training ends."""
-    names = ("--lr-scheduler", "--total-num-update", "--max-update", "--max-epoch")
-    return tuple(value_of(name, arguments) for name in names)
-
-
-@pytest.mark.parametrize(
-    "symbols, given, expected",
-    [
-        (32_000, [], ("polynomial_decay", "1000", "1000", None)),  # ten updates an epoch: enough of them
-        (2_000_000, [], ("polynomial_decay", "1875", "1875", None)),  # three epochs
-        (2_000_000, ["--batch-size", "16"], ("polynomial_decay", "3750", "3750", None)),
-        (2_000_000, ["--max-update", "70"], ("polynomial_decay", "70", "70", None)),
-        (2_000_000, ["--max-epoch", "2"], ("exact_reduce_lr_on_plateau", None, None, "2")),
-        (2_000_000, ["--update-freq", "3"], ("polynomial_decay", "1040", "1040", None)),  # five epochs of 208
-        (2_000_000, ["--max-epoch", "2", "--max-update", "70"], ("exact_reduce_lr_on_plateau", None, "70", "2")),
-        (2_000_000, ["--lr-patience", "3"], ("exact_reduce_lr_on_plateau", None, "1875", None)),
-        (2_000_000, ["--lr-scheduler", "fixed"], ("fixed", None, "1875", None)),
-        (20_000_000, [], ("exact_reduce_lr_on_plateau", None, None, "200")),
-    ],
-)
-def test_the_learning_rate_falls_to_zero_where_the_end_is_known(data, monkeypatch, symbols, given, expected):
-    arguments = chosen(data, monkeypatch, symbols, given=given)
-    assert length_and_schedule(arguments) == expected
-    assert ("--lr-patience" in arguments) == (expected[0] == "exact_reduce_lr_on_plateau")
-    assert value_of("--lr", arguments) == ("0.004" if expected[0] == "polynomial_decay" else "0.002")
-
-
-def test_several_gpus_make_fewer_updates_an_epoch(data, monkeypatch):
-    monkeypatch.setattr(choice.torch.cuda, "device_count", lambda: 2)
-    chosen(data, monkeypatch, 4_000_000)  # as if there were that many symbols, from here on
-    updates = [
-        value_of("--max-update", choose(str(data), "save", given, cpu=False).arguments) for given in ([], ["--cpu"])
-    ]
-    assert updates == ["1875", "3750"]
-
-
-def test_texts_are_looked_at(data, tmp_path):
-    characters = (data.parent / "train.txt").read_bytes().decode()
-    assert look_at(str(data)) == Text(len(characters), True)
-    shutil.copytree(str(data), str(tmp_path / "unspaced"))
-    dictionary = Dictionary.load(str(data / "dict.txt"))
-    dictionary.count = [count // 50 for count in dictionary.count]  # as of a shorter text
-    dictionary.save(str(tmp_path / "unspaced" / "dict.txt"))
-    assert look_at(str(tmp_path / "unspaced")).spaces is True
-    dictionary.count[dictionary.index("\u2581")] = 1
-    dictionary.save(str(tmp_path / "unspaced" / "dict.txt"))
-    assert look_at(str(tmp_path / "unspaced")).spaces is False
-    dictionary.add_symbol("word")
-    dictionary.save(str(tmp_path / "unspaced" / "dict.txt"))
-    assert look_at(str(tmp_path / "unspaced")).spaces is None
-    with pytest.raises(UserError, match="prepare a text first: fairseq-hmrnn prepare text"):
-        look_at(str(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -212,13 +85,6 @@ def test_settings_are_written_as_the_command_takes_them(data, tmp_path, recipe_f
     with pytest.raises(UserError) as error:
         train.run(args)
     assert f"{setting} is a setting of the other kind: " in str(error.value) and instead in str(error.value)
-
-
-def test_an_alias_of_fairseqs_is_the_option_that_it_stands_for(data, monkeypatch):
-    """A quarter of the usual batch makes four times as many updates."""
-    usual, small = (chosen(data, monkeypatch, given=given) for given in ([], ["--max-sentences", "8"]))
-    assert value_of("--batch-size", small) == "8" and "--batch-size" not in small
-    assert int(value_of("--max-update", small)) > 3 * int(value_of("--max-update", usual))
 
 
 @pytest.mark.parametrize("error", [UnsafeCheckpointError, ValueError, RuntimeError])

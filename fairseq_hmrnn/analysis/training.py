@@ -8,12 +8,12 @@ from typing import Dict, Iterable, List, Optional, Tuple
 from .plots import LAYER_COLORS, TEXT_COLOR, check_path, new_figure
 
 # As --log-format simple, tqdm and json write it.
-_VALUE = re.compile(r'\b(z\d+|word_f1_\d+|num_updates)"?(?:=|: ?"?|\s+)(\d[\d.e-]*)')
+_VALUE = re.compile(r'\b(z\d+(?:_within)?|word_f1_\d+|num_updates)"?(?:=|: ?"?|\s+)(\d[\d.e-]*)')
 
 
 def read_log(lines: Iterable[str]) -> Dict[str, List[Tuple[int, float]]]:
-    """From the lines of a training's log: z1, z2, ..., word_f1_1, ... -> [(update, value)], in training, sorted. Of
-    updates that were made again after an interruption the last ones count.
+    """From the lines of a training's log: z1, z2, ..., z1_within, ..., word_f1_1, ... -> [(update, value)], in training
+    and sorted. Of updates that were made again after an interruption the last ones count.
 
     Raises:
         ValueError: there is no boundary rate in it.
@@ -36,24 +36,22 @@ def read_log(lines: Iterable[str]) -> Dict[str, List[Tuple[int, float]]]:
 
 
 def plot_training(curves: Dict[str, List[Tuple[int, float]]], path: Optional[str] = None, dpi: int = 160):
-    """Boundary rates over updates by layer and, where the log has it, F1 against whitespace below.
+    """Boundary rates over updates by layer, dashed those of the steps within lines, and, where the log has it, F1
+    against whitespace below.
 
     curves: of `read_log`. path: .png, .svg or .pdf; None: do not save. Returns the matplotlib Figure.
     """
     check_path(path)
     rates = sorted(name for name in curves if name.startswith("z"))
     scores = sorted(name for name in curves if name.startswith("word_f1_"))
-    panels = [("boundary rate", rates, 1)] + ([("F1 against whitespace", scores, 8)] if scores else [])
+    panels = [("boundary rate", rates, None)] + ([("F1 against whitespace", scores, 1.02)] if scores else [])
     figure = new_figure(7.2, 2.5 * len(panels) + 0.4)
     grid = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
-    for axes, (label, names, prefix) in zip(grid, panels):
+    for axes, (label, names, top) in zip(grid, panels):
         for name in names:
-            layer = int(name[prefix:])
-            color = LAYER_COLORS[(layer - 1) % len(LAYER_COLORS)]
-            updates, values = zip(*curves[name])
-            axes.plot(updates, values, color=color, linewidth=1.6, marker="o", markersize=2.2, label=f"layer {layer}")
+            _plot_curve(axes, name, curves[name])
         axes.set_ylabel(label, color=TEXT_COLOR)
-        axes.set_ylim(0, 1.02 if prefix > 1 else None)
+        axes.set_ylim(0, top)
         axes.grid(axis="y", linewidth=0.4)
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
@@ -62,3 +60,11 @@ def plot_training(curves: Dict[str, List[Tuple[int, float]]], path: Optional[str
     if path is not None:
         figure.savefig(path, dpi=dpi, facecolor="white")
     return figure
+
+
+def _plot_curve(axes, name: str, curve: List[Tuple[int, float]]) -> None:
+    layer, within = int(re.findall(r"\d+", name)[0]), name.endswith("_within")
+    color = LAYER_COLORS[(layer - 1) % len(LAYER_COLORS)]
+    style = dict(linestyle="--", linewidth=1.1) if within else dict(linewidth=1.6, marker="o", markersize=2.2)
+    label = f"layer {layer}" + (", within lines" if within else "")
+    axes.plot(*zip(*curve), color=color, label=label, **style)

@@ -260,7 +260,7 @@ class BoundaryRegularizedCrossEntropy(CheckedOptions, CrossEntropyCriterion):
                 regularizer = REGULARIZERS[term.name]
                 for need in ("signals", "right_to_left"):
                     if need in regularizer.needs and need not in heard:
-                        nll, found = self._hear(need, model, net_output, sample, term.name)
+                        nll, found = self.hear(need, model, net_output, sample, term.name)
                         penalties += nll
                         heard[need] = Signals(*(rows_of(trace, values) for values in found))
                 steps = layer_steps(trace, layer, self.targets.share(layer), **heard)._replace(valid=counted)
@@ -282,7 +282,7 @@ class BoundaryRegularizedCrossEntropy(CheckedOptions, CrossEntropyCriterion):
         unheard = [network for need, network in networks.items() if network is not None and need not in heard]
         return [parameter.flatten()[:0].sum() for network in unheard for parameter in network.parameters()]
 
-    def _hear(self, need, model, net_output, sample, name: str) -> Tuple[List[Tensor], Signals]:
+    def hear(self, need, model, net_output, sample, name: str) -> Tuple[List[Tensor], Signals]:
         """One of the NEEDS of the regulariser of this name, for every source symbol, and the loss of the network that
         predicted it, if it is not the model itself."""
         tokens = sample["net_input"].get("src_tokens")

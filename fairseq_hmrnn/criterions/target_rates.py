@@ -45,7 +45,9 @@ class TargetRates:
         elif rates and rates[0].share is None:
             self.found = FoundRate()
         self._announces = bool(rates) and rates[0].share is None  # what the rate is before the first search
-        self.within_lines = [rate.within_lines and line_end is not None for rate in rates]  # strokes have no lines
+        lines = line_end is not None  # strokes have none
+        self.within_lines = [rate.within_lines and lines for rate in rates]
+        self.shown_within = [(rate.within_lines or rate.share is None) and lines for rate in rates]
         if any(self.within_lines):
             layers = ", ".join(str(layer) for layer, within in enumerate(self.within_lines, 1) if within)
             logger.info(
@@ -79,6 +81,9 @@ class TargetRates:
             return trace.valid
         if tokens is None:
             raise ValueError("boundary-rates of the steps within lines require symbols: give steps:.2, of all steps")
+        return self._within(trace, layer, tokens)
+
+    def _within(self, trace: BoundaryTrace, layer: int, tokens: Tensor) -> Tensor:
         ends, delay = tokens.eq(self.line_end), self.delays[layer]
         return trace.valid & ~later(ends, delay) & ~later(ends, delay - 1)
 
@@ -101,11 +106,12 @@ class TargetRates:
             self.found.remember(tokens, signal, known)
 
     def statistics(self, trace: BoundaryTrace, tokens: Optional[Tensor], training: bool) -> Dict[str, Tensor]:
-        """Sums for the log: z1_within, the share within lines, where the rate is that; z1_target, if it is found."""
+        """Sums for the log: z1_within, the share within lines, where the rate is that or is found; z1_target, of all
+        steps, if it is found."""
         counts = {}
-        for layer, within in enumerate(self.within_lines):
-            if within:
-                counted, kind = self.counted(trace, layer, tokens), f"steps{layer + 1}"
+        for layer, shown in enumerate(self.shown_within):
+            if shown and tokens is not None:
+                counted, kind = self._within(trace, layer, tokens), f"steps{layer + 1}"
                 counts[kind] = counted.sum()
                 counts[f"z{layer + 1}_within:{kind}"] = (trace.boundaries[..., layer].detach().double() * counted).sum()
         if self.found is not None and self.rates[0].share is None and training:

@@ -6,16 +6,17 @@ from fairseq_hmrnn.analysis.plots import LAYER_COLORS
 from fairseq_hmrnn.analysis.training import plot_training, read_log
 
 SIMPLE = """
-2026-01-01 00:00:00 | INFO | train_inner | epoch 001:     50 / 1490 loss=3.1, z1=0.61, z2=0, flush1=0.61, word_f1_1=0.05, wps=9, num_updates=50, lr=0.002
+2026-01-01 00:00:00 | INFO | train_inner | epoch 001:     50 / 1490 loss=3.1, z1=0.61, z2=0, z1_within=0.55, flush1=0.61, word_f1_1=0.05, wps=9, num_updates=50, lr=0.002
 2026-01-01 00:00:01 | INFO | valid | epoch 001 | valid on 'valid' subset | loss 2.5 | z1 0.99 | z2 0.9 | word_f1_1 0.9 | num_updates 60
-2026-01-01 00:00:02 | INFO | train_inner | epoch 001:    100 / 1490 loss=2.7, z1=0.2, z2=1e-05, flush1=0.2, word_f1_1=0.85, wps=9, num_updates=100, lr=0.002
+2026-01-01 00:00:02 | INFO | train_inner | epoch 001:    100 / 1490 loss=2.7, z1=0.2, z2=1e-05, z1_within=0.18, flush1=0.2, word_f1_1=0.85, wps=9, num_updates=100, lr=0.002
 """  # noqa: E501
 JSON = """
-2026-01-01 00:00:00 | INFO | train_inner | {"epoch": 1, "z1": "0.61", "z2": "0", "word_f1_1": "0.05", "num_updates": "50"}
+2026-01-01 00:00:00 | INFO | train_inner | {"epoch": 1, "z1": "0.61", "z2": "0", "z1_within": "0.55", "word_f1_1": "0.05", "num_updates": "50"}
 2026-01-01 00:00:01 | INFO | valid | {"epoch": 1, "valid_z1": "0.99", "valid_num_updates": "60"}
-2026-01-01 00:00:02 | INFO | train_inner | {"epoch": 1, "z1": "0.2", "z2": "1e-05", "word_f1_1": "0.85", "num_updates": "100"}
+2026-01-01 00:00:02 | INFO | train_inner | {"epoch": 1, "z1": "0.2", "z2": "1e-05", "z1_within": "0.18", "word_f1_1": "0.85", "num_updates": "100"}
 """  # noqa: E501
 CURVES = {"z1": [(50, 0.61), (100, 0.2)], "z2": [(50, 0), (100, 1e-5)], "word_f1_1": [(50, 0.05), (100, 0.85)]}
+CURVES["z1_within"] = [(50, 0.55), (100, 0.18)]
 
 
 @pytest.mark.parametrize("log", [SIMPLE, JSON], ids=["simple", "json"])
@@ -43,8 +44,11 @@ def test_draws_every_layer_in_its_colour(tmp_path):
     figure = plot_training(CURVES, str(tmp_path / "rates.svg"))
     assert (tmp_path / "rates.svg").read_bytes().startswith(b"<?xml")
     rates, scores = figure.axes
-    assert [line.get_color() for line in rates.lines] == list(LAYER_COLORS[:2])
+    first, second = LAYER_COLORS[:2]
+    drawn = [(line.get_label(), line.get_color(), line.get_linestyle()) for line in rates.lines]
+    assert drawn == [("layer 1", first, "-"), ("layer 1, within lines", first, "--"), ("layer 2", second, "-")]
     assert rates.lines[0].get_xydata().tolist() == [[50, 0.61], [100, 0.2]]
+    assert rates.lines[1].get_xydata().tolist() == [[50, 0.55], [100, 0.18]]
     assert scores.lines[0].get_xydata().tolist() == [[50, 0.05], [100, 0.85]]
     assert len(plot_training({"z1": CURVES["z1"]}).axes) == 1
     with pytest.raises(ValueError, match="suffix"):

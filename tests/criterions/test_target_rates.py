@@ -164,6 +164,10 @@ def test_a_rate_that_is_found_is_logged_and_held(dictionary, model, sample, monk
     caplog.set_level("INFO", "fairseq_hmrnn")
     monkeypatch.setattr(found_rate, "find_rate", lambda symbols, signal: 0.4)
     criterion = criterion_for(dictionary, "auto,.05", boundary_regularizers="rate+uncertainty=0,none")
+    tokens = sample["net_input"]["src_tokens"]
+    tokens[0, 4] = dictionary.eos()
+    within = tokens.ne(dictionary.pad())
+    within[0, 3:5] = False
     for updates, rate in ((99, found_rate.START), (100, 0.4)):
         model.set_num_updates(updates)
         loss, size, log = criterion(model, sample)
@@ -172,6 +176,9 @@ def test_a_rate_that_is_found_is_logged_and_held(dictionary, model, sample, monk
         with metrics.aggregate(f"found after {updates}") as aggregator:
             criterion.reduce_metrics([log])
         assert aggregator.get_smoothed_values()["z1_target"] == rate
+        z = model(**sample["net_input"])[1]["trace"].boundaries[..., 0]
+        mean = z[within].mean().item()
+        assert aggregator.get_smoothed_values()["z1_within"] == pytest.approx(mean, abs=1e-3)
     criterion_for(dictionary, ".4,.05").load_training_state(criterion.training_state())  # has no use for it
     other = criterion_for(dictionary, "auto,.05", boundary_regularizers="rate+uncertainty=0,none")
     other.load_training_state({})

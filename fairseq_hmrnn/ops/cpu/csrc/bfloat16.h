@@ -5,8 +5,11 @@
 #include <type_traits>
 
 #include "vector.h"
-#if defined(__AVX512BF16__)
+#if defined(__AVX512BF16__) && defined(__AVX512F__)
+#define HMRNN_MULTIPLIES_PAIRS 1  // by one instruction
 #include <immintrin.h>
+#else
+#define HMRNN_MULTIPLIES_PAIRS 0
 #endif
 
 namespace hmrnn {
@@ -21,16 +24,10 @@ struct VectorOf<Pair> {
   typedef uint32_t type __attribute__((vector_size(VECTOR_BYTES)));
 };
 
-#if defined(__AVX512BF16__) && defined(__AVX512F__)
-constexpr bool MULTIPLIES_PAIRS = true;  // one instruction
-#else
-constexpr bool MULTIPLIES_PAIRS = false;
-#endif
-
 // Whether tiles of a product read operands as float32 that were rounded to bfloat16, of each pair the odd k first. Rows
 // are widened once, and weights once for all rows of a product, or as they are read where there are few.
 template <class S>
-constexpr bool WIDENED = std::is_same<S, Pair>::value && !MULTIPLIES_PAIRS;
+constexpr bool WIDENED = std::is_same<S, Pair>::value && !HMRNN_MULTIPLIES_PAIRS;
 template <class S>
 using Factor = std::conditional_t<WIDENED<S>, float, S>;
 template <class S>
@@ -139,7 +136,7 @@ inline Vec<float> multiply_add_portable(Vec<float> sum, Pair x, Vec<Pair> w) {
 }
 
 inline Vec<float> multiply_add(Vec<float> sum, Pair x, Vec<Pair> w) {
-#if defined(__AVX512BF16__) && defined(__AVX512F__)
+#if HMRNN_MULTIPLIES_PAIRS
   return (Vec<float>)_mm512_dpbf16_ps((__m512)sum, (__m512bh)_mm512_set1_epi32(int(x.bits)), (__m512bh)w);
 #else
   return multiply_add_portable(sum, x, w);

@@ -212,6 +212,14 @@ inline void multiply_widened(Rows<T, S>& rows, int64_t E, const S* w) {
   }
 }
 
+// rows.partial += a w, as below.
+template <class T, class S>
+inline void multiply_all_blocks(Rows<T, S>& rows, int64_t E, const S* w, int64_t ldw) {
+  if constexpr (WIDENED<S>)
+    if (rows.size() > WAITING_ROWS) return multiply_widened(rows, E, w);
+  multiply_blocks(rows, E, w, ldw);
+}
+
 // out[sample] (+)= scale * a w; a (E elements, see Rows::prepare), w (E, PANEL) with leading dimension ldw, PANEL for
 // pairs, out (., PANEL).
 template <class T, class S>
@@ -221,10 +229,7 @@ inline void multiply_panel(Rows<T, S>& rows, int64_t E, const S* w, int64_t ldw,
   // A weight that passes through the second cache leaves nothing there of what was written the last time.
   for (int i = 0; i < n; ++i)
     for (int v = 0; v < 4; ++v) __builtin_prefetch(out + int64_t(rows.sample[i]) * PANEL<T> + v * LANES<T>, 1);
-  bool done = false;
-  if constexpr (WIDENED<S>)
-    if ((done = n > WAITING_ROWS)) multiply_widened(rows, E, w);
-  if (!done) multiply_blocks(rows, E, w, ldw);
+  multiply_all_blocks(rows, E, w, ldw);
   for (int i = 0; i < n; ++i)
     finish_row(out + int64_t(rows.sample[i]) * PANEL<T>, rows.scale[i], &rows.partial[4 * i], add);
 }

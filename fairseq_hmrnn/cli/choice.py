@@ -152,16 +152,18 @@ def _for_text(data: str, names: Set[str], given: Sequence[str], cpu: bool) -> Tu
                 options.update(WITHOUT_SPACES if recipe_name == SIZES[0][1] else {**WITHOUT_SPACES, **LATER})
             elif recipe_name != SIZES[0][1]:
                 options.update(WITH_SPACES)
+    reason = f"{text.symbols:,} {kind}: as the recipe {recipe_name}"
     sizes = value_of("--hidden-sizes", given)
     if names.intersection(CLASSES["model"]) or (sizes is not None and sizes.count(",") != 2):
         # Each has a value for every layer, and there are not three, or nobody knows.
-        for name in (*WITHOUT_SPACES, *LATER):
-            options.pop(name, None)
+        dropped = [options.pop(name, None) for name in (*WITHOUT_SPACES, *LATER)]
+        if any(dropped) and "--boundary-rates" not in names:
+            reason += ", without its regularisers of boundaries, which are for three layers: give --boundary-rates"
     if "--boundary-regularizers" in names:
         options.pop("--boundary-delay", None)  # chosen for others
     if text.spaces is False and not names.intersection(CLASSES["model"]) and _learns_a_lexicon(given, options):
         options.update(FOR_WORDS_WITHOUT_SPACES)
-    return options, f"{text.symbols:,} {kind}: as the recipe {recipe_name}"
+    return options, reason
 
 
 def _learns_a_lexicon(given: Sequence[str], options: Options) -> bool:

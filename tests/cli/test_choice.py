@@ -140,3 +140,14 @@ def test_an_alias_of_fairseqs_is_the_option_that_it_stands_for(data, monkeypatch
     usual, small = (chosen(data, monkeypatch, given=given) for given in ([], ["--max-sentences", "8"]))
     assert value_of("--batch-size", small) == "8" and "--batch-size" not in small
     assert int(value_of("--max-update", small)) > 3 * int(value_of("--max-update", usual))
+
+
+@pytest.mark.parametrize(
+    "given, told",
+    [("--hidden-sizes 9,9", True), ("--arch hmlstm_lm_ptb", True), ("--hidden-sizes 9,9,9", False), ("", False)]
+    + [("--hidden-sizes 9,9 --boundary-rates .2", False), ("--criterion cross_entropy --arch hmlstm_lm_ptb", False)],
+)
+def test_a_model_without_the_chosen_regularizers_is_told_of(data, monkeypatch, given, told):
+    monkeypatch.setattr(choice, "look_at", lambda data: Text(500_000, True))
+    reason = choose(str(data), "save", given.split(), cpu=True).reason
+    assert ("without its regularisers of boundaries, which are for three layers" in reason) is told

@@ -97,6 +97,10 @@ def test_new_words_do_not_stick_to_the_prompt(word_model):
     words = lm.src_dict.symbols[lm.src_dict.nspecial :]
     assert len(words) > 4 and len(lm.tgt_dict) == lm.src_dict.nspecial + 4  # the rest is scored as unknown
     assert all(bits > 0 for bits in lm.score(" ".join(words)).bits)
+    assert lm.sample("ka lumo ", length=12, seed=3) == text  # the space is there already
+    with pytest.raises(ValueError, match="has no symbols"):
+        lm.score("  \n")
+    assert lm.segment("  \n") == [["  \n"]] * lm.models[0].decoder.hm_lstm.num_detectors and not any(lm.segment(""))
 
 
 ATTEMPTS = """

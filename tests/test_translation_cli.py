@@ -108,13 +108,33 @@ def test_training_requires_a_valid_split_and_does_without_test(pairs, tmp_path):
     for path in pairs.glob("valid.*"):
         shutil.copy(path, tmp_path / "bin")
     found = choose(str(tmp_path / "bin"), "save", ["--arch", "hmlstm", "--lr", "1"], cpu=True).arguments
-    assert value_of("--boundary-rates", found) == "steps:.4" and found.count("--arch") == found.count("--lr") == 1
+    assert found.count("--arch") == found.count("--lr") == 1
+    for given, rate in (("", "steps:.4"), ("--arch hmlstm", None), ("--hidden-sizes 9,9,9", None),
+                        ("--arch hmlstm --hidden-sizes 9,9", "steps:.4"), ("--top-boundary", None)):  # fmt: skip
+        assert value_of("--boundary-rates", choose(str(tmp_path / "bin"), "save", given.split(), cpu=True)[0]) == rate
     own = choose(str(tmp_path / "bin"), "save", ["--criterion", "cross_entropy"], cpu=True).arguments
     assert not {"--boundary-rates", "--label-smoothing"} & set(own)
     command = ["train", tmp_path / "bin", "--save-dir", tmp_path / "save", "--"]
     printed = run("fairseq-hmrnn", *command, "--max-update", 2, "--cpu", "--num-workers", 0).stdout
     assert SMALL in printed and printed.endswith("has no test split; done\n")
     assert (tmp_path / "save" / "checkpoint_best.pt").exists()
+
+
+def test_languages_whose_names_have_a_hyphen_are_named_in_the_command(pairs, tmp_path):
+    """fairseq would look for the language zh."""
+    for path in pairs.parent.glob("*.??"):
+        shutil.copy(path, tmp_path / f"{path.stem}{'.zh-CN' if path.suffix == '.de' else path.suffix}")
+    run(
+        "fairseq-hmrnn", "prepare", "translation", "zh-CN", "en", tmp_path, "--source-type", "char", "--target-size", 30
+    )
+    found = choose(str(tmp_path / "bin"), "save", [], cpu=True).arguments
+    assert [value_of(f"--{side}-lang", found) for side in ("source", "target")] == ["zh-CN", "en"]
+    own = choose(str(tmp_path / "bin"), "save", ["-s", "en"], cpu=True).arguments
+    assert not {"--source-lang", "--target-lang"} & set(own)
+    assert value_of("--source-lang", choose(str(pairs), "save", [], cpu=True).arguments) is None
+    command = ["train", tmp_path / "bin", "--save-dir", tmp_path / "save", "--"]
+    printed = run("fairseq-hmrnn", *command, "--max-update", 2, "--cpu", "--num-workers", 0).stdout
+    assert "BLEU" in printed.splitlines()[-1]
 
 
 def test_the_test_split_is_scored_in_the_direction_that_was_trained(pairs, tmp_path):

@@ -8,7 +8,7 @@ from typing import Dict, Iterable, List, Optional, Tuple
 from .plots import LAYER_COLORS, TEXT_COLOR, check_path, new_figure
 
 # As --log-format simple, tqdm and json write it.
-_VALUE = re.compile(r'\b(z\d+(?:_within)?|word_f1_\d+|num_updates)"?(?:=|: ?"?|\s+)(\d[\d.e-]*)')
+_VALUE = re.compile(r'\b(z\d+(?:_within)?|word_f1_\d+|num_updates)"?(?:=|: ?"?|\s+)(\d[\d.]*(?:e[+-]?\d+)?)')
 
 
 def read_log(lines: Iterable[str]) -> Dict[str, List[Tuple[int, float]]]:
@@ -26,7 +26,7 @@ def read_log(lines: Iterable[str]) -> Dict[str, List[Tuple[int, float]]]:
         update = values.pop("num_updates", None)
         for name, value in values.items():
             if update is not None:
-                curves.setdefault(name, {})[int(update)] = float(value)
+                curves.setdefault(name, {})[int(float(update))] = float(value)
     if not any(name.startswith("z") for name in curves):
         raise ValueError(
             "the log has no boundary rates: it must be what fairseq-train printed with --log-format simple or json and "

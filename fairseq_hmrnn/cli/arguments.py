@@ -158,10 +158,10 @@ def existing_folder(argument: str) -> str:
 
 
 def prepared_folder(argument: str) -> str:
-    """A folder of a prepared text."""
+    """A folder of a prepared text, as an absolute path: fairseq sees one that begins with "." from a checkpoint's."""
     if not os.path.isfile(os.path.join(path(argument), "dict.txt")):
         raise argparse.ArgumentTypeError(f"no {argument}/dict.txt: prepare a text: fairseq-hmrnn prepare text")
-    return argument
+    return os.path.abspath(argument)
 
 
 def refuse_unwritable(folder: str) -> None:

@@ -3,7 +3,6 @@ text, with the boundary regularisers that docs/boundaries.md recommends."""
 
 from __future__ import annotations
 
-import glob
 import math
 import os
 import shlex
@@ -14,9 +13,11 @@ from fairseq.data import Dictionary
 from omegaconf import DictConfig, ListConfig
 
 from ..data.characters import SPACE_SYMBOL, is_character_dictionary
+from ..data.dictionaries import read_dictionary
 from ..data.folders import DESCRIPTION, DICTIONARY
 from ..data.indexed import count_symbols
 from .errors import UserError
+from .files import matching
 from .recipe import PACKAGE, check_folder, load_recipe
 
 # The symbols of the training split below which a recipe is chosen.
@@ -55,8 +56,10 @@ WITH_SPACES = {  # words, and above them sentences, which take more text and upd
 }
 WITHOUT_SPACES = {"--boundary-rates": "auto,steps:.05", "--boundary-regularizers": "rate+lexicon,rate"}
 FOR_WORDS_WITHOUT_SPACES = {"--detector-hidden": "32"}  # where a lexicon teaches layer 1
+FOR_OTHER_LAYERS = "which are for other layers: give --boundary-rates"
 LATER = {"--boundary-delay": "2"}  # which layers of a small recipe cannot tell
-ALIASES = {"--max-sentences": "--batch-size"}  # fairseq's, of options that are read here
+# fairseq's, of options that are read here
+ALIASES = {"--max-sentences": "--batch-size", "-s": "--source-lang", "-t": "--target-lang"}
 # The options that choose the class of a recipe's section. Who gives one gives that class's options too.
 CLASSES = {
     "task": ("--task",),
@@ -118,13 +121,13 @@ def is_translation(data: str) -> bool:
 
 
 def _has(folder: str, pattern: str) -> bool:
-    return bool(glob.glob(os.path.join(glob.escape(folder), pattern)))
+    return bool(matching(folder, pattern))
 
 
 def _for_translation(data: str, names: Set[str], given: Sequence[str], cpu: bool) -> Tuple[Options, str]:
     if not _has(data, "valid.*.idx"):
         raise UserError(f"no valid split in {data}: add valid.SRC and valid.TGT to the texts and prepare them again")
-    sides = [path[: -len(".idx")] for path in glob.glob(os.path.join(glob.escape(data), "train.*.idx"))]
+    sides = [path[: -len(".idx")] for path in matching(data, "train.*.idx")]
     symbols = max(map(count_symbols, sides), default=0)
     options: Options = {**TRANSLATION}
     size = "large"
@@ -134,7 +137,29 @@ def _for_translation(data: str, names: Set[str], given: Sequence[str], cpu: bool
     if names.intersection(CLASSES["criterion"]):
         for name in OF_CRITERION:
             options.pop(name)
-    return options, f"two languages, {symbols:,} symbols: a {size} translation model"
+    reason = f"two languages, {symbols:,} symbols: a {size} translation model"
+    if _may_have_other_detectors(names, given, layers=2) and options.pop("--boundary-rates", None):
+        if "--boundary-rates" not in names:
+            reason += f", without its rate of boundaries, {FOR_OTHER_LAYERS}"
+    options.update(_languages(data, sides, names))
+    return options, reason
+
+
+def _languages(data: str, sides: Sequence[str], names: Set[str]) -> Options:
+    """--source-lang and --target-lang where fairseq could not tell them from the files' names: zh-CN."""
+    ends = [os.path.basename(side)[len("train.") :] for side in sides]
+    languages = [os.path.basename(path)[len("dict.") : -len(".txt")] for path in matching(data, "dict.*.txt")]
+    pairs = [(a, b) for a in languages for b in languages if a != b and f"{a}-{b}.{a}" in ends]
+    if len(pairs) != 1 or names & {"--source-lang", "--target-lang"} or not any("-" in name for name in pairs[0]):
+        return {}
+    return {"--source-lang": pairs[0][0], "--target-lang": pairs[0][1]}
+
+
+def _may_have_other_detectors(names: Set[str], given: Sequence[str], layers: int) -> bool:
+    """Whether a user's options may give a model other boundary detectors than one of so many layers has."""
+    sizes = value_of("--hidden-sizes", given)
+    own = names.intersection(CLASSES["model"]) and sizes is None or "--top-boundary" in names
+    return bool(own) or (sizes is not None and sizes.count(",") != layers - 1)
 
 
 def _for_text(data: str, names: Set[str], given: Sequence[str], cpu: bool) -> Tuple[Options, str]:
@@ -142,6 +167,8 @@ def _for_text(data: str, names: Set[str], given: Sequence[str], cpu: bool) -> Tu
     recipe_name = next(name for limit, name in SIZES if text.symbols < limit)
     recipe = load_recipe(recipe_name)
     options = dict(_options_of(recipe, names))
+    if value_of("--criterion", given) not in (None, recipe.criterion._name):
+        options.pop("--best-checkpoint-metric", None)  # which others do not log
     if recipe_name != SIZES[-1][1]:
         _set_length(options, OF_TEXT, text.symbols, names, given, cpu or "--cpu" in names)
     kind = "symbols"
@@ -153,12 +180,10 @@ def _for_text(data: str, names: Set[str], given: Sequence[str], cpu: bool) -> Tu
             elif recipe_name != SIZES[0][1]:
                 options.update(WITH_SPACES)
     reason = f"{text.symbols:,} {kind}: as the recipe {recipe_name}"
-    sizes = value_of("--hidden-sizes", given)
-    if names.intersection(CLASSES["model"]) or (sizes is not None and sizes.count(",") != 2):
-        # Each has a value for every layer, and there are not three, or nobody knows.
+    if names.intersection(CLASSES["model"]) or _may_have_other_detectors(names, given, layers=3):
         dropped = [options.pop(name, None) for name in (*WITHOUT_SPACES, *LATER)]
         if any(dropped) and "--boundary-rates" not in names:
-            reason += ", without its regularisers of boundaries, which are for three layers: give --boundary-rates"
+            reason += f", without its regularisers of boundaries, {FOR_OTHER_LAYERS}"
     if "--boundary-regularizers" in names:
         options.pop("--boundary-delay", None)  # chosen for others
     if text.spaces is False and not names.intersection(CLASSES["model"]) and _learns_a_lexicon(given, options):
@@ -209,7 +234,8 @@ def look_at(data: str) -> Text:
     for name in (DICTIONARY, "train.idx"):
         if not os.path.isfile(os.path.join(data, name)):
             raise UserError(f"no {data}/{name}: {again}")
-    symbols, dictionary = count_symbols(os.path.join(data, "train")), Dictionary.load(os.path.join(data, DICTIONARY))
+    symbols = count_symbols(os.path.join(data, "train"))
+    dictionary = read_dictionary(Dictionary, os.path.join(data, DICTIONARY))
     if not symbols:
         raise UserError(f"the training split in {data} is empty: {again}")
     if not is_character_dictionary(dictionary):

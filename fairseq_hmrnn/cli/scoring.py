@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import glob
 import os
 import re
 import subprocess
 import sys
-from typing import Any, List
+from typing import Any, Dict, List
 
 from fairseq import checkpoint_utils
 
 from ..checkpoints import settings
 from .errors import UserError
+from .files import matching
 from .recipe import PACKAGE
 
 FOUND = re.compile(r"Evaluated [0-9,]+ tokens|Loss \(base 2\): [0-9.]*")
@@ -30,6 +30,7 @@ OF_TRAINING = {
     "hmlstm_language_modeling": ("output_dictionary_size",),
     "translation": ("source_lang", "target_lang", "max_source_positions", "max_target_positions", "truncate_source"),
 }
+OF_WINDOWS = ("tokens_per_sample", "sample_break_mode", "add_bos_token")
 CHECKPOINTS = ("checkpoint_best.pt", "checkpoint_last.pt")  # the last one where nothing was validated
 
 
@@ -45,29 +46,34 @@ def score(task: str, data: str, save_dir: str, cpu: bool) -> None:
     if not found:
         print(f"{save_dir} has no checkpoint; done")
         return
-    if not any(_matching(data, pattern) for pattern in TEST_SPLITS):
+    if not any(matching(data, pattern) for pattern in TEST_SPLITS):
         print(f"{data} has no test split; done")
         return
     path = os.path.join(save_dir, found[0])
-    common = [data, "--user-dir", str(PACKAGE), "--task", task, "--path", path, *_of_training(task, path)]
+    state = checkpoint_utils.load_checkpoint_to_cpu(path)
+    common = [data, "--user-dir", str(PACKAGE), "--task", task, "--path", path, *_of_training(task, state)]
     common += ["--distributed-world-size", "1"]  # also where training had several processes
     SCORES[task]([*common, *(["--cpu"] if cpu else [])], data, save_dir)
 
 
-def _of_training(task: str, path: str) -> List[str]:
-    """The options OF_TRAINING of a checkpoint's task, as they were when it was trained."""
-    found: List[str] = []
-    if task in OF_TRAINING:
-        trained = settings(checkpoint_utils.load_checkpoint_to_cpu(path)).task
-        for name in OF_TRAINING[task]:
-            value: Any = getattr(trained, name, None)
-            if value is not None and value is not False:
-                found += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
+def _of_training(task: str, state: Dict[str, Any]) -> List[str]:
+    """The options OF_TRAINING of a checkpoint's task, as they were when it was trained; of a language model that does
+    not carry its state over the test text, those of its windows too."""
+    names, found = OF_TRAINING.get(task, ()), []
+    if task == "hmlstm_language_modeling" and any(name.startswith("decoder.hm_lstm.") for name in state["model"]):
+        found += ["--stateful", "--tokens-per-sample", "1000"]
+    elif task == "hmlstm_language_modeling":
+        names += OF_WINDOWS
+    trained = settings(state).task
+    for name in names:
+        value: Any = getattr(trained, name, None)
+        if value is not None and value is not False:
+            found += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
     return found
 
 
 def _score_language_model(common: List[str], data: str, save_dir: str) -> None:
-    options = ["--gen-subset", "test", "--stateful", "--tokens-per-sample", "1000"]
+    options = ["--gen-subset", "test"]
     printed = _run("fairseq_cli.eval_lm", [*common, *options], os.path.join(save_dir, "eval.log"))
     print("\n".join(FOUND.findall(printed)))
 
@@ -75,7 +81,7 @@ def _score_language_model(common: List[str], data: str, save_dir: str) -> None:
 def _score_translation(common: List[str], data: str, save_dir: str) -> None:
     options = ["--gen-subset", "test", "--required-batch-size-multiple", "1", "--beam", "5", "--max-tokens", "4000"]
     # Which model is named does not matter here: pieces are joined the same way with any.
-    models = _matching(data, "spm.*.model")
+    models = matching(data, "spm.*.model")
     options += ["--bpe", "sentencepiece", "--sentencepiece-model", models[0]] if models else ["--post-process"]
     options += ["--scoring", "sacrebleu"]
     printed = _run("fairseq_cli.generate", [*common, *options], os.path.join(save_dir, "translations.txt"))
@@ -93,10 +99,6 @@ SCORES = {
     "translation": _score_translation,
     "hmlstm_handwriting": _score_handwriting,
 }
-
-
-def _matching(folder: str, pattern: str) -> List[str]:
-    return sorted(glob.glob(os.path.join(glob.escape(folder), pattern)))
 
 
 def _run(module: str, arguments: List[str], log: str) -> str:

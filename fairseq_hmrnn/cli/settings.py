@@ -56,6 +56,10 @@ def standing_alone(given: Sequence[str]) -> List[str]:
 def _choose(recipe: DictConfig, section: str, name: Any) -> None:
     """Have a section choose another model, optimizer and so on, without the old one's settings."""
     _check_choice(section, name)
+    if section == "criterion" and name != _values(recipe, section).get(NAME):
+        metric = {"best_checkpoint_metric", "maximize_best_checkpoint_metric"}  # of what the other one logs
+        for key in metric.intersection(_values(recipe, "checkpoint")):
+            del recipe["checkpoint"][key]
     _add(recipe, section, {NAME: name})
     fields = _fields(recipe, section)
     for key in [key for key in recipe[section] if fields is not None and key not in (*fields, NAME)]:

@@ -147,9 +147,10 @@ class SentencepieceEnds:
         return self.model.is_control(index) or self.model.is_unknown(index)
 
     def _ends(self, line: str) -> List[int]:
-        """Index of each piece's last character. Pieces are matched by their number of characters, spaces aside."""
+        """Index of each piece's last character. Pieces are matched by their number of characters, white space aside."""
         visible = [index for index, character in enumerate(line) if not character.isspace()]
-        lengths = [len(piece.replace("\u2581", "")) for piece in self.model.encode(line, out_type=str)]
+        pieces = (piece.replace("\u2581", " ") for piece in self.model.encode(line, out_type=str))
+        lengths = [sum(not character.isspace() for character in piece) for piece in pieces]
         if sum(lengths) != len(visible):
             raise ValueError(
                 f"boundary-supervision: the sentencepiece model changes the length of {line[:40]!r}...; train it with "

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from ..text import code_points
 from .characters import SPACE_SYMBOL, CharacterDictionary, decode, encode, is_character_dictionary
+from .dictionaries import read_dictionary
 from .folders import DICTIONARY, SPLITS, is_work, recover, replaced_whole
 
 CHUNK_BYTES = 1 << 22
@@ -173,12 +174,11 @@ def build_dictionary(counts: np.ndarray) -> CharacterDictionary:
 def load_dictionary(path: str) -> CharacterDictionary:
     """Read a dict.txt of this codec."""
     try:
-        with open(path, encoding="utf-8") as stream:
-            dictionary = CharacterDictionary.load(stream)
+        dictionary = read_dictionary(CharacterDictionary, path)
     except OSError as error:
         raise InputError(f"cannot read {path} ({error.strerror}): give the dict.txt of prepared data") from error
-    except (ValueError, RuntimeError) as error:
-        raise InputError(f"{path} is not a fairseq dictionary ({error}): give the dict.txt of prepared data") from error
+    except ValueError as error:
+        raise InputError(str(error)) from error
     if not is_character_dictionary(dictionary):
         raise InputError(
             f"{path} has entries that are not single characters: give a dict.txt that `prepare text` wrote "

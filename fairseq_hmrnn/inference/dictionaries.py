@@ -8,6 +8,7 @@ from typing import Any, Dict, List, Optional
 from fairseq.data import Dictionary
 
 from ..checkpoints import settings
+from ..data.dictionaries import read_dictionary
 from ..data.folders import DICTIONARY
 
 
@@ -33,7 +34,8 @@ def check_dictionary(path: str, state: Dict[str, Any], used: Dictionary, given: 
     if symbols is None and given is not None:
         return
     if symbols is None:
-        symbols = _symbols(type(used).load(os.path.join(str(folder_of_dictionary(path, state)), DICTIONARY)))
+        folder = str(folder_of_dictionary(path, state))
+        symbols = _symbols(read_dictionary(type(used), os.path.join(folder, DICTIONARY)))
     if symbols == _symbols(used):
         return
     if given is None:

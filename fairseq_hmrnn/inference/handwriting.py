@@ -57,7 +57,8 @@ class Writer:
         """`count` new steps behind a beginning (N, 3), normalised, N from 1; None: a pen that is put down. bias:
         Graves' b, see `MixtureDensity.distribution`. Draws from torch's generator."""
         steps = torch.zeros(1, 1, 3) if beginning is None else torch.from_numpy(np.asarray(beginning, np.float32))[None]
-        written, boundaries, log_probs, state = [steps], [], [torch.zeros(steps.size(1))], None
+        written, boundaries, state = [steps], [], None
+        log_probs = [torch.from_numpy(self.read(steps[0].numpy()).log_probs).float()]
         for _ in range(count):
             parameters, extra = self.model(written[-1], state=state)
             state = extra["state"]

@@ -224,7 +224,10 @@ class LanguageModelHub(GeneratorHubInterface):
         first, *lines = _lines(new, self.src_dict.eos()) if not getattr(self.task, "has_characters", False) else [new]
         before = self.encode(prompt)
         together = self.decode(torch.cat([before, before.new_tensor(first)]))
-        texts = [prompt + together[len(self.decode(before)) :], *(self.decode(before.new_tensor(x)) for x in lines)]
+        behind = together[len(self.decode(before)) :]
+        if prompt[-1:].isspace() and not getattr(self.task, "has_characters", False):
+            behind = behind.lstrip(" ")  # the space that is there already
+        texts = [prompt + behind, *(self.decode(before.new_tensor(x)) for x in lines)]
         return "\n".join(texts)
 
     def score(
@@ -250,6 +253,8 @@ class LanguageModelHub(GeneratorHubInterface):
             first, *lines = map(self.encode, text.split("\n"))
             eos = first.new_tensor([self.src_dict.eos()])
             symbols = torch.cat([first, *(part for line in lines for part in (eos, line))])
+        if not symbols.numel():
+            raise ValueError("the text to score has no symbols")
         log_probs = torch.cat(list(self._log_probs(symbols)))
         bits = (-log_probs / math.log(2)).tolist()
         score = Score(sum(bits) / len(text), bits, [self.src_dict[index] for index in symbols])
@@ -299,7 +304,7 @@ class LanguageModelHub(GeneratorHubInterface):
         `boundaries`."""
         symbols = self._symbols(text)
         if not symbols:
-            return [[] for _ in range(self.models[0].decoder.hm_lstm.num_detectors)]
+            return [[text] if text else [] for _ in range(self.models[0].decoder.hm_lstm.num_detectors)]
         segments = []
         for column in self.boundaries(text, lookahead).unbind(1):
             ends = [end for end in (column.nonzero().squeeze(1) + 1).tolist() if end < len(symbols)]

@@ -187,9 +187,7 @@ class SampleWriter:
 
     def _continuation(self, sample: Sample) -> str:
         """New symbols as they read behind the prompt."""
-        prompt = sample.prompt
-        text = self.model.continued(prompt, sample.symbols)[len(prompt) :]
-        return text.lstrip(" ") if prompt[-1:].isspace() and not self.has_characters else text
+        return self.model.continued(sample.prompt, sample.symbols)[len(sample.prompt) :]
 
 
 def _mean(bits: Sequence[float], length: int) -> Optional[float]:

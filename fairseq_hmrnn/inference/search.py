@@ -55,6 +55,11 @@ class PromptedGenerator(SequenceGenerator):
         length = prompts.size(1)
         max_len_a, max_len_b, min_len = self.lengths
         total = length + int(max_len_a * length + max_len_b)
+        if total >= self.max_len:
+            raise ValueError(
+                f"the model reads at most {self.max_len} symbols, prompt and sample may have {self.max_len - 1} "
+                f"together, not {total}: give a smaller length"
+            )
         self.max_len_a, self.max_len_b = 0, total
         self.min_len = total if self.stop is None else min(length + min_len, total)
         if self.stop is not None and prompts.eq(self.stop).any():

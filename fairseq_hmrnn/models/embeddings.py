@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Dict, List, Optional
 
+import torch
 from fairseq import utils
 from fairseq.modules import AdaptiveSoftmax
-from torch import nn
+from torch import Tensor, nn
 
 from ..options import LARGEST_COUNT
 
@@ -113,8 +114,29 @@ def parse_cutoffs(text: str, num_symbols: int, dim: int) -> Optional[List[int]]:
     return cutoffs
 
 
+class DifferentiableAdaptiveSoftmax(AdaptiveSoftmax):
+    """fairseq's, whose log-probabilities of all symbols have no backward pass, for they are written in place."""
+
+    def get_log_prob(self, input: Tensor, target: Optional[Tensor]) -> Tensor:
+        """(B, T, symbols) for features (B, T, dim)."""
+        if not torch.is_grad_enabled():
+            return super().get_log_prob(input, target)
+        features, first = input.flatten(0, 1), self.cutoff[0]
+        head = self.lsm(self.head(features))
+        tails = [self.lsm(tail(features)) + head[:, first + i, None] for i, tail in enumerate(self.tail)]
+        return torch.cat([head[:, :first], *tails], 1).view(*input.shape[:-1], -1)
+
+
+def make_differentiable(decoder: nn.Module) -> None:
+    """Give the adaptive softmax that a decoder of fairseq's has built, if it has, its backward pass."""
+    if decoder.adaptive_softmax is not None:
+        decoder.adaptive_softmax.__class__ = DifferentiableAdaptiveSoftmax
+
+
 def build_adaptive_softmax(text: str, num_symbols: int, dim: int) -> Optional[AdaptiveSoftmax]:
     """The adaptive softmax (arXiv 1609.04309) over num_symbols that `adaptive-softmax-cutoff` describes, None for "".
     Dropout on its input of `dim` dimensions is left to the decoder."""
     cutoffs = parse_cutoffs(text, num_symbols, dim)
-    return None if cutoffs is None else AdaptiveSoftmax(num_symbols, dim, cutoffs, dropout=0.0, factor=SHRINKING)
+    if cutoffs is None:
+        return None
+    return DifferentiableAdaptiveSoftmax(num_symbols, dim, cutoffs, dropout=0.0, factor=SHRINKING)

@@ -15,6 +15,7 @@ from fairseq.tasks import register_task
 from ..checkpoints import is_dictionary, is_loading_model
 from ..compat import keep_prompt_spaces
 from ..data.characters import CharacterCodec, CharacterDictionary, is_character_dictionary
+from ..data.dictionaries import read_dictionary
 from ..inference.reader import output_symbols
 from ..inference.search import PromptedGenerator
 from ..models.decoding import GENERATION_DTYPES, generate_in
@@ -104,7 +105,7 @@ class HMLSTMLanguageModelingTask(TaskMixin, StatefulLanguageModelingTask):
             )
         self.dictionary, self.output_dictionary = self.setup_dictionary(self.args, state_dict)
         others = sorted(glob.glob(os.path.join(glob.escape(folder), "dict.*.txt")))
-        if others and not any(Dictionary.load(path).symbols == self.dictionary.symbols for path in others):
+        if others and not any(read_dictionary(Dictionary, path).symbols == self.dictionary.symbols for path in others):
             raise ValueError(
                 f"the language model's dictionary is not among {', '.join(others)}: train it on text prepared with "
                 "fairseq-preprocess --only-source --srcdict and the dictionary of the target language"
@@ -177,7 +178,7 @@ class HMLSTMLanguageModelingTask(TaskMixin, StatefulLanguageModelingTask):
 def _read(kind: Type[Dictionary], source: Union[str, List[Tuple[str, int]]]) -> Dictionary:
     """A dictionary from its dict.txt, or from the symbols and counts of one."""
     if isinstance(source, str):
-        return kind.load(source)
+        return read_dictionary(kind, source)
     dictionary = kind()
     for symbol, count in source:
         dictionary.add_symbol(symbol, n=count, overwrite=True)  # a dictionary may have a symbol twice

@@ -34,6 +34,11 @@ def test_updates_that_were_made_again_are_those_of_the_last_time():
     assert backwards == {"z1": [(60, 0.3), (150, 0.25), (200, 0.2)]}
 
 
+def test_updates_are_read_as_fairseq_writes_large_numbers():
+    line = "| INFO | train_inner | epoch 001: z1=1e-05, z2=1.5e-05, num_updates=1.23457e+06, lr=0.002"
+    assert read_log([line]) == {"z1": [(1234570, 1e-5)], "z2": [(1234570, 1.5e-5)]}
+
+
 def test_a_log_without_rates_is_refused():
     with pytest.raises(ValueError, match="no boundary rates"):
         read_log(["| INFO | train_inner | epoch 001: 50 / 1490 loss=3.1, num_updates=50"])

@@ -145,9 +145,25 @@ def test_an_alias_of_fairseqs_is_the_option_that_it_stands_for(data, monkeypatch
 @pytest.mark.parametrize(
     "given, told",
     [("--hidden-sizes 9,9", True), ("--arch hmlstm_lm_ptb", True), ("--hidden-sizes 9,9,9", False), ("", False)]
+    + [("--top-boundary", True)]
     + [("--hidden-sizes 9,9 --boundary-rates .2", False), ("--criterion cross_entropy --arch hmlstm_lm_ptb", False)],
 )
 def test_a_model_without_the_chosen_regularizers_is_told_of(data, monkeypatch, given, told):
     monkeypatch.setattr(choice, "look_at", lambda data: Text(500_000, True))
-    reason = choose(str(data), "save", given.split(), cpu=True).reason
-    assert ("without its regularisers of boundaries, which are for three layers" in reason) is told
+    arguments, reason = choose(str(data), "save", given.split(), cpu=True)
+    assert ("without its regularisers of boundaries, which are for other layers" in reason) is told
+    assert not told or value_of("--boundary-rates", arguments) is None
+
+
+def test_what_no_other_criterion_logs_chooses_no_checkpoint(data, monkeypatch):
+    own = "boundary_regularized_cross_entropy"
+    given = {None: [], own: ["--criterion", own], "cross_entropy": ["--criterion", "cross_entropy"]}
+    found = [value_of("--best-checkpoint-metric", chosen(data, monkeypatch, given=each)) for each in given.values()]
+    assert found == ["bpc", "bpc", None]
+
+
+def test_a_dictionary_that_is_not_utf8_is_named(data, tmp_path):
+    shutil.copytree(str(data), str(tmp_path / "bin"))
+    (tmp_path / "bin" / "dict.txt").write_bytes(b"\xe4 3\n")
+    with pytest.raises(ValueError, match="bin/dict.txt is not a fairseq dictionary .*utf-8"):
+        look_at(str(tmp_path / "bin"))

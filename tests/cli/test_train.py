@@ -128,6 +128,14 @@ def test_a_folder_is_trained_and_scored_from_anywhere_and_the_printed_command_is
     assert (folder / "checkpoints" / "bin" / "eval.log").is_file()
 
 
+def test_a_model_without_a_carried_state_is_scored_in_its_own_windows(data, tmp_path):
+    options = "--arch lstm_lm --criterion cross_entropy --tokens-per-sample 50 --max-update 2 --num-workers 0"
+    options += " --decoder-embed-dim 8 --decoder-hidden-size 8 --decoder-out-embed-dim 8 --cpu"
+    log = run("fairseq-hmrnn", "train", data, "--save-dir", tmp_path, "--", *options.split()).stdout
+    characters = len((data.parent / "test.txt").read_bytes().decode())
+    assert f"Evaluated {characters:,} tokens\n" in log and re.search(r"Loss \(base 2\): \d", log)
+
+
 def test_the_score_takes_nothing_in_the_current_folder_for_a_package(tmp_path, monkeypatch):
     (tmp_path / "fairseq.py").write_text("raise RuntimeError('not this one')\n")
     monkeypatch.chdir(tmp_path)
@@ -167,6 +175,14 @@ def test_a_setting_may_be_one_that_the_recipe_leaves_at_its_default():
     # No prefixes: of those for settings that a configuration may have or not, hydra 1.0 knows none.
     assert settings == [setting.lstrip("+") for setting in given]
     assert config.model.dropout_recurrent == 0.2 and config.task.window_jitter == 0.1
+
+
+def test_what_no_other_criterion_logs_chooses_no_checkpoint_of_a_recipe():
+    for name, metric in (("boundary_regularized_cross_entropy", "bpc"), ("cross_entropy", None)):
+        _, config = settled(f"criterion._name={name}")
+        assert config.checkpoint.get("best_checkpoint_metric") == metric
+    _, config = settled("criterion._name=cross_entropy", "checkpoint.best_checkpoint_metric=ppl")
+    assert config.checkpoint.best_checkpoint_metric == "ppl"
 
 
 def test_a_value_is_text_where_hydra_would_take_it_for_something_else():

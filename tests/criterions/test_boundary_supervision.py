@@ -92,6 +92,14 @@ def test_sentencepiece(dictionary, tmp_path):
     sentencepiece.SentencePieceTrainer.train(
         input=str(corpus), model_prefix=str(tmp_path / "c"), model_type="char", minloglevel=2
     )
+    corpus.write_text("\n".join(["\tto be\u00a0or", "not to\tbe\r"] * 50))
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(corpus), model_prefix=str(tmp_path / "i"), model_type="unigram", vocab_size=14, minloglevel=2,
+        normalization_rule_name="identity", remove_extra_whitespaces=False,
+    )  # fmt: skip
+    supervision = build_supervision(f"sentencepiece:{tmp_path / 'i.model'}", dictionary)
+    target, known = supervision(tokens_of(dictionary, "to be\n\tto\u00a0be\r\n"))  # white space that is no separator
+    assert known[0].any() and target[0][known[0]].any()
     with pytest.raises(ValueError, match="c.model every character is a piece of its own: give a model of longer"):
         build_supervision(f"sentencepiece:{tmp_path / 'c.model'}", dictionary)
 

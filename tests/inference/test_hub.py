@@ -1,11 +1,12 @@
 """The hub interface, with a checkpoint of the repository."""
 
 import re
+import shutil
 
 import pytest
 import torch
 from fairseq import checkpoint_utils
-from running import ROOT
+from running import ROOT, run
 
 from fairseq_hmrnn.inference import hub
 from fairseq_hmrnn.models import HMLSTMLanguageModel
@@ -65,6 +66,14 @@ def test_a_folder_has_the_dictionary_of_every_checkpoint(lm, entries, tmp_path):
     for paths in ([path], [path, path]):
         with pytest.raises(ValueError, match=re.escape(f"{path} has another dictionary than {other}/dict.txt: give")):
             hub.load(paths, data=other)
+
+
+def test_a_folder_is_the_one_that_is_seen_from_here(data, entries, tmp_path):
+    """Not that of the same name seen from the checkpoint, where another dictionary may be."""
+    folder = write_dictionary(tmp_path / "other", entries)
+    shutil.copy(CHECKPOINTS / "hmlstm_lm.pt", folder)
+    refused = run("fairseq-hmrnn", "evaluate", f"{folder}/hmlstm_lm.pt", ".", cwd=data, check=False)
+    assert refused.returncode == 2 and f"has another dictionary than {data}/dict.txt" in refused.stdout
 
 
 def test_a_checkpoint_without_a_dictionary_has_that_of_its_folder(lm, entries, tmp_path):

@@ -101,3 +101,6 @@ def test_a_transformer_is_searched_and_not_sampled_from():
     every = {new: log_prob(model, text[1:], new) for new in itertools.product(SYMBOLS, repeat=2)}
     best = sorted(every, key=every.get, reverse=True)[:BEAM]
     assert [tuple(hypo["tokens"][3:].tolist()) for hypo in found] == best
+    with pytest.raises(ValueError, match="reads at most 64 symbols, .* may have 63 together, not 64: give a smaller"):
+        search(model, [text[1:]], max_len_b=61)
+    assert search(model, [text[1:]], max_len_b=60)

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from fairseq.criterions.adaptive_loss import AdaptiveLoss
+from fairseq.criterions.cross_entropy import CrossEntropyCriterion
 from fairseq.dataclass.configs import EMAConfig
 from small_translation import (
     ADAPTIVE,
@@ -183,14 +184,33 @@ def test_the_criterion_takes_the_adaptive_softmax(name):
     torch.testing.assert_close(fairseqs(model.eval(), sample)[0][0], criterion(model, sample)[0])
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])  # which takes the log-probabilities of all symbols
 @pytest.mark.parametrize("name", ["hmlstm_lm", *MODELS])
-def test_every_parameter_of_an_adaptive_model_gets_a_gradient(name):
+def test_every_parameter_of_an_adaptive_model_gets_a_gradient(name, smoothing):
     model, sample = adaptive(name).train(), sample_for(name)
     sample["target"][:] = 5  # in the first part of the softmax: the others have nothing to learn
     task = SimpleNamespace(source_dictionary=WORDS, target_dictionary=WORDS)
-    BoundaryRegularizedCrossEntropy(task, False, "")(model, sample)[0].backward()
+    BoundaryRegularizedCrossEntropy(task, False, "", label_smoothing=smoothing)(model, sample)[0].backward()
     for key, parameter in model.named_parameters():
         assert parameter.grad is not None and bool(parameter.grad.isfinite().all()), key
+
+
+@pytest.mark.parametrize("name", ["hmlstm_lm", *MODELS])
+def test_fairseqs_cross_entropy_trains_an_adaptive_softmax_as_ours_does(name):
+    """By the log-probabilities of all symbols, without dropout."""
+    model, sample, found = adaptive(name).eval(), sample_for(name), []
+    task = SimpleNamespace(source_dictionary=WORDS, target_dictionary=WORDS)
+    for criterion in (CrossEntropyCriterion(task, False), BoundaryRegularizedCrossEntropy(task, False, "")):
+        criterion.padding_idx = PAD
+        model.zero_grad()
+        criterion(model, sample)[0].backward()
+        found.append([None if p.grad is None else p.grad.clone() for p in model.decoder.adaptive_softmax.parameters()])
+    for fairseqs, ours in zip(*found):
+        torch.testing.assert_close(fairseqs, ours, rtol=1e-4, atol=1e-5)
+        assert fairseqs.abs().max() > 1e-3
+    with torch.no_grad():
+        without = model.get_normalized_probs(model(**sample["net_input"]), log_probs=True)
+    torch.testing.assert_close(model.get_normalized_probs(model(**sample["net_input"]), log_probs=True), without)
 
 
 @pytest.mark.parametrize("name", ["hmlstm_lm", *MODELS])

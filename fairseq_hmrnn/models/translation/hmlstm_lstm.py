@@ -12,7 +12,7 @@ from torch import Tensor
 from ...ops import attention_lstm, autocast_is_on, capturing, has_many_rows, linear
 from ..architectures import register_architectures
 from ..dropout import drops_out
-from ..embeddings import parse_cutoffs, ties_output
+from ..embeddings import make_differentiable, parse_cutoffs, ties_output
 from ..fingerprint import DictionaryFingerprint
 from . import scripting
 from .config import IWSLT_ENCODER, SMALL_ENCODER, TINY_ENCODER, HMLSTMLSTMConfig
@@ -41,6 +41,7 @@ class HMLSTMLSTMDecoder(LSTMDecoder):
             share_input_output_embed=ties_output(cfg, sizes),
             adaptive_softmax_cutoff=cutoffs,
         )
+        make_differentiable(self)
         self.encoder_hidden_proj = self.encoder_cell_proj = None  # the initial state has the decoder's sizes already
         self.initial_state = InitialState(encoder.final_units, [cfg.decoder_hidden_size] * cfg.decoder_layers)
         self.dictionary_fingerprint = DictionaryFingerprint(dictionary, "target")

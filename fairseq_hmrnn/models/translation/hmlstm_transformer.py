@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ...ops import has_many_rows, linear
 from ..architectures import register_architectures
-from ..embeddings import parse_cutoffs, ties_output
+from ..embeddings import make_differentiable, parse_cutoffs, ties_output
 from ..fingerprint import DictionaryFingerprint
 from . import scripting
 from .config import IWSLT_ENCODER, SMALL_ENCODER, TINY_ENCODER, HMLSTMTransformerConfig
@@ -43,6 +43,7 @@ class HMLSTMTransformerDecoder(TransformerDecoderBase):
         )
         shared = encoder.embed_tokens if cfg.share_all_embeddings else None
         super().__init__(config, dictionary, shared or Embedding(len(dictionary), dim, dictionary.pad()))
+        make_differentiable(self)
         self.dictionary_fingerprint = DictionaryFingerprint(dictionary, "target")
 
     def extract_features(self, prev_output_tokens: Tensor, encoder_out=None, incremental_state=None, *args, **options):

@@ -108,6 +108,8 @@ def kernel_job(args, name, model, x, bfloat16=False, **keywords):
     def run(x):
         return cpu.hm_lstm_cpu(x, layers, state, options, **keywords).hidden[-1]
 
+    if not keywords.get("skip", True):
+        return Job(name, model, x, run)  # packed layers always skip
     packed = cpu.PackedLayers(layers, keywords.get("path"), bfloat16)
     table = packed.project(x)  # as from a table of embeddings times W_bu
 

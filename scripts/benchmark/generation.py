@@ -221,7 +221,7 @@ def measure(args, folder: Path):
     return results
 
 
-def report(args, results) -> None:
+def report(results) -> None:
     print("| B | command | model | characters/s | ratio to lstm_lm in fairseq-generate | model, us | fairseq, us |")
     print("|---|---|---|---|---|---|---|")
     for (batch, command, name), turns in results.items():
@@ -272,7 +272,7 @@ def main():
         checkpoints.check_checkpoint(str(path))
         found = ", ".join(f"{rate:.3f}" for rate in rates(hub.load([str(path)])))
         print(f"torch {torch.__version__}, {args.threads} threads, boundary rates on samples: {found}")
-        report(args, measure(args, folder))
+        report(measure(args, folder))
 
 
 if __name__ == "__main__":

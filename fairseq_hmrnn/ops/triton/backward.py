@@ -54,7 +54,7 @@ def backward_products(
             flags = tl.load(sent + row_of(layer, step, steps, rows, rows_padded), mask=rows < rows_padded, other=0)
             need = (flags >> product) & 1
             if SORT:
-                rows, used = choose_rows(need, ROWS, BLOCK_M, tl.program_id(1))
+                rows, used = choose_rows(need, BLOCK_M, tl.program_id(1))
             else:
                 used = need != 0
             if tl.max(used.to(tl.int32), 0) > 0:

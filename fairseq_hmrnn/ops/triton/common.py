@@ -57,7 +57,7 @@ def needed(z_prev, z_below, valid, running, TRAINING: tl.constexpr, NORM: tl.con
 
 
 @triton.jit
-def choose_rows(need, ROWS: tl.constexpr, BLOCK_M: tl.constexpr, tile):
+def choose_rows(need, BLOCK_M: tl.constexpr, tile):
     """The samples of one tile when those in need come first: indices (BLOCK_M,), and how many are left for it."""
     rank = tile * BLOCK_M + tl.arange(0, BLOCK_M)
     before = tl.cumsum(need, 0)

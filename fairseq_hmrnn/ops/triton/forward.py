@@ -69,7 +69,7 @@ def forward_products(
             recurrent, top_down, bottom_up, _ = needed(z_prev, z_below, here, run, TRAINING, NORM, SKIP)
             need = tl.where(product == RECURRENT, recurrent, tl.where(product == TOP_DOWN, top_down, bottom_up))
             if SORT:
-                rows, used = choose_rows(need, ROWS, BLOCK_M, tl.program_id(1))
+                rows, used = choose_rows(need, BLOCK_M, tl.program_id(1))
             else:
                 used = need != 0
             if tl.max(used.to(tl.int32), 0) > 0:

@@ -24,6 +24,7 @@ from omegaconf import OmegaConf
 from fairseq_hmrnn.cli.errors import UserError
 from fairseq_hmrnn.cli.recipe import load_recipe
 from fairseq_hmrnn.cli.settings import settle
+from fairseq_hmrnn.models.config import HMLSTMLanguageModelConfig
 
 LSTM_USER_DIR = Path(__file__).resolve().parent / "nn_lstm_lm"
 HMLSTM = "hmlstm_lm"
@@ -31,7 +32,6 @@ LSTMS = ("nn_lstm_lm", "lstm_lm")
 # Given otherwise, or a number that only the recipe's criterion logs.
 NOT_OF_LSTMS = {"common.user_dir", "task.data", "checkpoint.best_checkpoint_metric"}
 STATEFUL = {"task.stateful", "task.window_jitter", "task.state_reset_prob"}  # not of lstm_lm, which carries no state
-DEFAULT_DROPOUT = 0.1  # of hmlstm_lm
 
 
 class Recipe:
@@ -81,7 +81,8 @@ class Recipe:
 
     def dropout(self, place: str) -> float:
         """place: input, of the embedding, or output, on h_e."""
-        return float(self.values["model"].get(f"dropout_{place}", DEFAULT_DROPOUT))
+        name = f"dropout_{place}"
+        return float(self.values["model"].get(name, getattr(HMLSTMLanguageModelConfig(), name)))
 
     def output_size(self, model: str) -> Optional[int]:
         """Between LSTM and softmax layer; None for none."""

@@ -60,6 +60,11 @@ def test_kinds_of_text_share_nothing_and_a_mixture_loses_nothing(benchmark, tmp_
         (3000, [], r"^stretched has \d+ characters .*, a of one and a half times --size$"),
         (3000, ["stretched=a.txt"], "^give every file a name of its own, and none of source code, .*: stretched "),
         (3000, ["a=a.txt"], "^give every file a name of its own, .*: a "),
+        (
+            3000,
+            ["--checkpoint", "1", "8"],
+            "^argument --checkpoint: no 8: give a checkpoint file, or a folder with",
+        ),
         (3000, ["--plot", "a.png", "--checkpoint", *"1234567"], "^--plot draws at most 6 models: give fewer"),
     ],
 )
@@ -101,6 +106,31 @@ def test_a_training_of_other_options_or_texts_is_not_taken(benchmark, monkeypatc
     args.updates = 6
     with pytest.raises(UserError, match=f"^{tmp_path} was trained with --updates 5, not --updates 6: give another"):
         timescales.prepared(texts, args)
+
+
+def test_a_table_of_before_is_there_until_all_is_measured(benchmark, monkeypatch, tmp_path):
+    timescales, table, found = benchmark("timescales"), tmp_path / "rows.csv", []
+    (tmp_path / "a.txt").write_text(lines(6000), encoding="utf-8")
+    table.write_text("of before")
+    for name in "12":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "checkpoint_best.pt").touch()
+
+    def rows_of(name, *rest):
+        yield [name, 0, "a", "", 1, 4.0, 0.1, 5.0, 0.1, 0.5]
+        if name == "2" and not found:
+            raise ValueError("it cannot be read")
+
+    monkeypatch.setattr(timescales, "rows_of", rows_of)
+    monkeypatch.setattr(timescales, "report", found.extend)
+    options = [f"a={tmp_path / 'a.txt'}", "--size", "80000", "--csv", str(table)]
+    monkeypatch.setattr("sys.argv", ["timescales.py", *options, "--checkpoint", *(str(tmp_path / n) for n in "12")])
+    with pytest.raises(ValueError, match="^it cannot be read$"):
+        timescales.main()
+    assert table.read_text() == "of before"
+    found.append("it can now")
+    timescales.main()
+    assert [row["model"] for row in found[1:]] == ["1", "2"] and table.read_text().count("\n") == 3
 
 
 @pytest.mark.slow

@@ -46,6 +46,7 @@ from timescales_texts import (
 
 from fairseq_hmrnn.analysis.plots import LAYER_COLORS
 from fairseq_hmrnn.analysis.segments import Scores
+from fairseq_hmrnn.checkpoints import find_checkpoint
 from fairseq_hmrnn.cli import arguments as kinds
 from fairseq_hmrnn.cli.errors import UserError, run_command
 from fairseq_hmrnn.data.binarize import TextSource, prepare
@@ -77,7 +78,7 @@ def parse_arguments():
     add = parser.add_argument
     add("files", metavar="NAME=FILE", nargs="+", type=named_file, help="texts, UTF-8; the first one is stretched too")
     add("--out", default="runs/timescales", type=kinds.folder_to_write, help="folder of data and trainings")
-    add("--checkpoint", nargs="+", type=kinds.path, help="measure these models; nothing is trained")
+    add("--checkpoint", nargs="+", type=existing_checkpoint, help="measure these models; nothing is trained")
     add("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS))
     add("--seeds", nargs="+", type=SEED, default=[1, 2, 3])
     add("--updates", type=kinds.COUNT, default=800)
@@ -100,6 +101,15 @@ def names_of(checkpoints: List[str]) -> Dict[str, str]:
     paths = list(dict.fromkeys(checkpoints))
     folders = [(Path(path) if Path(path).is_dir() else Path(path).parent).resolve().name for path in paths]
     return {folder if folders.count(folder) == 1 else path: path for folder, path in zip(folders, paths)}
+
+
+def existing_checkpoint(argument):
+    """A checkpoint, or a folder with one: missed before anything is measured."""
+    try:
+        find_checkpoint(kinds.path(argument))
+    except (OSError, ValueError) as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return argument
 
 
 def named_file(argument):
@@ -314,11 +324,11 @@ def main():
         print(f"words a character of the mixture: {rate:.4f}", flush=True)
         runs = itertools.product(*(dict.fromkeys(values) for values in (args.settings, args.seeds)))
         models = [(setting, seed, trained(setting, seed, rate, args)) for setting, seed in runs]
+    table = []  # written when all is measured: a file of before is there until then
+    for name, seed, path in models:
+        table += map(rounded, rows_of(name, seed, path, texts, first, bool(args.checkpoint)))
     with open(args.csv, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(COLUMNS)
-        for name, seed, path in models:
-            writer.writerows(map(rounded, rows_of(name, seed, path, texts, first, bool(args.checkpoint))))
+        csv.writer(file).writerows([COLUMNS, *table])
     with open(args.csv, newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     report(rows)

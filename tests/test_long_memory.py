@@ -175,6 +175,9 @@ def test_long_memory_benchmark_goes_on_where_it_stopped(benchmark, monkeypatch, 
     assert picture.stat().st_size > 1000
     for more, count in ((["--items", 2], 5), (["--items", 2], 5), (["--samples", 8], 6)):
         main("--out", out, "--tasks", "recall", "--seeds", 1, "--contestants", "gru", *more)
+        with open(out, newline="") as file:
+            row = list(csv.DictReader(file))[-1]
+        assert bool(row["ms12"]) == (row["samples"] == "70") and row["gap12"], "no whole batch, no time"
         assert len(out.read_text().splitlines()) == 1 + count, "other settings are other rows"
     drawn = []
     monkeypatch.setattr(benchmark("long_memory"), "plot", lambda rows, gaps, path: drawn.extend(rows))
@@ -193,7 +196,9 @@ def test_milliseconds_are_of_the_steps_that_are_read(benchmark, monkeypatch, nam
     model = models.Model(models.CONTESTANTS[name], task, 8, 100)
     ticks = itertools.count()
     monkeypatch.setattr(long_memory.time, "process_time", lambda: next(ticks))  # a call takes one second
-    assert long_memory.measure(model, task, 400, 2)[1] == pytest.approx(1000 / read)
+    for samples in (64, 64 + 2):  # of whole batches alone
+        assert long_memory.measure(model, task, 400, samples)[1] == pytest.approx(1000 / read)
+    assert long_memory.measure(model, task, 400, 2)[1] is None
 
 
 def test_detectors_are_shut_for_a_while(benchmark):

@@ -75,21 +75,22 @@ def training(model, task, seed, arguments):
 @torch.no_grad()
 def measure(model, task, gap, samples):
     """The share of right answers after a gap, the same sequences for every model, and the milliseconds of processor
-    time of a step that is read, of a batch of TEST_BATCH."""
+    time of a step that is read, of the whole batches of TEST_BATCH: a smaller one takes less. None if there is none."""
     random, shares, seconds, steps = torch.Generator().manual_seed(gap), [], 0.0, 0
     for start in range(0, samples, TEST_BATCH):
         size = min(TEST_BATCH, samples - start)
         batch = task.draw(size, gap, random, True)
         began = time.process_time()
         predictions, _ = model(batch.inputs, len(batch.answers))
-        seconds, steps = seconds + time.process_time() - began, steps + len(batch.inputs[-model.window :])
+        if size == TEST_BATCH:
+            seconds, steps = seconds + time.process_time() - began, steps + len(batch.inputs[-model.window :])
         shares += [task.right(predictions, batch.answers)] * size
-    return statistics.mean(shares), 1000 * seconds / steps
+    return statistics.mean(shares), 1000 * seconds / steps if steps else None
 
 
 def run(name, contestant, seed, arguments):
     """The rest of a row: parameters, loss and processor seconds of training, then by gap right answers and milliseconds
-    of a step."""
+    of a step, empty without a whole batch."""
     task = build_task(name, arguments.items)
     longest = arguments.train_gap
     parameters = Model(CONTESTANTS["hm_lstm"], task, arguments.hidden, longest).num_parameters
@@ -106,7 +107,7 @@ def run(name, contestant, seed, arguments):
 
 
 def _rounded(values):
-    return [f"{value:.3f}" for value in values]
+    return ["" if value is None else f"{value:.3f}" for value in values]
 
 
 def is_of(row, arguments):

@@ -2,6 +2,7 @@
 
 import argparse
 import csv
+import itertools
 import json
 import sys
 
@@ -14,6 +15,10 @@ from fairseq_hmrnn.cli.errors import UserError
 
 class Begun(Exception):
     """Raised in place of the work of a benchmark."""
+
+
+def begin(*arguments):
+    raise Begun
 
 
 HANDWRITING = [["--seeds", "7"], ["--report"]], [["--hidden", "32"], ["--lr", ".5"], ["--boundary-rates", ".1,.1"]]
@@ -45,9 +50,6 @@ def test_results_of_other_settings_or_data_are_not_taken(benchmark, monkeypatch,
     for file in ("dict.txt", "dict.en.txt", "spm.en.model", "train.bin"):
         (data / file).write_text("1")
 
-    def begin(*arguments):
-        raise Begun
-
     monkeypatch.setattr(module, begins, begin)
 
     def main(*options):
@@ -78,9 +80,6 @@ def test_generation_makes_no_use_of_checkpoints_of_other_settings(benchmark, mon
     def main(*options):
         monkeypatch.setattr("sys.argv", ["generation.py", "--folder", str(tmp_path), *options])
         generation.main()
-
-    def begin(*arguments):
-        raise Begun
 
     monkeypatch.setattr(generation, "prepare_data", begin)
     for same in ([], ["--length", "7", "--turns", "7", "--batch", "64", "8"]):
@@ -186,6 +185,83 @@ def test_handwriting_is_scored_again_by_another_version(benchmark, monkeypatch, 
     told = main("--report")
     assert "nn.LSTM" not in told.out and told.out.count("| 7 | 7 |") == 2
     assert told.err.startswith("handwriting: 1 left out, scored by another version of this script: ")
+
+
+def test_handwriting_reports_all_seeds_that_are_there(benchmark, monkeypatch, tmp_path, capsys):
+    handwriting = benchmark("handwriting")
+    result = {"scoring": handwriting.SCORING, "lines": 1, "parameters": 9, "rates": [0.5], "f1": {}}
+    for name, likelihood in (("hm-lstm.1", 5.0), ("hm-lstm.12", 7.0), ("nn.lstm.4", 3.0), ("notes.8", 1.0)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "result.json").write_text(json.dumps({**result, "log_likelihood": likelihood}))
+
+    def told(*options):
+        monkeypatch.setattr("sys.argv", ["handwriting.py", "data", "--out", str(tmp_path), "--report", *options])
+        handwriting.main()
+        return capsys.readouterr().out
+
+    assert "| HM-LSTM | 9 | 6 | 5, 7 | 0.500 |\n| nn.LSTM | 9 | 3 | 3 | 0.500 |\n" in told()
+    assert "| HM-LSTM | 9 | 5 | 5 | 0.500 |\n\n" in told("--seeds", "1")
+
+
+def language_model_args(module, monkeypatch, out, *options):
+    """As the command reads them, of a prepared folder."""
+    (out / "data").mkdir(exist_ok=True)
+    (out / "data" / "dict.txt").touch()
+    monkeypatch.setattr("sys.argv", ["language_model.py", str(out / "data"), "--out", str(out), *options])
+    return module.parse_args()
+
+
+def test_language_model_times_all_models_in_one_session(benchmark, monkeypatch, tmp_path):
+    """Also those that have a figure of before, and of a call's models alone."""
+    module, timed, seconds = benchmark("language_model"), [], itertools.count(1)
+    args = language_model_args(module, monkeypatch, tmp_path)
+
+    def speed(model, equal_to, args):
+        timed.append((model, equal_to))
+        return [float(next(seconds)), 100, 9]
+
+    monkeypatch.setattr(module, "speed", speed)
+    before = {"hmlstm_lm": [70.0, 100, 9], "lstm_lm": [80.0, 100, 9]}
+    (tmp_path / "speeds.json").write_text(json.dumps(before))
+    assert module.speeds_of(["hmlstm_lm", "lstm_lm"], args) == before and not timed
+    found = module.speeds_of(["hmlstm_lm", "nn_lstm_lm"], args)
+    assert found == {"hmlstm_lm": [3.0, 100, 9], "nn_lstm_lm": [4.0, 100, 9]}
+    assert timed == [("hmlstm_lm", None), ("nn_lstm_lm", [100, 9])] * 2
+    assert module.speeds_of(["hmlstm_lm"], args) == {"hmlstm_lm": [3.0, 100, 9]} and len(timed) == 4
+    assert module.speeds_of(["hmlstm_lm", "lstm_lm"], args)["lstm_lm"] == [8.0, 100, 9], "not that of before"
+
+
+def test_language_model_takes_seconds_from_figures_that_are_not_rounded(benchmark, monkeypatch, tmp_path):
+    """The slower the model, the coarser are the updates a second of fairseq's log."""
+    module = benchmark("language_model")
+    args = language_model_args(module, monkeypatch, tmp_path)
+    records = [{"ups": "0.13", "wpb": "3200", "wps": wps} for wps in ("412.3", "400", "402.1")]
+    lines = "".join(f"2026 | INFO | train_inner | {json.dumps(record)}\n" for record in records)
+
+    def train(model, equal_to, folder, log, options, args):
+        log.write_text(lines)
+        return "(embed_tokens): Embedding(53, 8)\nnum. shared model params: 1,234 (num. trained: 1,234)\n"
+
+    monkeypatch.setattr(module, "train", train)
+    seconds, *sizes = module.speed("hmlstm_lm", None, args)
+    assert seconds == pytest.approx(3200 / 402.1) and sizes == [1234, 53]
+
+
+def test_language_model_makes_no_curve_shorter(benchmark, monkeypatch, tmp_path):
+    """Of updates; of seconds a curve ends where they do."""
+    module = benchmark("language_model")
+    folder = tmp_path / "nn_lstm_lm.2"
+    folder.mkdir()
+    records = [{"valid_num_updates": str(updates), "valid_loss": "2.5"} for updates in (200, 400)]
+    (folder / "train.log").write_text("".join(f"2026 | INFO | valid | {json.dumps(record)}\n" for record in records))
+    monkeypatch.setattr(module, "speeds_of", begin)
+    for options in (["--updates", "400"], ["--updates", "300", "--seeds", "1"], ["--seconds", "1"]):
+        language_model_args(module, monkeypatch, tmp_path, *options)
+        with pytest.raises(Begun):
+            module.main()
+    language_model_args(module, monkeypatch, tmp_path, "--updates", "399")
+    with pytest.raises(UserError, match="nn_lstm_lm.2 was trained for 400 updates: give as many --updates, or another"):
+        module.main()
 
 
 def test_generation_takes_batches_of_whole_prompts(benchmark, monkeypatch, tmp_path):

@@ -9,10 +9,11 @@ Prints two tables: the average log-likelihood of the test lines, in nats as publ
 layers' boundaries against the last points of strokes, characters and words, beside as many boundaries at random and at
 every k-th point. Training that was interrupted goes on where it stopped; what is done is not done again, more seeds are
 added, and other settings are refused; models scored by another version of this script are scored again, not trained.
---report prints the tables of what is done at any time, whatever its settings.
+--report prints the tables of what is done at any time, whatever its settings, of all seeds unless --seeds names some.
 """
 
 import json
+import re
 import statistics
 import sys
 from pathlib import Path
@@ -34,6 +35,7 @@ from fairseq_hmrnn.options import SEED, SIZE, number
 LSTM_USER_DIR = Path(__file__).resolve().parent / "lstm_handwriting"
 CONTESTANTS = ("HM-LSTM", "HM-LSTM, annealed slope", "nn.LSTM")
 GOLD = ("pen-ups", "characters", "words")
+SEEDS = (1, 2, 3)
 SCORING = 2  # of results: another number where `evaluate` finds other figures for the same model
 SETTINGS = ("updates", "batch_size", "max_line_steps", "hidden", "lr", "slope", "slope_max", "boundary_rates")
 SETTINGS += ("boundary_regularizers",)
@@ -43,7 +45,7 @@ def parse_arguments():
     parser = kinds.Parser(description=__doc__)
     parser.add_argument("data", type=kinds.path, help="prepared folder")
     parser.add_argument("--out", type=kinds.folder_to_write, default="runs/handwriting", help="of checkpoints and logs")
-    parser.add_argument("--seeds", type=SEED, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--seeds", type=SEED, nargs="+", help="default: {} {} {}".format(*SEEDS))
     parser.add_argument("--updates", type=kinds.COUNT, default=800)
     parser.add_argument("--batch-size", type=kinds.BATCH_SIZE, default=8)
     parser.add_argument("--max-line-steps", type=kinds.STEPS, default=800, help="longer lines are not trained on")
@@ -54,7 +56,21 @@ def parse_arguments():
     parser.add_argument("--boundary-rates", default=".04,.01")
     parser.add_argument("--boundary-regularizers", default="rate+uncertainty")
     parser.add_argument("--report", action="store_true", help="print the tables of what is done, and train nothing")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.seeds is None:
+        args.seeds = seeds_in(args.out) if args.report else SEEDS
+    return args
+
+
+def seeds_in(folder):
+    """Of the runs that have a folder there."""
+    names = "|".join(map(re.escape, map(folder_name, CONTESTANTS)))
+    found = (re.fullmatch(rf"(?:{names})\.(\d+)", path.name) for path in Path(folder).glob("*.*"))
+    return sorted({int(match.group(1)) for match in found if match})
+
+
+def folder_name(contestant):
+    return contestant.lower().replace(", ", "-").replace(" ", "-")
 
 
 def model_options(args, contestant):
@@ -186,8 +202,7 @@ def runs_of(args):
     """(contestant, seed, folder) of every run that was asked for."""
     for seed in args.seeds:
         for contestant in CONTESTANTS:
-            name = contestant.lower().replace(", ", "-").replace(" ", "-")
-            yield contestant, seed, Path(args.out).resolve() / f"{name}.{seed}"
+            yield contestant, seed, Path(args.out).resolve() / f"{folder_name(contestant)}.{seed}"
 
 
 def result_of(folder):

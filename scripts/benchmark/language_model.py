@@ -97,8 +97,9 @@ def speed(model, equal_to, args):
     text = train(model, equal_to, args.out / "speed", log, options, args)
     parameters = int(re.search(r"num\. shared model params: ([0-9,]+)", text).group(1).replace(",", ""))
     symbols = int(re.search(r"\(embed_tokens\): Embedding\(([0-9]+),", text).group(1))
-    rates = [float(record["ups"]) for record in log_records(log.read_text(encoding="utf-8"), "train_inner")]
-    return 1 / statistics.median(rates), parameters, symbols
+    records = log_records(log.read_text(encoding="utf-8"), "train_inner")
+    # Symbols of an update over symbols a second: of updates a second the log has two decimals alone.
+    return statistics.median(float(r["wpb"]) / float(r["wps"]) for r in records), parameters, symbols
 
 
 def speeds_of(models, args):
@@ -108,6 +109,7 @@ def speeds_of(models, args):
     if not all(len(speeds.get(model, ())) == 3 for model in models):
         for log in args.out.glob("*.speed.log"):
             log.unlink()
+        speeds = {}  # figures of another session are not beside those of this one
         for _ in range(2):
             for model in models:
                 speeds[model] = speed(model, speeds[HMLSTM][1:] if model != HMLSTM else None, args)
@@ -133,10 +135,23 @@ def validations(log):
     return {int(record["valid_num_updates"]): float(record["valid_loss"]) for record in records}
 
 
+def log_of(model, seed, args):
+    return args.out / f"{model}.{seed}" / "train.log"
+
+
+def check_updates(models, args):
+    """UserError where a training has made more updates than --updates: the others would be compared with its start."""
+    for model, seed in itertools.product(models, args.seeds):
+        log = log_of(model, seed, args)
+        made = max(validations(log), default=0)
+        if made > args.updates:
+            raise UserError(f"{log.parent} was trained for {made} updates: give as many --updates, or another --out")
+
+
 def curve(model, equal_to, seed, updates, args):
     """[(updates, bits per character of the validation split)] of one training."""
-    folder = args.out / f"{model}.{seed}"
-    log = folder / "train.log"
+    log = log_of(model, seed, args)
+    folder = log.parent
     # A training that is at its end is not started again: fairseq would make one more update.
     if updates not in validations(log):
         folder.mkdir(parents=True, exist_ok=True)
@@ -180,6 +195,8 @@ def main():
     args = parse_args()
     claim(args.out, settings_of(args))
     models = [HMLSTM, *args.beside]
+    if args.seconds is None:
+        check_updates(models, args)
     speeds = speeds_of(models, args)
     for model, (seconds, parameters, _) in speeds.items():
         print(f"{model}: {parameters:,} parameters, {seconds:.3f} seconds an update")

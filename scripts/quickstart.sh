@@ -20,11 +20,12 @@ say "1. Data: one symbol per character, in $data"
 [ -f "$data/dict.txt" ] || fairseq-hmrnn prepare text --embedded --dest "$data"
 
 say "2. Training: $updates updates, log in $folder/train.log; then bits per character of the test text (base-2 loss)"
-rates='\(bpc=[0-9.]*\), \(z1=[0-9.]*\), \(z2=[0-9.]*\),'
+# Of a line's values some: others stand between them, z1_within for instance, and small ones have an exponent.
+values=' \(bpc=[^,]*\),.* \(z1=[^,]*\),.* \(z2=[^,]*\),.* num_updates=\([0-9]*\)'
 fairseq-hmrnn train "$data" --save-dir "$folder/checkpoints" -- --max-update "$updates" --num-workers 0 \
   --log-interval 25 2>&1 | tee "$folder/train.log" |
-  sed -un -e "s/.*train_inner | epoch .* $rates.*num_updates=\([0-9]*\),.*/  update \4: \1 \2 \3/p" \
-    -e "s/.*'valid' subset.*| \(bpc [0-9.]*\) |.*/  validation: \1/p" -e '/^Evaluated\|^Loss (base 2)/p'
+  sed -un -e "s/.*train_inner | epoch .*$values.*/  update \4: \1 \2 \3/p" \
+    -e "s/.*'valid' subset.*| \(bpc [^ ]*\) |.*/  validation: \1/p" -e '/^Evaluated\|^Loss (base 2)/p'
 
 say "3. A sample, in $folder/sample.txt"
 fairseq-hmrnn sample "$checkpoint" --prompt 'The following' --temperature 0.6 --length 500 --seed 4 \

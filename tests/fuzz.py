@@ -2,9 +2,10 @@
 
     python tests/fuzz.py --folder WORK --inputs 2000 --seed 1
 
-WORK holds `bin`, a prepared text, `model`, a checkpoint trained on it, and `text.txt`. Each input runs in a fork of
-this process, which has imported everything. Options are asked of the commands' own parsers, so that new ones are tried
-too.
+WORK holds `bin`, a prepared text, `model`, a checkpoint trained on it, `train.log` of that, and `text.txt`; and of
+handwriting `corpus`, `strokes`, which is prepared of it, and `writer`, a checkpoint trained on that. Each input runs in
+a fork of this process, which has imported everything. Options are asked of the commands' own parsers, so that new ones
+are tried too.
 """
 
 import argparse
@@ -34,19 +35,28 @@ OUTPUTS = ["file"] * 8 + ["closed", "full", "unread"]
 # name -> arguments that work and are quick; None: so slow that only refusals are tried
 COMMANDS = {
     "fairseq-hmrnn sample": ["{work}/model", "--length", "5"],
+    "fairseq-hmrnn evaluate": ["{work}/model", "{work}/bin", "--dynamic", "--statistics", "2"],
     "fairseq-hmrnn segment": ["{work}/model"],
     "fairseq-hmrnn plot": ["{work}/model", "--out", "{work}/new.svg"],
     "fairseq-hmrnn export": ["{work}/model", "--out", "{work}/new.ts"],
     "fairseq-hmrnn average": ["{work}/model", "--last", "1", "--out", "{work}/new.pt"],
+    "fairseq-hmrnn sample-handwriting": ["{work}/writer", "--out", "{work}/line.svg", "--steps", "9"],
+    "fairseq-hmrnn plot-handwriting": ["{work}/writer", "--data", "{work}/strokes", "--out", "{work}/line.svg"],
     "fairseq-hmrnn prepare text": ["{work}/text.txt", "--dest", "{work}/prepared", "--overwrite"],
     "fairseq-hmrnn prepare synthetic": "--dest {work}/language --train-lines 2 --valid-lines 1 --overwrite".split(),
     "fairseq-hmrnn prepare ptb": ["{work}"],
     "fairseq-hmrnn prepare text8": ["{work}/text.txt"],
+    "fairseq-hmrnn prepare enwik8": ["{work}/text.txt"],
+    "fairseq-hmrnn prepare handwriting": ["{work}/corpus", "--dest", "{work}/written", "--overwrite"],
     "fairseq-hmrnn prepare translation": ["a", "b", "{work}", "--dest", "{work}/pairs"],
     "fairseq-hmrnn train": ["{work}/bin", "--dry-run", "--save-dir", "{work}/save"],
     "fairseq-hmrnn options": [],
+    "fairseq-hmrnn path": [],
     "fairseq-hmrnn": ["path"],
     "scripts/benchmark/recurrence.py": "--layers 2 --hidden 4 --steps 2 --batch 1 --repeats 1 --threads 1".split(),
+    "scripts/benchmark/curve.py": ["{work}/train.log"],
+    "scripts/benchmark/signals.py": ["{work}/model/checkpoint_best.pt", "--text", "{work}/text.txt", "--gold", "lines"],
+    "scripts/benchmark/handwriting.py": None,
     "scripts/benchmark/stability.py": None,
     "scripts/benchmark/long_memory.py": None,
     "scripts/benchmark/long_memory_why.py": None,

@@ -8,14 +8,18 @@ import signal
 import subprocess
 import sys
 
+import fuzz
 import pytest
-from running import PATIENCE, environment, run
+from running import PATIENCE, ROOT, environment, run
+from written_lines import write_unipen
 
 from fairseq_hmrnn.cli import arguments as kinds
 from fairseq_hmrnn.cli import errors, main
 from fairseq_hmrnn.cli.errors import UserError, describe, run_command
 from fairseq_hmrnn.cli.files import read_text, whole_file, write_whole
+from fairseq_hmrnn.cli.prepare import KINDS
 from fairseq_hmrnn.cli.recipe import load_recipe, write_recipe
+from fairseq_hmrnn.data.handwriting import prepare as prepare_handwriting
 
 FUZZ = "tests/fuzz.py"
 
@@ -112,10 +116,32 @@ def test_a_mistake_is_one_line_and_exit_code_2(number, endings, work):
     assert message.replace("{work}", str(work)) in line
 
 
+@pytest.fixture(scope="module")
+def written(work, trained):
+    """The same folder with what inputs to commands of handwriting name."""
+    shutil.copy(str(trained / "log.txt"), str(work / "train.log"))
+    write_unipen(work / "corpus")
+    prepare_handwriting(str(work / "corpus"), str(work / "strokes"), {"valid": 0.2, "test": 0.2}, progress=False)
+    options = "--user-dir fairseq_hmrnn --task hmlstm_handwriting --arch hmlstm_handwriting --embed-dim 6 "
+    options += "--hidden-sizes 12,10,8 --output-dim 10 --mixtures 3 --criterion handwriting_likelihood --max-update 2 "
+    options += "--boundary-rates .2,.1 --optimizer adam --lr 0.01 --batch-size 4 --cpu --num-workers 0"
+    run("fairseq-train", work / "strokes", *options.split(), "--save-dir", work / "writer")
+    return work
+
+
+def test_random_inputs_are_of_every_command():
+    """Of a new command, kind of data or benchmark too."""
+    names = {f"fairseq-hmrnn {name}" for name in main.COMMANDS if name != "prepare"}
+    names |= {f"fairseq-hmrnn prepare {kind}" for kind in KINDS}
+    benchmarks = (ROOT / "scripts" / "benchmark").glob("*.py")
+    names |= {f"scripts/benchmark/{path.name}" for path in benchmarks if "run_command(main" in path.read_text("utf-8")}
+    assert names | {"fairseq-hmrnn"} == set(fuzz.COMMANDS)
+
+
 @pytest.mark.slow
-def test_random_inputs_end_well_or_with_one_line(work):
+def test_random_inputs_end_well_or_with_one_line(written):
     """Some of the inputs of tests/fuzz.py, over every command and option."""
-    ended = run(FUZZ, "--folder", work, "--inputs", 60, "--seed", 17, check=False)
+    ended = run(FUZZ, "--folder", written, "--inputs", 60, "--seed", 17, check=False)
     assert ended.returncode == 0, ended.stdout
 
 

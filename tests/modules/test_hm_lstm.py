@@ -110,12 +110,15 @@ def test_gradients_are_tame_at_initialisation(options):
 
 
 def test_initialisation():
+    """Gains of the products that close a loop over time begin small, but for the detector's in the last row."""
     module = HMLSTM(7, [100, 50], layer_norm=True, forget_bias=1.5, detector_bias=-0.5)
     for layer, size in zip(module.layers(), (100, 50)):
         assert 0.9 / size**0.5 < layer.weight_recurrent.abs().max() <= 1 / size**0.5
         assert (layer.bias[:size] == 1.5).all() and not layer.bias[size : 4 * size].any() and layer.bias[-1] == -0.5
         assert (layer.gain_bottom_up == 1).all()
-        assert layer.gain_recurrent[-1] == 1 and (layer.gain_recurrent[:-1] < 0.5).all()
+        for gain in (layer.gain_recurrent, layer.gain_top_down):
+            assert gain is None or (gain[-1] == 1 and (gain[:-1] == 0.3).all())
+    assert [layer.gain_top_down is None for layer in module.layers()] == [False, True]
 
 
 def test_a_detectors_hidden_layer_changes_nothing_at_first():

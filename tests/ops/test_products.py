@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -45,7 +47,18 @@ def test_bfloat16_by_this_processor_and_by_any():
     for x in halfway:  # ties to even, as torch rounds
         found = cpu.kernel.compiled.dot_pairs(x.reshape(1), torch.ones(1), True)
         assert found == float(x.bfloat16())
-    assert cpu.kernel.compiled.dot_pairs(torch.tensor([float("nan")]), torch.ones(1), True) != found
+
+
+@pytest.mark.parametrize("portable", [False, True])
+def test_nan_stays_nan_in_bfloat16(portable):
+    """Rounding adds to the bits of a number: a NaN would become infinite, or zero. Alone, and among whole vectors."""
+    for bits in (0x7FC00000, 0x7FFFFFFF, 0x7F800001):  # torch's own, and those of the most and of the fewest bits
+        nan = torch.tensor([bits], dtype=torch.int32).view(torch.float32)
+        assert math.isnan(cpu.kernel.compiled.dot_pairs(nan, torch.ones(1), portable))
+        for place in (0, 7, 63, 64):
+            operand = torch.ones(65)
+            operand[place : place + 1] = nan
+            assert math.isnan(cpu.kernel.compiled.dot_pairs(operand, torch.ones(65), portable))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

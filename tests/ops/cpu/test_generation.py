@@ -135,13 +135,14 @@ def test_rows_can_be_reordered_dropped_and_doubled():
         torch.testing.assert_close(found.boundary_probs[0], output.boundary_probs[-1], rtol=0, atol=1e-11)
 
 
-def test_the_start_is_not_touched_and_later_weights_are_not_read():
+def test_a_start_is_not_touched_and_serves_again_after_a_refused_symbol():
     case, tokens = Case(2, OPTIONS["plain"]), random_tokens(5, 2)
     start = HMLSTMState.unpack(case.state.pack().clone(), case.state.hidden_sizes)
     first = case.generation.run(case.generation.begin(case.state), tokens)
     assert torch.equal(start.pack(), case.state.pack())
     with pytest.raises(RuntimeError, match="no symbol"):
         case.generation.run(case.generation.begin(case.state), tokens + SYMBOLS)
+    assert torch.equal(start.pack(), case.state.pack())
     assert torch.equal(first.logits, case.generation.run(case.generation.begin(case.state), tokens).logits)
 
 

@@ -23,6 +23,19 @@ def test_chunks_are_one_sequence(backend, chunks, boundary, detector_hidden):
     assert_close(cut[1], whole[1], 1e-10)
 
 
+def test_chunks_of_triton_are_one_sequence():
+    """As small as can be: the interpreter takes seconds for it."""
+    pytest.importorskip("triton", reason="Triton is not installed")
+    from triton_problems import moved, run_here
+
+    options = RecurrenceOptions(detector_grad_scale=1.0, top_boundary=True)
+    problem = moved(make_problem(5, 2, 1, [3], options, input_size=2), torch.float32)
+    whole = run_here(problem, hm_lstm, backend="triton")
+    cut = run_here(problem, hm_lstm, backend="triton", recompute_chunks=2)
+    assert_close(cut[0], whole[0], 2e-5)
+    assert_close(cut[1], whole[1], 2e-5)
+
+
 def test_only_what_is_wanted_gets_a_gradient():
     """Gradients of the final state alone, and of the weights alone, as in windows of a stream."""
     problem = make_problem(1, 8, 2, [4, 3], RecurrenceOptions())

@@ -23,6 +23,7 @@ def test_chunks_are_one_sequence(backend, chunks, boundary, detector_hidden):
     assert_close(cut[1], whole[1], 1e-10)
 
 
+@pytest.mark.thorough
 def test_chunks_of_triton_are_one_sequence():
     """As small as can be: the interpreter takes seconds for it."""
     pytest.importorskip("triton", reason="Triton is not installed")

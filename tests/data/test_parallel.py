@@ -1,7 +1,10 @@
-"""Which splits of parallel text are used, before anything is prepared."""
+"""Which splits of parallel text are used, before anything is prepared, and how many pieces a side has."""
+
+import random
 
 import pytest
 
+from fairseq_hmrnn.data import parallel
 from fairseq_hmrnn.data.binarize import InputError
 from fairseq_hmrnn.data.parallel import Side, prepare_parallel
 
@@ -34,3 +37,17 @@ def test_a_split_without_text_is_left_out(tmp_path, files):
 def test_a_training_split_has_both_sides(tmp_path):
     with pytest.raises(InputError, match="no .*train.en, or it is empty"):
         prepare(tmp_path, train_en="")
+
+
+@pytest.mark.parametrize("lines, given, size", [(99, None, 4000), (100, None, 8000), (99, 5000, 5000)])
+def test_small_text_has_fewer_pieces_unless_told_otherwise(tmp_path, monkeypatch, lines, given, size):
+    """Small is what has fewer than 100,000 lines, here 100. Of its pieces 3 are fairseq's own symbols."""
+    pytest.importorskip("sentencepiece")
+    assert parallel.SMALL_TEXT == 100_000
+    monkeypatch.setattr(parallel, "SMALL_TEXT", 100)
+    choose = random.Random(0)
+    words = ["".join(choose.choices("abcdefghijklmnopqrst", k=choose.randint(4, 8))) for _ in range(11_000)]
+    text = [" ".join(choose.sample(words, 300)) + "\n" for _ in range(lines)]
+    (tmp_path / "train.en").write_text("".join(text))
+    (tmp_path / "pieces").mkdir()
+    assert parallel._prepare_side(tmp_path, tmp_path, Side("en", "bpe", given), ["train"]) == size - 3

@@ -304,6 +304,9 @@ def test_ratio_is_one_and_smallest_at_its_target():
     z = (torch.arange(10) < 3).double()[None]
     even = torch.full((1, 10), RATE, dtype=torch.float64)
     assert regularizers.ratio(LayerSteps(z, even, z >= 0, RATE)).item() == pytest.approx(1)
+    for count, mean in ((0, 0.0), (1, 0.05), (2, 0.25), (4, 0.35), (6, 0.5), (10, 1.0)):  # both on one side of it
+        z, even = (torch.arange(10) < count).double()[None], torch.full((1, 10), mean, dtype=torch.float64)
+        assert regularizers.ratio(LayerSteps(z, even, z >= 0, RATE)).item() > 1.01
 
 
 @pytest.mark.parametrize("name", [name for name, found in REGULARIZERS.items() if "signals" in found.needs])

@@ -11,8 +11,8 @@ import re
 import numpy as np
 import pytest
 import torch
-from fairseq.data import Dictionary
 from running import run
+from small_texts import dictionary_of
 from written_lines import write_unipen
 
 from fairseq_hmrnn.cli.errors import UserError
@@ -61,9 +61,7 @@ def test_an_lstm_is_given_equal_parameters(benchmark, parameters, output_size):
 
 def nn_lstm_lm(benchmark):
     """A small one over 9 symbols."""
-    lm, dictionary = benchmark("nn_lstm_lm"), Dictionary()
-    for symbol in "abcde":
-        dictionary.add_symbol(symbol)
+    lm, dictionary = benchmark("nn_lstm_lm"), dictionary_of("abcde")
     torch.manual_seed(0)
     cfg = lm.NNLSTMLanguageModelConfig(embed_dim=6, hidden_size=5, num_layers=2, dropout_input=0.0, dropout_output=0.0)
     return lm.NNLSTMLanguageModel(lm.NNLSTMDecoder(cfg, dictionary))

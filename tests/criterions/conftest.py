@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from fairseq.data import Dictionary
+from small_texts import dictionary_of
 
 from fairseq_hmrnn.models.config import HMLSTMLanguageModelConfig
 from fairseq_hmrnn.models.decoder import HMLSTMDecoder
@@ -11,10 +11,7 @@ from fairseq_hmrnn.models.hmlstm_lm import HMLSTMLanguageModel
 
 @pytest.fixture
 def dictionary():
-    dictionary = Dictionary()
-    for symbol in "abcd":
-        dictionary.add_symbol(symbol)
-    return dictionary
+    return dictionary_of("abcd")
 
 
 @pytest.fixture

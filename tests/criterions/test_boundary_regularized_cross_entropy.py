@@ -6,9 +6,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 from fairseq.criterions.cross_entropy import CrossEntropyCriterion
-from fairseq.data import Dictionary
 from fairseq.logging import metrics
 from small_criterion import criterion_for
+from small_texts import dictionary_of
 
 from fairseq_hmrnn.criterions.boundary_regularized_cross_entropy import BoundaryRegularizedCrossEntropy, layer_steps
 from fairseq_hmrnn.criterions.boundary_regularizers import REGULARIZERS
@@ -168,9 +168,7 @@ def test_a_network_has_gradients_from_the_first_update_on(dictionary, model, sam
 
 
 def test_supervision_is_a_cross_entropy_on_one_layer(model, sample):
-    dictionary = Dictionary()
-    for symbol in "ab\u2581d":
-        dictionary.add_symbol(symbol)
+    dictionary = dictionary_of("ab\u2581d")
     options = dict(boundary_supervision="whitespace", boundary_supervision_layer=2, boundary_supervision_weight=0.5)
     loss, size, log = criterion_for(dictionary, **options)(model, sample)
     _, extra = model(**sample["net_input"])

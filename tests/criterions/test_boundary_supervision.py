@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from fairseq.data import Dictionary
+from small_texts import dictionary_of
 
 from fairseq_hmrnn.criterions.boundary_supervision import build_supervision, whitespace_indices
 from fairseq_hmrnn.data.characters import CharacterDictionary, encode
@@ -12,10 +12,7 @@ TEXT = "to be or\nnot\tto be\n"
 
 @pytest.fixture
 def dictionary():
-    dictionary = CharacterDictionary()
-    for symbol in encode(TEXT + "ab|"):
-        dictionary.add_symbol(symbol)
-    return dictionary
+    return dictionary_of(encode(TEXT + "ab|"), CharacterDictionary)
 
 
 def tokens_of(dictionary, *texts):
@@ -35,13 +32,11 @@ def test_whitespace(dictionary):
     assert len(whitespace_indices(dictionary)) == 3
 
 
-def test_whitespace_wants_characters_and_spaces(dictionary):
-    words = Dictionary()
-    words.add_symbol("word")
+def test_whitespace_wants_characters_and_spaces():
+    words = dictionary_of(["word"])
     with pytest.raises(ValueError, match="prepared as characters"):
         build_supervision("whitespace", words)
-    letters = CharacterDictionary()
-    letters.add_symbol("a")
+    letters = dictionary_of("a", CharacterDictionary)
     with pytest.raises(ValueError, match="no whitespace but the newline"):
         build_supervision("whitespace", letters)
     assert whitespace_indices(letters) == whitespace_indices(words) == [] and whitespace_indices(None) == []

@@ -7,6 +7,7 @@ from fairseq.data import Dictionary
 from fairseq.tokenizer import tokenize_line
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_texts import dictionary_of
 
 from fairseq_hmrnn.data.characters import (
     CharacterCodec,
@@ -108,18 +109,12 @@ def test_decode_refuses_what_is_no_character(symbol):
     ],
 )
 def test_is_character_dictionary(symbols, answer):
-    dictionary = Dictionary()
-    for symbol in symbols:
-        dictionary.add_symbol(symbol)
-    assert is_character_dictionary(dictionary) is answer
+    assert is_character_dictionary(dictionary_of(symbols)) is answer
 
 
 @pytest.fixture
 def dictionary():
-    dictionary = CharacterDictionary()
-    for symbol in encode("ab "):
-        dictionary.add_symbol(symbol)
-    return dictionary
+    return dictionary_of(encode("ab "), CharacterDictionary)
 
 
 class TestString:

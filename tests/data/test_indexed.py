@@ -7,9 +7,9 @@ import sys
 import numpy as np
 import pytest
 import torch
-from fairseq.data import Dictionary
 from fairseq.data.indexed_dataset import IndexedDatasetBuilder, MMapIndexedDatasetBuilder
 from running import ROOT
+from small_texts import dictionary_of
 
 from fairseq_hmrnn.data import indexed
 from fairseq_hmrnn.data.indexed import check_split
@@ -19,10 +19,7 @@ LINES = [torch.tensor([4, 5, 6]), torch.tensor([5]), torch.tensor([6, 6, 7, 4, 2
 
 @pytest.fixture
 def dictionary():
-    dictionary = Dictionary()  # has 4 symbols of its own
-    for symbol in "abcd":
-        dictionary.add_symbol(symbol)
-    return dictionary
+    return dictionary_of("abcd")
 
 
 @pytest.fixture(params=["mmap", "cached"])

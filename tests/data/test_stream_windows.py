@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from fairseq.data import Dictionary
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_texts import dictionary_of
 
 from fairseq_hmrnn.data.streams import (
     CarriedRows,
@@ -17,9 +17,7 @@ from fairseq_hmrnn.data.streams import (
 )
 from fairseq_hmrnn.tasks.hmlstm_language_modeling import HMLSTMLanguageModelingConfig, HMLSTMLanguageModelingTask
 
-DICTIONARY = Dictionary()
-for _symbol in "abcdefgh":
-    DICTIONARY.add_symbol(_symbol)
+DICTIONARY = dictionary_of("abcdefgh")
 PAD, EOS = DICTIONARY.pad(), DICTIONARY.eos()
 
 
@@ -86,9 +84,7 @@ def test_processes_share_the_rows_and_chance_is_the_same_for_them():
 
 
 def test_targets_outside_a_smaller_output_dictionary_become_unk():
-    smaller = Dictionary()
-    smaller.add_symbol("a")
-    batch = StreamBatches(text(40, smaller), 2, range(2))[0]
+    batch = StreamBatches(text(40, dictionary_of("a")), 2, range(2))[0]
     assert set(batch["target"].flatten().tolist()) == {DICTIONARY.unk(), 4}
     assert batch["net_input"]["src_tokens"].max() > 4
 

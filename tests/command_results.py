@@ -18,9 +18,14 @@ def lines_of(text, kind):
     return re.findall(rf"^{kind}-\d+\t(.*)$", text, re.MULTILINE)
 
 
+def base2_losses(text):
+    """Every loss that fairseq-eval-lm printed."""
+    return [float(loss) for loss in re.findall(r"Loss \(base 2\): ([0-9.]+)", text)]
+
+
 def base2_loss(text):
-    """The loss that fairseq-eval-lm printed."""
-    return float(re.search(r"Loss \(base 2\): ([0-9.]+)", text).group(1))
+    """The first of them."""
+    return base2_losses(text)[0]
 
 
 def losses(log):

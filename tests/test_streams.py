@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 import torch
-from command_results import checkpoint, losses
+from command_results import base2_losses, checkpoint, losses
 from running import rank_options, run, run_groups
 from small_training import SMALL, TASK
 
@@ -97,10 +97,6 @@ def stateful(data, tmp_path_factory):
     options = [data, *TRAIN, "--batch-size", 8, "--max-update", 15, "--save-dir", folder]
     run("fairseq-train", *options)
     return folder
-
-
-def base2_losses(text):
-    return [float(loss) for loss in re.findall(r"Loss \(base 2\): ([0-9.]+)", text)]
 
 
 def test_eval_lm_is_one_unbroken_pass_whatever_the_window(data, stateful, tmp_path):

@@ -4,6 +4,7 @@ import re
 
 import pytest
 import torch
+from command_results import base2_loss
 from fairseq.checkpoint_utils import load_checkpoint_to_cpu
 from fairseq.data import Dictionary
 from running import run
@@ -120,10 +121,6 @@ def test_a_text_has_a_symbol_for_each_stream(data):
         TextWindows(str(data), "test", dictionary, dictionary, 10, symbols + 1)
 
 
-def bits(output):
-    return float(re.search(r"Loss \(base 2\): ([0-9.]+)", output).group(1))
-
-
 def test_an_ensemble_is_the_mean_of_probabilities(data, trained, tmp_path):
     nats = [torch.tensor([0.5, 4.0]), torch.tensor([2.5, 0.1])]
     mean = (torch.exp(-nats[0]) + torch.exp(-nats[1])) / 2
@@ -135,19 +132,19 @@ def test_an_ensemble_is_the_mean_of_probabilities(data, trained, tmp_path):
         weight += 0.2 * torch.randn(weight.shape, generator=random)
     torch.save(other, second)
     parts = ((first,), (second,), (first, first), (first, second))
-    one, two, same, both = (bits(run("fairseq-hmrnn", "evaluate", *part, data).stdout) for part in parts)
+    one, two, same, both = (base2_loss(run("fairseq-hmrnn", "evaluate", *part, data).stdout) for part in parts)
     assert same == one < two and both < (one + two) / 2 - 0.01, (one, two, both)
 
 
 def test_the_command(data, trained):
     checkpoint = trained / "checkpoint_last.pt"
     options = ["--path", checkpoint, "--gen-subset", "test", "--stateful", "--tokens-per-sample", "50", "--cpu"]
-    by_fairseq = bits(run("fairseq-eval-lm", data, *TASK, *options).stdout)
+    by_fairseq = base2_loss(run("fairseq-eval-lm", data, *TASK, *options).stdout)
     static = run("fairseq-hmrnn", "evaluate", checkpoint, data).stdout
-    assert bits(static) == pytest.approx(by_fairseq, abs=2e-3)  # of which fairseq prints three decimals
+    assert base2_loss(static) == pytest.approx(by_fairseq, abs=2e-3)  # of which fairseq prints three decimals
     options = ["--dynamic", "--streams", "4", "--statistics", "5", "--learning-rate", "0.001"]
     dynamic = run("fairseq-hmrnn", "evaluate", checkpoint, data, *options).stdout
-    assert bits(dynamic) < bits(static) - 0.01
+    assert base2_loss(dynamic) < base2_loss(static) - 0.01
     assert re.search(r"Evaluated (\d+)", dynamic).group(1) == re.search(r"Evaluated (\d+)", static).group(1)
     for option in (["--learning-rate", "0.001"], ["--streams", "4"]):
         ignored = run("fairseq-hmrnn", "evaluate", checkpoint, data, *option, check=False)

@@ -103,7 +103,7 @@ def test_dropout_acts_in_training_only():
             assert not torch.equal(first, second)
 
 
-def test_every_option_reaches_the_recurrence(caplog):
+def test_every_option_reaches_the_recurrence():
     options = {"detector_grad_scale": 0.5, "forget_bias": 2.0, "detector_bias": -1.0, "recompute_chunks": 3}
     options["detector_hidden"] = 5
     options.update(boundary="bernoulli", nested_boundaries=True, top_boundary=True, backend="reference")

@@ -106,7 +106,7 @@ def test_what_may_be_goes_through_fairseqs_own_parser():
 
 
 @pytest.mark.parametrize("section, name", [("model", "dropout_input"), ("task", "tokens_per_sample")])
-def test_a_configuration_that_no_parser_saw_is_refused_before_anything_is_built(section, name, monkeypatch, tmp_path):
+def test_a_configuration_that_no_parser_saw_is_refused_before_anything_is_built(section, name, monkeypatch):
     """As hydra's come, and those of checkpoints."""
     cfg = convert_namespace_to_omegaconf(train_arguments(*HERE))
     cfg[section][name] = -3

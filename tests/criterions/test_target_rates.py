@@ -145,7 +145,7 @@ def test_a_lexicon_teaches_beside_others(dictionary, model, sample, beside, rate
 
 
 @pytest.mark.parametrize("delay", [None, 0, 3])
-def test_a_lexicon_is_of_the_text_within_lines(dictionary, model, sample, delay, monkeypatch):
+def test_a_lexicon_is_of_the_text_within_lines(dictionary, model, sample, delay):
     """Whatever the delay of what is taught: neither `</s>` nor what stands behind it is remembered."""
     tokens = sample["net_input"]["src_tokens"] = torch.randint(4, 8, (2, 30))
     sample["target"], ends = tokens.roll(-1, 1), tokens.new_tensor([8, 15])

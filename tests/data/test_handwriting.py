@@ -75,7 +75,7 @@ def test_points_of_a_raised_pen_are_counted_but_not_drawn(tmp_path):
     assert np.flatnonzero(line.words).tolist() == [1, 4] and line.text == "a b c"
 
 
-def test_words_end_where_the_characters_say(tmp_path):
+def test_words_end_where_the_characters_say():
     assert word_ends("ab c", ["a", "b", "c"], [3, 5, 9]) == [5, 9]
     assert word_ends("ab c", ["ab", "c"], [5, 9]) == [5, 9]
     assert word_ends("ab c", ["a", "bc"], [3, 9]) is None  # a label over two words

@@ -40,7 +40,7 @@ def test_each_checkpoint_of_an_ensemble_is_loaded_once(tmp_path, monkeypatch):
     assert not torch.allclose(alone[0], alone[1], atol=1e-3)
 
 
-def test_an_ensemble_is_of_language_models(tmp_path):
+def test_an_ensemble_is_of_language_models():
     paths = [str(CHECKPOINTS / "hmlstm_lm.pt"), str(CHECKPOINTS / "hmlstm_lstm.pt")]
     for order in (paths, paths[::-1]):
         with pytest.raises(ValueError, match="hmlstm_lstm.pt is a translation model, not a language model"):

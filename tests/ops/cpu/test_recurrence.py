@@ -371,7 +371,7 @@ def test_backend_is_chosen_in_one_place(caplog, monkeypatch):
         cpu.hm_lstm_cpu(*problem, path="compiled")
 
 
-def test_state_of_zeros_and_module(monkeypatch):
+def test_state_of_zeros_and_module():
     """The module's default backend is the kernel; its numbers are the reference's."""
     torch.manual_seed(0)
     module = HMLSTM(5, [16, 8], layer_norm=True).double()

@@ -361,3 +361,9 @@ def test_translation_trains_no_model_further_than_asked(benchmark, monkeypatch, 
     args.updates = 999
     with pytest.raises(UserError, match="lstm was trained for 1000 updates: give as many --updates, or another --out$"):
         translation.train("lstm", args, [], [])
+
+
+def test_curve_reads_updates_as_fairseq_writes_large_numbers(benchmark):
+    line = "| INFO | train_inner | epoch 001: 50 / 1000 bpc=2.5, num_updates=1.23457e+06, wall=7200"
+    (row,) = benchmark("curve").read([line], None)
+    assert (row["update"], row["bpc"], row["hours"]) == (1234570, 2.5, 2.0)

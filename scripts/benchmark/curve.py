@@ -18,7 +18,7 @@ from fairseq_hmrnn.cli.errors import UserError, run_command
 from fairseq_hmrnn.options import number
 
 LINE = re.compile(r"\b(train_inner|valid)(?:\]\[INFO\] -| \|) (.*)")
-VALUE = re.compile(r"\b(bpc|num_updates|wall)(?:=|: ?|\s+)(\d[\d.e-]*)")
+VALUE = re.compile(r"\b(bpc|num_updates|wall)(?:=|: ?|\s+)(\d[\d.]*(?:e[+-]?\d+)?)")
 COLORS = {"validation": "#1f6f8b", "training": "#b0b0b0"}
 FIELDS = ("split", "update", "epoch", "hours", "bpc")
 SHOWN = 1.5  # times the bits of the best validation, in the picture

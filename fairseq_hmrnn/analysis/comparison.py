@@ -11,7 +11,7 @@ from . import segments
 SCORES = "    P     R    F1"
 HEADS = (  # at most 120 columns
     f"{'':37s}{'boundaries':26s}{'with edges':20s}{'tokens':20s}types",
-    f"layer              gold         rate{SCORES}   +-1  {SCORES}  {SCORES}  {SCORES}",
+    f"layer              gold         rate{SCORES}   +-1   {SCORES}   {SCORES}   {SCORES}",
 )
 
 

@@ -44,7 +44,7 @@ def test_every_column_is_the_score_it_is_named_for():
     assert lines[2].split() == ["layer", "gold", "rate", *scores, "+-1", *scores * 3]
     places = [lines[1].index(part) for part in ("boundaries", "with edges", "tokens", "types")]
     assert places == [line.index(f"{score:.3f}") for score in (4 / 7, 12 / 15, 5 / 11, 3 / 7)]
-    assert len(lines[2]) == len(line)  # the last head ends where its numbers do
+    assert [lines[2][place + 14 : place + 16] for place in places] == ["F1"] * 4  # above the middle of their numbers
 
 
 def test_rows_are_layers_names_and_alignments():

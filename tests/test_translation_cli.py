@@ -110,7 +110,8 @@ def test_training_requires_a_valid_split_and_does_without_test(pairs, tmp_path):
     found = choose(str(tmp_path / "bin"), "save", ["--arch", "hmlstm", "--lr", "1"], cpu=True).arguments
     assert found.count("--arch") == found.count("--lr") == 1
     for given, rate in (("", "steps:.4"), ("--arch hmlstm", None), ("--hidden-sizes 9,9,9", None),
-                        ("--arch hmlstm --hidden-sizes 9,9", "steps:.4"), ("--top-boundary", None)):  # fmt: skip
+                        ("--arch hmlstm --hidden-sizes 9,9", "steps:.4"), ("--top-boundary", None),
+                        ("-a hmlstm_lstm_tiny", "steps:.4"), ("--arch transformer", None)):  # fmt: skip
         assert value_of("--boundary-rates", choose(str(tmp_path / "bin"), "save", given.split(), cpu=True)[0]) == rate
     own = choose(str(tmp_path / "bin"), "save", ["--criterion", "cross_entropy"], cpu=True).arguments
     assert not {"--boundary-rates", "--label-smoothing"} & set(own)

@@ -3,6 +3,7 @@ text, with the boundary regularisers that docs/boundaries.md recommends."""
 
 from __future__ import annotations
 
+import argparse
 import math
 import os
 import shlex
@@ -10,14 +11,14 @@ from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Se
 
 import torch
 from fairseq.data import Dictionary
+from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_NAME_REGISTRY, MODEL_DATACLASS_REGISTRY
 from omegaconf import DictConfig, ListConfig
 
 from ..data.characters import SPACE_SYMBOL, is_character_dictionary
 from ..data.dictionaries import read_dictionary
-from ..data.folders import DESCRIPTION, DICTIONARY
+from ..data.folders import DESCRIPTION, DICTIONARY, matching
 from ..data.indexed import count_symbols
 from .errors import UserError
-from .files import matching
 from .recipe import PACKAGE, check_folder, load_recipe
 
 # The symbols of the training split below which a recipe is chosen.
@@ -59,11 +60,11 @@ FOR_WORDS_WITHOUT_SPACES = {"--detector-hidden": "32"}  # where a lexicon teache
 FOR_OTHER_LAYERS = "which are for other layers: give --boundary-rates"
 LATER = {"--boundary-delay": "2"}  # which layers of a small recipe cannot tell
 # fairseq's, of options that are read here
-ALIASES = {"--max-sentences": "--batch-size", "-s": "--source-lang", "-t": "--target-lang"}
+ALIASES = {"--max-sentences": "--batch-size", "-a": "--arch", "-s": "--source-lang", "-t": "--target-lang"}
 # The options that choose the class of a recipe's section. Who gives one gives that class's options too.
 CLASSES = {
     "task": ("--task",),
-    "model": ("--arch", "-a"),
+    "model": ("--arch",),
     "criterion": ("--criterion",),
     "optimizer": ("--optimizer",),
     "lr_scheduler": ("--lr-scheduler",),
@@ -138,7 +139,7 @@ def _for_translation(data: str, names: Set[str], given: Sequence[str], cpu: bool
         for name in OF_CRITERION:
             options.pop(name)
     reason = f"two languages, {symbols:,} symbols: a {size} translation model"
-    if _may_have_other_detectors(names, given, layers=2) and options.pop("--boundary-rates", None):
+    if ("--top-boundary" in names or _num_layers(given) not in (None, 2)) and options.pop("--boundary-rates", None):
         if "--boundary-rates" not in names:
             reason += f", without its rate of boundaries, {FOR_OTHER_LAYERS}"
     options.update(_languages(data, sides, names))
@@ -155,11 +156,16 @@ def _languages(data: str, sides: Sequence[str], names: Set[str]) -> Options:
     return {"--source-lang": pairs[0][0], "--target-lang": pairs[0][1]}
 
 
-def _may_have_other_detectors(names: Set[str], given: Sequence[str], layers: int) -> bool:
-    """Whether a user's options may give a model other boundary detectors than one of so many layers has."""
-    sizes = value_of("--hidden-sizes", given)
-    own = names.intersection(CLASSES["model"]) and sizes is None or "--top-boundary" in names
-    return bool(own) or (sizes is not None and sizes.count(",") != layers - 1)
+def _num_layers(given: Sequence[str]) -> Optional[int]:
+    """That a user's options ask for, by sizes or an architecture, 0 for one without; None where they leave it open."""
+    sizes, name = value_of("--hidden-sizes", given), value_of("--arch", given)
+    if sizes is None and name is not None:
+        architecture = argparse.Namespace()
+        if name in ARCH_CONFIG_REGISTRY:
+            ARCH_CONFIG_REGISTRY[name](architecture)
+        of_model = MODEL_DATACLASS_REGISTRY.get(ARCH_MODEL_NAME_REGISTRY.get(name))
+        sizes = getattr(architecture, "hidden_sizes", getattr(of_model, "hidden_sizes", ""))
+    return None if sizes is None else len(sizes.split(",")) if sizes else 0
 
 
 def _for_text(data: str, names: Set[str], given: Sequence[str], cpu: bool) -> Tuple[Options, str]:
@@ -180,7 +186,7 @@ def _for_text(data: str, names: Set[str], given: Sequence[str], cpu: bool) -> Tu
             elif recipe_name != SIZES[0][1]:
                 options.update(WITH_SPACES)
     reason = f"{text.symbols:,} {kind}: as the recipe {recipe_name}"
-    if names.intersection(CLASSES["model"]) or _may_have_other_detectors(names, given, layers=3):
+    if names & {"--arch", "--top-boundary"} or _num_layers(given) not in (None, 3):
         dropped = [options.pop(name, None) for name in (*WITHOUT_SPACES, *LATER)]
         if any(dropped) and "--boundary-rates" not in names:
             reason += f", without its regularisers of boundaries, {FOR_OTHER_LAYERS}"

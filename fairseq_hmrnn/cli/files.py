@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import codecs
 import contextlib
-import glob
 import os
 import stat
 import sys
 import tempfile
 from pathlib import Path
-from typing import BinaryIO, Callable, Iterator, List, Optional
+from typing import BinaryIO, Callable, Iterator, Optional
 
 from .errors import UserError
 
@@ -28,11 +27,6 @@ def open_bytes(source: str) -> Iterator[BinaryIO]:
         raise UserError("standard input is closed: give the text there, or name a file")
     else:
         yield sys.stdin.buffer
-
-
-def matching(folder: str, pattern: str) -> List[str]:
-    """Paths of the files in a folder whose names fit a pattern, in their order."""
-    return sorted(glob.glob(os.path.join(glob.escape(folder), pattern)))
 
 
 def read_text(source: str, largest: int = LARGEST_TEXT) -> str:

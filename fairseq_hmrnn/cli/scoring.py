@@ -6,13 +6,13 @@ import os
 import re
 import subprocess
 import sys
-from typing import Any, Dict, List
+from typing import Any, List
 
 from fairseq import checkpoint_utils
 
 from ..checkpoints import settings
+from ..data.folders import matching
 from .errors import UserError
-from .files import matching
 from .recipe import PACKAGE
 
 FOUND = re.compile(r"Evaluated [0-9,]+ tokens|Loss \(base 2\): [0-9.]*")
@@ -50,16 +50,17 @@ def score(task: str, data: str, save_dir: str, cpu: bool) -> None:
         print(f"{data} has no test split; done")
         return
     path = os.path.join(save_dir, found[0])
-    state = checkpoint_utils.load_checkpoint_to_cpu(path)
-    common = [data, "--user-dir", str(PACKAGE), "--task", task, "--path", path, *_of_training(task, state)]
+    common = [data, "--user-dir", str(PACKAGE), "--task", task, "--path", path, *_of_training(task, path)]
     common += ["--distributed-world-size", "1"]  # also where training had several processes
     SCORES[task]([*common, *(["--cpu"] if cpu else [])], data, save_dir)
 
 
-def _of_training(task: str, state: Dict[str, Any]) -> List[str]:
+def _of_training(task: str, path: str) -> List[str]:
     """The options OF_TRAINING of a checkpoint's task, as they were when it was trained; of a language model that does
     not carry its state over the test text, those of its windows too."""
-    names, found = OF_TRAINING.get(task, ()), []
+    if task not in OF_TRAINING:
+        return []
+    state, names, found = checkpoint_utils.load_checkpoint_to_cpu(path), OF_TRAINING[task], []
     if task == "hmlstm_language_modeling" and any(name.startswith("decoder.hm_lstm.") for name in state["model"]):
         found += ["--stateful", "--tokens-per-sample", "1000"]
     elif task == "hmlstm_language_modeling":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import glob
 import os
 import shutil
 import tempfile
@@ -23,6 +24,11 @@ WRITTEN = [
 WORK = ".prepare-"
 # In it: what is to come, what is leaving, and what has left as a whole, so that the new may come.
 NEW, LEAVING, LEFT = "new", "old", "replaced"
+
+
+def matching(folder: str, pattern: str) -> List[str]:
+    """Paths of the files in a folder whose names fit a pattern, in their order."""
+    return sorted(glob.glob(os.path.join(glob.escape(folder), pattern)))
 
 
 @contextlib.contextmanager

@@ -57,16 +57,15 @@ class Writer:
         """`count` new steps behind a beginning (N, 3), normalised, N from 1; None: a pen that is put down. bias:
         Graves' b, see `MixtureDensity.distribution`. Draws from torch's generator."""
         steps = torch.zeros(1, 1, 3) if beginning is None else torch.from_numpy(np.asarray(beginning, np.float32))[None]
-        written, boundaries, state = [steps], [], None
-        log_probs = [torch.from_numpy(self.read(steps[0].numpy()).log_probs).float()]
+        parameters, extra = self.model(steps)
+        written, boundaries = [steps], [_boundaries(extra)]
+        log_probs = [torch.zeros(1), self.model.distribution(parameters[0, :-1]).log_prob(steps[0, 1:])]
         for _ in range(count):
-            parameters, extra = self.model(written[-1], state=state)
-            state = extra["state"]
-            boundaries.append(_boundaries(extra))
             step = self.model.distribution(parameters[:, -1:], bias).sample()
             log_probs.append(self.model.distribution(parameters[0, -1:]).log_prob(step[0]))
+            parameters, extra = self.model(step, state=extra["state"])
             written.append(step)
-        boundaries.append(_boundaries(self.model(written[-1], state=state)[1]))
+            boundaries.append(_boundaries(extra))
         return Written(torch.cat(written, dim=1)[0].numpy(), np.concatenate(boundaries), torch.cat(log_probs).numpy())
 
 

@@ -221,11 +221,12 @@ class LanguageModelHub(GeneratorHubInterface):
     def continued(self, prompt: str, new: Sequence[int]) -> str:
         """The prompt as it is, and new symbols as they read behind it, `</s>` as a newline: words and pieces need to
         know what is before."""
-        first, *lines = _lines(new, self.src_dict.eos()) if not getattr(self.task, "has_characters", False) else [new]
+        words = not getattr(self.task, "has_characters", False)
+        first, *lines = _lines(new, self.src_dict.eos()) if words else [new]
         before = self.encode(prompt)
         together = self.decode(torch.cat([before, before.new_tensor(first)]))
         behind = together[len(self.decode(before)) :]
-        if prompt[-1:].isspace() and not getattr(self.task, "has_characters", False):
+        if words and prompt[-1:].isspace():
             behind = behind.lstrip(" ")  # the space that is there already
         texts = [prompt + behind, *(self.decode(before.new_tensor(x)) for x in lines)]
         return "\n".join(texts)

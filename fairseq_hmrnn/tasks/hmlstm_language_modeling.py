@@ -1,6 +1,5 @@
 """Language modelling with raw text in and raw text out."""
 
-import glob
 import os
 from dataclasses import dataclass
 from typing import List, Tuple, Type, Union
@@ -16,6 +15,7 @@ from ..checkpoints import is_dictionary, is_loading_model
 from ..compat import keep_prompt_spaces
 from ..data.characters import CharacterCodec, CharacterDictionary, is_character_dictionary
 from ..data.dictionaries import read_dictionary
+from ..data.folders import matching
 from ..inference.reader import output_symbols
 from ..inference.search import PromptedGenerator
 from ..models.decoding import GENERATION_DTYPES, generate_in
@@ -104,7 +104,7 @@ class HMLSTMLanguageModelingTask(TaskMixin, StatefulLanguageModelingTask):
                 f"the language model's checkpoint does not carry its dictionary: copy its dict.txt to {folder}"
             )
         self.dictionary, self.output_dictionary = self.setup_dictionary(self.args, state_dict)
-        others = sorted(glob.glob(os.path.join(glob.escape(folder), "dict.*.txt")))
+        others = matching(folder, "dict.*.txt")
         if others and not any(read_dictionary(Dictionary, path).symbols == self.dictionary.symbols for path in others):
             raise ValueError(
                 f"the language model's dictionary is not among {', '.join(others)}: train it on text prepared with "

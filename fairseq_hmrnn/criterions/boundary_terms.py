@@ -121,10 +121,10 @@ def _heard_by_first_layer(criterion: Any) -> Optional[str]:
 
 class Rate(NamedTuple):
     """The target rate of one layer. share: of its boundaries; None: to be found. within_lines: among the steps within
-    lines, where none ends; otherwise, as what is found, among all."""
+    lines, where none ends; otherwise among all."""
 
     share: Optional[float]
-    within_lines: bool = False
+    within_lines: bool
 
 
 def parse_rates(text: str) -> List[Rate]:
@@ -134,7 +134,7 @@ def parse_rates(text: str) -> List[Rate]:
 
 def _parse_rate(part: str, layer: int, text: str) -> Rate:
     if part == "auto" and layer == 0:
-        return Rate(None)
+        return Rate(None, within_lines=True)
     if part == "auto":
         raise ValueError(
             "auto in boundary-rates is for the first layer: give numbers for those above, such as auto,.05"
@@ -149,4 +149,4 @@ def _parse_rate(part: str, layer: int, text: str) -> Rate:
             "boundary-rates must be numbers between 0 and 1, exclusive, separated by commas, each of the steps within "
             f"lines or, as steps:.2, of all steps; or auto, to be found, for the first layer; not {text!r}"
         )
-    return Rate(share, counted != "steps")
+    return Rate(share, within_lines=counted != "steps")

@@ -35,7 +35,8 @@ class FoundRate:
         self.signal = torch.zeros(MEMORY)
 
     def remember(self, tokens: Tensor, signal: Tensor, known: Tensor) -> None:
-        """Of a batch, (B, T): symbols, the signal of the place before each, and where it is known."""
+        """Of a batch, (B, T): symbols, the signal of the place before each, inf where a segment begins for certain,
+        and where it is known."""
         device = tokens.device
         if self.symbols.device != device:
             self.symbols, self.signal = self.symbols.to(device), self.signal.to(device)

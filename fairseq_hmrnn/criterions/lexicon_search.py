@@ -11,7 +11,7 @@ from .rate_search import find_rate, held_out_cost, spelled
 
 WEIGHT = 10.0  # of a signal in its standard deviations, against nats of the lexicon
 WEIGHT_OF_DETECTOR = 3.0  # if the signal is the z~ of one that was taught so
-CERTAIN = 1000.0  # nats: the score of a place where a segment begins for sure
+CERTAIN = 1000.0  # nats: the score of a place where a segment begins for certain
 ROUNDS = 3  # of counting a lexicon and segmenting by it
 TIMES = (0.6, 0.75, 0.9, 1.0, 1.15, 1.3)  # the rate that the signal alone gives: rates that are compared
 LARGEST = 0.95  # of thresholds
@@ -42,10 +42,11 @@ def infer(symbols: np.ndarray, signal: np.ndarray, told: Optional[float] = None)
     places = _places(known)
     text, inside = np.append(symbols, -1)[places], places < len(symbols)
     rows, values = Rows(text), np.append(signal, 0)[places]
+    free = inside & np.isfinite(values)
     found = []
     for rate in [alone] if told is not None else [alone * times for times in TIMES if alone * times < 1]:
         begins = (scored(values, inside, rate) >= 0) & inside
-        begins, inferred = _rounds(rows, inside, begins, rate, lambda share: scored(values, inside, share))
+        begins, inferred = _rounds(rows, free, begins, rate, lambda share: scored(values, inside, share))
         if inferred is not None:
             found.append((_cost(rows, begins), inferred))
     return _first_of_nearly_best(found, NEARLY)
@@ -64,20 +65,20 @@ def _first_of_nearly_best(found: Sequence[Tuple[float, Any]], nearly: float) -> 
 
 
 def _rounds(
-    rows: Rows, inside: np.ndarray, begins: np.ndarray, rate: float, scores: Callable[[float], np.ndarray]
+    rows: Rows, free: np.ndarray, begins: np.ndarray, rate: float, scores: Callable[[float], np.ndarray]
 ) -> Tuple[np.ndarray, Optional[Inferred]]:
     """From one segmentation to another whose segments begin at nearly this rate, and what is inferred from that.
 
-    scores: (R, T) by the threshold.
+    free: bool (R, T), the places that the rate is a share of. scores: (R, T) by the threshold.
     """
-    threshold, places = rate, max(inside[:, 1:].sum(), 1)
+    threshold, places = rate, max(free[:, 1:].sum(), 1)
     begins[:, 0] = False
     lexicon = Lexicon.of(rows, begins)
     for _ in range(ROUNDS):
         if lexicon is None:
             return begins, None
         begins = lexicon.segment(rows, scores(threshold), begins)
-        lexicon, share = Lexicon.of(rows, begins), float(begins.sum() / places)
+        lexicon, share = Lexicon.of(rows, begins), float((begins & free).sum() / places)
         threshold = min(threshold * rate / max(share, 1e-6), LARGEST)
     return begins, None if lexicon is None else Inferred(threshold, share, lexicon)
 
@@ -86,13 +87,13 @@ def resegmented(symbols: np.ndarray, begins: np.ndarray, z_tilde: np.ndarray, ce
     """bool (S,), where segments of a text begin by a detector and a lexicon together.
 
     symbols: (S,) whole numbers from 0. begins: bool (S,), by the detector; z_tilde: its probabilities of that. certain:
-    bool (S,), where one begins for sure, as at the ends of lines. The rate is that of the detector, or a multiple of it
-    that does better in the first SAMPLE symbols. Of a long text, each PIECE has a lexicon of its own.
+    bool (S,), where one begins for certain, as where lines end. The rate is that of the detector elsewhere, or a
+    multiple of it that does better in the first SAMPLE symbols. Of a long text, each PIECE has a lexicon of its own.
     """
     begins = begins | certain
     if not begins.any():
         return begins
-    text, found = (symbols, begins, z_tilde, certain), np.zeros(len(symbols), dtype=bool)
+    text, found = (symbols, begins, np.where(certain, np.inf, z_tilde)), np.zeros(len(symbols), dtype=bool)
     sample = _Piece(*(x[:SAMPLE] for x in text))
     tried = [(sample.segmented(times)[0], times) for times in TIMES]
     times = _first_of_nearly_best([each for each in tried if np.isfinite(each[0])], NEARLY_OF_DETECTOR) or 1.0
@@ -103,25 +104,26 @@ def resegmented(symbols: np.ndarray, begins: np.ndarray, z_tilde: np.ndarray, ce
 
 
 class _Piece:
-    """A piece of a text, as resegmented takes it, laid out in rows."""
+    """A piece of a text laid out in rows: symbols, begins and signal as for resegmented and find_rate, (S,)."""
 
-    def __init__(self, symbols: np.ndarray, begins: np.ndarray, z_tilde: np.ndarray, certain: np.ndarray):
-        self.begins = begins
+    def __init__(self, symbols: np.ndarray, begins: np.ndarray, signal: np.ndarray):
+        self.begins, free = begins, np.isfinite(signal)
+        self.rate = float(begins[free].mean()) if free.any() else 0.0
         known = np.arange(len(symbols) + len(symbols) // WINDOW) % (WINDOW + 1) < WINDOW  # a gap behind each row
         places = _places(known)
         self.places = np.where(places < len(known), places - places // (WINDOW + 1), len(symbols))
         self.inside = self.places < len(symbols)
         self.rows = Rows(np.append(symbols, -1)[self.places])
-        self.signal, self.sure = np.append(z_tilde, 0.0)[self.places], np.append(certain, False)[self.places]
+        self.signal, self.free = np.append(signal, 0.0)[self.places], np.append(free, False)[self.places]
 
     def segmented(self, times: float) -> Tuple[float, np.ndarray]:
         """The cost of the segmentation at so many times the detector's rate, infinite where nothing is inferred, and
         where segments begin in it."""
-        rate = float(self.begins.mean()) * times
-        if not self.begins.any() or rate >= LARGEST:
+        rate = self.rate * times
+        if not 0 < rate < LARGEST:
             return np.inf, self.begins
         again = np.append(self.begins, False)[self.places]
-        again, inferred = _rounds(self.rows, self.inside, again, rate, self._scores)
+        again, inferred = _rounds(self.rows, self.free, again, rate, self._scores)
         if inferred is None:
             return np.inf, self.begins
         cost = _cost(self.rows, again)
@@ -131,14 +133,17 @@ class _Piece:
         return cost, found
 
     def _scores(self, share: float) -> np.ndarray:
-        return np.where(self.sure, CERTAIN, scored(self.signal, self.inside, share, WEIGHT_OF_DETECTOR))
+        return scored(self.signal, self.inside, share, WEIGHT_OF_DETECTOR)
 
 
 def scored(signal: np.ndarray, inside: np.ndarray, share: float, weight: float = WEIGHT) -> np.ndarray:
     """What a segment that begins at a place gains by the signal there: 0 at the one that the highest `share` of the
-    places inside exceed."""
-    values = signal[inside]
-    return weight * (signal - np.quantile(values, 1 - share)) / max(values.std(), 1e-6)
+    places inside exceed, of those where it is not certain (inf, which gains CERTAIN)."""
+    certain = np.isposinf(signal)
+    values = signal[inside & ~certain]
+    if not len(values):
+        return np.where(certain, CERTAIN, 0.0)
+    return np.where(certain, CERTAIN, weight * (signal - np.quantile(values, 1 - share)) / max(values.std(), 1e-6))
 
 
 def _places(known: np.ndarray) -> np.ndarray:

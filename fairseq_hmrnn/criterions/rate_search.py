@@ -30,10 +30,11 @@ def find_rate(symbols: np.ndarray, signal: np.ndarray) -> Optional[float]:
     has segments so short that rows are more than their ends.
 
     symbols: (S,) whole numbers, negative where nothing is known, which is between the rows of a text. signal: (S,), of
-    the place before each symbol, read where it is known.
+    the place before each symbol, read where it is known; inf where a segment begins for certain, as where lines end:
+    such places count in no rate.
     """
     known = symbols >= 0
-    ranked = np.sort(signal[known])
+    ranked = np.sort(signal[known & np.isfinite(signal)])
     if len(ranked) < FEWEST:
         return None
     text = spelled(symbols)

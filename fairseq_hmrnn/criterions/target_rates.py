@@ -47,9 +47,9 @@ class TargetRates:
         self._announces = bool(rates) and rates[0].share is None  # what the rate is before the first search
         lines = line_end is not None  # strokes have none
         self.within_lines = [rate.within_lines and lines for rate in rates]
-        self.shown_within = [(rate.within_lines or rate.share is None) and lines for rate in rates]
-        if any(self.within_lines):
-            layers = ", ".join(str(layer) for layer, within in enumerate(self.within_lines, 1) if within)
+        told = [within and rate.share is not None for within, rate in zip(self.within_lines, rates)]
+        if any(told):
+            layers = ", ".join(str(layer) for layer, within in enumerate(told, 1) if within)
             logger.info(
                 f"boundary-rates: numbers (here of layer {layers}) are shares of the steps within lines; of all steps, "
                 "which numbers once were, it is steps:.2, as for sentences, which end with lines"
@@ -90,8 +90,19 @@ class TargetRates:
     def heard_by(self, layer: int, steps: LayerSteps, tokens: Optional[Tensor]) -> LayerSteps:
         """With what the targets of a layer that listens depend on."""
         if layer == 0 and isinstance(self.found, FoundLexicon):
-            steps = steps._replace(lexicon=functools.partial(self.found.begins, tokens))
+            steps = steps._replace(lexicon=functools.partial(self._begins, tokens))
         return steps._replace(delay=self.delay)
+
+    def _begins(self, tokens: Tensor, signal: Tensor, known: Tensor) -> Tensor:
+        return self.found.begins(tokens, self.certain_at_line_ends(tokens, signal), known)
+
+    def certain_at_line_ends(self, tokens: Tensor, signal: Tensor) -> Tensor:
+        """The signal of the place before each symbol (B, T), inf before and behind `</s>` if the first layer's rate is
+        within lines: a segment begins there for certain, and no rate counts it."""
+        if not self.within_lines[0]:
+            return signal
+        ends = tokens.eq(self.line_end)
+        return signal.masked_fill(ends | later(ends, 1), math.inf)
 
     def listen(self, name: str, layer: int, steps: LayerSteps, tokens: Tensor) -> None:
         """If the first layer's rate is to be found: remember what its detector hears by the regulariser `name`."""
@@ -100,20 +111,20 @@ class TargetRates:
         late = REGULARIZERS[name].late
         with torch.no_grad():
             signal, known = REGULARIZERS[name].signal(steps)
-            known = known & later(steps.valid, late - self.delays[0])  # valid: where the detector learns of it
             if not late:  # then it is about the place behind a step
                 signal, known = later(signal, 1), later(known, 1)
-            self.found.remember(tokens, signal, known)
+            self.found.remember(tokens, self.certain_at_line_ends(tokens, signal), known)
 
     def statistics(self, trace: BoundaryTrace, tokens: Optional[Tensor], training: bool) -> Dict[str, Tensor]:
-        """Sums for the log: z1_within, the share within lines, where the rate is that or is found; z1_target, of all
-        steps, if it is found."""
+        """Sums for the log: z1_within, the share within lines, where the rate is that; z1_target, the rate, if it is
+        found."""
         counts = {}
-        for layer, shown in enumerate(self.shown_within):
-            if shown and tokens is not None:
+        for layer, within in enumerate(self.within_lines):
+            if within and tokens is not None:
                 counted, kind = self._within(trace, layer, tokens), f"steps{layer + 1}"
                 counts[kind] = counted.sum()
                 counts[f"z{layer + 1}_within:{kind}"] = (trace.boundaries[..., layer].detach().double() * counted).sum()
         if self.found is not None and self.rates[0].share is None and training:
-            counts["z1_target:steps"] = trace.valid.sum() * self.found.rate
+            kind = "steps1" if "steps1" in counts else "steps"
+            counts[f"z1_target:{kind}"] = counts.get(kind, trace.valid.sum()) * self.found.rate
         return counts

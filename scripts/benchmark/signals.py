@@ -73,8 +73,8 @@ def batches(tokens: torch.Tensor, size, line_end: int, padding: int) -> Iterator
 
 
 class Found(NamedTuple):
-    """Behind each symbol of a text, (detectors, T): the signals, -inf where there is none; whether detectors close a
-    segment, and whether they would have been taught to by a lexicon."""
+    """Behind each symbol of a text, (detectors, T): the signals, -inf where there is none, inf where a lexicon is told
+    that lines end; whether detectors close a segment, and whether they would have been taught to by a lexicon."""
 
     values: torch.Tensor
     closed: torch.Tensor
@@ -103,13 +103,15 @@ def read(model, criterion, sample, found: Found) -> None:
             continue
         steps = layer_steps(trace, layer, criterion.targets.share(layer), **heard)
         values, known = REGULARIZERS[name].signal(steps)
+        if name == "lexicon":
+            values = criterion.targets.certain_at_line_ends(tokens, values)
         ends = behind - REGULARIZERS[name].late
         where = own & known & (ends >= 0)
         if layer:  # chooses among the places where the layer below closes a segment
             where &= steps.z_below > 0.5
         found.values[layer, ends[where]] = values[where]
         if name == "lexicon":
-            begins = criterion.targets.found.begins(tokens, values, known)
+            begins = criterion.targets.heard_by(layer, steps, tokens).lexicon(values, known)
             found.taught[layer, ends[where & begins]] = True
 
 
@@ -130,11 +132,16 @@ def main() -> None:
         if name is None:
             continue
         taught = {"lexicon, taught": found.taught[layer]} if name == "lexicon" else {}
-        count = (found.taught if taught else found.closed)[layer].sum()
-        highest = top_share(found.values[layer], found.values[layer].isfinite(), count)
-        for row, marks in {f"{name}, highest": highest, **taught}.items():
+        best = highest(found.values[layer], (found.taught if taught else found.closed)[layer])
+        for row, marks in {f"{name}, highest": best, **taught}.items():
             for alignment, gold in golds.items():
                 print(f"{layer + 1:2d} {row:22s} {alignment:11s} {figures(marks.numpy(), gold)}")
+
+
+def highest(values: torch.Tensor, marks: torch.Tensor) -> torch.Tensor:
+    """bool (T,): where there is a signal, as many of the highest values as there are marks, and all that are inf."""
+    heard = values.isfinite()
+    return top_share(values, heard, (marks & heard).sum()) | (values == math.inf)
 
 
 def figures(marks: np.ndarray, gold: segments.Gold) -> str:

@@ -14,7 +14,8 @@ def test_rates_outside_the_open_interval_are_refused(rates):
 
 
 def test_rates_as_they_are_written():
-    assert parse_rates("auto, within:.2,.05,steps:.01") == [Rate(None), Rate(0.2, True), Rate(0.05, True), Rate(0.01)]
+    found, above, last, of_all = parse_rates("auto, within:.2,.05,steps:.01")
+    assert (found, above, last) == (Rate(None, True), Rate(0.2, True), Rate(0.05, True)) and of_all == Rate(0.01, False)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from unspaced import f1, heard, language
 
 from fairseq_hmrnn.criterions import lexicon_search
 from fairseq_hmrnn.criterions.lexicon import Rows
-from fairseq_hmrnn.criterions.lexicon_search import infer, resegmented
+from fairseq_hmrnn.criterions.lexicon_search import CERTAIN, infer, resegmented, scored
 
 
 def flat(places, seed=0):
@@ -29,6 +29,34 @@ def test_a_rate_that_is_told_is_kept(rate):
     symbols, _, signal = flat(12_000)
     symbols[::100] = -1
     assert infer(symbols, signal, rate).rate == pytest.approx(rate, rel=0.08)
+
+
+@pytest.mark.parametrize("told, every", [(True, 3), (False, 8)])
+def test_where_lines_end_counts_in_no_rate(told, every):
+    """Where segments begin for certain they do, and share and threshold are of the other places."""
+    symbols, gold, signal = flat(12_000)
+    symbols[::100] = -1
+    certain = gold & (np.arange(len(gold)) % every == 0)
+    rate = gold[~certain].mean()
+    assert rate < 0.91 * gold.mean()
+    found = infer(symbols, np.where(certain, np.inf, signal), rate if told else None)
+    assert found.rate == pytest.approx(rate, rel=0.08)
+    values, everywhere = np.where(certain, np.inf, signal), np.ones(len(gold), dtype=bool)
+    scores = scored(values, everywhere, rate)
+    assert (scores[certain] == CERTAIN).all() and (scores[~certain] >= 0).mean() == pytest.approx(rate, abs=0.002)
+    assert scored(values[certain], everywhere[certain], rate).tolist() == [CERTAIN] * certain.sum()
+
+
+def test_a_detectors_own_rate_is_kept_within_lines(monkeypatch):
+    """As many segments begin as it closes, whatever the share of line ends."""
+    monkeypatch.setattr(lexicon_search, "TIMES", (1.0,))
+    symbols, gold, z_tilde = flat(12_000)
+    certain = np.arange(len(gold)) % 4 == 0
+    begins = z_tilde > 0.5
+    found = resegmented(symbols, begins, z_tilde, certain)
+    assert found[~certain].mean() == pytest.approx(begins[~certain].mean(), rel=0.08) and found[certain].all()
+    nothing = resegmented(symbols, np.zeros_like(begins), z_tilde, certain)
+    assert np.array_equal(nothing, certain)
 
 
 @pytest.mark.parametrize("piece", [4000, 10**6])

@@ -88,9 +88,22 @@ def test_the_rate_of_words_is_found_whatever_their_length(shortest, longest):
     assert find_rate(symbols, signal * 9 - 4) == find_rate(symbols, signal)  # it is the order that counts
 
 
+def test_where_lines_end_counts_in_no_rate():
+    """The signal is inf there: half of the places at which segments begin, all of which are still segments."""
+    symbols, begins = letters_of_words(12_000, 3, 6)
+    signal = begins + np.random.default_rng(1).normal(0, 0.2, len(begins))
+    certain = begins & (np.arange(len(begins)) % 2 == 0)
+    signal[certain] = np.inf
+    symbols[::500] = -1
+    within = begins[~certain].mean()
+    assert within < 0.7 * begins.mean()
+    assert find_rate(symbols, signal) == pytest.approx(within, rel=0.1)
+
+
 def test_nothing_is_found_where_there_is_too_little():
     symbols = np.arange(rate_search.FEWEST + 50) % 7
     assert find_rate(symbols, np.zeros(len(symbols))) is not None
+    assert find_rate(symbols, np.where(np.arange(len(symbols)) < 60, np.inf, 0)) is None
     symbols[:60] = -1
     assert find_rate(symbols, np.zeros(len(symbols))) is None
     symbols, begins = letters_of_words(6000, 3, 6)

@@ -145,19 +145,29 @@ def test_a_lexicon_teaches_beside_others(dictionary, model, sample, beside, rate
 
 
 @pytest.mark.parametrize("delay", [None, 0, 3])
-def test_a_lexicon_is_of_the_text_within_lines(dictionary, model, sample, delay):
-    """Whatever the delay of what is taught: neither `</s>` nor what stands behind it is remembered."""
+@pytest.mark.parametrize(
+    "listening, rates", [("lexicon", "auto"), ("lexicon", ".2"), ("bidirectional", "auto"), ("uncertainty", "auto")]
+)
+def test_segments_begin_for_certain_where_lines_do(dictionary, model, sample, listening, rates, delay, monkeypatch):
+    """Whatever the delay of what is taught: before and behind `</s>`, in what is remembered and in what a lexicon is
+    asked; which then teaches only the steps within lines."""
     tokens = sample["net_input"]["src_tokens"] = torch.randint(4, 8, (2, 30))
     sample["target"], ends = tokens.roll(-1, 1), tokens.new_tensor([8, 15])
     tokens[:, ends] = dictionary.eos()
-    options = {"boundary_regularizers": "lexicon,none", "boundary_delay": delay}
-    criterion = criterion_for(dictionary, ".2,steps:.05", **options)
+    options = {"boundary_regularizers": f"{listening},none", "boundary_delay": delay}
+    criterion, asked = criterion_for(dictionary, f"{rates},steps:.05", **options), []
+    found = criterion.targets.found
+    monkeypatch.setattr(found, "begins", lambda _, signal, known: asked.append((signal, known)) or known, raising=False)
     model.set_num_updates(7)
     criterion(model, sample)
-    remembered = criterion.targets.found.symbols[: 2 * 31].view(2, 31)[:, :30]
-    known = remembered >= 0
-    assert torch.equal(remembered[known], tokens[known].int()) and not known[:, torch.cat([ends, ends + 1])].any()
-    assert known[:, ends - 1].all() and known[:, ends + 2].all()
+    remembered, signal = (x[: 2 * 31].view(2, 31)[:, :30] for x in (found.symbols, found.signal))
+    known, certain = remembered >= 0, torch.zeros(30, dtype=torch.bool)
+    certain[torch.cat([ends, ends + 1])] = True
+    assert torch.equal(remembered[known], tokens[known].int()) and known[:, 3:24].all()
+    assert torch.equal(signal.isinf() & known, certain & known) and not signal.isnan().any()
+    assert len(asked) == (listening == "lexicon")
+    for values, where in asked:
+        assert torch.equal(values.isinf() & where, certain & where) and torch.equal(where, known)
 
 
 def test_a_rate_that_is_found_is_logged_and_held(dictionary, model, sample, monkeypatch, caplog):
@@ -171,13 +181,12 @@ def test_a_rate_that_is_found_is_logged_and_held(dictionary, model, sample, monk
     for updates, rate in ((99, found_rate.START), (100, 0.4)):
         model.set_num_updates(updates)
         loss, size, log = criterion(model, sample)
-        mean = (log["z1:steps"] / log["steps"]).item()
+        z = model(**sample["net_input"])[1]["trace"].boundaries[..., 0]
+        mean = z[within].mean().item()
         assert (loss - log["nll"]).item() == pytest.approx(size * (mean - rate) ** 2, rel=1e-3, abs=1e-5)
         with metrics.aggregate(f"found after {updates}") as aggregator:
             criterion.reduce_metrics([log])
         assert aggregator.get_smoothed_values()["z1_target"] == rate
-        z = model(**sample["net_input"])[1]["trace"].boundaries[..., 0]
-        mean = z[within].mean().item()
         assert aggregator.get_smoothed_values()["z1_within"] == pytest.approx(mean, abs=1e-3)
     criterion_for(dictionary, ".4,.05").load_training_state(criterion.training_state())  # has no use for it
     other = criterion_for(dictionary, "auto,.05", boundary_regularizers="rate+uncertainty=0,none")

@@ -263,7 +263,9 @@ class BoundaryRegularizedCrossEntropy(CheckedOptions, CrossEntropyCriterion):
                         nll, found = self.hear(need, model, net_output, sample, term.name)
                         penalties += nll
                         heard[need] = Signals(*(rows_of(trace, values) for values in found))
-                steps = layer_steps(trace, layer, self.targets.share(layer), **heard)._replace(valid=counted)
+                # A lexicon knows where lines end and teaches it, though no rate counts it.
+                valid = trace.valid if "lexicon" in regularizer.needs else counted
+                steps = layer_steps(trace, layer, self.targets.share(layer), **heard)._replace(valid=valid)
                 steps = self.targets.heard_by(layer, steps, tokens_of_rows)
                 self.targets.listen(term.name, layer, steps, tokens_of_rows)
                 penalties.append(weight * regularizer(steps))

@@ -1,5 +1,7 @@
 """Rates that are found or within lines, delays, and a lexicon as teacher, in the whole criterion."""
 
+import math
+
 import pytest
 import torch
 from fairseq.logging import metrics
@@ -111,6 +113,7 @@ def test_what_a_lexicon_says_is_learned(dictionary, model, sample, rates, delay,
     options = {"boundary_regularizers": "lexicon,none", "boundary_delay": delay}
     criterion, asked = criterion_for(dictionary, rates, **options), []
     found = criterion.targets.found
+    sample["net_input"]["src_tokens"][2, 2] = sample["target"][2, 1] = dictionary.eos()
 
     def begins(tokens, signal, known):
         asked.append((tokens, signal, known))
@@ -124,6 +127,8 @@ def test_what_a_lexicon_says_is_learned(dictionary, model, sample, rates, delay,
     steps = layer_steps(output[1]["trace"], 0, 0.4, criterion.signals(model, output, sample, "lexicon"), back)
     values, known = REGULARIZERS["bidirectional"].signal(steps)
     (given,) = asked
+    values[2, 2:4] = math.inf  # where a line ends, which is learned too
+    assert known[2, 2:4].all()
     assert given[0] is tokens and torch.allclose(given[1], values) and torch.equal(given[2], known)
     moved = (1 if delay is None else delay) - 1
     target, where = (later(x, moved) for x in (known & (tokens % 2 == 0), known))
@@ -150,7 +155,7 @@ def test_a_lexicon_teaches_beside_others(dictionary, model, sample, beside, rate
 )
 def test_segments_begin_for_certain_where_lines_do(dictionary, model, sample, listening, rates, delay, monkeypatch):
     """Whatever the delay of what is taught: before and behind `</s>`, in what is remembered and in what a lexicon is
-    asked; which then teaches only the steps within lines."""
+    asked."""
     tokens = sample["net_input"]["src_tokens"] = torch.randint(4, 8, (2, 30))
     sample["target"], ends = tokens.roll(-1, 1), tokens.new_tensor([8, 15])
     tokens[:, ends] = dictionary.eos()

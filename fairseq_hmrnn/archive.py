@@ -176,9 +176,9 @@ def _read_archive(path: str) -> bytes:
         foreign += [member.filename for member, name in zip(members, names) if not _MEMBER.fullmatch(name)]
         if foreign or len({*names}) < len(names) or "data.pkl" not in names:
             what = f"a member {ascii(foreign[0])}" if foreign else "another set of members"
-            raise UnsafeCheckpointError(f"{path} was not loaded: torch.save, as fairseq uses it, writes no {what}")
+            raise UnsafeCheckpointError(f"{path} was not loaded: it has {what}, unlike fairseq's checkpoints")
         if first.header_offset or not ends_here:
-            raise UnsafeCheckpointError(f"{path} was not loaded: there is more before or behind its archive")
+            raise UnsafeCheckpointError(f"{path} was not loaded: extra bytes before or after its archive")
         reader = torch._C.PyTorchFileReader(path)
         if {*reader.get_all_records()} != {*names}:
             raise UnsafeCheckpointError(f"{path} was not loaded: it has two tables of contents that differ")

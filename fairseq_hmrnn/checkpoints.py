@@ -245,7 +245,7 @@ def _load_for_use(load: Callable[..., Any]) -> Callable[..., Any]:
                 _forget(cfg, arg_overrides or {}, "criterion", ("boundary_supervision",), "")
             codec = drop_unnamed_codec(cfg, arg_overrides or {})
             if codec is not None and "task" in needed:  # otherwise a command takes what it is given with --bpe
-                logger.warning(f"the codec {codec} that {filenames[-1]} names is not used: name it yourself, bpe=...")
+                logger.warning(f"ignored the codec {codec} that {filenames[-1]} names: to use it, give bpe={codec}")
         return models, cfg, task
 
     return load_models

@@ -53,7 +53,7 @@ def keep_batches(task, get_batch_iterator: Callable[..., Any], dataset, epoch: i
 
 
 class _Ended:
-    """In place of an iterator over epochs: there is no next one. It is not above any last epoch, nor at or below."""
+    """In place of an iterator over epochs, with none left: NaN compares false with fairseq's last epoch."""
 
     next_epoch_idx = math.nan
 
@@ -114,8 +114,8 @@ def _resume_whole(load: Callable[..., Any]) -> Callable[..., Any]:
         data = trainer.cfg.dataset
         if getattr(data, "update_ordered_indices_seed", False) and not data.update_epoch_batch_itr:
             raise ValueError(
-                "--update-ordered-indices-seed alone has no effect but that a training that is started again reads "
-                "other batches: give --update-epoch-batch-itr true beside it, or leave it out"
+                "--update-ordered-indices-seed alone only makes a resumed training read other batches: give "
+                "--update-epoch-batch-itr true too, or leave it out"
             )
         trainer.save_checkpoint = _saves_whole(trainer.save_checkpoint, trainer)
         if not is_of_this_package(type(trainer.task)):
@@ -131,7 +131,7 @@ def _resume_whole(load: Callable[..., Any]) -> Callable[..., Any]:
             mixed_precision.load_training_state(trainer.optimizer, float32)
             reason = _why_ended(trainer)
             if reason is not None:
-                logger.info(f"training had ended before: {reason}; raise that to go on")
+                logger.info(f"training has already ended: {reason}; raise it to go on")
                 epoch_itr = _Ended()
         return extra_state, epoch_itr
 

@@ -89,7 +89,7 @@ hmrnn_compile() {  # stamp
   if (cd "$hmrnn_root" && python setup.py -q build_ext --inplace --force) > "$log" 2>&1; then
     echo "$1" > "$hmrnn_venv/.fairseq_hmrnn_kernel"
   else
-    echo "setup: warning: compiling $file failed ($(tail -n 1 "$log"); all of it in $log): mend that and run this" \
+    echo "setup: warning: compiling $file failed ($(tail -n 1 "$log"); full log: $log): fix that and run this" \
       "again; the one that is there is not loaded where it is of other sources, and then the Python path runs" >&2
   fi
 }

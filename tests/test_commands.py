@@ -70,8 +70,8 @@ CASES = [
     ("segment", ["{work}/model", "--separator", ""], "text", "file", "--separator: must not be empty"),
     ("segment", ["{work}/model", "--seed", "1"], "text", "file", "it requires --gold"),
     ("segment", ["{work}/model", "--format", "json", "--separator", "/"], "text", "file", "leave --separator out"),
-    ("segment", ["{work}/model", "--gold", "lines", "--separator", "/"], "text", "file", "and lines is none"),
-    ("plot", ["{work}/model", "--separator", "/"], "text", "file", "--separator is of the file of --gold"),
+    ("segment", ["{work}/model", "--gold", "lines", "--separator", "/"], "text", "file", "a file as --gold, not lines: leave it out"),
+    ("plot", ["{work}/model", "--separator", "/"], "text", "file", "--separator requires --gold"),
     ("sample-handwriting", ["{work}/m", "--out", "{work}/p.png", "--line", "1"], "text", "file", "they require --data"),
     ("plot", ["{work}/model"], "zero", "file", "has more than 20,000 bytes"),
     ("plot", ["{work}/model", "--out", "{work}/picture.png"], "text", "file", "picture.png is a folder"),
@@ -193,7 +193,7 @@ def test_errors_of_the_program_keep_their_traceback():
     "arguments, message",
     [
         (["sample", "model", "--json", "--hide-prompt"], "leave --hide-prompt out"),
-        (["plot", "model", "--html", "p.html", "--width", "40"], "--width is of pictures"),
+        (["plot", "model", "--html", "p.html", "--width", "40"], "--width applies to pictures"),
     ],
 )
 def test_options_without_a_meaning_are_refused(arguments, message, capsys):

@@ -74,7 +74,7 @@ def test_a_training_that_has_ended_makes_no_further_update(data, tmp_path):
     logs = [tmp_path / f"log{number}" for number in range(4)]
     run_groups([trainings(options, log, (folder, ["--max-update", limit]))[0] for log, limit in zip(logs, limits)])
     for log, limit in zip(logs[1:3], limits[1:3]):
-        assert f"training had ended before: 9 updates of --max-update {limit} were made" in log.read_text()
+        assert f"training has already ended: 9 updates of --max-update {limit} were made" in log.read_text()
         assert "train_inner" not in log.read_text() and "Saved checkpoint" not in log.read_text()
     assert re.findall(r"train_inner.*num_updates=(\d+)", logs[3].read_text()) == ["10", "11"]
 

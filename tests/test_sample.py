@@ -285,7 +285,7 @@ def test_segments_are_slices_of_the_text_and_unseen_characters_are_told_once(che
         assert "".join(layer) == text and all(layer)
     assert [len(model.score(part).bits) for part in (text, "ka \u00fc")] == [len(text), 4]
     (record,) = caplog.records
-    assert record.getMessage() == r"the model has not seen '\xfc' '\ufffd' '\u2603' and reads <unk> there"
+    assert record.getMessage() == r"not in the model's dictionary, read as <unk>: '\xfc' '\ufffd' '\u2603'"
     model.score(["ka", "\u00e9", "\u00e9\u00e8"])
     assert [r.getMessage().count("'") for r in caplog.records[1:]] == [4]  # of two more, in one line
 
@@ -295,4 +295,4 @@ def test_segments_are_slices_of_the_text_and_unseen_characters_are_told_once(che
     for layer in words.segment(text):
         assert "".join(layer) == text
         assert all(segment.split() for segment in layer)
-    assert [r.getMessage() for r in caplog.records] == ["the model has not seen 'nowhere' and reads <unk> there"]
+    assert [r.getMessage() for r in caplog.records] == ["not in the model's dictionary, read as <unk>: 'nowhere'"]

@@ -103,9 +103,9 @@ def test_models_that_decide_together(voters, text, tmp_path):
     assert printed == "".join(c + "\x1f" if closes else c for c, closes in zip(text, z))
     late = {"boundary_delay": 1, "boundary_regularizers": "rate+uncertainty,rate"}
     for part, change, message in (
-        ("criterion", late, "decide together if they have the same --boundary-delay, not [0, 1]"),
+        ("criterion", late, "models of an ensemble must have the same --boundary-delay, not [0, 1]"),
         ("model", {"nested_boundaries": True}, "they have the same --nested-boundaries, not [False, True]"),
-        ("model", {"top_boundary": True}, "they have as many layers with a detector, not [2, 3]"),
+        ("model", {"top_boundary": True}, "must have the same number of detectors, not [2, 3]"),
         ("dictionary", slice(None, None, -1), f"other.pt has another dictionary than {voters[0]}"),
     ):
         state = torch.load(voters[1], weights_only=False)
@@ -324,7 +324,7 @@ def test_segments_with_a_lexicon(checkpoint, model, text, tmp_path):
         """What is printed behind the warning that this detector was taught by a rate alone."""
         arguments = [checkpoint, "--text", tmp_path / "text.txt", "--lexicon", *options]
         warning, _, printed = run("fairseq-hmrnn", "segment", *arguments).stdout.partition("\n")
-        assert "layer 1 of this model was not taught where segments end" in warning
+        assert "layer 1 of this model was not trained to find segments" in warning
         return printed
 
     printed = segmented("--separator", "\x1f")

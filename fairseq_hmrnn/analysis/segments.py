@@ -128,7 +128,7 @@ def late(gold: Gold) -> Gold:
 
 def boundary_scores(found, gold: Gold, tolerance: int = 0) -> Scores:
     """Of boundaries found, (T,) bool, away from edges. A boundary within `tolerance` steps of a gold one is a hit;
-    each counts for one at most."""
+    each counts once at most. ValueError for another length, as in the other scores."""
     return Scores.of(*_boundary_counts(found, gold, tolerance))
 
 

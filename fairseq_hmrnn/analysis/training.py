@@ -39,7 +39,7 @@ def plot_training(curves: Dict[str, List[Tuple[int, float]]], path: Optional[str
     """Boundary rates over updates by layer, dashed those of the steps within lines, and, where the log has it, F1
     against whitespace below.
 
-    curves: of `read_log`. path: .png, .svg or .pdf; None: do not save. Returns the matplotlib Figure.
+    curves: of `read_log`. path: .png, .svg or .pdf, else ValueError; None: do not save. Returns the Figure.
     """
     check_path(path)
     rates = sorted(name for name in curves if name.startswith("z"))

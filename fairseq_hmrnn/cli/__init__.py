@@ -1,2 +1,2 @@
 """The command fairseq-hmrnn: a module for each of its commands, their arguments, the files that they read and write,
-and one boundary for the errors that a user can mend."""
+and one handler for the errors that a user can fix."""

@@ -27,7 +27,7 @@ RATE = number(0, 1)
 
 
 class Parser(argparse.ArgumentParser):
-    """Keeps the line breaks of its description; an error is a UserError, which the boundary tells."""
+    """Keeps the line breaks of its description; an error is a UserError (errors.py)."""
 
     def __init__(self, *arguments, **keywords):
         keywords.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
@@ -198,7 +198,7 @@ def add_text_to_read(parser: Parser) -> None:
         metavar="CHECKPOINT",
         nargs="+",
         type=path,
-        help="of an hmlstm_lm trained on characters; several decide together, by the mean of their z~",
+        help="of an hmlstm_lm trained on characters; several: an ensemble, by the mean of their z~",
     )
     parser.add_argument(
         "--data",

@@ -141,7 +141,7 @@ def _for_translation(data: str, names: Set[str], given: Sequence[str], cpu: bool
     reason = f"two languages, {symbols:,} symbols: a {size} translation model"
     if ("--top-boundary" in names or _num_layers(given) not in (None, 2)) and options.pop("--boundary-rates", None):
         if "--boundary-rates" not in names:
-            reason += f", without its rate of boundaries, {FOR_OTHER_LAYERS}"
+            reason += f", without its boundary rates, {FOR_OTHER_LAYERS}"
     options.update(_languages(data, sides, names))
     return options, reason
 
@@ -189,7 +189,7 @@ def _for_text(data: str, names: Set[str], given: Sequence[str], cpu: bool) -> Tu
     if names & {"--arch", "--top-boundary"} or _num_layers(given) not in (None, 3):
         dropped = [options.pop(name, None) for name in (*WITHOUT_SPACES, *LATER)]
         if any(dropped) and "--boundary-rates" not in names:
-            reason += f", without its regularisers of boundaries, {FOR_OTHER_LAYERS}"
+            reason += f", without its boundary regularisers, {FOR_OTHER_LAYERS}"
     if "--boundary-regularizers" in names:
         options.pop("--boundary-delay", None)  # chosen for others
     if text.spaces is False and not names.intersection(CLASSES["model"]) and _learns_a_lexicon(given, options):

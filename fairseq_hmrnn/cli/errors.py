@@ -1,11 +1,11 @@
-"""The boundary of every command: what a user can mend ends in one line on standard error and exit code 2.
+"""Errors of every command: those that a user can fix end in one line on standard error and exit code 2.
 
 Streams are put in order first: output is UTF-8 whatever the locale, and a descriptor that the caller closed is taken
 by the null device, so that no file of the command is written to in its place.
 
-A ValueError, a RuntimeError and the other USER_ERRORS are told in one line whoever raises them, a library or a mistake
-of this program; every other error keeps its traceback. With FAIRSEQ_HMRNN_TRACEBACK=1 in the environment those of one
-line show theirs before it.
+A ValueError, a RuntimeError and the other USER_ERRORS are reported in one line, even where a library or a bug raised
+them; every other error keeps its traceback. With FAIRSEQ_HMRNN_TRACEBACK=1 in the environment the former show theirs
+too, before the line.
 """
 
 from __future__ import annotations
@@ -90,8 +90,8 @@ def _tell(line: str) -> None:
 
 
 def tell_in_fairseq_commands() -> None:
-    """Have fairseq's own commands, if one of them runs, tell the errors that this package raises for users in one line
-    too, with SHOW_TRACEBACK behind their traceback; their exit code stays 1, and every other error keeps its own."""
+    """Have fairseq's own commands, if one of them runs, report this package's errors for users in one line too, with
+    SHOW_TRACEBACK after their traceback; their exit code stays 1, and every other error is shown as before."""
     main = getattr(sys.modules["__main__"], "__spec__", None)
     name = os.path.basename(sys.argv[0]) if main is None else main.name
     before = sys.excepthook
@@ -150,7 +150,7 @@ def _order_streams() -> None:
         sys.stderr = open(os.devnull, "w")
     if sys.stdout is None:
         sys.stdout = open(os.devnull, "w")
-        raise UserError("standard output is closed: let it go somewhere, such as to /dev/null")
+        raise UserError("standard output is closed: redirect it, for instance to /dev/null")
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # not where a caller put another object there
             stream.reconfigure(encoding="utf-8", errors="backslashreplace", newline="\n")

@@ -109,7 +109,7 @@ def run(args: argparse.Namespace) -> None:
     if args.dynamic:
         windows = TextWindows(args.data, "train", *dictionaries, STATISTICS_WINDOW, args.streams)
         total = min(args.statistics, len(windows))
-        with progress_bar(total * len(decoders), " batches", label="size of gradients") as progress:
+        with progress_bar(total * len(decoders), " batches", label="RMS of gradients") as progress:
             rms = [gradient_rms(decoder, counted(islice(windows, total), progress)) for decoder in decoders]
     evaluations = [DynamicEvaluation(decoder, sizes, options) for decoder, sizes in zip(decoders, rms)]
     nats = 0.0

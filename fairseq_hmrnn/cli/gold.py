@@ -31,7 +31,7 @@ def add_gold(parser: kinds.Parser) -> None:
 def check_separator(args) -> None:
     """UserError for a --separator of a --gold that is no file."""
     if args.separator and args.gold in NAMED:
-        raise UserError(f"--separator is of the file of --gold, and {args.gold} is none: leave it out")
+        raise UserError(f"--separator requires a file as --gold, not {args.gold}: leave it out")
 
 
 def gold_boundaries(name: str, text: str, separator: Optional[str] = None) -> Dict[str, segments.Gold]:

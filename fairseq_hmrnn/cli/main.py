@@ -80,7 +80,7 @@ def _main(given: List[str]) -> None:
         given, passed_on = given[:split], given[split + 1 :]
     args, unknown = parser.parse_known_args(given)
     if unknown:
-        where = "what is for fairseq stands behind --" if given[0] == "train" else "--help says more"
+        where = "options of fairseq go after --" if given[0] == "train" else "--help says more"
         raise UserError(f"unrecognized arguments: {' '.join(unknown)[:1000]} ({where})")
     args.passed_on = passed_on
     args.run(args)

@@ -76,10 +76,10 @@ def run(args: argparse.Namespace) -> None:
     if args.gold and not args.html:
         raise UserError("--gold requires --html: pictures have no row for it")
     if args.width and args.html and not args.out and not args.norms:
-        raise UserError("--width is of pictures: a page breaks its lines as the browser is wide; give --out too")
+        raise UserError("--width applies to pictures, a page wraps at the browser's width: give --out too")
     check_separator(args)
     if args.separator and not args.gold:
-        raise UserError("--separator is of the file of --gold: give that too")
+        raise UserError("--separator requires --gold, a file with separators")
     args.out = args.out or ([] if args.html else [PICTURE])
     rates: Optional[str] = (args.rates or RATES) if args.log else None
     for name in filter(None, [*args.out, rates]):

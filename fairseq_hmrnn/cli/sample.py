@@ -96,13 +96,13 @@ def add_arguments(parser: kinds.Parser) -> None:
 def _add_choice(group) -> None:
     add = group.add_argument
     add("--temperature", type=float, default=1.0, metavar="F", help="below 1: more probable text (default %(default)s)")
-    add("--top-k", type=whole(), default=0, metavar="K", help="of the K most probable symbols only")
+    add("--top-k", type=whole(), default=0, metavar="K", help="one of the K most probable; 0: of all")
     add(
         "--top-p",
         type=float,
         default=1.0,
         metavar="P",
-        help="of the most probable symbols that together have probability P only",
+        help="one of the fewest symbols whose probabilities sum to P",
     )
     add("--greedy", action="store_true", help="always the most probable symbol")
     add(
@@ -113,7 +113,7 @@ def _add_choice(group) -> None:
         help="beam search for the most probable text; shown when it is complete",
     )
     add("--nbest", type=whole(1, 10000), default=1, metavar="N", help="with --beam: show the N best")
-    add("--diverse-beam-groups", type=whole(1, 10000, also=(-1,)), default=-1, metavar="N", help="with --beam")
+    add("--diverse-beam-groups", type=whole(1, 10000, also=(-1,)), default=-1, metavar="N", help="groups within --beam")
     add("--diverse-beam-strength", type=number(0, 1e6), metavar="F", help="of these groups (default 0.5)")
     add("--seed", type=kinds.SEED, metavar="N", help="the same seed and options give the same text")
 

@@ -56,15 +56,14 @@ def add_arguments(parser: kinds.Parser) -> None:
         "--lookahead",
         metavar="N",
         type=whole(0, LARGEST_SIZE),
-        help="characters that a layer reads of the next segment before it closes one: boundaries are put that far back "
-        "(default: as many as layer 1 was taught, 0 if it was not)",
+        help="characters of the next segment that a layer reads before it closes one: boundaries move back by as many "
+        "(default: the delay that layer 1 learned, else 0)",
     )
     add(
         "--lexicon",
         action="store_true",
-        help="put the boundaries of layer 1 where its detector and a lexicon together have them, which is inferred in "
-        "this text: better placed, and as many or up to 1.3 times as many or .6, for text without separators; reads "
-        "all of it first",
+        help="place layer 1's boundaries by its detector and a lexicon inferred from this text: more accurate, .6 to "
+        "1.3 times as many; for text without separators; reads all of it first",
     )
     add(
         "--no-peaks",
@@ -93,8 +92,8 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"there is no layer {layer} with a detector: choose 1 to {reader.num_detectors}")
     if args.lexicon and not all(map(teaches_first_layer, criterions)):
         logger.warning(
-            "layer 1 of this model was not taught where segments end, so that a lexicon by it means little: train with "
-            "a regularizer that listens, such as lexicon, or with boundary-supervision"
+            "layer 1 of this model was not trained to find segments, so --lexicon is unreliable: train with a "
+            "regularizer that listens, such as lexicon, or with boundary-supervision"
         )
     if args.gold:
         _compare(args, reader, lookahead)

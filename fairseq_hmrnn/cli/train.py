@@ -5,8 +5,8 @@
     fairseq-hmrnn train data/mytext -- --max-update 2000 --lr 0.001
 
 --dry-run prints fairseq's command; with a recipe it writes the file that the command reads to SAVE_DIR/recipe.
-The same command again goes on with a training that was interrupted. What stands behind -- is for fairseq-train, or with
-a recipe for fairseq-hydra-train, and wins: any setting of its sections, also one that the recipe leaves at its default.
+The same command again resumes an interrupted training. What follows -- goes to fairseq-train, or with a recipe to
+fairseq-hydra-train, and wins: any setting of its sections, also one that the recipe leaves at its default.
 
 For a folder of prepared text the model is chosen by the number of symbols in its training split, and the command is
 printed before it runs:
@@ -156,10 +156,10 @@ def _check(args: argparse.Namespace) -> bool:
     if args.data in RECIPES:
         raise UserError(f"the recipe goes first: fairseq-hmrnn train {args.data} {shlex.quote(what)}")
     if args.data is not None:
-        raise UserError(f"{what} is no recipe: give one folder, and options of fairseq-train behind --")
+        raise UserError(f"{what} is not a recipe: give one folder, and fairseq-train's options after --")
     _refuse(args.passed_on, OF_HYDRA, "with a folder it is written as in --max-update 100")
     if args.save_dir and value_of("--save-dir", args.passed_on):
-        raise UserError("--save-dir stands before -- and behind it: give it once")
+        raise UserError("--save-dir is given before and after --: give it once")
     return False
 
 
@@ -167,7 +167,7 @@ def _refuse(settings: List[str], kind: Pattern[str], how: str) -> None:
     """UserError for settings, of those behind --, that are written in the other command's way."""
     wrong = [setting for setting in standing_alone(settings) if kind.match(setting)]
     if wrong:
-        raise UserError(f"{wrong[0]} is a setting of the other kind: {how}")
+        raise UserError(f"{wrong[0]} cannot be used here: {how}")
 
 
 def default_save_dir(what: str) -> str:

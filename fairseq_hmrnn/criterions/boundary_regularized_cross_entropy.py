@@ -61,8 +61,8 @@ class BoundaryRegularizedCrossEntropyConfig(CrossEntropyCriterionConfig):
     )
     boundary_delay: Optional[int] = option(
         None,
-        "how many steps behind a segment's last one detectors that listen to a signal learn to close it; default: 1 "
-        "for bidirectional and lexicon, otherwise 0. segment and plot put boundaries back",
+        "steps after a segment's last one at which detectors that listen to a signal learn to fire; default: 1 for "
+        "bidirectional and lexicon, else 0. segment and plot undo this delay",
         whole(0, LARGEST_DELAY, optional=True),
     )
     boundary_weight: float = option(1.0, "factor on the weights of all boundary regularisers", WEIGHT)
@@ -331,7 +331,7 @@ class BoundaryRegularizedCrossEntropy(CheckedOptions, CrossEntropyCriterion):
 
     @staticmethod
     def reduce_metrics(logging_outputs) -> None:
-        """loss, nll_loss and bpc (the same to more digits) in bits, ppl; z1, z2, ... boundary rates; z1_within,
+        """loss, nll_loss and bpc (nll_loss, 4 decimals) in bits, ppl; z1, z2, ... boundary rates; z1_within,
         ... within lines; update1, copy1, flush1, ... shares of steps; word_f1_1, ... F1 of each layer's
         boundaries against whitespace, where the step that reads the whitespace is the boundary."""
         totals = summed(logging_outputs)

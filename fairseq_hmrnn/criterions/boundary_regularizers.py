@@ -1,11 +1,10 @@
 """Boundary regularisers: one formula each, on plain tensors.
 
 Every regulariser is a function of one layer's `LayerSteps` and returns a scalar, a mean over the valid steps of the
-batch; padding never counts. Those that are sums of terms by step or by row (`binomial`, `entropy`, `cost`, and the
-uncertainty family with given targets) add up over accumulated batches and ranks as far as these have sample_size, by
-which the criterion weights them, in proportion to the steps averaged: not with --sentence-avg, and in translation, of
-whose steps it is no count, not quite. Those of a mean rate (`rate`, `ratio`, `hinge`) hold the rate of every batch of
-every rank by itself.
+batch; padding never counts. Sums of terms by step or by row (`binomial`, `entropy`, `cost`, and the uncertainty family
+with given targets) are additive over accumulated batches and ranks if sample_size, by which the criterion weights them,
+is proportional to the number of steps: not with --sentence-avg, and only roughly in translation. Those of a mean rate
+(`rate`, `ratio`, `hinge`) apply to the rate of each batch on each rank.
 """
 
 from __future__ import annotations
@@ -173,7 +172,7 @@ def hinge(steps: LayerSteps) -> Tensor:
 
 @regularizer()
 def cost(steps: LayerSteps) -> Tensor:
-    """Mean of z, a price on every boundary: a segment ends only where the loss gains more by it than that. The layers
+    """Mean of z, a cost of every boundary: a segment ends only where it lowers the loss by more than that. The layers
     above then COPY through all that does not matter to them, which keeps what they hold to the bit (docs/time.md).
     Anneal it from 0: a detector has to find out first what its boundaries are good for."""
     return masked_mean(steps.z, steps.valid)
@@ -197,7 +196,7 @@ def top_share(values: Tensor, candidates: Tensor, count: Union[int, Tensor]) -> 
 
 
 def _delayed(steps: LayerSteps, late: int, *heard: Tensor) -> List[Tensor]:
-    """What is heard `late` steps behind the place it is about, (B, T) each, as many behind as the steps tell."""
+    """Tensors (B, T) that stand `late` steps after the place they are about, moved to `steps.delay` after it."""
     return [later(x, 0 if steps.delay is None else steps.delay - late) for x in heard]
 
 
@@ -245,7 +244,7 @@ def surprisal(steps: LayerSteps) -> Heard:
 @listener("signals", "right_to_left", late=1)
 def bidirectional(steps: LayerSteps) -> Heard:
     """For text without separators, where one reading direction does not tell enough: the detector learns, one step
-    late, where the symbols on both sides of a place foretell each other least. The place before step t has
+    late, where the symbols on both sides of a place predict each other least. The place before step t has
         s_t = H(x_t | x_<t) + H(x_{t-1} | x_>=t) - (log p(x_t | x_<t) + log p(x_{t-1} | x_>=t)) / 4,
     and z_t learns where s_t - (s_{t-1} + s_{t+1}) / 8 is in the top share `rate`: at the first symbol of a new segment,
     since only from there on is the entropy of the symbol before it a function of a state that the detector sees.

@@ -122,7 +122,7 @@ class Rows:
 
     symbols: (R, T) whole numbers, those of a row at its left, negative behind them. lengths: (R,). whole: bool
     (R, T, LONGEST), where the string that ends at a place and has so many symbols and one more lies within the row.
-    keys: int64, of the same shape; two strings have the same one if they are the same, otherwise as good as never.
+    keys: int64, of the same shape; equal strings have equal keys, different ones practically never.
     """
 
     def __init__(self, symbols: np.ndarray):

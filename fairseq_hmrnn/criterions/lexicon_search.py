@@ -33,7 +33,7 @@ def infer(symbols: np.ndarray, signal: np.ndarray, told: Optional[float] = None)
     """The lexicon of a text and the rates that it goes with; None where find_rate finds none.
 
     symbols, signal: as for find_rate. told: the rate, if it need not be found: otherwise it is the lowest of some whose
-    segments are foretold nearly best (rate_search.py).
+    segments are predicted nearly best (rate_search.py).
     """
     alone = find_rate(symbols, signal) if told is None else told
     known = symbols >= 0

@@ -1,8 +1,8 @@
-"""The rate of boundaries that a signal itself gives: that at which its segments foretell the text best.
+"""The rate of boundaries that a signal itself gives: that at which its segments predict the text best.
 
 A signal says of every place of a text how likely a segment begins there. At each rate, the highest places cut the text
 into other segments, and of these a model is made: how often one follows another, backed off to how often it comes at
-all, and that to its spelling. A segment is foretold from the counts of all others, itself left out, so that neither a
+all, and that to its spelling. A segment is predicted from the counts of all others, itself left out, so that neither a
 few long ones win, which never come again, nor many short ones, which say little of what follows. Where rates do nearly
 as well as the best, the lowest of them is taken. To choose the threshold on a branching entropy by what segments it
 makes: Zhikov et al. 2010; absolute discounting with leaving one out: Ney et al. 1994; the simplest of models that do
@@ -22,7 +22,7 @@ NEARLY = 1.02  # times the lowest cost is nearly as good
 DISCOUNT = 0.8  # of every count
 SPELLING_PRIOR = 5.0  # the weight of a symbol's frequency, in symbols, against what follows the one before it
 FEWEST = 2000  # places with a signal from which on a rate is looked for
-FORETOLD = 0.25  # the share of their symbols that must be foretold: in short rows, long segments are cut short
+PREDICTED = 0.25  # least share of the symbols to be predicted: in short rows, long segments are cut short
 
 
 def find_rate(symbols: np.ndarray, signal: np.ndarray) -> Optional[float]:
@@ -54,10 +54,10 @@ def spelled(symbols: np.ndarray) -> str:
 
 
 def held_out_cost(text: str, known: np.ndarray, begins: np.ndarray) -> float:
-    """Nats by symbol at which segments are foretold, each by the counts of all others.
+    """Nats a symbol at which segments are predicted, each by the counts of all others.
 
     text: S symbols. known: (S,) bool. begins: (S,) bool, where a segment begins. Segments at the ends of a row may
-    be cut short, and none is foretold without a whole one before it. Infinite where less than FORETOLD of the text is.
+    be cut short, and none is predicted without a whole one before it. Infinite if less than PREDICTED of the text is.
     """
     opens = known & ~np.append(False, known[:-1])  # rows
     begins = (begins & known) | opens
@@ -68,13 +68,13 @@ def held_out_cost(text: str, known: np.ndarray, begins: np.ndarray) -> float:
     pieces = (text[start:end] for start, end in zip(first[whole].tolist(), stop[whole].tolist()))
     kind = np.full(len(first), -1)
     kind[whole] = [types.setdefault(piece, len(types)) for piece in pieces]
-    foretold = whole[1:] & whole[:-1]
-    length = (stop - first)[1:][foretold].sum()
-    if length < max(FORETOLD * known.sum(), 1):
+    predicted = whole[1:] & whole[:-1]
+    length = (stop - first)[1:][predicted].sum()
+    if length < max(PREDICTED * known.sum(), 1):
         return np.inf
     every = kind[whole]
     spelling = spelling_cost(list(types), np.bincount(every, minlength=len(types)) == 1)
-    log_p = _log_of_segments(every, kind[:-1][foretold], kind[1:][foretold], spelling)
+    log_p = _log_of_segments(every, kind[:-1][predicted], kind[1:][predicted], spelling)
     return float(-log_p.sum() / length)
 
 
@@ -102,7 +102,7 @@ def spelling_cost(types: List[str], once: np.ndarray) -> np.ndarray:
     """-log p of the spelling of each type, (K,) in nats, by a bigram of symbols with a mark at both ends of a type.
 
     once: bool (K,), which came once: left out, such a type is none, and each of its pairs counts one time less.
-    Otherwise, where symbols are thousands, long strings that never come again would foretell themselves best.
+    Otherwise, where symbols are thousands, long strings that never come again would predict themselves best.
     """
     written = "\0" + "\0".join(types) + "\0"
     _, letters = np.unique(code_points(written), return_inverse=True)

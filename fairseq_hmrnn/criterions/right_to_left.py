@@ -1,5 +1,5 @@
-"""Reading the text beside the model, in training alone: how well a symbol is foreseen by those that follow it, and of a
-source of translation, of which no model predicts anything, by those before it."""
+"""A network that reads the text beside the model, in training only: how well the symbols after a symbol predict it,
+and in a translation source, which the model does not predict, those before it."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ class TargetRates:
             layers = ", ".join(str(layer) for layer, within in enumerate(told, 1) if within)
             logger.info(
                 f"boundary-rates: numbers (here of layer {layers}) are shares of the steps within lines; of all steps, "
-                "which numbers once were, it is steps:.2, as for sentences, which end with lines"
+                "as before 1.0 and for sentences, it is steps:.2"
             )
 
     def share(self, layer: int) -> Optional[float]:
@@ -69,9 +69,9 @@ class TargetRates:
             return
         if self._announces:
             self._announces = False
-            then = f"from update {EVERY} on the one that is found"
+            then = f"is searched from update {EVERY} on"
             if not math.isnan(self.found.last):
-                then = "what the next search makes of it: it was found before this training was stopped"
+                then = "was found before training stopped; the search goes on"
             logger.info(f"boundary-rates: the rate of layer 1 is {self.found.rate:.3g} and {then}")
         self.found.search(num_updates, device)
 

@@ -1,4 +1,4 @@
-"""Which dictionary a checkpoint was trained with: models work together over one, and over no other than their own."""
+"""Which dictionary a checkpoint was trained with: an ensemble shares one, which is that of each of its models."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def check_dictionary(path: str, state: Dict[str, Any], used: Dictionary, given: 
     if symbols == _symbols(used):
         return
     if given is None:
-        raise ValueError(f"{path} has another dictionary than {first}: models work together over one")
+        raise ValueError(f"{path} has another dictionary than {first}: an ensemble must share one")
     named = os.path.join(given, DICTIONARY)
     raise ValueError(f"{path} has another dictionary than {named}: give the folder it was trained with, or none")
 

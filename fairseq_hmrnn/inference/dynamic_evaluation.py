@@ -97,7 +97,7 @@ def gradient_rms(decoder, batches: Iterable[Tuple[Tensor, Tensor]]) -> List[Tens
             square.addcmul_(gradient, gradient)
         count += 1
     if not count:
-        raise ValueError("no training text to take the size of gradients from")
+        raise ValueError("no training text to take the root mean square of gradients from")
     return [square.div_(count).sqrt_() for square in squares]
 
 
@@ -116,7 +116,7 @@ class DynamicEvaluation:
         if not self.learns:
             return
         if rms is None:
-            raise ValueError("a learning rate above 0 requires the size of gradients: gradient_rms")
+            raise ValueError("a learning rate above 0 requires rms: see gradient_rms")
         mean = sum(r.sum() for r in rms) / sum(r.numel() for r in rms)
         self.rates = [options.learning_rate / (r + options.epsilon) for r in rms]
         self.pulls = [(options.decay / mean * r).clamp_(max=1) for r in rms]

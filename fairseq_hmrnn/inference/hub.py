@@ -234,7 +234,7 @@ class LanguageModelHub(GeneratorHubInterface):
     def score(
         self, sentences: Union[str, Sequence[str]], replace_newline_with_eos: bool = False, **options
     ) -> Union[Score, List[Score]]:
-        """Bits of each text, character by character: of exactly its symbols, the first one predicted from nothing.
+        """Bits of each text, by symbol, the first one predicted from nothing. ValueError for a text without symbols.
 
         replace_newline_with_eos: a newline is `</s>`, as it always is for characters, not white space between words.
         options: fairseq's, none of which changes a score.
@@ -356,8 +356,8 @@ def _check_generation(options: Dict[str, Any]) -> None:
     unknown = sorted(options.keys() - GENERATION_OPTIONS)
     if unknown:
         raise TypeError(
-            f"{', '.join(unknown)}: no option of sampling here ({', '.join(SamplingOptions._fields)}), which cannot be "
-            "mixed with fairseq's, nor one of fairseq-generate"
+            f"unknown option {', '.join(unknown)}: give those of sampling ({', '.join(SamplingOptions._fields)}), or "
+            "those of fairseq-generate, not both"
         )
 
 

@@ -129,7 +129,7 @@ class TextReader(abc.ABC):
 
     @abc.abstractmethod
     def read_with_predictions(self, text: str) -> Tuple[Reading, Predictions]:
-        """The same, and what was foretold, for more work."""
+        """The same, and the predictions; takes longer."""
 
     @abc.abstractmethod
     def boundaries(self, text: str) -> np.ndarray:

@@ -16,12 +16,12 @@ def check_voters(readers: Sequence[Reader], delays: Sequence[int]) -> None:
     where others do not."""
     recurrences = [reader.decoder.hm_lstm for reader in readers]
     for same, values in (
-        ("as many layers with a detector", [recurrence.num_detectors for recurrence in recurrences]),
+        ("the same number of detectors", [recurrence.num_detectors for recurrence in recurrences]),
         ("the same --boundary-delay", list(delays)),
         ("the same --nested-boundaries", [recurrence.nested_boundaries for recurrence in recurrences]),
     ):
         if len(set(values)) > 1:
-            raise ValueError(f"models decide together if they have {same}, not {values}")
+            raise ValueError(f"models of an ensemble must have {same}, not {values}")
 
 
 def decided(probs: Sequence[np.ndarray], nested: bool) -> Tuple[np.ndarray, np.ndarray]:

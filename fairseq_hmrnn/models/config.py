@@ -58,7 +58,7 @@ class HMLSTMConfig(FairseqDataclass):
         "step", "boundary detector: step (z~ > .5, the paper's best), bernoulli (sampled), soft (z = z~)"
     )
     nested_boundaries: bool = option(
-        False, "a layer may end a segment only where the layer below ends one (paper's equations: not)"
+        False, "a layer may end a segment only where the layer below ends one (not in the paper)"
     )
     top_boundary: bool = option(False, "give the top layer a boundary detector too (paper: it has none)")
     detector_grad_scale: float = option(
@@ -76,7 +76,7 @@ class HMLSTMConfig(FairseqDataclass):
     forget_bias: float = option(1.0, "initial bias of the forget gates", BIAS)
     detector_bias: float = option(0.0, "initial bias of the boundary detectors; 0 decides at the threshold", BIAS)
     slope: float = option(1.0, "slope of the detectors' hard sigmoid at the start", SLOPE)
-    slope_max: float = option(5.0, "the slope grows no further (paper: 5 for PTB)", SLOPE)
+    slope_max: float = option(5.0, "largest slope (paper: 5 for PTB)", SLOPE)
     slope_per_epoch: float = option(
         0.0, "growth of the slope by completed epoch (paper: 0.04 for PTB); needs a task that tells it", GROWTH
     )
@@ -93,11 +93,11 @@ class HMLSTMConfig(FairseqDataclass):
     dropout_growth_start: float = option(
         0.4, "with dropout-growth-updates: the share of its value that a dropout starts with", PROBABILITY
     )
-    backend: BACKEND_CHOICES = option("auto", "who computes the recurrence; auto takes the fastest that runs here")
+    backend: BACKEND_CHOICES = option("auto", "implementation of the recurrence; auto: the fastest that runs here")
     recompute_chunks: int = option(
         1,
         "cut sequences into this many pieces that the backward pass computes again: less memory for "
-        "long windows, more time; 1: none. A decoder with input feeding goes step by step and does without",
+        "long windows, more time; 1: none. Decoders with input feeding ignore it",
         whole(1),
     )
     bfloat16_products: bool = option(

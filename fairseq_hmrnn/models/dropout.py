@@ -35,8 +35,8 @@ class RecurrentDropout(FairseqDropout):
 
 
 class DropoutGrowth(nn.Module):
-    """Dropout that grows linearly over training, after "Curriculum Dropout" (arXiv 1703.06229): little while the model
-    learns what is common to all of the text, all of it when it begins to learn the text by heart.
+    """Dropout that grows linearly over training, after "Curriculum Dropout" (arXiv 1703.06229): low at first,
+    when the model cannot yet memorise the text.
 
     model: of which every dropout grows, by the same factor. start: that factor before the first update, in [0, 1].
     updates: after how many it is 1. A model that is loaded has the dropout that its checkpoint had come to; one that

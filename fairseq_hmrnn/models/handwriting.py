@@ -62,7 +62,7 @@ class HMLSTMHandwritingConfig(HMLSTMConfig):
     )
     output_dim: int = option(400, "size of the output module's embedding h_e", SIZE)
     mixtures: int = option(20, "Gaussians of the density of the next step", whole(1, 1000))
-    slope_max: float = option(3.0, "the slope grows no further (paper: 3 for IAM-OnDB)", SLOPE)
+    slope_max: float = option(3.0, "largest slope (paper: 3 for IAM-OnDB)", SLOPE)
     dropout_input: float = option(0.0, "dropout on what reads the step", DROPOUT)
     dropout_recurrent: float = option(
         0.0, "variational dropout on the recurrent product: one mask for all steps", DROPOUT

@@ -45,11 +45,11 @@ class HMLSTM(nn.Module):
         what it reads. 0: the paper's.
     forget_bias, detector_bias: initial biases of the forget gate and of the detector.
     recurrent_dropout: probability of variational dropout on the recurrent product's input: one mask for all steps.
-    backend: who computes it, see ops.hm_lstm.
+    backend: implementation of the recurrence, see ops.hm_lstm.
     recompute_chunks: pieces of a sequence that the backward pass computes again, for less memory: ops.recompute.
     bfloat16_products: round the operands of products to bfloat16 although the weights are float32; sums and states stay
         float32. With bfloat16 weights products are of bfloat16 operands anyway. Without the compiled kernel products
-        on CPU are of float32 operands all the same.
+        on CPU are of float32 operands. ValueError for arguments outside their range.
 
     Parameters, for layer l: weight_recurrent.l (4H+1, H), weight_bottom_up.l (4H+1, H_below), weight_top_down.l
     (4H+1, H_above) for all but the top layer, bias.l (4H+1); with layer_norm a gain (4H+1) for each weight. Rows:

@@ -116,7 +116,7 @@ class _AttentionLSTM(torch.autograd.Function):
                 tanh = step.cells[index][1]
                 dgates, dc[index] = _cell_backward(step.gates[index], before, tanh, dh[index], dc[index])
                 of_gates[index].append(dgates)
-                below, dh[index] = layers[index].inputs(dgates)
+                below, dh[index] = layers[index].input_gradients(dgates)
                 if index == 0:
                     dfed = below
                 else:
@@ -157,7 +157,7 @@ class _Layer:
         sums[:, 3 * size :].sigmoid_()
         return sums
 
-    def inputs(self, dgates: Tensor) -> Tuple[Tensor, Tensor]:
+    def input_gradients(self, dgates: Tensor) -> Tuple[Tensor, Tensor]:
         """The gradients of what is below and of h, from those of the gates' sums."""
         dinputs = multiply(dgates, self.weight, b_over_rows=True)
         return dinputs[:, : -self.size], dinputs[:, -self.size :]

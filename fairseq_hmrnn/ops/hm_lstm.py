@@ -1,4 +1,4 @@
-"""The one entry to the recurrence: has its arguments checked, then chooses who computes it."""
+"""The entry point of the recurrence: checks the arguments, then picks a backend."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""What an optimizer of fairseq's mixed precision holds and fairseq's checkpoints do not: the float32 weights that it
-steps, of which the model has 16 bits, and how long the loss scale has stood."""
+"""What a mixed-precision optimizer of fairseq holds and its checkpoints do not: the float32 master weights of a 16-bit
+model, and the age of the loss scale."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def load_training_state(optimizer, state: Dict[str, Any]) -> None:
             for weight, value in zip(weights, saved):
                 weight.copy_(value)
         else:
-            logger.info("the checkpoint's float32 weights are not those of its model: training goes on from the latter")
+            logger.info("the checkpoint's float32 weights do not match its model: training continues from the model")
     scaler = getattr(optimizer, "scaler", None)
     if isinstance(scaler, DynamicLossScaler):
         vars(scaler).update(state.get("scaler") or {})

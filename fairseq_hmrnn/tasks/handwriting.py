@@ -76,7 +76,7 @@ class HMLSTMHandwritingTask(CheckedOptions, TaskMixin, FairseqTask):
         return keep_batches(self, super().get_batch_iterator, dataset, **kwargs)
 
     def state_dict(self):
-        """With the normalisation: samples of a checkpoint are then in inches without the data folder."""
+        """With the normalisation: samples then have the corpus' units without the data folder."""
         return {**super().state_dict(), "normalization": [list(row) for row in self.normalization]}
 
     def load_state_dict(self, state_dict):

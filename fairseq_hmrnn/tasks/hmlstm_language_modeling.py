@@ -40,8 +40,8 @@ class HMLSTMLanguageModelingConfig(StatefulLanguageModelingConfig):
     )
     generation_dtype: DTYPE_CHOICES = option(
         "float32",
-        "of the steps of fairseq-generate and fairseq-interactive on CPU. bfloat16: weights of products are rounded to "
-        "it, which takes half the memory traffic and less time; sums and states stay float32, so that it works with "
+        "precision of fairseq-generate and fairseq-interactive on CPU. bfloat16: weights of products are rounded to "
+        "it, for half the memory traffic and less time; sums and states stay float32, so that it works with "
         "any checkpoint. fairseq's own --fp16 and --bf16 convert the whole model instead, which is for GPUs. float32: "
         "as the weights are",
     )

@@ -260,7 +260,7 @@ def main():
     )
     args = parser.parse_args()
     if any(max(args.batch) % batch for batch in args.batch):  # the prompts are pieces of one text
-        parser.error(f"--batch: give sizes that divide the largest, {max(args.batch)}, without a rest")
+        parser.error(f"--batch: give sizes that divide the largest, {max(args.batch)}")
     torch.set_num_threads(args.threads)
     with contextlib.ExitStack() as stack:
         folder = Path(args.folder or stack.enter_context(tempfile.TemporaryDirectory()))

@@ -40,7 +40,7 @@ def _told(name, value):
 
 
 def digest(*texts):
-    """A few digits that are others for other texts."""
+    """A short hash of the texts."""
     found = hashlib.sha256()
     for text in texts:
         found.update(hashlib.sha256(text.encode()).digest())
@@ -48,7 +48,7 @@ def digest(*texts):
 
 
 def data_digest(folder):
-    """A few digits that are others for other data, wherever the prepared folder is."""
+    """A short hash of the data, wherever the prepared folder is."""
     found = hashlib.sha256()
     for path in sorted(Path(folder).iterdir()):
         if path.suffix in DATA and path.is_file():

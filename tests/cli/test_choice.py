@@ -151,7 +151,7 @@ def test_an_alias_of_fairseqs_is_the_option_that_it_stands_for(data, monkeypatch
 def test_a_model_without_the_chosen_regularizers_is_told_of(data, monkeypatch, given, told):
     monkeypatch.setattr(choice, "look_at", lambda data: Text(500_000, True))
     arguments, reason = choose(str(data), "save", given.split(), cpu=True)
-    assert ("without its regularisers of boundaries, which are for other layers" in reason) is told
+    assert ("without its boundary regularisers, which are for other layers" in reason) is told
     assert not told or value_of("--boundary-rates", arguments) is None
 
 

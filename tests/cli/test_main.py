@@ -45,7 +45,7 @@ def test_options_of_fairseq_in_the_wrong_place_are_told_where_to_stand(data, cap
     with pytest.raises(SystemExit):
         run_here(["train", str(data), "--lr", "0.1"])
     printed = capsys.readouterr().err
-    assert "unrecognized arguments: --lr" in printed and "(what is for fairseq stands behind --)" in printed
+    assert "unrecognized arguments: --lr" in printed and "(options of fairseq go after --)" in printed
 
 
 def test_completion_is_a_script_for_the_shell(capsys):

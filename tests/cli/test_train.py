@@ -30,7 +30,7 @@ TINY = ["--embed-dim", "8", "--hidden-sizes", "16,12,8", "--output-dim", "12", "
         (["ptb_small", "{tmp}"], "no {tmp}/dict.txt: run fairseq-hmrnn prepare ptb first"),
         (["ptb_small", "{tmp}/none"], "there is no folder {tmp}/none: run fairseq-hmrnn prepare ptb first"),
         (["nothing"], f"recipes are {', '.join(recipe.RECIPES)}"),
-        (["{data}", "{data}"], "give one folder, and options of fairseq-train behind --"),
+        (["{data}", "{data}"], "give one folder, and fairseq-train's options after --"),
         (["ptb", "{data}", "--", "checkpoint.save_dir=a"], "give the folder of checkpoints as --save-dir, before --"),
         (["ptb", "{data}", "--", "+task.data=a"], "give the folder of data as DATA, before --"),
         (["{data}", "ptb_small"], "the recipe goes first: fairseq-hmrnn train ptb_small {data}"),
@@ -40,7 +40,7 @@ TINY = ["--embed-dim", "8", "--hidden-sizes", "16,12,8", "--output-dim", "12", "
         (["{data}", "--save-dir", "{tmp}/a:b"], "a list of folders"),
         (["{tmp}/task.yaml", "{data}"], "task.yaml is not a recipe: it has no section task"),
         (["{data}", "--save-dir", "{data}/dict.txt/save"], "dict.txt cannot be written to (Not a directory)"),
-        (["{data}", "--save-dir", "a", "--", "--save-dir", "b"], "--save-dir stands before -- and behind it"),
+        (["{data}", "--save-dir", "a", "--", "--save-dir", "b"], "--save-dir is given before and after --"),
         (["{tmp}/flat.yaml", "{data}"], "flat.yaml: model is 'hmlstm_lm', where a section has settings"),
         (["{tmp}/nameless.yaml", "{data}"], "nameless.yaml is not a recipe: its section task has no _name"),
         (["{tmp}/wrong.yaml", "{data}"], "wrong.yaml is not a recipe: it has no section task"),
@@ -84,7 +84,7 @@ def test_settings_are_written_as_the_command_takes_them(data, tmp_path, recipe_f
     args.passed_on.append(setting)
     with pytest.raises(UserError) as error:
         train.run(args)
-    assert f"{setting} is a setting of the other kind: " in str(error.value) and instead in str(error.value)
+    assert f"{setting} cannot be used here: " in str(error.value) and instead in str(error.value)
 
 
 @pytest.mark.parametrize("error", [UnsafeCheckpointError, ValueError, RuntimeError])

@@ -200,6 +200,6 @@ def test_a_rate_that_is_found_is_logged_and_held(dictionary, model, sample, monk
     other.load_training_state(criterion.training_state())
     assert other.targets.found.rate == 0.4
     assert caplog.text.count("the rate of layer 1 is") == 1  # once, before the first update
-    assert "the rate of layer 1 is 0.25 and from update 100 on the one that is found" in caplog.text
+    assert "the rate of layer 1 is 0.25 and is searched from update 100 on" in caplog.text
     other(model, sample)
-    assert "the rate of layer 1 is 0.4 and what the next search makes of it" in caplog.text
+    assert "the rate of layer 1 is 0.4 and was found before training stopped" in caplog.text

@@ -36,8 +36,8 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--dequantize",
         action="store_true",
-        help="move each point at random within the tablet's spacing: a density of differences of whole "
-        "numbers grows without bound where it narrows on them",
+        help="add uniform noise within the tablet's spacing to each point: without it the likelihood of "
+        "whole-number offsets is unbounded",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace prepared data, of any kind, that is in DIR")
 

@@ -138,8 +138,8 @@ def keep_segments(memory: Tensor, closed: Tensor, valid: Tensor) -> Tuple[Tensor
     """Only the steps that closed a segment, and the last valid one of each sample.
 
     memory (S, B, C); closed, valid (S, B) bool, closed only where valid. Returns the memory (M, B, C), its padding mask
-    (B, M), True where there is nothing, and the steps kept (M, B), in order; the padding's are any. M is the batch's
-    longest, on a GPU S: how long that is the host could only wait for.
+    (B, M), True where there is nothing, and the steps kept (M, B), in order, arbitrary at padding. M is the batch's
+    longest, on a GPU S, so that the host need not wait for the length.
     """
     padding_mask, steps = kept_steps(closed, valid)
     return memory.gather(0, steps.unsqueeze(-1).expand(-1, -1, memory.size(-1))), padding_mask, steps

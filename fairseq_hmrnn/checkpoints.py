@@ -257,8 +257,11 @@ def _look_first(load: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(load)
     def load_ema(path):
         check_checkpoint(path)
-        with compat.loading_data_only():
-            return load(path)
+        try:
+            with compat.loading_data_only():
+                return load(path)
+        except KeyError as error:
+            raise ValueError(f"{path} has no moving average: give one of a training with --store-ema") from error
 
     return load_ema
 

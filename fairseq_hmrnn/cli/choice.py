@@ -29,7 +29,7 @@ class Length(NamedTuple):
     """How the length of a training is chosen, below the largest size; the learning rate falls to zero over it (what
     that is worth: docs/results.md).
 
-    batch: the options whose values, multiplied, are a batch's symbols. fewest: updates; little data gets as many epochs
+    batch: the options whose values, multiplied, are a batch's symbols, at most --max-tokens. fewest: updates; little data gets as many epochs
     as these take. decay: options of the learning rate.
     """
 
@@ -39,12 +39,12 @@ class Length(NamedTuple):
 
 
 OF_TEXT = Length(
-    ("--batch-size", "--tokens-per-sample", "--update-freq"),
+    ("--batch-size", "--tokens-per-sample"),
     1000,
     {"--lr-scheduler": "polynomial_decay", "--warmup-updates": "50", "--lr": "0.004"},
 )
 OF_TRANSLATION = Length(
-    ("--max-tokens", "--update-freq"),
+    ("--max-tokens",),
     3000,
     {"--lr-scheduler": "polynomial_decay", "--warmup-updates": "200", "--lr": "0.002"},
 )
@@ -212,9 +212,10 @@ def _set_length(
     stay where the user says how many epochs, or with which schedule."""
     updates = value_of("--max-update", given)
     if not names & ENDINGS:
-        factors = [_number(name, given, options) for name in length.batch]
+        batch = math.prod(_number(name, given, options) for name in length.batch)
+        batch = min(batch, _number("--max-tokens", given, options, math.inf))
         processes = 1 if cpu else max(torch.cuda.device_count(), 1)
-        per_epoch = max(symbols // (math.prod(factors) * processes), 1)
+        per_epoch = max(symbols // (batch * _number("--update-freq", given, options) * processes), 1)
         epochs = max(_number("--max-epoch", (), options), math.ceil(length.fewest / per_epoch))
         del options["--max-epoch"]
         updates = options["--max-update"] = str(epochs * per_epoch)
@@ -226,10 +227,10 @@ def _set_length(
         options.update({**length.decay, "--total-num-update": updates})
 
 
-def _number(option: str, given: Sequence[str], options: Options) -> int:
-    """The user's value, else the one that is chosen; 1 where neither is a number that fairseq would take."""
+def _number(option: str, given: Sequence[str], options: Options, otherwise: float = 1) -> float:
+    """The user's value, else the one that is chosen; `otherwise` where neither is a number that fairseq would take."""
     text = value_of(option, given) or options.get(option) or ""
-    return max(int(text), 1) if text.isdecimal() else 1
+    return max(int(text), 1) if text.isdecimal() else otherwise
 
 
 def look_at(data: str) -> Text:

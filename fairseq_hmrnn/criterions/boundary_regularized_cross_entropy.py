@@ -10,6 +10,7 @@ from fairseq import utils
 from fairseq.criterions import register_criterion
 from fairseq.criterions.cross_entropy import CrossEntropyCriterion, CrossEntropyCriterionConfig
 from fairseq.criterions.label_smoothed_cross_entropy import label_smoothed_nll_loss
+from fairseq.distributed import utils as distributed_utils
 from fairseq.logging import metrics
 from fairseq.tasks.translation import TranslationTask
 from torch import Tensor
@@ -251,7 +252,7 @@ class BoundaryRegularizedCrossEntropy(CheckedOptions, CrossEntropyCriterion):
             updates = self._num_updates(trace, f"a {self.targets.found.sought} that is to be found")
             self.targets.search(updates, trace.boundaries.device)
         for layer in range(trace.num_detectors):
-            counted = self.targets.counted(trace, layer, tokens_of_rows)
+            counted = self.targets.counted(trace, layer, tokens_of_rows, self._following(sample))
             for term in self.terms[layer if len(self.terms) > 1 else 0]:
                 updates = self._num_updates(trace, f"annealing ({term.name})") if term.updates else 0
                 weight = self.weight * term.weight(updates)
@@ -267,7 +268,7 @@ class BoundaryRegularizedCrossEntropy(CheckedOptions, CrossEntropyCriterion):
                 valid = trace.valid if "lexicon" in regularizer.needs else counted
                 steps = layer_steps(trace, layer, self.targets.share(layer), **heard)._replace(valid=valid)
                 steps = self.targets.heard_by(layer, steps, tokens_of_rows)
-                self.targets.listen(term.name, layer, steps, tokens_of_rows)
+                self.targets.listen(term.name, layer, steps, tokens_of_rows, self._symbols_of_stream(sample))
                 penalties.append(weight * regularizer(steps))
         penalties += self._unheard(heard)
         if self.supervision is not None and self.supervision_weight > 0:
@@ -300,6 +301,18 @@ class BoundaryRegularizedCrossEntropy(CheckedOptions, CrossEntropyCriterion):
         return [nll], found
 
     @staticmethod
+    def _following(sample) -> Optional[Tensor]:
+        """(B, T), the symbol behind each source symbol, of a language model; None in translation."""
+        return None if "prev_output_tokens" in sample["net_input"] else sample["target"]
+
+    def _symbols_of_stream(self, sample) -> Optional[int]:
+        """How many symbols of the stream that a batch is of this process reads in an epoch; None if of none."""
+        stream = sample["net_input"].get("stream")
+        if stream is None:
+            return None
+        return len(self.task.dataset(stream)) // distributed_utils.get_data_parallel_world_size()
+
+    @staticmethod
     def _num_updates(trace: BoundaryTrace, what: str) -> int:
         if trace.num_updates is None:
             raise ValueError(f"{what} requires a model that knows its updates: give one number")
@@ -323,7 +336,7 @@ class BoundaryRegularizedCrossEntropy(CheckedOptions, CrossEntropyCriterion):
         boundaries, valid = trace.boundaries.detach(), trace.valid
         counts = boundary_counts(boundaries, valid, trace.num_detectors)
         aligned, tokens = in_source_order(trace, sample["net_input"]["src_tokens"])
-        counts.update(self.targets.statistics(aligned, tokens, self.training))
+        counts.update(self.targets.statistics(aligned, tokens, self._following(sample), self.training))
         if self.is_whitespace is not None:
             whitespace = self.is_whitespace(tokens)
             counts.update(gold_counts(aligned.boundaries.detach(), whitespace, aligned.valid, trace.num_detectors))

@@ -31,6 +31,8 @@ class FoundRate:
 
     def __init__(self):
         self.rate, self.last, self.searched, self.filled = START, math.nan, 0, 0
+        self.newest = MEMORY  # places that a search looks at
+        self.of_all_steps = False
         self.symbols = torch.full((MEMORY,), -1, dtype=torch.int32)
         self.signal = torch.zeros(MEMORY)
 
@@ -74,8 +76,8 @@ class FoundRate:
 
     def _text(self) -> Tuple[np.ndarray, np.ndarray]:
         """Symbols and signal, as for find_rate: the oldest first."""
-        turn = -(self.filled % MEMORY) if self.filled > MEMORY else 0
-        symbols, signal = (x.cpu().roll(turn).numpy() for x in (self.symbols, self.signal))
+        symbols, signal = (x.cpu().roll(-self.filled % MEMORY).numpy() for x in (self.symbols, self.signal))
+        symbols, signal = (x[-self.newest :] for x in (symbols, signal))
         return without_repeated_rows(symbols), signal
 
     def state_dict(self) -> Dict[str, Any]:
@@ -83,7 +85,12 @@ class FoundRate:
         return {name: value.cpu() if torch.is_tensor(value) else value for name, value in vars(self).items()}
 
     def load_state_dict(self, state: Dict[str, Any]) -> None:
-        """What a training that found something else had beside is left alone."""
+        """What a training that found something else had beside is left alone; a rate of all steps is forgotten."""
+        if state.get("of_all_steps", True):
+            logger.warning(
+                f"boundary-rates: the checkpoint's {self.sought} is of all steps: searching one within lines"
+            )
+            return
         known = {name: value for name, value in state.items() if name in vars(self)}
         vars(self).update({name: value.clone() if torch.is_tensor(value) else value for name, value in known.items()})
 

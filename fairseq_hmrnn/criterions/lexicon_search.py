@@ -93,7 +93,8 @@ def resegmented(symbols: np.ndarray, begins: np.ndarray, z_tilde: np.ndarray, ce
     begins = begins | certain
     if not begins.any():
         return begins
-    text, found = (symbols, begins, np.where(certain, np.inf, z_tilde)), np.zeros(len(symbols), dtype=bool)
+    numbered = np.unique(symbols, return_inverse=True)[1]
+    text, found = (numbered, begins, np.where(certain, np.inf, z_tilde)), np.zeros(len(symbols), dtype=bool)
     sample = _Piece(*(x[:SAMPLE] for x in text))
     tried = [(sample.segmented(times)[0], times) for times in TIMES]
     times = _first_of_nearly_best([each for each in tried if np.isfinite(each[0])], NEARLY_OF_DETECTOR) or 1.0

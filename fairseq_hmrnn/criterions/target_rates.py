@@ -14,7 +14,7 @@ from ..trace import BoundaryTrace
 from .boundary_regularizers import REGULARIZERS, LayerSteps, later
 from .boundary_terms import Rate, Term, listening
 from .found_lexicon import FoundLexicon
-from .found_rate import EVERY, FoundRate
+from .found_rate import EVERY, MEMORY, FoundRate
 
 logger = logging.getLogger(__name__)
 
@@ -75,17 +75,23 @@ class TargetRates:
             logger.info(f"boundary-rates: the rate of layer 1 is {self.found.rate:.3g} and {then}")
         self.found.search(num_updates, device)
 
-    def counted(self, trace: BoundaryTrace, layer: int, tokens: Optional[Tensor]) -> Tensor:
-        """bool (B, T), the valid steps that the rate is a share of. tokens: (B, T), read only where lines matter."""
+    def counted(
+        self, trace: BoundaryTrace, layer: int, tokens: Optional[Tensor], following: Optional[Tensor] = None
+    ) -> Tensor:
+        """bool (B, T), the valid steps that the rate is a share of. tokens: (B, T), read only where lines matter.
+        following: (B, T), the symbol behind each, if tokens do not end where a text does: a line may end there."""
         if not self.rates or not self.within_lines[layer]:
             return trace.valid
         if tokens is None:
             raise ValueError("boundary-rates of the steps within lines require symbols: give steps:.2, of all steps")
-        return self._within(trace, layer, tokens)
+        return self._within(trace, layer, tokens, following)
 
-    def _within(self, trace: BoundaryTrace, layer: int, tokens: Tensor) -> Tensor:
+    def _within(self, trace: BoundaryTrace, layer: int, tokens: Tensor, following: Optional[Tensor]) -> Tensor:
         ends, delay = tokens.eq(self.line_end), self.delays[layer]
-        return trace.valid & ~later(ends, delay) & ~later(ends, delay - 1)
+        left_out = later(ends, delay) | later(ends, delay - 1)
+        if following is not None:
+            left_out |= later(following.eq(self.line_end), delay)
+        return trace.valid & ~left_out
 
     def heard_by(self, layer: int, steps: LayerSteps, tokens: Optional[Tensor]) -> LayerSteps:
         """With what the targets of a layer that listens depend on."""
@@ -104,8 +110,9 @@ class TargetRates:
         ends = tokens.eq(self.line_end)
         return signal.masked_fill(ends | later(ends, 1), math.inf)
 
-    def listen(self, name: str, layer: int, steps: LayerSteps, tokens: Tensor) -> None:
-        """If the first layer's rate is to be found: remember what its detector hears by the regulariser `name`."""
+    def listen(self, name: str, layer: int, steps: LayerSteps, tokens: Tensor, text: Optional[int] = None) -> None:
+        """If the first layer's rate is to be found: remember what its detector hears by the regulariser `name`. text:
+        how many symbols are read in an epoch, if its windows are cut anew in the next one."""
         if self.found is None or layer > 0 or name != self.heard[0]:
             return
         late = REGULARIZERS[name].late
@@ -114,14 +121,17 @@ class TargetRates:
             if not late:  # then it is about the place behind a step
                 signal, known = later(signal, 1), later(known, 1)
             self.found.remember(tokens, self.certain_at_line_ends(tokens, signal), known)
+            self.found.newest = MEMORY if text is None else text
 
-    def statistics(self, trace: BoundaryTrace, tokens: Optional[Tensor], training: bool) -> Dict[str, Tensor]:
+    def statistics(
+        self, trace: BoundaryTrace, tokens: Optional[Tensor], following: Optional[Tensor], training: bool
+    ) -> Dict[str, Tensor]:
         """Sums for the log: z1_within, the share within lines, where the rate is that; z1_target, the rate, if it is
         found."""
         counts = {}
         for layer, within in enumerate(self.within_lines):
             if within and tokens is not None:
-                counted, kind = self._within(trace, layer, tokens), f"steps{layer + 1}"
+                counted, kind = self._within(trace, layer, tokens, following), f"steps{layer + 1}"
                 counts[kind] = counted.sum()
                 counts[f"z{layer + 1}_within:{kind}"] = (trace.boundaries[..., layer].detach().double() * counted).sum()
         if self.found is not None and self.rates[0].share is None and training:

@@ -10,6 +10,8 @@ import torch
 from fairseq.sequence_generator import EnsembleModel, SequenceGenerator
 from torch import Tensor
 
+from .reader import output_symbols
+
 
 class PromptedGenerator(SequenceGenerator):
     """fairseq's SequenceGenerator for language models.
@@ -26,7 +28,7 @@ class PromptedGenerator(SequenceGenerator):
         super().__init__(_Ensemble(models), tgt_dict, eos=self.unused if stop is None else stop, **kwargs)
         self.model.never = None if stop is None else self.unused
         self.symbols_to_strip_from_output = {self.unused}
-        self.stop, self.score_new_only = stop, score_new_only
+        self.dictionary, self.stop, self.score_new_only = tgt_dict, stop, score_new_only
         self.lengths = (self.max_len_a, self.max_len_b, self.min_len)
 
     def _generate(self, sample, prefix_tokens=None, constraints=None, bos_token=None):
@@ -67,18 +69,22 @@ class PromptedGenerator(SequenceGenerator):
                 raise ValueError("--lm-path does not go with prompts of several lines: use --end-of-sample length")
             self.eos = self.unused
             self.model.exchange(self.stop, self.unused, after=length)
+        self.model.prompts = prompts
         try:
-            prefix = prompts if length else None
+            prefix = output_symbols(prompts, self.dictionary) if length else None
             found = super()._generate({"net_input": net_input}, prefix_tokens=prefix, bos_token=bos_token)
         finally:
             self.max_len_a, self.max_len_b, self.min_len = self.lengths
             self.eos = self.unused if self.stop is None else self.stop
-            self.model.exchanged = None
-        return [self._finish(hypos, length) for hypos in found]
+            self.model.exchanged = self.model.prompts = None
+        return [self._finish(hypos, prompt) for hypos, prompt in zip(found, prompts)]
 
-    def _finish(self, hypos: List[Dict[str, Tensor]], prompt_length: int) -> List[Dict[str, Tensor]]:
-        """Put the stop symbol in its place, or remove what stood for it, and score what is left, best first."""
+    def _finish(self, hypos: List[Dict[str, Tensor]], prompt: Tensor) -> List[Dict[str, Tensor]]:
+        """Put the stop symbol and the prompt in their places, or remove what stood for the former, and score what is
+        left, best first."""
+        prompt_length = len(prompt)
         for hypo in hypos:
+            hypo["tokens"][:prompt_length] = prompt
             if self.stop is None:
                 hypo["tokens"], hypo["positional_scores"] = hypo["tokens"][:-1], hypo["positional_scores"][:-1]
             else:
@@ -101,12 +107,17 @@ class _Ensemble(EnsembleModel):
 
     never: Optional[int] = None
     exchanged: Optional[Tuple[int, int, int]] = None
+    prompts: Optional[Tensor] = None  # (rows, symbols), as they are read: their output symbols may be fewer
 
     def exchange(self, stop: int, unused: int, after: int) -> None:
         """after: symbols of the prompt."""
         self.exchanged = (stop, unused, after)
 
     def forward_decoder(self, tokens, encoder_outs, incremental_states, temperature: float = 1.0):
+        read = tokens.size(1) - 1  # behind the begin symbol
+        if self.prompts is not None and 0 < read <= self.prompts.size(1):
+            beam = tokens.size(0) // self.prompts.size(0)  # no hypothesis ends within a prompt
+            tokens = torch.cat([tokens[:, :1], self.prompts[:, :read].repeat_interleave(beam, 0)], 1)
         later = any(getattr(model.decoder, "adaptive_softmax", None) is not None for model in self.models)
         now = 1.0 if later else temperature
         log_probs, attention = super().forward_decoder(tokens, encoder_outs, incremental_states, now)

@@ -162,7 +162,8 @@ class HMLSTMLanguageModelingTask(TaskMixin, StatefulLanguageModelingTask):
             prefix_tokens = source[:, 1:] if sample.get("target") is None else sample["target"]
         if self.args.add_bos_token and prefix_tokens.size(1) and prefix_tokens[:, 0].eq(begin).all():
             prefix_tokens = prefix_tokens[:, 1:]
-        prefix_tokens = output_symbols(prefix_tokens, self.target_dictionary)
+        if isinstance(generator, SequenceScorer):
+            sample = {**sample, "target": output_symbols(sample["target"], self.target_dictionary)}
         with torch.no_grad():
             found = generator.generate(models, sample, prefix_tokens=prefix_tokens, bos_token=begin)
         self._show_prompts(sample["net_input"], prefix_tokens)

@@ -34,6 +34,12 @@ def test_imports_are_found_in_every_pickle_protocol_without_running_anything(tmp
     assert not (tmp_path / "made").exists()
 
 
+def test_a_checkpoint_without_a_moving_average_seeds_none():
+    """As fairseq's --ema-seed-model reads it."""
+    with pytest.raises(ValueError, match="hmlstm_lm.pt has no moving average: give one of a training with --store-ema"):
+        checkpoint_utils.load_ema_from_checkpoint(str(ROOT / "tests" / "checkpoints" / "hmlstm_lm.pt"))
+
+
 def test_plain_checkpoints_pass(tmp_path):
     state = {
         "model": collections.OrderedDict(weight=torch.nn.Parameter(torch.ones(2)), half=torch.ones(1).half()),

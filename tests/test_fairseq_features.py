@@ -133,6 +133,7 @@ def test_a_moving_average_may_begin_at_a_restart(models):
 def test_the_moving_average_can_be_evaluated(models, tmp_path, capsys):
     options = ["--ema", "--out", str(tmp_path / "ema.pt")]
     run_here(["average", str(models / "whole" / "checkpoint_last.pt"), *options])
+    assert "ema.pt: moving averages of checkpoint_last.pt" in capsys.readouterr().out
     average, weights = checkpoint(models / "whole")["extra_state"]["ema"], checkpoint(models / "whole")["model"]
     lm = HMLSTMLanguageModel.from_pretrained(str(tmp_path / "ema.pt"))
     found = lm.models[0].state_dict()

@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import re
 import shutil
 import signal
@@ -98,6 +99,13 @@ def test_new_words_do_not_stick_to_the_prompt(word_model):
     assert len(words) > 4 and len(lm.tgt_dict) == lm.src_dict.nspecial + 4  # the rest is scored as unknown
     assert all(bits > 0 for bits in lm.score(" ".join(words)).bits)
     assert lm.sample("ka lumo ", length=12, seed=3) == text  # the space is there already
+    tokens = lm.encode(" ".join(words))
+    found, *_ = lm.generate([tokens], beam=2, max_len_b=3)[0]
+    (scored, *_), expected = lm.generate([tokens], score_reference=True)[0], lm.score(" ".join(words)).bits
+    assert found["tokens"][: len(tokens)].tolist() == tokens.tolist()  # read as they are, scored as unknown
+    for hypothesis in (found, scored):
+        bits = (-hypothesis["positional_scores"] / math.log(2)).tolist()
+        assert bits[: len(expected)] == pytest.approx(expected, abs=1e-4)
     with pytest.raises(ValueError, match="has no symbols"):
         lm.score("  \n")
     assert lm.segment("  \n") == [["  \n"]] * lm.models[0].decoder.hm_lstm.num_detectors and not any(lm.segment(""))
@@ -285,7 +293,7 @@ def test_segments_are_slices_of_the_text_and_unseen_characters_are_told_once(che
         assert "".join(layer) == text and all(layer)
     assert [len(model.score(part).bits) for part in (text, "ka \u00fc")] == [len(text), 4]
     (record,) = caplog.records
-    assert record.getMessage() == r"not in the model's dictionary, read as <unk>: '\xfc' '\ufffd' '\u2603'"
+    assert record.getMessage() == r"not in the dictionary, read as <unk>: '\xfc' '\ufffd' '\u2603'"
     model.score(["ka", "\u00e9", "\u00e9\u00e8"])
     assert [r.getMessage().count("'") for r in caplog.records[1:]] == [4]  # of two more, in one line
 
@@ -295,4 +303,4 @@ def test_segments_are_slices_of_the_text_and_unseen_characters_are_told_once(che
     for layer in words.segment(text):
         assert "".join(layer) == text
         assert all(segment.split() for segment in layer)
-    assert [r.getMessage() for r in caplog.records] == ["not in the model's dictionary, read as <unk>: 'nowhere'"]
+    assert [r.getMessage() for r in caplog.records] == ["not in the dictionary, read as <unk>: 'nowhere'"]

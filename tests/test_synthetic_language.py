@@ -43,7 +43,7 @@ def test_texts_that_are_there_are_replaced_only_when_told_to(tmp_path, capsys):
     prepare = ["prepare", "synthetic", "--dest", str(tmp_path), "--train-lines", "2", "--valid-lines", "1"]
     with pytest.raises(SystemExit):
         run_command(prepare)
-    assert "other data in it: give another --dest, or --overwrite" in capsys.readouterr().err
+    assert "has data in it already: give another --dest, or --overwrite" in capsys.readouterr().err
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"valid.txt": "mine\n"}
     (tmp_path / "bin").mkdir()
     run_command([*prepare, "--overwrite"])

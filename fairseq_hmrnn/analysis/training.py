@@ -63,7 +63,7 @@ def plot_training(curves: Dict[str, List[Tuple[int, float]]], path: Optional[str
 
 
 def _plot_curve(axes, name: str, curve: List[Tuple[int, float]]) -> None:
-    layer, within = int(re.findall(r"\d+", name)[0]), name.endswith("_within")
+    layer, within = int(re.findall(r"\d+", name)[-1]), name.endswith("_within")  # z1, z1_within, word_f1_1
     color = LAYER_COLORS[(layer - 1) % len(LAYER_COLORS)]
     style = dict(linestyle="--", linewidth=1.1) if within else dict(linewidth=1.6, marker="o", markersize=2.2)
     label = f"layer {layer}" + (", within lines" if within else "")

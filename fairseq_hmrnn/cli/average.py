@@ -53,4 +53,5 @@ def run(args: argparse.Namespace) -> None:
     written = io.BytesIO()  # torch's own writer ends the process where a device is full
     torch.save(average(paths, args.ema, args.half), written)
     write_whole(args.out, written.getbuffer())
-    print(f"{args.out}: the mean of {', '.join(path.name for path in paths)}")
+    what = "moving averages of" if args.ema else "the mean of"
+    print(f"{args.out}: {what} {', '.join(path.name for path in paths)}")

@@ -29,8 +29,8 @@ class Length(NamedTuple):
     """How the length of a training is chosen, below the largest size; the learning rate falls to zero over it (what
     that is worth: docs/results.md).
 
-    batch: the options whose values, multiplied, are a batch's symbols, at most --max-tokens. fewest: updates; little data gets as many epochs
-    as these take. decay: options of the learning rate.
+    batch: the options whose values, multiplied, are a batch's symbols, at most --max-tokens. fewest: updates; little
+    data gets as many epochs as these take. decay: options of the learning rate.
     """
 
     batch: Tuple[str, ...]
@@ -224,7 +224,8 @@ def _set_length(
     if updates and updates.isdecimal() and int(updates):
         for name in OF_RECIPE_SCHEDULES:
             options.pop(name, None)
-        options.update({**length.decay, "--total-num-update": updates})
+        warmup = min(int(length.decay["--warmup-updates"]), int(updates) // 10)
+        options.update({**length.decay, "--warmup-updates": str(warmup), "--total-num-update": updates})
 
 
 def _number(option: str, given: Sequence[str], options: Options, otherwise: float = 1) -> float:

@@ -18,7 +18,8 @@ def add_gold(parser: kinds.Parser) -> None:
         "--gold",
         metavar="GOLD",
         type=_gold,
-        help="compare with: whitespace (word ends), lines (sentence ends), or a file, the same text with separators",
+        help="compare with: whitespace (word ends), lines (sentence ends), or a file, the same text with separators; "
+        "each row twice: against the separator and the letter before it, or against the file and one symbol late",
     )
     parser.add_argument(
         "--separator",

@@ -57,7 +57,8 @@ def add_arguments(parser: kinds.Parser) -> None:
         "--log",
         metavar="FILE",
         type=kinds.existing_file,
-        help="what fairseq-train printed: also draw boundary rates over training, to --rates",
+        help="what training printed (train ... 2>&1 | tee FILE; of a recipe hydra_train.log beside its checkpoints): "
+        "also draw boundary rates over training, to --rates",
     )
     add("--rates", metavar="FILE", type=kinds.picture, help=f"with --log (default: {RATES})")
     add(

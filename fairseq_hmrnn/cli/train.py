@@ -69,7 +69,8 @@ def add_arguments(parser: Parser) -> None:
         "--save-dir",
         metavar="DIR",
         type=folder_to_write,
-        help="where checkpoints and logs are kept (default: checkpoints/NAME, of the recipe or the folder)",
+        help="where checkpoints, scores and a recipe's log are kept (default: checkpoints/NAME, of the recipe or the "
+        "folder)",
     )
     parser.add_argument("--dry-run", action="store_true", help="print fairseq's command, do not run it")
     parser.add_argument("--no-score", action="store_true", help="leave the test split alone")

@@ -243,7 +243,9 @@ def check_destination(dest: str, overwrite: bool) -> None:
                 f"{os.path.join(dest, busy)})"
             )
     if os.path.isdir(dest) and os.listdir(dest) and not overwrite:
-        raise InputError(f"{dest} has other data in it: give another --dest, or --overwrite to replace the data there")
+        raise InputError(
+            f"{dest} has data in it already: give another --dest, or --overwrite to replace the data there"
+        )
 
 
 def prepare(

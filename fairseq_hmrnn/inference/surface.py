@@ -27,4 +27,4 @@ def unknown_message(unknown: Iterable[str]) -> str:
     """A warning that names characters or other symbols that a model has never seen."""
     names = list(dict.fromkeys(unknown))
     more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return f"not in the model's dictionary, read as <unk>: {' '.join(map(ascii, names[:5]))}{more}"
+    return f"not in the dictionary, read as <unk>: {' '.join(map(ascii, names[:5]))}{more}"

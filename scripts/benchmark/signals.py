@@ -139,9 +139,9 @@ def main() -> None:
 
 
 def highest(values: torch.Tensor, marks: torch.Tensor) -> torch.Tensor:
-    """bool (T,): where there is a signal, as many of the highest values as there are marks, and all that are inf."""
-    heard = values.isfinite()
-    return top_share(values, heard, (marks & heard).sum()) | (values == math.inf)
+    """bool (T,): as many of the highest values as there are marks, all that are inf among them."""
+    certain = values == math.inf
+    return top_share(values, values.isfinite(), (marks.sum() - certain.sum()).clamp(min=0)) | certain
 
 
 def figures(marks: np.ndarray, gold: segments.Gold) -> str:

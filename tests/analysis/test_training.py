@@ -55,6 +55,8 @@ def test_draws_every_layer_in_its_colour(tmp_path):
     assert rates.lines[0].get_xydata().tolist() == [[50, 0.61], [100, 0.2]]
     assert rates.lines[1].get_xydata().tolist() == [[50, 0.55], [100, 0.18]]
     assert scores.lines[0].get_xydata().tolist() == [[50, 0.05], [100, 0.85]]
+    both = plot_training({**CURVES, "word_f1_2": CURVES["word_f1_1"]}).axes[1]
+    assert [(line.get_label(), line.get_color()) for line in both.lines] == [("layer 1", first), ("layer 2", second)]
     assert len(plot_training({"z1": CURVES["z1"]}).axes) == 1
     with pytest.raises(ValueError, match="suffix"):
         plot_training(CURVES, "rates.gif")

@@ -80,6 +80,12 @@ def test_what_the_user_gives_wins_and_nothing_contradicts_it(data, monkeypatch):
     assert not {"--boundary-rates", "--boundary-regularizers", "--boundary-weight"} & set(arguments)
 
 
+@pytest.mark.parametrize("updates, warmup", [("30", "3"), ("7", "0"), ("5000", "50")])
+def test_the_learning_rate_falls_however_few_updates_there_are(data, monkeypatch, updates, warmup):
+    arguments = chosen(data, monkeypatch, given=["--max-update", updates])
+    assert value_of("--warmup-updates", arguments) == warmup and value_of("--total-num-update", arguments) == updates
+
+
 def length_and_schedule(arguments):
     """How the learning rate falls, until when, and when training ends."""
     names = ("--lr-scheduler", "--total-num-update", "--max-update", "--max-epoch")
@@ -140,6 +146,17 @@ def test_an_alias_of_fairseqs_is_the_option_that_it_stands_for(data, monkeypatch
     usual, small = (chosen(data, monkeypatch, given=given) for given in ([], ["--max-sentences", "8"]))
     assert value_of("--batch-size", small) == "8" and "--batch-size" not in small
     assert int(value_of("--max-update", small)) > 3 * int(value_of("--max-update", usual))
+
+
+@pytest.mark.parametrize("most, windows", [(100, 1), (450, 4), (10**6, 32)])
+def test_max_tokens_make_batches_smaller(data, monkeypatch, most, windows):
+    given = ["--tokens-per-sample", "100"]
+    limited, small = (
+        chosen(data, monkeypatch, given=[*given, *more])
+        for more in (["--max-tokens", str(most)], ["--batch-size", str(windows)])
+    )
+    updates, expected = (int(value_of("--max-update", arguments)) for arguments in (limited, small))
+    assert updates == pytest.approx(expected, rel=0.15)
 
 
 @pytest.mark.parametrize(

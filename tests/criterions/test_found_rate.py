@@ -34,6 +34,17 @@ def test_the_latest_places_are_searched_in_their_order(monkeypatch, caplog):
     assert found.rate == START and "no rate was found after 100 updates, layer 1 stays at 0.250" in caplog.text
 
 
+@pytest.mark.parametrize("batches", [1, 5])
+def test_of_windows_that_are_cut_anew_those_of_one_epoch_are_searched(batches):
+    found = FoundRate()
+    expected = torch.cat([remember(found, 10_000 * batch, 9, 999) for batch in range(batches)])
+    assert (found.filled > MEMORY) == (batches == 5)
+    found.newest = 5000
+    symbols, signal = found._text()
+    assert np.array_equal(symbols, expected[-5000:].numpy()) and len(signal) == 5000
+    assert np.array_equal(signal[symbols >= 0], -symbols[symbols >= 0].astype(np.float32))
+
+
 def test_a_batch_may_be_larger_than_the_memory():
     found = FoundRate()
     expected = remember(found, 0, 50, 1000)
@@ -59,6 +70,15 @@ def test_it_is_searched_after_updates_that_the_schedule_names(monkeypatch):
             at.append((update, found.rate))
     assert at[:3] == [(100, 0.3), (300, pytest.approx(0.25)), (400, pytest.approx(0.3))]
     assert [update for update, _ in at] == [100, *range(300, 1001, 100), 1500, 2000]
+
+
+def test_a_rate_of_all_steps_is_forgotten(caplog):
+    """As checkpoints have it from before it was one within lines."""
+    found, old = FoundRate(), FoundRate().state_dict()
+    del old["of_all_steps"]
+    found.load_state_dict({**old, "rate": 0.3, "last": 0.3, "filled": 100, "symbols": torch.ones(MEMORY)})
+    assert found.rate == START and found.filled == 0 and np.isnan(found.last) and found.symbols.max() == -1
+    assert "the checkpoint's rate is of all steps: searching one within lines" in caplog.text
 
 
 def test_a_checkpoint_has_all_of_it():

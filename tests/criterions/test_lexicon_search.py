@@ -72,6 +72,14 @@ def test_a_detectors_boundaries_are_put_where_words_begin(piece, monkeypatch):
     assert found[certain].all() and found.shape == symbols.shape
 
 
+def test_symbols_may_have_any_number():
+    """The highest code point, for instance."""
+    symbols, _, z_tilde = flat(3000)
+    nothing = np.zeros(3000, dtype=bool)
+    found = resegmented(symbols, z_tilde > 0.6, z_tilde, nothing)
+    assert np.array_equal(found, resegmented(0x10FFFF - symbols, z_tilde > 0.6, z_tilde, nothing)) and found.any()
+
+
 @pytest.mark.parametrize("places", [5, 500])
 def test_a_rate_stays_where_none_is_known_to_be_better(places, monkeypatch):
     """As in a text too short to say what a rate is worth, or one of which nothing is foretold."""

@@ -25,7 +25,10 @@ def test_a_rate_within_lines_leaves_out_where_they_end(dictionary, model, sample
     """A late detector closes a line's last segment at `</s>` and `</s>` itself a step later; others, a step earlier."""
     tokens = sample["net_input"]["src_tokens"]
     tokens[0, 4] = tokens[2, 0] = tokens[2, 8] = dictionary.eos()
+    sample["target"][1, 5] = dictionary.eos()  # behind the last step of a row
     counted = tokens.ne(dictionary.pad())
+    assert counted[1].sum() == 6
+    counted[1, 5] = edge == 1
     for row, column in ((0, 4), (2, 0), (2, 8)):
         for left_out in (column, column + edge):
             if 0 <= left_out < 9:
@@ -104,6 +107,18 @@ def test_a_rate_that_is_found_is_of_the_places_before_symbols(dictionary, model,
     for row, column in where.nonzero().tolist():
         assert signal[row, column] == values[row, column if late else column - 1]
     assert int(where.sum()) == int((known & steps.valid if late else (known & steps.valid)[:, :-1]).sum())
+
+
+def test_as_many_places_are_searched_as_a_stream_has(dictionary, model, sample):
+    """Whose windows may be cut anew in every epoch."""
+    criterion = criterion_for(dictionary, "auto,.05", boundary_regularizers="rate+uncertainty,none")
+    criterion.task.dataset = {"train": range(700)}.__getitem__
+    model.set_num_updates(7)
+    criterion(model, sample)
+    assert criterion.targets.found.newest == found_rate.MEMORY
+    sample["net_input"].update(stream="train", window=0, reset=torch.zeros(3, dtype=torch.bool))
+    criterion(model, sample)
+    assert criterion.targets.found.newest == 700
 
 
 @pytest.mark.parametrize("delay", [None, 0, 3])

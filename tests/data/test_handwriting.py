@@ -291,7 +291,7 @@ def test_the_command_names_skips_and_counts_broken_files(tmp_path):
     assert "w4/l1.dat: there is no such file, which the marks of" in printed
     assert "3 files were skipped" in printed and re.search(r"^test: [56] lines of 1 writers, ", printed, re.MULTILINE)
     refused = run(*command, check=False)
-    assert refused.returncode == 2 and "has other data in it" in refused.stdout
+    assert refused.returncode == 2 and "has data in it already: give" in refused.stdout
     (tmp_path / "nothing").mkdir()
     refused = run(*command[:4], tmp_path / "nothing", "--dest", tmp_path / "x", check=False)
     assert refused.returncode == 2 and "no layout that is known: UNIPEN" in refused.stdout

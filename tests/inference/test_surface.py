@@ -15,5 +15,5 @@ def test_a_text_that_its_tokenizer_changes_has_none():
 
 
 def test_few_of_many_unknown_symbols_are_named():
-    assert unknown_message("abba") == "not in the model's dictionary, read as <unk>: 'a' 'b'"
+    assert unknown_message("abba") == "not in the dictionary, read as <unk>: 'a' 'b'"
     assert "'e' and 2 more" in unknown_message("abcdefg")

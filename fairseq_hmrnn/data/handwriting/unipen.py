@@ -212,7 +212,7 @@ def _read_marks(name: str, text: str) -> Tuple[List[str], List[Segment]]:
             level, delineation, label = matched.groups()
             found.append(Segment(level, delineation, _ESCAPED.sub(r"\1", label or "")))
     if not included:
-        raise BrokenLine(f"{name}: is empty, or includes no file with pen points")
+        raise BrokenLine(f"{name}: is empty, or has no .INCLUDE of a file with pen points")
     return included, found
 
 

@@ -32,7 +32,7 @@ class FoundRate:
     def __init__(self):
         self.rate, self.last, self.searched, self.filled = START, math.nan, 0, 0
         self.newest = MEMORY  # places that a search looks at
-        self.of_all_steps = False
+        self.of_all_steps = False  # as it was in checkpoints that do not have this
         self.symbols = torch.full((MEMORY,), -1, dtype=torch.int32)
         self.signal = torch.zeros(MEMORY)
 

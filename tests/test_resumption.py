@@ -169,7 +169,7 @@ def test_a_criterion_goes_on_with_models_and_tasks_of_others(tmp_path):
     loaded(saved(tmp_path, criterion={"rate": 0.4}), criterion=criterion)
     assert criterion.targets.found.rate == 0.4
     options = {"update_ordered_indices_seed": True, "update_epoch_batch_itr": False}
-    with pytest.raises(ValueError, match="give --update-epoch-batch-itr true beside it, or leave it out"):
+    with pytest.raises(ValueError, match="give --update-epoch-batch-itr true too, or leave it out"):
         loaded(saved(tmp_path), criterion=criterion, **options)
     loaded(saved(tmp_path), criterion=criterion, **{**options, "update_epoch_batch_itr": True})
 

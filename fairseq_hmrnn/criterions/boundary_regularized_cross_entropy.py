@@ -28,6 +28,7 @@ from .boundary_regularizers import (
 from .boundary_statistics import boundary_counts, gold_counts, log_boundary_metrics, summed
 from .boundary_supervision import Supervision, SymbolSet, build_supervision, whitespace_indices
 from .boundary_terms import listeners, listening, needing, parse_rates, parse_regularizers, parse_terms
+from .found_rate import MEMORY
 from .right_to_left import RightToLeftPredictor, followers, left_to_right
 from .softmax_nll import LARGE, plain_logits, softmax_nll
 from .target_rates import TargetRates
@@ -250,6 +251,7 @@ class BoundaryRegularizedCrossEntropy(CheckedOptions, CrossEntropyCriterion):
         penalties: List[Tensor] = []
         if self.targets.found is not None:
             updates = self._num_updates(trace, f"a {self.targets.found.sought} that is to be found")
+            self.targets.found.newest = self._places_of_an_epoch(sample)
             self.targets.search(updates, trace.boundaries.device)
         for layer in range(trace.num_detectors):
             counted = self.targets.counted(trace, layer, tokens_of_rows, self._following(sample))
@@ -268,7 +270,7 @@ class BoundaryRegularizedCrossEntropy(CheckedOptions, CrossEntropyCriterion):
                 valid = trace.valid if "lexicon" in regularizer.needs else counted
                 steps = layer_steps(trace, layer, self.targets.share(layer), **heard)._replace(valid=valid)
                 steps = self.targets.heard_by(layer, steps, tokens_of_rows)
-                self.targets.listen(term.name, layer, steps, tokens_of_rows, self._symbols_of_stream(sample))
+                self.targets.listen(term.name, layer, steps, tokens_of_rows)
                 penalties.append(weight * regularizer(steps))
         penalties += self._unheard(heard)
         if self.supervision is not None and self.supervision_weight > 0:
@@ -305,11 +307,12 @@ class BoundaryRegularizedCrossEntropy(CheckedOptions, CrossEntropyCriterion):
         """(B, T), the symbol behind each source symbol, of a language model; None in translation."""
         return None if "prev_output_tokens" in sample["net_input"] else sample["target"]
 
-    def _symbols_of_stream(self, sample) -> Optional[int]:
-        """How many symbols of the stream that a batch is of this process reads in an epoch; None if of none."""
+    def _places_of_an_epoch(self, sample) -> int:
+        """How many of the places that are remembered come once: of a stream, whose windows may be cut anew in the next
+        epoch, those that this process reads in one."""
         stream = sample["net_input"].get("stream")
         if stream is None:
-            return None
+            return MEMORY
         return len(self.task.dataset(stream)) // distributed_utils.get_data_parallel_world_size()
 
     @staticmethod

@@ -14,7 +14,7 @@ from ..trace import BoundaryTrace
 from .boundary_regularizers import REGULARIZERS, LayerSteps, later
 from .boundary_terms import Rate, Term, listening
 from .found_lexicon import FoundLexicon
-from .found_rate import EVERY, MEMORY, FoundRate
+from .found_rate import EVERY, FoundRate
 
 logger = logging.getLogger(__name__)
 
@@ -110,9 +110,8 @@ class TargetRates:
         ends = tokens.eq(self.line_end)
         return signal.masked_fill(ends | later(ends, 1), math.inf)
 
-    def listen(self, name: str, layer: int, steps: LayerSteps, tokens: Tensor, text: Optional[int] = None) -> None:
-        """If the first layer's rate is to be found: remember what its detector hears by the regulariser `name`. text:
-        how many symbols are read in an epoch, if its windows are cut anew in the next one."""
+    def listen(self, name: str, layer: int, steps: LayerSteps, tokens: Tensor) -> None:
+        """If the first layer's rate is to be found: remember what its detector hears by the regulariser `name`."""
         if self.found is None or layer > 0 or name != self.heard[0]:
             return
         late = REGULARIZERS[name].late
@@ -121,7 +120,6 @@ class TargetRates:
             if not late:  # then it is about the place behind a step
                 signal, known = later(signal, 1), later(known, 1)
             self.found.remember(tokens, self.certain_at_line_ends(tokens, signal), known)
-            self.found.newest = MEMORY if text is None else text
 
     def statistics(
         self, trace: BoundaryTrace, tokens: Optional[Tensor], following: Optional[Tensor], training: bool

@@ -70,7 +70,7 @@ CASES = [
     ("segment", ["{work}/model", "--separator", ""], "text", "file", "--separator: must not be empty"),
     ("segment", ["{work}/model", "--seed", "1"], "text", "file", "it requires --gold"),
     ("segment", ["{work}/model", "--format", "json", "--separator", "/"], "text", "file", "leave --separator out"),
-    ("segment", ["{work}/model", "--gold", "lines", "--separator", "/"], "text", "file", "requires a file as --gold"),
+    ("segment", ["{work}/model", "--gold", "lines", "--separator", "/"], "text", "file", "as --gold, not lines: leave"),
     ("plot", ["{work}/model", "--separator", "/"], "text", "file", "--separator requires --gold"),
     ("sample-handwriting", ["{work}/m", "--out", "{work}/p.png", "--line", "1"], "text", "file", "they require --data"),
     ("plot", ["{work}/model"], "zero", "file", "has more than 20,000 bytes"),

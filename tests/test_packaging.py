@@ -115,7 +115,7 @@ def test_an_environment_of_a_relative_name_gets_a_new_kernel_alone(tmp_path):
     (csrc.parent / "_kernel.this-python.so").write_text("")
     assert calls(FAIRSEQ_HMRNN_NO_EXTENSION="1") == []
     compiled = ["setup.py -q build_ext --inplace --force"]
-    failed = r"setup: warning: compiling _kernel\.this-python\.so failed \(error: no compiler; .*: mend that .*\n"
+    failed = r"setup: warning: compiling _kernel\.this-python\.so failed \(error: no compiler; .*: fix that .*\n"
     for _ in range(2):  # it is not taken for done
         assert calls(failed, BUILT="1") == compiled
     assert calls() == compiled and calls() == []

@@ -17,13 +17,14 @@ MODES = {
     "memory-efficient-fp16": ["--memory-efficient-fp16", "--fp16-init-scale", 4],
     "amp": ["--amp"],
 }
+RATES = ["--boundary-rates", "steps:.3,steps:.1"]
 # fairseq-train --cpu --bf16 turns --tpu on; hydra does not
 BF16 = [
     *("--config-dir", ROOT / "fairseq_hmrnn" / "configs", "--config-name", "ptb_small", "common.bf16=true"),
     *(f"common.user_dir={ROOT / 'fairseq_hmrnn'}", "common.cpu=true", "common.log_interval=1"),
     *("task.tokens_per_sample=30", "dataset.batch_size=8", "dataset.num_workers=0", "optimization.lr=[0.01]"),
     *("model.embed_dim=8", 'model.hidden_sizes="16,12,8"', "model.output_dim=12"),
-    *('criterion.boundary_rates=".3,.1"', 'criterion.boundary_regularizers="rate"'),
+    *('criterion.boundary_rates="steps:.3,steps:.1"', 'criterion.boundary_regularizers="rate"'),
 ]
 HALVED = {"fp16": torch.float16, "memory-efficient-fp16": torch.float16, "bf16": torch.bfloat16}
 UPDATES, HALF = 26, 8  # both within an epoch, where the state of the streams is in the checkpoint
@@ -46,7 +47,7 @@ def job(mode, data, folder, updates, log):
     if mode == "bf16":
         options = [*BF16, f"task.data={data}", f"checkpoint.save_dir={folder}", f"hydra.run.dir={folder}"]
         return [("fairseq-hydra-train", [*options, f"optimization.max_update={updates}"], log)]
-    options = [data, *TASK, *TRAIN, "--stateful", *MODES[mode], "--disable-validation"]
+    options = [data, *TASK, *TRAIN, *RATES, "--stateful", *MODES[mode], "--disable-validation"]
     return [("fairseq-train", [*options, "--max-update", updates, "--save-dir", folder], log)]
 
 

@@ -26,7 +26,7 @@ PREDICTED = 0.25  # least share of the symbols to be predicted: in short rows, l
 
 
 def find_rate(symbols: np.ndarray, signal: np.ndarray) -> Optional[float]:
-    """The best share of the places at which a segment begins; None where they are fewer than FEWEST, or where no rate
+    """The best share of the places at which a segment begins; None where fewer than FEWEST are known, or where no rate
     has segments so short that rows are more than their ends.
 
     symbols: (S,) whole numbers, negative where nothing is known, which is between the rows of a text. signal: (S,), of
@@ -35,7 +35,7 @@ def find_rate(symbols: np.ndarray, signal: np.ndarray) -> Optional[float]:
     """
     known = symbols >= 0
     ranked = np.sort(signal[known & np.isfinite(signal)])
-    if len(ranked) < FEWEST:
+    if known.sum() < FEWEST or not len(ranked):
         return None
     text = spelled(symbols)
     counts = np.maximum(np.rint(RATES * len(ranked)), 1).astype(int)

@@ -92,7 +92,10 @@ def train_steps(model, criterion, sample):
 
 
 def task_of(source, target):
-    return SimpleNamespace(source_dictionary=source, target_dictionary=target, tells_epoch=True)
+    text = {"train": range(700)}  # what a stream is of
+    return SimpleNamespace(
+        source_dictionary=source, target_dictionary=target, tells_epoch=True, dataset=text.__getitem__
+    )
 
 
 @pytest.mark.parametrize(

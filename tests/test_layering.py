@@ -22,6 +22,7 @@ ALLOWED = {
     "archive": {"compat"},
     "optim": {"options"},
     "resumption": {"compat", "optim"},
+    "precision_options": {"resumption"},
     "checkpoints": {"archive", "compat", "resumption"},
     "data": {"options", "text"},
     "criterions": {"data", "options", "text", "trace"},
@@ -30,7 +31,7 @@ ALLOWED = {
     "tasks": {"checkpoints", "compat", "data", "inference", "models", "options", "resumption"},
     "cli": {"analysis", "archive", "checkpoints", "criterions", "data", "inference", "models", "optim", "options"}
     | {"tasks", "text"},
-    "__init__": {"checkpoints", "cli", "resumption"},  # and by name what is registered
+    "__init__": {"checkpoints", "cli", "precision_options", "resumption"},  # and by name what is registered
     "__main__": {"cli"},
 }
 FORBIDDEN = {

@@ -8,7 +8,7 @@ from unittest import mock
 import pytest
 import torch
 from command_results import losses
-from running import ROOT, run_groups
+from running import ROOT, run, run_groups
 from small_training import TASK, TRAIN
 
 MODES = {
@@ -90,3 +90,14 @@ def test_a_checkpoint_after_an_overflow_has_the_state_of_its_position(data, tmp_
     windows = [position["streams"]["carried"]["window"] for position in positions]
     assert windows == [position["iterations_in_epoch"] - 1 for position in positions]
     assert windows[-1] - windows[0] > 4  # some overflowed
+
+
+@pytest.mark.parametrize("kind", ["fp16", pytest.param("bf16", id="bf16, which fairseq-train takes for a TPU's")])
+@pytest.mark.skipif(torch.cuda.is_available(), reason="--fp16 is for a GPU, and there is one")
+def test_a_precision_that_the_machine_lacks_is_refused_in_a_line(kind, data, tmp_path):
+    result = run(
+        "fairseq-train", data, *TASK, *TRAIN, f"--{kind}", "--max-update", 2, "--save-dir", tmp_path, check=False
+    )
+    assert result.returncode == 1 and "Traceback" not in result.stdout
+    advice = {"fp16": "--fp16-no-flatten-grads", "bf16": "common.bf16=true"}[kind]
+    assert advice in result.stdout.splitlines()[-1] and not list(tmp_path.iterdir())

@@ -17,9 +17,9 @@ from fairseq_hmrnn.cli.main import run as run_here
 from fairseq_hmrnn.cli.progress import progress_bar
 from fairseq_hmrnn.data.characters import encode
 from fairseq_hmrnn.inference import hub, lines
+from fairseq_hmrnn.inference.boundary_ensemble import combined
 from fairseq_hmrnn.inference.lines import LineReader
 from fairseq_hmrnn.inference.reader import CharacterReader, Predictions, Reading
-from fairseq_hmrnn.inference.votes import decided
 
 
 @pytest.fixture(scope="module")
@@ -69,62 +69,62 @@ def test_reading_is_what_the_model_computes(checkpoint, model, text):
 
 
 @pytest.fixture(scope="module")
-def voters(checkpoint, tmp_path_factory):
+def ensemble(checkpoint, tmp_path_factory):
     """The checkpoint, and one whose first detector fires more often."""
     state = torch.load(checkpoint, weights_only=False)
     state["model"]["decoder.hm_lstm.bias.0"][-1] += 0.4
-    other = tmp_path_factory.mktemp("voters") / "checkpoint_last.pt"
+    other = tmp_path_factory.mktemp("ensemble") / "checkpoint_last.pt"
     torch.save(state, other)
     return [checkpoint, str(other)]
 
 
 @pytest.mark.parametrize("independent_lines", [False, True])
-def test_models_decide_together_by_the_mean_of_their_probabilities(voters, text, independent_lines):
-    alone = [hub.load([path]).reader(independent_lines).read_with_predictions(text) for path in voters]
-    reader = hub.load(voters).reader(independent_lines)
+def test_models_decide_together_by_the_mean_of_their_probabilities(ensemble, text, independent_lines):
+    alone = [hub.load([path]).reader(independent_lines).read_with_predictions(text) for path in ensemble]
+    reader = hub.load(ensemble).reader(independent_lines)
     (first, before), (second, behind) = alone
     reading, foretold = reader.read_with_predictions(text)
     np.testing.assert_allclose(reading.boundary_probs, (first.boundary_probs + second.boundary_probs) / 2, atol=1e-6)
     assert np.array_equal(reading.boundaries, reading.boundary_probs > 0.5)
     assert not any(np.array_equal(reading.boundaries, one.boundaries) for one in (first, second))
     np.testing.assert_allclose(foretold.entropy, (before.entropy + behind.entropy) / 2, atol=1e-5)
-    pieces = hub.load(voters).reader(independent_lines).closings([text[:50], text[50:]], lookahead=1)
+    pieces = hub.load(ensemble).reader(independent_lines).closings([text[:50], text[50:]], lookahead=1)
     closed = np.concatenate([closing.boundaries for closing in pieces])
     if not independent_lines:
-        assert np.array_equal(hub.load(voters).boundaries(text), reading.boundaries)
+        assert np.array_equal(hub.load(ensemble).boundaries(text), reading.boundaries)
     assert np.array_equal(closed, reader.closed_earlier(text, reading.boundaries, 1) > 0.5)
 
 
-def test_models_that_decide_together(voters, text, tmp_path):
+def test_models_that_decide_together(ensemble, text, tmp_path):
     """On the command line, and who cannot."""
     (tmp_path / "text.txt").write_bytes(text.encode())
-    printed = run("fairseq-hmrnn", "segment", *voters, "--text", tmp_path / "text.txt", "--separator", "\x1f").stdout
-    z = hub.load(voters).reader().read(text).boundaries[:, 0]
+    printed = run("fairseq-hmrnn", "segment", *ensemble, "--text", tmp_path / "text.txt", "--separator", "\x1f").stdout
+    z = hub.load(ensemble).reader().read(text).boundaries[:, 0]
     assert printed == "".join(c + "\x1f" if closes else c for c, closes in zip(text, z))
     late = {"boundary_delay": 1, "boundary_regularizers": "rate+uncertainty,rate"}
     for part, change, message in (
         ("criterion", late, "models of an ensemble must have the same --boundary-delay, not [0, 1]"),
         ("model", {"nested_boundaries": True}, "must have the same --nested-boundaries, not [False, True]"),
         ("model", {"top_boundary": True}, "must have the same number of detectors, not [2, 3]"),
-        ("dictionary", slice(None, None, -1), f"other.pt has another dictionary than {voters[0]}"),
+        ("dictionary", slice(None, None, -1), f"other.pt has another dictionary than {ensemble[0]}"),
     ):
-        state = torch.load(voters[1], weights_only=False)
+        state = torch.load(ensemble[1], weights_only=False)
         if part == "dictionary":
             state["task_state"]["dictionary"] = state["task_state"]["dictionary"][change]
         else:
             state["cfg"][part].update(change)
         torch.save(state, tmp_path / "other.pt")
-        refused = run("fairseq-hmrnn", "segment", voters[0], tmp_path / "other.pt", stdin=text, check=False).stdout
+        refused = run("fairseq-hmrnn", "segment", ensemble[0], tmp_path / "other.pt", stdin=text, check=False).stdout
         assert message in refused and "Traceback" not in refused
 
 
-def test_models_decide_together_for_python_and_in_pictures(voters, text, tmp_path):
-    model, z = hub.load(voters), hub.load(voters).reader().read(text).boundaries
+def test_models_decide_together_for_python_and_in_pictures(ensemble, text, tmp_path):
+    model, z = hub.load(ensemble), hub.load(ensemble).reader().read(text).boundaries
     ends = [[*np.flatnonzero(column[:-1]) + 1, len(text)] for column in z.T]
     assert model.segment(text) == [[text[a:b] for a, b in zip([0, *layer], layer)] for layer in ends]
-    assert model.segment(text) != hub.load(voters[:1]).segment(text)
+    assert model.segment(text) != hub.load(ensemble[:1]).segment(text)
     (tmp_path / "text.txt").write_bytes(text.encode())
-    run("fairseq-hmrnn", "plot", *voters, "--text", tmp_path / "text.txt", "--html", tmp_path / "b.html")
+    run("fairseq-hmrnn", "plot", *ensemble, "--text", tmp_path / "text.txt", "--html", tmp_path / "b.html")
     marks = [row["marks"] for row in shown_by(tmp_path / "b.html")["rows"]]
     assert marks == ["".join("01"[int(closes)] for closes in column) for column in z.T]
 
@@ -132,8 +132,8 @@ def test_models_decide_together_for_python_and_in_pictures(voters, text, tmp_pat
 def test_models_that_nest_decide_nested_boundaries():
     """Two of three close both layers: of layer 1 the mean says no, so that layer 2 may not."""
     probs = np.array([[[0.55, 1.0], [0.9, 0.1]], [[0.55, 1.0], [0.9, 0.9]], [[0.0, 0.0], [0.9, 0.9]]])
-    assert decided(probs, nested=False)[0].tolist() == [[0, 1], [1, 1]]
-    assert decided(probs, nested=True)[0].tolist() == [[0, 0], [1, 1]]
+    assert combined(probs, nested=False)[0].tolist() == [[0, 1], [1, 1]]
+    assert combined(probs, nested=True)[0].tolist() == [[0, 0], [1, 1]]
 
 
 def test_segmenting_computes_no_prediction(checkpoint, text):

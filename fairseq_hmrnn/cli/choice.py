@@ -58,7 +58,7 @@ WITH_SPACES = {  # words, and above them sentences, which take more text and upd
 WITHOUT_SPACES = {"--boundary-rates": "auto,steps:.05", "--boundary-regularizers": "rate+lexicon,rate"}
 FOR_WORDS_WITHOUT_SPACES = {"--detector-hidden": "32"}  # where a lexicon teaches layer 1
 FOR_OTHER_LAYERS = "which are for other layers: give --boundary-rates"
-LATER = {"--boundary-delay": "2"}  # which layers of a small recipe cannot tell
+DELAYED = {"--boundary-delay": "2"}  # which layers of a small recipe cannot tell
 # fairseq's, of options that are read here
 ALIASES = {"--max-sentences": "--batch-size", "-a": "--arch", "-s": "--source-lang", "-t": "--target-lang"}
 # The options that choose the class of a recipe's section. Who gives one gives that class's options too.
@@ -182,12 +182,12 @@ def _for_text(data: str, names: Set[str], given: Sequence[str], cpu: bool) -> Tu
         kind = "characters, with spaces between words" if text.spaces else "characters, without spaces"
         if not names.intersection(CLASSES["criterion"]):
             if not text.spaces:
-                options.update(WITHOUT_SPACES if recipe_name == SIZES[0][1] else {**WITHOUT_SPACES, **LATER})
+                options.update(WITHOUT_SPACES if recipe_name == SIZES[0][1] else {**WITHOUT_SPACES, **DELAYED})
             elif recipe_name != SIZES[0][1]:
                 options.update(WITH_SPACES)
     reason = f"{text.symbols:,} {kind}: as the recipe {recipe_name}"
     if names & {"--arch", "--top-boundary"} or _num_layers(given) not in (None, 3):
-        dropped = [options.pop(name, None) for name in (*WITHOUT_SPACES, *LATER)]
+        dropped = [options.pop(name, None) for name in (*WITHOUT_SPACES, *DELAYED)]
         if any(dropped) and "--boundary-rates" not in names:
             reason += f", without its boundary regularisers, {FOR_OTHER_LAYERS}"
     if "--boundary-regularizers" in names:

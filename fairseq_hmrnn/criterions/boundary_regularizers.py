@@ -70,14 +70,14 @@ class Heard(NamedTuple):
 class Regularizer(NamedTuple):
     """A formula of `LayerSteps`, and which of its optional fields it reads.
 
-    signal: what it listens to, of those that listen. late: how many steps behind a segment's last one a detector that
+    signal: what it listens to, of those that listen. delay: how many steps behind a segment's last one a detector that
     learned it closes the segment, unless told otherwise: 1, at the first of the next one.
     """
 
     formula: Callable[[LayerSteps], Tensor]
     needs: FrozenSet[str]
     signal: Optional[Callable[[LayerSteps], Heard]] = None
-    late: int = 0
+    delay: int = 0
 
     def __call__(self, steps: LayerSteps) -> Tensor:
         return self.formula(steps)
@@ -103,15 +103,15 @@ def regularizer(*needs: str) -> Callable[[Callable[[LayerSteps], Tensor]], Calla
     return register
 
 
-def listener(*needs: str, late: int = 0) -> Callable[[Callable[[LayerSteps], Heard]], Regularizer]:
+def listener(*needs: str, delay: int = 0) -> Callable[[Callable[[LayerSteps], Heard]], Regularizer]:
     """Decorates a function that makes a signal, which then is a regulariser too: the detector learns where the signal
-    is among the highest. needs, late: as of Regularizer; the rate need not be named."""
+    is among the highest. needs, delay: as of Regularizer; the rate need not be named."""
 
     def register(signal):
         def formula(steps):
-            return _listen(steps, *_delayed(steps, late, *signal(steps)))
+            return _listen(steps, *_delayed(steps, delay, *signal(steps)))
 
-        found = Regularizer(formula, frozenset(("rate", *needs)), signal, late)
+        found = Regularizer(formula, frozenset(("rate", *needs)), signal, delay)
         _add(signal.__name__, found)
         return found
 
@@ -195,9 +195,9 @@ def top_share(values: Tensor, candidates: Tensor, count: Union[int, Tensor]) -> 
     return candidates & (values >= last) & (count > 0)
 
 
-def _delayed(steps: LayerSteps, late: int, *heard: Tensor) -> List[Tensor]:
-    """Tensors (B, T) that stand `late` steps after the place they are about, moved to `steps.delay` after it."""
-    return [later(x, 0 if steps.delay is None else steps.delay - late) for x in heard]
+def _delayed(steps: LayerSteps, behind: int, *heard: Tensor) -> List[Tensor]:
+    """Tensors (B, T) that stand `behind` steps after the place they are about, moved to `steps.delay` after it."""
+    return [later(x, 0 if steps.delay is None else steps.delay - behind) for x in heard]
 
 
 def _listen(steps: LayerSteps, values: Tensor, known: Tensor) -> Tensor:
@@ -241,7 +241,7 @@ def surprisal(steps: LayerSteps) -> Heard:
     return Heard(steps.signals.surprisal, steps.signals.predicted)
 
 
-@listener("signals", "right_to_left", late=1)
+@listener("signals", "right_to_left", delay=1)
 def bidirectional(steps: LayerSteps) -> Heard:
     """For text without separators, where one reading direction does not tell enough: the detector learns, one step
     late, where the symbols on both sides of a place predict each other least. The place before step t has

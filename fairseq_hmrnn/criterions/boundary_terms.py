@@ -97,14 +97,18 @@ def listening(terms: Sequence[Term]) -> Optional[str]:
     return next(iter([*needing("lexicon", [terms]), *names]), None)
 
 
+def delay_behind(heard: Optional[str], told: Optional[int]) -> int:
+    """How many steps behind a segment's last one a detector closes it. heard: the name of what it listens to; None:
+    nothing. told: --boundary-delay; None: the regulariser's own."""
+    if heard is None:
+        return 0
+    return REGULARIZERS[heard].delay if told is None else told
+
+
 def delay_of(criterion: Any) -> int:
     """How many steps behind a segment's last one the first layer's detector was taught to close it, by the options of
     the criterion that a checkpoint was trained with; 0 for any that taught nothing of the kind."""
-    name = _heard_by_first_layer(criterion)
-    if name is None:
-        return 0
-    delay = getattr(criterion, "boundary_delay", None)
-    return REGULARIZERS[name].late if delay is None else delay
+    return delay_behind(_heard_by_first_layer(criterion), getattr(criterion, "boundary_delay", None))
 
 
 def teaches_first_layer(criterion: Any) -> bool:

@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 START = 0.25  # the rate before it is found
 MEMORY = 40_000  # places that are remembered, the latest
-EVERY, EARLY, LATER = 100, 1000, 500  # searched after so many updates, and after the first EARLY every LATER
+EARLY, EVERY_EARLY, EVERY = 1000, 100, 500  # searched every so many updates, more often in the first EARLY
 
 
 class FoundRate:
@@ -53,7 +53,7 @@ class FoundRate:
     def search(self, num_updates: int, device: torch.device) -> None:
         """After some updates, find the rate anew. All processes must call it in the same updates. device: of the model,
         through which they speak."""
-        if num_updates == self.searched or num_updates % (EVERY if num_updates <= EARLY else LATER):
+        if num_updates == self.searched or num_updates % (EVERY_EARLY if num_updates <= EARLY else EVERY):
             return
         self.searched = num_updates
         found = _of_first_process(self._find, device)

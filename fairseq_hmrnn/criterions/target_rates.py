@@ -12,9 +12,9 @@ from torch import Tensor
 
 from ..trace import BoundaryTrace
 from .boundary_regularizers import REGULARIZERS, LayerSteps, later
-from .boundary_terms import Rate, Term, listening
+from .boundary_terms import Rate, Term, delay_behind, listening
 from .found_lexicon import FoundLexicon
-from .found_rate import EVERY, FoundRate
+from .found_rate import EVERY_EARLY, FoundRate
 
 logger = logging.getLogger(__name__)
 
@@ -36,9 +36,8 @@ class TargetRates:
     ):
         self.rates, self.line_end, self.delay = rates, line_end, delay
         self.heard = [listening(terms[min(layer, len(terms) - 1)]) for layer in range(len(rates))]
-        lates = [None if name is None else REGULARIZERS[name].late for name in self.heard]
         # How many steps behind a segment's last one each layer's detector closes it.
-        self.delays = [0 if late is None else late if delay is None else delay for late in lates]
+        self.delays = [delay_behind(name, delay) for name in self.heard]
         self.found: Optional[FoundRate] = None
         if self.heard and self.heard[0] == "lexicon":
             self.found = FoundLexicon(rates[0].share)
@@ -69,7 +68,7 @@ class TargetRates:
             return
         if self._announces:
             self._announces = False
-            then = f"is searched from update {EVERY} on"
+            then = f"is searched from update {EVERY_EARLY} on"
             if not math.isnan(self.found.last):
                 then = "was found before training stopped; the search goes on"
             logger.info(f"boundary-rates: the rate of layer 1 is {self.found.rate:.3g} and {then}")
@@ -114,10 +113,9 @@ class TargetRates:
         """If the first layer's rate is to be found: remember what its detector hears by the regulariser `name`."""
         if self.found is None or layer > 0 or name != self.heard[0]:
             return
-        late = REGULARIZERS[name].late
         with torch.no_grad():
             signal, known = REGULARIZERS[name].signal(steps)
-            if not late:  # then it is about the place behind a step
+            if REGULARIZERS[name].delay == 0:  # then it is about the place behind a step
                 signal, known = later(signal, 1), later(known, 1)
             self.found.remember(tokens, self.certain_at_line_ends(tokens, signal), known)
 

@@ -28,13 +28,13 @@ from ..criterions.boundary_terms import delay_of
 from ..data.characters import is_character_dictionary
 from ..models import HMLSTMLanguageModel
 from ..models.decoding import generate_in
+from .boundary_ensemble import EnsembleReader, check_ensemble, ensemble_boundaries
 from .dictionaries import check_dictionary, folder_of_dictionary
 from .lines import LineReader
 from .reader import CharacterReader, Reader, TextReader, check_lookahead, closed_earlier, output_symbols, with_symbols
 from .sampler import Sampler, SamplingOptions
 from .score import Score
 from .surface import symbol_ends, unknown_message
-from .votes import JointReader, check_voters, decided_boundaries
 
 logger = logging.getLogger(__name__)
 
@@ -265,14 +265,14 @@ class LanguageModelHub(GeneratorHubInterface):
 
     def reader(self, independent_lines: bool = False) -> TextReader:
         """Reads a text of any length, piece by piece; several models decide together. ValueError for a model of words
-        or pieces, for another one than HM-LSTM, and by `check_voters`. independent_lines: each line as if it were a
+        or pieces, for another one than HM-LSTM, and by `check_ensemble`. independent_lines: each line as if it were a
         text of its own, in batches."""
         if not is_character_dictionary(self.src_dict):
             raise ValueError("the model was not trained on characters: give one of a text of `fairseq-hmrnn prepare`")
         kind = LineReader if independent_lines else CharacterReader
         readers = [kind(model.decoder, self.src_dict, self.begin) for model in self.models]
-        check_voters([reader.reader for reader in readers], self.delays)
-        return readers[0] if len(readers) == 1 else JointReader(readers)
+        check_ensemble([reader.reader for reader in readers], self.delays)
+        return readers[0] if len(readers) == 1 else EnsembleReader(readers)
 
     @property
     def delays(self) -> List[int]:
@@ -287,7 +287,7 @@ class LanguageModelHub(GeneratorHubInterface):
 
     def boundaries(self, text: str, lookahead: Optional[int] = None) -> Tensor:
         """(T, L) 0 or 1 for the layers with a detector: whether a segment ends with each symbol. Several models decide
-        together, by the mean of their z~; ValueError by `check_voters`.
+        together, by the mean of their z~; ValueError by `check_ensemble`.
 
         lookahead: how many symbols of the next segment a layer reads before it closes one; boundaries are put that far
         back, and the last symbols have none. None: the `delay` of the first layer, as the commands do.
@@ -296,8 +296,8 @@ class LanguageModelHub(GeneratorHubInterface):
         check_lookahead(lookahead)
         self._tell_of_unknown([text])
         readers = [Reader(model.decoder, self.begin) for model in self.models]
-        check_voters(readers, self.delays)
-        return torch.from_numpy(closed_earlier(decided_boundaries(readers, self.encode(text)), lookahead))
+        check_ensemble(readers, self.delays)
+        return torch.from_numpy(closed_earlier(ensemble_boundaries(readers, self.encode(text)), lookahead))
 
     def segment(self, text: str, lookahead: Optional[int] = None) -> List[List[str]]:
         """For every layer that has a detector, from the bottom: the segments into which it cuts the text, slices of it

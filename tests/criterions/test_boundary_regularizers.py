@@ -168,7 +168,7 @@ def test_a_delay_moves_what_is_heard(name, delay):
     steps = make_steps(2, columns=14)
     steps = steps._replace(valid=torch.ones_like(steps.valid))
     steps.signals.predicted[:, -4:] = False  # so that nothing is moved out of the row
-    moved = delay - REGULARIZERS[name].late
+    moved = delay - REGULARIZERS[name].delay
     earlier = steps._replace(z_tilde=steps.z_tilde.roll(-moved, 1))
     known = later(REGULARIZERS[name].signal(steps).known, moved)
     assert known.sum() > 9 and int(known.sum()) == int(REGULARIZERS[name].signal(steps).known.sum())

@@ -4,7 +4,7 @@
 
 #include "built_for.h"
 #include "calls.h"
-#include "generate.h"
+#include "generation_tensors.h"
 #include "layer_output.h"
 
 namespace hmrnn {

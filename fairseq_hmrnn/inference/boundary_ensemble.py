@@ -11,7 +11,7 @@ from torch import Tensor
 from .reader import CharacterReader, Predictions, Reader, Reading, TextReader
 
 
-def check_voters(readers: Sequence[Reader], delays: Sequence[int]) -> None:
+def check_ensemble(readers: Sequence[Reader], delays: Sequence[int]) -> None:
     """ValueError where layers of one model have detectors that others do not have, were taught another delay, or nest
     where others do not."""
     recurrences = [reader.decoder.hm_lstm for reader in readers]
@@ -24,7 +24,7 @@ def check_voters(readers: Sequence[Reader], delays: Sequence[int]) -> None:
             raise ValueError(f"models of an ensemble must have {same}, not {values}")
 
 
-def decided(probs: Sequence[np.ndarray], nested: bool) -> Tuple[np.ndarray, np.ndarray]:
+def combined(probs: Sequence[np.ndarray], nested: bool) -> Tuple[np.ndarray, np.ndarray]:
     """Boundaries and their probabilities, (T, detectors), from z~ as each model has found it. nested: a layer closes a
     segment only where the layer below does."""
     mean = np.mean(probs, axis=0)
@@ -32,21 +32,21 @@ def decided(probs: Sequence[np.ndarray], nested: bool) -> Tuple[np.ndarray, np.n
     return np.minimum.accumulate(boundaries, axis=1) if nested else boundaries, mean
 
 
-def decided_boundaries(readers: Sequence[Reader], tokens: Tensor) -> np.ndarray:
+def ensemble_boundaries(readers: Sequence[Reader], tokens: Tensor) -> np.ndarray:
     """(T, detectors), of the symbols (T,): z of one reader, or what several decide together."""
     found = []
     for reader in readers:
         measure = reader.boundaries if len(readers) == 1 else reader.boundary_probs
         parts = [measure(window).squeeze(1).cpu() for window in reader.read(tokens)]
         found.append(torch.cat([torch.zeros(0, reader.num_detectors), *parts]).numpy())
-    return found[0] if len(found) == 1 else decided(found, readers[0].decoder.hm_lstm.nested_boundaries)[0]
+    return found[0] if len(found) == 1 else combined(found, readers[0].decoder.hm_lstm.nested_boundaries)[0]
 
 
-class JointReader(TextReader):
+class EnsembleReader(TextReader):
     """Reads a text with several models, whose layers close a segment where the mean of their z~ is above one half.
 
-    readers: one of each model, all of one kind and over one dictionary, that `check_voters` lets decide together. Norms
-    are those of the first; of predictions, entropy and surprisal are the means over models.
+    readers: one of each model, all of one kind and over one dictionary, that `check_ensemble` lets decide together.
+    Norms are those of the first; of predictions, entropy and surprisal are the means over models.
     """
 
     def __init__(self, readers: Sequence[CharacterReader]):
@@ -57,18 +57,18 @@ class JointReader(TextReader):
             reader.told_of_unknown = True  # the first tells of them
 
     def read(self, text: str) -> Reading:
-        return self._joined([reader.read(text) for reader in self.readers])
+        return self._combined([reader.read(text) for reader in self.readers])
 
     def read_with_predictions(self, text: str) -> Tuple[Reading, Predictions]:
-        readings, foretold = zip(*(reader.read_with_predictions(text) for reader in self.readers))
-        return self._joined(readings), Predictions(*(np.mean(values, axis=0) for values in zip(*foretold)))
+        readings, predictions = zip(*(reader.read_with_predictions(text) for reader in self.readers))
+        return self._combined(readings), Predictions(*(np.mean(values, axis=0) for values in zip(*predictions)))
 
     def boundaries(self, text: str) -> np.ndarray:
-        return decided([reader.boundary_probs(text) for reader in self.readers], self.nested)[0]
+        return combined([reader.boundary_probs(text) for reader in self.readers], self.nested)[0]
 
     def closed_earlier(self, text: str, boundaries: np.ndarray, lookahead: int) -> np.ndarray:
         return self.readers[0].closed_earlier(text, boundaries, lookahead)
 
-    def _joined(self, readings: Sequence[Reading]) -> Reading:
+    def _combined(self, readings: Sequence[Reading]) -> Reading:
         probs = [reading.boundary_probs for reading in readings]
-        return Reading(*decided(probs, self.nested), readings[0].norms)
+        return Reading(*combined(probs, self.nested), readings[0].norms)

@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 import traceback
+import warnings
 from typing import Sequence
 
 import torch
@@ -15,6 +16,12 @@ from hydra.errors import HydraException
 from .errors import UserError, is_for_users, raised_in
 
 MODULES = {"fairseq-train": "fairseq_cli.train", "fairseq-hydra-train": "fairseq_cli.hydra_train"}
+# How warnings of hydra begin that are for fairseq's programmers, not for who trains.
+OF_FAIRSEQ = (
+    "The version_base parameter",
+    "'.*' is validated against ConfigStore",
+    "Future Hydra versions will no longer",
+)
 
 
 def has_gpu() -> bool:
@@ -26,6 +33,8 @@ def call(command: str, arguments: Sequence[str]) -> None:
     settings is a UserError; any other error ends the process as it ends fairseq's."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else hydra shows the last line of an error alone
     logging.disable(logging.NOTSET)
+    for beginning in OF_FAIRSEQ:
+        warnings.filterwarnings("ignore", rf"\s*{beginning}")
     logging.root.handlers.clear()  # of fairseq's tasks: its commands have a form of their own, if they come first
     before, sys.argv = sys.argv, [command, *arguments]
     try:

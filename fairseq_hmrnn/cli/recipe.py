@@ -18,7 +18,7 @@ from .files import write_whole
 
 PACKAGE = Path(__file__).resolve().parents[1]
 RECIPES = {file.stem: file for file in sorted((PACKAGE / "configs").glob("*.yaml"))}
-HEADER = "# @package _group_\n"
+HEADER = "# @package _global_\n"
 # Characters that no quoting helps with, and who reads them: OmegaConf, and fairseq, which takes such a name as several.
 MEANINGFUL = {"${": "an interpolation", os.pathsep: "a list of folders", "\n": "two lines"}
 

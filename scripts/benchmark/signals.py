@@ -105,7 +105,7 @@ def read(model, criterion, sample, found: Found) -> None:
         values, known = REGULARIZERS[name].signal(steps)
         if name == "lexicon":
             values = criterion.targets.certain_at_line_ends(tokens, values)
-        ends = behind - REGULARIZERS[name].late
+        ends = behind - REGULARIZERS[name].delay
         where = own & known & (ends >= 0)
         if layer:  # chooses among the places where the layer below closes a segment
             where &= steps.z_below > 0.5

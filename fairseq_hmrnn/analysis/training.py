@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import re
-from typing import Dict, Iterable, List, Optional, Tuple
+from typing import Dict, Iterable, List, Optional, Pattern, Tuple
 
 from .plots import LAYER_COLORS, TEXT_COLOR, check_path, new_figure
 
-# As --log-format simple, tqdm and json write it.
-_VALUE = re.compile(r'\b(z\d+(?:_within)?|word_f1_\d+|num_updates)"?(?:=|: ?"?|\s+)(\d[\d.]*(?:e[+-]?\d+)?)')
+
+def logged(names: str) -> Pattern[str]:
+    """What finds (name, number) in a line of fairseq's log, as --log-format simple, tqdm and json write it.
+    names: a regular expression without groups that are captured."""
+    return re.compile(rf'\b({names})"?(?:=|: ?"?|\s+)(\d[\d.]*(?:e[+-]?\d+)?)')
+
+
+_VALUE = logged(r"z\d+(?:_within)?|word_f1_\d+|num_updates")
 
 
 def read_log(lines: Iterable[str]) -> Dict[str, List[Tuple[int, float]]]:

@@ -13,12 +13,13 @@ import logging
 import re
 from pathlib import Path
 
+from fairseq_hmrnn.analysis.training import logged
 from fairseq_hmrnn.cli import arguments as kinds
 from fairseq_hmrnn.cli.errors import UserError, run_command
 from fairseq_hmrnn.options import number
 
 LINE = re.compile(r"\b(train_inner|valid)(?:\]\[INFO\] -| \|) (.*)")
-VALUE = re.compile(r"\b(bpc|num_updates|wall)(?:=|: ?|\s+)(\d[\d.]*(?:e[+-]?\d+)?)")
+VALUE = logged("bpc|num_updates|wall")
 COLORS = {"validation": "#1f6f8b", "training": "#b0b0b0"}
 FIELDS = ("split", "update", "epoch", "hours", "bpc")
 SHOWN = 1.5  # times the bits of the best validation, in the picture

@@ -5,12 +5,14 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
-from typing import List, NamedTuple, Optional, Tuple
+from typing import Dict, List, NamedTuple, Optional, Tuple
 
 from .binarize import InputError
-from .folders import SPLITS, replaced_whole
+from .folders import replaced_whole
 
 KINDS = ("unigram", "bpe", "char")
+# How files of a split may be called, before .LANGUAGE: by the first name of which there is a text.
+NAMES = {"train": ("train",), "valid": ("valid", "val", "dev"), "test": ("test",)}
 # Sizes of vocabulary: of little text a large one has many pieces that are hardly ever seen, and takes longer.
 SMALL, LARGE, SMALL_TEXT = 4000, 8000, 100_000  # lines, below which it is small
 
@@ -24,39 +26,61 @@ class Side(NamedTuple):
     size: Optional[int] = None
 
 
-def prepare_parallel(folder: str, dest: str, source: Side, target: Side) -> Tuple[int, int]:
+class Split(NamedTuple):
+    """name: of its files, before .LANGUAGE. lines: of either."""
+
+    name: str
+    lines: int
+
+
+class Prepared(NamedTuple):
+    """symbols: of the two sides. splits: those that there are, by what fairseq calls them."""
+
+    symbols: Tuple[int, ...]
+    splits: Dict[str, Split]
+
+
+def prepare_parallel(folder: str, dest: str, source: Side, target: Side) -> Prepared:
     """Make a sentencepiece model of either side's train.LANGUAGE in `folder`, and with them fairseq's binarised splits
-    and the models in `dest`. Returns how many symbols either side has.
+    and the models in `dest`.
 
     InputError for texts that cannot be used, or that a tool refuses; then `dest` has what it had before.
     """
     if source.language == target.language:
         raise InputError("SRC and TGT must differ: they are the endings of the two sides' files")
     texts, languages = Path(folder), (source.language, target.language)
-    splits = [split for split in SPLITS if _check_split(texts, split, languages)]
+    splits = {split: _find_split(texts, names, languages) for split, names in NAMES.items()}
+    found = {split: files for split, files in splits.items() if files is not None}
     with replaced_whole(dest) as work:
         (work / "pieces").mkdir()
-        counts = tuple(_prepare_side(texts, work, side, splits) for side in (source, target))
-        _binarise(work, languages, splits)
-    return counts
+        names = {split: files.name for split, files in found.items()}
+        symbols = tuple(_prepare_side(texts, work, side, names) for side in (source, target))
+        _binarise(work, languages, list(found))
+    return Prepared(symbols, found)
 
 
-def _check_split(folder: Path, split: str, languages: Tuple[str, str]) -> bool:
-    """Whether both files of a split have text, False if neither has; InputError for what cannot be used, and for a
-    training split without."""
-    paths = [folder / f"{split}.{language}" for language in languages]
+def _find_split(folder: Path, names: Tuple[str, ...], languages: Tuple[str, str]) -> Optional[Split]:
+    """The first of these names whose files have text, None if none has; InputError as of _count_pairs."""
+    counted = ((name, _count_pairs(folder, name, languages)) for name in names)
+    return next((Split(name, lines) for name, lines in counted if lines), None)
+
+
+def _count_pairs(folder: Path, name: str, languages: Tuple[str, str]) -> int:
+    """How many lines both files of this name have, 0 if neither has text; InputError for what cannot be used, and for
+    a training split without."""
+    paths = [folder / f"{name}.{language}" for language in languages]
     for path in paths:
-        if split == "train" and not (path.is_file() and path.stat().st_size):
+        if name == "train" and not (path.is_file() and path.stat().st_size):
             raise InputError(f"no {path}, or it is empty: give the folder with the training text of both sides")
     lines = [_count_lines(path) if path.is_file() else 0 for path in paths]
     if not any(lines):
-        return False
+        return 0
     if not all(lines):
         there, lacking = paths if lines[0] else paths[::-1]
         raise InputError(f"{there} has text, and {lacking} is missing or empty: give both sides, or neither")
     if lines[0] != lines[1]:
         raise InputError(f"{paths[0]} has {lines[0]:,} lines and {paths[1]} {lines[1]:,}: line by line they must match")
-    return True
+    return lines[0]
 
 
 def _count_lines(path: Path) -> int:
@@ -71,8 +95,9 @@ def _count_lines(path: Path) -> int:
     return count
 
 
-def _prepare_side(folder: Path, work: Path, side: Side, splits: List[str]) -> int:
-    """Train the model of one side, write its dictionary, cut every split into pieces; the number of its symbols."""
+def _prepare_side(folder: Path, work: Path, side: Side, names: Dict[str, str]) -> int:
+    """Train the model of one side, write its dictionary, cut every split into pieces; the number of its symbols.
+    names: of the files of each split, before .LANGUAGE."""
     import sentencepiece
 
     prefix, text = work / f"spm.{side.language}", folder / f"train.{side.language}"
@@ -95,10 +120,9 @@ def _prepare_side(folder: Path, work: Path, side: Side, splits: List[str]) -> in
     pieces = [model.id_to_piece(index) for index in range(3, model.get_piece_size())]  # <unk>, <s>, </s> are fairseq's
     dictionary = "".join(f"{piece} 1\n" for piece in pieces)
     (work / f"pieces.{side.language}.txt").write_text(dictionary, encoding="utf-8")
-    for split in splits:
-        name = f"{split}.{side.language}"
-        with open(folder / name, encoding="utf-8", newline="\n") as lines, \
-                open(work / "pieces" / name, "w", encoding="utf-8") as cut:  # fmt: skip
+    for split, name in names.items():
+        with open(folder / f"{name}.{side.language}", encoding="utf-8", newline="\n") as lines, \
+                open(work / "pieces" / f"{split}.{side.language}", "w", encoding="utf-8") as cut:  # fmt: skip
             for line in lines:
                 cut.write(" ".join(model.encode(line.rstrip("\n"), out_type=str)) + "\n")
     return len(pieces)

@@ -34,6 +34,25 @@ def test_a_split_without_text_is_left_out(tmp_path, files):
         prepare(tmp_path, **files)
 
 
+@pytest.mark.parametrize(
+    "names, taken", [("val dev", "val"), ("dev", "dev"), ("valid val", "valid"), ("validation", None)]
+)
+def test_validation_text_has_one_of_its_usual_names(tmp_path, monkeypatch, names, taken):
+    """Which file each split of the data is made from, and how many lines it has."""
+    for name in names.split():
+        for language in ("de", "en"):
+            (tmp_path / f"{name}.{language}").write_text(f"{name}\n" * 2)
+    made = []
+    monkeypatch.setattr(parallel, "_prepare_side", lambda folder, work, side, names: made.append(names) or 4)
+    monkeypatch.setattr(parallel, "_binarise", lambda work, languages, splits: made.append(splits))
+    for language in ("de", "en"):
+        (tmp_path / f"train.{language}").write_text("x\n")
+    prepared = prepare_parallel(str(tmp_path), str(tmp_path / "bin"), Side("de"), Side("en"))
+    expected = {"train": "train", **({"valid": taken} if taken else {})}
+    assert made == [expected, expected, list(expected)]
+    assert prepared.splits == {split: (name, 2 if split == "valid" else 1) for split, name in expected.items()}
+
+
 def test_a_training_split_has_both_sides(tmp_path):
     with pytest.raises(InputError, match="no .*train.en, or it is empty"):
         prepare(tmp_path, train_en="")
@@ -50,4 +69,4 @@ def test_small_text_has_fewer_pieces_unless_told_otherwise(tmp_path, monkeypatch
     text = [" ".join(choose.sample(words, 300)) + "\n" for _ in range(lines)]
     (tmp_path / "train.en").write_text("".join(text))
     (tmp_path / "pieces").mkdir()
-    assert parallel._prepare_side(tmp_path, tmp_path, Side("en", "bpe", given), ["train"]) == size - 3
+    assert parallel._prepare_side(tmp_path, tmp_path, Side("en", "bpe", given), {"train": "train"}) == size - 3

@@ -2,8 +2,8 @@
 
     fairseq-hmrnn prepare translation de en data/pairs
 
-DIR has train.SRC and train.TGT, and valid and test if they are there, one sentence a line. The models are trained on
-the training text and written beside the data, as spm.SRC.model and spm.TGT.model.
+DIR has train.SRC and train.TGT, and of valid (or val, or dev) and test what is there, one sentence a line. The models
+are trained on the training text and written beside the data, as spm.SRC.model and spm.TGT.model.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import argparse
 import shlex
 
 from ...data.binarize import check_destination
-from ...data.parallel import KINDS, LARGE, SMALL, SMALL_TEXT, Side, prepare_parallel
+from ...data.parallel import KINDS, LARGE, NAMES, SMALL, SMALL_TEXT, Side, prepare_parallel
 from ...options import whole
 from ..arguments import Parser, data_to_write, existing_folder
 
@@ -45,6 +45,12 @@ def run(args: argparse.Namespace) -> None:
     ]
     dest = args.dest or data_to_write(f"{args.folder}/bin")
     check_destination(dest, args.overwrite)
-    counts = prepare_parallel(args.folder, dest, *sides)
-    symbols = ", ".join(f"{count} {side.kind} symbols of {side.language}" for side, count in zip(sides, counts))
+    prepared = prepare_parallel(args.folder, dest, *sides)
+    for split in NAMES:
+        files = prepared.splits.get(split)
+        text = "no text" if files is None else f"{files.lines:,} lines of {files.name}.{args.source} and .{args.target}"
+        print(f"{split:6}{text}")
+    symbols = ", ".join(
+        f"{count} {side.kind} symbols of {side.language}" for side, count in zip(sides, prepared.symbols)
+    )
     print(f"written to {dest}: {symbols}. To train on it:\nfairseq-hmrnn train {shlex.quote(dest)}")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
+from typing import Callable, Iterator, Tuple
+
 import numpy as np
 
 _UTF_32 = ("utf-32-le", "surrogatepass")  # four bytes a character; what is half of a pair is a character too
@@ -16,3 +19,25 @@ def code_points(text: str) -> np.ndarray:
 def text_of(points: np.ndarray) -> str:
     """The text of whole numbers (T,), each taken for a code point."""
     return points.astype(_POINT).tobytes().decode(*_UTF_32)
+
+
+def decoded(read: Callable[[int], bytes], size: int, name: str) -> Iterator[Tuple[str, int]]:
+    """The UTF-8 text of a stream, piece by piece, each with the number of bytes that were read for it; a piece may be
+    empty. read: of the stream, `size` bytes at a time. ValueError that begins with `name` where it is not UTF-8."""
+    decoder, position = codecs.getincrementaldecoder("utf-8")(), 0
+    while True:
+        data = read(size)
+        begun = len(decoder.getstate()[0])
+        try:
+            text = decoder.decode(data, final=not data)
+        except UnicodeDecodeError as error:
+            raise ValueError(not_utf8(name, position - begun + error.start)) from error
+        if not data:
+            return
+        position += len(data)
+        yield text, len(data)
+
+
+def not_utf8(name: str, place: int) -> str:
+    """The message for a text whose byte number `place` is wrong."""
+    return f"{name} is not UTF-8 (byte {place}): convert it first, for instance with `iconv -f LATIN1 -t UTF-8`"

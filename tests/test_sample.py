@@ -75,6 +75,13 @@ def test_json_scores_with_and_without_the_prompt(checkpoint, model):
         assert record["segment_ends"] == expected
 
 
+def test_a_codec_whose_symbols_have_no_text_writes_whole_samples(word_model):
+    options = [word_model, "--bpe", "bytes", "--length", 5, "--seed", 3]
+    refused = run("fairseq-hmrnn", "sample", *options, check=False)
+    assert refused.returncode == 2 and "sample it with --json" in refused.stdout.splitlines()[-1]
+    assert len(json.loads(run("fairseq-hmrnn", "sample", *options, "--json").stdout)["bits"]) == 5
+
+
 def test_new_words_do_not_stick_to_the_prompt(word_model):
     prompts = ["ka lumo", "ka ", ""]
     options = [word_model, "--length", 12, "--seed", 3, *(part for prompt in prompts for part in ("--prompt", prompt))]

@@ -11,7 +11,6 @@ rate and decay on the validation split; --first 50000 scores its first symbols, 
 from __future__ import annotations
 
 import argparse
-import logging
 import math
 from itertools import islice
 from typing import List, Optional
@@ -95,7 +94,6 @@ def run(args: argparse.Namespace) -> None:
     batches = (args.statistics, args.streams)
     if not args.dynamic and (given != DEFAULT or batches != (DEFAULT_BATCHES, DEFAULT_STREAMS)):
         raise UserError("--learning-rate, --decay, --segment, --epsilon, --statistics and --streams require --dynamic")
-    logging.disable(logging.INFO)
     loaded = hub.load(args.checkpoint, args.data)
     decoders = [model.decoder for model in loaded.models]
     for path, decoder in zip(args.checkpoint, decoders):

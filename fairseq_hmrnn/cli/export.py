@@ -48,13 +48,12 @@ def run(args: argparse.Namespace) -> None:
     decoder = model.models[0].decoder
     if not hasattr(decoder, "hm_lstm"):
         raise UserError(f"{args.checkpoint} is not an HM-LSTM language model")
+    about = {"symbols": symbol_texts(model.task, model.bpe), "begin": model.begin, "never": model.never}
     step = export.StepFunction(decoder)
     with whole_file(args.out) as unfinished:
         export.export(step, unfinished, args.format)
         worst = export.largest_difference(export.load_step(unfinished, args.format), step)
         if not worst < TOLERANCE:
             raise UserError(f"what was exported differs from the model by {worst}: nothing was written")
-    never = [model.tgt_dict.pad(), model.tgt_dict.unk(), model.tgt_dict.bos()]
-    about = {"symbols": symbol_texts(model.task, model.bpe), "begin": model.begin, "never": never}
     write_whole(args.out + ".json", json.dumps({**about, "state_size": step.state_size}))
     print(f"written: {args.out} and {args.out}.json; largest difference to the model {worst:.1e}")

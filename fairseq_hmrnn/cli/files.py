@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import contextlib
 import os
 import stat
@@ -11,6 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import BinaryIO, Callable, Iterator, Optional
 
+from ..text import decoded, not_utf8
 from .errors import UserError
 
 LARGEST_TEXT = 1 << 28  # bytes that are read as a whole
@@ -34,13 +34,13 @@ def read_text(source: str, largest: int = LARGEST_TEXT) -> str:
     UTF-8."""
     with open_bytes(source) as file:
         data = file.read(largest + 1)
-    name = "standard input" if source == "-" else source
+    name = _name(source)
     if len(data) > largest:
         raise UserError(f"{name} has more than {largest:,} bytes: give a shorter text")
     try:
         return data.decode()
     except UnicodeDecodeError as error:
-        raise not_utf8(name, error.start) from error
+        raise UserError(not_utf8(name, error.start)) from error
 
 
 def size_of(source: str) -> Optional[int]:
@@ -54,32 +54,17 @@ def size_of(source: str) -> Optional[int]:
 
 
 def text_pieces(source: str, progress: Callable[[int], object] = int) -> Iterator[str]:
-    """The text of a file, or of standard input for "-", piece by piece, as soon as there is any; UserError where it is
-    not UTF-8. progress: told the bytes of each piece when the next one is asked for."""
-    decoder, position = codecs.getincrementaldecoder("utf-8")(), 0
+    """The text of a file, or of standard input for "-", piece by piece, as soon as there is any; ValueError where it is
+    not UTF-8. progress: called with the bytes of each piece when the next one is requested."""
     with open_bytes(source) as file:
-        read = getattr(file, "read1", file.read)
-        while True:
-            data = read(PIECE)
-            begun = len(decoder.getstate()[0])
-            try:
-                text = decoder.decode(data, final=not data)
-            except UnicodeDecodeError as error:
-                name = "standard input" if source == "-" else source
-                raise not_utf8(name, position - begun + error.start) from error
-            position += len(data)
+        for text, num_bytes in decoded(getattr(file, "read1", file.read), PIECE, _name(source)):
             if text:
                 yield text
-            progress(len(data))
-            if not data:
-                return
+            progress(num_bytes)
 
 
-def not_utf8(name: str, place: int) -> UserError:
-    """The error for a text whose byte number `place` is wrong."""
-    return UserError(
-        f"{name} is not UTF-8 (byte {place}): convert it first, for instance with `iconv -f LATIN1 -t UTF-8`"
-    )
+def _name(source: str) -> str:
+    return "standard input" if source == "-" else source
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Sample text from a language model, character by character, as long as you like.
+"""Sample text from a language model, symbol by symbol, as long as you like.
 
     fairseq-hmrnn sample checkpoints/mytext --prompt "Once upon" --temperature 0.7
     printf 'Once upon' | fairseq-hmrnn sample checkpoints/mytext --prompt - --length 1000000 > text.txt
@@ -20,6 +20,7 @@ from omegaconf.errors import MissingMandatoryValue
 from ..inference import hub
 from ..inference.sampler import SamplingOptions
 from ..inference.samples import Layout, SampleWriter
+from ..inference.search import ENDS
 from ..inference.surface import unknown_message
 from ..models.decoding import GENERATION_DTYPES
 from ..options import number, whole
@@ -65,7 +66,7 @@ def add_arguments(parser: kinds.Parser) -> None:
     )
     add(
         "--end",
-        choices=hub.ENDS,
+        choices=ENDS,
         default="auto",
         help="what ends a sample: length alone, or newline, its line's end too (</s>); auto: length for a model of "
         "characters, newline for any other (default %(default)s)",

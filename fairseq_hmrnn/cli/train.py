@@ -95,8 +95,8 @@ def run(args: argparse.Namespace) -> None:
             return
         call(training.command, training.arguments)
         if is_first and not args.no_score:
-            cpu = not has_gpu() or "--cpu" in args.passed_on or "common.cpu=true" in args.passed_on
-            scoring.score(training.task, data, save_dir, cpu)
+            on_cpu = {"--cpu", "common.cpu=true"} & {setting.lstrip("+").lower() for setting in args.passed_on}
+            scoring.score(training.task, data, save_dir, bool(on_cpu) or not has_gpu())
 
 
 def _rank(settings: List[str]) -> int:

@@ -51,7 +51,7 @@ class BoundaryRegularizedCrossEntropyConfig(CrossEntropyCriterionConfig):
         "",
         "target share of the steps within lines at which each detector closes a segment, bottom to top, separated by "
         "commas, each between 0 and 1, such as .2,.05; steps:.2: of all steps, ends of lines too; auto, for the first "
-        "layer: to be found in what its detector listens to; empty: no regulariser",
+        "layer: to be found in what its detector listens to; empty: regularisers that require no rate alone",
         Parsed(parse_rates),
     )
     boundary_regularizers: str = option(
@@ -95,8 +95,9 @@ class BoundaryRegularizedCrossEntropy(CheckedOptions, CrossEntropyCriterion):
     """loss = sum of -log p + sample_size * (boundary_weight * sum_l sum_r w_r R_r(layer l) + supervision), with R_r of
     boundary_regularizers.py, means over the steps of a batch that are not padding.
 
-    The regularisers are for training alone: the validation loss is the plain cross-entropy. With weight 0 or no rates
-    the loss equals fairseq's cross_entropy to the last digit. Works with every model whose second output holds a
+    The regularisers are for training alone: the validation loss is the plain cross-entropy. With boundary_weight 0,
+    neither supervision nor label smoothing, the loss equals fairseq's cross_entropy to the last digit; so it does with
+    the default regularisers and no rates. Works with every model whose second output holds a
     BoundaryTrace as `trace`. Its steps are in translation those of the source, while the loss is over the target.
     With label_smoothing, training takes fairseq's smoothed -log p. Regularisers that listen in both reading directions
     have the criterion train a small network beside the model, its mean -log p by step added to the loss; it shares
@@ -351,7 +352,7 @@ class BoundaryRegularizedCrossEntropy(CheckedOptions, CrossEntropyCriterion):
         ... within lines; update1, copy1, flush1, ... shares of steps; word_f1_1, ... F1 of each layer's
         boundaries against whitespace, where the step that reads the whitespace is the boundary."""
         totals = summed(logging_outputs)
-        tokens = totals.get("ntokens", 0)
+        tokens = totals["ntokens"]
         metrics.log_scalar("loss", totals["loss"] / totals["sample_size"] / math.log(2), totals["sample_size"], round=3)
         nll_bits = totals["nll"] / tokens / math.log(2)
         metrics.log_scalar("nll_loss", nll_bits, tokens, round=3)

@@ -11,7 +11,7 @@ import torch
 from fairseq.distributed import utils as distributed_utils
 from torch import Tensor
 
-from .rate_search import FEWEST, find_rate
+from .rate_search import FEWEST, find_rate, runs
 
 logger = logging.getLogger(__name__)
 
@@ -99,9 +99,8 @@ def without_repeated_rows(symbols: np.ndarray) -> np.ndarray:
     """(S,), as for find_rate, with -1 in place of rows that come again later: of a text that is smaller than the memory
     every segment would have been seen before."""
     symbols, known = symbols.copy(), symbols >= 0
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], known, [False]]).astype(np.int8)))
     seen = set()
-    for start, stop in edges.reshape(-1, 2)[::-1].tolist():
+    for start, stop in runs(known)[::-1].tolist():
         row = symbols[start:stop].tobytes()
         if row in seen:
             symbols[start:stop] = -1

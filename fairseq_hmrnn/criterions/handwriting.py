@@ -41,7 +41,7 @@ class HandwritingLikelihoodConfig(CrossEntropyCriterionConfig):
     boundary_rates: str = option(
         "",
         "target share of steps at which each detector closes a segment, bottom to top, by comma, each "
-        "between 0 and 1, such as .05,.02; empty: no regulariser",
+        "between 0 and 1, such as .05,.02; empty: regularisers that require no rate alone",
         Parsed(_parse_rates),
     )
     boundary_regularizers: str = option(
@@ -126,7 +126,7 @@ class HandwritingLikelihood(BoundaryRegularizedCrossEntropy):
         nats. z1, z2, ..., update1, copy1, flush1, ...; pen_up_f1_1, character_f1_1, word_f1_1, ...: F1 of each layer's
         boundaries against the last points of strokes, characters and words."""
         totals = summed(logging_outputs)
-        steps, lines = totals.get("ntokens", 0), totals.get("nsentences", 0)
+        steps, lines = totals["ntokens"], totals["nsentences"]
         metrics.log_scalar("loss", totals["loss"] / totals["sample_size"], totals["sample_size"], round=3)
         metrics.log_scalar("nll_loss", totals["nll"] / steps, steps, round=4)
         metrics.log_scalar("log_likelihood", -totals["nll"] / lines, lines, round=2)

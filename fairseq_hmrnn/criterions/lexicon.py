@@ -15,7 +15,7 @@ from typing import NamedTuple, Optional, Tuple
 
 import numpy as np
 
-from .rate_search import DISCOUNT, SPELLING_PRIOR
+from .rate_search import SPELLING_PRIOR, discounted
 
 LONGEST = 16  # symbols of a segment
 CUT_SHORT = 1.25  # times as much as spelling costs each symbol of a segment of which more may stand outside
@@ -92,11 +92,9 @@ class Lexicon(NamedTuple):
             own = rows.segments(begins)
             count[own] -= 1
             spelled[own] = np.where(count[own] == 0, self._spelled(rows, 1)[own], spelled[own])
-        total = self.counts.sum()
         with np.errstate(divide="ignore"):
-            known = np.log(np.maximum(count - DISCOUNT, 0) / total)
-        new = np.log(DISCOUNT * len(self.keys) / total) + spelled
-        return np.where(rows.whole, np.logaddexp(known, new), -np.inf)
+            log_p = discounted(count, self.counts.sum(), len(self.keys), spelled)
+        return np.where(rows.whole, log_p, -np.inf)
 
     def segment(self, rows: Rows, scores: np.ndarray, begins: Optional[np.ndarray] = None) -> np.ndarray:
         """The best segmentation, as best_segmentation has it. begins: as of log_p."""
@@ -152,8 +150,8 @@ class Rows:
 def best_segmentation(rows: Rows, log_p: np.ndarray, scores: np.ndarray, cut_short: float) -> np.ndarray:
     """bool (R, T), where a segment begins, but for the first of a row.
 
-    log_p: (R, T, LONGEST) of the segments (Lexicon). scores: (R, T) of a segment that begins at a place. The first and
-    the last segment of a row, which may be cut short, cost as much by symbol as the mean of all the others.
+    log_p: (R, T, LONGEST) of the segments (Lexicon). scores: (R, T) of a segment that begins at a place.
+    cut_short: log p per symbol of the first and the last segment of a row, of which more may stand outside it.
     """
     num_rows, size = rows.symbols.shape
     best = np.full((num_rows, size + 1), -np.inf)  # of the text before a place, with the score of a segment there

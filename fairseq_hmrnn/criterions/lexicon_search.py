@@ -7,7 +7,7 @@ from typing import Any, Callable, NamedTuple, Optional, Sequence, Tuple
 import numpy as np
 
 from .lexicon import Lexicon, Rows
-from .rate_search import find_rate, held_out_cost, spelled
+from .rate_search import find_rate, held_out_cost, runs, spelled
 
 WEIGHT = 10.0  # of a signal in its standard deviations, against nats of the lexicon
 WEIGHT_OF_DETECTOR = 3.0  # if the signal is the z~ of one that was taught so
@@ -150,7 +150,7 @@ def scored(signal: np.ndarray, inside: np.ndarray, share: float, weight: float =
 def _places(known: np.ndarray) -> np.ndarray:
     """(R, T): of each run of known places their indices, behind them len(known). Of a run longer than WINDOW rows are
     made: otherwise one long line among many short ones would be as good as padding alone."""
-    first, stop = np.flatnonzero(np.diff(np.concatenate([[False], known, [False]]).astype(np.int8))).reshape(-1, 2).T
+    first, stop = runs(known).T
     rows = -((first - stop) // WINDOW)  # of each run
     start = np.repeat(first, rows) + WINDOW * (np.arange(rows.sum()) - np.repeat(rows.cumsum() - rows, rows))
     length = np.minimum(np.repeat(stop, rows) - start, WINDOW)[:, None]

@@ -86,16 +86,22 @@ def _log_of_segments(every: np.ndarray, before: np.ndarray, after: np.ndarray, s
     count = np.bincount(every, minlength=len(spelling))[after] - 1
     total, types = max(len(every) - 1, 1), len(spelling) - (count == 0)
     with np.errstate(divide="ignore"):
-        log_p = _discounted(count, total, types, -spelling[after])
+        log_p = discounted(count, total, types, -spelling[after])
     count, total, kinds = (counts - 1 for counts in _pair_counts(before, after, len(spelling)))
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(total > 0, _discounted(count, total, kinds + (count > 0), log_p), log_p)
+        return np.where(total > 0, discounted(count, total, kinds + (count > 0), log_p), log_p)
 
 
-def _discounted(count: np.ndarray, total, kinds: np.ndarray, log_backoff: np.ndarray) -> np.ndarray:
+def discounted(count: np.ndarray, total, kinds: np.ndarray, log_backoff: np.ndarray) -> np.ndarray:
     """log of (max(count - d, 0) + d kinds backoff) / total."""
     log_own = np.log(np.maximum(count - DISCOUNT, 0) / total)
     return np.logaddexp(log_own, np.log(DISCOUNT * kinds / total) + log_backoff)
+
+
+def runs(known: np.ndarray) -> np.ndarray:
+    """(N, 2), where each run of true places of known (S,) begins, and the place behind its last one."""
+    edges = np.diff(np.concatenate([[False], known, [False]]).astype(np.int8))
+    return np.flatnonzero(edges).reshape(-1, 2)
 
 
 def spelling_cost(types: List[str], once: np.ndarray) -> np.ndarray:

@@ -7,7 +7,6 @@ The command is `fairseq-hmrnn prepare text`.
 
 from __future__ import annotations
 
-import codecs
 import io
 import os
 from typing import BinaryIO, Callable, Dict, Iterator, List, NamedTuple, Optional
@@ -16,7 +15,7 @@ import numpy as np
 from fairseq.data.indexed_dataset import MMapIndexedDataset, best_fitting_int_dtype
 from tqdm import tqdm
 
-from ..text import code_points
+from ..text import code_points, decoded
 from .characters import SPACE_SYMBOL, CharacterDictionary, decode, encode, is_character_dictionary
 from .dictionaries import read_dictionary
 from .folders import DICTIONARY, SPLITS, is_work, recover, replaced_whole
@@ -61,27 +60,14 @@ class TextSource:
         return cls(name, lambda: io.BytesIO(data), len(data))
 
     def code_points(self, progress: Optional[tqdm] = None) -> Iterator[np.ndarray]:
-        """Yields uint32 arrays: the text's characters in order. Newlines are not translated."""
-        decoder = codecs.getincrementaldecoder("utf-8")("strict")
-        position = 0
+        """Yields uint32 arrays: the text's characters in order. Newlines are not translated. ValueError where it is not
+        UTF-8."""
         with self.open_bytes() as stream:
-            while True:
-                data = stream.read(CHUNK_BYTES)
-                pending = len(decoder.getstate()[0])
-                try:
-                    text = decoder.decode(data, final=not data)
-                except UnicodeDecodeError as error:
-                    raise InputError(
-                        f"{self.name} is not UTF-8 (byte {position - pending + error.start}): convert it first, "
-                        "for instance with `iconv -f LATIN1 -t UTF-8`"
-                    ) from error
-                if not data:
-                    return
-                position += len(data)
+            for text, num_bytes in decoded(stream.read, CHUNK_BYTES, self.name):
                 if text:
                     yield code_points(text)
                 if progress is not None:
-                    progress.update(len(data))
+                    progress.update(num_bytes)
 
     def survey(self, progress: Optional[tqdm] = None) -> Survey:
         """Read it once: checks the encoding and finds the lines."""

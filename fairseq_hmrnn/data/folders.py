@@ -64,7 +64,7 @@ def recover(folder: str) -> None:
     target = Path(folder)
     for work in (path for path in sorted(target.glob(f"{WORK}*")) if path.is_dir()):
         with _held(str(work)) as is_ours:
-            if not is_ours:
+            if not is_ours or not any(work.iterdir()):  # held, or about to be
                 continue
             new, old, gone = (work / part for part in (NEW, LEAVING, LEFT))
             if gone.is_dir() and _files(new):  # not all of the new has come: none is to stay

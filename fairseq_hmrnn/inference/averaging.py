@@ -44,10 +44,7 @@ def average(paths: Sequence[Path], moving: bool = False, half: bool = False) -> 
         if not path.is_file():
             raise ValueError(f"no such file: {path}")
         checkpoint = checkpoint_utils.load_checkpoint_to_cpu(str(path))
-        try:
-            model = _weights_of(checkpoint, path, moving)
-        except KeyError as error:
-            raise ValueError(f"{path} is not a fairseq checkpoint ({error})") from error
+        model = _weights_of(checkpoint, path, moving)
         check_finite(str(path), model)
         if sums and _shapes(model) != _shapes(sums):
             raise ValueError(f"{path} is of another model than {paths[0]}")
@@ -57,7 +54,7 @@ def average(paths: Sequence[Path], moving: bool = False, half: bool = False) -> 
     if half:
         mean = {key: t.half() if t.is_floating_point() else t for key, t in mean.items()}
     kept = {key: checkpoint[key] for key in KEPT if key in checkpoint}
-    position = {"epoch": _epoch_of(checkpoint), "iterations_in_epoch": 0}  # fairseq asks
+    position = {"epoch": _epoch_of(checkpoint), "iterations_in_epoch": 0}  # fairseq reads it
     return {**kept, "model": mean, "last_optimizer_state": None, "extra_state": {"train_iterator": position}}
 
 
@@ -81,4 +78,7 @@ def _weights_of(checkpoint: Dict[str, Any], path: Path, moving: bool) -> Dict[st
     if "ema" not in extra:
         raise ValueError(f"{path} has no moving average: train with --store-ema, or leave --ema out")
     averaged = extra.get("ema_fp32_params", extra["ema"])
+    lacking = [key for key, t in checkpoint["model"].items() if t.is_floating_point() and key not in averaged]
+    if lacking:
+        raise ValueError(f"{path}: its moving average lacks {lacking[0]}: leave --ema out")
     return {key: averaged[key] if t.is_floating_point() else t for key, t in checkpoint["model"].items()}

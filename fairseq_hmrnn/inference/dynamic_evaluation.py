@@ -6,7 +6,6 @@ seen nothing but the past.
 
 from __future__ import annotations
 
-import math
 from typing import Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor
 from ..data.indexed import check_split
 from ..data.streams import StreamBatches, WindowOptions, load_stream
 from ..ops import HMLSTMState
+from .reader import mean_log_probs
 
 
 class DynamicOptions(NamedTuple):
@@ -149,7 +149,7 @@ class DynamicEvaluation:
 def nats_of_mean(nats: Sequence[Tensor]) -> Tensor:
     """Nats of the mean of the probabilities that models gave to the same symbols, each tensor those of a model: an
     ensemble as fairseq makes it."""
-    return math.log(len(nats)) - torch.logsumexp(-torch.stack(list(nats)), 0)
+    return -mean_log_probs(-x for x in nats)
 
 
 def _losses(decoder, source: Tensor, target: Tensor, state: Optional[HMLSTMState]) -> Tuple[Tensor, HMLSTMState]:

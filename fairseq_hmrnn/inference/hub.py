@@ -31,14 +31,23 @@ from ..models.decoding import generate_in
 from .boundary_ensemble import EnsembleReader, check_ensemble, ensemble_boundaries
 from .dictionaries import check_dictionary, folder_of_dictionary
 from .lines import LineReader
-from .reader import CharacterReader, Reader, TextReader, check_lookahead, closed_earlier, output_symbols, with_symbols
+from .reader import (
+    CharacterReader,
+    Reader,
+    TextReader,
+    check_lookahead,
+    closed_earlier,
+    mean_log_probs,
+    output_symbols,
+    with_symbols,
+)
 from .sampler import Sampler, SamplingOptions
 from .score import Score
+from .search import stop_symbol
 from .surface import symbol_ends, unknown_message
 
 logger = logging.getLogger(__name__)
 
-ENDS = ("auto", "length", "newline")
 # Options that fairseq's hub interface takes beside the options of fairseq-generate.
 HUB_OPTIONS = ("verbose", "skip_invalid_size_inputs", "inference_step_args", "prefix_allowed_tokens_fn")
 GENERATION_OPTIONS = {*HUB_OPTIONS, *(field.name for field in dataclasses.fields(GenerationConfig))}
@@ -104,9 +113,9 @@ class LanguageModelHub(GeneratorHubInterface):
     Models of fairseq's own are searched too, and sampled from where their steps read one symbol each, as lstm_lm's do;
     scores, segments and boundaries are HM-LSTM's."""
 
-    def __init__(self, cfg, task, models, criterions: Optional[Sequence[Any]] = None):
+    def __init__(self, cfg, task, models, criterions: Sequence[Any]):
         super().__init__(cfg, task, models)
-        self.criterions = [cfg.criterion] * len(models) if criterions is None else list(criterions)
+        self.criterions = list(criterions)
         self.bpe, self.tokenizer = task.build_bpe(cfg.bpe), task.build_tokenizer(cfg.tokenizer)
         self.told_of_unknown: Set[str] = set()
         self.begin = self.src_dict.bos() if getattr(cfg.task, "add_bos_token", False) else self.src_dict.eos()
@@ -134,9 +143,12 @@ class LanguageModelHub(GeneratorHubInterface):
 
     def sampler(self, options: SamplingOptions) -> Sampler:
         """Chooses neither padding nor unknown symbols, nor `<s>`."""
-        dictionary = self.tgt_dict
-        never = [dictionary.pad(), dictionary.unk(), dictionary.bos()]
-        return Sampler(self.models, options, self.src_dict.pad(), never)
+        return Sampler(self.models, options, self.src_dict.pad(), self.never)
+
+    @property
+    def never(self) -> List[int]:
+        """Symbols that are never sampled."""
+        return [self.tgt_dict.pad(), self.tgt_dict.unk(), self.tgt_dict.bos()]
 
     def sample(
         self,
@@ -174,16 +186,9 @@ class LanguageModelHub(GeneratorHubInterface):
         return self.sample(sentences, beam=beam, verbose=verbose, **options)
 
     def stop(self, end: Optional[str] = None) -> Optional[int]:
-        """The symbol that ends a sample, and is no part of it; None where its length alone does.
-
-        end: "length"; "newline": `</s>`; "auto": length for a model of characters, which writes lines, and newline for
-        any other; None: as the task was told by end_of_sample. ValueError for anything else.
-        """
+        """`stop_symbol` of a sample. end: one of ENDS; None: the task's end_of_sample. ValueError for anything else."""
         end = str(getattr(self.task.args, "end_of_sample", "auto")) if end is None else end
-        if end not in ENDS:
-            raise ValueError(f"unknown end {end!r}: choose from {', '.join(ENDS)}")
-        by_length = end == "length" or (end == "auto" and getattr(self.task, "has_characters", False))
-        return None if by_length else self.tgt_dict.eos()
+        return stop_symbol(end, getattr(self.task, "has_characters", False), self.tgt_dict)
 
     def _draw(self, sampler: Sampler, prompts: Sequence[str], length: int, stop: Optional[int]) -> List[List[int]]:
         """New symbols of each prompt, `length` of them or until all have come to `stop`."""
@@ -346,7 +351,7 @@ class LanguageModelHub(GeneratorHubInterface):
         readers = [Reader(model.decoder, self.begin) for model in self.models]
         for windows in zip(*(reader.read(symbols) for reader in readers)):
             parts = zip(*(reader.log_probs(window) for reader, window in zip(readers, windows)))
-            means = (torch.stack(part).logsumexp(0) - math.log(len(readers)) for part in parts)
+            means = map(mean_log_probs, parts)
             for _, of_symbols in with_symbols(means, output_symbols(windows[0].tokens, self.tgt_dict)):
                 yield of_symbols.squeeze(1)
 

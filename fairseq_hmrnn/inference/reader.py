@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import abc
 import logging
+import math
 from typing import Callable, Iterable, Iterator, List, NamedTuple, Tuple
 
 import numpy as np
@@ -216,7 +217,7 @@ class CharacterReader(TextReader):
         symbols = output_symbols(window.tokens, self.reader.decoder.dictionary)
         entropy, surprisal = [], []
         for log_probs, of_symbols in with_symbols(self.reader.log_probs(window), symbols):
-            entropy.append(-(log_probs.exp() * log_probs).sum(-1))
+            entropy.append(torch.special.entr(log_probs.exp()).sum(-1))
             surprisal.append(-of_symbols)
         return torch.cat(entropy)[1:], torch.cat(surprisal)
 
@@ -244,6 +245,12 @@ def with_symbols(predictions: Iterable[Tensor], symbols: Tensor) -> Iterator[Tup
         came = symbols[:, step : step + len(log_probs)].t().unsqueeze(2)
         yield log_probs, log_probs[: len(came)].gather(2, came).squeeze(2)
         step += len(log_probs)
+
+
+def mean_log_probs(parts: Iterable[Tensor]) -> Tensor:
+    """The logarithm of the mean of the probabilities that models give, from their logarithms, all of one shape."""
+    stacked = torch.stack(list(parts))
+    return stacked.logsumexp(0) - math.log(len(stacked))
 
 
 def output_symbols(tokens: Tensor, dictionary) -> Tensor:

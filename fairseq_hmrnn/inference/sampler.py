@@ -12,7 +12,7 @@ from torch import Tensor
 from ..models.decoding import CompiledSteps
 from ..ops.cpu.generation import Choice, check_numbers
 from ..trace import trace_of
-from .reader import output_symbols
+from .reader import mean_log_probs, output_symbols
 
 LEAST_TEMPERATURE = 1e-6
 NOISE_NUMBERS = 2**16  # drawn at a time: one call for many steps
@@ -183,7 +183,7 @@ class Sampler:
         if len(logits) == 1:
             mean = logits[0]
         else:
-            mean = torch.stack([x.log_softmax(1) for x in logits]).logsumexp(0) - math.log(len(logits))
+            mean = mean_log_probs(x.log_softmax(1) for x in logits)
         return mean, None if trace is None else trace.boundaries[:, -1]
 
     def _choose(self, logits: Tensor) -> Tensor:

@@ -51,7 +51,7 @@ class SampleWriter:
     ):
         self.model, self.length, self.end, self.layout, self.out = model, length, end, layout, out
         self.sampler = model.sampler(options)
-        self.texts = symbol_texts(model.task, model.bpe)
+        self.texts = [] if layout.json else symbol_texts(model.task, model.bpe)
         self.has_characters = getattr(model.task, "has_characters", False)
         self.stop = model.stop(end)
         self.interactive = out.isatty()
@@ -72,13 +72,17 @@ class SampleWriter:
     def search(self, prompts: Sequence[str], nbest: int, **options: Any) -> None:
         """The `nbest` most probable texts that fairseq's beam search finds for each prompt. options: of
         fairseq-generate."""
+        own_scores = options.get("temperature", 1) == 1 and options.get("diverse_beam_groups", 0) <= 0
         for prompt in prompts:
             before = self.model.encode(prompt)
             with self.model.ending(self.end):
                 found = self.model.generate([before], max_len_b=self.length, **options)[0]
             for hypothesis in found[:nbest]:
                 new = hypothesis["tokens"][before.numel() :].tolist()
-                bits = (-hypothesis["positional_scores"][before.numel() :] / math.log(2)).tolist()
+                log_probs = hypothesis["positional_scores"].tolist()
+                if self.layout.json and not own_scores:  # they are of another temperature, or have a penalty in them
+                    log_probs, _ = self.sampler.read([*self._symbols(prompt), *new])
+                bits = [-x / math.log(2) for x in log_probs[before.numel() :]]
                 self.new_symbols += len(new)
                 self._write(Sample(prompt, new, bits, []))
 
@@ -178,7 +182,7 @@ class SampleWriter:
         if sample.boundaries:
             # With a symbol it is known whether the one before it closed a segment, the begin symbol first.
             ends = [*reading.boundaries, *sample.boundaries][1:]
-            detectors = getattr(self.model.models[0].decoder.hm_lstm, "num_detectors", 0)
+            detectors = self.model.models[0].decoder.hm_lstm.num_detectors
             record["segment_ends"] = [
                 [position + 1 for position, closed in enumerate(ends) if closed and closed[layer]]
                 for layer in range(detectors)

@@ -12,6 +12,20 @@ from torch import Tensor
 
 from .reader import output_symbols
 
+ENDS = ("auto", "length", "newline")
+
+
+def stop_symbol(end: str, has_characters: bool, dictionary) -> Optional[int]:
+    """The symbol that ends a sample, and is no part of it; None where its length alone does.
+
+    end: "length"; "newline": `</s>`; "auto": length for a model of characters, which writes lines, and newline for any
+    other. ValueError for anything else.
+    """
+    if end not in ENDS:
+        raise ValueError(f"unknown end {end!r}: choose from {', '.join(ENDS)}")
+    by_length = end == "length" or (end == "auto" and has_characters)
+    return None if by_length else dictionary.eos()
+
 
 class PromptedGenerator(SequenceGenerator):
     """fairseq's SequenceGenerator for language models.
@@ -62,11 +76,12 @@ class PromptedGenerator(SequenceGenerator):
                 f"the model reads at most {self.max_len} symbols, prompt and sample may have {self.max_len - 1} "
                 f"together, not {total}: give a smaller length"
             )
+        has_stop = self.stop is not None and bool(prompts.eq(self.stop).any())
+        if has_stop and self.lm_model is not None:
+            raise ValueError("--lm-path does not go with prompts of several lines: use --end-of-sample length")
         self.max_len_a, self.max_len_b = 0, total
         self.min_len = total if self.stop is None else min(length + min_len, total)
-        if self.stop is not None and prompts.eq(self.stop).any():
-            if self.lm_model is not None:
-                raise ValueError("--lm-path does not go with prompts of several lines: use --end-of-sample length")
+        if has_stop:
             self.eos = self.unused
             self.model.exchange(self.stop, self.unused, after=length)
         self.model.prompts = prompts

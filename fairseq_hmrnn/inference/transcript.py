@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from typing import List, Optional, Sequence
 
+from fairseq.data.encoders import BPE_REGISTRY
+
+from ..data.characters import SPACE_SYMBOL
+
+WITH_SPACES = ("sentencepiece", "characters")  # fairseq's codecs that mark spaces with SPACE_SYMBOL
 MARKS = ("|", "\u2016", "\u2980")  # ends of segments in layers 1, 2, 3
 COLOURS = ("\033[36m", "\033[33m", "\033[35m")
 PLAIN = "\033[0m"
@@ -12,15 +17,20 @@ PLAIN = "\033[0m"
 def symbol_texts(task, bpe) -> List[str]:
     """The text of every symbol of the task's dictionary where it stands in a text.
 
-    Of characters exactly; of sentencepiece with its space mark as a space; of words with a space behind.
+    Of characters exactly; of sentencepiece with its space mark as a space; of words with a space behind. ValueError for
+    other codecs, whose symbols have no text of their own.
     """
     dictionary = task.target_dictionary
     if getattr(task, "has_characters", False):
         return [bpe.decode(symbol) for symbol in dictionary.symbols]
     if bpe is None:
         texts = [symbol + " " for symbol in dictionary.symbols]
+    elif isinstance(bpe, tuple(BPE_REGISTRY[name] for name in WITH_SPACES)):
+        texts = [symbol.replace(SPACE_SYMBOL, " ") for symbol in dictionary.symbols]
     else:
-        texts = [symbol.replace("\u2581", " ") for symbol in dictionary.symbols]
+        raise ValueError(
+            f"a symbol of {type(bpe).__name__} has no text of its own, only a whole sample has: sample it with --json"
+        )
     texts[dictionary.eos()] = "\n"
     return texts
 

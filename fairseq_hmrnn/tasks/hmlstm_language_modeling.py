@@ -17,13 +17,13 @@ from ..data.characters import CharacterCodec, CharacterDictionary, is_character_
 from ..data.dictionaries import read_dictionary
 from ..data.folders import matching
 from ..inference.reader import output_symbols
-from ..inference.search import PromptedGenerator
+from ..inference.search import ENDS, PromptedGenerator, stop_symbol
 from ..models.decoding import GENERATION_DTYPES, generate_in
 from ..options import check_config, option
 from .mixin import TaskMixin
 from .stateful import StatefulLanguageModelingConfig, StatefulLanguageModelingTask
 
-END_CHOICES = ChoiceEnum(["auto", "length", "newline"])
+END_CHOICES = ChoiceEnum(list(ENDS))
 SCORE_CHOICES = ChoiceEnum(["all", "new"])
 DTYPE_CHOICES = ChoiceEnum(list(GENERATION_DTYPES))
 
@@ -139,11 +139,9 @@ class HMLSTMLanguageModelingTask(TaskMixin, StatefulLanguageModelingTask):
                 raise ValueError(f"--{name.replace('_', '-')} has no meaning for a language model: leave it out")
         if not getattr(args, "score_reference", False):
             generate_in(models, str(self.args.generation_dtype))
-        end = str(self.args.end_of_sample)
-        by_length = end == "length" or (end == "auto" and self.has_characters)
         if seq_gen_cls is None and not getattr(args, "score_reference", False):
             seq_gen_cls = PromptedGenerator
-            stop = None if by_length else self.target_dictionary.eos()
+            stop = stop_symbol(str(self.args.end_of_sample), self.has_characters, self.target_dictionary)
             new_only = str(self.args.scored_text) == "new"
             extra_gen_cls_kwargs = {**(extra_gen_cls_kwargs or {}), "stop": stop, "score_new_only": new_only}
         generator = super().build_generator(models, args, seq_gen_cls, extra_gen_cls_kwargs, **kwargs)

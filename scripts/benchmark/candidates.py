@@ -119,8 +119,8 @@ class EarlierState(NamedTuple):
             part = folder.resolve() / f"{commit}.part"
             shutil.rmtree(part, ignore_errors=True)
             part.mkdir(parents=True)
-            archive = subprocess.Popen(["git", "-C", str(ROOT), "archive", commit], stdout=subprocess.PIPE)
-            subprocess.run(["tar", "-x", "-C", str(part)], stdin=archive.stdout, check=True)
+            archive = subprocess.run(["git", "-C", str(ROOT), "archive", commit], stdout=subprocess.PIPE, check=True)
+            subprocess.run(["tar", "-x", "-C", str(part)], input=archive.stdout, check=True)
             script = "setup_extension.py" if (part / "setup_extension.py").exists() else "setup.py"  # before 1.0
             build = [sys.executable, script, "build_ext", "--inplace"]
             built = subprocess.run(

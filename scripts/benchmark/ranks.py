@@ -51,6 +51,11 @@ def distributed_options(count, ddp_backend, folder):
     return [[*options, "--distributed-rank", rank] for rank in range(count)]
 
 
+def failed(running):
+    """The numbers of the processes that have ended with an error."""
+    return [rank for rank, process in enumerate(running) if process.poll()]
+
+
 def train(args, rest, count):
     """The losses, and the words per second of all processes together."""
     command = [
@@ -74,14 +79,15 @@ def train(args, rest, count):
                         arguments, env=environment(OMP_NUM_THREADS="1"), stdout=file, stderr=subprocess.STDOUT
                     )
                 )
-        while any(process.poll() is None for process in running):
+        while not failed(running) and any(process.poll() is None for process in running):
             time.sleep(0.2)
-            if any(process.poll() for process in running):  # the others would wait for it
-                for process in running:
-                    process.kill()
+        first = failed(running)[:1]
+        for process in running if first else ():  # they would wait for it
+            process.kill()
+            process.wait()
         logs = [log.read_text(encoding="utf-8") for log in logs]
-    if any(process.returncode for process in running):
-        raise UserError(f"fairseq-train failed: {reason(max(logs, key=len))}")
+    for rank in first:
+        raise UserError(f"fairseq-train failed: {reason(logs[rank])}")
     records = log_records(logs[0], "train_inner")
     losses = [float(record["loss"]) for record in records]
     return losses, statistics.median(float(record["wps"]) for record in records[len(records) // 3 :])

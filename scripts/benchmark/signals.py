@@ -23,7 +23,7 @@ from fairseq_hmrnn.cli.errors import UserError, run_command
 from fairseq_hmrnn.cli.files import read_text
 from fairseq_hmrnn.cli.gold import add_gold, check_separator, gold_boundaries
 from fairseq_hmrnn.criterions.boundary_regularized_cross_entropy import layer_steps
-from fairseq_hmrnn.criterions.boundary_regularizers import REGULARIZERS, Signals, top_share
+from fairseq_hmrnn.criterions.boundary_regularizers import REGULARIZERS, top_share
 from fairseq_hmrnn.data.characters import encode
 from fairseq_hmrnn.options import whole
 
@@ -95,7 +95,7 @@ def read(model, criterion, sample, found: Found) -> None:
     names, heard = criterion.targets.heard, {}
     for need in ("signals", "right_to_left"):
         if any(name and need in REGULARIZERS[name].needs for name in names):
-            heard[need] = Signals(*criterion.hear(need, model, output, sample, names[0])[1])
+            heard[need] = criterion.hear(need, model, output, sample, names[0])[1]
     own = (places >= 0) & (torch.arange(places.size(1)) > 0)
     for layer, name in enumerate(names):
         found.closed[layer, behind[own]] = trace.boundaries[..., layer][own] > 0.5

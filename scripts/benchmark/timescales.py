@@ -276,13 +276,14 @@ def draw_lengths(axes, rows, models):
     each text."""
     words = [float(row["word"]) for row in rows]
     axes.plot([min(words), max(words)], [min(words), max(words)], color="gray", linestyle=":", label="one word")
+    texts = list(dict.fromkeys(row["text"] for row in rows))
+    markers = dict(zip(texts, itertools.cycle("os^Dvp*X")))
     for row in rows:
         x, x_sd, y, y_sd = (float(row[column]) for column in ("word", "word_sd", "segment", "segment_sd"))
         style = {"color": LAYER_COLORS[models.index(row["model"])], "elinewidth": 0.7, "capsize": 2, "alpha": 0.7}
-        texts = list(dict.fromkeys(row["text"] for row in rows))
-        marker = "os^Dvp*X"[texts.index(row["text"]) % 8]
-        axes.errorbar(x, y, xerr=x_sd, yerr=[[min(y_sd, y - 1)], [y_sd]], marker=marker, markersize=5, **style)
-    for text, marker in zip(texts, itertools.cycle("os^Dvp*X")):
+        style.update(marker=markers[row["text"]], markersize=5)
+        axes.errorbar(x, y, xerr=x_sd, yerr=[[min(y_sd, y - 1)], [y_sd]], **style)
+    for text, marker in markers.items():
         axes.plot([], [], marker=marker, color="gray", linestyle="", label=text)
     axes.set(xscale="log", yscale="log", xlabel="word length, characters", ylabel="segment length, characters")
     for axis, limits in ((axes.xaxis, axes.get_xlim()), (axes.yaxis, axes.get_ylim())):

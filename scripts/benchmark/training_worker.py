@@ -22,7 +22,7 @@ class Turns:
 
     def __init__(self, commands, replies):
         self.commands, self.replies = commands, replies
-        self.left, self.asked, self.sums = None, 0, defaultdict(float)
+        self.left, self.asked, self.began, self.logs = None, 0, 0.0, []
         self.breakdown = None
 
     def before_update(self, trainer):
@@ -82,19 +82,15 @@ class Turns:
 
 def describe(trainer):
     """Facts about the model for the parent process: its parameters, and of an hmlstm_lm the sizes."""
-    import torch
-
     model = trainer.get_model()
-    found = {"parameters": sum(p.numel() for p in model.parameters()), "threads": torch.get_num_threads()}
+    found = {"parameters": sum(p.numel() for p in model.parameters())}
     hm_lstm = getattr(model.decoder, "hm_lstm", None)
     if hm_lstm is not None:
         import fairseq_hmrnn
-        from fairseq_hmrnn.ops import cpu
 
         softmax = model.decoder.output_projection
         found.update(
             package=os.path.dirname(os.path.dirname(os.path.abspath(fairseq_hmrnn.__file__))),
-            compiled=getattr(getattr(cpu, "kernel", cpu), "compiled", None) is not None,
             input_size=hm_lstm.input_size,
             hidden_sizes=list(hm_lstm.hidden_sizes),
             output_size=softmax.in_features,

@@ -40,3 +40,14 @@ def test_a_prompt_is_read_once_for_all_that_a_search_finds(monkeypatch):
     assert read == [len(prompt) for prompt in PROMPTS]
     assert [record["prompt"] for record in records] == [prompt for prompt in PROMPTS for _ in range(3)]
     assert records[0]["prompt_bits"] == records[2]["prompt_bits"] != records[3]["prompt_bits"]
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"temperature": 0.5}, {"diverse_beam_groups": 3, "diverse_beam_strength": 0.5}], ids=str
+)
+def test_bits_after_a_search_are_the_models_own(monkeypatch, options):
+    """Whatever the search adds to them or scales them by to choose."""
+    records, _, writer = written(monkeypatch, lambda writer: writer.search(PROMPTS, 3, beam=3, **options))
+    for record in records:
+        score = writer.model.score(record["prompt"] + record["text"])
+        assert record["prompt_bits"] + record["bits"] == pytest.approx(score.bits, abs=1e-4)

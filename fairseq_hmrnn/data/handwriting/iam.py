@@ -2,8 +2,8 @@
 
 `lineStrokes/a01/a01-000/a01-000u-01.xml` has the first line of the form a01-000u: a `Stroke` for each stroke, in it a
 `Point` with x and y for each point, y downwards. `ascii/a01/a01-000/a01-000u.txt` has the texts of the form's lines
-behind a line "CSR:", and `original/a01/a01-000/strokesu.xml` its writer. The lists `trainset.txt`, `testset_v.txt` and
-`testset_f.txt` have the forms of the published splits. Characters and words are not marked.
+behind a line "CSR:", and `original/a01/a01-000/strokesu.xml` its writer. The lists `trainset.txt`, `testset_t.txt`,
+`testset_v.txt` and `testset_f.txt` have the forms of the published splits. Characters and words are not marked.
 """
 
 from __future__ import annotations

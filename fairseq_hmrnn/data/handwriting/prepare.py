@@ -15,7 +15,7 @@ from .lines import BrokenLine, Line
 
 LAYOUTS = (
     "UNIPEN (folders data/ and include/) and IAM-OnDB (a folder lineStrokes/, with ascii/, original/ and the lists "
-    "trainset.txt, testset_v.txt and testset_f.txt beside it if there are)"
+    "trainset.txt, testset_t.txt, testset_v.txt and testset_f.txt beside it if there are)"
 )
 
 

@@ -58,7 +58,7 @@ WITH_SPACES = {  # words, and above them sentences, which take more text and upd
 WITHOUT_SPACES = {"--boundary-rates": "auto,steps:.05", "--boundary-regularizers": "rate+lexicon,rate"}
 FOR_WORDS_WITHOUT_SPACES = {"--detector-hidden": "32"}  # where a lexicon teaches layer 1
 FOR_OTHER_LAYERS = "which are for other layers: give --boundary-rates"
-DELAYED = {"--boundary-delay": "2"}  # which layers of a small recipe cannot tell
+DELAYED = {"--boundary-delay": "2"}  # not for the smallest recipe, whose layers do not learn it (docs/boundaries.md)
 # fairseq's, of options that are read here
 ALIASES = {"--max-sentences": "--batch-size", "-a": "--arch", "-s": "--source-lang", "-t": "--target-lang"}
 # The options that choose the class of a recipe's section. Who gives one gives that class's options too.

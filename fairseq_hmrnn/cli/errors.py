@@ -22,7 +22,7 @@ from typing import Callable, Optional, Tuple, Type
 from ..archive import UnsafeCheckpointError
 
 EXIT_CODE = 2  # as argparse's
-FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)  # of a device, or of what one may write there
+FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)  # no space, a limit of file sizes, a quota
 SHOW_TRACEBACK = "FAIRSEQ_HMRNN_TRACEBACK"  # a variable of the environment: set to anything but nothing
 TOO_MUCH = "can't allocate memory"  # how torch says so, in a RuntimeError
 
@@ -31,8 +31,8 @@ class UserError(Exception):
     """An input that cannot be used; the message is one line that says what to do."""
 
 
-# Exceptions of the parts of a command where files, streams, encodings or arguments fail. RuntimeError is torch's
-# and sentencepiece's word for it, but not these two kinds.
+# Exceptions of the parts of a command where files, streams, encodings or arguments fail. torch and sentencepiece raise
+# RuntimeError for them; two of its subclasses are errors of a program.
 USER_ERRORS: Tuple[Type[BaseException], ...] = (UserError, argparse.ArgumentTypeError, OSError, ValueError)
 USER_ERRORS += (ImportError, EOFError, MemoryError, OverflowError, RuntimeError)
 PROGRAM_ERRORS = (NotImplementedError, RecursionError)

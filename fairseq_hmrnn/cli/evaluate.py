@@ -20,7 +20,7 @@ from torch import Tensor
 from ..inference import hub
 from ..inference.dynamic_evaluation import DynamicEvaluation, DynamicOptions, TextWindows, gradient_rms, nats_of_mean
 from ..inference.reader import WINDOW
-from ..options import LARGEST_SIZE, number, whole
+from ..options import number
 from . import arguments as kinds
 from .errors import UserError
 from .progress import counted, progress_bar
@@ -62,7 +62,7 @@ def add_arguments(parser: kinds.Parser) -> None:
     add(
         "--segment",
         metavar="N",
-        type=whole(1, LARGEST_SIZE),
+        type=kinds.STEPS,
         default=DEFAULT.segment,
         help="symbols that are scored before the weights change (default %(default)s)",
     )

@@ -45,7 +45,7 @@ def read_line(args: argparse.Namespace, normalization: Normalization) -> Prepare
     return PreparedLine(strokes.steps[place], marks, str(strokes.texts[number]))
 
 
-def signal_names(boundaries: np.ndarray) -> Dict[str, np.ndarray]:
+def boundaries_by_layer(boundaries: np.ndarray) -> Dict[str, np.ndarray]:
     """(N, detectors) as label -> (N,). UserError for a model without boundaries."""
     if not boundaries.shape[1]:
         raise UserError("the model has no boundaries to draw")

@@ -11,7 +11,7 @@ from ..analysis.strokes import plot_strokes
 from ..inference.handwriting import Writer
 from .arguments import Parser, path, picture
 from .files import whole_file
-from .handwriting_lines import add_line, read_line, signal_names
+from .handwriting_lines import add_line, boundaries_by_layer, read_line
 
 
 def add_arguments(parser: Parser) -> None:
@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> None:
     writer = Writer.load(args.checkpoint)
     line = read_line(args, writer.normalization)
     written = writer.read(line.steps)
-    drawn = {**signal_names(written.boundaries), **(line.marks if args.marks else {})}
+    drawn = {**boundaries_by_layer(written.boundaries), **(line.marks if args.marks else {})}
     with whole_file(args.out) as unfinished:
         plot_strokes(writer.normalization.points(line.steps), line.steps[:, 2], drawn, unfinished)
     print(line.text)

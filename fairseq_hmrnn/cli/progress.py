@@ -11,7 +11,8 @@ Item = TypeVar("Item")
 
 
 def progress_bar(total: Optional[int], unit: str, hidden: bool = False, label: Optional[str] = None) -> tqdm:
-    """A bar that counts to `total`, gone when it is done. Hidden where that is not known, too, or told so."""
+    """A bar that counts to `total`, gone when it is done. Hidden if `total` is None, if `hidden`, or without a
+    terminal."""
     shown = total is not None and not hidden and sys.stderr is not None and sys.stderr.isatty()
     return tqdm(desc=label, total=total, unit=unit, unit_scale=True, disable=not shown, leave=False)
 

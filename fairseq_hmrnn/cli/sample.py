@@ -29,7 +29,6 @@ from .errors import UserError
 from .files import read_text
 
 ENDLESS = 10**15  # symbols, samples: what nobody waits for
-LARGEST_BATCH = 2**16
 LARGEST_PROMPT = 1 << 26  # bytes: it is read as a whole
 LARGEST_SEARCH = 10**8  # symbols of all beams together, which beam search keeps
 
@@ -76,7 +75,7 @@ def add_arguments(parser: kinds.Parser) -> None:
     )
     add(
         "--batch-size",
-        type=whole(1, LARGEST_BATCH),
+        type=kinds.BATCH_SIZE,
         default=1,
         metavar="N",
         help="samples drawn at once; more than one is faster, but does not stream (default %(default)s)",

@@ -18,7 +18,7 @@ from ..options import number, whole
 from .arguments import SEED, STEPS, Parser, path, picture
 from .errors import UserError
 from .files import whole_file
-from .handwriting_lines import add_line, read_line, signal_names
+from .handwriting_lines import add_line, boundaries_by_layer, read_line
 
 
 def add_arguments(parser: Parser) -> None:
@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> None:
     points = writer.normalization.points(written.steps)
     if not np.isfinite(points).all():
         raise UserError("the model wrote numbers that are not finite: train it longer, or give --bias 1")
-    drawn = signal_names(written.boundaries) if args.boundaries else None
+    drawn = boundaries_by_layer(written.boundaries) if args.boundaries else None
     with whole_file(args.out) as unfinished:
         plot_strokes(points, written.steps[:, 2], drawn, unfinished)
     print(f"{len(points):,} points in {int(written.steps[:, 2].sum()):,} strokes: {args.out}")

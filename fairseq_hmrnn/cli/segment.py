@@ -114,13 +114,13 @@ def _compare(args: argparse.Namespace, reader: TextReader, lookahead: int) -> No
     if not text:
         raise UserError("the text is empty: there is nothing to compare")
     golds = gold_boundaries(args.gold, text, args.separator)
-    found, probs, foretold = [], [], []
+    found, probs, predicted = [], [], []
     with progress_bar(len(text), " characters") as progress:
         for start in range(0, len(text), PIECE):
             piece = text[start : start + PIECE]
             if not args.no_peaks:
                 reading, predictions = reader.read_with_predictions(piece)
-                foretold.append(predictions)
+                predicted.append(predictions)
             elif args.lexicon:
                 reading = reader.read(piece)
             else:
@@ -129,8 +129,8 @@ def _compare(args: argparse.Namespace, reader: TextReader, lookahead: int) -> No
             probs.append(reading.boundary_probs)
             progress.update(len(piece))
     boundaries, signals = reader.closed_earlier(text, np.concatenate(found), lookahead) > 0.5, {}
-    if foretold:
-        predictions = Predictions(*map(np.concatenate, zip(*foretold)))
+    if predicted:
+        predictions = Predictions(*map(np.concatenate, zip(*predicted)))
         signals = {"surprisal": predictions.next_surprisal, "entropy": predictions.entropy}
     if args.lexicon:
         signals["lexicon"] = _ends_with_lexicon(

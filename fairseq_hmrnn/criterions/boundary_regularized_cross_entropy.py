@@ -229,7 +229,7 @@ class BoundaryRegularizedCrossEntropy(CheckedOptions, CrossEntropyCriterion):
         return trace
 
     def training_state(self) -> Dict[str, Any]:
-        """The state that a training goes on with beside weights, for a checkpoint's `extra_state`; empty if nothing."""
+        """State besides the weights that training needs to resume, for a checkpoint's `extra_state`; may be empty."""
         return self.targets.found.state_dict() if self.targets.found is not None else {}
 
     def load_training_state(self, state: Dict[str, Any]) -> None:
@@ -264,14 +264,14 @@ class BoundaryRegularizedCrossEntropy(CheckedOptions, CrossEntropyCriterion):
                 regularizer = REGULARIZERS[term.name]
                 for need in ("signals", "right_to_left"):
                     if need in regularizer.needs and need not in heard:
-                        nll, found = self.hear(need, model, net_output, sample, term.name)
+                        nll, found = self.predictions_for(need, model, net_output, sample, term.name)
                         penalties += nll
                         heard[need] = Signals(*(rows_of(trace, values) for values in found))
-                # A lexicon knows where lines end and teaches it, though no rate counts it.
+                # A lexicon gives targets at line ends too, which no rate counts.
                 valid = trace.valid if "lexicon" in regularizer.needs else counted
                 steps = layer_steps(trace, layer, self.targets.share(layer), **heard)._replace(valid=valid)
-                steps = self.targets.heard_by(layer, steps, tokens_of_rows)
-                self.targets.listen(term.name, layer, steps, tokens_of_rows)
+                steps = self.targets.with_targets(layer, steps, tokens_of_rows)
+                self.targets.remember(term.name, layer, steps, tokens_of_rows)
                 penalties.append(weight * regularizer(steps))
         penalties += self._unheard(heard)
         if self.supervision is not None and self.supervision_weight > 0:
@@ -288,7 +288,7 @@ class BoundaryRegularizedCrossEntropy(CheckedOptions, CrossEntropyCriterion):
         unheard = [network for need, network in networks.items() if network is not None and need not in heard]
         return [parameter.flatten()[:0].sum() for network in unheard for parameter in network.parameters()]
 
-    def hear(self, need, model, net_output, sample, name: str) -> Tuple[List[Tensor], Signals]:
+    def predictions_for(self, need, model, net_output, sample, name: str) -> Tuple[List[Tensor], Signals]:
         """One of the NEEDS of the regulariser of this name, for every source symbol, and the loss of the network that
         predicted it, if it is not the model itself."""
         tokens = sample["net_input"].get("src_tokens")

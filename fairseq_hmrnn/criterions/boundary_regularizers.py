@@ -125,7 +125,7 @@ def _add(name: str, found: Regularizer) -> None:
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean of `values` where `mask`, a bool of the same shape, holds; 0 if it nowhere does."""
+    """Mean of `values` where `mask`, a bool of the same shape, holds; 0 if it holds nowhere."""
     return values.masked_fill(~mask, 0).sum() / mask.sum().clamp(min=1)
 
 

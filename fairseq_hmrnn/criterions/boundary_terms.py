@@ -91,18 +91,18 @@ def listeners() -> List[str]:
 
 
 def listening(terms: Sequence[Term]) -> Optional[str]:
-    """The name of the one of a layer's regularisers by which its rate is found and its delay is told: of those that
-    listen to a signal the first, or the first that has a lexicon beside; None if none listens."""
+    """The name of the regulariser that determines a layer's rate, if that is searched, and its delay: the first with a
+    lexicon, else the first that listens to a signal; None if none does."""
     names = [term.name for term in terms if REGULARIZERS[term.name].signal is not None]
     return next(iter([*needing("lexicon", [terms]), *names]), None)
 
 
-def delay_behind(heard: Optional[str], told: Optional[int]) -> int:
+def delay_behind(heard: Optional[str], given: Optional[int]) -> int:
     """How many steps behind a segment's last one a detector closes it. heard: the name of what it listens to; None:
-    nothing. told: --boundary-delay; None: the regulariser's own."""
+    nothing. given: --boundary-delay; None: the regulariser's own."""
     if heard is None:
         return 0
-    return REGULARIZERS[heard].delay if told is None else told
+    return REGULARIZERS[heard].delay if given is None else given
 
 
 def delay_of(criterion: Any) -> int:

@@ -85,10 +85,10 @@ class FoundRate:
         return {name: value.cpu() if torch.is_tensor(value) else value for name, value in vars(self).items()}
 
     def load_state_dict(self, state: Dict[str, Any]) -> None:
-        """What a training that found something else had beside is left alone; a rate of all steps is forgotten."""
+        """Ignores entries of another kind of search; forgets a rate of all steps, with a warning."""
         if state.get("of_all_steps", True):
             logger.warning(
-                f"boundary-rates: the checkpoint's {self.sought} is of all steps: searching one within lines"
+                f"boundary-rates: the checkpoint's {self.sought} is of all steps: the search within lines starts again"
             )
             return
         known = {name: value for name, value in state.items() if name in vars(self)}

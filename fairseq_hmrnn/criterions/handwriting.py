@@ -64,7 +64,7 @@ class HandwritingLikelihood(BoundaryRegularizedCrossEntropy):
     Works with every `HandwritingModel`; regularisers require one with boundaries, and are for training alone.
     """
 
-    scores_steps = True  # asked by the task
+    scores_steps = True  # the task checks it
     name, models_with_boundaries = "a boundary regularizer", "hmlstm_handwriting"
 
     def __init__(self, task, sentence_avg, boundary_rates="", boundary_regularizers="rate", boundary_weight=1.0):

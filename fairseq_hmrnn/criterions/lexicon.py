@@ -18,7 +18,7 @@ import numpy as np
 from .rate_search import SPELLING_PRIOR, discounted
 
 LONGEST = 16  # symbols of a segment
-CUT_SHORT = 1.25  # times as much as spelling costs each symbol of a segment of which more may stand outside
+CUT_SHORT = 1.25  # times the mean spelling cost of a symbol: cost of one of a segment at the edge of a row
 
 _MULTIPLIERS = np.array([0x9E3779B97F4A7C15, 0xD1B54A32D192ED03], dtype=np.uint64).view(np.int64)  # odd, otherwise any
 
@@ -26,14 +26,14 @@ _MULTIPLIERS = np.array([0x9E3779B97F4A7C15, 0xD1B54A32D192ED03], dtype=np.uint6
 class Spelling(NamedTuple):
     """A bigram of symbols, of which 0 marks both ends of a segment and symbol s is s + 1.
 
-    pairs: (P,) codes of those that came, in order. counts: (P,). firsts: (S,) how often each came before another.
-    often: (S,) how often each came after another. The last of the S stands for all that never came.
+    pairs: (P,) codes of those that came, in order. counts: (P,). before_counts: (S,) how often each came before
+    another. after_counts: (S,) how often each came after another. The last of the S stands for all that never came.
     """
 
     pairs: np.ndarray
     counts: np.ndarray
-    firsts: np.ndarray
-    often: np.ndarray
+    before_counts: np.ndarray
+    after_counts: np.ndarray
 
     @classmethod
     def of(cls, before: np.ndarray, after: np.ndarray) -> Spelling:
@@ -45,16 +45,16 @@ class Spelling(NamedTuple):
     @property
     def log_p_by_symbol(self) -> float:
         """The mean over the pairs."""
-        size = len(self.firsts)
+        size = len(self.before_counts)
         return float((self.counts * self.log_p(self.pairs // size, self.pairs % size)).sum() / self.counts.sum())
 
     def log_p(self, before: np.ndarray, after: np.ndarray, less: int = 0) -> np.ndarray:
         """log p(after | before), of two arrays of one shape, all pairs counted `less` times less."""
-        size = len(self.firsts)
+        size = len(self.before_counts)
         before, after = np.minimum(before, size - 1), np.minimum(after, size - 1)
         count = _look_up(self.pairs, self.counts, before.astype(np.int64) * size + after)
-        frequency = np.maximum(self.often[after] + 1 - less, 1) / (self.often.sum() + size)
-        first = np.maximum(self.firsts[before] - less, 0)
+        frequency = np.maximum(self.after_counts[after] + 1 - less, 1) / (self.after_counts.sum() + size)
+        first = np.maximum(self.before_counts[before] - less, 0)
         return np.log((np.maximum(count - less, 0) + SPELLING_PRIOR * frequency) / (first + SPELLING_PRIOR))
 
 

@@ -7,7 +7,7 @@ from typing import Any, Callable, NamedTuple, Optional, Sequence, Tuple
 import numpy as np
 
 from .lexicon import Lexicon, Rows
-from .rate_search import find_rate, held_out_cost, runs, spelled
+from .rate_search import as_characters, find_rate, held_out_cost, runs
 
 WEIGHT = 10.0  # of a signal in its standard deviations, against nats of the lexicon
 WEIGHT_OF_DETECTOR = 3.0  # if the signal is the z~ of one that was taught so
@@ -21,21 +21,21 @@ SAMPLE = 40_000  # symbols in which its rate is looked for
 
 
 class Inferred(NamedTuple):
-    """threshold: the share of places where the signal alone is above the one at which it says nothing. rate: that at
-    which segments begin then, by signal and lexicon."""
+    """threshold: the share of places whose score by the signal alone is above 0. rate: the share of places at which
+    segments begin, by signal and lexicon."""
 
     threshold: float
     rate: float
     lexicon: Lexicon
 
 
-def infer(symbols: np.ndarray, signal: np.ndarray, told: Optional[float] = None) -> Optional[Inferred]:
+def infer(symbols: np.ndarray, signal: np.ndarray, given: Optional[float] = None) -> Optional[Inferred]:
     """The lexicon of a text and the rates that it goes with; None where find_rate finds none.
 
-    symbols, signal: as for find_rate. told: the rate, if it need not be found: otherwise it is the lowest of some whose
-    segments are predicted nearly best (rate_search.py).
+    symbols, signal: as for find_rate. given: the rate, if it need not be found: otherwise it is the lowest of some
+    whose segments are predicted nearly best (rate_search.py).
     """
-    alone = find_rate(symbols, signal) if told is None else told
+    alone = find_rate(symbols, signal) if given is None else given
     known = symbols >= 0
     if alone is None or not known.any():
         return None
@@ -44,7 +44,7 @@ def infer(symbols: np.ndarray, signal: np.ndarray, told: Optional[float] = None)
     rows, values = Rows(text), np.append(signal, 0)[places]
     free = inside & np.isfinite(values)
     found = []
-    for rate in [alone] if told is not None else [alone * times for times in TIMES if alone * times < 1]:
+    for rate in [alone] if given is not None else [alone * times for times in TIMES if alone * times < 1]:
         begins = (scored(values, inside, rate) >= 0) & inside
         begins, inferred = _rounds(rows, free, begins, rate, lambda share: scored(values, inside, share))
         if inferred is not None:
@@ -55,7 +55,7 @@ def infer(symbols: np.ndarray, signal: np.ndarray, told: Optional[float] = None)
 def _cost(rows: Rows, begins: np.ndarray) -> float:
     """held_out_cost of a segmentation of rows."""
     symbols = np.pad(rows.symbols, ((0, 0), (0, 1)), constant_values=-1).ravel()
-    return held_out_cost(spelled(symbols), symbols >= 0, np.pad(begins, ((0, 0), (0, 1))).ravel())
+    return held_out_cost(as_characters(symbols), symbols >= 0, np.pad(begins, ((0, 0), (0, 1))).ravel())
 
 
 def _first_of_nearly_best(found: Sequence[Tuple[float, Any]], nearly: float) -> Any:
@@ -138,8 +138,9 @@ class _Piece:
 
 
 def scored(signal: np.ndarray, inside: np.ndarray, share: float, weight: float = WEIGHT) -> np.ndarray:
-    """What a segment that begins at a place gains by the signal there: 0 at the one that the highest `share` of the
-    places inside exceed, of those where it is not certain (inf, which gains CERTAIN)."""
+    """The score of a segment that begins at each place: `weight` times the signal, in standard deviations above its
+    (1 - share) quantile over the places inside. CERTAIN where the signal is inf; such places do not count in the
+    quantile."""
     certain = np.isposinf(signal)
     values = signal[inside & ~certain]
     if not len(values):

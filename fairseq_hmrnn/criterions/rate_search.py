@@ -37,7 +37,7 @@ def find_rate(symbols: np.ndarray, signal: np.ndarray) -> Optional[float]:
     ranked = np.sort(signal[known & np.isfinite(signal)])
     if known.sum() < FEWEST or not len(ranked):
         return None
-    text = spelled(symbols)
+    text = as_characters(symbols)
     counts = np.maximum(np.rint(RATES * len(ranked)), 1).astype(int)
     costs = np.array([held_out_cost(text, known, signal >= ranked[-count]) for count in counts])
     best = int(costs.argmin())
@@ -48,7 +48,7 @@ def find_rate(symbols: np.ndarray, signal: np.ndarray) -> Optional[float]:
     return float(RATES[best])
 
 
-def spelled(symbols: np.ndarray) -> str:
+def as_characters(symbols: np.ndarray) -> str:
     """Whole numbers from -1, (S,), as a character each."""
     return text_of(np.maximum(symbols, -1) + 1)
 

@@ -20,8 +20,8 @@ logger = logging.getLogger(__name__)
 
 
 class TargetRates:
-    """rates, terms: of each layer; or none; or one list of terms for all. line_end: the symbol `</s>`. delay: of
-    detectors that listen, if not that of what they listen to.
+    """rates: by layer, or empty. terms: by layer, or one list for all layers. line_end: the index of `</s>`, None for
+    strokes. delay: of detectors that listen to a signal; None: the regulariser's own.
 
     heard: the name of what each layer's detector listens to, None for one that does not. found: the first layer's rate
     if it is to be found, or its lexicon, otherwise None.
@@ -46,9 +46,9 @@ class TargetRates:
         self._announces = bool(rates) and rates[0].share is None  # what the rate is before the first search
         lines = line_end is not None  # strokes have none
         self.within_lines = [rate.within_lines and lines for rate in rates]
-        told = [within and rate.share is not None for within, rate in zip(self.within_lines, rates)]
-        if any(told):
-            layers = ", ".join(str(layer) for layer, within in enumerate(told, 1) if within)
+        given = [within and rate.share is not None for within, rate in zip(self.within_lines, rates)]
+        if any(given):
+            layers = ", ".join(str(layer) for layer, within in enumerate(given, 1) if within)
             logger.info(
                 f"boundary-rates: numbers (here of layer {layers}) are shares of the steps within lines; of all steps, "
                 "as before 1.0 and for sentences, it is steps:.2"
@@ -92,7 +92,7 @@ class TargetRates:
             left_out |= later(following.eq(self.line_end), delay)
         return trace.valid & ~left_out
 
-    def heard_by(self, layer: int, steps: LayerSteps, tokens: Optional[Tensor]) -> LayerSteps:
+    def with_targets(self, layer: int, steps: LayerSteps, tokens: Optional[Tensor]) -> LayerSteps:
         """With what the targets of a layer that listens depend on."""
         if layer == 0 and isinstance(self.found, FoundLexicon):
             steps = steps._replace(lexicon=functools.partial(self._begins, tokens))
@@ -109,7 +109,7 @@ class TargetRates:
         ends = tokens.eq(self.line_end)
         return signal.masked_fill(ends | later(ends, 1), math.inf)
 
-    def listen(self, name: str, layer: int, steps: LayerSteps, tokens: Tensor) -> None:
+    def remember(self, name: str, layer: int, steps: LayerSteps, tokens: Tensor) -> None:
         """If the first layer's rate is to be found: remember what its detector hears by the regulariser `name`."""
         if self.found is None or layer > 0 or name != self.heard[0]:
             return

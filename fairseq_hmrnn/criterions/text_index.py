@@ -20,8 +20,8 @@ _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 class TextIndex:
     """Every STRIDE-th gram of a text, sorted by a hash: two bytes for each character beside those of the text.
 
-    Of the grams of a piece STRIDE neighbours have one among them that the index has, wherever the piece stands: the
-    places of all its occurrences are those of the grams of each remainder, whose rarest one is looked up.
+    Of any STRIDE consecutive grams of a piece exactly one begins at an indexed place. For each remainder modulo STRIDE
+    the rarest gram is looked up; together the matches are all occurrences of the piece.
     """
 
     def __init__(self, text: str):

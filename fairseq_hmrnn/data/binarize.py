@@ -33,7 +33,7 @@ class TextSource:
     """A UTF-8 text that is read in chunks, as often as needed.
 
     Args:
-        name: how messages call it.
+        name: its name in messages.
         open_bytes: returns a new binary stream at the text's start.
         num_bytes: its length.
     """

@@ -10,7 +10,7 @@ AnyDictionary = TypeVar("AnyDictionary", bound=Dictionary)
 
 
 def read_dictionary(kind: Type[AnyDictionary], path: str) -> AnyDictionary:
-    """Of a dict.txt, by fairseq, which is told in one line where it cannot be read: ValueError, or OSError."""
+    """Read a dict.txt with fairseq. ValueError, in one line, if it is none; OSError if it cannot be opened."""
     try:
         with open(path, encoding="utf-8") as stream:
             return kind.load(stream)

@@ -143,7 +143,7 @@ class StreamBatches(torch.utils.data.Dataset):
         self.set_epoch(epoch)
 
     def set_epoch(self, epoch: int) -> None:
-        """Lay the windows of this epoch."""
+        """Lay out the windows of this epoch."""
         self.epoch = epoch
         self.borders = self.text.windows.borders(self.num_steps, self.seed, epoch)
 

@@ -117,7 +117,7 @@ class LanguageModelHub(GeneratorHubInterface):
         super().__init__(cfg, task, models)
         self.criterions = list(criterions)
         self.bpe, self.tokenizer = task.build_bpe(cfg.bpe), task.build_tokenizer(cfg.tokenizer)
-        self.told_of_unknown: Set[str] = set()
+        self.warned_of_unknown: Set[str] = set()
         self.begin = self.src_dict.bos() if getattr(cfg.task, "add_bos_token", False) else self.src_dict.eos()
 
     def binarize(self, sentence: str) -> Tensor:
@@ -341,9 +341,9 @@ class LanguageModelHub(GeneratorHubInterface):
             indices = self.encode(text).tolist()
             if unk in indices:
                 unknown += [symbol for symbol, index in zip(self._symbols(text), indices) if index == unk]
-        new = [symbol for symbol in unknown if symbol not in self.told_of_unknown]
+        new = [symbol for symbol in unknown if symbol not in self.warned_of_unknown]
         if new:
-            self.told_of_unknown.update(new)
+            self.warned_of_unknown.update(new)
             logger.warning(unknown_message(new))
 
     def _log_probs(self, symbols: Tensor) -> Iterator[Tensor]:
@@ -383,7 +383,7 @@ def _lines(symbols: Sequence[int], eos: int) -> List[List[int]]:
 
 
 def load_pretrained(path: str, names: Optional[str] = None, data: Optional[str] = None, **kwargs) -> LanguageModelHub:
-    """As `HMLSTMLanguageModel.from_pretrained`, whose work it is."""
+    """Implements `HMLSTMLanguageModel.from_pretrained`."""
     return load(split_checkpoints(path, names), data, **kwargs)
 
 

@@ -1,5 +1,5 @@
-"""The one reader of known text: by windows, the state carried on, so that memory does not grow with the text. What a
-model predicts is computed only for who asks for it; boundaries need no prediction."""
+"""The one reader of known text: by windows, the state carried on, so that memory does not grow with the text.
+Predictions are computed only on request; boundaries need none."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ class CharacterReader(TextReader):
     def __init__(self, decoder, dictionary, begin: int, window: int = WINDOW):
         self.reader, self.dictionary = Reader(decoder, begin, window), dictionary
         self.table = index_table(dictionary).astype(np.int64)
-        self.told_of_unknown = False
+        self.warned_of_unknown = False
         self.num_detectors = self.reader.num_detectors
 
     def read(self, text: str) -> Reading:
@@ -194,8 +194,8 @@ class CharacterReader(TextReader):
         """(T,) int64."""
         tokens = self.table[code_points(text)]
         unknown = tokens == self.dictionary.unk()
-        if not self.told_of_unknown and unknown.any():
-            self.told_of_unknown = True
+        if not self.warned_of_unknown and unknown.any():
+            self.warned_of_unknown = True
             logger.warning(unknown_message(text[place] for place in np.flatnonzero(unknown)))
         return tokens
 
@@ -223,8 +223,8 @@ class CharacterReader(TextReader):
 
 
 def closed_earlier(boundaries: np.ndarray, lookahead: int) -> np.ndarray:
-    """Boundaries (T, L) put `lookahead` symbols before: of layers that read so much of the next segment before they
-    close one. The last symbols have none. ValueError for a negative one."""
+    """Boundaries (T, L) put `lookahead` symbols before: for layers that read that many symbols of the next segment
+    before they close one. The last symbols have none. ValueError for a negative one."""
     check_lookahead(lookahead)
     moved = np.zeros_like(boundaries)
     moved[: max(len(boundaries) - lookahead, 0)] = boundaries[lookahead:]

@@ -25,7 +25,7 @@ class Layout(NamedTuple):
 
 class Sample(NamedTuple):
     """A complete sample: new symbols behind a prompt, bits of each, and by symbol what layers closed with the one
-    before it, empty if nobody asked."""
+    before it, empty after a search and for models without detectors."""
 
     prompt: str
     symbols: List[int]
@@ -33,7 +33,7 @@ class Sample(NamedTuple):
     boundaries: List[Sequence[float]]
 
 
-class _Reading(NamedTuple):
+class _ReadPrompt(NamedTuple):
     """A prompt as the models read it: its symbols, bits of each, and what layers closed with the one before it, None
     for models without detectors."""
 
@@ -56,7 +56,7 @@ class SampleWriter:
         self.stop = model.stop(end)
         self.interactive = out.isatty()
         self.written = self.new_symbols = 0
-        self._read: Optional[Tuple[str, _Reading]] = None  # the last prompt
+        self._read: Optional[Tuple[str, _ReadPrompt]] = None  # the last prompt
 
     def draw(self, prompts: Sequence[str], samples: int, batch_size: int) -> None:
         """`samples` of each prompt: one by one as they come, or complete ones of `batch_size` drawn together."""
@@ -131,12 +131,12 @@ class SampleWriter:
         for symbol, closed in zip(reading.symbols, reading.boundaries):
             yield transcript.add(symbol, closed)
 
-    def _reading(self, prompt: str) -> _Reading:
+    def _reading(self, prompt: str) -> _ReadPrompt:
         """Of a prompt, read once: samples of a prompt follow each other."""
         if self._read is None or self._read[0] != prompt:
             symbols = self._symbols(prompt)
             log_probs, boundaries = self.sampler.read(symbols)
-            self._read = prompt, _Reading(symbols[1:], [-x / math.log(2) for x in log_probs], boundaries)
+            self._read = prompt, _ReadPrompt(symbols[1:], [-x / math.log(2) for x in log_probs], boundaries)
         return self._read[1]
 
     def _batch(self, prompts: Sequence[str]) -> List[Sample]:

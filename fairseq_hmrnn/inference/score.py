@@ -15,7 +15,7 @@ class Score(_Score):
     """bits_per_character: over the text's characters. bits: of every symbol. symbols: as in the dictionary.
 
     By name it has what fairseq's `score` returns, in nats: `score["positional_scores"]` (T,), `score["tokens"]` (T,),
-    `score["score"]`, their mean, and None as `attention` and `alignment`.
+    `score["score"]`, their mean, and None for `attention` and `alignment`.
     """
 
     hypothesis: Dict[str, Any]

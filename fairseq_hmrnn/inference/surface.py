@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Iterable, List, Optional, Sequence
 
-SPACE_MARK, CONTINUED = "\u2581", "@@"  # of sentencepiece before a word, of subword-nmt behind its parts
+from ..data.characters import SPACE_SYMBOL  # sentencepiece's mark of a space, too
+
+CONTINUED = "@@"  # of subword-nmt, behind the parts of a word
 
 
 def symbol_ends(text: str, symbols: Sequence[str]) -> Optional[List[int]]:
@@ -15,7 +17,7 @@ def symbol_ends(text: str, symbols: Sequence[str]) -> Optional[List[int]]:
         while position < len(text) and text[position].isspace():
             position += 1
         part = symbol[: -len(CONTINUED)] if symbol.endswith(CONTINUED) else symbol
-        surface = next((s for s in (symbol, symbol.strip(SPACE_MARK), part) if text.startswith(s, position)), None)
+        surface = next((s for s in (symbol, symbol.strip(SPACE_SYMBOL), part) if text.startswith(s, position)), None)
         if surface is None:
             return None
         position += len(surface)

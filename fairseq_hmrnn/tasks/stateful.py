@@ -168,8 +168,8 @@ class StatefulLanguageModelingTask(CheckedOptions, LanguageModelingTask):
         super().optimizer_step(optimizer, model, update_num)
 
     def gather_carried(self) -> None:
-        """Bring together every process's rows for a checkpoint, which the first process writes alone. Told to every
-        process just before: an update that overflowed has moved on in the text too."""
+        """Bring together every process's rows for a checkpoint, which the first process writes alone. Called
+        in every process just before saving, since an update that overflowed has advanced in the text too."""
         saved = self._training_state.save() if self._training_state is not None else None
         if saved is not None and distributed_utils.get_data_parallel_world_size() > 1:
             group = distributed_utils.get_data_parallel_group()

@@ -2,7 +2,7 @@
 
 A product of a weight (R, C) with one vector is R C multiply-adds forward. Its backward pass is two products as large,
 one for the gradient of the vector and one for that of the weight, over the same steps: PASSES. What is not a product
-(gates, normalisation, softmax itself, the optimizer) does not count, so that no program reaches the limit quite.
+(gates, normalisation, softmax itself, the optimizer) does not count, so that no program quite reaches the limit.
 
 HM-LSTM: a layer's products are needed where its boundaries say so,
 

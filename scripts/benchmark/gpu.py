@@ -32,7 +32,7 @@ try:
 except ModuleNotFoundError as error:
     if error.name != "triton":
         raise
-    hm_lstm_triton = None  # main says so, behind --help
+    hm_lstm_triton = None  # main reports it, after --help
 
 COLUMNS = ["dtype", "hidden", "batch", "rates", "task", "candidate", "median_ms", "ratio", "boundary_rates", "roofline"]
 TASKS = ["train", "sequence", "step"]

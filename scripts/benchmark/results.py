@@ -15,8 +15,8 @@ def claim(folder, settings, option="--out"):
     """Make a folder of results, and note in it the settings that they depend on, {name: value}. UserError where it was
     made with others. option: that of the script which names another folder.
 
-    What only adds results, such as more seeds or contestants, is no setting. A folder without a note, of an earlier
-    form of the script, is taken for one of these settings.
+    What only adds results, such as more seeds or contestants, is not a setting. A folder without a note, of an earlier
+    version of the script, is assumed to have these settings.
     """
     folder = Path(folder)
     note, settings = folder / NOTE, json.loads(json.dumps(settings))

@@ -95,7 +95,7 @@ def read(model, criterion, sample, found: Found) -> None:
     names, heard = criterion.targets.heard, {}
     for need in ("signals", "right_to_left"):
         if any(name and need in REGULARIZERS[name].needs for name in names):
-            heard[need] = criterion.hear(need, model, output, sample, names[0])[1]
+            heard[need] = criterion.predictions_for(need, model, output, sample, names[0])[1]
     own = (places >= 0) & (torch.arange(places.size(1)) > 0)
     for layer, name in enumerate(names):
         found.closed[layer, behind[own]] = trace.boundaries[..., layer][own] > 0.5

@@ -325,7 +325,7 @@ def main():
         print(f"words a character of the mixture: {rate:.4f}", flush=True)
         runs = itertools.product(*(dict.fromkeys(values) for values in (args.settings, args.seeds)))
         models = [(setting, seed, trained(setting, seed, rate, args)) for setting, seed in runs]
-    table = []  # written when all is measured: a file of before is there until then
+    table = []  # written when all is measured: an earlier file is kept until then
     for name, seed, path in models:
         table += map(rounded, rows_of(name, seed, path, texts, first, bool(args.checkpoint)))
     with open(args.csv, "w", newline="", encoding="utf-8") as file:

@@ -78,7 +78,7 @@ def test_a_rate_of_all_steps_is_forgotten(caplog):
     del old["of_all_steps"]
     found.load_state_dict({**old, "rate": 0.3, "last": 0.3, "filled": 100, "symbols": torch.ones(MEMORY)})
     assert found.rate == START and found.filled == 0 and np.isnan(found.last) and found.symbols.max() == -1
-    assert "the checkpoint's rate is of all steps: searching one within lines" in caplog.text
+    assert "the checkpoint's rate is of all steps: the search within lines starts again" in caplog.text
 
 
 def test_a_checkpoint_has_all_of_it():

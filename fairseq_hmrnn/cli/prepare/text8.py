@@ -1,4 +1,4 @@
-"""Text8: the first 90M characters for training, 5M for validation, 5M for testing.
+"""text8: the first 90M characters for training, 5M for validation, 5M for testing.
 
 fairseq-hmrnn prepare text8 text8 --dest data/text8
 """

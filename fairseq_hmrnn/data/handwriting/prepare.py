@@ -10,6 +10,7 @@ from typing import Dict, List, NamedTuple, Optional
 import numpy as np
 from tqdm import tqdm
 
+from ..folders import SPLITS
 from . import iam, store, unipen
 from .lines import BrokenLine, Line
 
@@ -104,7 +105,7 @@ def _published(corpus, lines: List[Line]) -> Optional[Dict[str, List[Line]]]:
     for line in lines:
         splits.setdefault(corpus.published_split(line.name) or "none", []).append(line)
     splits.pop("none", None)
-    if set(splits) != {"train", "valid", "test"}:
+    if set(splits) != set(SPLITS):
         warnings.warn("the published lists leave a split empty: writers are drawn instead", stacklevel=2)
         return None
     return splits
@@ -112,7 +113,7 @@ def _published(corpus, lines: List[Line]) -> Optional[Dict[str, List[Line]]]:
 
 def _written(splits: Dict[str, List[Line]]) -> List[str]:
     found = []
-    for name in ("train", "valid", "test"):
+    for name in SPLITS:
         lines = splits[name]
         points = sum(len(line.points) for line in lines)
         dots = sum(line.single_points for line in lines)

@@ -74,6 +74,11 @@ def log_records(text, kind):
     return [json.loads(found) for found in pattern.findall(text)]
 
 
+def parameters_in(log):
+    """How many parameters the model of fairseq-train's log has."""
+    return int(re.search(r"num\. shared model params: ([0-9,]+)", log).group(1).replace(",", ""))
+
+
 def parse_with_rest(parser):
     """The arguments before --, parsed, and those after it."""
     arguments = sys.argv[1:]

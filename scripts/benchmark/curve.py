@@ -13,6 +13,8 @@ import logging
 import re
 from pathlib import Path
 
+from drawing import subplots
+
 from fairseq_hmrnn.analysis.training import logged
 from fairseq_hmrnn.cli import arguments as kinds
 from fairseq_hmrnn.cli.errors import UserError, run_command
@@ -64,12 +66,7 @@ def shown(rows):
 
 
 def plot(rows, path):
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, panels = pyplot.subplots(1, 2, figsize=(9, 3.6), sharey=True, layout="constrained")
+    figure, panels = subplots(1, 2, figsize=(9, 3.6), sharey=True, layout="constrained")
     drawn = shown(rows)
     for axes, x in zip(panels, ("epoch", "hours")):
         for split in ("training", "validation"):

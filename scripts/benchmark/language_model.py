@@ -24,7 +24,8 @@ from pathlib import Path
 
 import torch
 from candidates import HMLSTM, LSTMS, Recipe
-from commands import command, log_records
+from commands import command, log_records, parameters_in
+from drawing import subplots
 from results import claim, data_digest
 
 from fairseq_hmrnn.cli import arguments as kinds
@@ -95,7 +96,7 @@ def speed(model, equal_to, args):
     options = {"optimization.max_update": SPEED_UPDATES, "common.log_interval": 4, "checkpoint.no_save": "true"}
     options["dataset.disable_validation"] = "true"
     text = train(model, equal_to, args.out / "speed", log, options, args)
-    parameters = int(re.search(r"num\. shared model params: ([0-9,]+)", text).group(1).replace(",", ""))
+    parameters = parameters_in(text)
     symbols = int(re.search(r"\(embed_tokens\): Embedding\(([0-9]+),", text).group(1))
     records = log_records(log.read_text(encoding="utf-8"), "train_inner")
     # Symbols of an update over symbols a second: of updates a second the log has two decimals alone.
@@ -164,12 +165,7 @@ def curve(model, equal_to, seed, updates, args):
 
 def plot(rows, path):
     """Every seed thin, the mean of each model thick; left over updates, right over seconds."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, panels = pyplot.subplots(1, 2, figsize=(9, 3.6), sharey=True, layout="constrained")
+    figure, panels = subplots(1, 2, figsize=(9, 3.6), sharey=True, layout="constrained")
     for axes, x, title in zip(panels, ("updates", "seconds"), ("updates", "seconds of training")):
         for model in dict.fromkeys(row["model"] for row in rows):
             seeds = sorted({row["seed"] for row in rows if row["model"] == model})

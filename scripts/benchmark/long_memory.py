@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import csv
 import itertools
-import logging
 import math
 import statistics
 import time
 from pathlib import Path
 
 import torch
+from drawing import subplots
 from long_memory_models import CONTESTANTS, DEFAULT, Model, equal_size
 from long_memory_tasks import TASKS, build_task, items_of
 from results import read_rows
@@ -118,15 +118,9 @@ def is_of(row, arguments):
 
 def plot(rows, gaps, path):
     """Right answers over the gap, a panel for each task: the mean of the seeds, and from the worst to the best."""
-    import matplotlib
-
-    logging.getLogger("matplotlib").setLevel(logging.WARNING)
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
     tasks = [task for task in TASKS if any(row["task"] == task for row in rows)]
     size = {"figsize": (4.2 * len(tasks) + 2.8, 3.6), "layout": "constrained", "squeeze": False, "sharey": True}
-    figure, (panels,) = pyplot.subplots(1, len(tasks), **size)
+    figure, (panels,) = subplots(1, len(tasks), **size)
     for axes, name in zip(panels, tasks):
         for (contestant, known), color in zip(CONTESTANTS.items(), itertools.cycle(LAYER_COLORS)):
             found = [row for row in rows if (row["task"], row["contestant"]) == (name, contestant)]

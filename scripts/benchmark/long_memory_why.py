@@ -18,11 +18,11 @@ from __future__ import annotations
 import contextlib
 import csv
 import itertools
-import logging
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from drawing import subplots
 from long_memory import SHORTEST_GAP, training
 from long_memory_models import CONTESTANTS, LAYERS, Model
 from long_memory_tasks import KINDS, build_task
@@ -139,15 +139,9 @@ def rows_of(contestant, seed, arguments):
 
 def plot(rows, path):
     """How far the value can be read from each layer over the gap, at the last look at every training."""
-    import matplotlib
-
-    logging.getLogger("matplotlib").setLevel(logging.WARNING)
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
     last = {(row["contestant"], row["seed"]): row for row in rows}
     size = {"figsize": (3.4 * len(last), 3), "layout": "constrained", "squeeze": False, "sharey": True}
-    figure, (panels,) = pyplot.subplots(1, len(last), **size)
+    figure, (panels,) = subplots(1, len(last), **size)
     for axes, ((contestant, seed), row) in zip(panels, last.items()):
         for layer, color in zip(range(1, LAYERS + 1), LAYER_COLORS):
             found = {int(name.split("_")[1]): row[name] for name in row if name.startswith(f"layer{layer}_")}

@@ -20,6 +20,7 @@ import statistics
 import nn_lstm_lm  # noqa: F401  registers the model
 import torch
 import torch.nn.functional as F
+from drawing import subplots
 from torch import Tensor
 
 from fairseq_hmrnn.analysis.plots import LAYER_COLORS
@@ -85,13 +86,7 @@ def scores(path, args):
 
 def plot(by_kind, intervals, path):
     """Bits over the distance between resets: the mean of every kind of model, from the best to the worst."""
-    import matplotlib
-
-    logging.getLogger("matplotlib").setLevel(logging.WARNING)
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(5.2, 3.4), layout="constrained")
+    figure, axes = subplots(figsize=(5.2, 3.4), layout="constrained")
     for color, (kind, columns) in zip(LAYER_COLORS, by_kind.items()):
         bits = torch.tensor(columns)
         mean = bits.mean(0)

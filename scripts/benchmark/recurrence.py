@@ -21,6 +21,7 @@ import time
 
 import torch
 from calibration import set_rate
+from drawing import subplots
 from turns import ratio
 
 from fairseq_hmrnn.cli import arguments as kinds
@@ -194,14 +195,9 @@ def sweep(args):
 
 def plot(rows, what, path):
     """Time against rate or length, one panel per task."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
     table = [dict(zip(COLUMNS, row)) for row in rows]
     tasks = sorted({row["task"] for row in table})
-    _, axes = pyplot.subplots(1, len(tasks), figsize=(4.5 * len(tasks), 3.5), squeeze=False)
+    figure, axes = subplots(1, len(tasks), figsize=(4.5 * len(tasks), 3.5), squeeze=False)
     for axis, task in zip(axes[0], tasks):
         for name in dict.fromkeys(row["candidate"] for row in table):
             chosen = [row for row in table if row["task"] == task and row["candidate"] == name]
@@ -210,8 +206,8 @@ def plot(rows, what, path):
         axis.set(title=f"{task}, B {table[0]['batch']}", ylabel="milliseconds", ylim=(0, None), xlim=(0, None))
         axis.set_xlabel("steps" if what == "length" else "boundary rate of layer 1")
         axis.legend()
-    pyplot.tight_layout()
-    pyplot.savefig(path, dpi=120)
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
 
 
 def peer_class(argument):

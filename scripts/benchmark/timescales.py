@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import csv
 import itertools
-import logging
 import statistics
 from pathlib import Path
 from typing import Dict, List, NamedTuple, Tuple
@@ -27,6 +26,7 @@ import numpy as np
 import torch
 from candidates import Recipe
 from commands import command
+from drawing import subplots
 from results import claim, digest
 from timescales_texts import (
     CODE,
@@ -253,15 +253,9 @@ def seeds_of(rows):
 
 def plot(rows, path):
     """Segment length over word length, a panel for each layer, and the rate of boundaries where a text changes."""
-    import matplotlib
-
-    logging.getLogger("matplotlib").setLevel(logging.WARNING)
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
     models, layers = (list(dict.fromkeys(row[column] for row in rows)) for column in ("model", "layer"))
     size = {"figsize": (4 * len(layers) + 5, 4.4), "layout": "constrained", "width_ratios": [1] * len(layers) + [1.3]}
-    figure, panels = pyplot.subplots(1, len(layers) + 1, **size)
+    figure, panels = subplots(1, len(layers) + 1, **size)
     for axes, layer in zip(panels, layers):
         draw_lengths(axes, [row for row in rows if row["layer"] == layer and row["text"] != CHANGE], models)
         axes.set_title(f"layer {layer}")

@@ -20,7 +20,7 @@ import re
 import statistics
 from pathlib import Path
 
-from commands import USER_DIR, command, parse_with_rest
+from commands import USER_DIR, command, parameters_in, parse_with_rest
 from results import claim, data_digest
 from translation_models import BOUNDARIES, MODELS, options_of
 
@@ -175,7 +175,7 @@ def run(name, args, rest):
     saving += ["--patience", args.patience] if args.patience else []
     claim(args.out / name, settings_of(name, args, rest))
     log = train(name, args, [*saving, "--max-update", args.updates], rest)
-    parameters = int(re.search(r"num\. shared model params: ([0-9,]+)", log).group(1).replace(",", ""))
+    parameters = parameters_in(log)
     perplexities = re.findall(r"valid on .* ppl ([0-9.]+)", log)
     perplexity = min(perplexities, key=float) if args.patience else perplexities[-1]
     hours, speed = training_time(log)

@@ -18,15 +18,11 @@ from tqdm import tqdm
 from ..text import code_points, decoded
 from .characters import SPACE_SYMBOL, CharacterDictionary, decode, encode, is_character_dictionary
 from .dictionaries import read_dictionary
-from .folders import DICTIONARY, SPLITS, is_work, recover, replaced_whole
+from .folders import DICTIONARY, SPLITS, InputError, replaced_whole
 
 CHUNK_BYTES = 1 << 22
 _NUM_CODE_POINTS = 0x110000
 _NEWLINE = ord("\n")
-
-
-class InputError(ValueError):
-    """An input that cannot be used; the message is one line that says what to do."""
 
 
 class TextSource:
@@ -215,25 +211,6 @@ def _describe_unknown(unknown: Dict[str, np.ndarray]) -> str:
     )
 
 
-def check_destination(dest: str, overwrite: bool) -> None:
-    """Refuse a `dest` that is a file, that another process is preparing, or with something in it unless `overwrite`.
-    What a preparation that was killed has left there is undone first."""
-    if os.path.exists(dest) and not os.path.isdir(dest):
-        raise InputError(f"{dest} is a file: give another folder as --dest")
-    if os.path.isdir(dest):
-        recover(dest)
-        busy = next(filter(is_work, os.listdir(dest)), None)
-        if busy is not None:
-            raise InputError(
-                f"another preparation is writing to {dest}: wait for it, or give another --dest (if none is, delete "
-                f"{os.path.join(dest, busy)})"
-            )
-    if os.path.isdir(dest) and os.listdir(dest) and not overwrite:
-        raise InputError(
-            f"{dest} has data in it already: give another --dest, or --overwrite to replace the data there"
-        )
-
-
 def prepare(
     sources: Dict[str, TextSource], dest: str, fractions: Dict[str, float], dict_path: Optional[str] = None
 ) -> List[str]:
@@ -283,10 +260,3 @@ def _write_all(splits: Dict[str, Split], folder: str, dictionary: CharacterDicti
         }
     dictionary.save(os.path.join(folder, DICTIONARY))
     return unknown
-
-
-def embedded_text() -> str:
-    """CPython's own documentation topics in alphabetical order: English that every Python brings along."""
-    from pydoc_data.topics import topics
-
-    return "\n".join(topics[name] for name in sorted(topics))

@@ -8,7 +8,8 @@ from typing import Dict, Iterable, Optional
 
 import numpy as np
 
-from .binarize import CHUNK_BYTES, SPLITS, InputError, TextSource
+from .binarize import CHUNK_BYTES, TextSource
+from .folders import SPLITS, InputError
 
 PTB_SYMBOLS = {"train": 5_017_482, "valid": 393_042, "test": 442_423}
 PTB_TYPES = 50

@@ -26,6 +26,10 @@ WORK = ".prepare-"
 NEW, LEAVING, LEFT = "new", "old", "replaced"
 
 
+class InputError(ValueError):
+    """An input that cannot be used; the message is one line that says what to do."""
+
+
 def matching(folder: str, pattern: str) -> List[str]:
     """Paths of the files in a folder whose names fit a pattern, in their order."""
     return sorted(glob.glob(os.path.join(glob.escape(folder), pattern)))
@@ -73,6 +77,25 @@ def recover(folder: str) -> None:
                 gone.rename(old)
             _move(_files(old), old, target, [])
             shutil.rmtree(str(work))
+
+
+def check_destination(dest: str, overwrite: bool) -> None:
+    """Refuse a `dest` that is a file, that another process is preparing, or with something in it unless `overwrite`.
+    What a preparation that was killed has left there is undone first."""
+    if os.path.exists(dest) and not os.path.isdir(dest):
+        raise InputError(f"{dest} is a file: give another folder as --dest")
+    if os.path.isdir(dest):
+        recover(dest)
+        busy = next(filter(is_work, os.listdir(dest)), None)
+        if busy is not None:
+            raise InputError(
+                f"another preparation is writing to {dest}: wait for it, or give another --dest (if none is, delete "
+                f"{os.path.join(dest, busy)})"
+            )
+    if os.path.isdir(dest) and os.listdir(dest) and not overwrite:
+        raise InputError(
+            f"{dest} has data in it already: give another --dest, or --overwrite to replace the data there"
+        )
 
 
 def is_work(name: str) -> bool:

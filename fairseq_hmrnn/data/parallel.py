@@ -7,8 +7,7 @@ import sys
 from pathlib import Path
 from typing import Dict, List, NamedTuple, Optional, Tuple
 
-from .binarize import InputError
-from .folders import replaced_whole
+from .folders import InputError, replaced_whole
 
 KINDS = ("unigram", "bpe", "char")
 # How files of a split may be called, before .LANGUAGE: by the first name of which there is a text.

@@ -120,8 +120,7 @@ class HMLSTMLanguageModelingTask(TaskMixin, StatefulLanguageModelingTask):
         try:
             super().load_dataset(split, epoch, combine, **kwargs)
         except FileNotFoundError as error:
-            folders = utils.split_paths(self.args.data)
-            folder = folders[(epoch - 1) % len(folders)]
+            folder = self.data_folder(epoch)
             if os.path.exists(f"{folder}/{split}.idx"):
                 raise
             found = sorted(name[:-4] for name in os.listdir(folder) if name.endswith(".idx"))

@@ -88,10 +88,14 @@ class StatefulLanguageModelingTask(CheckedOptions, LanguageModelingTask):
             raise ValueError("--stateful requires a model that carries state from window to window, such as hmlstm_lm")
         return model
 
+    def data_folder(self, epoch: int) -> str:
+        """The one of the folders of --data that an epoch reads: fairseq takes them in turn."""
+        folders = utils.split_paths(self.args.data)
+        return folders[(epoch - 1) % len(folders)]
+
     def load_dataset(self, split, epoch=1, combine=False, **kwargs):
         """With --stateful the split becomes one sequence of symbols. ValueError for files that are not whole."""
-        folders = utils.split_paths(self.args.data)
-        folder = folders[(epoch - 1) % len(folders)]
+        folder = self.data_folder(epoch)
         check_split(f"{folder}/{split}", self.dictionary, combine)
         if not self.args.stateful:
             return super().load_dataset(split, epoch, combine, **kwargs)

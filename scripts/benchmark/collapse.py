@@ -17,8 +17,8 @@ from fairseq_hmrnn.cli.errors import run_command
 from fairseq_hmrnn.criterions import BoundaryRegularizedCrossEntropy
 from fairseq_hmrnn.criterions.boundary_regularized_cross_entropy import parse_rates
 from fairseq_hmrnn.criterions.boundary_terms import parse_regularizers
-from fairseq_hmrnn.data.binarize import embedded_text
 from fairseq_hmrnn.data.characters import CharacterDictionary, encode
+from fairseq_hmrnn.data.embedded import embedded_text
 from fairseq_hmrnn.models.config import SLOPE, HMLSTMLanguageModelConfig, parse_sizes
 from fairseq_hmrnn.models.decoder import HMLSTMDecoder
 from fairseq_hmrnn.models.hmlstm_lm import HMLSTMLanguageModel

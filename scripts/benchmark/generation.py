@@ -35,7 +35,8 @@ from fairseq_hmrnn.cli import arguments as kinds
 from fairseq_hmrnn.cli.errors import UserError, run_command
 from fairseq_hmrnn.cli.main import run
 from fairseq_hmrnn.cli.recipe import PACKAGE
-from fairseq_hmrnn.data.binarize import TextSource, embedded_text, prepare
+from fairseq_hmrnn.data.binarize import TextSource, prepare
+from fairseq_hmrnn.data.embedded import embedded_text
 from fairseq_hmrnn.inference import hub
 from fairseq_hmrnn.inference.sampler import SamplingOptions
 from fairseq_hmrnn.models.decoder import HMLSTMDecoder

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from fairseq_hmrnn.cli import arguments as kinds
 from fairseq_hmrnn.cli.errors import UserError, run_command
-from fairseq_hmrnn.data.binarize import embedded_text
+from fairseq_hmrnn.data.embedded import embedded_text
 from fairseq_hmrnn.models.slope import SlopeSchedule
 from fairseq_hmrnn.modules import HMLSTM, LayerOutput
 from fairseq_hmrnn.options import SEED, SIZE, whole

@@ -20,7 +20,8 @@ from running import PATIENCE, environment
 from fairseq_hmrnn.cli.main import run as run_command
 from fairseq_hmrnn.data import binarize
 from fairseq_hmrnn.data.characters import CharacterDictionary, decode, encode
-from fairseq_hmrnn.data.folders import replaced_whole
+from fairseq_hmrnn.data.embedded import embedded_text
+from fairseq_hmrnn.data.folders import SPLITS, replaced_whole
 
 LINES = "The \u2581 cat\tsat \r\n\n  on\u00a0\u3000the \U0001f63a mat.\x00\u2028 \n"
 
@@ -82,7 +83,7 @@ def test_one_item_per_line_and_the_same_files_as_fairseqs_builder(tmp_path):
 def test_missing_splits_are_cut_from_the_end_at_line_borders(tmp_path, text_file, capsys):
     data = tmp_path / "data"
     assert run(text_file, "--dest", data, "--valid-fraction", ".2", "--test-fraction", ".1") == 0
-    parts = {name: read_back(data, name) for name in binarize.SPLITS}
+    parts = {name: read_back(data, name) for name in SPLITS}
     whole = LINES * 50
     assert "".join(parts.values()) == whole
     assert all(part.endswith("\n") for part in parts.values())
@@ -128,7 +129,7 @@ def test_overwrite_replaces_the_data_and_nothing_else(tmp_path, text_file):
     assert run(text_file, "--dest", data) == 0
     write(data / "notes.txt", "mine")
     assert run(write(tmp_path / "new", "x\n\nx\n"), "--dest", data, "--overwrite") == 0
-    assert "".join(read_back(data, name) for name in binarize.SPLITS) == "x\n\nx\n"
+    assert "".join(read_back(data, name) for name in SPLITS) == "x\n\nx\n"
     assert (data / "notes.txt").read_text() == "mine"
 
 
@@ -236,8 +237,8 @@ def test_fairseqs_language_modeling_task_reads_it(tmp_path, text_file):
 
 def test_embedded_text(tmp_path):
     assert run("--embedded", "--dest", tmp_path / "data") == 0
-    text = "".join(read_back(tmp_path / "data", name) for name in binarize.SPLITS)
-    assert text == binarize.embedded_text()
+    text = "".join(read_back(tmp_path / "data", name) for name in SPLITS)
+    assert text == embedded_text()
     assert len(text) > 400_000
 
 

@@ -5,7 +5,7 @@ import random
 import pytest
 
 from fairseq_hmrnn.data import parallel
-from fairseq_hmrnn.data.binarize import InputError
+from fairseq_hmrnn.data.folders import InputError
 from fairseq_hmrnn.data.parallel import Side, prepare_parallel
 
 

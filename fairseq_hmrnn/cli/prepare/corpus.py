@@ -6,7 +6,8 @@ import argparse
 import shlex
 from typing import Callable, Dict
 
-from ...data.binarize import TextSource, check_destination, prepare
+from ...data.binarize import TextSource, prepare
+from ...data.folders import check_destination
 from ..arguments import Parser, data_to_write
 
 

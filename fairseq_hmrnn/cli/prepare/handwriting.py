@@ -12,7 +12,7 @@ import argparse
 import shlex
 import sys
 
-from ...data.binarize import check_destination
+from ...data.folders import check_destination
 from ...data.handwriting import prepare
 from ..arguments import SEED, Parser, data_to_write, existing_folder
 from .shares import add_shares, shares

@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ...data.binarize import check_destination
+from ...data.folders import check_destination
 from ...data.synthetic import SyntheticLanguage
 from ...options import whole
 from ..arguments import SEED, Parser, folder_to_write

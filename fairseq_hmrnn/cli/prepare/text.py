@@ -12,7 +12,9 @@ import argparse
 import shlex
 from typing import Dict
 
-from ...data.binarize import TextSource, check_destination, embedded_text, prepare
+from ...data.binarize import TextSource, prepare
+from ...data.embedded import embedded_text
+from ...data.folders import check_destination
 from ..arguments import Parser, data_to_write, existing_file
 from ..errors import UserError
 from .shares import add_shares, shares

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import shlex
 
-from ...data.binarize import check_destination
+from ...data.folders import check_destination
 from ...data.parallel import KINDS, LARGE, NAMES, SMALL, SMALL_TEXT, Side, prepare_parallel
 from ...options import whole
 from ..arguments import Parser, data_to_write, existing_folder

@@ -251,10 +251,10 @@ def test_progress_is_shown_on_a_terminal_alone(monkeypatch):
 
 def test_size_of_what_is_read(tmp_path):
     path = tmp_path / "text.txt"
-    path.write_text("ka\u00e9\n" * 50_000, encoding="utf-8")
+    path.write_text("ka\u00e9\n" * 100_000, encoding="utf-8")
     told = []
     assert "".join(text_pieces(str(path), told.append)) == path.read_text("utf-8")
-    assert sum(told) == size_of(str(path)) == 250_000 and len(told) > 2
+    assert sum(told) == size_of(str(path)) == 500_000 and len(told) > 2
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from fairseq_hmrnn.cli.main import run as run_command
 from fairseq_hmrnn.data import binarize
 from fairseq_hmrnn.data.characters import CharacterDictionary, decode, encode
 from fairseq_hmrnn.data.embedded import embedded_text
-from fairseq_hmrnn.data.folders import SPLITS, replaced_whole
+from fairseq_hmrnn.data.folders import SPLITS, recover, replaced_whole
 
 LINES = "The \u2581 cat\tsat \r\n\n  on\u00a0\u3000the \U0001f63a mat.\x00\u2028 \n"
 
@@ -206,6 +206,11 @@ def test_what_a_killed_preparation_left_is_undone(tmp_path, text_file, last):
 
 def test_a_killed_preparation_does_not_stand_in_the_way_and_one_that_runs_is_left_alone(tmp_path, text_file):
     data = tmp_path / "data"
+    (data / ".prepare-dead" / "new").mkdir(parents=True)
+    (data / ".prepare-begun").mkdir()  # by a process that is about to lock it
+    recover(str(data))
+    assert [path.name for path in data.iterdir()] == [".prepare-begun"]
+    (data / ".prepare-begun").rmdir()
     (data / ".prepare-dead" / "new").mkdir(parents=True)
     with replaced_whole(str(data)) as new:
         assert [path.name for path in data.iterdir()] == [new.parent.name]

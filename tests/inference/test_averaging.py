@@ -38,3 +38,11 @@ def test_what_has_no_extra_state_is_no_whole_checkpoint(checkpoint, tmp_path):
     torch.save(checkpoint, tmp_path / "a.pt")
     with pytest.raises(UnsafeCheckpointError, match="a.pt is not a whole fairseq checkpoint"):
         average([tmp_path / "a.pt"])
+
+
+def test_a_moving_average_that_lacks_a_weight_is_named(checkpoint, tmp_path):
+    name, *rest = [key for key, tensor in checkpoint["model"].items() if tensor.is_floating_point()]
+    checkpoint["extra_state"] = {"train_iterator": {}, "ema": {key: checkpoint["model"][key] for key in rest}}
+    torch.save(checkpoint, tmp_path / "a.pt")
+    with pytest.raises(ValueError, match=f"a.pt: its moving average lacks {name}: leave --ema out"):
+        average([tmp_path / "a.pt"], moving=True)

@@ -11,7 +11,8 @@ import argparse
 
 from ...data.corpora import enwik8
 from ..arguments import Parser, existing_file
-from .corpus import add_destination, binarise
+from .corpus import binarise
+from .destination import add_destination
 
 
 def add_arguments(parser: Parser) -> None:

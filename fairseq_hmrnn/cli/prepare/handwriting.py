@@ -9,12 +9,12 @@ published lists if there are). Files that cannot be used are named and left out.
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 
 from ...data.folders import check_destination
 from ...data.handwriting import prepare
-from ..arguments import SEED, Parser, data_to_write, existing_folder
+from ..arguments import SEED, Parser, existing_folder
+from .destination import add_destination, print_written
 from .shares import add_shares, shares
 
 FRACTIONS = {"valid": 0.1, "test": 0.15}
@@ -22,7 +22,7 @@ FRACTIONS = {"valid": 0.1, "test": 0.15}
 
 def add_arguments(parser: Parser) -> None:
     parser.add_argument("folder", metavar="FOLDER", type=existing_folder, help="of the corpus")
-    parser.add_argument("--dest", required=True, metavar="DIR", type=data_to_write, help="where the data is written")
+    add_destination(parser)
     add_shares(
         parser,
         "share of the writers for validation; where characters are marked, valid and test have lines with marked "
@@ -39,7 +39,6 @@ def add_arguments(parser: Parser) -> None:
         help="add uniform noise within the tablet's spacing to each point: without it the likelihood of "
         "whole-number offsets is unbounded",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace prepared data, of any kind, that is in DIR")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -52,5 +51,4 @@ def run(args: argparse.Namespace) -> None:
     print("\n".join(report.written))
     if report.skipped:
         print(f"{len(report.skipped):,} files were skipped, as said above")
-    print(f"written to {args.dest}. To train on it:")
-    print(f"fairseq-hmrnn train handwriting {shlex.quote(args.dest)}")
+    print_written(args.dest, "handwriting")

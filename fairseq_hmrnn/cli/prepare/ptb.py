@@ -13,7 +13,8 @@ import argparse
 
 from ...data.corpora import penn_treebank
 from ..arguments import Parser, existing_folder
-from .corpus import add_destination, binarise
+from .corpus import binarise
+from .destination import add_destination
 
 
 def add_arguments(parser: Parser) -> None:

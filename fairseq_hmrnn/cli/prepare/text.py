@@ -9,14 +9,14 @@ Missing splits are cut from the end of the training text at line borders. Any UT
 from __future__ import annotations
 
 import argparse
-import shlex
 from typing import Dict
 
 from ...data.binarize import TextSource, prepare
 from ...data.embedded import embedded_text
 from ...data.folders import check_destination
-from ..arguments import Parser, data_to_write, existing_file
+from ..arguments import Parser, existing_file
 from ..errors import UserError
+from .destination import add_destination, print_written
 from .shares import add_shares, shares
 
 FRACTIONS = {"valid": 0.05, "test": 0.05}
@@ -29,7 +29,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--embedded", action="store_true", help="use CPython's own documentation topics instead of TRAIN"
     )
-    parser.add_argument("--dest", required=True, metavar="DIR", type=data_to_write, help="where the data is written")
+    add_destination(parser)
     parser.add_argument(
         "--dict", metavar="FILE", type=existing_file, help="use this dict.txt instead of one from the training split"
     )
@@ -39,7 +39,6 @@ def add_arguments(parser: Parser) -> None:
         "share of TRAIN cut off for testing if there is no TEST",
         FRACTIONS,
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace prepared data, of any kind, that is in DIR")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -47,7 +46,7 @@ def run(args: argparse.Namespace) -> None:
     fractions = shares(args, FRACTIONS, sources)
     check_destination(args.dest, args.overwrite)
     print("\n".join(prepare(sources, args.dest, fractions, args.dict)))
-    print(f"written to {args.dest}. To train on it:\nfairseq-hmrnn train {shlex.quote(args.dest)}")
+    print_written(args.dest)
 
 
 def _sources(args: argparse.Namespace) -> Dict[str, TextSource]:

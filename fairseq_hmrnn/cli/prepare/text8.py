@@ -9,7 +9,8 @@ import argparse
 
 from ...data.corpora import text8
 from ..arguments import Parser, existing_file
-from .corpus import add_destination, binarise
+from .corpus import binarise
+from .destination import add_destination
 
 
 def add_arguments(parser: Parser) -> None:

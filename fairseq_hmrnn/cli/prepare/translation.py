@@ -9,12 +9,12 @@ are trained on the training text and written beside the data, as spm.SRC.model a
 from __future__ import annotations
 
 import argparse
-import shlex
 
 from ...data.folders import check_destination
 from ...data.parallel import KINDS, LARGE, NAMES, SMALL, SMALL_TEXT, Side, prepare_parallel
 from ...options import whole
 from ..arguments import Parser, data_to_write, existing_folder
+from .destination import add_overwrite, print_written
 
 
 def add_arguments(parser: Parser) -> None:
@@ -35,7 +35,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--dest", metavar="DEST", type=data_to_write, help="where the data is written (default DIR/bin)"
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace prepared data, of any kind, that is in DEST")
+    add_overwrite(parser, "DEST")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -53,4 +53,4 @@ def run(args: argparse.Namespace) -> None:
     symbols = ", ".join(
         f"{count} {side.kind} symbols of {side.language}" for side, count in zip(sides, prepared.symbols)
     )
-    print(f"written to {dest}: {symbols}. To train on it:\nfairseq-hmrnn train {shlex.quote(dest)}")
+    print_written(dest, what=symbols)

@@ -191,6 +191,13 @@ def refuse_irregular(argument: str) -> None:
         raise argparse.ArgumentTypeError(f"{argument} is not a regular file: save what it gives in one first")
 
 
+def add_checkpoint(parser: Parser) -> None:
+    """The argument CHECKPOINT, of a command that reads one."""
+    parser.add_argument(
+        "checkpoint", metavar="CHECKPOINT", type=path, help="a checkpoint, or a folder with checkpoint_best.pt"
+    )
+
+
 def add_text_to_read(parser: Parser) -> None:
     """The arguments of a command that reads a text with a model of characters."""
     parser.add_argument(

@@ -14,7 +14,7 @@ import json
 
 from ..inference import export, hub
 from ..inference.transcript import symbol_texts
-from .arguments import Parser, new_file, path, prepared_folder
+from .arguments import Parser, add_checkpoint, new_file, prepared_folder
 from .errors import UserError
 from .files import whole_file, write_whole
 
@@ -22,9 +22,7 @@ TOLERANCE = 1e-4  # on log-probabilities, float32
 
 
 def add_arguments(parser: Parser) -> None:
-    parser.add_argument(
-        "checkpoint", metavar="CHECKPOINT", type=path, help="a checkpoint, or a folder with checkpoint_best.pt"
-    )
+    add_checkpoint(parser)
     parser.add_argument(
         "--data",
         metavar="DIR",

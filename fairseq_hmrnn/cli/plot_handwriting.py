@@ -9,15 +9,13 @@ import argparse
 
 from ..analysis.strokes import plot_strokes
 from ..inference.handwriting import Writer
-from .arguments import Parser, path, picture
+from .arguments import Parser, add_checkpoint, picture
 from .files import whole_file
 from .handwriting_lines import add_line, boundaries_by_layer, read_line
 
 
 def add_arguments(parser: Parser) -> None:
-    parser.add_argument(
-        "checkpoint", metavar="CHECKPOINT", type=path, help="a checkpoint, or a folder with checkpoint_best.pt"
-    )
+    add_checkpoint(parser)
     parser.add_argument("--out", required=True, type=picture, metavar="FILE", help="the picture: .svg, .png or .pdf")
     add_line(parser, required=True)
     parser.add_argument("--marks", action="store_true", help="draw the marked characters and words too")

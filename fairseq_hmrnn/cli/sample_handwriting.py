@@ -15,16 +15,14 @@ import torch
 from ..analysis.strokes import plot_strokes
 from ..inference.handwriting import Writer
 from ..options import number, whole
-from .arguments import SEED, STEPS, Parser, path, picture
+from .arguments import SEED, STEPS, Parser, add_checkpoint, picture
 from .errors import UserError
 from .files import whole_file
 from .handwriting_lines import add_line, boundaries_by_layer, read_line
 
 
 def add_arguments(parser: Parser) -> None:
-    parser.add_argument(
-        "checkpoint", metavar="CHECKPOINT", type=path, help="a checkpoint, or a folder with checkpoint_best.pt"
-    )
+    add_checkpoint(parser)
     parser.add_argument("--out", required=True, type=picture, metavar="FILE", help="the picture: .svg, .png or .pdf")
     parser.add_argument("--steps", type=STEPS, default=600, metavar="N", help="points to write (default %(default)s)")
     parser.add_argument(

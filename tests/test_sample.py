@@ -75,6 +75,15 @@ def test_json_scores_with_and_without_the_prompt(checkpoint, model):
         assert record["segment_ends"] == expected
 
 
+def test_a_prompt_keeps_its_text_between_marks(checkpoint, word_model):
+    """Characters that the model has not, and white space between words, are shown as they were given."""
+    for model, prompt in ((checkpoint, "ka \u00dflu"), (word_model, "ka  lumo\nka")):
+        options = ["fairseq-hmrnn", "sample", model, "--prompt", prompt, "--length", 3, "--seed", 1]
+        plain, marked = (run(*options, *more).stdout for more in ([], ["--show-boundaries"]))
+        shown = re.sub("[|\u2016\u2980]", "", marked)
+        assert prompt in plain and shown[shown.index("ka") :] == plain[plain.index("ka") :]
+
+
 def test_a_codec_whose_symbols_have_no_text_writes_whole_samples(word_model):
     options = [word_model, "--bpe", "bytes", "--length", 5, "--seed", 3]
     refused = run("fairseq-hmrnn", "sample", *options, check=False)

@@ -49,6 +49,9 @@ def plot_strokes(
     low, high = points.min(0) - margin, points.max(0) + margin
     height = _WIDTH * (high - low)[1] / (high - low)[0]
     height = float(np.clip(height, _SMALLEST_HEIGHT, max(_SMALLEST_HEIGHT, _LARGEST_HEIGHT / len(drawings))))
+    frame = np.array([_WIDTH, height])
+    spare = (frame * ((high - low) / frame).max() - (high - low)) / 2  # where the frame is less flat than the line
+    low, high = low - spare, high + spare
     block, top = height + _LABEL * bool(boundaries), 0.35 if title else 0.05
     total = len(drawings) * block + top + 0.1
     figure = new_figure(_WIDTH + 0.3, total)

@@ -23,6 +23,7 @@ COUNT = whole(1)
 BATCH_SIZE = whole(1, 2**16)
 STEPS = whole(1, LARGEST_SIZE)
 SHARE = number(0, 1, open_below=True, open_above=True)
+SHARE_OR_NONE = number(0, 1, open_above=True)
 RATE = number(0, 1)
 
 

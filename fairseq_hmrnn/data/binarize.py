@@ -110,7 +110,7 @@ def plan_splits(
     sources: Dict[str, TextSource], fractions: Dict[str, float], progress: Optional[tqdm] = None
 ) -> Dict[str, Split]:
     """Survey `sources` ("train", perhaps "valid" and "test") and cut the missing splits from the end of the training
-    text, at the line borders nearest to `fractions` of its characters."""
+    text, at the line borders nearest to `fractions` of its characters; a split of fraction 0 there is not."""
     surveys = {name: source.survey(progress) for name, source in sources.items()}
     whole = surveys["train"]
     splits, stop = {}, whole.num_characters
@@ -118,11 +118,13 @@ def plan_splits(
         if name in sources:
             splits[name] = Split.cut(sources[name], surveys[name], 0, surveys[name].num_characters)
             continue
+        if not fractions[name]:
+            continue
         start = _nearest_border(whole, stop - fractions[name] * whole.num_characters, stop)
         splits[name] = Split.cut(sources["train"], whole, start, stop)
         stop = start
     splits["train"] = Split.cut(sources["train"], whole, 0, stop)
-    return {name: splits[name] for name in SPLITS}
+    return {name: splits[name] for name in SPLITS if name in splits}
 
 
 def _nearest_border(survey: Survey, needed: float, stop: int) -> int:

@@ -14,10 +14,11 @@ from typing import Iterable, Iterator, List
 SPLITS = ("train", "valid", "test")
 DICTIONARY, DESCRIPTION = "dict.txt", "handwriting.json"  # by which a folder of text or handwriting is known
 # Of text, of two languages, of handwriting. Another kind's file that was left would be taken for what the folder has.
+# Of two languages there is the text in pieces, too, of those that have a MODEL.
+MODEL = "spm.*.model"
 WRITTEN = [
     *(f"{split}.{ending}" for split in SPLITS for ending in ("bin", "idx", "*-*.*.bin", "*-*.*.idx", "npz")),
-    *(f"pieces/{split}.*" for split in SPLITS),
-    *(DICTIONARY, DESCRIPTION, "dict.*.txt", "spm.*.model", "spm.*.vocab", "pieces.*.txt"),
+    *(DICTIONARY, DESCRIPTION, "dict.*.txt", MODEL, "spm.*.vocab", "pieces.*.txt"),
     *("preprocess.log", "preprocess.stdout"),
 ]
 # A folder of files that are being prepared, within the one that they are for.
@@ -39,19 +40,23 @@ def matching(folder: str, pattern: str) -> List[str]:
 def replaced_whole(folder: str) -> Iterator[Path]:
     """An empty folder to write to, within `folder`, which is made. When all is written it takes the place of what was
     prepared there before, of whatever kind; after an error the folder is as it was, after a kill once `recover` has
-    been called. Other files stay."""
+    been called. Other files stay: InputError if the new ones would replace one."""
     os.makedirs(folder, exist_ok=True)
     recover(folder)
     with tempfile.TemporaryDirectory(prefix=WORK, dir=folder) as name, _held(name):
         target, (new, old, gone) = Path(folder), (Path(name) / part for part in (NEW, LEAVING, LEFT))
         new.mkdir(), old.mkdir()
         yield new
+        written = _written(target)
+        for file in _files(new):
+            if file not in written and (target / file).exists():
+                raise InputError(f"{target / file} was not written by a preparation: give another --dest")
         left: List[Path] = []
         came: List[Path] = []
         try:
-            _move(_written(target), target, old, left)
+            _move(written, target, old, left)
             old.rename(gone)
-            _move(sorted(_files(new), key=lambda path: path.name in (DICTIONARY, DESCRIPTION)), new, target, came)
+            _move(sorted(_files(new), key=_turn), new, target, came)
         except BaseException:
             _move(came, target, new, [])
             if gone.is_dir():
@@ -124,9 +129,18 @@ def _files(folder: Path) -> List[Path]:
     return sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
 
 
-def _written(folder: Path) -> Iterable[Path]:
+def _written(folder: Path) -> List[Path]:
     """Files of a preparation, relative to the folder."""
-    return sorted({path.relative_to(folder) for pattern in WRITTEN for path in folder.glob(pattern)})
+    languages = [path.name.split(".", 1)[1].rsplit(".", 1)[0] for path in folder.glob(MODEL)]
+    pieces = {Path("pieces") / f"{split}.{language}" for split in SPLITS for language in languages}
+    written = {path.relative_to(folder) for pattern in WRITTEN for path in folder.glob(pattern)}
+    return sorted(written | {file for file in pieces if (folder / file).exists()})
+
+
+def _turn(file: Path) -> int:
+    """When a file comes, relative to others: models before what `_written` knows by them; last what a folder is known
+    by."""
+    return -1 if file.match(MODEL) else int(file.name in (DICTIONARY, DESCRIPTION))
 
 
 def _move(files: Iterable[Path], source: Path, target: Path, moved: List[Path]) -> None:

@@ -18,7 +18,7 @@ SMALL, LARGE, SMALL_TEXT = 4000, 8000, 100_000  # lines, below which it is small
 
 class Side(NamedTuple):
     """language: the ending of its files. kind: of its pieces, one of KINDS. size: of its vocabulary, at most; None:
-    SMALL for fewer lines than SMALL_TEXT, else LARGE."""
+    of char all, else SMALL for fewer lines than SMALL_TEXT, and LARGE for more."""
 
     language: str
     kind: str = "unigram"
@@ -94,14 +94,20 @@ def _count_lines(path: Path) -> int:
     return count
 
 
+def _longest_line(path: Path) -> int:
+    """Bytes of the longest one."""
+    with open(path, "rb") as file:
+        return max(map(len, file), default=1)
+
+
 def _prepare_side(folder: Path, work: Path, side: Side, names: Dict[str, str]) -> int:
     """Train the model of one side, write its dictionary, cut every split into pieces; the number of its symbols.
     names: of the files of each split, before .LANGUAGE."""
     import sentencepiece
 
     prefix, text = work / f"spm.{side.language}", folder / f"train.{side.language}"
-    size = {"use_all_vocab": True}
-    if side.kind != "char":
+    size: Dict[str, object] = {"use_all_vocab": True}
+    if side.kind != "char" or side.size is not None:
         default = SMALL if _count_lines(text) < SMALL_TEXT else LARGE
         size = {"vocab_size": side.size or default, "hard_vocab_limit": False}
     try:
@@ -110,6 +116,7 @@ def _prepare_side(folder: Path, work: Path, side: Side, names: Dict[str, str]) -
             model_prefix=str(prefix),
             model_type=side.kind,
             character_coverage=1.0,
+            max_sentence_length=_longest_line(text),  # it leaves longer ones out
             minloglevel=2,
             **size,
         )

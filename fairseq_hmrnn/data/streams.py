@@ -9,6 +9,7 @@ padded in the last window.
 from __future__ import annotations
 
 import math
+import zlib
 from typing import Any, Dict, List, NamedTuple, Optional
 
 import numpy as np
@@ -74,6 +75,8 @@ def read_tokens(dataset) -> np.ndarray:
     return np.concatenate([dataset[i].numpy() for i in range(len(dataset))] or [np.zeros(0, dtype=np.int64)])
 
 
+CHECKSUM = "checksum of the text"
+_CHECKED = 1 << 20  # symbols at once
 _SMALLER_BATCH = " (batch size times processes): give a smaller --batch-size (for validation --batch-size-valid)"
 
 
@@ -87,12 +90,22 @@ class StreamDataset(FairseqDataset):
     def __init__(self, tokens: np.ndarray, name: str, dictionary, output_dictionary, windows: WindowOptions):
         self.tokens, self.name, self.windows = tokens, name, windows
         self.dictionary, self.output_dictionary = dictionary, output_dictionary
+        self._checksum: Optional[int] = None  # until it is asked for
 
     def __len__(self) -> int:
         return len(self.tokens)
 
     def __getitem__(self, position: int) -> int:
         return int(self.tokens[position])
+
+    def checksum(self) -> int:
+        """CRC-32 of the indices, whichever type they are stored in."""
+        if self._checksum is None:
+            self._checksum = 0
+            for start in range(0, len(self.tokens), _CHECKED):
+                part = self.tokens[start : start + _CHECKED].astype("<i4")
+                self._checksum = zlib.crc32(part.tobytes(), self._checksum)
+        return self._checksum
 
     def check_holds(self, num_streams: int, remedy: str = _SMALLER_BATCH) -> None:
         """ValueError, which ends with the remedy, if it is too short to be cut into num_streams."""
@@ -176,6 +189,7 @@ class StreamBatches(torch.utils.data.Dataset):
         windows = self.text.windows
         layout = {
             "symbols of the text": len(self.text),
+            CHECKSUM: self.text.checksum(),
             "batch size times processes": self.num_streams,
             "tokens-per-sample": windows.length,
             "window-jitter": windows.jitter,
@@ -237,9 +251,10 @@ class StreamBatchIterator(EpochBatchIterator):
             if saved is None:
                 raise ValueError("the checkpoint was written by training without --stateful, " + _REMEDY)
             layout = self.dataset.layout()
-            differing = [key for key in {**saved["layout"], **layout} if saved["layout"].get(key) != layout.get(key)]
+            before = {CHECKSUM: layout[CHECKSUM], **saved["layout"]}  # which earlier checkpoints do not have
+            differing = [key for key in {**before, **layout} if before.get(key) != layout.get(key)]
             if differing:
-                changes = ", ".join(f"{key} {saved['layout'].get(key)} (now {layout.get(key)})" for key in differing)
+                changes = ", ".join(f"{key} {before.get(key)} (now {layout.get(key)})" for key in differing)
                 raise ValueError(f"the checkpoint was written within an epoch with {changes}, {_REMEDY}")
             if saved["carried"] is not None:
                 own = slice(self.dataset.rows.start, self.dataset.rows.stop)

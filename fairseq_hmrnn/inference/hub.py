@@ -319,14 +319,23 @@ class LanguageModelHub(GeneratorHubInterface):
 
     def _slices(self, text: str, symbols: Sequence[str], borders: Sequence[int]) -> List[str]:
         """The parts of a text between borders that count its symbols."""
-        if getattr(self.task, "has_characters", False):
-            cuts = borders
-        else:
-            ends = symbol_ends(text, symbols)
-            if ends is None:
-                return [self.remove_bpe(" ".join(symbols[a:b])) for a, b in zip(borders, borders[1:])]
-            cuts = [0, *(ends[border - 1] for border in borders[1:-1]), len(text)]
+        cuts = self._cuts(text, symbols, borders)
+        if cuts is None:
+            return [self.remove_bpe(" ".join(symbols[a:b])) for a, b in zip(borders, borders[1:])]
         return [text[a:b] for a, b in zip(cuts, cuts[1:])]
+
+    def _cuts(self, text: str, symbols: Sequence[str], borders: Sequence[int]) -> Optional[List[int]]:
+        """Where borders that count symbols are in the text; None where a tokenizer has changed it."""
+        if getattr(self.task, "has_characters", False):
+            return list(borders)
+        ends = symbol_ends(text, symbols)
+        return None if ends is None else [0, *(ends[border - 1] for border in borders[1:-1]), len(text)]
+
+    def symbol_slices(self, text: str) -> Optional[List[str]]:
+        """The text by symbol: slices that together are the text; None where a tokenizer has changed it."""
+        symbols = self._symbols(text)
+        cuts = self._cuts(text, symbols, range(len(symbols) + 1)) if symbols else [0]
+        return None if cuts is None else [text[a:b] for a, b in zip(cuts, cuts[1:])]
 
     def _symbols(self, text: str) -> List[str]:
         """The text's symbols by name, unknown ones too; of characters themselves."""

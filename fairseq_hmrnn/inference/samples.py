@@ -127,9 +127,11 @@ class SampleWriter:
         if not self.layout.show_boundaries:
             yield self._shown(prompt)
             return
-        reading = self._reading(prompt)
-        for symbol, closed in zip(reading.symbols, reading.boundaries):
-            yield transcript.add(symbol, closed)
+        reading, parts = self._reading(prompt), self.model.symbol_slices(self._shown(prompt))
+        if parts is None or len(parts) != len(reading.symbols):  # the prompt as it reads, then
+            parts = [self.texts[symbol] for symbol in reading.symbols]
+        for part, closed in zip(parts, reading.boundaries):
+            yield transcript.add_text(part, closed)
 
     def _reading(self, prompt: str) -> _ReadPrompt:
         """Of a prompt, read once: samples of a prompt follow each other."""

@@ -43,7 +43,11 @@ class Plain:
 
     def add(self, symbol: int, closed: Optional[Sequence[float]]) -> str:
         """Text to write now. closed: by layer, whether a segment ended with the symbol before this one."""
-        return self.texts[symbol]
+        return self.add_text(self.texts[symbol], closed)
+
+    def add_text(self, text: str, closed: Optional[Sequence[float]]) -> str:
+        """As `add`, of a symbol that has this text."""
+        return text
 
     def end(self, closed: Optional[Sequence[float]]) -> str:
         """Text to write after the last symbol. closed: of that symbol."""
@@ -58,10 +62,10 @@ class WithBoundaries(Plain):
         super().__init__(texts)
         self.colour, self.empty = colour, True
 
-    def add(self, symbol, closed):
+    def add_text(self, text, closed):
         marks = "" if self.empty else self._marks(closed)
         self.empty = False
-        return marks + self.texts[symbol]
+        return marks + text
 
     def end(self, closed):
         return "" if self.empty else self._marks(closed)

@@ -35,6 +35,17 @@ def test_colours_change_where_a_segment_ends(tmp_path):
     assert (tmp_path / "a.svg").read_text().startswith("<?xml")
 
 
+@pytest.mark.parametrize("flatness", [0.01, 1, 50])
+def test_a_line_fills_its_frame_in_equal_scales(flatness, tmp_path, caplog):
+    figure = plot_strokes(np.array(POINTS) * [flatness, 1], ENDS, path=str(tmp_path / "a.png"))
+    (axes,) = figure.axes
+    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    box = axes.get_window_extent()
+    assert (right - left) / box.width == pytest.approx((top - bottom) / box.height, rel=0.01)
+    assert left < 0 and right > 6 * flatness and bottom < 0 and top > 3
+    assert not caplog.records  # matplotlib logs that it changes limits
+
+
 def test_what_cannot_be_drawn_is_refused():
     with pytest.raises(ValueError, match="finite numbers"):
         plot_strokes([(0, np.nan)], [0])

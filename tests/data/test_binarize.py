@@ -21,7 +21,7 @@ from fairseq_hmrnn.cli.main import run as run_command
 from fairseq_hmrnn.data import binarize
 from fairseq_hmrnn.data.characters import CharacterDictionary, decode, encode
 from fairseq_hmrnn.data.embedded import embedded_text
-from fairseq_hmrnn.data.folders import SPLITS, recover, replaced_whole
+from fairseq_hmrnn.data.folders import SPLITS, InputError, recover, replaced_whole
 
 LINES = "The \u2581 cat\tsat \r\n\n  on\u00a0\u3000the \U0001f63a mat.\x00\u2028 \n"
 
@@ -146,12 +146,12 @@ def test_overwrite_leaves_no_other_kind_of_data(tmp_path, text_file):
 
 
 def test_a_failure_while_files_are_moved_brings_the_old_ones_back(tmp_path, monkeypatch):
-    for name in ("dict.txt", "train.bin", "pieces/train.de", "pieces/mine.txt"):
+    for name in ("dict.txt", "train.bin", "spm.de.model", "pieces/train.de", "pieces/mine.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("old")
     before = {path: path.read_text() for path in tmp_path.rglob("*") if path.is_file()}
     replace, moves = os.replace, []
-    for last in (2, 4):  # while old files leave, and while new ones come
+    for last in (2, 5):  # while old files leave, and while new ones come
 
         def interrupt(source, target, last=last):
             moves.append(source)
@@ -220,6 +220,32 @@ def test_a_killed_preparation_does_not_stand_in_the_way_and_one_that_runs_is_lef
     assert run(text_file, "--dest", data) == 0
 
 
+def test_only_what_a_preparation_wrote_is_replaced(tmp_path, text_file):
+    """A folder pieces/ belongs to a preparation of two languages, which leaves their models."""
+    data = tmp_path / "data"
+    names = ["pieces/train.de", "pieces/train.fr", "pieces/notes.txt", "spm.de.model", "train.de-en.de.bin"]
+    (data / "pieces").mkdir(parents=True)
+    for name in names[:3]:
+        (data / name).write_text("own")
+    assert run(text_file, "--dest", data, "--overwrite") == 0
+    assert all((data / name).read_text() == "own" for name in names[:3])
+    with pytest.raises(InputError, match="train.de was not written by a preparation"), replaced_whole(str(data)) as new:
+        (new / "pieces").mkdir()
+        (new / "pieces" / "train.de").write_text("x")
+    assert (data / "pieces" / "train.de").read_text() == "own" and (data / "train.bin").exists()
+    for name in names[3:]:
+        (data / name).write_text("prepared")
+    assert run(text_file, "--dest", data, "--overwrite") == 0
+    assert [name for name in names if (data / name).exists()] == names[1:3]
+
+
+def test_there_need_not_be_a_test_split(tmp_path, text_file):
+    assert run(text_file, "--dest", tmp_path / "data", "--test-fraction", "0") == 0
+    assert sorted(path.name for path in (tmp_path / "data").glob("*.bin")) == ["train.bin", "valid.bin"]
+    texts = [read_back(tmp_path / "data", name) for name in ("train", "valid")]
+    assert "".join(texts) == text_file.read_bytes().decode()
+
+
 def test_fairseqs_language_modeling_task_reads_it(tmp_path, text_file):
     assert run(text_file, "--dest", tmp_path / "data") == 0
     config = Namespace(
@@ -261,7 +287,7 @@ class TestBadInput:
         "no text": ([], "give a TRAIN file"),
         "two texts": (["{good}", "--embedded"], "leave TRAIN"),
         "fraction 0": (["{good}", "--valid-fraction", "0"], "--valid-fraction: must be a number above 0"),
-        "fraction 1": (["{good}", "--test-fraction", "1"], "--test-fraction: must be a number above 0"),
+        "fraction 1": (["{good}", "--test-fraction", "1"], "--test-fraction: must be a number at least 0 and below 1"),
         "fraction nan": (["{good}", "--test-fraction", "nan"], "not nan"),
         "fractions together": (["{good}", "--valid-fraction", ".5", "--test-fraction", ".5"], "nothing to train on"),
         "no dictionary": (["{good}", "--dict", "{dir}/none"], "there is no file"),

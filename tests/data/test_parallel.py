@@ -70,3 +70,18 @@ def test_small_text_has_fewer_pieces_unless_told_otherwise(tmp_path, monkeypatch
     (tmp_path / "train.en").write_text("".join(text))
     (tmp_path / "pieces").mkdir()
     assert parallel._prepare_side(tmp_path, tmp_path, Side("en", "bpe", given), {"train": "train"}) == size - 3
+
+
+@pytest.mark.parametrize(
+    "kind, size, symbols", [("char", None, "▁abcdß"), ("char", 6, "▁aß"), ("unigram", None, "▁abcdß")]
+)
+def test_no_line_is_too_long_and_characters_may_be_fewer(tmp_path, kind, size, symbols):
+    """sentencepiece leaves lines above 4,192 bytes out unless told otherwise. Of a size 3 are fairseq's own symbols."""
+    pytest.importorskip("sentencepiece")
+    (tmp_path / "train.de").write_text("ab abc abcd\n" * 50 + "a ß " * 1500 + "\n", encoding="utf-8")
+    (tmp_path / "pieces").mkdir()
+    count = parallel._prepare_side(tmp_path, tmp_path, Side("de", kind, size), {"train": "train"})
+    pieces = [line.split(" ")[0] for line in (tmp_path / "pieces.de.txt").read_text(encoding="utf-8").splitlines()]
+    assert len(pieces) == count and set("".join(pieces)) == set(symbols)
+    if kind == "char":
+        assert count == len(symbols)

@@ -26,6 +26,11 @@ def text(size, output_dictionary=DICTIONARY, **windows):
     return StreamDataset(tokens, "train", DICTIONARY, output_dictionary, WindowOptions(**{"length": 5, **windows}))
 
 
+def reordered(dataset):
+    dataset.tokens = dataset.tokens[::-1].copy()
+    return dataset
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 90), st.integers(1, 9), st.integers(1, 30), st.sampled_from([0, 0.5]))
 def test_every_symbol_is_predicted_once_after_the_one_before_it(length, streams, window, jitter):
@@ -117,6 +122,7 @@ def test_position_and_rows_go_into_a_checkpoint_and_back_to_the_processes_that_w
     [
         (lambda: iterator(text(200), streams=5), r"batch size times processes 4 \(now 5\)"),
         (lambda: iterator(text(210)), r"symbols of the text 200 \(now 210\)"),
+        (lambda: iterator(reordered(text(200))), r"with checksum of the text \d+ \(now \d+\), "),
         (lambda: iterator(text(200, length=6)), r"tokens-per-sample 5 \(now 6\)"),
         (lambda: iterator(text(200, jitter=0.1)), r"window-jitter 0.0 \(now 0.1\), seed None \(now 1\)"),
     ],
@@ -128,6 +134,15 @@ def test_a_position_in_other_streams_is_refused(other, message):
         other().load_state_dict(first.state_dict())
     with pytest.raises(ValueError, match="without --stateful"):
         other().load_state_dict({"version": 2, "epoch": 1, "iterations_in_epoch": 3, "shuffle": True})
+
+
+def test_a_position_of_before_there_was_a_checksum_is_taken():
+    first, other = iterator(text(200)), iterator(reordered(text(200)))
+    next(first.next_epoch_itr())
+    state = first.state_dict()
+    del state["streams"]["layout"]["checksum of the text"]
+    other.load_state_dict(state)
+    assert other.iterations_in_epoch == 1
 
 
 def test_the_dummy_batch_belongs_to_no_stream():

@@ -5,15 +5,16 @@ from __future__ import annotations
 import argparse
 from typing import Collection, Dict
 
-from ..arguments import SHARE, Parser
+from ..arguments import SHARE, SHARE_OR_NONE, Parser
 from ..errors import UserError
 
 
-def add_shares(parser: Parser, valid: str, test: str, defaults: Dict[str, float]) -> None:
-    """--valid-fraction and --test-fraction. valid, test: their help. defaults: by split."""
-    for split, text in (("valid", valid), ("test", test)):
+def add_shares(parser: Parser, valid: str, test: str, defaults: Dict[str, float], no_test: bool = False) -> None:
+    """--valid-fraction and --test-fraction. valid, test: their help. defaults: by split. no_test: whether 0 is a share
+    for testing."""
+    for split, text, kind in (("valid", valid, SHARE), ("test", test, SHARE_OR_NONE if no_test else SHARE)):
         text = f"{text} (default {defaults[split]})"
-        parser.add_argument(f"--{split}-fraction", type=SHARE, metavar="F", help=text)
+        parser.add_argument(f"--{split}-fraction", type=kind, metavar="F", help=text)
 
 
 def shares(args: argparse.Namespace, defaults: Dict[str, float], given: Collection[str] = ()) -> Dict[str, float]:

@@ -36,8 +36,9 @@ def add_arguments(parser: Parser) -> None:
     add_shares(
         parser,
         "share of TRAIN cut off for validation if there is no VALID",
-        "share of TRAIN cut off for testing if there is no TEST",
+        "share of TRAIN cut off for testing if there is no TEST; 0: no test split",
         FRACTIONS,
+        no_test=True,
     )
 
 

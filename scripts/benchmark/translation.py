@@ -176,14 +176,14 @@ def run(name, args, rest):
     claim(args.out / name, settings_of(name, args, rest))
     log = train(name, args, [*saving, "--max-update", args.updates], rest)
     parameters = parameters_in(log)
-    perplexities = re.findall(r"valid on .* ppl ([0-9.]+)", log)
-    perplexity = min(perplexities, key=float) if args.patience else perplexities[-1]
+    perplexities = [float(found) for found in re.findall(r"valid on .* ppl ([0-9.]+)", log)]
+    perplexity = min(perplexities) if args.patience else perplexities[-1]
     hours, speed = training_time(log)
     printed, checkpoint = translate(name, args)
     generation = float(re.findall(r"Translated .* ([\d.]+) tokens/s\)", printed)[-1])
     (bleu, _), (chrf, _) = found = scores(printed)
     memory = memory_per_source_symbol(args.data, checkpoint)
-    row = f"| `{name}` | {parameters:,} | {memory:.2f} | {perplexity} | {bleu:.1f} | {chrf:.1f} "
+    row = f"| `{name}` | {parameters:,} | {memory:.2f} | {perplexity:.2f} | {bleu:.1f} | {chrf:.1f} "
     return f"{row}| {hours:.2f} | {speed:.0f} | {generation:.0f} |", [signature for _, signature in found]
 
 

@@ -7,7 +7,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from fairseq_hmrnn.criterions.lexicon import DISCOUNT, LONGEST, SPELLING_PRIOR, Lexicon, Rows, best_segmentation
+from fairseq_hmrnn.criterions.lexicon import LONGEST, Lexicon, Rows, best_segmentation
+from fairseq_hmrnn.criterions.rate_search import DISCOUNT, SPELLING_PRIOR
 
 TEXT = ["abcabd", "abcab", "ddabcab", "a", "babcabdabc"]
 

@@ -1,4 +1,4 @@
-"""A text as an array of numbers, and back."""
+"""A text as an array of numbers, and back; from bytes, piece by piece."""
 
 from __future__ import annotations
 
@@ -9,6 +9,10 @@ import numpy as np
 
 _UTF_32 = ("utf-32-le", "surrogatepass")  # four bytes a character; what is half of a pair is a character too
 _POINT = np.dtype("<u4")
+
+
+class InputError(ValueError):
+    """An input that cannot be used; the message is one line that says what to do."""
 
 
 def code_points(text: str) -> np.ndarray:
@@ -23,7 +27,8 @@ def text_of(points: np.ndarray) -> str:
 
 def decoded(read: Callable[[int], bytes], size: int, name: str) -> Iterator[Tuple[str, int]]:
     """The UTF-8 text of a stream, piece by piece, each with the number of bytes that were read for it; a piece may be
-    empty. read: of the stream, `size` bytes at a time. ValueError that begins with `name` where it is not UTF-8."""
+    empty. InputError where it is not UTF-8. read: of the stream, `size` bytes at a time. name: of the text, in the
+    message."""
     decoder, position = codecs.getincrementaldecoder("utf-8")(), 0
     while True:
         data = read(size)
@@ -31,7 +36,7 @@ def decoded(read: Callable[[int], bytes], size: int, name: str) -> Iterator[Tupl
         try:
             text = decoder.decode(data, final=not data)
         except UnicodeDecodeError as error:
-            raise ValueError(not_utf8(name, position - begun + error.start)) from error
+            raise InputError(not_utf8(name, position - begun + error.start)) from error
         if not data:
             return
         position += len(data)

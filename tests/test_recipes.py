@@ -18,8 +18,8 @@ from small_training import TASK, TRAIN
 
 from fairseq_hmrnn.data import corpora
 from fairseq_hmrnn.data.corpora import penn_treebank
-from fairseq_hmrnn.data.folders import InputError
 from fairseq_hmrnn.models.hmlstm_lm import PUBLISHED
+from fairseq_hmrnn.text import InputError
 
 ODD_NAME = 'it\'s "odd" $(touch x) `touch y`; [z],{a=b} ~#% \\'  # each part means something to a shell or a grammar
 

@@ -15,8 +15,8 @@ from two_processes import train_two_processes
 from fairseq_hmrnn.cli import choice
 from fairseq_hmrnn.cli.choice import choose, value_of
 from fairseq_hmrnn.cli.errors import UserError
-from fairseq_hmrnn.data.folders import InputError
 from fairseq_hmrnn.data.parallel import Side, prepare_parallel
+from fairseq_hmrnn.text import InputError
 
 SMALL = "hmlstm_transformer_small"
 TASK = ["--user-dir", "fairseq_hmrnn", "--task", "translation", "--required-batch-size-multiple", "1"]

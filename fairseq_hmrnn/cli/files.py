@@ -54,7 +54,7 @@ def size_of(source: str) -> Optional[int]:
 
 
 def text_pieces(source: str, progress: Callable[[int], object] = int) -> Iterator[str]:
-    """The text of a file, or of standard input for "-", piece by piece, as soon as there is any; ValueError where it is
+    """The text of a file, or of standard input for "-", piece by piece, as soon as there is any; InputError where it is
     not UTF-8. progress: called with the bytes of each piece when the next one is requested."""
     with open_bytes(source) as file:
         for text, num_bytes in decoded(getattr(file, "read1", file.read), PIECE, _name(source)):

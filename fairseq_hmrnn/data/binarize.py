@@ -15,10 +15,10 @@ import numpy as np
 from fairseq.data.indexed_dataset import MMapIndexedDataset, best_fitting_int_dtype
 from tqdm import tqdm
 
-from ..text import code_points, decoded
+from ..text import InputError, code_points, decoded
 from .characters import SPACE_SYMBOL, CharacterDictionary, decode, encode, is_character_dictionary
 from .dictionaries import read_dictionary
-from .folders import DICTIONARY, SPLITS, InputError, replaced_whole
+from .folders import DICTIONARY, SPLITS, replaced_whole
 
 CHUNK_BYTES = 1 << 22
 _NUM_CODE_POINTS = 0x110000
@@ -56,7 +56,7 @@ class TextSource:
         return cls(name, lambda: io.BytesIO(data), len(data))
 
     def code_points(self, progress: Optional[tqdm] = None) -> Iterator[np.ndarray]:
-        """Yields uint32 arrays: the text's characters in order. Newlines are not translated. ValueError where it is not
+        """Yields uint32 arrays: the text's characters in order. Newlines are not translated. InputError where it is not
         UTF-8."""
         with self.open_bytes() as stream:
             for text, num_bytes in decoded(stream.read, CHUNK_BYTES, self.name):

@@ -8,8 +8,9 @@ from typing import Dict, Iterable, Optional
 
 import numpy as np
 
+from ..text import InputError
 from .binarize import CHUNK_BYTES, TextSource
-from .folders import SPLITS, InputError
+from .folders import SPLITS
 
 PTB_SYMBOLS = {"train": 5_017_482, "valid": 393_042, "test": 442_423}
 PTB_TYPES = 50

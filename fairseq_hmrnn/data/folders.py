@@ -11,6 +11,8 @@ import tempfile
 from pathlib import Path
 from typing import Iterable, Iterator, List
 
+from ..text import InputError
+
 SPLITS = ("train", "valid", "test")
 DICTIONARY, DESCRIPTION = "dict.txt", "handwriting.json"  # by which a folder of text or handwriting is known
 # Of text, of two languages, of handwriting. Another kind's file that was left would be taken for what the folder has.
@@ -25,10 +27,6 @@ WRITTEN = [
 WORK = ".prepare-"
 # In it: what is to come, what is leaving, and what has left as a whole, so that the new may come.
 NEW, LEAVING, LEFT = "new", "old", "replaced"
-
-
-class InputError(ValueError):
-    """An input that cannot be used; the message is one line that says what to do."""
 
 
 def matching(folder: str, pattern: str) -> List[str]:

@@ -7,13 +7,15 @@ import sys
 from pathlib import Path
 from typing import Dict, List, NamedTuple, Optional, Tuple
 
-from .folders import InputError, replaced_whole
+from ..text import InputError
+from .folders import replaced_whole
 
 KINDS = ("unigram", "bpe", "char")
 # How files of a split may be called, before .LANGUAGE: by the first name of which there is a text.
 NAMES = {"train": ("train",), "valid": ("valid", "val", "dev"), "test": ("test",)}
 # Sizes of vocabulary: of little text a large one has many pieces that are hardly ever seen, and takes longer.
 SMALL, LARGE, SMALL_TEXT = 4000, 8000, 100_000  # lines, below which it is small
+LINE = 4192  # bytes of the longest line that sentencepiece reads unless told otherwise; it takes no limit below 10
 
 
 class Side(NamedTuple):
@@ -71,7 +73,7 @@ def _count_pairs(folder: Path, name: str, languages: Tuple[str, str]) -> int:
     for path in paths:
         if name == "train" and not (path.is_file() and path.stat().st_size):
             raise InputError(f"no {path}, or it is empty: give the folder with the training text of both sides")
-    lines = [_count_lines(path) if path.is_file() else 0 for path in paths]
+    lines = [_measure(path)[0] if path.is_file() else 0 for path in paths]
     if not any(lines):
         return 0
     if not all(lines):
@@ -82,22 +84,18 @@ def _count_pairs(folder: Path, name: str, languages: Tuple[str, str]) -> int:
     return lines[0]
 
 
-def _count_lines(path: Path) -> int:
-    """A last one without a newline is one too; InputError if it is not UTF-8."""
-    count = 0
+def _measure(path: Path) -> Tuple[int, int]:
+    """How many lines a text has, a last one without a newline too, and the bytes of the longest; InputError if it is
+    not UTF-8."""
+    count = longest = 0
     with open(path, "rb") as file:
         for count, line in enumerate(file, 1):
+            longest = max(longest, len(line))
             try:
                 line.decode()
             except UnicodeDecodeError as error:
                 raise InputError(f"{path} is not UTF-8 (line {count}): convert it first") from error
-    return count
-
-
-def _longest_line(path: Path) -> int:
-    """Bytes of the longest one."""
-    with open(path, "rb") as file:
-        return max(map(len, file), default=1)
+    return count, longest
 
 
 def _prepare_side(folder: Path, work: Path, side: Side, names: Dict[str, str]) -> int:
@@ -106,9 +104,10 @@ def _prepare_side(folder: Path, work: Path, side: Side, names: Dict[str, str]) -
     import sentencepiece
 
     prefix, text = work / f"spm.{side.language}", folder / f"train.{side.language}"
+    lines, longest = _measure(text)
     size: Dict[str, object] = {"use_all_vocab": True}
     if side.kind != "char" or side.size is not None:
-        default = SMALL if _count_lines(text) < SMALL_TEXT else LARGE
+        default = SMALL if lines < SMALL_TEXT else LARGE
         size = {"vocab_size": side.size or default, "hard_vocab_limit": False}
     try:
         sentencepiece.SentencePieceTrainer.train(
@@ -116,7 +115,7 @@ def _prepare_side(folder: Path, work: Path, side: Side, names: Dict[str, str]) -
             model_prefix=str(prefix),
             model_type=side.kind,
             character_coverage=1.0,
-            max_sentence_length=_longest_line(text),  # it leaves longer ones out
+            max_sentence_length=max(longest, LINE),  # it leaves longer ones out
             minloglevel=2,
             **size,
         )
@@ -127,9 +126,9 @@ def _prepare_side(folder: Path, work: Path, side: Side, names: Dict[str, str]) -
     dictionary = "".join(f"{piece} 1\n" for piece in pieces)
     (work / f"pieces.{side.language}.txt").write_text(dictionary, encoding="utf-8")
     for split, name in names.items():
-        with open(folder / f"{name}.{side.language}", encoding="utf-8", newline="\n") as lines, \
+        with open(folder / f"{name}.{side.language}", encoding="utf-8", newline="\n") as given, \
                 open(work / "pieces" / f"{split}.{side.language}", "w", encoding="utf-8") as cut:  # fmt: skip
-            for line in lines:
+            for line in given:
                 cut.write(" ".join(model.encode(line.rstrip("\n"), out_type=str)) + "\n")
     return len(pieces)
 

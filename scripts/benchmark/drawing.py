@@ -1,18 +1,13 @@
-"""Figures for files, by matplotlib, which requires no screen for them and logs nothing."""
+"""Figures of the benchmarks, for files; matplotlib logs nothing meanwhile."""
 
 import logging
 
-from fairseq_hmrnn.cli.errors import UserError
+from fairseq_hmrnn.analysis.plots import new_figure
 
 
-def subplots(*args, **options):
-    """matplotlib.pyplot.subplots; UserError where matplotlib is not installed."""
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise UserError("drawing requires matplotlib: pip install matplotlib") from error
+def subplots(rows=1, columns=1, figsize=(6.4, 4.8), layout=None, **options):
+    """As matplotlib.pyplot.subplots, without pyplot. layout: the figure's engine. options: of Figure.subplots."""
     logging.getLogger("matplotlib").setLevel(logging.WARNING)
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    return pyplot.subplots(*args, **options)
+    figure = new_figure(*figsize)
+    figure.set_layout_engine(layout)
+    return figure, figure.subplots(rows, columns, **options)

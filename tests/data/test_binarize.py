@@ -21,7 +21,8 @@ from fairseq_hmrnn.cli.main import run as run_command
 from fairseq_hmrnn.data import binarize
 from fairseq_hmrnn.data.characters import CharacterDictionary, decode, encode
 from fairseq_hmrnn.data.embedded import embedded_text
-from fairseq_hmrnn.data.folders import SPLITS, InputError, recover, replaced_whole
+from fairseq_hmrnn.data.folders import SPLITS, recover, replaced_whole
+from fairseq_hmrnn.text import InputError
 
 LINES = "The \u2581 cat\tsat \r\n\n  on\u00a0\u3000the \U0001f63a mat.\x00\u2028 \n"
 

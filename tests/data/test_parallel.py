@@ -5,8 +5,8 @@ import random
 import pytest
 
 from fairseq_hmrnn.data import parallel
-from fairseq_hmrnn.data.folders import InputError
 from fairseq_hmrnn.data.parallel import Side, prepare_parallel
+from fairseq_hmrnn.text import InputError
 
 
 def prepare(folder, **files):
@@ -85,3 +85,11 @@ def test_no_line_is_too_long_and_characters_may_be_fewer(tmp_path, kind, size, s
     assert len(pieces) == count and set("".join(pieces)) == set(symbols)
     if kind == "char":
         assert count == len(symbols)
+
+
+def test_lines_may_be_short(tmp_path):
+    """sentencepiece takes no limit of lines below 10 bytes."""
+    pytest.importorskip("sentencepiece")
+    (tmp_path / "train.de").write_text("ab\nba\n" * 20)
+    (tmp_path / "pieces").mkdir()
+    assert parallel._prepare_side(tmp_path, tmp_path, Side("de", "char"), {"train": "train"}) == 3

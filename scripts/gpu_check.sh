@@ -1,17 +1,20 @@
 #!/usr/bin/env bash
 # Checks that need a GPU, one step a call; logs go to OUT, a short table is printed last. Every step can be repeated.
-#   scripts/gpu_check.sh check OUT    the suite with its GPU tests, the kernels under memcheck
+#   scripts/gpu_check.sh check OUT    the kernels' tests, under memcheck too, fairseq's commands on the GPU, the suite
 #   scripts/gpu_check.sh bench OUT [ARGUMENTS OF scripts/benchmark/gpu.py]
 #   scripts/gpu_check.sh train OUT DATA [HYDRA OVERRIDES]   the recipe RECIPE (ptb); again, it goes on from SAVE/RECIPE
-#   scripts/gpu_check.sh amp OUT DATA [HYDRA OVERRIDES]     fairseq's precisions against float32, UPDATES (200) of each
+#   scripts/gpu_check.sh amp OUT DATA [HYDRA OVERRIDES]     fairseq's precisions against float32, UPDATES (200) of each,
+#                                                           JOBS (1) at once
+#   scripts/gpu_check.sh update OUT DATA [ARGUMENTS OF scripts/benchmark/gpu_update.py]
 # DATA is what `fairseq-hmrnn prepare ptb` made. Checkpoints stay in SAVE (default runs/gpu_check of the repository),
 # one every SAVE_EVERY (500) updates, the most that is lost when the time is up; OUT gets the log and the best weights
 # in float16, in pieces below 16 MiB (cat best.pt.* > best.pt). PYTHON=EXE an environment with torch, Triton and fairseq
 # (default .venv/bin/python of the repository if it is there, else python3). Each step ends within LIMIT seconds (540).
-# Without a GPU check and bench run what they can in Triton's interpreter, bench with --tiny; train and amp run on CPU,
-# which requires a small model, such as 'model.hidden_sizes="16,12,8"' dataset.num_workers=0.
+# PYTEST_ADDOPTS="-n 10" has check run ten tests at once.
+# Without a GPU check and bench run what they can in Triton's interpreter, bench with --tiny; train, amp and update run
+# on CPU, which requires a small model, such as 'model.hidden_sizes="16,12,8"' dataset.num_workers=0.
 set -euo pipefail
-usage() { sed -n 's/^# \{0,1\}//p' "$0" | sed -n '2,6p' >&2; exit 2; }
+usage() { sed -n 's/^# \{0,1\}//p' "$0" | sed -n '2,8p' >&2; exit 2; }
 [ $# -ge 2 ] || usage
 step=$1 out=$2
 shift 2
@@ -20,7 +23,7 @@ mkdir -p "$out"
 out=$(cd "$out" && pwd)
 saves=${SAVE:+$(absolute "$SAVE")}
 case ${PYTHON:-} in */*) PYTHON=$(absolute "$PYTHON") ;; esac  # a name alone is looked up on PATH
-if [ "$step" = train ] || [ "$step" = amp ]; then
+if [ "$step" = train ] || [ "$step" = amp ] || [ "$step" = update ]; then
   [ $# -ge 1 ] || usage
   data=$(absolute "$1")
   shift
@@ -30,6 +33,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 python=${PYTHON:-$default} limit=${LIMIT:-540}
 export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
 saves=${saves:-$PWD/runs/gpu_check}
+[ "$out" != "$saves/amp" ] || { echo "error: OUT is $out, which amp empties: give another" >&2; exit 2; }
 begun=$SECONDS
 rows=()
 
@@ -78,6 +82,10 @@ train() {  # overrides ...
     "$([ "$code" = 124 ] && echo "(time is up: run again to go on)" || echo "(ended)")"
 }
 
+front_door=(cli fairseq_features handwriting precision resumption stock_tasks streams translation_cli)
+front_door=("${front_door[@]/#/tests/test_}")
+front_door=("${front_door[@]/%/.py}")
+
 case $step in
   check)
     part kernels "$python" -m pytest -q -p no:cacheprovider tests/ops/test_triton.py
@@ -88,6 +96,9 @@ case $step in
       rows+=("memcheck   not run: requires a GPU and compute-sanitizer")
     fi
     if "$python" -c 'import fairseq' 2>/dev/null; then
+      # The second variable lets forks use CUDA: torch then asks the driver's library whether there is a GPU.
+      part commands env FAIRSEQ_HMRNN_TEST_ON_GPU=1 PYTORCH_NVML_BASED_CUDA_CHECK=1 \
+        "$python" -m pytest -q -p no:cacheprovider "${front_door[@]}"
       part suite "$python" -m pytest -q -p no:cacheprovider --ignore tests/ops/test_triton.py
     else
       rows+=("suite      not run: fairseq is not installed")
@@ -98,14 +109,16 @@ case $step in
     part bench "$python" scripts/benchmark/gpu.py --limit $((limit - 30)) --csv "$out/bench.csv" "$@"
     cat "$out/bench.log"
     ;;
-  train | amp)
-    if [ "$step" = train ]; then
-      part train train "$@"
+  train) part train train "$@" ;;
+  amp | update)
+    cpu=() && [ "$gpu" = 1 ] || cpu=(--cpu)
+    if [ "$step" = update ]; then
+      part update "$python" scripts/benchmark/gpu_update.py "$data" --out "$saves/update" "${cpu[@]}" "$@"
+      cat "$out/update.log"
     else
-      cpu=() && [ "$gpu" = 1 ] || cpu=(--cpu)
       rm -rf "$saves/amp"
       part amp "$python" scripts/benchmark/precision.py "$data" --recipe "${RECIPE:-ptb_small}" \
-        --updates "${UPDATES:-200}" "${cpu[@]}" --out "$saves/amp" -- "$@"
+        --updates "${UPDATES:-200}" --jobs "${JOBS:-1}" "${cpu[@]}" --out "$saves/amp" -- "$@"
       cat "$out/amp.log"
     fi
     ;;

@@ -28,12 +28,16 @@ def environment(**changes):
 
 
 class Forks:
-    """The process of forks.py, which starts commands. Ends with the tests, or when a command hangs."""
+    """The process of forks.py, which starts commands. Ends with the tests, or when a command hangs.
 
-    def __init__(self):
+    variables: of its environment, beside those of this process.
+    """
+
+    def __init__(self, **variables):
+        self.variables = variables
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
         command = [sys.executable, str(ROOT / "tests" / "forks.py")]
-        self.environment = environment()
+        self.environment = environment(**variables)
         self.process = subprocess.Popen(
             command, env=self.environment, start_new_session=True, encoding="utf-8", **pipes
         )
@@ -41,7 +45,7 @@ class Forks:
 
     def start(self, command, output, folder=ROOT, stdin=os.devnull, kill_after=0):
         """Start a command, a list. `output`: the file that what it prints is added to."""
-        wanted = environment()
+        wanted = environment(**self.variables)
         differs = {name for name in {*wanted, *self.environment} if wanted.get(name) != self.environment.get(name)}
         assert not any(name.startswith(AT_START) for name in differs), f"set too late for a fork: {differs}"
         files = {"input": str(stdin), "output": str(output), "folder": str(folder)}
@@ -77,16 +81,29 @@ class Fork(NamedTuple):
         return self.forks.ask({"wait": self.process}, timeout)
 
 
-@functools.lru_cache(maxsize=1)
-def two_forks():
-    """Two processes in turn, which hash strings differently, as those of one training do; started when first used."""
-    return itertools.cycle([Forks(), Forks()])
+@functools.lru_cache(maxsize=2)
+def two_forks(on_gpu):
+    """Two processes in turn, which hash strings differently, as those of one training do; started when first used.
+    Unless on_gpu, commands see no GPU."""
+    variables = {} if on_gpu else NO_GPU
+    return itertools.cycle([Forks(**variables), Forks(**variables)])
+
+
+# fairseq makes a tensor on a GPU that it sees in each of several processes, whatever --cpu says.
+NO_GPU = {"CUDA_VISIBLE_DEVICES": ""}
+ON_CPU = {"--cpu", "common.cpu=true"}
+# Set by `scripts/gpu_check.sh check`: fairseq's commands run on the GPU where tests ask for the CPU. Processes that
+# train together stay there, for each requires a GPU of its own.
+ON_GPU = os.environ.get("FAIRSEQ_HMRNN_TEST_ON_GPU", "") not in ("", "0")
 
 
 def start(command, arguments, output, **options):
     """Start a command of this environment, whether the package is installed or not. options: as of Forks.start."""
+    on_gpu = ON_GPU and "--distributed-world-size" not in arguments
+    if on_gpu:
+        arguments = [argument for argument in arguments if str(argument) not in ON_CPU]
     name = "-m fairseq_hmrnn" if command == "fairseq-hmrnn" else str(BIN / command)
-    return next(two_forks()).start([name, *map(str, arguments)], output, **options)
+    return next(two_forks(on_gpu)).start([name, *map(str, arguments)], output, **options)
 
 
 def run(command, *arguments, cwd=ROOT, stdin="", check=True, timeout=PATIENCE):

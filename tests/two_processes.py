@@ -3,7 +3,7 @@
 import subprocess
 
 from command_results import weights
-from running import BIN, PATIENCE, ROOT, environment, rank_options
+from running import BIN, NO_GPU, PATIENCE, ROOT, environment, rank_options
 
 RANK_WEIGHTS = """
 import os, torch, fairseq_hmrnn
@@ -24,7 +24,7 @@ def train_two_processes(data, options, folder):
     options = ["--user-dir", folder / "rank_weights", *options, "--save-dir", folder]
     processes = []
     for rank, distributed in enumerate(rank_options(folder)):
-        variables = environment(RANK_WEIGHTS=str(folder / f"rank{rank}.pt"))
+        variables = environment(**NO_GPU, RANK_WEIGHTS=str(folder / f"rank{rank}.pt"))
         command = [BIN / "fairseq-train", data, *options, *distributed]
         with open(folder / f"log{rank}", "w") as log:
             processes.append(subprocess.Popen(list(map(str, command)), cwd=ROOT, env=variables, stdout=log, stderr=log))

@@ -6,12 +6,13 @@
 
 Every precision is trained once from begin to end, and once with an interruption in the middle. Prints a table: the
 mean training loss in bits of the last tenth of the updates, with and without interruption, how far it is from
-float32's, words per second. Exit status 1 if one is further away than --tolerance. Everything after -- are settings of
-the recipe, such as dataset.batch_size=8.
+float32's, words per second. Exit status 1 if one is further away than --tolerance. With --jobs several train at once,
+which says nothing about speed. Everything after -- are settings of the recipe, such as dataset.batch_size=8.
 """
 
 import statistics
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from commands import command, log_records, parse_with_rest, recipe_options
@@ -39,6 +40,7 @@ def parse_args():
     parser.add_argument("--updates", type=whole(2), default=200)
     parser.add_argument("--tolerance", type=WEIGHT, default=0.05, help="bits")
     parser.add_argument("--cpu", action="store_true")
+    parser.add_argument("--jobs", type=kinds.COUNT, default=1, help="precisions that are trained at once")
     parser.add_argument(
         "--out", type=kinds.folder_to_write, default="runs/precision", help="folder of checkpoints and logs"
     )
@@ -70,7 +72,7 @@ def measure(args, rest, name, settings):
     train(args, [*settings, *rest], folder / "parts", args.updates // 2)
     parts = log_records(train(args, [*settings, *rest], folder / "parts", args.updates), "train_inner")
     if int(parts[0]["num_updates"]) != args.updates // 2 + 1:
-        sys.exit(f"{name}: the second half did not go on from the first")
+        raise UserError(f"{name}: the second half did not go on from the first")
     speed = statistics.median(float(record["wps"]) for record in whole[len(whole) // 2 :])
     return last_loss(whole, args.updates), last_loss(parts, args.updates), speed
 
@@ -82,14 +84,21 @@ def main():
         raise UserError(f"{args.out} exists: remove it, or give another --out")
     print("| | loss | interrupted | worst difference | words per second |\n|---|---|---|---|---|")
     expected, failed = None, []
-    for name, settings in PRECISIONS.items():
-        whole, parts, speed = measure(args, rest, name, settings)
-        expected = whole if expected is None else expected
-        difference = max(abs(whole - expected), abs(parts - expected))
-        failed += [] if difference <= args.tolerance else [name]  # NaN fails
-        print(f"| {name} | {whole:.3f} | {parts:.3f} | {difference:.3f} | {speed:.0f} |", flush=True)
+    with ThreadPoolExecutor(args.jobs) as pool:
+        waiting = {name: pool.submit(measure, args, rest, name, settings) for name, settings in PRECISIONS.items()}
+        for name, found in waiting.items():
+            try:
+                whole, parts, speed = found.result()
+            except UserError as error:  # the others are of use all the same
+                failed.append(name)
+                print(f"| {name} | {error} |", flush=True)
+                continue
+            expected = whole if expected is None else expected
+            difference = max(abs(whole - expected), abs(parts - expected))
+            failed += [] if difference <= args.tolerance else [name]  # NaN fails
+            print(f"| {name} | {whole:.3f} | {parts:.3f} | {difference:.3f} | {speed:.0f} |", flush=True)
     if failed:
-        sys.exit(f"further than {args.tolerance} bits from float32: {', '.join(failed)}")
+        sys.exit(f"failed, or further than {args.tolerance} bits from float32: {', '.join(failed)}")
     print(f"every precision is within {args.tolerance} bits of float32")
 
 

@@ -71,14 +71,12 @@ def train(args, rest, count):
     with tempfile.TemporaryDirectory() as folder:
         logs = [Path(folder) / str(rank) for rank in range(count)]
         running = []
+        # No GPU: fairseq would make a tensor there in each of several processes, whatever --cpu says.
+        surroundings = environment(OMP_NUM_THREADS="1", CUDA_VISIBLE_DEVICES="")
         for options, log in zip(distributed_options(count, args.ddp_backend, folder), logs):
             arguments = [str(part) for part in (*command, *options, *rest)]
             with log.open("wb") as file:
-                running.append(
-                    subprocess.Popen(
-                        arguments, env=environment(OMP_NUM_THREADS="1"), stdout=file, stderr=subprocess.STDOUT
-                    )
-                )
+                running.append(subprocess.Popen(arguments, env=surroundings, stdout=file, stderr=subprocess.STDOUT))
         while not failed(running) and any(process.poll() is None for process in running):
             time.sleep(0.2)
         first = failed(running)[:1]

@@ -14,7 +14,15 @@ import sys
 import time
 from collections import defaultdict
 
+import torch
 from breakdown import REST, Breakdown
+
+
+def now():
+    """Seconds, when all that was launched on a GPU has been done."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 class Turns:
@@ -56,10 +64,10 @@ class Turns:
         self.breakdown = Breakdown(trainer) if command["profile"] else None
         if self.breakdown:
             self.breakdown.__enter__()
-        self.began = time.perf_counter()
+        self.began = now()
 
     def finish(self):
-        seconds = time.perf_counter() - self.began
+        seconds = now() - self.began
         found = {"seconds": seconds / self.asked, "sums": self.sum_logs()}
         if self.breakdown:
             self.breakdown.__exit__()

@@ -178,9 +178,8 @@ def test_tiles_of_a_product_fit_the_card(card, dtype, monkeypatch):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_an_empty_batch_runs_in_any_precision(dtype):
-    problem = make_problem(0, 3, 0, [5, 6], RecurrenceOptions(), dtype=torch.float32)
-    layers = [layer.to(dtype) for layer in problem.layers]
-    output = hm_lstm(problem.x.to(dtype), layers, problem.state, problem.options, backend="triton")
+    problem = moved(make_problem(0, 3, 0, [5, 6], RecurrenceOptions(), dtype=torch.float32), dtype)
+    output = hm_lstm(problem.x, problem.layers, problem.state, problem.options, backend="triton")
     assert output.hidden[1].shape == (3, 0, 6) and output.hidden[1].dtype == dtype
     assert output.boundaries.dtype == torch.float32
 

@@ -2,11 +2,13 @@
 where a graph is recorded.
 
 torch's float32 products on CPU are MKL's, which reaches less than half of what AMD's processors with AVX-512 can do;
-there the panels reach three quarters, and their bits do not depend on the number of threads.
+there the panels reach three quarters, and their bits do not depend on the number of threads. Operands of 16 bits are
+widened where torch's products of them are slow.
 """
 
 from __future__ import annotations
 
+import functools
 from typing import Optional, Sequence
 
 import torch
@@ -16,7 +18,7 @@ from torch.autograd.function import once_differentiable
 
 from .capture import capturing
 from .cpu import kernel
-from .precision import autocast_is_on, rounded
+from .precision import LOW_PRECISION, autocast_is_on, rounded
 
 MANY_ROWS = 32  # measured with a weight (4000, 128), on one thread
 
@@ -28,15 +30,32 @@ def _takes_panels(x: Tensor, dtype: torch.dtype, bfloat16: bool) -> bool:
     return kernel.chooses_panels(x.device.type, dtype)
 
 
+def _widened(dtype: torch.dtype) -> torch.dtype:
+    """What the panels compute products of a dtype in: float32 those of 16 bits, which are exact in it."""
+    return torch.float32 if dtype in LOW_PRECISION else dtype
+
+
+@functools.lru_cache(maxsize=None)
+def _torch_is_slow(dtype: torch.dtype) -> bool:
+    """Whether torch's products on this processor, for lack of instructions for these 16 bits, take 7 to 30 times as
+    long as those of float32: it leaves them to oneDNN only where that has some."""
+    names = {torch.bfloat16: "_is_mkldnn_bf16_supported", torch.float16: "_is_mkldnn_fp16_supported"}
+    supported = getattr(torch.ops.mkldnn, names[dtype], None) if dtype in names else None
+    return dtype in names and (supported is None or not supported())
+
+
 def linear(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None, bfloat16: bool = False) -> Tensor:
     """As torch.nn.functional.linear: x (..., K), weight (N, K), bias (N,); returns (..., N).
 
     bfloat16: round the operands of products to bfloat16, forward and backward, with sums in x's dtype; for float32.
     """
-    if weight.dtype != x.dtype or not _takes_panels(x, x.dtype, bfloat16):
+    dtype = x.dtype
+    wide = _widened(dtype) if not capturing() and _torch_is_slow(dtype) else dtype
+    if weight.dtype != dtype or not _takes_panels(x, wide, bfloat16):
         return F.linear(*((rounded(x), rounded(weight)) if bfloat16 else (x, weight)), bias)
-    y = _Linear.apply(x.reshape(-1, x.size(-1)), weight, bias, bfloat16)
-    return y.view(*x.shape[:-1], weight.size(0))
+    rows, bias = x.reshape(-1, x.size(-1)).to(wide), None if bias is None else bias.to(wide)
+    y = _Linear.apply(rows, weight.to(wide), bias, bfloat16 or dtype == torch.bfloat16)
+    return y.to(dtype).view(*x.shape[:-1], weight.size(0))
 
 
 def has_many_rows(x: Tensor) -> bool:
@@ -76,10 +95,10 @@ def layer_output(
     weights' dtype, by the panels laid out with B before T.
     """
     x, dtype = hidden[0], weights[0].dtype
-    wide = torch.float32 if dtype == torch.bfloat16 else dtype
+    wide = _widened(dtype)
     if x.dim() == 3 and x.numel() and _takes_panels(x, wide, bfloat16):
         tensors = [tensor.to(wide) for tensor in (*hidden, *weights)]
-        features = _LayerOutput.apply(len(hidden), changed, bfloat16 or wide != dtype, *tensors)
+        features = _LayerOutput.apply(len(hidden), changed, bfloat16 or dtype == torch.bfloat16, *tensors)
         return features.transpose(0, 1).to(dtype)
     size, inputs = weights[0].size(0) - len(hidden), [h.to(dtype) for h in hidden]
     terms = [F.linear(*((rounded(h), rounded(w)) if bfloat16 else (h, w))) for h, w in zip(inputs, weights)]

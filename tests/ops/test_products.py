@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -78,6 +79,39 @@ def test_linear_is_torchs():
     x, weight, bias = (random(*s).requires_grad_() for s in ((3, 4, 20), (30, 20), (30,)))
     for found, expected in zip(gradients(products.linear, x, weight, bias), gradients(F.linear, x, weight, bias)):
         assert torch.allclose(found, expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(torch.bfloat16, 2**-8), (torch.float16, 2**-11)])
+def test_linear_of_16_bits_multiplies_in_float32(dtype, tolerance, monkeypatch):
+    """Where the processor lacks instructions for them; rounded once, as torch's are."""
+    given = [random(*s).to(dtype).requires_grad_() for s in ((3, 40, 20), (30, 20), (30,))]
+    exact = [t.detach().double().requires_grad_() for t in given]
+    multiply, made = cpu.kernel.compiled.multiply, []
+    counted = SimpleNamespace(multiply=lambda *operands: made.append(operands[0].dtype) or multiply(*operands))
+    stand_in = SimpleNamespace(compiled=counted, chooses_panels=cpu.kernel.chooses_panels)
+    monkeypatch.setattr(products, "kernel", stand_in)
+    monkeypatch.setattr(products, "_torch_is_slow", lambda dtype: True)
+    along = random(3, 40, 30).to(dtype)
+    for function, leaves in ((products.linear, given), (F.linear, exact)):
+        (function(*leaves) * along).sum().backward()
+    results = [products.linear(*given), *(t.grad for t in given)]
+    expected = [F.linear(*exact), *(t.grad for t in exact)]
+    for found, right in zip(results, expected):
+        assert found.dtype == dtype
+        assert (found.double() - right).abs().max() <= tolerance * right.abs().max()
+    assert made == [torch.float32] * 4, "forward twice, and the gradients of x and of the weight"
+    monkeypatch.setattr(products, "_torch_is_slow", lambda dtype: False)
+    assert torch.equal(products.linear(*given), F.linear(*given)) and len(made) == 4
+
+
+def test_16_bits_that_onednn_does_not_multiply_are_slow(monkeypatch):
+    slow = products._torch_is_slow.__wrapped__
+    assert not slow(torch.float32) and not slow(torch.float64)
+    for supported in (True, False):
+        found = SimpleNamespace(_is_mkldnn_bf16_supported=lambda found=supported: found)
+        monkeypatch.setattr(torch.ops, "mkldnn", found, raising=False)
+        assert slow(torch.bfloat16) != supported
+        assert slow(torch.float16), "a torch that does not say"
 
 
 def gradients(function, *leaves):

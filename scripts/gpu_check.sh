@@ -82,9 +82,9 @@ train() {  # overrides ...
     "$([ "$code" = 124 ] && echo "(time is up: run again to go on)" || echo "(ended)")"
 }
 
-front_door=(cli fairseq_features handwriting precision resumption stock_tasks streams translation_cli)
-front_door=("${front_door[@]/#/tests/test_}")
-front_door=("${front_door[@]/%/.py}")
+command_tests=(cli fairseq_features handwriting precision resumption stock_tasks streams translation_cli)
+command_tests=("${command_tests[@]/#/tests/test_}")
+command_tests=("${command_tests[@]/%/.py}")
 
 case $step in
   check)
@@ -98,7 +98,7 @@ case $step in
     if "$python" -c 'import fairseq' 2>/dev/null; then
       # The second variable lets forks use CUDA: torch then asks the driver's library whether there is a GPU.
       part commands env FAIRSEQ_HMRNN_TEST_ON_GPU=1 PYTORCH_NVML_BASED_CUDA_CHECK=1 \
-        "$python" -m pytest -q -p no:cacheprovider "${front_door[@]}"
+        "$python" -m pytest -q -p no:cacheprovider "${command_tests[@]}"
       part suite "$python" -m pytest -q -p no:cacheprovider --ignore tests/ops/test_triton.py
     else
       rows+=("suite      not run: fairseq is not installed")

@@ -18,7 +18,7 @@ from small_training import TASK, TRAIN
 
 from fairseq_hmrnn.data import corpora
 from fairseq_hmrnn.data.corpora import penn_treebank
-from fairseq_hmrnn.models.hmlstm_lm import PUBLISHED
+from fairseq_hmrnn.models.hmlstm_lm import ARCHITECTURES
 from fairseq_hmrnn.text import InputError
 
 ODD_NAME = 'it\'s "odd" $(touch x) `touch y`; [z],{a=b} ~#% \\'  # each part means something to a shell or a grammar
@@ -27,7 +27,7 @@ ODD_NAME = 'it\'s "odd" $(touch x) `touch y`; [z],{a=b} ~#% \\'  # each part mea
 @pytest.mark.parametrize("name, batch, lr", [("ptb", 64, 0.002), ("text8", 128, 0.001), ("enwik8", 128, 0.001)])
 def test_recipes_are_the_published_ones(name, batch, lr):
     recipe = OmegaConf.load(str(ROOT / "fairseq_hmrnn" / "configs" / f"{name}.yaml"))
-    settings = {"slope_per_epoch": 0.0, "embed_dim": 128, "slope": 1.0, **PUBLISHED[f"hmlstm_lm_{name}"]}
+    settings = {"slope_per_epoch": 0.0, "embed_dim": 128, "slope": 1.0, **ARCHITECTURES[f"hmlstm_lm_{name}"]}
     assert {key: recipe.model[key] for key in settings} == settings
     assert (recipe.dataset.batch_size, recipe.task.tokens_per_sample, recipe.task.stateful) == (batch, 100, True)
     assert (recipe.optimization.lr, recipe.optimization.clip_norm) == ([lr], 1.0)

@@ -71,9 +71,9 @@ class Gold:
 def word_gold(text: str) -> Dict[str, Gold]:
     """Word boundaries of a text with separators under both alignments, "separator" and "last letter".
 
-    Of several whitespace characters in a row the first one ends the word. Newlines are edges.
+    Of several whitespace characters in a row the first one ends the word. Line ends are edges.
     """
-    space, newline = _spaces(text), _newlines(text)
+    space, newline = _spaces(text), _line_ends(text)
     separator = space & ~_shifted(space, 1, True)
     letter = ~space & _shifted(space, -1, True)
     before_newline = _shifted(newline, -1, True)
@@ -114,10 +114,10 @@ def segmented_gold(text: str, segmented: str, separator: str = "|") -> Gold:
             f"the gold text differs from the text at character {place + 1}: {plain[place]!r}, not {text[place]!r}"
         )
     boundary = np.zeros(len(text), dtype=bool)
-    ends = np.cumsum([len(segment) for segment in segments[:-1]]) - 1
-    boundary[ends[ends >= 0]] = True
-    newline = _newlines(text)
-    edge = newline | _shifted(newline, -1, True)
+    last = np.cumsum([len(segment) for segment in segments[:-1]]) - 1
+    boundary[last[last >= 0]] = True
+    ends = _line_ends(text)
+    edge = ends | _shifted(ends, -1, True)
     return Gold(boundary & ~edge, edge, text)
 
 
@@ -257,6 +257,12 @@ def _lexicon(words: np.ndarray, text: str) -> Set[str]:
 
 def _newlines(text: str) -> np.ndarray:
     return code_points(text) == ord("\n")
+
+
+def _line_ends(text: str) -> np.ndarray:
+    """(T,) bool: newlines, and the carriage return before one."""
+    newline = _newlines(text)
+    return newline | ((code_points(text) == ord("\r")) & _shifted(newline, -1, False))
 
 
 def _spaces(text: str) -> np.ndarray:

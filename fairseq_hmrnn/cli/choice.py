@@ -61,7 +61,8 @@ FOR_OTHER_LAYERS = "which are for other layers: give --boundary-rates"
 DELAYED = {"--boundary-delay": "2"}  # not for the smallest recipe, whose layers do not learn it (docs/boundaries.md)
 # fairseq's, of options that are read here
 ALIASES = {"--max-sentences": "--batch-size", "-a": "--arch", "-s": "--source-lang", "-t": "--target-lang"}
-# The options that choose the class of a recipe's section. Who gives one gives that class's options too.
+# The options that choose the class of a recipe's section. Who gives another class, or any architecture, gives that
+# class's options too.
 CLASSES = {
     "task": ("--task",),
     "model": ("--arch",),
@@ -135,7 +136,7 @@ def _for_translation(data: str, names: Set[str], given: Sequence[str], cpu: bool
     if symbols < SMALL_TRANSLATION:
         options, size = {**FOR_SMALL_TRANSLATION}, "small"
         _set_length(options, OF_TRANSLATION, symbols, names, given, cpu or "--cpu" in names)
-    if names.intersection(CLASSES["criterion"]):
+    if _chooses("criterion", given, TRANSLATION["--criterion"]):
         for name in OF_CRITERION:
             options.pop(name)
     reason = f"two languages, {symbols:,} symbols: a {size} translation model"
@@ -147,11 +148,11 @@ def _for_translation(data: str, names: Set[str], given: Sequence[str], cpu: bool
 
 
 def _languages(data: str, sides: Sequence[str], names: Set[str]) -> Options:
-    """--source-lang and --target-lang where fairseq could not tell them from the files' names: zh-CN."""
+    """--source-lang and --target-lang where fairseq could not tell them from the files' names: zh-CN, tok.de."""
     ends = [os.path.basename(side)[len("train.") :] for side in sides]
     languages = [os.path.basename(path)[len("dict.") : -len(".txt")] for path in matching(data, "dict.*.txt")]
     pairs = [(a, b) for a in languages for b in languages if a != b and f"{a}-{b}.{a}" in ends]
-    if len(pairs) != 1 or names & {"--source-lang", "--target-lang"} or not any("-" in name for name in pairs[0]):
+    if len(pairs) != 1 or names & {"--source-lang", "--target-lang"} or not set("-.").intersection("".join(pairs[0])):
         return {}
     return {"--source-lang": pairs[0][0], "--target-lang": pairs[0][1]}
 
@@ -172,7 +173,7 @@ def _for_text(data: str, names: Set[str], given: Sequence[str], cpu: bool) -> Tu
     text = look_at(data)
     recipe_name = next(name for limit, name in SIZES if text.symbols < limit)
     recipe = load_recipe(recipe_name)
-    options = dict(_options_of(recipe, names))
+    options = dict(_options_of(recipe, given))
     if value_of("--criterion", given) not in (None, recipe.criterion._name):
         options.pop("--best-checkpoint-metric", None)  # which others do not log
     if recipe_name != SIZES[-1][1]:
@@ -180,7 +181,7 @@ def _for_text(data: str, names: Set[str], given: Sequence[str], cpu: bool) -> Tu
     kind = "symbols"
     if text.spaces is not None:
         kind = "characters, with spaces between words" if text.spaces else "characters, without spaces"
-        if not names.intersection(CLASSES["criterion"]):
+        if not _chooses("criterion", given, recipe.criterion._name):
             if not text.spaces:
                 options.update(WITHOUT_SPACES if recipe_name == SIZES[0][1] else {**WITHOUT_SPACES, **DELAYED})
             elif recipe_name != SIZES[0][1]:
@@ -252,10 +253,17 @@ def look_at(data: str) -> Text:
     return Text(symbols, spaces >= SPACES * sum(dictionary.count))  # of the text that the dictionary was made from
 
 
-def _options_of(recipe: DictConfig, names: Set[str]) -> Iterator[Tuple[str, Optional[str]]]:
-    """A recipe's settings as options, but those of classes that the user's options, of these names, choose."""
+def _chooses(section: str, given: Sequence[str], own: str) -> bool:
+    """Whether the user's options choose another class for a section than its own."""
+    return any(value_of(option, given) not in (None, own) for option in CLASSES[section])
+
+
+def _options_of(recipe: DictConfig, given: Sequence[str]) -> Iterator[Tuple[str, Optional[str]]]:
+    """A recipe's settings as options, but those of classes in whose place the user's options choose others."""
     for section in SECTIONS:
-        if section not in recipe or names.intersection(CLASSES.get(section, ())):
+        if section not in recipe or (section == "model" and value_of("--arch", given) is not None):
+            continue
+        if section in CLASSES and _chooses(section, given, recipe[section]._name):
             continue
         for key in (key for key in recipe[section] if key not in GIVEN_OTHERWISE):
             value = recipe[section][key]

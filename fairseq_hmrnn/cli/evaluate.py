@@ -15,6 +15,7 @@ import math
 from itertools import islice
 from typing import List, Optional
 
+from fairseq.utils import get_perplexity
 from torch import Tensor
 
 from ..inference import hub
@@ -115,5 +116,10 @@ def run(args: argparse.Namespace) -> None:
         for segments in zip(*(evaluation.score(text) for evaluation in evaluations)):
             nats += nats_of_mean(segments).double().sum().item()
             progress.update(segments[0].numel())
-    bits = nats / text.num_symbols / math.log(2)
-    print(f"Evaluated {text.num_symbols} tokens, Loss (base 2): {bits:.4f}, Perplexity: {2**bits:.2f}")
+    print(_score(nats, text.num_symbols))
+
+
+def _score(nats: float, symbols: int) -> str:
+    """As fairseq-eval-lm prints it; also where weights that follow the text have diverged."""
+    bits = nats / symbols / math.log(2)
+    return f"Evaluated {symbols} tokens, Loss (base 2): {bits:.4f}, Perplexity: {get_perplexity(bits):.2f}"

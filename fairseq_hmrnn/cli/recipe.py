@@ -23,6 +23,11 @@ HEADER = "# @package _global_\n"
 MEANINGFUL = {"${": "an interpolation", os.pathsep: "a list of folders", "\n": "two lines"}
 
 
+def is_recipe(name: str) -> bool:
+    """Whether `train` takes it for a recipe's name or file, not for a folder of data."""
+    return name in RECIPES or (name.endswith((".yaml", ".yml")) and not os.path.isdir(name))
+
+
 def load_recipe(name: str) -> DictConfig:
     """A recipe by its name, or of a YAML file; UserError if it is none."""
     path = RECIPES.get(name, name)

@@ -40,7 +40,7 @@ from .errors import UserError
 from .fairseq_command import call, has_gpu
 from .named_files import make_absolute
 from .prepare import KINDS
-from .recipe import RECIPES, check_folder, load_recipe, recipe_stem, write_recipe
+from .recipe import RECIPES, check_folder, is_recipe, load_recipe, recipe_stem, write_recipe
 from .settings import settle, standing_alone
 
 LANGUAGE_MODELING, HANDWRITING = "hmlstm_language_modeling", "hmlstm_handwriting"
@@ -140,7 +140,7 @@ class Training(NamedTuple):
 def _check(args: argparse.Namespace) -> bool:
     """Whether WHAT is a recipe; UserError for what is none and no folder, and for a DATA missing or too many."""
     what = args.what
-    if what in RECIPES or what.endswith((".yaml", ".yml")):
+    if is_recipe(what):
         for name, remedy in GIVEN_BEFORE.items():
             if any(setting.lstrip("+").startswith(f"{name}=") for setting in args.passed_on):
                 raise UserError(f"give the folder of {remedy}, before --")
@@ -172,8 +172,9 @@ def _refuse(settings: List[str], kind: Pattern[str], how: str) -> None:
 
 
 def default_save_dir(what: str) -> str:
-    """For a recipe, a YAML file or a folder of data."""
-    name = os.path.basename(os.path.abspath(what))
+    """For a recipe, a YAML file or a folder of data; for FOLDER/bin, where pairs are prepared, by FOLDER's name."""
+    above, name = os.path.split(os.path.abspath(what))
+    name = os.path.basename(above) or name if name == "bin" else name
     return os.path.join("checkpoints", os.path.splitext(name)[0] if os.path.isfile(what) else name)
 
 

@@ -348,9 +348,10 @@ class BoundaryRegularizedCrossEntropy(CheckedOptions, CrossEntropyCriterion):
 
     @staticmethod
     def reduce_metrics(logging_outputs) -> None:
-        """loss, nll_loss and bpc (nll_loss, 4 decimals) in bits, ppl; z1, z2, ... boundary rates; z1_within,
-        ... within lines; update1, copy1, flush1, ... shares of steps; word_f1_1, ... F1 of each layer's
-        boundaries against whitespace, where the step that reads the whitespace is the boundary."""
+        """loss, nll_loss and bpc (nll_loss, 4 decimals) in bits, ppl; z1, z2, ... boundary rates; z1_within, ... within
+        lines; z1_target, ... the rates found so far with auto; update1, copy1, flush1, ... shares of steps; word_f1_1,
+        ... F1 of each layer's boundaries against whitespace, where the step that reads the whitespace is the
+        boundary."""
         totals = summed(logging_outputs)
         tokens = totals["ntokens"]
         metrics.log_scalar("loss", totals["loss"] / totals["sample_size"] / math.log(2), totals["sample_size"], round=3)

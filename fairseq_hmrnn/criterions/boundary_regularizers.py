@@ -41,12 +41,16 @@ def entropy_and_surprisal(log_probs: Tensor, symbols: Tensor) -> Tuple[Tensor, T
 class LayerSteps(NamedTuple):
     """One layer's boundaries. Tensors (B, T).
 
-    z: in {0, 1} (or [0, 1], soft), with straight-through gradients. z_tilde: in [0, 1]. valid: bool.
-    rate: the target share of boundaries, None if not given. z_below: of the layer below, None for the first.
-    signals: of the model, about the symbol behind each step. right_to_left: of a network that reads the other way,
-    about the symbol read at each step (right_to_left.py). lexicon: where segments begin by values and known of a
-    signal about the place before each step, bool (B, T) (found_lexicon.py). These None unless the regulariser asks for
-    them. delay: how many steps behind the last of a segment a detector that listens closes it, None: as it is made.
+    z: 0 or 1 (in [0, 1] if soft), with straight-through gradients. z_tilde: its probability. valid: bool, the steps
+    that count. rate: the target share of boundaries, None without one. z_below: z of the layer below, None for the
+    first.
+
+    None unless the regulariser needs them: signals, of the model's predictions of the symbol after each step;
+    right_to_left, of the predictions of the symbol read at each step by a network that reads the other way
+    (right_to_left.py); lexicon, a function of a signal about the place before each step, values and known (B, T), that
+    returns bool (B, T), True where a segment begins (found_lexicon.py).
+
+    delay: steps after a segment's last symbol at which the detector learns to fire; None: the regulariser's own.
     """
 
     z: Tensor

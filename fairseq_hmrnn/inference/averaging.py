@@ -48,6 +48,8 @@ def average(paths: Sequence[Path], moving: bool = False, half: bool = False) -> 
         check_finite(str(path), model)
         if sums and _shapes(model) != _shapes(sums):
             raise ValueError(f"{path} is of another model than {paths[0]}")
+        if sums and _differ(_fingerprints(model), _fingerprints(sums)):
+            raise ValueError(f"{path} is of another dictionary than {paths[0]}")
         for key, tensor in model.items():
             sums[key] = tensor.double() + sums.get(key, 0) if tensor.is_floating_point() else tensor
     mean = {key: (sums[key] / len(paths)).to(t.dtype) if t.is_floating_point() else t for key, t in model.items()}
@@ -68,6 +70,16 @@ def _epoch_of(checkpoint: Dict[str, Any]) -> int:
 def _shapes(model: Dict[str, Tensor]) -> Dict[str, torch.Size]:
     """Of its weights: an earlier version may have kept other integers beside them."""
     return {key: tensor.shape for key, tensor in model.items() if tensor.is_floating_point()}
+
+
+def _fingerprints(model: Dict[str, Tensor]) -> Dict[str, int]:
+    """Of its dictionaries, by names of buffers."""
+    return {key: int(tensor) for key, tensor in model.items() if key.endswith("dictionary_fingerprint.fingerprint")}
+
+
+def _differ(found: Dict[str, int], others: Dict[str, int]) -> bool:
+    """Whether both have one of a name that is not the same: old checkpoints have none."""
+    return any(others.get(key, value) != value for key, value in found.items())
 
 
 def _weights_of(checkpoint: Dict[str, Any], path: Path, moving: bool) -> Dict[str, Tensor]:

@@ -63,8 +63,9 @@ class HMLSTMConfig(FairseqDataclass):
     top_boundary: bool = option(False, "give the top layer a boundary detector too (paper: it has none)")
     detector_grad_scale: float = option(
         0.0,
-        "factor on the gradient that a boundary detector sends back into the states it reads; its own "
-        "weights always get all of it. 1: the exact straight-through gradient, which can explode; 0: it cannot",
+        "factor on the gradient that a boundary detector sends back into the states it reads; its own weights "
+        "always get all of it. 1: the exact straight-through gradient, which can grow exponentially from detector to "
+        "detector; 0: that path is cut",
         PROBABILITY,
     )
     detector_hidden: int = option(

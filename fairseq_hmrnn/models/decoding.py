@@ -96,8 +96,8 @@ class PackedRecurrence:
         """Of tokens (B, T): the output, and which of them are not padding (B, T)."""
         valid, table = tokens.ne(self.decoder.padding_idx), self.weights.table
         x = self.decoder.embed_tokens.weight.detach() if table is None else table
-        masks = {"valid": valid_or_none(valid.t()), "projected": table is not None, "tokens": tokens.t()}
-        return self.weights.packed(x, state, self.options, **masks), valid
+        options = {"valid": valid_or_none(valid.t()), "projected": table is not None, "tokens": tokens.t()}
+        return self.weights.packed(x, state, self.options, **options), valid
 
 
 class PackedSteps(Steps):

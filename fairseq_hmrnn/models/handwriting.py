@@ -99,9 +99,7 @@ class HMLSTMHandwritingModel(CheckedOptions, HandwritingModel):
         output = self.hm_lstm(self.dropout_input(x), state, valid_or_none(valid.t()), slope)
         changed = None if capturing() else output.changed(state, valid.t())
         features = self.dropout_output(self.layer_output.over_sequence(output.hidden, changed))
-        boundaries, probs = output.boundaries.transpose(0, 1), output.boundary_probs.transpose(0, 1)
-        progress, detectors = self.slope_progress, self.hm_lstm.num_detectors
-        trace = BoundaryTrace(boundaries, probs, valid, detectors, progress.num_updates)
+        trace = BoundaryTrace.of(output, valid, self.hm_lstm.num_detectors, self.slope_progress.num_updates)
         return features, {KEY: trace, "state": output.state}
 
     def set_epoch(self, epoch: int) -> None:

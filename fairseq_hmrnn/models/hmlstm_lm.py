@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 # Sizes and slopes of the published experiments (arXiv 1609.01704, section 4), which state no dropout.
 NO_DROPOUT = {"dropout_input": 0.0, "dropout_recurrent": 0.0, "dropout_output": 0.0}
-PUBLISHED = {
+ARCHITECTURES = {
     "hmlstm_lm_ptb": {"hidden_sizes": "512,512,512", "output_dim": 512, "slope_per_epoch": 0.04, **NO_DROPOUT},
     "hmlstm_lm_text8": {"hidden_sizes": "1024,1024,1024", "output_dim": 2048, **NO_DROPOUT},
     "hmlstm_lm_enwik8": {"hidden_sizes": "1024,1024,1024", "output_dim": 2048, **NO_DROPOUT},
@@ -79,8 +79,9 @@ class HMLSTMLanguageModel(CheckedOptions, StartsFromFiles, FairseqLanguageModel)
         reset: Optional[Tensor] = None,
         **kwargs,
     ):
-        """As the decoder. src_tokens: (B, T), which is window number `window` of `stream` if that is given; reset: (B,)
-        bool, the rows whose state starts from zeros (in training; evaluation never forgets)."""
+        """As the decoder: logits (B, T, V) and a dictionary. src_tokens: (B, T), window number `window` of `stream` if
+        that is given. reset: (B,) bool, rows whose state starts from zeros (in training; evaluation never forgets).
+        FileNotFoundError if a file that the model was to start from is missing and no weights were loaded since."""
         self.check_files()
         if stream is None:
             return self.decoder(src_tokens, **kwargs)
@@ -101,4 +102,4 @@ class HMLSTMLanguageModel(CheckedOptions, StartsFromFiles, FairseqLanguageModel)
         self.decoder.slope_progress.set_epoch(epoch)
 
 
-register_architectures("hmlstm_lm", PUBLISHED)
+register_architectures("hmlstm_lm", ARCHITECTURES)

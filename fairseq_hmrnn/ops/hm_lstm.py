@@ -117,7 +117,7 @@ def compute(
     tokens: Optional[Tensor] = None,
     hidden_dtype: Optional[torch.dtype] = None,
 ) -> HMLSTMOutput:
-    """`hm_lstm` once its arguments are checked: by whoever computes on this device and dtype."""
+    """`hm_lstm` after its checks: chooses the implementation for this backend, device and dtype, and runs it."""
     arguments = (x, layers, state, options, valid, noise, recurrent_masks)
     return _run(choose(backend, x.device, x.dtype), *arguments, recompute_chunks, tokens, hidden_dtype)
 
@@ -125,7 +125,8 @@ def compute(
 def _run(
     run, x, layers, state, options, valid, noise, recurrent_masks, recompute_chunks=1, tokens=None, hidden_dtype=None
 ) -> HMLSTMOutput:
-    """By `run`, in the precision and the pieces that it is to compute in."""
+    """Casts to the dtype in which `run` computes, cuts the sequence into recompute_chunks and calls `run`.
+    hidden_dtype: of the output's `hidden`; None: that of x."""
     dtype = x.dtype
     if dtype in LOW_PRECISION and run in (cpu.hm_lstm_cpu, hm_lstm_reference):
         x, layers = x.float(), [layer.to(torch.float32) for layer in layers]
@@ -195,8 +196,8 @@ def missing_for_triton(device: torch.device, dtype: torch.dtype) -> str:
 def pack_layers(
     layers: Sequence[LayerParameters], backend: str = "auto", bfloat16: bool = False
 ) -> Optional[cpu.PackedLayers]:
-    """The weights as they are now, packed for many single steps; None where not the CPU kernel runs them. bfloat16:
-    packed in it, from weights of any dtype; the steps' tensors are float32."""
+    """The weights as they are now, packed for many single steps; None unless the CPU kernel runs them. bfloat16: pack
+    weights of any dtype in it; the steps' tensors are then float32. ValueError as `hm_lstm`."""
     check_layers(layers)
     layers = [layer.to(torch.float32) for layer in layers] if bfloat16 else layers
     weight = layers[0].weight_recurrent

@@ -55,8 +55,8 @@ class RoundedLinear(torch.autograd.Function):
 
 
 def rounded_linear(x: Tensor, weight: Tensor) -> Tensor:
-    """RoundedLinear; in a recorded graph, which may be written to a file, of torch's own operations, whose gradients
-    are rounded behind their products."""
+    """`RoundedLinear`. A recorded graph may be written to a file, so there it is torch's own operations, which round
+    gradients after their products instead of before."""
     return F.linear(rounded(x), rounded(weight)) if capturing() else RoundedLinear.apply(x, weight)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class TaskMixin:
-    """Before a task of fairseq: models are told the epoch, and no batch is dropped for its size."""
+    """Mixin, listed before a fairseq task among the bases: tells models the epoch, and keeps batches of every size."""
 
     tells_epoch = True  # to models that anneal slopes by it
 

@@ -1,4 +1,4 @@
-"""The candidates of training.py as processes that make updates in turns, and the figures of each."""
+"""Candidates of training.py and gpu_update.py as processes that make updates in turns, and the figures of each."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ WORKER = Path(__file__).resolve().parent / "training_worker.py"
 class Contestant:
     """A candidate in one precision and batch size.
 
-    title: of the candidate. label: in tables, title and whatever else tells it from the others. command: of fairseq,
-    with its arguments. log: file of what it prints. environment: of the process.
-    lstm: the sizes of an LSTM's language model, as `lstm_multiply_adds` takes them; None for an hmlstm_lm.
+    title: of the candidate. precision: its name in tables. batch: rows of a batch. label: in tables, title and whatever
+    else tells it from the others. command: of fairseq, with its arguments. log: file of what it prints. environment: of
+    the process. lstm: the sizes of an LSTM's language model, as `lstm_multiply_adds` takes them; None for an hmlstm_lm.
 
     The process starts at once; `wait_for_model` until it stands before its first update.
     """
@@ -91,7 +91,7 @@ class Contestant:
 
     @property
     def speed(self) -> float:
-        """Characters a second."""
+        """Symbols a second, by the median turn."""
         return self.symbols / self.update_seconds
 
     @property
@@ -123,6 +123,6 @@ class Contestant:
         return 2e-9 * PASSES * self.symbols * sum(self.multiply_adds.values())
 
     def ratios(self, other: Contestant) -> List[float]:
-        """How many times as many characters a second as another, turn by turn."""
+        """How many times as many symbols a second as another, turn by turn."""
         per_second = self.symbols / other.symbols
         return [per_second * theirs / own for own, theirs in zip(self.seconds, other.seconds)]

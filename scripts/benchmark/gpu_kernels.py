@@ -46,8 +46,20 @@ def loaded(model, x, layers):
     from fairseq_hmrnn.ops.triton.launch import Launcher
 
     batch, hidden = x.size(1), model.hidden_sizes[0]
-    shape = Shape(*x.shape, (hidden,) * layers, x.dtype, x.device, True, False, True, OPTIONS.boundary, False, False,
-                  False, True)  # fmt: skip
+    shape = Shape(
+        *x.shape,
+        sizes=(hidden,) * layers,
+        dtype=x.dtype,
+        device=x.device,
+        layer_norm=True,
+        masked=False,
+        training=True,
+        boundary=OPTIONS.boundary,
+        nested_boundaries=False,
+        top_boundary=False,
+        detector_sends_gradients=False,
+        skip=True,
+    )
     buffers = Buffers(shape)
     with torch.no_grad():
         buffers.load_weights(model.layers())
@@ -91,11 +103,11 @@ def report_steps(args, name, model, x) -> None:
     for function in (train, infer):  # launched; then captured; then replayed
         function()
     show(args, name, "forward and backward", train)
-    show(args, name, "forward and backward of nn.LSTM", train_lstm)
+    show(args, name, "nn.LSTM, forward and backward", train_lstm)
+    show(args, name, "nn.LSTM, the same, CUDA graph", graph(train_lstm))
     show(args, name, "without gradients", infer)
-    show(args, name, "without gradients, nn.LSTM", infer_lstm)
-    show(args, name, "the same in a graph", graph(infer_lstm))
-    show(args, name, "with gradients, nn.LSTM in a graph", graph(train_lstm))
+    show(args, name, "nn.LSTM, without gradients", infer_lstm)
+    show(args, name, "nn.LSTM, the same, CUDA graph", graph(infer_lstm))
 
 
 def main():

@@ -17,6 +17,7 @@ from pathlib import Path
 from candidates import HMLSTM, Recipe, environment
 from commands import ROOT, parse_with_rest
 from contestants import Contestant
+from precision import FLOAT32
 from turns import ratio
 
 from fairseq_hmrnn.cli import arguments as kinds
@@ -46,7 +47,7 @@ def parse_args():
 
 
 def recipe_of(args, rest, precision) -> Recipe:
-    of_precision = ["common.bf16=false", *([PRECISIONS[precision]] if precision in PRECISIONS else [])]
+    of_precision = [*FLOAT32, *([PRECISIONS[precision]] if precision in PRECISIONS else [])]
     return Recipe(args.recipe, [*rest, *OPTIONS, *of_precision, f"common.cpu={str(args.cpu).lower()}"])
 
 

@@ -154,6 +154,18 @@ def test_words_do_not_have_the_whitespace_around_them():
     assert edge_scores(np.zeros(18, dtype=bool), golds["separator"]) == pytest.approx((1, 4 / 7, 8 / 11))  # 2 lines
 
 
+def test_the_two_characters_of_a_line_end_are_one_edge():
+    unix, windows = "to be\nor not\n", "to be\r\nor not\r\n"
+    kept = [index for index, character in enumerate(windows) if character != "\r"]
+    for name, gold in word_gold(windows).items():
+        expected = word_gold(unix)[name]
+        assert (gold.boundary[kept] == expected.boundary).all() and not gold.boundary[[5, 13]].any()
+        assert (gold.edge[kept] == expected.edge).all() and gold.edge[[5, 13]].all()
+    split = segmented_gold(windows, "to| be|\r\n|or| not|\r\n")
+    same = segmented_gold(unix, "to| be|\n|or| not|\n")
+    assert (split.boundary[kept] == same.boundary).all() and (split.edge[kept] == same.edge).all()
+
+
 def test_tokens_take_both_ends():
     gold = Gold(marks("..X..X...."), marks(".........X"), "abcdefghij")
     # ours: [0,3) right, [3,5) and [5,6) wrong, [6,10) right

@@ -184,3 +184,24 @@ def test_a_dictionary_that_is_not_utf8_is_named(data, tmp_path):
     (tmp_path / "bin" / "dict.txt").write_bytes(b"\xe4 3\n")
     with pytest.raises(ValueError, match="bin/dict.txt is not a fairseq dictionary .*utf-8"):
         look_at(str(tmp_path / "bin"))
+
+
+@pytest.mark.parametrize("symbols", [500_000, 5_000_000, 50_000_000])
+def test_a_class_that_is_chosen_anyway_changes_nothing(data, monkeypatch, symbols):
+    """Its options would be lost otherwise, such as the length of a window, by which updates are counted."""
+    expected, options = chosen(data, monkeypatch, symbols), ("--task", "--criterion", "--optimizer")
+    for option in options:
+        given = [option, value_of(option, expected)]
+        found = chosen(data, monkeypatch, symbols, given=given)
+        assert found[-2:] == given and sorted(found) == sorted(expected)
+    other = chosen(data, monkeypatch, symbols, given=["--task", "language_modeling"])
+    assert value_of("--tokens-per-sample", other) is None and "--stateful" not in other
+
+
+@pytest.mark.parametrize("languages", [("tok.de", "tok.en"), ("zh-CN", "en")])
+def test_languages_that_fairseq_could_not_tell_are_given(languages, tmp_path):
+    source, target = languages
+    sides = [str(tmp_path / f"train.{source}-{target}.{language}") for language in languages]
+    for language in languages:
+        (tmp_path / f"dict.{language}.txt").touch()
+    assert choice._languages(str(tmp_path), sides, set()) == {"--source-lang": source, "--target-lang": target}

@@ -18,6 +18,7 @@ from fairseq_hmrnn.cli import fairseq_command, recipe, scoring, train
 from fairseq_hmrnn.cli.arguments import Parser
 from fairseq_hmrnn.cli.errors import UserError
 from fairseq_hmrnn.cli.named_files import make_absolute
+from fairseq_hmrnn.cli.prepare import destination
 from fairseq_hmrnn.cli.settings import settle
 
 TINY = ["--embed-dim", "8", "--hidden-sizes", "16,12,8", "--output-dim", "12", "--tokens-per-sample", "30"]
@@ -125,7 +126,7 @@ def test_a_folder_is_trained_and_scored_from_anywhere_and_the_printed_command_is
     assert re.search(r"Loaded checkpoint .* \(epoch \d @ 3 updates\)", log)
     characters = len((data.parent / "test.txt").read_bytes().decode())
     assert f"Evaluated {characters:,} tokens\n" in log
-    assert (folder / "checkpoints" / "bin" / "eval.log").is_file()
+    assert (folder / "checkpoints" / folder.name / "eval.log").is_file()
 
 
 def test_a_model_without_a_carried_state_is_scored_in_its_own_windows(data, tmp_path):
@@ -295,3 +296,32 @@ def test_settings_of_a_recipe_reach_training(data, tmp_path):
     assert "Traceback" not in wrong.stdout
     wrong = run("fairseq-hmrnn", *command, "--resolve", check=False)  # of hydra's options, beside another
     assert wrong.returncode == 2 and re.search(r"error: .*--resolve", wrong.stdout) and "Traceback" not in wrong.stdout
+
+
+def test_checkpoints_are_named_after_what_is_trained(tmp_path, monkeypatch):
+    """Two folders of pairs are both called bin."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").touch()
+    names = {
+        "ptb": "ptb",
+        "data/mytext/": "mytext",
+        "mine.yaml": "mine",
+        "data/pairs/bin": "pairs",
+        "other/bin": "other",
+    }
+    assert {what: train.default_save_dir(what) for what in names} == {
+        what: f"checkpoints/{name}" for what, name in names.items()
+    }
+
+
+@pytest.mark.parametrize("name, told", [("mytext", "mytext"), ("ptb", "./ptb"), ("a.yaml", "a.yaml"), ("a b", "'a b'")])
+def test_the_command_that_is_printed_trains_the_folder(name, told, tmp_path, monkeypatch, capsys):
+    """Also where its name alone would be a recipe's."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).mkdir()
+    destination.print_written(name)
+    command = shlex.split(capsys.readouterr().out.splitlines()[-1])
+    assert command == ["fairseq-hmrnn", "train", shlex.split(told)[0]]
+    assert not recipe.is_recipe(command[-1])
+    destination.print_written(name, "ptb_small")
+    assert shlex.split(capsys.readouterr().out.splitlines()[-1])[-2:] == ["ptb_small", name]

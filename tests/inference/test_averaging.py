@@ -8,6 +8,8 @@ from running import ROOT
 from fairseq_hmrnn.archive import UnsafeCheckpointError
 from fairseq_hmrnn.inference.averaging import average
 
+NAME = "decoder.dictionary_fingerprint.fingerprint"
+
 
 @pytest.fixture
 def checkpoint():
@@ -46,3 +48,16 @@ def test_a_moving_average_that_lacks_a_weight_is_named(checkpoint, tmp_path):
     torch.save(checkpoint, tmp_path / "a.pt")
     with pytest.raises(ValueError, match=f"a.pt: its moving average lacks {name}: leave --ema out"):
         average([tmp_path / "a.pt"], moving=True)
+
+
+def test_models_of_other_dictionaries_have_no_mean(checkpoint, tmp_path):
+    """Of as many symbols, so that every weight has the same shape; a checkpoint from before fingerprints is taken."""
+    (name,) = [key for key in checkpoint["model"] if key.endswith("dictionary_fingerprint.fingerprint")] or [NAME]
+    for file, fingerprint in (("a.pt", 1), ("b.pt", 2), ("old.pt", None)):
+        model = {key: tensor for key, tensor in checkpoint["model"].items() if key != name}
+        if fingerprint is not None:
+            model[name] = torch.tensor(fingerprint)
+        torch.save({**checkpoint, "model": model}, tmp_path / file)
+    with pytest.raises(ValueError, match="b.pt is of another dictionary than .*a.pt"):
+        average([tmp_path / "a.pt", tmp_path / "b.pt"])
+    assert average([tmp_path / "a.pt", tmp_path / "old.pt"])["model"].keys() <= {*checkpoint["model"], name}

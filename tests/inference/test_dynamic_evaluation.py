@@ -1,5 +1,6 @@
 """Dynamic evaluation against the update rule written out, and its command."""
 
+import math
 import re
 
 import pytest
@@ -11,6 +12,7 @@ from running import run
 from small_language_model import make
 from small_training import TASK
 
+from fairseq_hmrnn.cli import evaluate
 from fairseq_hmrnn.data.indexed import count_symbols
 from fairseq_hmrnn.inference.dynamic_evaluation import (
     DynamicEvaluation,
@@ -40,6 +42,11 @@ def losses(decoder, text):
         loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), target.flatten())
         gradients = torch.autograd.grad(loss, parameters_of(decoder), allow_unused=True)
         yield loss.item(), [torch.zeros_like(p) if g is None else g for p, g in zip(parameters_of(decoder), gradients)]
+
+
+@pytest.mark.parametrize("bits, told", [(2.0, "2.0000, Perplexity: 4.00"), (1500.0, "1500.0000, Perplexity: inf")])
+def test_a_score_is_printed_however_bad(bits, told):
+    assert evaluate._score(bits * math.log(2) * 7, 7) == f"Evaluated 7 tokens, Loss (base 2): {told}"
 
 
 def test_weights_follow_the_update_rule():

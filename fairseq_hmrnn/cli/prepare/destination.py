@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from typing import Optional
 
 from ..arguments import Parser, data_to_write
+from ..recipe import is_recipe
 
 
 def add_destination(parser: Parser, default: Optional[str] = None) -> None:
@@ -32,4 +34,5 @@ def print_written(dest: str, *recipe: str, what: str = "") -> None:
     """Print where the data is, and the command that trains on it. recipe: its name, if the data is for one. what: is
     written."""
     print(f"written to {dest}{what and ': '}{what}. To train on it:")
-    print(" ".join(["fairseq-hmrnn train", *recipe, shlex.quote(dest)]))
+    folder = os.path.join(os.curdir, dest) if is_recipe(dest) and not recipe else dest
+    print(" ".join(["fairseq-hmrnn train", *recipe, shlex.quote(folder)]))

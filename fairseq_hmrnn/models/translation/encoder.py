@@ -93,8 +93,7 @@ class HMLSTMEncoder(FairseqEncoder):
         return outputs
 
     def _trace(self, output: HMLSTMOutput, valid: Tensor) -> BoundaryTrace:
-        boundaries, probs = output.boundaries.transpose(0, 1), output.boundary_probs.transpose(0, 1)
-        return BoundaryTrace(boundaries, probs, valid, self.hm_lstm.num_detectors, self.slope_progress.num_updates)
+        return BoundaryTrace.of(output, valid, self.hm_lstm.num_detectors, self.slope_progress.num_updates)
 
     def _features(self, hidden: Sequence[Tensor]) -> Tensor:
         return torch.cat(list(hidden), dim=-1) if self.layer_output is None else self.layer_output(hidden)

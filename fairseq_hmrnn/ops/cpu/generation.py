@@ -32,7 +32,7 @@ class OutputParameters(NamedTuple):
     bias: Tensor
 
 
-class Reached(NamedTuple):
+class GenerationState(NamedTuple):
     """The state of a generation. Every call changes these tensors in place.
 
     state: of the recurrence. terms: (B, L, E + L), products of each layer's h with its output weights. copy_u: (B, L),
@@ -43,10 +43,10 @@ class Reached(NamedTuple):
     terms: Tensor
     copy_u: Tensor
 
-    def reorder_(self, order: Tensor) -> Reached:
+    def reorder_(self, order: Tensor) -> GenerationState:
         """Row i goes on from what was row order[i]; see HMLSTMState.reorder_."""
         rest = self.terms.index_select(0, order), self.copy_u.index_select(0, order)
-        return Reached(self.state.reorder_(order).apply(Tensor.contiguous), *rest)
+        return GenerationState(self.state.reorder_(order).apply(Tensor.contiguous), *rest)
 
 
 class Choice(NamedTuple):
@@ -112,25 +112,25 @@ class Generation:
     def __deepcopy__(self, memo):
         return self
 
-    def begin(self, state: HMLSTMState) -> Reached:
+    def begin(self, state: HMLSTMState) -> GenerationState:
         """Where a generation stands that starts from `state`, of which it takes a copy. ValueError for other layers."""
         sizes = tuple(weight.size(1) for weight in self.output.layers)
         if state.hidden_sizes != sizes:
             raise ValueError(f"a state of layers {list(state.hidden_sizes)} does not fit a model of {list(sizes)}")
         with torch.autocast("cpu", enabled=False):
             terms = [F.linear(h, weight) for h, weight in zip(state.h, self.output.layers)]
-        return Reached(
+        return GenerationState(
             state.apply(lambda tensor: tensor.detach().clone(memory_format=torch.contiguous_format)),
             torch.stack(terms, dim=1).detach(),
             torch.full_like(state.z, float("nan")),
         )
 
-    def run(self, reached: Reached, tokens: Tensor) -> Generated:
+    def run(self, reached: GenerationState, tokens: Tensor) -> Generated:
         """Read tokens (T, B). ValueError for another batch than was begun with."""
         _check_batch(reached, tokens)
         return Generated(*self.compiled.run(*_flat(reached), tokens.contiguous(), tokens.size(0)))
 
-    def sample(self, reached: Reached, tokens: Tensor, choices: int, choice: Choice) -> Generated:
+    def sample(self, reached: GenerationState, tokens: Tensor, choices: int, choice: Choice) -> Generated:
         """Read tokens (T', B), at least one step of them, and what is chosen behind them. The last choice is not read
         yet: T = T' + choices - 1. ValueError for another batch than was begun with, or where logits are NaN."""
         _check_batch(reached, tokens)
@@ -150,7 +150,7 @@ def check_numbers(logits: Tensor) -> None:
         raise ValueError("the model's predictions are not numbers (NaN): its training has diverged")
 
 
-def _check_batch(reached: Reached, tokens: Tensor) -> None:
+def _check_batch(reached: GenerationState, tokens: Tensor) -> None:
     refuse_capture("a generation that has begun")
     if tokens.dim() != 2 or tokens.size(1) != reached.state.batch_size:
         raise ValueError(f"tokens {tuple(tokens.shape)} do not fit: (T, {reached.state.batch_size}) were begun with")
@@ -160,6 +160,6 @@ def _frozen(tensor: Tensor) -> Tensor:
     return tensor.detach().contiguous()
 
 
-def _flat(reached: Reached):
+def _flat(reached: GenerationState):
     state = reached.state
     return list(state.h), list(state.c), state.z, reached.terms, reached.copy_u

@@ -109,7 +109,8 @@ class PackedLayers:
         tokens: Optional[Tensor] = None,
     ) -> HMLSTMOutput:
         """x: (T, B, input_size), or with tokens (T, B) the table (symbols, input_size) that they are rows of; with
-        `projected` 4H+1+N in place of input_size, as `project` returns it. Otherwise as `hm_lstm`."""
+        `projected` 4H+1+N in place of input_size, as `project` returns it. Otherwise as `hm_lstm`; RuntimeError while
+        a graph is recorded."""
         refuse_capture("a step with packed weights")
         options = options._replace(bfloat16_products=self.bfloat16)
         check_options(options, noise)

@@ -15,7 +15,7 @@ from ..autograd import CONSTANTS, Call, run
 from ..reference import hm_lstm_reference
 from ..types import HMLSTMOutput, HMLSTMState, LayerParameters, RecurrenceOptions
 from .buffers import Shape
-from .graphs import current_device, lease, pool
+from .graphs import current_device, lease
 
 
 def hm_lstm_triton(
@@ -74,4 +74,4 @@ class _TritonCall(Call):
         return [None if d_x is None else d_x[: saved.steps], *others]
 
 
-__all__ = ["hm_lstm_triton", "pool"]
+__all__ = ["hm_lstm_triton"]

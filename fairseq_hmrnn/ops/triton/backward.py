@@ -135,8 +135,10 @@ def collect(
     units, mask, kappa, LAYERS: tl.constexpr, SIZES: tl.constexpr, SIZE: tl.constexpr, NORM: tl.constexpr,
     MASKED: tl.constexpr,
 ):  # fmt: skip
-    """The gradient of h of this cell (dh, kept by the next step and sent by its three readers), and z: of FLUSH at the
-    next step, and of the gate of the layer above, which with layer normalisation come another way."""
+    """Collects what reaches h and z of this cell. Returns the gradient of h, a vector over units: dh of the next step
+    and what the three cells that read h sent; the gradient of z from the next step; and that from the layer above,
+    whose bottom-up term z gates. With layer normalisation the gates' parts are in dz and dz_below already, and the last
+    is 0."""
     has_next = step + 1 < steps
     has_above = layer + 1 < LAYERS
     has_below = layer > 0
@@ -226,9 +228,10 @@ def through_cell(
 
 @triton.jit
 def through_products(
-    products, projected, statistics, gains, gains_last, gradients, detector_gradients, gain_sums, gain_last_sums,
-    ds, du, d_flush, d_open, z_prev, z_below, here, active, layer, step, after, b, steps, rows_padded, units, mask,
-    stride, count, kappa, LAYERS: tl.constexpr, SIZE: tl.constexpr, KEEP: tl.constexpr, FULL: tl.constexpr,
+    products, projected, statistics, gains, detector_gains, gradients, detector_gradients, gain_sums,
+    detector_gain_sums, ds, du, d_flush, d_open, z_prev, z_below, here, active, layer, step, after, b, steps,
+    rows_padded, units, mask, stride, count, kappa, LAYERS: tl.constexpr, SIZE: tl.constexpr, KEEP: tl.constexpr,
+    COPY_GRADIENTS: tl.constexpr,
 ):  # fmt: skip
     """With layer normalisation: stores the gradients of the three products; returns the gradients of z_prev and
     z_below, d_flush and d_open being the vectors of what reaches them otherwise, and the flags of the products that
@@ -245,7 +248,7 @@ def through_products(
             if layer == 0:
                 pointer = projected + (step.to(tl.int64) * rows_padded + b) * (GATES * SIZE)
         exists += (there,)
-        wanted += (there & (active | (here & FULL)),)
+        wanted += (there & (active | (here & COPY_GRADIENTS)),)
         n, last, rstd, gd = product_before_norm(
             pointer, statistics + after * 9 + product * 3, gains + (layer * 3 + product) * (GATES * SIZE), ds,
             wanted[product], units, mask, stride,
@@ -259,7 +262,7 @@ def through_products(
         gate = 1.0 if product == RECURRENT else (z_prev if product == TOP_DOWN else z_below)
         vector = layer * 3 + product
         dp, d_last, to_gate = through_norm(
-            n, last, rstd, gd, du * tl.load(gains_last + vector), totals[2 + 2 * product], totals[3 + 2 * product],
+            n, last, rstd, gd, du * tl.load(detector_gains + vector), totals[2 + 2 * product], totals[3 + 2 * product],
             gate, mask, count, kappa,
         )  # fmt: skip
         to_gates += (tl.where(wanted[product], to_gate, 0.0),)
@@ -269,8 +272,8 @@ def through_products(
         own = row_of(vector, 0, 1, b, rows_padded)
         accumulate_gates(gain_sums + own * (GATES * SIZE), units, stride, mask,
                          multiply_gates(normalised(ds, 0.0, gate), n))  # fmt: skip
-        tl.store(gain_last_sums + own, tl.load(gain_last_sums + own) + gate * du * last)
-    flags = (active | (here & FULL)).to(tl.int32) + 2 * (active & (z_prev != 0)).to(tl.int32)
+        tl.store(detector_gain_sums + own, tl.load(detector_gain_sums + own) + gate * du * last)
+    flags = (active | (here & COPY_GRADIENTS)).to(tl.int32) + 2 * (active & (z_prev != 0)).to(tl.int32)
     flags += 4 * (active & (z_below != 0)).to(tl.int32)
     return totals[0] + to_gates[TOP_DOWN], totals[1] + to_gates[BOTTOM_UP], flags
 
@@ -291,12 +294,12 @@ def through_sum(
 
 @triton.jit(do_not_specialize=["phase", "steps"])
 def backward_cell(
-    products, projected, h, masks, c, z, u, gates, statistics, valid, noise, detectors, gains, gains_last,
+    products, projected, h, masks, c, z, u, gates, statistics, valid, noise, detectors, gains, detector_gains,
     grad_hidden, grad_boundaries, grad_probs, dh, dc, dz, dz_below, sent, sent_gates, gradients, detector_gradients,
-    bias_sums, bias_last_sums, gain_sums, gain_last_sums, logit_gradients,
+    bias_sums, detector_bias_sums, gain_sums, detector_gain_sums, logit_gradients,
     scalars, phase, steps, rows_padded,
     LAYERS: tl.constexpr, SIZES: tl.constexpr, PADDED: tl.constexpr, SIZE: tl.constexpr, BLOCK: tl.constexpr,
-    KEEP: tl.constexpr, NORM: tl.constexpr, FULL: tl.constexpr, MODE: tl.constexpr, NESTED: tl.constexpr,
+    KEEP: tl.constexpr, NORM: tl.constexpr, COPY_GRADIENTS: tl.constexpr, MODE: tl.constexpr, NESTED: tl.constexpr,
     TOP: tl.constexpr, MASKED: tl.constexpr, HIDDEN: tl.constexpr,
 ):  # fmt: skip
     """The gradients of one sample and one cell, down to those of its products. Grid: samples, cells of the phase.
@@ -334,13 +337,13 @@ def backward_cell(
                 h, c, gates, dh, dc, total, z_prev, z_below, here, active, before, after, own, units, mask, stride, SIZE
             )
             accumulate_gates(bias_sums + own * (GATES * SIZE), units, stride, mask, ds)
-            tl.store(bias_last_sums + own, tl.load(bias_last_sums + own) + du)
+            tl.store(detector_bias_sums + own, tl.load(detector_bias_sums + own) + du)
             if NORM:
                 to_flush, to_open, flags = through_products(
-                    products, projected, statistics, gains, gains_last, gradients, detector_gradients, gain_sums,
-                    gain_last_sums, ds, du, d_flush, d_open, z_prev, z_below, here, active, layer, step, after, b,
+                    products, projected, statistics, gains, detector_gains, gradients, detector_gradients, gain_sums,
+                    detector_gain_sums, ds, du, d_flush, d_open, z_prev, z_below, here, active, layer, step, after, b,
                     steps, rows_padded, units, mask, stride, (size * GATES + 1).to(tl.float32), kappa,
-                    LAYERS, SIZE, KEEP, FULL,
+                    LAYERS, SIZE, KEEP, COPY_GRADIENTS,
                 )  # fmt: skip
             else:
                 to_flush, to_open, flags = through_sum(

@@ -33,7 +33,7 @@ class Shape(NamedTuple):
     boundary: str
     nested_boundaries: bool
     top_boundary: bool
-    exact_detector: bool  # detector_grad_scale is not 0
+    detector_sends_gradients: bool  # detector_grad_scale is not 0
     skip: bool
     detector_hidden: Tuple[int, ...] = ()  # units of every detector's hidden layer, 0 for a layer without one
 
@@ -62,10 +62,10 @@ class Shape(NamedTuple):
         return 1 << max(4, (most - 1).bit_length()) if most else 0
 
     @property
-    def full(self) -> bool:
-        """Layer normalisation mixes the detector's gradient into all rows: COPY has gate gradients, nothing is
-        skipped in training."""
-        return self.layer_norm and self.training and self.exact_detector
+    def copy_has_gate_gradients(self) -> bool:
+        """Layer normalisation mixes the detector's gradient into all rows, so that in training COPY steps have gate
+        gradients too and nothing is skipped."""
+        return self.layer_norm and self.training and self.detector_sends_gradients
 
 
 class Buffers:
@@ -95,8 +95,8 @@ class Buffers:
         self.forward_weights = zeros(L, 3, P, rows, **operand) if self.transposed else self.weights
         self.input_weight = zeros(NUM_GATES * shape.padded[0], shape.input_size, **operand)
         self.detectors, self.input_detector = zeros(L, 3, P, **place), zeros(shape.input_size, **place)
-        self.bias, self.bias_last = zeros(L, rows, **place), zeros(L, **place)
-        self.gains, self.gains_last = zeros(L, 3, rows, **place), zeros(L, 3, **place)
+        self.bias, self.detector_bias = zeros(L, rows, **place), zeros(L, **place)
+        self.gains, self.detector_gains = zeros(L, 3, rows, **place), zeros(L, 3, **place)
         N = shape.hidden_padded
         self.detector_hidden_weights, self.input_detector_hidden = (
             zeros(size, **place) for size in ((L, 3, N, P), (N, shape.input_size))
@@ -117,7 +117,7 @@ class Buffers:
         self.keep = shape.training and shape.layer_norm
         self.products = empty(T if self.keep else 1, L, 3, R, rows, **place)
         self.projected = empty(T, R, rows, **place)
-        self.projected_last, self.projected_hidden = zeros(T, R, **place), empty(T, R, N, **place)
+        self.projected_detector, self.projected_hidden = zeros(T, R, **place), empty(T, R, N, **place)
         self.gates = empty(L if shape.training else 0, T + 1, R, int(SAVED) * P, **place)
         self.statistics = empty(L if self.keep else 0, T + 1, R, 9, **place)
         if shape.training:
@@ -138,9 +138,9 @@ class Buffers:
         # That of u, for the detectors' hidden layers; without layer normalisation all three products' are that.
         keeps_du = self.shape.hidden_padded and self.shape.layer_norm
         self.logit_gradients = zeros(L, T, R, **place) if keeps_du else self.detector_gradients[0]
-        self.bias_sums, self.bias_last_sums = zeros(L, R, rows, **place), zeros(L, R, **place)
+        self.bias_sums, self.detector_bias_sums = zeros(L, R, rows, **place), zeros(L, R, **place)
         norms = L if self.shape.layer_norm else 0
-        self.gain_sums, self.gain_last_sums = zeros(norms, 3, R, rows, **place), zeros(norms, 3, R, **place)
+        self.gain_sums, self.detector_gain_sums = zeros(norms, 3, R, rows, **place), zeros(norms, 3, R, **place)
 
     @staticmethod
     def load_numbers(target: Tensor, numbers: Sequence[float]) -> None:
@@ -148,7 +148,7 @@ class Buffers:
         for index, number in enumerate(numbers):
             target[index].fill_(number)
 
-    def gate_rows(self, tensor: Tensor, index: int) -> Tensor:
+    def unpadded_gates(self, tensor: Tensor, index: int) -> Tensor:
         """(..., 4P, *) or (..., 4P) of a layer, gate rows first, as (4, H, ...)."""
         padded = self.shape.padded[index]
         return tensor[: NUM_GATES * padded].view(NUM_GATES, padded, *tensor.shape[1:])[:, : self.shape.sizes[index]]
@@ -167,16 +167,16 @@ class Buffers:
                 row = self.input_detector if is_input else self.detectors[index, product]
                 given = weight[:-1].view(NUM_GATES, size, columns)
                 if is_input:
-                    operands.append((self.gate_rows(self.input_weight, index), given))
+                    operands.append((self.unpadded_gates(self.input_weight, index), given))
                 elif self.weights.size(0):
-                    operands.append((self.gate_rows(self.weights[index, product], index)[..., :columns], given))
+                    operands.append((self.unpadded_gates(self.weights[index, product], index)[..., :columns], given))
                 if self.transposed and not is_input:
-                    target = self.gate_rows(self.forward_weights[index, product].t(), index)
+                    target = self.unpadded_gates(self.forward_weights[index, product].t(), index)
                     transposed.append((target[..., :columns], given))
                 others.append((row[:columns], weight[-1]))
                 if gain is not None:
-                    others += self.vector(self.gains[index, product], self.gains_last[index, product], gain, index)
-            others += self.vector(self.bias[index], self.bias_last[index], layer.bias, index)
+                    others += self.vector(self.gains[index, product], self.detector_gains[index, product], gain, index)
+            others += self.vector(self.bias[index], self.detector_bias[index], layer.bias, index)
             given_hidden = layer.detector_hidden
             if given_hidden is not None:
                 parts, *vectors = self.detector_hidden(index)
@@ -188,7 +188,7 @@ class Buffers:
     def vector(self, rows: Tensor, last: Tensor, given: Tensor, index: int) -> List[Tuple[Tensor, Tensor]]:
         """Where the parts of a bias or a gain (4H+1) go: target and source."""
         parts = given[:-1].view(NUM_GATES, self.shape.sizes[index])
-        return [(self.gate_rows(rows, index), parts), (last, given[-1])]
+        return [(self.unpadded_gates(rows, index), parts), (last, given[-1])]
 
     def detector_hidden(self, index: int) -> Tuple[List[Tensor], Tensor, Tensor]:
         """The parameters of a detector's hidden layer without padding: D, by the products that are there, d and v."""

@@ -12,9 +12,9 @@ SPLIT = GATES  # the backward product sums over its rows gate by gate, side by s
 
 
 @triton.jit
-def place(phase, pair):
-    """Layer and step of cell number `pair` of a phase. Cells of equal 2 step + layer do not depend on each other."""
-    layer = (phase + 2) % 2 + 2 * pair
+def place(phase, number):
+    """Layer and step of cell `number` of a phase. Cells of equal 2 step + layer do not depend on each other."""
+    layer = (phase + 2) % 2 + 2 * number
     return layer, (phase + 2 - layer) // 2 - 1
 
 

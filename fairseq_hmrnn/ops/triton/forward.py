@@ -131,8 +131,8 @@ def top_down_term(
 
 @triton.jit
 def bottom_up_term(
-    products, projected, projected_last, h, detectors, layer, step, steps, b, rows_padded, units, mask, stride, needed,
-    LAYERS: tl.constexpr, SIZES: tl.constexpr, SIZE: tl.constexpr, KEEP: tl.constexpr,
+    products, projected, projected_detector, h, detectors, layer, step, steps, b, rows_padded, units, mask, stride,
+    needed, LAYERS: tl.constexpr, SIZES: tl.constexpr, SIZE: tl.constexpr, KEEP: tl.constexpr,
 ):  # fmt: skip
     """W h_below of eq. (1), in layer 1 of the input, as `recurrent_term`."""
     below = tl.maximum(layer - 1, 0)
@@ -146,14 +146,14 @@ def bottom_up_term(
     mask_below = units < of_layer(SIZES, below, LAYERS)
     last = detector_product(h, detectors, layer, BOTTOM_UP, row_of(below, step + 1, steps + 1, b, rows_padded), units,
                             mask_below, SIZE)  # fmt: skip
-    first = tl.where(units == 0, tl.load(projected_last + input_row), 0.0)
+    first = tl.where(units == 0, tl.load(projected_detector + input_row), 0.0)
     return gates_where(mask & needed, gates), tl.where(needed, tl.where(layer > 0, last, first), 0.0)
 
 
 @triton.jit
 def terms(
-    products, projected, projected_last, h, masks, detectors, h_prev, layer, step, steps, b, rows_padded, units, mask,
-    stride, recurrent, top_down, bottom_up, LAYERS: tl.constexpr, SIZES: tl.constexpr, SIZE: tl.constexpr,
+    products, projected, projected_detector, h, masks, detectors, h_prev, layer, step, steps, b, rows_padded, units,
+    mask, stride, recurrent, top_down, bottom_up, LAYERS: tl.constexpr, SIZES: tl.constexpr, SIZE: tl.constexpr,
     KEEP: tl.constexpr, NORM: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
     """The three products of eq. (1): their rows of the gates, and the vectors whose sums are the detector's rows."""
@@ -168,7 +168,7 @@ def terms(
         top_down & (layer + 1 < LAYERS), LAYERS, SIZES, SIZE, KEEP,
     )  # fmt: skip
     gates_b, last_b = bottom_up_term(
-        products, projected, projected_last, h, detectors, layer, step, steps, b, rows_padded, units, mask, stride,
+        products, projected, projected_detector, h, detectors, layer, step, steps, b, rows_padded, units, mask, stride,
         bottom_up, LAYERS, SIZES, SIZE, KEEP,
     )  # fmt: skip
     return (gates_r, gates_t, gates_b), (last_r, last_t, last_b)
@@ -176,7 +176,7 @@ def terms(
 
 @triton.jit
 def normalise(
-    rows, lasts, gains, gains_last, layer, units, mask, stride, count, SIZE: tl.constexpr, EPS: tl.constexpr
+    rows, lasts, gains, detector_gains, layer, units, mask, stride, count, SIZE: tl.constexpr, EPS: tl.constexpr
 ):  # fmt: skip
     """Layer normalisation of the three products, each over all its rows: the rows of the gates, the detector's rows,
     and for the backward pass each mean, 1 / deviation and the detector's row before it was normalised."""
@@ -200,7 +200,7 @@ def normalise(
         rstd = tl.rsqrt((variances[product] + last * last) / count + EPS)
         gain = load_gates(gains + vector * (GATES * SIZE), units, stride, mask)
         scaled += (multiply_gates(normalised(centred[product], 0.0, rstd), gain),)
-        last_rows += (last * rstd * tl.load(gains_last + vector),)
+        last_rows += (last * rstd * tl.load(detector_gains + vector),)
         found += ((means[product], rstd, totals[3 + product]),)
     return scaled, last_rows, found
 
@@ -302,8 +302,8 @@ def emit(
 
 @triton.jit(do_not_specialize=["phase", "steps"])
 def forward_cell(
-    products, projected, projected_last, h, hidden, read, masks, c, z, u, running, gates, statistics,
-    valid, noise, boundaries, probs, detectors, bias, bias_last, gains, gains_last,
+    products, projected, projected_detector, h, hidden, read, masks, c, z, u, running, gates, statistics,
+    valid, noise, boundaries, probs, detectors, bias, detector_bias, gains, detector_gains,
     detector_hidden_weights, detector_hidden_biases, detector_outputs, projected_hidden,
     scalars, phase, steps, rows_padded,
     LAYERS: tl.constexpr, SIZES: tl.constexpr, PADDED: tl.constexpr, SIZE: tl.constexpr, BLOCK: tl.constexpr,
@@ -331,18 +331,21 @@ def forward_cell(
         h_prev = tl.load(h + before * SIZE + units, mask=mask, other=0.0)
         c_prev = tl.load(c + before * SIZE + units, mask=mask, other=0.0)
         rows, lasts = terms(
-            products, projected, projected_last, h, masks, detectors, h_prev, layer, step, steps, b, rows_padded, units,
-            mask, stride, recurrent != 0, top_down != 0, bottom_up != 0, LAYERS, SIZES, SIZE, KEEP, NORM, MASKED,
+            products, projected, projected_detector, h, masks, detectors, h_prev, layer, step, steps, b, rows_padded,
+            units, mask, stride, recurrent != 0, top_down != 0, bottom_up != 0, LAYERS, SIZES, SIZE, KEEP, NORM, MASKED,
         )  # fmt: skip
         biases = load_gates(bias + layer * (GATES * SIZE), units, stride, mask)
         if NORM:
+            count = (size * GATES + 1).to(tl.float32)
             rows, last_rows, found = normalise(
-                rows, lasts, gains, gains_last, layer, units, mask, stride, (size * GATES + 1).to(tl.float32), SIZE, EPS
+                rows, lasts, gains, detector_gains, layer, units, mask, stride, count, SIZE, EPS
             )
         else:
             last_rows = sums(lasts, 3)
         activated = activate(pre_activations(rows, biases, z_prev, z_below))
-        logit = pre_activation(last_rows[0], last_rows[1], last_rows[2], tl.load(bias_last + layer), z_prev, z_below)
+        logit = pre_activation(
+            last_rows[0], last_rows[1], last_rows[2], tl.load(detector_bias + layer), z_prev, z_below
+        )
         if HIDDEN:
             logit += detector_hidden(
                 h, masks, detector_hidden_weights, detector_hidden_biases, detector_outputs, projected_hidden, layer,

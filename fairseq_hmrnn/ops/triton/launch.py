@@ -51,7 +51,7 @@ class Launcher:
     def __init__(self, buffers: Buffers):
         shape = buffers.shape
         self.buffers, self.shape, self.layers = buffers, shape, len(shape.sizes)
-        self.pairs = -(-self.layers // 2)  # cells of one phase
+        self.cells_per_phase = -(-self.layers // 2)  # cells of one phase
         self.tiles = shape.rows // shape.block_m
         self.last_phase = 2 * (shape.steps - 1) + self.layers - 1
         block = triton.next_power_of_2(buffers.size_padded)
@@ -77,7 +77,7 @@ class Launcher:
             num_warps=max(1, min(16, block // 64)),
             **both,
         )
-        self.skipping = dict(TRAINING=shape.training, SKIP=shape.skip and not shape.full)
+        self.skipping = dict(TRAINING=shape.training, SKIP=shape.skip and not shape.copy_has_gate_gradients)
 
     @property
     def sort(self) -> bool:
@@ -127,7 +127,7 @@ class Launcher:
         """Of a phase, in their order."""
         b, shape = self.buffers, self.shape
         block_n = math.gcd(64, NUM_GATES * shape.granule)  # no block may reach into the padding behind a layer's rows
-        grid = (NUM_GATES * b.size_padded // block_n, self.tiles, 3 * self.pairs)
+        grid = (NUM_GATES * b.size_padded // block_n, self.tiles, 3 * self.cells_per_phase)
         products = dict(
             **self.arguments(forward_products), **self.skipping, **self.product_constants, KEEP=b.keep, BLOCK_N=block_n,
             STRIDE_N=1 if b.transposed else b.size_padded, STRIDE_K=NUM_GATES * b.size_padded if b.transposed else 1,
@@ -137,18 +137,20 @@ class Launcher:
             **self.arguments(forward_cell), **self.skipping, **self.cell_constants, HALF=b.hidden is not b.h,
             EPS=LAYER_NORM_EPS, CHUNK=self.chunk,
         )  # fmt: skip
-        return [(forward_products, grid, products), (forward_cell, (shape.batch, self.pairs), cell)]
+        return [(forward_products, grid, products), (forward_cell, (shape.batch, self.cells_per_phase), cell)]
 
     def launches_backward(self) -> List[Launch]:
         """As `launches_forward`."""
         b, shape = self.buffers, self.shape
-        grid = (b.size_padded // shape.granule, self.tiles, int(SPLIT) * 3 * self.pairs)
-        cell = dict(**self.arguments(backward_cell), **self.cell_constants, FULL=shape.full)
+        grid = (b.size_padded // shape.granule, self.tiles, int(SPLIT) * 3 * self.cells_per_phase)
+        cell = dict(
+            **self.arguments(backward_cell), **self.cell_constants, COPY_GRADIENTS=shape.copy_has_gate_gradients
+        )
         products = dict(
             **self.arguments(backward_products), **self.product_constants, BLOCK_N=shape.granule,
             num_stages=self.stages(shape.granule, grid[0] * self.tiles * int(SPLIT) * self.products_of_a_phase),
         )  # fmt: skip
-        return [(backward_cell, (shape.batch, self.pairs), cell), (backward_products, grid, products)]
+        return [(backward_cell, (shape.batch, self.cells_per_phase), cell), (backward_products, grid, products)]
 
     def forward(self) -> None:
         b, shape = self.buffers, self.shape
@@ -156,7 +158,7 @@ class Launcher:
         width = NUM_GATES * shape.padded[0]
         b.projected.view(-1, b.projected.size(2))[:, :width].copy_(float32_product(x, b.input_weight.t()))
         wide = x.float()
-        torch.mv(wide, b.input_detector, out=b.projected_last.view(-1))
+        torch.mv(wide, b.input_detector, out=b.projected_detector.view(-1))
         if shape.hidden_padded:
             units = b.projected_hidden.size(2)
             torch.mm(wide, b.input_detector_hidden.t(), out=b.projected_hidden.view(-1, units))
@@ -169,7 +171,7 @@ class Launcher:
         """From the gradients in the buffers to those of the state before the first step, of all gates, and the sums
         over steps for biases and gains."""
         b = self.buffers
-        for total in (b.bias_sums, b.bias_last_sums, b.gain_sums, b.gain_last_sums):
+        for total in (b.bias_sums, b.detector_bias_sums, b.gain_sums, b.detector_gain_sums):
             total.zero_()
         launches = self.launches_backward()
         for phase in range(self.last_phase, -3, -1):  # before phase 0 nothing is sent any more, only collected
@@ -199,13 +201,13 @@ class Launcher:
         source, size = self.source(index, product), self.shape.sizes[index]
         gates = torch.mm(self.kind(index, product).t(), source)
         grad = gates.new_empty(num_rows(size), source.size(1))
-        grad[:-1].view(NUM_GATES, size, -1).copy_(self.buffers.gate_rows(gates, index))
+        grad[:-1].view(NUM_GATES, size, -1).copy_(self.buffers.unpadded_gates(gates, index))
         grad[-1] = torch.mv(source.float().t(), self.buffers.detector_gradients[product, index].view(-1))
         return grad
 
     def vector_gradient(self, index: int, gates: Tensor, last: Tensor) -> Tensor:
         """Sums over samples of (R, 4P) and (R) as (4H+1)."""
-        rows = self.buffers.gate_rows(gates.sum(0), index).reshape(-1)
+        rows = self.buffers.unpadded_gates(gates.sum(0), index).reshape(-1)
         return torch.cat([rows, last.sum(0, keepdim=True)]).to(self.shape.dtype)
 
     def detector_hidden_gradients(self, index: int) -> List[Optional[Tensor]]:
@@ -232,8 +234,8 @@ class Launcher:
                 continue
             weights[p] = self.weight_gradient(index, p)
             if self.shape.layer_norm:
-                gains[p] = self.vector_gradient(index, b.gain_sums[index, p], b.gain_last_sums[index, p])
-        bias = self.vector_gradient(index, b.bias_sums[index], b.bias_last_sums[index])
+                gains[p] = self.vector_gradient(index, b.gain_sums[index, p], b.detector_gain_sums[index, p])
+        bias = self.vector_gradient(index, b.bias_sums[index], b.detector_bias_sums[index])
         return [*weights, bias, *gains, *self.detector_hidden_gradients(index)]
 
     def input_gradient(self) -> Tensor:

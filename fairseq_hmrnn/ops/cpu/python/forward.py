@@ -110,7 +110,7 @@ class Forward:
         if cell is not None:
             u = cell.u
         if self.training:
-            cell = cell or Cell(rows, (), zp, zp, [], zp, zb, u, None, None)
+            cell = cell or Cell(rows, (), None, None, [], zp, zb, u, None, None)
             runs = None if idle is None else self.run[index][idle]
             self.saved.cells[t].append(cell._replace(idle=idle, runs=runs))
         self.hidden[index][t] = self.h[index]
@@ -228,7 +228,7 @@ class Forward:
         self.h_read[index] = self.masked(self.h[index], index)
         self.run[index][rows] = -1
         if not self.training:
-            return Cell(rows, (), c_prev, c, [], zp, zb, u, None, None)
+            return Cell(rows, (), None, None, [], zp, zb, u, None, None)  # u alone is read
         # The last c is a result of the call: what is kept must be another object, or both would keep each other alive.
         kept = c.detach()
         return Cell(rows, (f, i, o, g), c_prev, kept, products if inputs.layer_norm else [], zp, zb, u, None, None)

@@ -77,12 +77,13 @@ def normalise(p: Tensor, layer_norm: bool) -> Normalised:
 
 
 class Cell(NamedTuple):
-    """The values of one cell that the backward pass needs. The last two are None where no sample is idle."""
+    """The values of one cell that the backward pass needs. The last two are None where no sample is idle; c_prev and c
+    where nothing is kept, for lack of rows or of a backward pass."""
 
     rows: Tensor  # (N,) samples computed in full
     gates: Tuple[Tensor, ...]  # f, i, o, g, each (N, H)
-    c_prev: Tensor  # (N, H), as c
-    c: Tensor
+    c_prev: Optional[Tensor]  # (N, H), as c
+    c: Optional[Tensor]
     products: List[Optional[Normalised]]  # with layer norm
     zp: Tensor  # (B,) z_prev and z_below
     zb: Tensor

@@ -84,19 +84,21 @@ def two_forks():
 
 
 def start(command, arguments, output, **options):
-    """Start a command of this environment, whether the package is installed or not. options: as of Forks.start."""
-    name = "-m fairseq_hmrnn" if command == "fairseq-hmrnn" else str(BIN / command)
+    """Start a command of this environment, whether the package is installed or not, or a script of this repository.
+    options: as of Forks.start."""
+    place = (ROOT if command.startswith("scripts/") else BIN) / command
+    name = "-m fairseq_hmrnn" if command == "fairseq-hmrnn" else str(place)
     return next(two_forks()).start([name, *map(str, arguments)], output, **options)
 
 
 def run(command, *arguments, cwd=ROOT, stdin="", check=True, timeout=PATIENCE):
     """Run a command of this environment; its standard output, errors and log together as `.stdout`.
 
-    command: one of fairseq's or "fairseq-hmrnn", a fork of a process that has imported their libraries; a script of
-    this repository, "-m" or "-c": a new process of Python.
+    command: one of fairseq's, "fairseq-hmrnn" or a script of this repository, a fork of a process that has imported
+    their libraries; "-m" or "-c": a new process of Python.
     """
-    if not command.startswith("fairseq-"):
-        python = [sys.executable, command if command in ("-m", "-c") else str(ROOT / command), *map(str, arguments)]
+    if command in ("-m", "-c"):
+        python = [sys.executable, command, *map(str, arguments)]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
         result = subprocess.run(
             python, cwd=cwd, env=environment(), input=stdin, encoding="utf-8", timeout=timeout, **pipes

@@ -16,7 +16,6 @@ from pathlib import Path
 import pytest
 import torch
 from problems import assert_close, make_problem
-from running import ROOT
 
 from fairseq_hmrnn.modules import HMLSTM
 from fairseq_hmrnn.ops import RecurrenceOptions, hm_lstm
@@ -218,16 +217,20 @@ def test_kernels_compile():
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("arguments, lines", [("gpu.py --tasks sequence", 8), ("gpu_kernels.py", 13)])
-def test_benchmarks_run_in_half_precision(arguments, lines):
+@pytest.mark.parametrize("script, arguments, lines", [("gpu", ["--tasks", "sequence"], 8), ("gpu_kernels", [], 13)])
+def test_benchmarks_run_in_half_precision(benchmark, monkeypatch, capsys, script, arguments, lines):
     """Once, at a tiny size."""
-    folder = ROOT / "scripts" / "benchmark"
-    command = [sys.executable, *arguments.split(), "--tiny", "--dtypes", "bf16"]
-    environment = {**os.environ, "TRITON_INTERPRET": "0" if GPU else "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=folder)
-    assert done.returncode == 0, done.stderr
-    found = re.findall(r"^bf16 H .* (?:([\d.]+) ms|([\d.]+) us)", done.stdout, re.MULTILINE)
-    assert len(found) == lines and all(float(ms or us) > 0 for ms, us in found), done.stdout
+    monkeypatch.setattr("sys.argv", [f"{script}.py", *arguments, "--tiny", "--dtypes", "bf16"])
+    backends = torch.backends.cuda.matmul, torch.backends.cudnn
+    kept = [backend.allow_tf32 for backend in backends]
+    try:
+        benchmark(script).main()
+    finally:
+        for backend, allowed in zip(backends, kept):
+            backend.allow_tf32 = allowed
+    printed = capsys.readouterr().out
+    found = re.findall(r"^bf16 H .* (?:([\d.]+) ms|([\d.]+) us)", printed, re.MULTILINE)
+    assert len(found) == lines and all(float(ms or us) > 0 for ms, us in found), printed
 
 
 def gpu_problem(

@@ -15,6 +15,8 @@ from fairseq_hmrnn.ops.reference import hm_lstm_reference
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
+import triton_interpreter  # noqa: E402, F401  (makes it faster)
+
 from fairseq_hmrnn.ops.triton import graphs, hm_lstm_triton  # noqa: E402
 
 entry = importlib.import_module("fairseq_hmrnn.ops.hm_lstm")  # the package gives its name to the function

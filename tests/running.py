@@ -86,7 +86,7 @@ def two_forks():
 def start(command, arguments, output, **options):
     """Start a command of this environment, whether the package is installed or not, or a script of this repository.
     options: as of Forks.start."""
-    place = (ROOT if command.startswith("scripts/") else BIN) / command
+    place = (ROOT if "/" in command else BIN) / command
     name = "-m fairseq_hmrnn" if command == "fairseq-hmrnn" else str(place)
     return next(two_forks()).start([name, *map(str, arguments)], output, **options)
 

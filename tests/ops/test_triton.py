@@ -32,6 +32,7 @@ from fairseq_hmrnn.ops.triton.buffers import Buffers, Shape  # noqa: E402
 entry = importlib.import_module("fairseq_hmrnn.ops.hm_lstm")  # the package gives its name to the function
 
 CUDA = torch.device("cuda")
+QUICK = {"open", "soft-top", "one-layer-one-step", "exact-padded-masked-nested", "hidden-norm-scaled-nested-masked"}
 gpu = [pytest.mark.gpu, pytest.mark.skipif(not GPU, reason="needs a CUDA device")]
 
 
@@ -43,7 +44,7 @@ def poisoned():
     torch.use_deterministic_algorithms(False)
 
 
-@pytest.mark.parametrize("name", PROBLEMS)
+@pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.thorough) for n in PROBLEMS])
 def test_equals_the_reference(name, poisoned):
     expected = check(problem_of(name), 2e-5)
     if "closed" in name:

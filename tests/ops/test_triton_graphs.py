@@ -181,6 +181,7 @@ def test_windows_of_varying_length_share_a_graph(recorder, monkeypatch, layer_no
 def test_calls_alive_at_once_have_workspaces_of_their_own(recorder):
     """Two windows of one update: the second may not overwrite what the backward pass of the first needs."""
     problem = problem_of(1)
+    problem = problem._replace(x=problem.x[:1].detach().requires_grad_())
     alone = torch.autograd.grad(sum(t.sum() for t in tensors(hm_lstm_triton(*problem))), problem.leaves())
     first = hm_lstm_triton(*problem)
     second = hm_lstm_triton(*problem._replace(x=2 * problem.x.detach()))

@@ -84,18 +84,18 @@ def two_forks():
 
 
 def start(command, arguments, output, **options):
-    """Start a command of this environment, whether the package is installed or not, or a script of this repository.
-    options: as of Forks.start."""
-    place = (ROOT if "/" in command else BIN) / command
-    name = "-m fairseq_hmrnn" if command == "fairseq-hmrnn" else str(place)
+    """Start a command of this environment, whether the package is installed or not, "-m module", or a script of this
+    repository. options: as of Forks.start."""
+    name = "-m fairseq_hmrnn" if command == "fairseq-hmrnn" else command
+    name = name if name.startswith("-m ") else str((ROOT if "/" in name else BIN) / name)
     return next(two_forks()).start([name, *map(str, arguments)], output, **options)
 
 
 def run(command, *arguments, cwd=ROOT, stdin="", check=True, timeout=PATIENCE):
     """Run a command of this environment; its standard output, errors and log together as `.stdout`.
 
-    command: one of fairseq's, "fairseq-hmrnn" or a script of this repository, a fork of a process that has imported
-    their libraries; "-m" or "-c": a new process of Python.
+    command: one of fairseq's, "fairseq-hmrnn", "-m module" or a script of this repository, a fork of a process that has
+    imported their libraries; "-m" or "-c" alone: a new process of Python.
     """
     if command in ("-m", "-c"):
         python = [sys.executable, command, *map(str, arguments)]

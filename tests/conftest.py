@@ -1,9 +1,11 @@
 """A small text, and the model that the real commands train on it."""
 
 import dis
+import functools
 import importlib
 import logging
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,16 +15,22 @@ from small_training import TASK, TRAIN, small_text
 
 # Read when Triton is imported, here or in a command of a test: without a GPU its kernels run in the interpreter.
 os.environ.setdefault("TRITON_INTERPRET", "0" if torch.cuda.is_available() else "1")
+# So that what is compiled is kept: else every command of a test would compile the package anew.
+os.environ["PYTHONDONTWRITEBYTECODE"], sys.dont_write_bytecode = "", False
 
 COMMANDS = {"run", "run_groups", "script", "start", "subprocess"}  # what starts them
 MADE_BY_COMMANDS = {"data", "trained"}  # fixtures
 QUICK_FILES = {"test_documents.py", "test_layering.py", "test_options.py"}  # beside those in the folders of tests/
 
 
-def global_names(code):
-    """Those that a function reads, in its inner functions and comprehensions too."""
-    names = {step.argval for step in dis.get_instructions(code) if step.opname == "LOAD_GLOBAL"}
-    return names.union(*(global_names(inner) for inner in code.co_consts if hasattr(inner, "co_code")))
+@functools.lru_cache(maxsize=None)  # once for all parameters of a test
+def starts_commands(code):
+    """Whether a function reads one of the global names COMMANDS, in its inner functions and comprehensions too."""
+    # Whether a name is a global one takes long to find out, so that it is asked of these alone.
+    named = COMMANDS.intersection(code.co_names) and any(
+        step.opname == "LOAD_GLOBAL" and step.argval in COMMANDS for step in dis.get_instructions(code)
+    )
+    return named or any(starts_commands(inner) for inner in code.co_consts if hasattr(inner, "co_code"))
 
 
 def pytest_collection_modifyitems(items):
@@ -30,7 +38,7 @@ def pytest_collection_modifyitems(items):
     for item in items:
         path = Path(item.fspath)
         is_quick = path.parent != ROOT / "tests" or path.name in QUICK_FILES
-        commands = COMMANDS & global_names(item.function.__code__) or MADE_BY_COMMANDS & {*item.fixturenames}
+        commands = starts_commands(item.function.__code__) or MADE_BY_COMMANDS & {*item.fixturenames}
         if is_quick and not commands and not any(map(item.get_closest_marker, ("slow", "thorough"))):
             item.add_marker(pytest.mark.quick)
 

@@ -7,14 +7,16 @@ JSON; it answers each with a line:
         runs it with these files as standard input and as both outputs, and answers with its process id
     {"wait": process id}    answers with its exit code, as subprocess gives it: negative for a signal
 
-A fork runs the command's own script as __main__, and imports fairseq itself: that sets up logging by what it finds, and
-the package adds to it. All forks of one such process hash strings alike, so that running.py has two of them.
+A fork runs the command's own script as __main__. fairseq, which takes a second, is imported before too, but set aside:
+a fork that imports it gets it as new, and logging is set up only then, by what the command has set up before. The
+package, which adds to fairseq, is imported in the fork. All forks of one such process hash strings alike, so that
+running.py has two of them.
 """
 
 import atexit
 import contextlib
 import gc
-import importlib
+import importlib.util
 import json
 import logging
 import multiprocessing.process
@@ -29,6 +31,36 @@ from pathlib import Path
 
 HEAVY = ["torch.distributed.fsdp", "torch.multiprocessing", "numpy", "sklearn", "sacrebleu", "hydra.experimental"]
 HEAVY += ["omegaconf", "regex", "bitarray", "tensorboardX"]
+
+
+class SetAside:
+    """Imports fairseq and takes it out of `sys.modules`; whoever imports it then finds all of it there again."""
+
+    def __init__(self):
+        self.of_logging = []  # what fairseq calls logging.basicConfig with, which does nothing if it was called before
+        configure = logging.basicConfig
+        logging.basicConfig = lambda **settings: self.of_logging.append(settings)
+        try:
+            importlib.import_module("fairseq")
+        finally:
+            logging.basicConfig = configure
+        names = [name for name in sys.modules if name.partition(".")[0] == "fairseq"]
+        self.modules = {name: sys.modules.pop(name) for name in names}
+        sys.meta_path.insert(0, self)
+
+    def find_spec(self, name, path=None, target=None):
+        return importlib.util.spec_from_loader(name, self, is_package=True) if name == "fairseq" else None
+
+    def create_module(self, spec):
+        self.spec = self.modules[spec.name].__spec__
+        return self.modules[spec.name]
+
+    def exec_module(self, module):
+        sys.meta_path.remove(self)
+        module.__spec__ = self.spec
+        for settings in self.of_logging:
+            logging.basicConfig(**settings)
+        sys.modules.update(self.modules)
 
 
 class Kill(logging.Handler):
@@ -115,6 +147,7 @@ if __name__ == "__main__":
     for name in HEAVY:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
+    SetAside()
     gc.freeze()  # a collection in a fork would copy what it looks at
     command = serve()
     if command:

@@ -98,22 +98,24 @@ ON_GPU = os.environ.get("FAIRSEQ_HMRNN_TEST_ON_GPU", "") not in ("", "0")
 
 
 def start(command, arguments, output, **options):
-    """Start a command of this environment, whether the package is installed or not. options: as of Forks.start."""
+    """Start a command of this environment, whether the package is installed or not, "-m module", or a script of this
+    repository. options: as of Forks.start."""
     on_gpu = ON_GPU and "--distributed-world-size" not in arguments
     if on_gpu:
         arguments = [argument for argument in arguments if str(argument) not in ON_CPU]
-    name = "-m fairseq_hmrnn" if command == "fairseq-hmrnn" else str(BIN / command)
+    name = "-m fairseq_hmrnn" if command == "fairseq-hmrnn" else command
+    name = name if name.startswith("-m ") else str((ROOT if "/" in name else BIN) / name)
     return next(two_forks(on_gpu)).start([name, *map(str, arguments)], output, **options)
 
 
 def run(command, *arguments, cwd=ROOT, stdin="", check=True, timeout=PATIENCE):
     """Run a command of this environment; its standard output, errors and log together as `.stdout`.
 
-    command: one of fairseq's or "fairseq-hmrnn", a fork of a process that has imported their libraries; a script of
-    this repository, "-m" or "-c": a new process of Python.
+    command: one of fairseq's, "fairseq-hmrnn", "-m module" or a script of this repository, a fork of a process that has
+    imported their libraries; "-m" or "-c" alone: a new process of Python.
     """
-    if not command.startswith("fairseq-"):
-        python = [sys.executable, command if command in ("-m", "-c") else str(ROOT / command), *map(str, arguments)]
+    if command in ("-m", "-c"):
+        python = [sys.executable, command, *map(str, arguments)]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
         result = subprocess.run(
             python, cwd=cwd, env=environment(), input=stdin, encoding="utf-8", timeout=timeout, **pipes

@@ -131,7 +131,7 @@ def command(module, *arguments):
 def test_commands_write_and_draw(trained, data, tmp_path, capsys):
     pytest.importorskip("matplotlib")
     sample = [trained / "whole", "--steps", 40, "--bias", 1]
-    run("-m", "fairseq_hmrnn", "sample-handwriting", *sample, "--out", tmp_path / "a.svg")
+    run("fairseq-hmrnn", "sample-handwriting", *sample, "--out", tmp_path / "a.svg")
     command(sample_handwriting, *sample, "--out", tmp_path / "again.svg")
     line = ["--data", data, "--line", 1]
     command(sample_handwriting, *sample, *line, "--out", tmp_path / "b.png", "--beginning", 7, "--boundaries")

@@ -13,7 +13,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from running import ROOT, script
+from running import ROOT, run, script
 
 import fairseq_hmrnn
 from fairseq_hmrnn.ops.cpu import kernel, remedy
@@ -31,11 +31,11 @@ def python(*arguments, cwd, installed=True):
 
 def test_main_prints_the_folder_and_nothing_else(tmp_path):
     printed = python("-m", "fairseq_hmrnn", cwd=tmp_path)
-    assert printed == python("-m", "fairseq_hmrnn", "path", cwd=tmp_path) == f"{ROOT / 'fairseq_hmrnn'}\n"
+    assert printed == run("fairseq-hmrnn", "path", cwd=tmp_path).stdout == f"{ROOT / 'fairseq_hmrnn'}\n"
 
 
 def test_main_explains_every_option_of_models_task_and_criterion(tmp_path):
-    printed = python("-m", "fairseq_hmrnn", "options", cwd=tmp_path)
+    printed = run("fairseq-hmrnn", "options", cwd=tmp_path).stdout
     _, *sections = re.split(r"^with (--.*):$", printed, flags=re.MULTILINE)
     found = [set(re.findall(r"^  (--[a-z-]+)", text, re.MULTILINE)) for text in sections[1::2]]
     options = dict(zip(sections[::2], found))
@@ -49,19 +49,26 @@ def test_main_explains_every_option_of_models_task_and_criterion(tmp_path):
     assert readers == ["--arch hmlstm", "--arch hmlstm_lstm", "--arch hmlstm_transformer"]
 
 
-@pytest.mark.parametrize(
-    "user_dir, from_root",
-    [("fairseq_hmrnn", True), ("user_dir", True), (f"{ROOT}/user_dir", False), (f"{ROOT}/fairseq_hmrnn", False)],
-    ids=["package", "user_dir", "user_dir-from-elsewhere", "package-from-elsewhere"],
-)
-def test_fairseq_finds_the_plugin(tmp_path, user_dir, from_root):
+FINDS = """import os, sys
+from argparse import Namespace
+from fairseq.utils import import_user_module
+for user_dir, folder in {cases!r}:
+    if not os.fork():  # a process for each, after the seconds of fairseq's imports
+        os.chdir(folder)
+        import_user_module(Namespace(user_dir=user_dir))
+        print(sys.modules["fairseq_hmrnn"].__file__, flush=True)
+        os._exit(0)
+    assert os.wait()[1] == 0, user_dir
+"""
+
+
+def test_fairseq_finds_the_plugin(tmp_path):
+    cases = [("fairseq_hmrnn", ROOT), ("user_dir", ROOT), (ROOT / "user_dir", tmp_path)]
+    cases.append((ROOT / "fairseq_hmrnn", tmp_path))
     script = tmp_path / "train.py"  # like the installed commands: a script outside the repository
-    script.write_text(
-        "import sys\nfrom argparse import Namespace\nfrom fairseq.utils import import_user_module\n"
-        f"import_user_module(Namespace(user_dir={user_dir!r}))\nprint(sys.modules['fairseq_hmrnn'].__file__)\n"
-    )
-    printed = python(str(script), cwd=ROOT if from_root else tmp_path, installed=False)
-    assert printed.splitlines()[-1] == str(ROOT / "fairseq_hmrnn" / "__init__.py")
+    script.write_text(FINDS.format(cases=[tuple(map(str, case)) for case in cases]))
+    printed = python(str(script), cwd=tmp_path, installed=False)
+    assert printed.splitlines()[-4:] == [str(ROOT / "fairseq_hmrnn" / "__init__.py")] * 4
 
 
 def test_a_commit_is_not_checked_without_its_kernel(monkeypatch):

@@ -42,8 +42,10 @@ def test_progress_is_told_from_the_log(monkeypatch, tmp_path):
 
 @pytest.mark.slow
 def test_quickstart_trains_samples_and_draws(monkeypatch, tmp_path):
+    """With small layers."""
     monkeypatch.setenv("UPDATES", "25")
-    printed = quickstart(monkeypatch, tmp_path, 'python -m fairseq_hmrnn "$@"')
+    small = 'if [ "$1" = train ]; then set -- "$@" --hidden-sizes 16,12,8 --embed-dim 8 --output-dim 12; fi'
+    printed = quickstart(monkeypatch, tmp_path, f'{small}; python -m fairseq_hmrnn "$@"')
     assert re.search(r"^  update 25: bpc=\S+ z1=\S+ z2=\S+$", printed, re.MULTILINE)
     assert re.search(r"^  validation: bpc \S+$", printed, re.MULTILINE) and "\nEvaluated " in printed
     out = tmp_path / "out"

@@ -265,7 +265,7 @@ def test_a_checkpoint_without_dictionary(checkpoint, data, tmp_path):
 def test_interactive_scores_new_text_and_keeps_spaces_with_m(data, trained):
     options = ["--path", trained / "checkpoint_last.pt", "--cpu", "--max-len-b", 6, "--scored-text", "new"]
     options += ["--beam", 4, "--nbest", 2, "--diverse-beam-groups", 2]
-    output = run("-m", "fairseq_cli.interactive", data, *TASK, *options, stdin=" ka \n").stdout
+    output = run("-m fairseq_cli.interactive", data, *TASK, *options, stdin=" ka \n").stdout
     assert re.findall(r"^S-0\t(.*)$", output, re.MULTILINE) == ["▁ k a ▁"]
     scores = [float(score) for score in re.findall(r"^H-0\t(\S+)\t▁ k a ▁ ", output, re.MULTILINE)]
     found = re.findall(r"^P-0\t(.*)$", output, re.MULTILINE)

@@ -137,6 +137,7 @@ def test_a_model_without_a_carried_state_is_scored_in_its_own_windows(data, tmp_
     assert f"Evaluated {characters:,} tokens\n" in log and re.search(r"Loss \(base 2\): \d", log)
 
 
+@pytest.mark.thorough
 def test_the_score_takes_nothing_in_the_current_folder_for_a_package(tmp_path, monkeypatch):
     (tmp_path / "fairseq.py").write_text("raise RuntimeError('not this one')\n")
     monkeypatch.chdir(tmp_path)

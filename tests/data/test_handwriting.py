@@ -284,7 +284,7 @@ def test_the_command_names_skips_and_counts_broken_files(tmp_path):
     write(folder / "include" / "apx" / "data" / "w3" / "l2.dat", "")
     write(folder / "data" / "8" / "apx" / "data" / "w5" / "empty.dat", "")
     (folder / "include" / "apx" / "data" / "w4" / "l1.dat").unlink()
-    command = ["-m", "fairseq_hmrnn", "prepare", "handwriting", folder, "--dest", tmp_path / "bin"]
+    command = ["fairseq-hmrnn", "prepare", "handwriting", folder, "--dest", tmp_path / "bin"]
     printed = run(*command).stdout
     assert "skipped: include/apx/data/w3/l2.dat: has no pen points" in printed
     assert "skipped: data/8/apx/data/w5/empty.dat: is empty" in printed
@@ -293,5 +293,5 @@ def test_the_command_names_skips_and_counts_broken_files(tmp_path):
     refused = run(*command, check=False)
     assert refused.returncode == 2 and "has data in it already: give" in refused.stdout
     (tmp_path / "nothing").mkdir()
-    refused = run(*command[:4], tmp_path / "nothing", "--dest", tmp_path / "x", check=False)
+    refused = run(*command[:3], tmp_path / "nothing", "--dest", tmp_path / "x", check=False)
     assert refused.returncode == 2 and "no layout that is known: UNIPEN" in refused.stdout

@@ -44,6 +44,7 @@ class Logits(torch.nn.Module):
         return self.decoder(tokens)[0]
 
 
+@pytest.mark.thorough
 def test_traces_and_exports_read_padding_that_they_were_not_recorded_with():
     decoder = make().eval()
     batch, steps = torch.export.Dim("batch"), torch.export.Dim("steps")
@@ -59,6 +60,7 @@ def test_traces_and_exports_read_padding_that_they_were_not_recorded_with():
         assert torch.equal(exported(x)[1]["trace"].boundaries, extra["trace"].boundaries)
 
 
+@pytest.mark.thorough
 def test_one_compiled_graph_serves_all_updates_of_an_annealed_slope():
     from torch._dynamo import testing
 
@@ -89,6 +91,7 @@ def test_the_slope_of_a_loaded_checkpoint_is_that_of_the_graph():
     assert "_as_tensors" not in " ".join(decoder.state_dict())
 
 
+@pytest.mark.thorough
 @torch.no_grad()
 def test_generation_under_a_recorder():
     torch._dynamo.reset()

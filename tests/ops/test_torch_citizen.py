@@ -233,6 +233,7 @@ def test_export_of_any_length_and_batch(strict):
         assert_equal(tensors(loaded(*inputs)), tensors(module(*inputs)))
 
 
+@pytest.mark.thorough
 @needs_operators
 def test_compile_makes_one_graph_that_trains():
     from torch._dynamo import testing
@@ -329,6 +330,7 @@ def test_packed_weights_cannot_be_recorded(path):
         assert torch.equal(found, step(x[0]))
 
 
+@pytest.mark.thorough
 @needs_operators
 def test_packed_weights_run_beside_what_is_compiled():
     torch._dynamo.reset()

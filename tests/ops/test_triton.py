@@ -16,7 +16,6 @@ from pathlib import Path
 import pytest
 import torch
 from problems import assert_close, make_problem
-from running import ROOT
 
 from fairseq_hmrnn.modules import HMLSTM
 from fairseq_hmrnn.ops import RecurrenceOptions, hm_lstm
@@ -33,6 +32,7 @@ from fairseq_hmrnn.ops.triton.buffers import Buffers, Shape  # noqa: E402
 entry = importlib.import_module("fairseq_hmrnn.ops.hm_lstm")  # the package gives its name to the function
 
 CUDA = torch.device("cuda")
+QUICK = {"open", "soft-top", "one-layer-one-step", "exact-padded-masked-nested", "hidden-norm-scaled-nested-masked"}
 gpu = [pytest.mark.gpu, pytest.mark.skipif(not GPU, reason="needs a CUDA device")]
 
 
@@ -44,7 +44,7 @@ def poisoned():
     torch.use_deterministic_algorithms(False)
 
 
-@pytest.mark.parametrize("name", PROBLEMS)
+@pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.thorough) for n in PROBLEMS])
 def test_equals_the_reference(name, poisoned):
     expected = check(problem_of(name), 2e-5)
     if "closed" in name:
@@ -62,10 +62,10 @@ def test_half_precision_is_within_its_bound(name, dtype, tolerance):
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("detector_hidden", [0, 3])
 @pytest.mark.parametrize("name", ["norm-mostly-closed", "exact-mostly-closed-padded"])
-def test_skipping_gives_the_same_bits(name, detector_hidden):
-    problem = moved(problem_of(name, detector_hidden=detector_hidden), torch.float32)
+def test_skipping_gives_the_same_bits(name):
+    """With a hidden layer, which skips beside the products that are there without it too."""
+    problem = moved(problem_of(name, detector_hidden=3), torch.float32)
     skipped, dense = run_here(problem), run_here(problem, skip=False)
     for a, b in zip(skipped[0] + skipped[1], dense[0] + dense[1]):
         assert torch.equal(a, b)
@@ -217,16 +217,20 @@ def test_kernels_compile():
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("arguments, lines", [("gpu.py --tasks sequence", 8), ("gpu_kernels.py", 13)])
-def test_benchmarks_run_in_half_precision(arguments, lines):
+@pytest.mark.parametrize("script, arguments, lines", [("gpu", ["--tasks", "sequence"], 8), ("gpu_kernels", [], 13)])
+def test_benchmarks_run_in_half_precision(benchmark, monkeypatch, capsys, script, arguments, lines):
     """Once, at a tiny size."""
-    folder = ROOT / "scripts" / "benchmark"
-    command = [sys.executable, *arguments.split(), "--tiny", "--dtypes", "bf16"]
-    environment = {**os.environ, "TRITON_INTERPRET": "0" if GPU else "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=folder)
-    assert done.returncode == 0, done.stderr
-    found = re.findall(r"^bf16 H .* (?:([\d.]+) ms|([\d.]+) us)", done.stdout, re.MULTILINE)
-    assert len(found) == lines and all(float(ms or us) > 0 for ms, us in found), done.stdout
+    monkeypatch.setattr("sys.argv", [f"{script}.py", *arguments, "--tiny", "--dtypes", "bf16"])
+    backends = torch.backends.cuda.matmul, torch.backends.cudnn
+    kept = [backend.allow_tf32 for backend in backends]
+    try:
+        benchmark(script).main()
+    finally:
+        for backend, allowed in zip(backends, kept):
+            backend.allow_tf32 = allowed
+    printed = capsys.readouterr().out
+    found = re.findall(r"^bf16 H .* (?:([\d.]+) ms|([\d.]+) us)", printed, re.MULTILINE)
+    assert len(found) == lines and all(float(ms or us) > 0 for ms, us in found), printed
 
 
 def gpu_problem(

@@ -15,6 +15,8 @@ from fairseq_hmrnn.ops.reference import hm_lstm_reference
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
+import triton_interpreter  # noqa: E402, F401  (makes it faster)
+
 from fairseq_hmrnn.ops.triton import graphs, hm_lstm_triton  # noqa: E402
 
 entry = importlib.import_module("fairseq_hmrnn.ops.hm_lstm")  # the package gives its name to the function
@@ -126,10 +128,10 @@ def rounded(problem, dtype):
 
 
 def test_autocast_replays_its_graphs(recorder, casts):
-    """Four updates with weights cast anew, of two models of one shape: one workspace, one graph of either pass, and no
+    """Three updates with weights cast anew, of two models of one shape: one workspace, one graph of either pass, and no
     cast outlives its update."""
     problems = problem_of(1, detector_hidden=2), problem_of(2, detector_hidden=2)
-    for update in range(4):
+    for update in range(3):  # launched, recorded, replayed
         problem = problems[update % 2]
         with torch.no_grad():
             problem.layers[0].weight_recurrent.mul_(1.1)
@@ -140,7 +142,7 @@ def test_autocast_replays_its_graphs(recorder, casts):
         assert all(torch.equal(a, b.to(a.dtype)) for a, b in zip(grads, expected_grads))
         del found, grads, expected, expected_grads, low
         assert casts and not any(cast() is not None for cast in casts)
-    assert recorder.captured == 2 and recorder.replayed == 2 * 3
+    assert recorder.captured == 2 and recorder.replayed == 2 * 2
     used = [w for w in recorder.workspaces if w.use_graphs]
     assert len(used) == 1 and graphs.pool.at_rest() == used
 
@@ -160,11 +162,12 @@ def test_autocast_equals_the_reference(recorder, casts):
 
 @pytest.mark.parametrize("layer_norm, detector_hidden", [(False, 0), (True, 2)], ids=["plain", "norm-hidden"])
 def test_windows_of_varying_length_share_a_graph(recorder, monkeypatch, layer_norm, detector_hidden):
-    """What a longer window left in the buffers, and their steps behind the last one, change nothing."""
+    """What a longer window left in the buffers, and their steps behind the last one, change nothing; and a graph that a
+    shorter one recorded computes all steps."""
     monkeypatch.setattr(graphs, "LONG", 1)
-    monkeypatch.setattr(graphs, "MULTIPLE", 4)
+    monkeypatch.setattr(graphs, "MULTIPLE", 3)
     options = RecurrenceOptions(slope=0.8, detector_grad_scale=1.0, boundary="bernoulli")
-    for steps in (4, 4, 2, 3):
+    for steps in (3, 2, 3):
         problem = make_problem(steps, steps, 2, [3, 2], options, input_size=4, dtype=torch.float32, padded=True,
                                masked=True, layer_norm=layer_norm, detector_hidden=detector_hidden)  # fmt: skip
         expected, expected_grads = run(hm_lstm_triton, problem, graphs=False)
@@ -172,12 +175,13 @@ def test_windows_of_varying_length_share_a_graph(recorder, monkeypatch, layer_no
         assert_close(found, expected, 1e-6)
         assert_close(grads, expected_grads, 1e-6)
         del found, grads
-    assert recorder.captured == 2 and recorder.replayed == 2 * 3
+    assert recorder.captured == 2 and recorder.replayed == 2 * 2
 
 
 def test_calls_alive_at_once_have_workspaces_of_their_own(recorder):
     """Two windows of one update: the second may not overwrite what the backward pass of the first needs."""
     problem = problem_of(1)
+    problem = problem._replace(x=problem.x[:1].detach().requires_grad_())
     alone = torch.autograd.grad(sum(t.sum() for t in tensors(hm_lstm_triton(*problem))), problem.leaves())
     first = hm_lstm_triton(*problem)
     second = hm_lstm_triton(*problem._replace(x=2 * problem.x.detach()))

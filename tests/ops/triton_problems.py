@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import triton_interpreter  # noqa: F401  (makes it faster)
 from problems import assert_close, make_problem, near_threshold, tensors
 
 from fairseq_hmrnn.ops import RecurrenceOptions, state_dtype

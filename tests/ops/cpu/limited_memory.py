@@ -1,7 +1,8 @@
 """Run by test_memory.py in a process of its own: calls of the compiled kernel under limits of the address space.
 
-usage: limited_memory.py forward|backward|generation THREADS
-Prints how many calls succeeded and how many ended in MemoryError; anything else that goes wrong is a traceback.
+usage: limited_memory.py THREADS
+Prints for each kind of call how many succeeded and how many ended in MemoryError; anything else that goes wrong is a
+traceback.
 """
 
 from __future__ import annotations
@@ -111,13 +112,20 @@ class Calls:
         return fits
 
 
-def main(kind: str, threads: str):
+def main(threads: str):
     libc = ctypes.CDLL(None)
     for parameter in (-1, -3):  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD: what is freed is no longer in the address space
         libc.mallopt(parameter, 1 << 16)
     torch.set_num_threads(int(threads))
     cpu.kernel.compiled.hold_threads(True)
-    calls = Calls({"forward": forward, "backward": backward, "generation": generation}[kind])
+    for make in (forward, backward, generation):
+        print(make.__name__, *try_limits(make))
+
+
+def try_limits(make):
+    """Halve the room between failure and success, then try what is close to the least that was enough. Returns how many
+    calls succeeded and failed."""
+    calls = Calls(make)
     least, most = 4 * MIB, 512 * MIB
     while most - least > MIB // 2:
         middle = (least + most) // 2
@@ -126,7 +134,7 @@ def main(kind: str, threads: str):
         calls.fits(max(4 * MIB, most - step * MIB // 2))
     for share in (2, 4, 6, 8):
         calls.fits(4 * MIB + most * share // 10)
-    print(calls.succeeded, calls.failed)
+    return calls.succeeded, calls.failed
 
 
 if __name__ == "__main__":

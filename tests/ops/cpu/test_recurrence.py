@@ -110,6 +110,7 @@ def test_compiled_equals_the_reference_in_float64(problem):
     check_float64("compiled", problem)
 
 
+@pytest.mark.thorough
 @compiled_only
 @examples(40)
 @given(problem=problems(dtype=torch.float32))

@@ -7,6 +7,7 @@ import math
 from typing import Dict, List, Optional, Tuple
 
 import torch
+from fairseq.search import DiverseBeamSearch, Search
 from fairseq.sequence_generator import EnsembleModel, SequenceGenerator
 from torch import Tensor
 
@@ -44,6 +45,9 @@ class PromptedGenerator(SequenceGenerator):
         self.symbols_to_strip_from_output = {self.unused}
         self.dictionary, self.stop, self.score_new_only = tgt_dict, stop, score_new_only
         self.lengths = (self.max_len_a, self.max_len_b, self.min_len)
+        given: Search = self.search
+        diverse = isinstance(given, DiverseBeamSearch)
+        self.search: Search = DiverseBehindPrompt(given, tgt_dict) if diverse else given
 
     def _generate(self, sample, prefix_tokens=None, constraints=None, bos_token=None):
         if prefix_tokens is None:
@@ -85,6 +89,7 @@ class PromptedGenerator(SequenceGenerator):
             self.eos = self.unused
             self.model.exchange(self.stop, self.unused, after=length)
         self.model.prompts = prompts
+        self.search.prompt_length = length
         try:
             prefix = output_symbols(prompts, self.dictionary) if length else None
             found = super()._generate({"net_input": net_input}, prefix_tokens=prefix, bos_token=bos_token)
@@ -110,6 +115,26 @@ class PromptedGenerator(SequenceGenerator):
                 hypo["score"] = hypo["score"] / max(1, scored.numel()) ** self.len_penalty
         order = torch.stack([hypo["score"] for hypo in hypos]).argsort(descending=True).tolist()
         return [hypos[index] for index in order]
+
+
+class DiverseBehindPrompt(DiverseBeamSearch):
+    """fairseq's search whose groups avoid each other's symbols, behind the prompt alone: there all of them have the
+    same, for which fairseq would subtract as much again from every later symbol that they share."""
+
+    prompt_length = 0  # symbols
+
+    def __init__(self, search: DiverseBeamSearch, dictionary):
+        strength = -search.diversity_strength  # fairseq keeps it negative
+        super().__init__(dictionary, search.num_groups, strength, search.diversity_discount, search.candidate_multiple)
+
+    def step(self, step: int, *args, **kwargs):
+        strength, is_prompt = self.diversity_strength, step < self.prompt_length
+        self.diversity_strength = 0.0 if is_prompt else strength
+        found = super().step(step, *args, **kwargs)
+        self.diversity_strength = strength
+        if is_prompt:
+            self.group_overlap.zero_()
+        return found
 
 
 class _Ensemble(EnsembleModel):

@@ -122,10 +122,11 @@ class DiverseBehindPrompt(DiverseBeamSearch):
     same, for which fairseq would subtract as much again from every later symbol that they share."""
 
     prompt_length = 0  # symbols
+    diversity_strength: float  # negative, where its argument is positive
 
     def __init__(self, search: DiverseBeamSearch, dictionary):
-        strength = -search.diversity_strength  # fairseq keeps it negative
-        super().__init__(dictionary, search.num_groups, strength, search.diversity_discount, search.candidate_multiple)
+        given = search.num_groups, -search.diversity_strength, search.diversity_discount, search.candidate_multiple
+        super().__init__(dictionary, *given)
 
     def step(self, step: int, *args, **kwargs):
         strength, is_prompt = self.diversity_strength, step < self.prompt_length

@@ -320,3 +320,7 @@ def test_segments_are_slices_of_the_text_and_unseen_characters_are_told_once(che
         assert "".join(layer) == text
         assert all(segment.split() for segment in layer)
     assert [r.getMessage() for r in caplog.records] == ["not in the dictionary, read as <unk>: 'nowhere'"]
+    words.sample(["ka elsewhere", "nowhere"], length=1)
+    assert caplog.records[-1].getMessage() == "not in the dictionary, read as <unk>: 'elsewhere'"
+    told = run("fairseq-hmrnn", "sample", word_model, "--prompt", "ka elsewhere", "--length", 1).stdout
+    assert "sample: not in the dictionary, read as <unk>: 'elsewhere'\n" in told

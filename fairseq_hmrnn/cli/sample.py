@@ -201,7 +201,6 @@ def _load(args: argparse.Namespace) -> hub.LanguageModelHub:
 
 
 def _warn_of_unknown(model: hub.LanguageModelHub, prompts: Sequence[str]) -> None:
-    if getattr(model.task, "has_characters", False):
-        unknown = model.unknown_characters("".join(prompts))
-        if unknown:
-            print(f"sample: {unknown_message(unknown)}", file=sys.stderr)
+    unknown = model.unknown_symbols(prompts)
+    if unknown:
+        print(f"sample: {unknown_message(unknown)}", file=sys.stderr)

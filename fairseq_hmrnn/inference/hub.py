@@ -128,9 +128,14 @@ class LanguageModelHub(GeneratorHubInterface):
         """Symbols by name: of the input dictionary, which has those of prompts too."""
         return self.src_dict.string(tokens)
 
-    def unknown_characters(self, text: str) -> List[str]:
-        """Characters of `text` that the model has no symbol for, each once. Of a dictionary of characters."""
-        return [c for c in dict.fromkeys(text) if self.src_dict.unk() in self.encode(c).tolist()]
+    def unknown_symbols(self, texts: Sequence[str]) -> List[str]:
+        """Symbols of these texts, such as characters or words, that the dictionary does not have, each once."""
+        unknown, unk = [], self.src_dict.unk()
+        for text in texts:
+            indices = self.encode(text).tolist()
+            if unk in indices:
+                unknown += [symbol for symbol, index in zip(self._symbols(text), indices) if index == unk]
+        return list(dict.fromkeys(unknown))
 
     def _build_batches(self, tokens, skip_invalid_size_inputs):
         """One batch of prompts behind the begin symbol, spaces and newlines at their ends included."""
@@ -168,6 +173,7 @@ class LanguageModelHub(GeneratorHubInterface):
             raise ValueError(f"length must not be negative and batch_size positive, got {length} and {batch_size}")
         if isinstance(sentences, str):
             return self.sample([sentences], length, batch_size, end, **options)[0]
+        self._tell_of_unknown(sentences)
         ours = not options.keys() - set(SamplingOptions._fields)
         if ours:
             sampler = self.sampler(SamplingOptions(**options))
@@ -344,13 +350,8 @@ class LanguageModelHub(GeneratorHubInterface):
         return self.apply_bpe(self.tokenize(text)).split()
 
     def _tell_of_unknown(self, texts: Sequence[str]) -> None:
-        """Warn of what the model has never seen, once of each character or other symbol."""
-        unknown, unk = [], self.src_dict.unk()
-        for text in texts:
-            indices = self.encode(text).tolist()
-            if unk in indices:
-                unknown += [symbol for symbol, index in zip(self._symbols(text), indices) if index == unk]
-        new = [symbol for symbol in unknown if symbol not in self.warned_of_unknown]
+        """Warn of what the model has never seen, once of each symbol."""
+        new = [symbol for symbol in self.unknown_symbols(texts) if symbol not in self.warned_of_unknown]
         if new:
             self.warned_of_unknown.update(new)
             logger.warning(unknown_message(new))

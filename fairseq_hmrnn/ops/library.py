@@ -107,6 +107,8 @@ def _gradients(compute, grads: Sequence[Tensor], needed: Sequence[bool], argumen
     with _graph_within_operator():
         results = arguments.with_leaves(leaves).call(compute)
         known = [(result, grad) for result, grad in zip(results, grads) if result.requires_grad]
+        if not known:  # over no steps the weights reach nothing
+            return [torch.zeros_like(target) for target in targets]
         outputs, grads = zip(*known)
         found = torch.autograd.grad(outputs, targets, grads, allow_unused=True)
     # Cloned, for over no steps the gradient of a state is the gradient given.

@@ -256,6 +256,19 @@ def test_compile_makes_one_graph_that_trains():
 
 
 @needs_operators
+def test_a_compiled_sequence_of_no_steps_has_gradients_of_zero():
+    """Only the weights ask for gradients, and no result depends on them."""
+    torch._dynamo.reset()
+    module = make()
+    compiled = torch.compile(module, backend="eager", fullgraph=True)
+    for steps in (2, 0):
+        module.zero_grad()
+        sum(h.sum() for h in compiled(torch.randn(steps, 3, 4)).hidden).backward()
+        of_weights = [p.grad for p in module.parameters() if p.grad is not None]
+        assert len(of_weights) > 5 and all((grad == 0).all() for grad in of_weights) == (steps == 0)
+
+
+@needs_operators
 def test_compile_under_autocast_keeps_the_precision_of_the_weights():
     torch._dynamo.reset()
     module, inputs, cast = make(), given(steps=3), torch.autocast("cpu", dtype=torch.bfloat16)

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 from problems import assert_close, make_problem
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fairseq_hmrnn.modules import HMLSTM
 from fairseq_hmrnn.ops import RecurrenceOptions, hm_lstm
@@ -188,6 +189,38 @@ def test_package_does_not_import_triton():
     code = "import sys, fairseq_hmrnn, fairseq_hmrnn.modules as m, torch; m.HMLSTM(3, [4])(torch.zeros(2, 1, 3));"
     code += "print(any(name.startswith('fairseq_hmrnn.ops.triton') for name in sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"
+
+
+class Operations(TorchDispatchMode):
+    """Counts what writes memory: on a GPU each is a launch, or several where lists are not of one kind."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.overloadpacket.__name__
+        self.count += name in ("copy_", "clone", "zero_", "fill_", "_to_copy", "_foreach_copy_", "_foreach_zero_")
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_little_is_launched_around_the_graphs_of_layers_without_padding(dtype):
+    shape = dict(shapes())["bf16 layer norm"]._replace(dtype=dtype, steps=5, sizes=(64, 64), batch=64, input_size=64)
+    module = HMLSTM(64, [64, 64], layer_norm=True).to(dtype)
+    buffers, x = Buffers(shape._replace(device=torch.device("cpu"))), torch.randn(5, 64, 64).to(dtype)
+    with torch.no_grad(), Operations() as forward:
+        buffers.load_weights(module.layers())
+        buffers.load_inputs(x, module.zero_state(64), RecurrenceOptions(), None, None, None)
+        results = buffers.results(5)
+    grads = [None] * len(results)
+    grads[1], grads[-3] = torch.randn_like(results[1]), torch.randn_like(results[-3])
+    with torch.no_grad(), Operations() as backward:
+        buffers.load_gradients(grads, 5)
+    assert forward.count <= 12 and backward.count <= 5
+    assert torch.equal(buffers.x, x) and torch.equal(buffers.h[:, 0], torch.zeros(2, 64, 64))
+    assert torch.equal(buffers.grad_hidden[1], grads[1].float()) and not buffers.grad_hidden[0].any()
+    assert torch.equal(buffers.grad_boundaries, grads[-3].permute(2, 0, 1)) and not buffers.dh.any()
 
 
 def test_pool_keeps_few():

@@ -112,7 +112,7 @@ def shapes():
     device: on a CPU the kernels would be compiled as the interpreter takes them."""
     real = dict(steps=2, batch=64, input_size=128, sizes=(512, 512, 512), dtype=torch.bfloat16,
                 device=torch.device("meta"), layer_norm=False, masked=False, training=True, boundary="step",
-                nested_boundaries=False, top_boundary=False, exact_detector=False, skip=True)  # fmt: skip
+                nested_boundaries=False, top_boundary=False, detector_sends_gradients=False, skip=True)  # fmt: skip
     yield "bf16", Shape(**real)
     yield "bf16 layer norm", Shape(**{**real, "layer_norm": True})
     yield "fp16, hidden", Shape(**{**real, "dtype": torch.float16, "detector_hidden": (32, 32, 0)})
@@ -121,7 +121,9 @@ def shapes():
     small = {**real, "sizes": (33, 5), "batch": 3, "masked": True, "nested_boundaries": True, "top_boundary": True}
     yield (
         "small, exact, bernoulli",
-        Shape(**{**small, "layer_norm": True, "exact_detector": True, "boundary": "bernoulli", "skip": False}),
+        Shape(
+            **{**small, "layer_norm": True, "detector_sends_gradients": True, "boundary": "bernoulli", "skip": False}
+        ),
     )
     yield "small, hidden", Shape(**{**small, "layer_norm": True, "detector_hidden": (3, 70)})
     yield "small, soft", Shape(**{**small, "boundary": "soft", "sizes": (5, 7, 6, 3)})

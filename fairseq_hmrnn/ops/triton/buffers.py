@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor
@@ -16,6 +16,33 @@ SORTED_ROWS = 512  # largest batch whose samples a product can sort: every tile 
 
 def round_up(number: int, multiple: int) -> int:
     return -(-number // multiple) * multiple
+
+
+def alike(tensors: Sequence[Any], kind: Callable[[Any], Any]) -> List[List[Any]]:
+    """In groups of the same kind: torch takes one kernel on a GPU for the whole of a list whose tensors are contiguous
+    and of the same dtype, and one for each tensor of any other list."""
+    groups: Dict[Any, List[Any]] = {}
+    for tensor in tensors:
+        groups.setdefault(kind(tensor), []).append(tensor)
+    return list(groups.values())
+
+
+def copy_all(pairs: Sequence[Tuple[Tensor, Tensor]]) -> None:
+    """Copies each pair's second tensor into the first."""
+    for group in alike(pairs, lambda pair: tuple((t.dtype, t.is_contiguous()) for t in pair)):
+        torch._foreach_copy_([target for target, _ in group], [source for _, source in group])
+
+
+def zero_all(tensors: Sequence[Tensor]) -> None:
+    for group in alike(tensors, lambda tensor: (tensor.dtype, tensor.is_contiguous())):
+        torch._foreach_zero_(group)
+
+
+def copies(tensors: Sequence[Tensor]) -> List[Tensor]:
+    """Of each tensor a contiguous one."""
+    made = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for tensor in tensors]
+    copy_all(list(zip(made, tensors)))
+    return made
 
 
 class Shape(NamedTuple):
@@ -154,8 +181,7 @@ class Buffers:
         return tensor[: NUM_GATES * padded].view(NUM_GATES, padded, *tensor.shape[1:])[:, : self.shape.sizes[index]]
 
     def load_weights(self, layers: Sequence[LayerParameters]) -> None:
-        """Into the padded layout. Lists by dtype and order of dimensions; each of the first two is one kernel where
-        nothing has to be padded."""
+        """Into the padded layout; two or three kernels where nothing has to be padded."""
         operands, others, transposed, hidden = [], [], [], []
         for index, layer in enumerate(layers):
             size = self.shape.sizes[index]
@@ -182,8 +208,7 @@ class Buffers:
                 parts, *vectors = self.detector_hidden(index)
                 given_parts = given_hidden.weight.split([part.size(1) for part in parts], dim=1)
                 hidden += [*zip(parts, given_parts), *zip(vectors, given_hidden[1:])]
-        for pairs in filter(None, (operands, others, transposed, hidden)):
-            torch._foreach_copy_([target for target, _ in pairs], [source for _, source in pairs])
+        copy_all([*operands, *others, *transposed, *hidden])
 
     def vector(self, rows: Tensor, last: Tensor, given: Tensor, index: int) -> List[Tuple[Tensor, Tensor]]:
         """Where the parts of a bias or a gain (4H+1) go: target and source."""
@@ -211,53 +236,49 @@ class Buffers:
     ) -> None:
         steps, batch = x.size(0), self.shape.batch
         self.load_numbers(self.scalars, (float(options.slope), options.detector_grad_scale))
-        self.x[:steps, :batch].copy_(x)
-        self.valid[:steps, :batch].copy_(valid) if valid is not None else self.valid[:steps, :batch].fill_(1)
+        pairs = [(self.x[:steps, :batch], x), (self.z[:, 0, :batch], state.z.t())]
+        if valid is None:
+            self.valid[:steps, :batch].fill_(1)
+        else:
+            pairs.append((self.valid[:steps, :batch], valid))
         if steps < self.shape.steps:  # behind the last step all is padding
             self.x[steps:].zero_(), self.valid[steps:].zero_()
         if noise is not None:
-            self.noise[:, :steps, :batch].copy_(noise.permute(2, 0, 1))
-        self.z[:, 0, :batch].copy_(state.z.t())
+            pairs.append((self.noise[:, :steps, :batch], noise.permute(2, 0, 1)))
         for index, size in enumerate(self.shape.sizes):
             h = state.h[index]
-            self.h[index, 0, :batch, :size].copy_(h)
-            self.c[index, 0, :batch, :size].copy_(state.c[index])
+            pairs.append((self.h[index, 0, :batch, :size], h))
+            pairs.append((self.c[index, 0, :batch, :size], state.c[index]))
             if self.hidden is not self.h:
-                self.hidden[index, 0, :batch, :size].copy_(h)
+                pairs.append((self.hidden[index, 0, :batch, :size], h))
             if masks is not None:
-                self.masks[index, :batch, :size].copy_(masks[index])
-                self.read[index, 0, :batch, :size].copy_(h.float() * masks[index].float())
+                pairs.append((self.masks[index, :batch, :size], masks[index]))
+                pairs.append((self.read[index, 0, :batch, :size], h.float() * masks[index].float()))
+        copy_all(pairs)
 
     def load_gradients(self, grads: Sequence[Optional[Tensor]], steps: int) -> None:
         """Of a call of so many steps, in the order of the results: hidden, h and c of every layer, boundaries,
         boundary_probs, z."""
         L, batch = len(self.shape.sizes), self.shape.batch
-
-        def load(target: Tensor, grad: Optional[Tensor]) -> None:
-            target.zero_() if grad is None else target.copy_(grad)
-
         if steps < self.shape.steps:
             for grad in (self.grad_hidden, self.grad_boundaries, self.grad_probs):
                 grad[:, steps:].zero_()
-        for index, size in enumerate(self.shape.sizes):
-            load(self.grad_hidden[index, :steps, :batch, :size], grads[index])
-            load(self.dh[index, :batch, :size], grads[L + index])
-            load(self.dc[index, :batch, :size], grads[2 * L + index])
+        targets = [self.grad_hidden[index, :steps, :batch, :size] for index, size in enumerate(self.shape.sizes)]
+        for kind in (self.dh, self.dc):
+            targets += [kind[index, :batch, :size] for index, size in enumerate(self.shape.sizes)]
+        targets += [self.grad_boundaries[:, :steps, :batch], self.grad_probs[:, :steps, :batch], self.dz[:, :batch]]
         boundaries, probs, z = grads[3 * L :]
-        load(self.grad_boundaries[:, :steps, :batch], None if boundaries is None else boundaries.permute(2, 0, 1))
-        load(self.grad_probs[:, :steps, :batch], None if probs is None else probs.permute(2, 0, 1))
-        load(self.dz[:, :batch], None if z is None else z.t())
+        sources = [*grads[: 3 * L], *(None if t is None else t.permute(2, 0, 1) for t in (boundaries, probs))]
+        sources.append(None if z is None else z.t())
+        zero_all([target for target, source in zip(targets, sources) if source is None])
+        copy_all([(target, source) for target, source in zip(targets, sources) if source is not None])
 
     def results(self, steps: int) -> Tuple[Tensor, ...]:
         """Copies, of a call of so many steps, in the order above: `hidden` of the call's dtype, all else float32."""
         batch = self.shape.batch
         layers = list(enumerate(self.shape.sizes))
-
-        def copy(tensor: Tensor) -> Tensor:
-            return tensor.clone(memory_format=torch.contiguous_format)
-
-        hidden = [copy(self.hidden[index, 1 : steps + 1, :batch, :size]) for index, size in layers]
-        h = [copy(self.h[index, -1, :batch, :size]) for index, size in layers]
-        c = [copy(self.c[index, -1, :batch, :size]) for index, size in layers]
-        emitted = [copy(t[:, :steps, :batch].permute(1, 2, 0)) for t in (self.boundaries, self.probs)]
-        return (*hidden, *h, *c, *emitted, copy(self.z[:, -1, :batch].t()))
+        hidden = [self.hidden[index, 1 : steps + 1, :batch, :size] for index, size in layers]
+        h = [self.h[index, -1, :batch, :size] for index, size in layers]
+        c = [self.c[index, -1, :batch, :size] for index, size in layers]
+        emitted = [t[:, :steps, :batch].permute(1, 2, 0) for t in (self.boundaries, self.probs)]
+        return tuple(copies([*hidden, *h, *c, *emitted, self.z[:, -1, :batch].t()]))

@@ -36,7 +36,7 @@ struct Generation {
 };
 
 // The state of a generation; all of it is changed in place.
-struct Reached {
+struct GenerationState {
   State state;
   Tensor terms;   // (B, L, E + L), see OutputWorker
   Tensor copy_u;  // (B, L), see ForwardCall
@@ -118,7 +118,7 @@ struct Room {
 
 // The recurrence's part of a call.
 template <class T, class S>
-Room prepare_cells(const Generation& generation, const Reached& reached, const Tensor& tokens, ForwardCall<T, S>& call) {
+Room prepare_cells(const Generation& generation, const GenerationState& reached, const Tensor& tokens, ForwardCall<T, S>& call) {
   const auto like = generation.inputs.options();
   Problem<T>& p = call.problem;
   p = make_problem<T>({generation.inputs, generation.weights, reached.state, tokens, {}, {}, {}, generation.options});
@@ -159,7 +159,7 @@ Room prepare_cells(const Generation& generation, const Reached& reached, const T
 }
 
 // The kernel reads and writes what was reached through bare pointers: everything must have the shape that it expects.
-inline void check_reached(const Generation& generation, const Reached& reached, const Tensor& tokens) {
+inline void check_reached(const Generation& generation, const GenerationState& reached, const Tensor& tokens) {
   const OutputTensors& output = generation.output.tensors;
   const int64_t B = tokens.size(1), L = int64_t(output.layers.size());
   const auto fits = [](const Tensor& tensor, at::IntArrayRef shape) {
@@ -177,7 +177,7 @@ inline void check_reached(const Generation& generation, const Reached& reached, 
 
 // tokens (steps, B): changed in place from row `given` on.
 template <class T, class S>
-Generated generate(const Generation& generation, Reached reached, Tensor tokens, int64_t given, bool choose,
+Generated generate(const Generation& generation, GenerationState reached, Tensor tokens, int64_t given, bool choose,
                    const Choice& choice, const MaybeTensor& noise) {
   TORCH_CHECK(tokens.dim() == 2 && tokens.is_contiguous() && (!noise || noise->is_contiguous()),
               "contiguous tensors expected, tokens (T, B)");

@@ -118,7 +118,8 @@ struct Room {
 
 // The recurrence's part of a call.
 template <class T, class S>
-Room prepare_cells(const Generation& generation, const GenerationState& reached, const Tensor& tokens, ForwardCall<T, S>& call) {
+Room prepare_cells(const Generation& generation, const GenerationState& reached, const Tensor& tokens,
+                   ForwardCall<T, S>& call) {
   const auto like = generation.inputs.options();
   Problem<T>& p = call.problem;
   p = make_problem<T>({generation.inputs, generation.weights, reached.state, tokens, {}, {}, {}, generation.options});

@@ -66,6 +66,7 @@ COMMANDS = {
     "scripts/benchmark/generation.py": None,
     "scripts/benchmark/gpu.py": None,
     "scripts/benchmark/gpu_kernels.py": None,
+    "scripts/benchmark/gpu_update.py": None,
     "scripts/benchmark/language_model.py": None,
     "scripts/benchmark/memory.py": None,
     "scripts/benchmark/peak.py": None,

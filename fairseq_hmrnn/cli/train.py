@@ -70,17 +70,17 @@ def add_arguments(parser: Parser) -> None:
         metavar="DIR",
         type=folder_to_write,
         help="where checkpoints, scores and a recipe's log are kept (default: checkpoints/NAME, of the recipe or the "
-        "folder)",
+        "folder; for FOLDER/bin checkpoints/FOLDER)",
     )
     parser.add_argument("--dry-run", action="store_true", help="print fairseq's command, do not run it")
     parser.add_argument("--no-score", action="store_true", help="leave the test split alone")
 
 
 def run(args: argparse.Namespace) -> None:
-    is_recipe = _check(args)
-    data = os.path.abspath(args.data if is_recipe else args.what)
+    by_recipe = _check(args)
+    data = os.path.abspath(args.data if by_recipe else args.what)
     save_dir = os.path.abspath(args.save_dir or value_of("--save-dir", args.passed_on) or default_save_dir(args.what))
-    training = _by_recipe(args, data, save_dir) if is_recipe else _for_folder(args, data, save_dir)
+    training = _by_recipe(args, data, save_dir) if by_recipe else _for_folder(args, data, save_dir)
     if args.dry_run and training.write is None:
         print(shlex.join([training.command, *training.arguments]))
         return

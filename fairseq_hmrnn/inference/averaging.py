@@ -35,7 +35,8 @@ def average(paths: Sequence[Path], moving: bool = False, half: bool = False) -> 
     """The last checkpoint with the mean of all checkpoints' floating-point weights, without optimizer and position.
 
     moving: of the moving averages that --store-ema keeps beside the weights. half: weights as float16. ValueError for
-    checkpoints of several models, for one without what is asked for, and for what is no checkpoint of fairseq's.
+    checkpoints of several models or dictionaries, for one without what is asked for, and for what is no checkpoint of
+    fairseq's.
     """
     sums: Dict[str, Tensor] = {}
     for path in paths:
@@ -49,7 +50,7 @@ def average(paths: Sequence[Path], moving: bool = False, half: bool = False) -> 
         if sums and _shapes(model) != _shapes(sums):
             raise ValueError(f"{path} is of another model than {paths[0]}")
         if sums and _differ(_fingerprints(model), _fingerprints(sums)):
-            raise ValueError(f"{path} is of another dictionary than {paths[0]}")
+            raise ValueError(f"{path} was trained with another dictionary than {paths[0]}")
         for key, tensor in model.items():
             sums[key] = tensor.double() + sums.get(key, 0) if tensor.is_floating_point() else tensor
     mean = {key: (sums[key] / len(paths)).to(t.dtype) if t.is_floating_point() else t for key, t in model.items()}

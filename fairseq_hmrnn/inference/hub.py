@@ -129,13 +129,14 @@ class LanguageModelHub(GeneratorHubInterface):
         return self.src_dict.string(tokens)
 
     def unknown_symbols(self, texts: Sequence[str]) -> List[str]:
-        """Symbols of these texts, such as characters or words, that the dictionary does not have, each once."""
+        """Symbols of these texts, such as characters or words, that the dictionary does not have, each once; not the
+        symbol for those itself, where a text has it."""
         unknown, unk = [], self.src_dict.unk()
         for text in texts:
             indices = self.encode(text).tolist()
             if unk in indices:
                 unknown += [symbol for symbol, index in zip(self._symbols(text), indices) if index == unk]
-        return list(dict.fromkeys(unknown))
+        return [symbol for symbol in dict.fromkeys(unknown) if symbol != self.src_dict.unk_word]
 
     def _build_batches(self, tokens, skip_invalid_size_inputs):
         """One batch of prompts behind the begin symbol, spaces and newlines at their ends included."""

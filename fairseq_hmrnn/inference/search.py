@@ -118,8 +118,8 @@ class PromptedGenerator(SequenceGenerator):
 
 
 class DiverseBehindPrompt(DiverseBeamSearch):
-    """fairseq's search whose groups avoid each other's symbols, behind the prompt alone: there all of them have the
-    same, for which fairseq would subtract as much again from every later symbol that they share."""
+    """fairseq's diverse beam search, whose penalty begins behind the prompt. All groups have the prompt's symbols;
+    fairseq would count each as shared, and penalise later shared symbols by as much more."""
 
     prompt_length = 0  # symbols
     diversity_strength: float  # negative, where its argument is positive

@@ -37,8 +37,8 @@ def _widened(dtype: torch.dtype) -> torch.dtype:
 
 @functools.lru_cache(maxsize=None)
 def _torch_is_slow(dtype: torch.dtype) -> bool:
-    """Whether torch's products on this processor, for lack of instructions for these 16 bits, take 7 to 30 times as
-    long as those of float32: it leaves them to oneDNN only where that has some."""
+    """Whether torch multiplies these 16 bits without oneDNN on this processor, for lack of instructions: forward and
+    backward took 7 times as long as in float32 with 53 symbols, 23 times with 8,000."""
     names = {torch.bfloat16: "_is_mkldnn_bf16_supported", torch.float16: "_is_mkldnn_fp16_supported"}
     supported = getattr(torch.ops.mkldnn, names[dtype], None) if dtype in names else None
     return dtype in names and (supported is None or not supported())

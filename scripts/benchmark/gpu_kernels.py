@@ -104,10 +104,10 @@ def report_steps(args, name, model, x) -> None:
         function()
     show(args, name, "forward and backward", train)
     show(args, name, "nn.LSTM, forward and backward", train_lstm)
-    show(args, name, "nn.LSTM, the same, CUDA graph", graph(train_lstm))
+    show(args, name, "nn.LSTM in a graph, both passes", graph(train_lstm))
     show(args, name, "without gradients", infer)
     show(args, name, "nn.LSTM, without gradients", infer_lstm)
-    show(args, name, "nn.LSTM, the same, CUDA graph", graph(infer_lstm))
+    show(args, name, "nn.LSTM in a graph, no gradients", graph(infer_lstm))
 
 
 def main():

@@ -16,7 +16,6 @@ import torch
 from fairseq.data.indexed_dataset import MMapIndexedDataset, MMapIndexedDatasetBuilder, infer_dataset_impl
 from fairseq.tasks.language_modeling import LanguageModelingConfig, LanguageModelingTask
 from running import PATIENCE, environment
-from running import run as run_apart
 
 from fairseq_hmrnn.cli.main import run as run_command
 from fairseq_hmrnn.data import binarize
@@ -367,6 +366,6 @@ class TestCommand:
         assert read_back(tmp_path / "data", "train").startswith(LINES)
 
     def test_bad_input_has_no_traceback(self, tmp_path):
-        refused = run_apart("fairseq-hmrnn", "prepare", "text", "none.txt", "--dest", "data", cwd=tmp_path, check=False)
-        (line,) = refused.stdout.splitlines()
-        assert refused.returncode == 2 and "there is no file none.txt" in line
+        result = self.command("none.txt", "--dest", "data", cwd=tmp_path)
+        assert result.returncode == 2 and result.stdout == ""
+        assert "Traceback" not in result.stderr and "there is no file none.txt" in result.stderr

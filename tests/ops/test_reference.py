@@ -100,6 +100,7 @@ def test_gradients_with_fixed_boundaries_equal_finite_differences(layer_norm):
     state = random_state([2, 2, 3], 2, 5).apply(lambda v: v.requires_grad_())
     probs = module(x, state, slope=1e6).boundary_probs[..., :2]
     assert ((probs == 0) | (probs == 1)).all()
+    assert 0.1 < probs.mean() < 0.9
     z_prev, z_below = torch.cat([state.z[None, :, 1], probs[:-1, :, 1]]), probs[..., 0]
     operations = torch.where(z_prev == 1, torch.full_like(z_below, 2), z_below)
     assert {*operations.flatten().tolist()} == {0, 1, 2}, "the middle layer has them all"

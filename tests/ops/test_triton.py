@@ -63,10 +63,10 @@ def test_half_precision_is_within_its_bound(name, dtype, tolerance):
 
 
 @pytest.mark.thorough
+@pytest.mark.parametrize("detector_hidden", [0, 3])
 @pytest.mark.parametrize("name", ["norm-mostly-closed", "exact-mostly-closed-padded"])
-def test_skipping_gives_the_same_bits(name):
-    """With a hidden layer, which skips beside the products that are there without it too."""
-    problem = moved(problem_of(name, detector_hidden=3), torch.float32)
+def test_skipping_gives_the_same_bits(name, detector_hidden):
+    problem = moved(problem_of(name, detector_hidden=detector_hidden), torch.float32)
     skipped, dense = run_here(problem), run_here(problem, skip=False)
     for a, b in zip(skipped[0] + skipped[1], dense[0] + dense[1]):
         assert torch.equal(a, b)

@@ -181,7 +181,8 @@ class Buffers:
         return tensor[: NUM_GATES * padded].view(NUM_GATES, padded, *tensor.shape[1:])[:, : self.shape.sizes[index]]
 
     def load_weights(self, layers: Sequence[LayerParameters]) -> None:
-        """Into the padded layout; two or three kernels where nothing has to be padded."""
+        """Into the padded layout. Where nothing has to be padded two or three kernels, and in float32 one more for each
+        transposed matrix."""
         operands, others, transposed, hidden = [], [], [], []
         for index, layer in enumerate(layers):
             size = self.shape.sizes[index]

@@ -193,7 +193,9 @@ def test_fairseqs_own_models_are_searched_to_the_end_of_a_line(data, tmp_path):
     options += ["--batch-size", 8, "--tokens-per-sample", 20, "--max-update", 2, "--cpu", "--save-dir", tmp_path]
     run("fairseq-train", *options, "--disable-validation", "--sample-break-mode", "eos")
     search = ["fairseq-hmrnn", "sample", tmp_path / "checkpoint_last.pt", "--data", data, "--length", 5, "--beam", 2]
-    assert run(*search, "--prompt", "ka").stdout.startswith("ka")
+    told, text = run(*search, "--prompt", "ka").stdout.splitlines()
+    assert text.startswith("ka")
+    assert told == "sample: not in the dictionary, read as <unk>: 'ka'"  # which is of characters, the task of words
     refused = run(*search, "--end", "length", check=False)
     assert refused.returncode == 2 and "ends samples with </s>: leave the end length out" in refused.stdout
 

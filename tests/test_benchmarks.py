@@ -375,29 +375,3 @@ def test_handwriting_scores_lines_where_their_ends_are_known(benchmark):
     scores = {name: found[f"last point|{name}|1|layer"] for name in handwriting.GOLD}
     assert scores == pytest.approx({"pen-ups": 4 / 7, "characters": 1, "words": 1})
     assert {name.split("|")[1] for name in handwriting.f1_of(strokes._replace(known=known * 0), closed)} == {"pen-ups"}
-
-
-def test_gpu_update_has_an_lstm_of_equal_layers_where_they_are_equal(benchmark):
-    module, model = benchmark("gpu_update"), {"parameters": 100_000, "num_symbols": 50}
-    recipe = benchmark("candidates").Recipe
-    for sizes, hidden in (("20,20,20", [20]), ("30,20,20", [])):
-        found = module.lstm_sizes(recipe("ptb", [f"model.hidden_sizes='{sizes}'"]), model)
-        titles = ["nn_lstm_lm, equal parameters", "nn_lstm_lm, equal layers"]
-        assert list(found) == titles[: 1 + len(hidden)]
-        assert [found[title]["hidden_size"] for title in titles[1:] if title in found] == hidden
-
-
-@pytest.mark.slow
-def test_gpu_update_times_models_in_turns(data, tmp_path):
-    """On CPU, where the same processes make their updates: figures of a row belong together."""
-    options = ["--cpu", "--precision", "float32", "--warm-up", 1, "--turns", 2, "--updates", 2, "--out", tmp_path]
-    settings = ["dataset.batch_size=4", "model.embed_dim=8", "model.hidden_sizes='16,12,8'"]
-    settings += ["task.tokens_per_sample=30"]
-    printed = run("scripts/benchmark/gpu_update.py", data, *options, "--", *settings).stdout
-    rows = [line.strip("| \n").split(" | ") for line in printed.splitlines() if "float32" in line]
-    assert [row[0] for row in rows] == ["hmlstm_lm", "nn_lstm_lm, equal parameters"]
-    parameters, ms, speeds = ([float(row[column].replace(",", "")) for row in rows] for column in (2, 3, 4))
-    assert parameters[1] / parameters[0] == pytest.approx(1, abs=0.05)
-    for milliseconds, speed in zip(ms, speeds):
-        assert speed * milliseconds / 1e3 == pytest.approx(4 * 30, rel=0.01), "two whole windows"
-    assert rows[0][5].startswith("1.00 (1.00 - 1.00)")

@@ -253,17 +253,17 @@ def look_at(data: str) -> Text:
     return Text(symbols, spaces >= SPACES * sum(dictionary.count))  # of the text that the dictionary was made from
 
 
-def _chooses(section: str, given: Sequence[str], own: str) -> bool:
-    """Whether the user's options choose another class for a section than its own."""
+def _chooses(section: str, given: Sequence[str], own: Optional[str]) -> bool:
+    """Whether the user's options choose another class for a section than its own, or with None any."""
     return any(value_of(option, given) not in (None, own) for option in CLASSES[section])
 
 
 def _options_of(recipe: DictConfig, given: Sequence[str]) -> Iterator[Tuple[str, Optional[str]]]:
     """A recipe's settings as options, but those of classes in whose place the user's options choose others."""
     for section in SECTIONS:
-        if section not in recipe or (section == "model" and value_of("--arch", given) is not None):
+        if section not in recipe:
             continue
-        if section in CLASSES and _chooses(section, given, recipe[section]._name):
+        if section in CLASSES and _chooses(section, given, None if section == "model" else recipe[section]._name):
             continue
         for key in (key for key in recipe[section] if key not in GIVEN_OTHERWISE):
             value = recipe[section][key]

@@ -129,8 +129,7 @@ class LanguageModelHub(GeneratorHubInterface):
         return self.src_dict.string(tokens)
 
     def unknown_symbols(self, texts: Sequence[str]) -> List[str]:
-        """Symbols of these texts, such as characters or words, that the dictionary does not have, each once; not the
-        symbol for those itself, where a text has it."""
+        """Symbols of these texts that the dictionary does not have, each once; not the one that stands for these."""
         unknown, unk = [], self.src_dict.unk()
         for text in texts:
             indices = self.encode(text).tolist()

@@ -183,7 +183,7 @@ class Buffers:
     def load_weights(self, layers: Sequence[LayerParameters]) -> None:
         """Into the padded layout. Where nothing has to be padded two or three kernels, and in float32 one more for each
         transposed matrix."""
-        operands, others, transposed, hidden = [], [], [], []
+        pairs: List[Tuple[Tensor, Tensor]] = []
         for index, layer in enumerate(layers):
             size = self.shape.sizes[index]
             for product, (weight, gain) in enumerate(zip(layer.weights, layer.gains)):
@@ -194,22 +194,22 @@ class Buffers:
                 row = self.input_detector if is_input else self.detectors[index, product]
                 given = weight[:-1].view(NUM_GATES, size, columns)
                 if is_input:
-                    operands.append((self.unpadded_gates(self.input_weight, index), given))
+                    pairs.append((self.unpadded_gates(self.input_weight, index), given))
                 elif self.weights.size(0):
-                    operands.append((self.unpadded_gates(self.weights[index, product], index)[..., :columns], given))
+                    pairs.append((self.unpadded_gates(self.weights[index, product], index)[..., :columns], given))
                 if self.transposed and not is_input:
                     target = self.unpadded_gates(self.forward_weights[index, product].t(), index)
-                    transposed.append((target[..., :columns], given))
-                others.append((row[:columns], weight[-1]))
+                    pairs.append((target[..., :columns], given))
+                pairs.append((row[:columns], weight[-1]))
                 if gain is not None:
-                    others += self.vector(self.gains[index, product], self.detector_gains[index, product], gain, index)
-            others += self.vector(self.bias[index], self.detector_bias[index], layer.bias, index)
+                    pairs += self.vector(self.gains[index, product], self.detector_gains[index, product], gain, index)
+            pairs += self.vector(self.bias[index], self.detector_bias[index], layer.bias, index)
             given_hidden = layer.detector_hidden
             if given_hidden is not None:
                 parts, *vectors = self.detector_hidden(index)
                 given_parts = given_hidden.weight.split([part.size(1) for part in parts], dim=1)
-                hidden += [*zip(parts, given_parts), *zip(vectors, given_hidden[1:])]
-        copy_all([*operands, *others, *transposed, *hidden])
+                pairs += [*zip(parts, given_parts), *zip(vectors, given_hidden[1:])]
+        copy_all(pairs)
 
     def vector(self, rows: Tensor, last: Tensor, given: Tensor, index: int) -> List[Tuple[Tensor, Tensor]]:
         """Where the parts of a bias or a gain (4H+1) go: target and source."""

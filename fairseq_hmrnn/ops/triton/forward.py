@@ -336,16 +336,13 @@ def forward_cell(
         )  # fmt: skip
         biases = load_gates(bias + layer * (GATES * SIZE), units, stride, mask)
         if NORM:
-            count = (size * GATES + 1).to(tl.float32)
-            rows, last_rows, found = normalise(
-                rows, lasts, gains, detector_gains, layer, units, mask, stride, count, SIZE, EPS
-            )
+            rows, last_rows, found = normalise(rows, lasts, gains, detector_gains, layer, units, mask, stride,
+                                               (size * GATES + 1).to(tl.float32), SIZE, EPS)  # fmt: skip
         else:
             last_rows = sums(lasts, 3)
         activated = activate(pre_activations(rows, biases, z_prev, z_below))
-        logit = pre_activation(
-            last_rows[0], last_rows[1], last_rows[2], tl.load(detector_bias + layer), z_prev, z_below
-        )
+        row_bias = tl.load(detector_bias + layer)
+        logit = pre_activation(last_rows[0], last_rows[1], last_rows[2], row_bias, z_prev, z_below)
         if HIDDEN:
             logit += detector_hidden(
                 h, masks, detector_hidden_weights, detector_hidden_biases, detector_outputs, projected_hidden, layer,

@@ -124,9 +124,9 @@ def test_settings_reach_either_command(benchmark, tmp_path):
     settings = ["criterion.boundary_rates=.3,.1", "dataset.batch_size=7", "optimization.lr=[0.5]", "common.bf16=true"]
     settings += ["model.dropout_input=.1", "model.dropout_output=.3", "task.window_jitter=.2"]
     recipe = benchmark("candidates").Recipe("ptb", settings)
-    arguments = recipe.hmlstm_arguments(tmp_path, tmp_path)
+    arguments = recipe.hmlstm_command(tmp_path, tmp_path)
     assert {"criterion.boundary_rates='.3,.1'", "dataset.batch_size=7"} <= set(arguments)
-    flags = " ".join(recipe.lstm_arguments("nn_lstm_lm", 10, tmp_path, tmp_path))
+    flags = " ".join(recipe.lstm_command("nn_lstm_lm", 10, tmp_path, tmp_path))
     expected_flags = ["--batch-size 7", "--lr 0.5", "--bf16", "--stateful", "--clip-norm 1.0", "--optimizer adam"]
     expected_flags += [
         "--adam-betas (0.9, 0.999)",
@@ -138,12 +138,12 @@ def test_settings_reach_either_command(benchmark, tmp_path):
     for needed in expected_flags:
         assert re.search(rf"{re.escape(needed)}( |$)", flags), needed
     assert "boundary" not in flags and "slope" not in flags
-    flags = " ".join(recipe.lstm_arguments("lstm_lm", 10, tmp_path, tmp_path))
+    flags = " ".join(recipe.lstm_command("lstm_lm", 10, tmp_path, tmp_path))
     assert "--stateful" not in flags and "--window-jitter" not in flags, "it carries no state"
     assert "--decoder-dropout-in 0.1 --decoder-dropout-out 0.3" in flags
-    flags = " ".join(recipe.lstm_arguments("lstm_lm", 10, tmp_path, tmp_path, dropout=0.0))
+    flags = " ".join(recipe.lstm_command("lstm_lm", 10, tmp_path, tmp_path, dropout=0.0))
     assert "--decoder-dropout-in 0.1 --decoder-dropout-out 0.0" in flags
-    flags = " ".join(recipe.lstm_arguments("nn_lstm_lm", 10, tmp_path, tmp_path, dropout=0.2))
+    flags = " ".join(recipe.lstm_command("nn_lstm_lm", 10, tmp_path, tmp_path, dropout=0.2))
     assert "--dropout-input 0.1 --dropout-output 0.2" in flags
 
 
@@ -352,15 +352,16 @@ def test_translation_reads_hours_speeds_and_scores_from_logs(benchmark):
 
 
 def test_a_candidate_that_has_ended_says_why(benchmark, monkeypatch, tmp_path):
-    contestants, log = benchmark("contestants"), tmp_path / "log"
-    log.write_text("ValueError: it cannot train\n")
-    (tmp_path / "worker.py").write_text("")
+    contestants = benchmark("contestants")
+    (tmp_path / "train.log").write_text("ValueError: of an earlier run\n")
+    (tmp_path / "worker.py").write_text("import sys\nopen(sys.argv[1], 'a').write('ValueError: it cannot train\\n')\n")
     monkeypatch.setattr(contestants, "WORKER", tmp_path / "worker.py")
-    contestant = contestants.Contestant("lstm", "lstm", "float32", 1, [], log, {**os.environ})
+    contestant = contestants.Contestant("lstm", "lstm", "float32", 1, [], tmp_path, {**os.environ})
     with pytest.raises(UserError, match="^lstm does not train .*: ValueError: it cannot train$"):
         with contextlib.closing(contestant):
             contestant._process.wait()
             contestant.make(3)
+    assert "earlier" not in contestant.log.read_text()
 
 
 def test_handwriting_scores_lines_where_their_ends_are_known(benchmark):

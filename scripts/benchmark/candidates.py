@@ -42,22 +42,24 @@ class Recipe:
         self.settings = settle(self.recipe, list(settings))
         self.values = OmegaConf.to_container(OmegaConf.merge(self.recipe, OmegaConf.from_dotlist(self.settings)))
 
-    def hmlstm_arguments(self, data: Path, folder: Path, root: Path = ROOT) -> List[str]:
-        """Of fairseq-hydra-train, with the package of `root`."""
-        return recipe_options(self.recipe, self.settings, data, folder, root / "fairseq_hmrnn")
+    def hmlstm_command(self, data: Path, folder: Path, root: Path = ROOT) -> List[str]:
+        """That trains the recipe's model into `folder`, with the package of `root`."""
+        options = recipe_options(self.recipe, self.settings, data, folder, root / "fairseq_hmrnn")
+        return ["fairseq-hydra-train", *options]
 
-    def lstm_arguments(
+    def lstm_command(
         self, model: str, hidden_size: int, data: Path, folder: Path, dropout: Optional[float] = None
     ) -> List[str]:
-        """Of fairseq-train, for one of LSTMS: everything but model and criterion as in the recipe. dropout: behind
-        every layer; None: the recipe's dropout_output."""
-        arguments = [str(Path(data).resolve()), "--user-dir", str(LSTM_USER_DIR), "--save-dir", str(folder)]
+        """That trains one of LSTMS, everything but model and criterion as in the recipe. dropout: behind every layer;
+        None: the recipe's dropout_output."""
+        command = ["fairseq-train", str(Path(data).resolve()), "--user-dir", str(LSTM_USER_DIR)]
+        command += ["--save-dir", str(folder)]
         left_out = NOT_OF_LSTMS | STATEFUL if model == "lstm_lm" else NOT_OF_LSTMS
         for section, values in self.values.items():
             if section not in ("model", "criterion") and isinstance(values, dict):
                 for name, value in values.items():
                     if f"{section}.{name}" not in left_out:
-                        arguments += flag(section.replace("_", "-") if name == "_name" else name, value)
+                        command += flag(section.replace("_", "-") if name == "_name" else name, value)
         sizes = {"hidden_size": hidden_size, "embed_dim": self.embed_dim}
         dropout = self.dropout("output") if dropout is None else dropout
         if model == "nn_lstm_lm":
@@ -68,8 +70,8 @@ class Recipe:
             sizes = {f"decoder_{name}": size for name, size in sizes.items()}
             dropouts = {"decoder_dropout_in": self.dropout("input"), "decoder_dropout_out": dropout}
         for name, value in {"arch": model, "criterion": "cross_entropy", **dropouts, **sizes}.items():
-            arguments += flag(name, value)
-        return arguments
+            command += flag(name, value)
+        return command
 
     @property
     def embed_dim(self) -> int:

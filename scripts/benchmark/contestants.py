@@ -24,19 +24,22 @@ class Contestant:
     """A candidate in one precision and batch size.
 
     title: of the candidate. precision: its name in tables. batch: rows of a batch. label: in tables, title and whatever
-    else tells it from the others. command: of fairseq, with its arguments. log: file of what it prints. environment: of
-    the process. lstm: the sizes of an LSTM's language model, as `lstm_multiply_adds` takes them; None for an hmlstm_lm.
+    else tells it from the others. command: of fairseq, with its arguments. folder: of `train.log`, what it prints; made
+    if needed. environment: of the process. lstm: the sizes of an LSTM's language model, as `lstm_multiply_adds` takes
+    them; None for an hmlstm_lm.
 
     The process starts at once; `wait_for_model` until it stands before its first update.
     """
 
-    def __init__(self, title, label, precision, batch, command: List[str], log: Path, environment, lstm=None):
+    def __init__(self, title, label, precision, batch, command: List[str], folder: Path, environment, lstm=None):
         self.title, self.label, self.precision, self.batch, self.lstm = title, label, precision, batch, lstm
-        self.log, self.environment = log, environment
+        self.log, self.environment = folder / "train.log", environment
+        folder.mkdir(parents=True, exist_ok=True)
+        self.log.write_text("")  # that of an earlier run would be taken for the reason of a failure
         self.seconds: List[float] = []  # an update, of every turn
         self.sums: Dict[str, float] = defaultdict(float)  # of the criterion's logs, over all turns
         self.updates, self.parts = 0, {}
-        worker = [sys.executable, str(WORKER), str(log), *command]
+        worker = [sys.executable, str(WORKER), str(self.log), *command]
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(worker, stdin=pipe, stdout=pipe, env=environment, encoding="utf-8")
         self.model: Dict[str, Any] = {}  # what `training_worker.describe` says of it

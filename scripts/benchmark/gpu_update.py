@@ -51,14 +51,16 @@ def recipe_of(args, rest, precision) -> Recipe:
     return Recipe(args.recipe, [*rest, *OPTIONS, *of_precision, f"common.cpu={str(args.cpu).lower()}"])
 
 
-def start(args, title, precision, command, recipe, running, lstm=None) -> Contestant:
+def start(args, title, precision, recipe, running, lstm=None) -> Contestant:
+    """The recipe's HM-LSTM, or an LSTM of the sizes `lstm`; `running` closes it."""
     folder = args.out / f"{title}.{precision}".replace(" ", "-")
-    folder.mkdir(parents=True, exist_ok=True)
-    log = folder / "train.log"
-    log.write_text("")
+    if lstm:
+        command = recipe.lstm_command(LSTM, lstm["hidden_size"], args.data, folder)
+    else:
+        command = recipe.hmlstm_command(args.data, folder)
     surroundings = {**environment(ROOT), "NVIDIA_TF32_OVERRIDE": "0"}
     batch = recipe.values["dataset"]["batch_size"]
-    found = Contestant(title, title, precision, batch, command(folder), log, surroundings, lstm)
+    found = Contestant(title, title, precision, batch, command, folder, surroundings, lstm)
     running.callback(found.close)
     return found
 
@@ -75,21 +77,11 @@ def lstm_sizes(recipe, model):
 def contestants(args, rest, running):
     """{precision: those of it}, HM-LSTM first, each before its first update. They get ready at once."""
     recipes = {precision: recipe_of(args, rest, precision) for precision in args.precision}
-    found = {}
-    for precision, recipe in recipes.items():
-
-        def hmlstm(folder, recipe=recipe):
-            return ["fairseq-hydra-train", *recipe.hmlstm_arguments(args.data, folder)]
-
-        found[precision] = [start(args, HMLSTM, precision, hmlstm, recipe, running)]
+    found = {name: [start(args, HMLSTM, name, recipe, running)] for name, recipe in recipes.items()}
     for precision, recipe in recipes.items():
         found[precision][0].wait_for_model()
         for title, lstm in lstm_sizes(recipe, found[precision][0].model).items():
-
-            def nn_lstm(folder, recipe=recipe, size=lstm["hidden_size"]):
-                return ["fairseq-train", *recipe.lstm_arguments(LSTM, size, args.data, folder)]
-
-            found[precision].append(start(args, title, precision, nn_lstm, recipe, running, lstm))
+            found[precision].append(start(args, title, precision, recipe, running, lstm))
     for contestant in itertools.chain(*found.values()):
         contestant.wait_for_model()
     return found

@@ -84,10 +84,9 @@ def train(model, equal_to, folder, log, options, args):
     schedule = [] if args.to_the_end else ONE_RATE
     recipe = Recipe(args.recipe, [*SETTINGS, *schedule, *(f"{name}={value}" for name, value in options.items())])
     if model == HMLSTM:
-        return command("fairseq-hydra-train", *recipe.hmlstm_arguments(args.data, folder), log=log)
+        return command(*recipe.hmlstm_command(args.data, folder), log=log)
     size = recipe.lstm_sizes(model, *equal_to)["hidden_size"]
-    arguments = recipe.lstm_arguments(model, size, args.data, folder, args.lstm_dropout)
-    return command("fairseq-train", *arguments, log=log)
+    return command(*recipe.lstm_command(model, size, args.data, folder, args.lstm_dropout), log=log)
 
 
 def speed(model, equal_to, args):

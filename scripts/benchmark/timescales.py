@@ -145,7 +145,7 @@ def trained(setting: str, seed: int, rate: float, args) -> str:
         options += [f"optimization.max_update={args.updates}"]
         recipe = Recipe("ptb_small", [*OPTIONS, *options])
         data = Path(args.out) / "data"
-        command("fairseq-hydra-train", *recipe.hmlstm_arguments(data, folder), log=folder / "train.log")
+        command(*recipe.hmlstm_command(data, folder), log=folder / "train.log")
         done.touch()
     return str(checkpoint)
 

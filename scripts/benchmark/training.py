@@ -99,20 +99,17 @@ def start(args, running):
     found = []
     for batch, precision, (title, model, root) in itertools.product(batches, args.precision, candidates):
         folder = args.out / "logs" / f"{title.replace(' ', '')}.{precision}.{batch}"
-        folder.mkdir(parents=True, exist_ok=True)
-        log = folder / "train.log"
-        log.write_text("")
         options = [*OPTIONS, f"dataset.batch_size={batch}", f"common.bf16={str(precision == 'bf16').lower()}"]
         recipe, lstm = Recipe(args.recipe, [*args.settings, *options]), None
         if model == HMLSTM:
-            command = ["fairseq-hydra-train", *recipe.hmlstm_arguments(args.data, folder, root)]
+            command = recipe.hmlstm_command(args.data, folder, root)
             if args.checkpoint:
                 command.append(f"checkpoint.finetune_from_model={Path(args.checkpoint).resolve()}")
         else:
             lstm = recipe.lstm_sizes(model, found[0].model["parameters"], found[0].model["num_symbols"])
-            command = ["fairseq-train", *recipe.lstm_arguments(model, lstm["hidden_size"], args.data, folder)]
+            command = recipe.lstm_command(model, lstm["hidden_size"], args.data, folder)
         label = ", ".join([title, *[precision] * (len(args.precision) > 1), *[f"B {batch}"] * (len(batches) > 1)])
-        contestant = Contestant(title, label, precision, batch, command, log, environment(root, args.threads), lstm)
+        contestant = Contestant(title, label, precision, batch, command, folder, environment(root, args.threads), lstm)
         running.callback(contestant.close)
         found.append(contestant)
         found[0].wait_for_model()  # the LSTMs are made as large

@@ -68,7 +68,7 @@ def _compile_flags() -> list:
 
 
 class BuildPackage(build_py):
-    """Leaves no source of an earlier build beside those of this one: of both, the kernel was not built."""
+    """Removes the sources that an earlier build left in build/, so that deleted files are not packed."""
 
     def run(self):
         earlier = os.path.join(self.build_lib, CSRC)

@@ -12,7 +12,8 @@
 # (default .venv/bin/python of the repository if it is there, else python3). Each step ends within LIMIT seconds (540).
 # PYTEST_ADDOPTS="-n 10" has check run ten tests at once.
 # Without a GPU check and bench run what they can in Triton's interpreter, bench with --tiny; train, amp and update run
-# on CPU, which requires a small model, such as 'model.hidden_sizes="16,12,8"' dataset.num_workers=0.
+# on CPU, which requires a small model: 'model.hidden_sizes="16,12,8"' dataset.num_workers=0, of update --cpu -- and the
+# first of these.
 set -euo pipefail
 usage() { sed -n 's/^# \{0,1\}//p' "$0" | sed -n '2,8p' >&2; exit 2; }
 [ $# -ge 2 ] || usage
@@ -67,7 +68,7 @@ train() {  # overrides ...
     checkpoint.save_interval_updates="${SAVE_EVERY:-500}" "$@" || code=$?
   [ "$code" = 0 ] || [ "$code" = 124 ] || return "$code"
   if [ ! -f "$save/checkpoint_best.pt" ]; then
-    echo "nothing was saved in the time: set SAVE_EVERY below 500 updates"
+    echo "nothing was saved in the time: set SAVE_EVERY below ${SAVE_EVERY:-500} updates"
     return 1
   fi
   rm -f "$out/best.pt" "$out/best.pt."*  # pieces of an earlier call
@@ -99,7 +100,8 @@ case $step in
       # The second variable lets forks use CUDA: torch then asks the driver's library whether there is a GPU.
       part commands env FAIRSEQ_HMRNN_TEST_ON_GPU=1 PYTORCH_NVML_BASED_CUDA_CHECK=1 \
         "$python" -m pytest -q -p no:cacheprovider "${command_tests[@]}"
-      part suite "$python" -m pytest -q -p no:cacheprovider --ignore tests/ops/test_triton.py
+      part suite "$python" -m pytest -q -p no:cacheprovider --ignore tests/ops/test_triton.py \
+        "${command_tests[@]/#/--ignore=}"
     else
       rows+=("suite      not run: fairseq is not installed")
       failed=1

@@ -212,6 +212,12 @@ def test_the_readme_has_every_document_in_its_index():
     assert len(text.splitlines()) <= 170
 
 
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_lines_but_those_of_tables_are_no_longer_than_those_of_code(document):
+    lines = document.read_text(encoding="utf-8").splitlines()
+    assert [line for line in lines if len(line) > 120 and not line.startswith("|")] == []
+
+
 def text_of(count):
     return "Once upon a time there was any number of texts.\nThere was\ta train to the station (100)!\n" * count
 

@@ -28,3 +28,11 @@ def test_gpu_update_times_models_in_turns(data, tmp_path):
     for milliseconds, speed in zip(ms, speeds):
         assert speed * milliseconds / 1e3 == pytest.approx(4 * 30, rel=0.01), "two whole windows"
     assert rows[0][5].startswith("1.00 (1.00 - 1.00)")
+
+
+def test_settings_that_the_benchmark_decides_are_refused(data):
+    refused = {"dataset.num_workers=2": "it is always dataset.num_workers=0", "common.fp16=true": "give --precision"}
+    for setting, why in refused.items():
+        result = run("scripts/benchmark/gpu_update.py", data, "--", setting, check=False)
+        name = setting.split("=")[0]
+        assert result.returncode == 2 and f"{name} cannot be set here: {why}" in result.stdout.splitlines()[-1]

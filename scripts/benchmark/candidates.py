@@ -107,6 +107,18 @@ def flag(name: str, value: Any) -> List[str]:
     return [option, ",".join(map(str, value)) if isinstance(value, list) else str(value)]
 
 
+def check_settings(settings: Sequence[str], refused: Dict[str, str], options: Sequence[str]) -> None:
+    """ValueError for what is no `section.name=value`, or sets what the benchmark decides. refused: why, by name.
+    options: settings that the benchmark gives after the user's."""
+    refused = {**{option.partition("=")[0]: f"it is always {option}" for option in options}, **refused}
+    for setting in settings:
+        name, equals, value = setting.lstrip("+").partition("=")
+        if not equals or not value or "." not in name:
+            raise ValueError(f"{setting!r} is no setting: give SECTION.NAME=VALUE, such as model.output_dim=256")
+        if name in refused:
+            raise ValueError(f"{name} cannot be set here: {refused[name]}")
+
+
 class EarlierState(NamedTuple):
     """A commit of this project, checked out and built in a folder of its own."""
 

@@ -36,7 +36,9 @@ def environment(root=ROOT, **more):
 
 def command(name, *arguments, log):
     """Run a command of this environment and return what it printed, which is appended to the file `log` as it comes, so
-    that it is there after an interruption. If it fails, so does the benchmark, with the reason that was printed."""
+    that it is there after an interruption. The log's folder is made. If the command fails, so does the benchmark, with
+    the reason that was printed."""
+    Path(log).parent.mkdir(parents=True, exist_ok=True)
     with open(log, "a+b") as file:
         begin = file.seek(0, os.SEEK_END)
         code = subprocess.call(

@@ -14,7 +14,7 @@ import contextlib
 import itertools
 from pathlib import Path
 
-from candidates import HMLSTM, Recipe, environment
+from candidates import HMLSTM, Recipe, check_settings, environment
 from commands import ROOT, parse_with_rest
 from contestants import Contestant
 from precision import FLOAT32
@@ -29,6 +29,8 @@ LSTM = "nn_lstm_lm"
 PRECISIONS = {name: f"common.{name}=true" for name in ("bf16", "fp16")}
 OPTIONS = "dataset.num_workers=0 dataset.disable_validation=true checkpoint.no_save=true".split()
 OPTIONS += "optimization.max_epoch=0 optimization.max_update=0 optimization.stop_min_lr=-1".split()
+REFUSED = dict.fromkeys(["common.amp", "common.bf16", "common.fp16"], "give --precision")
+REFUSED["common.cpu"] = "give --cpu, or leave it out"
 
 
 def parse_args():
@@ -43,6 +45,10 @@ def parse_args():
     parser.add_argument("--out", type=kinds.folder_to_write, default="runs/gpu_update", help="folder of the logs")
     args, rest = parse_with_rest(parser)
     args.out = Path(args.out)
+    try:
+        check_settings(rest, REFUSED, [*OPTIONS, *FLOAT32])
+    except ValueError as error:
+        parser.error(str(error))
     return args, rest
 
 
@@ -97,7 +103,7 @@ def main():
         for _ in range(args.turns):
             for contestant in everybody:
                 contestant.take_turn(args.updates)
-    print("| | precision | parameters | ms an update | symbols a second | time, of HM-LSTM's |")
+    print("| | precision | parameters | ms an update | symbols a second | time, HM-LSTM = 1 |")
     print("|---|---|---|---|---|---|")
     for precision, found in by_precision.items():
         for contestant in found:

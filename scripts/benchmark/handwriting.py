@@ -51,10 +51,10 @@ def parse_arguments():
     parser.add_argument("--max-line-steps", type=kinds.STEPS, default=800, help="longer lines are not trained on")
     parser.add_argument("--hidden", type=SIZE, default=96, help="units of each of HM-LSTM's three layers")
     parser.add_argument("--lr", type=number(0, 1, open_below=True), default=0.002)
-    parser.add_argument("--slope", type=number(0, 100, open_below=True), default=1.0)
-    parser.add_argument("--slope-max", type=number(0, 100, open_below=True), default=3.0, help="of the annealed slope")
+    parser.add_argument("--slope", type=number(0, 100, open_below=True), default=0.5)
+    parser.add_argument("--slope-max", type=number(0, 100, open_below=True), default=1.5, help="of the annealed slope")
     parser.add_argument("--boundary-rates", default=".04,.01")
-    parser.add_argument("--boundary-regularizers", default="rate+uncertainty")
+    parser.add_argument("--boundary-regularizers", default="rate=10+uncertainty=10")
     parser.add_argument("--report", action="store_true", help="print the tables of what is done, and train nothing")
     args = parser.parse_args()
     if args.seeds is None:
@@ -236,7 +236,6 @@ def main():
             score_again(args, folder)
         for contestant, seed, folder in runs_of(args):
             if not result_of(folder):
-                folder.mkdir(parents=True, exist_ok=True)
                 train(args, contestant, seed, folder)
                 score(args, folder)
     report(args)

@@ -154,7 +154,6 @@ def curve(model, equal_to, seed, updates, args):
     folder = log.parent
     # A training that is at its end is not started again: fairseq would make one more update.
     if updates not in validations(log):
-        folder.mkdir(parents=True, exist_ok=True)
         options = {"optimization.max_update": updates, "common.seed": seed, "common.log_interval": 100}
         for name in ("dataset.validate_interval_updates", "checkpoint.save_interval_updates"):
             options[name] = args.validate_every

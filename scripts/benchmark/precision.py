@@ -50,7 +50,6 @@ def parse_args():
 
 def train(args, settings, folder, updates):
     """The log of a training up to so many updates in all."""
-    folder.mkdir(parents=True, exist_ok=True)
     given = ["common.log_format=json", "common.log_interval=1", "dataset.disable_validation=true"]
     given += [f"common.cpu={str(args.cpu).lower()}", *FLOAT32]
     given += [f"optimization.max_update={updates}", "optimization.max_epoch=0"]

@@ -34,7 +34,6 @@ def parse_args():
     parser.add_argument("--batch-size", type=kinds.BATCH_SIZE, default=32, help="of all processes together")
     parser.add_argument("--updates", type=kinds.COUNT, default=30)
     parser.add_argument("--turns", type=kinds.COUNT, default=2)
-    parser.add_argument("--ddp-backend", default="legacy_ddp", choices=["legacy_ddp", "pytorch_ddp"])
     args, rest = parse_with_rest(parser)
     for count in args.processes:
         if args.batch_size % count:
@@ -42,12 +41,12 @@ def parse_args():
     return args, rest
 
 
-def distributed_options(count, ddp_backend, folder):
+def distributed_options(count, folder):
     """Of each of `count` processes on this machine, which meet at a new file in the folder."""
     if count == 1:
         return [[]]
     options = ["--distributed-world-size", count, "--distributed-no-spawn", "--distributed-backend", "gloo"]
-    options += ["--distributed-init-method", f"file://{folder}/meeting", "--ddp-backend", ddp_backend]
+    options += ["--distributed-init-method", f"file://{folder}/meeting", "--ddp-backend", "legacy_ddp"]
     return [[*options, "--distributed-rank", rank] for rank in range(count)]
 
 
@@ -73,7 +72,7 @@ def train(args, rest, count):
         running = []
         # No GPU: fairseq would make a tensor there in each of several processes, whatever --cpu says.
         surroundings = environment(OMP_NUM_THREADS="1", CUDA_VISIBLE_DEVICES="")
-        for options, log in zip(distributed_options(count, args.ddp_backend, folder), logs):
+        for options, log in zip(distributed_options(count, folder), logs):
             arguments = [str(part) for part in (*command, *options, *rest)]
             with log.open("wb") as file:
                 running.append(subprocess.Popen(arguments, env=surroundings, stdout=file, stderr=subprocess.STDOUT))

@@ -139,7 +139,6 @@ def trained(setting: str, seed: int, rate: float, args) -> str:
     folder = Path(args.out) / f"{setting}.{seed}"
     checkpoint, done = folder / "checkpoint_last.pt", folder / "done"
     if not done.exists():
-        folder.mkdir(parents=True, exist_ok=True)
         rates = f"criterion.boundary_rates='steps:{rate:.4f},steps:{rate / LAYER_2:.4f}'"
         options = [rates, f"criterion.boundary_regularizers='{SETTINGS[setting]}'", f"common.seed={seed}"]
         options += [f"optimization.max_update={args.updates}"]

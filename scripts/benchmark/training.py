@@ -21,7 +21,7 @@ from pathlib import Path
 
 import peak
 import training_report as report
-from candidates import HMLSTM, LSTMS, EarlierState, Recipe, commit_named, environment
+from candidates import HMLSTM, LSTMS, EarlierState, Recipe, check_settings, commit_named, environment
 from commands import ROOT
 from contestants import Contestant
 
@@ -78,12 +78,7 @@ def check(args):
     """ValueError for options that mean nothing, before anything runs; fills in defaults."""
     if not (args.data / "train.idx").is_file():
         raise ValueError(f"no train.idx in {args.data}: prepare a text: fairseq-hmrnn prepare text TEXT --dest DIR")
-    for setting in args.settings:
-        name, equals, value = setting.lstrip("+").partition("=")
-        if not equals or not value or "." not in name:
-            raise ValueError(f"{setting!r} is no setting: give SECTION.NAME=VALUE, such as model.output_dim=256")
-        if name in REFUSED:
-            raise ValueError(f"{name} cannot be set here: {REFUSED[name]}")
+    check_settings(args.settings, REFUSED, OPTIONS)
     args.warm_up = args.warm_up if args.warm_up is not None else LSTM_WARM_UP if args.checkpoint else WARM_UP
     args.against = commit_named(args.against) if args.against else None
 

@@ -122,7 +122,6 @@ def is_done(log, args):
 def train(name, args, options, rest):
     """Train a model; what fairseq-train has logged of it until now, runs that were interrupted included."""
     folder = args.out / name
-    folder.mkdir(parents=True, exist_ok=True)
     log = folder / "train.log"
     if is_done(log, args):
         return log.read_text(encoding="utf-8")

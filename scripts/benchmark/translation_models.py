@@ -1,6 +1,6 @@
 """The contestants of translation.py: options of fairseq-train, and which of them are an architecture's dropout."""
 
-# Sizes are such that all have the parameters of `lstm` within 5.1 %, with dictionaries of about 4,000 symbols.
+# Sizes are such that all have the parameters of `lstm` within 5.1 % with dictionaries of 4,000 symbols, 8 % with 2,000.
 LSTM_DECODER = "--decoder-embed-dim 128 --decoder-hidden-size 128 --decoder-out-embed-dim 128"
 ENCODER = "--embed-dim 128 --hidden-sizes 76,76 --bidirectional"
 TRANSFORMER_DECODER = "--decoder-embed-dim 128 --decoder-ffn-embed-dim 192 --decoder-layers 2"

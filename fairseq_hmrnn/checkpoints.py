@@ -26,6 +26,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from . import compat
 from .archive import EARLIER, UnsafeCheckpointError, check_checkpoint, first_line
+from .fairseq_hooks import wrap_once
 from .resumption import hand_over_loss, is_of_this_package
 
 logger = logging.getLogger(__name__)
@@ -195,14 +196,14 @@ def drop_unnamed_codec(cfg, overrides: Dict[str, Any]) -> Optional[str]:
 
 
 @contextlib.contextmanager
-def naming(path: str) -> Iterator[None]:
-    """Turns errors about the contents of a checkpoint into one line with its name."""
+def naming(path: str, fault: str = "is not a whole fairseq checkpoint") -> Iterator[None]:
+    """Turns errors about the contents of a checkpoint into one line with its name and the fault."""
     try:
         yield
     except (UnsafeCheckpointError, MissingMandatoryValue):  # the latter is for the user to name
         raise
     except (LookupError, TypeError, AttributeError, RuntimeError, EOFError) as error:
-        raise UnsafeCheckpointError(f"{path} is not a whole fairseq checkpoint ({first_line(error)})") from error
+        raise UnsafeCheckpointError(f"{path} {fault} ({first_line(error)})") from error
     except (pickle.UnpicklingError, OmegaConfBaseException) as error:
         raise UnsafeCheckpointError(f"{path} cannot be used by fairseq ({first_line(error)})") from error
 
@@ -236,7 +237,8 @@ def _load_for_use(load: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(load)
     def load_models(filenames, arg_overrides=None, task=None, *args, **kwargs):
         needed = ["model"] if task is not None else ["model", "task"]
-        with _for_use(*needed), naming(", ".join(filenames)):
+        fault = "is not a whole fairseq checkpoint, or no model can be built as its settings say"
+        with _for_use(*needed), naming(", ".join(filenames), fault):
             models, cfg, task = load(filenames, arg_overrides, task, *args, **kwargs)
         for path, model in zip(filenames, models):
             check_finite(path, dict(model.named_parameters()))
@@ -274,8 +276,14 @@ def _copy_whole(copy: Callable[..., Any]) -> Callable[..., Any]:
     def copy_whole(src_path, dst_path, overwrite=False):
         if not (overwrite and file_io.PathManager.supports_rename(dst_path)):
             return copy(src_path, dst_path, overwrite=overwrite)
-        done = copy(src_path, dst_path + ".tmp", overwrite=True)
-        os.replace(dst_path + ".tmp", dst_path)
+        part = dst_path + ".tmp"
+        try:
+            done = copy(src_path, part, overwrite=True)
+            os.replace(part, dst_path)
+        except BaseException:  # such as a full disk, which would stay full
+            with contextlib.suppress(OSError):
+                os.remove(part)
+            raise
         return done
 
     return copy_whole
@@ -284,8 +292,7 @@ def _copy_whole(copy: Callable[..., Any]) -> Callable[..., Any]:
 def install() -> None:
     """Check every checkpoint that fairseq loads, and have it write whole ones. Called when the package is imported."""
     compat.allow_in_torch()
-    if not hasattr(checkpoint_utils.load_checkpoint_to_cpu, "__wrapped__"):
-        checkpoint_utils.load_checkpoint_to_cpu = _load_checked(checkpoint_utils.load_checkpoint_to_cpu)
-        checkpoint_utils.load_model_ensemble_and_task = _load_for_use(checkpoint_utils.load_model_ensemble_and_task)
-        checkpoint_utils.load_ema_from_checkpoint = _look_first(checkpoint_utils.load_ema_from_checkpoint)
-        file_io.PathManager.copy = staticmethod(_copy_whole(file_io.PathManager.copy))
+    wrap_once(checkpoint_utils, "load_checkpoint_to_cpu", _load_checked)
+    wrap_once(checkpoint_utils, "load_model_ensemble_and_task", _load_for_use)
+    wrap_once(checkpoint_utils, "load_ema_from_checkpoint", _look_first)
+    wrap_once(file_io.PathManager, "copy", _copy_whole)

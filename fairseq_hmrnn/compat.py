@@ -10,11 +10,8 @@ import argparse
 import collections
 import contextlib
 import functools
-import itertools
-import sys
 import typing
-from types import ModuleType
-from typing import Iterator, List, Optional, Set, Tuple
+from typing import Iterator, Optional, Set, Tuple
 
 import numpy as np
 import omegaconf
@@ -84,30 +81,3 @@ def loading_data_only() -> Iterator[None]:
 def record_offset(reader, name: str) -> Optional[int]:
     """Where torch's reader of archives finds a member in the file; None if this torch does not tell."""
     return reader.get_record_offset(name) if hasattr(reader, "get_record_offset") else None
-
-
-def read_prompts(source: str, buffer_size: int) -> Iterator[List[str]]:
-    """Lines of a file, or of standard input for "-", without their newline, in lists of buffer_size."""
-    with contextlib.ExitStack() as stack:
-        file = sys.stdin if source == "-" else stack.enter_context(open(source, encoding="utf-8", newline="\n"))
-        lines = (line[:-1] if line.endswith("\n") else line for line in file)
-        while True:
-            prompts = list(itertools.islice(lines, buffer_size))
-            if not prompts:
-                return
-            yield prompts
-
-
-def command(name: str) -> Optional[ModuleType]:
-    """The module of fairseq's command `name` ("train" of fairseq-train), if that is loaded."""
-    main = sys.modules["__main__"]  # run with -m, the module has this name
-    spec = getattr(main, "__spec__", None)
-    run_as_main = spec is not None and spec.name == f"fairseq_cli.{name}"
-    return main if run_as_main else sys.modules.get(f"fairseq_cli.{name}")
-
-
-def keep_prompt_spaces() -> None:
-    """Have fairseq-interactive, if that is what runs, leave the spaces around a prompt alone: here they are text."""
-    interactive = command("interactive")
-    if interactive is not None:
-        interactive.buffered_read = read_prompts

@@ -1,13 +1,15 @@
-"""Precisions that fairseq's trainer cannot train in on this machine: told in one line, before it fails within them."""
+"""Precisions that fairseq's trainer cannot train in on this machine: one line says so, before it fails within them."""
 
 from __future__ import annotations
 
 import functools
+from typing import Callable
 
 import fairseq.trainer
 import torch
 from fairseq import utils
 
+from .fairseq_hooks import wrap_once
 from .resumption import is_of_this_package
 
 
@@ -28,14 +30,14 @@ def require_machine(common) -> None:
 
 def install() -> None:
     """Have fairseq's trainer look first, for tasks, models and criterions of this package."""
-    begin = fairseq.trainer.Trainer.__init__
-    if hasattr(begin, "__wrapped__"):
-        return
+    wrap_once(fairseq.trainer.Trainer, "__init__", _looks_first)
 
+
+def _looks_first(begin: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(begin)
     def __init__(self, cfg, task, model, criterion, *args, **kwargs):
         if is_of_this_package(*map(type, (task, model, criterion))):
             require_machine(cfg.common)
         begin(self, cfg, task, model, criterion, *args, **kwargs)
 
-    fairseq.trainer.Trainer.__init__ = __init__
+    return __init__

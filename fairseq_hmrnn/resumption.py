@@ -14,7 +14,7 @@ from typing import Any, Callable, Dict, Optional
 
 from fairseq import checkpoint_utils
 
-from . import compat
+from .fairseq_hooks import running_command, wrap_once
 from .optim import mixed_precision
 
 logger = logging.getLogger(__name__)
@@ -22,7 +22,8 @@ logger = logging.getLogger(__name__)
 
 def hand_over_loss(checkpoint: Dict[str, Any]) -> None:
     """fairseq writes an epoch's last checkpoint before it tells the scheduler that epoch's validation loss, and when it
-    resumes it never does: put the loss into the scheduler's own state, as `missed_loss`, if it is such a checkpoint."""
+    resumes it never does: put the loss into the state of this package's scheduler, as `missed_loss`, if it is such a
+    checkpoint. Others ignore it."""
     extra = checkpoint.get("extra_state") or {}
     position = extra.get("train_iterator") or {}
     if position.get("iterations_in_epoch") == 0 and extra.get("val_loss") is not None:
@@ -73,7 +74,8 @@ def _why_ended(trainer) -> Optional[str]:
 
 def _early_stopping() -> Dict[str, Any]:
     """The counts for --patience of fairseq-train: the best validation and the number since, if it has begun."""
-    return vars(compat.command("train").should_stop_early) if compat.command("train") is not None else {}
+    train = running_command("train")
+    return {} if train is None else vars(train.should_stop_early)
 
 
 def _saves_whole(save: Callable[..., Any], trainer) -> Callable[..., Any]:
@@ -140,6 +142,5 @@ def _resume_whole(load: Callable[..., Any]) -> Callable[..., Any]:
 
 def install() -> None:
     """Have fairseq-train save what resuming requires, and resume whole. Called when the package is imported."""
-    if not hasattr(checkpoint_utils.load_checkpoint, "__wrapped__"):
-        checkpoint_utils.load_checkpoint = _resume_whole(checkpoint_utils.load_checkpoint)
-        checkpoint_utils.save_checkpoint = _gather_first(checkpoint_utils.save_checkpoint)
+    wrap_once(checkpoint_utils, "load_checkpoint", _resume_whole)
+    wrap_once(checkpoint_utils, "save_checkpoint", _gather_first)

@@ -25,6 +25,16 @@ def text_of(points: np.ndarray) -> str:
     return points.astype(_POINT).tobytes().decode(*_UTF_32)
 
 
+def split_segments(segmented: str, separator: str) -> Tuple[str, np.ndarray]:
+    """The text (T,) of segments with a separator behind each but the last, and at which of its characters a segment
+    ends: bool (T,)."""
+    segments = segmented.split(separator)
+    text, ends = "".join(segments), np.cumsum([len(segment) for segment in segments[:-1]], dtype=np.int64) - 1
+    is_end = np.zeros(len(text), dtype=bool)
+    is_end[ends[ends >= 0]] = True
+    return text, is_end
+
+
 def decoded(read: Callable[[int], bytes], size: int, name: str) -> Iterator[Tuple[str, int]]:
     """The UTF-8 text of a stream, piece by piece, each with the number of bytes that were read for it; a piece may be
     empty. InputError where it is not UTF-8. read: of the stream, `size` bytes at a time. name: of the text, in the

@@ -24,7 +24,7 @@ from typing import Dict, List, NamedTuple, Set, Tuple
 
 import numpy as np
 
-from ..text import code_points
+from ..text import code_points, split_segments
 
 
 class Scores(NamedTuple):
@@ -101,8 +101,7 @@ def segmented_gold(text: str, segmented: str, separator: str = "|") -> Gold:
         raise ValueError(f"the gold text has no separator {separator!r}")
     if separator in text:
         raise ValueError(f"the text itself holds the separator {separator!r}: choose another for the gold text")
-    segments = segmented.split(separator)
-    plain = "".join(segments)
+    plain, boundary = split_segments(segmented, separator)
     if plain != text:
         if len(plain) != len(text):
             raise ValueError(
@@ -113,9 +112,6 @@ def segmented_gold(text: str, segmented: str, separator: str = "|") -> Gold:
         raise ValueError(
             f"the gold text differs from the text at character {place + 1}: {plain[place]!r}, not {text[place]!r}"
         )
-    boundary = np.zeros(len(text), dtype=bool)
-    last = np.cumsum([len(segment) for segment in segments[:-1]]) - 1
-    boundary[last[last >= 0]] = True
     ends = _line_ends(text)
     edge = ends | _shifted(ends, -1, True)
     return Gold(boundary & ~edge, edge, text)

@@ -85,14 +85,16 @@ def _score_translation(common: List[str], data: str, save_dir: str) -> None:
     models = matching(data, "spm.*.model")
     options += ["--bpe", "sentencepiece", "--sentencepiece-model", models[0]] if models else ["--post-process"]
     options += ["--scoring", "sacrebleu"]
-    printed = _run("fairseq_cli.generate", [*common, *options], os.path.join(save_dir, "translations.txt"))
-    print(printed.splitlines()[-1])
+    log = os.path.join(save_dir, "translations.txt")
+    printed = _run("fairseq_cli.generate", [*common, *options], log)
+    print(_last(printed.splitlines(), "BLEU", log))
 
 
 def _score_handwriting(common: List[str], data: str, save_dir: str) -> None:
     options = ["--valid-subset", "test", "--batch-size", "16"]
-    printed = _run("fairseq_cli.validate", [*common, *options], os.path.join(save_dir, "eval.log"))
-    print(f"Evaluated the test split, average log-likelihood: {LOG_LIKELIHOOD.findall(printed)[-1]} nats a line")
+    log = os.path.join(save_dir, "eval.log")
+    nats = _last(LOG_LIKELIHOOD.findall(_run("fairseq_cli.validate", [*common, *options], log)), "log-likelihood", log)
+    print(f"Evaluated the test split, average log-likelihood: {nats} nats a line")
 
 
 SCORES = {
@@ -100,6 +102,13 @@ SCORES = {
     "translation": _score_translation,
     "hmlstm_handwriting": _score_handwriting,
 }
+
+
+def _last(found: List[str], what: str, log: str) -> str:
+    """The last of what was found in fairseq's output; UserError if there is none."""
+    if not found:
+        raise UserError(f"the test split was not scored: fairseq printed no {what}, see {log}")
+    return found[-1]
 
 
 def _run(module: str, arguments: List[str], log: str) -> str:

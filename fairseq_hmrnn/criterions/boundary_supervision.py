@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 from typing import Callable, List, Optional, Sequence, Tuple
 
 import numpy as np
@@ -14,7 +15,8 @@ import torch
 from fairseq.data import Dictionary
 from torch import Tensor, nn
 
-from ..data.characters import decode, is_character_dictionary
+from ..data.characters import UNKNOWN_CHARACTER, decode, is_character_dictionary
+from ..text import not_utf8, split_segments
 from .text_index import TextIndex
 
 # tokens (B, T) -> boundaries, and where they are known: both bool (B, T)
@@ -54,7 +56,7 @@ def build_supervision(source: str, dictionary: Optional[Dictionary], separator: 
         with open(path, encoding="utf-8", newline="") as file:
             segmented = file.read()
     except UnicodeDecodeError as error:
-        raise ValueError(f"boundary-supervision: {path} is not UTF-8 ({error}): convert it first") from error
+        raise ValueError(f"boundary-supervision: {not_utf8(path, error.start)}") from error
     return TextSupervision(dictionary, FileEnds(segmented, separator, path))
 
 
@@ -102,11 +104,11 @@ class TextSupervision:
     def __call__(self, tokens: Tensor) -> Tuple[Tensor, Tensor]:
         target = torch.zeros(tokens.shape, dtype=torch.bool)
         known = torch.zeros(tokens.shape, dtype=torch.bool)
-        for row, indices in enumerate(tokens.tolist()):
-            pieces = [self.characters[index] for index in indices]
+        for row, symbols in enumerate(tokens.tolist()):
+            pieces = [self.characters[symbol] for symbol in symbols]
             columns = [column for column, piece in enumerate(pieces) if piece]  # padding and <s> have no text
-            for found, indices in zip((target, known), self.find("".join(pieces))):
-                found[row, [columns[index] for index in indices]] = True
+            for marks, places in zip((target, known), self.find("".join(pieces))):
+                marks[row, [columns[place] for place in places]] = True
         return target.to(tokens.device), known.to(tokens.device)
 
 
@@ -163,20 +165,16 @@ class SentencepieceEnds:
 class FileEnds:
     """Boundaries of a segmented copy of the training text: the same text with a separator behind each segment.
 
-    A row is looked up by its text, so that neither shuffling nor the number of processes matters. Where a row occurs
-    several times with different boundaries, those that differ are not known. ValueError for a row that is not in the
-    file.
+    A row is looked up by its text, so that neither shuffling nor the number of processes matters; where it has a
+    character that the dictionary lacks, the file may have any. Where a row occurs several times with different
+    boundaries, those that differ are not known. ValueError for a row that is not in the file.
     """
 
     def __init__(self, segmented: str, separator: str, name: str):
         if not separator or separator not in segmented:
             raise ValueError(f"boundary-supervision: there is no separator {separator!r} in {name}")
-        segments = segmented.split(separator)
-        self.index = TextIndex("".join(segments))
-        self.separator, self.name = separator, name
-        ends = np.cumsum([len(segment) for segment in segments[:-1]]) - 1
-        self.is_end = np.zeros(len(self.index.text), dtype=bool)
-        self.is_end[ends[ends >= 0]] = True
+        text, self.is_end = split_segments(segmented, separator)
+        self.index, self.separator, self.name = TextIndex(text), separator, name
 
     def __call__(self, text: str) -> Tuple[Sequence[int], Sequence[int]]:
         if self.separator in text:
@@ -184,6 +182,8 @@ class FileEnds:
                 f"boundary-supervision: the text itself holds the separator {self.separator!r}: write {self.name} with "
                 "another and name it with --boundary-supervision-separator"
             )
+        if not text.strip(UNKNOWN_CHARACTER):
+            return [], []
         places, skipped = self._find(text)
         if not places:
             raise ValueError(
@@ -205,12 +205,23 @@ class FileEnds:
 
     def _find_anywhere(self, text: str) -> Tuple[List[int], int]:
         """As `_find`, of a row that the file has as it is."""
-        return self.index.places(text), 0
+        start, piece = max(_known_pieces(text), key=lambda found: len(found[1]))
+        places = (place - start for place in self.index.places(piece))
+        return [place for place in places if place >= 0 and self._is_at(place, text)], 0
 
     def _find_begun(self, text: str) -> Tuple[List[int], int]:
         """As `_find`, of a row that begins with the newline that fairseq puts before the first line, or with the space
         that sentencepiece puts before each."""
-        begins = [0] if text[:1] in ("\n", " ") and self.index.text.startswith(text[1:]) else []
+        begins = [0] if text[:1] in ("\n", " ") and self._is_at(0, text[1:]) else []
         if text[:1] == " ":
-            begins += [place + 1 for place in self.index.places(f"\n{text[1:]}")]
+            begins += [place + 1 for place in self._find_anywhere(f"\n{text[1:]}")[0]]
         return begins, 1
+
+    def _is_at(self, place: int, text: str) -> bool:
+        fits = place + len(text) <= len(self.index.text)
+        return fits and all(self.index.text.startswith(piece, place + start) for start, piece in _known_pieces(text))
+
+
+def _known_pieces(text: str) -> List[Tuple[int, str]]:
+    """Where each piece without unknown characters begins, and the piece."""
+    return [(found.start(), found.group()) for found in re.finditer(f"[^{UNKNOWN_CHARACTER}]+", text)]

@@ -7,10 +7,12 @@ from typing import List
 
 import numpy as np
 
+from ..text import code_points
+
 GRAM, STRIDE = 8, 4  # characters of a gram, and between the places of two grams that are in the index
 SHORTEST = GRAM + STRIDE - 1  # of pieces of which some gram is in the index, wherever the piece stands
 LOOKED_AT = SHORTEST + 16 * STRIDE  # characters of a piece, among whose grams is a rare one
-MOST_PLACES = 1000  # of one piece that are told
+MOST_PLACES = 1000  # of one piece that are looked at
 REMEMBERED = 4096  # shorter pieces, which a whole text is searched for
 _CHUNK = 1 << 20  # characters that are hashed at once
 _HALF = np.uint64(32)
@@ -63,7 +65,7 @@ class TextIndex:
 
 def _hashes(text: str, stride: int) -> np.ndarray:
     """uint64 with zeros in the lower half, of the grams of a text that begin at every `stride`-th character."""
-    codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4").astype(np.uint64)
+    codes = code_points(text).astype(np.uint64)
     count = len(range(0, len(codes) - GRAM + 1, stride))
     found = np.zeros(count, np.uint64)
     for place in range(GRAM):

@@ -269,10 +269,9 @@ class LanguageModelHub(GeneratorHubInterface):
             raise ValueError("the text to score has no symbols")
         log_probs = torch.cat(list(self._log_probs(symbols)))
         bits = (-log_probs / math.log(2)).tolist()
-        score = Score(sum(bits) / len(text), bits, [self.src_dict[index] for index in symbols])
-        score.hypothesis = {"tokens": symbols, "score": log_probs.mean(), "positional_scores": log_probs}
-        score.hypothesis.update(attention=None, alignment=None)
-        return score
+        hypothesis = {"tokens": symbols, "score": log_probs.mean(), "positional_scores": log_probs}
+        hypothesis.update(attention=None, alignment=None)
+        return Score(sum(bits) / len(text), bits, [self.src_dict[index] for index in symbols], hypothesis)
 
     def reader(self, independent_lines: bool = False) -> TextReader:
         """Reads a text of any length, piece by piece; several models decide together. ValueError for a model of words

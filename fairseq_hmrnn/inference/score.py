@@ -20,5 +20,10 @@ class Score(_Score):
 
     hypothesis: Dict[str, Any]
 
+    def __new__(cls, bits_per_character, bits, symbols, hypothesis):
+        score = super().__new__(cls, bits_per_character, bits, symbols)
+        score.hypothesis = hypothesis
+        return score
+
     def __getitem__(self, key):
         return self.hypothesis[key] if isinstance(key, str) else super().__getitem__(key)

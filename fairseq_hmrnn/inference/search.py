@@ -131,19 +131,21 @@ class DiverseBehindPrompt(DiverseBeamSearch):
     def step(self, step: int, *args, **kwargs):
         strength, is_prompt = self.diversity_strength, step < self.prompt_length
         self.diversity_strength = 0.0 if is_prompt else strength
-        found = super().step(step, *args, **kwargs)
-        self.diversity_strength = strength
+        try:
+            candidates = super().step(step, *args, **kwargs)
+        finally:
+            self.diversity_strength = strength
         if is_prompt:
             self.group_overlap.zero_()
-        return found
+        return candidates
 
 
 class _Ensemble(EnsembleModel):
-    """An ensemble that never gives one symbol, and can call the stop symbol by another name once the prompt is over.
+    """An ensemble that never gives one symbol, and can exchange the stop symbol for an unused one after the prompt.
     With an adaptive softmax the temperature acts on log-probabilities, not on what they are computed from.
 
-    Search ends where it sees its end symbol, in a prompt as well. For a prompt with such a symbol inside it is told to
-    end at an unused symbol instead, whose probability is exchanged with the stop symbol's after the prompt.
+    Search ends where it sees its end symbol, in a prompt as well. For a prompt with such a symbol inside the end
+    symbol is an unused one instead, whose probability is exchanged with the stop symbol's after the prompt.
     """
 
     never: Optional[int] = None

@@ -93,22 +93,22 @@ class PackedRecurrence:
 
     @torch.no_grad()
     def __call__(self, tokens: Tensor, state: HMLSTMState) -> Tuple[HMLSTMOutput, Tensor]:
-        """Of tokens (B, T): the output, and which of them are not padding (B, T)."""
+        """The output for tokens (B, T), and a mask (B, T) that is true where a token is not padding."""
         valid, table = tokens.ne(self.decoder.padding_idx), self.weights.table
-        x = self.decoder.embed_tokens.weight.detach() if table is None else table
+        x = self.decoder.embed_tokens.weight.detach().to(self.weights.dtype) if table is None else table
         options = {"valid": valid_or_none(valid.t()), "projected": table is not None, "tokens": tokens.t()}
         return self.weights.packed(x, state, self.options, **options), valid
 
 
 class PackedSteps(Steps):
     """Single steps on CPU, without gradients, of models that the compiled generation does not take or where it was not
-    built: packed weights, layer 1's input projection from a table, and neither the recurrence nor the output module
-    computes anew what COPY leaves as it is."""
+    built: packed weights, layer 1's input projection from a table, and for layers that COPY neither the recurrence nor
+    the output module computes anything again."""
 
     def __init__(self, decoder, state: HMLSTMState, weights: PackedWeights):
         super().__init__(decoder, state)
         self.weights = weights
-        # Every layer's term of the output module, of its h as it is now.
+        # Every layer's term of the output module, from its current h; (B, L, output_size).
         self.terms = torch.stack([F.linear(h, weight) for h, weight in zip(state.h, weights.output)], dim=1)
 
     def recur(self, tokens, valid):

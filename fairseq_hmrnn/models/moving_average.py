@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
-from typing import Iterator
+from typing import Any, Callable, Iterator
 
 import fairseq.trainer
 from fairseq import checkpoint_utils
 from fairseq.models import ema
 from torch import nn
 
+from ..fairseq_hooks import wrap_once
 from ..resumption import is_of_this_package
 
 
@@ -29,7 +30,7 @@ class MovingAverage(ema.EMA):
             self.fp32_params = {n: t.float() if t.is_floating_point() else t for n, t in self.fp32_params.items()}
 
     def step(self, new_model, updates=None):
-        """Told after every update; updates: how many there were."""
+        """Called after every update; updates: how many there were."""
         if updates is not None:
             self.update_freq_counter = (updates - 1) % self.config.ema_update_freq
         super().step(new_model, updates)
@@ -78,11 +79,19 @@ def _beginning_from_weights() -> Iterator[None]:
 def install() -> None:
     """Have fairseq's trainer average models of this package, and no others, as above; and let an average begin where
     training goes on from a checkpoint without one: fairseq has let go of the weights before it asks for them."""
-    build, load = fairseq.trainer.build_ema, checkpoint_utils.load_checkpoint
+    wrap_once(fairseq.trainer, "build_ema", _builds_own)
+    wrap_once(checkpoint_utils, "load_checkpoint", _begins_from_weights)
 
+
+def _builds_own(build: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(build)
     def build_ema(model, cfg, device):
         return (MovingAverage if is_of_this_package(type(model)) else build)(model, cfg, device)
 
+    return build_ema
+
+
+def _begins_from_weights(load: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(load)
     def load_checkpoint(cfg, trainer, **kwargs):
         with _beginning_from_weights() if trainer.cfg.ema.store_ema else contextlib.nullcontext():
@@ -91,5 +100,4 @@ def install() -> None:
             (extra_state or {}).pop(name, None)
         return extra_state, epoch_itr
 
-    fairseq.trainer.build_ema = build_ema
-    checkpoint_utils.load_checkpoint = load_checkpoint
+    return load_checkpoint

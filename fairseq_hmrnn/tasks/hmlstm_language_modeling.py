@@ -12,10 +12,10 @@ from fairseq.sequence_scorer import SequenceScorer
 from fairseq.tasks import register_task
 
 from ..checkpoints import is_dictionary, is_loading_model
-from ..compat import keep_prompt_spaces
 from ..data.characters import CharacterCodec, CharacterDictionary, is_character_dictionary
 from ..data.dictionaries import read_dictionary
 from ..data.folders import matching
+from ..fairseq_hooks import keep_prompt_spaces
 from ..inference.reader import output_symbols
 from ..inference.search import ENDS, PromptedGenerator, stop_symbol
 from ..models.decoding import GENERATION_DTYPES, generate_in

@@ -137,6 +137,13 @@ def test_a_model_without_a_carried_state_is_scored_in_its_own_windows(data, tmp_
     assert f"Evaluated {characters:,} tokens\n" in log and re.search(r"Loss \(base 2\): \d", log)
 
 
+def test_a_command_that_prints_no_score_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(scoring, "_run", lambda *_: "")
+    for task, missing in (("translation", "BLEU"), ("hmlstm_handwriting", "log-likelihood")):
+        with pytest.raises(UserError, match=f"the test split was not scored: fairseq printed no {missing}, see .*"):
+            scoring.SCORES[task]([], str(tmp_path), str(tmp_path))
+
+
 @pytest.mark.thorough
 def test_the_score_takes_nothing_in_the_current_folder_for_a_package(tmp_path, monkeypatch):
     (tmp_path / "fairseq.py").write_text("raise RuntimeError('not this one')\n")

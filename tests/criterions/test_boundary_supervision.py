@@ -57,6 +57,20 @@ def test_file(dictionary, tmp_path):
         build_supervision(str(path), dictionary, "t")(tokens_of(dictionary, "to"))
 
 
+def test_file_of_a_text_with_characters_that_the_dictionary_lacks(dictionary, tmp_path):
+    path = tmp_path / "gold.txt"
+    path.write_text("to| bé| or|\n|nöt|\tto| bè|\n", encoding="utf-8")
+    supervision = build_supervision(str(path), dictionary)
+    target, known = supervision(tokens_of(dictionary, "to bé or\nnöt\tto", "é or\nn", "\nto bé", "ö", "to b\u00e9"))
+    assert marks(target[0]).rstrip(".") == ".X..X..XX..X..X" and known[0, :15].all()
+    assert marks(target[1])[:6] == "X..XX." and known[1, :6].all()
+    assert marks(target[2])[:6] == "..X..X" and marks(known[2])[:6] == ".XXXXX"
+    assert not known[3].any(), "any place"
+    assert marks(target[4])[:5] == ".X..X", "both places"
+    with pytest.raises(ValueError, match="not in .*gold.txt: it must be the training text"):
+        supervision(tokens_of(dictionary, "to or"))
+
+
 def test_bad_files(dictionary, tmp_path):
     with pytest.raises(ValueError, match="there is no file nowhere.txt"):
         build_supervision("nowhere.txt", dictionary)

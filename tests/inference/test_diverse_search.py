@@ -43,6 +43,13 @@ def test_what_is_penalised_does_not_depend_on_the_prompt(search):
     assert search.diversity_strength == -STRENGTH and search.num_groups == 2
 
 
+def test_a_step_that_fails_leaves_the_penalty_as_it_was(search):
+    search.prompt_length = 3
+    with pytest.raises(AttributeError):
+        search.step(0, None, None)
+    assert search.diversity_strength == -STRENGTH
+
+
 def test_shared_symbols_behind_the_prompt_count(search):
     """With a weak penalty both take the first symbol; the second time it weighs twice as much."""
     search.diversity_strength = -0.3

@@ -95,6 +95,21 @@ def test_generation_is_of_rounded_weights_whatever_they_were(monkeypatch, option
         assert_same_but_for_rounding(found, whole)
 
 
+@compiled
+def test_whole_texts_are_read_alike_with_and_without_a_table_of_the_input(monkeypatch):
+    """By a model of bfloat16 weights whose recurrence keeps its own in float32 or rounds them."""
+    x = tokens(3, 30)
+    for rounded in (False, True):
+        model = make(bfloat16_products=rounded).bfloat16().eval()
+        found = []
+        for symbols in (decoding.TABLE_SYMBOLS, 0):
+            monkeypatch.setattr(decoding, "TABLE_SYMBOLS", symbols)
+            state = model.decoder.hm_lstm.zero_state(x.size(0))
+            found.append(decoding.recurrence(model.decoder)(x, state)[0].hidden[-1])
+        torch.testing.assert_close(found[0], found[1], rtol=0, atol=TOLERANCE)
+        monkeypatch.undo()
+
+
 def assert_same_but_for_rounding(found, expected):
     """Of the same rounded operands: the order of sums moves some of them to the next number."""
     torch.testing.assert_close(found, expected, rtol=0, atol=TOLERANCE / 5)

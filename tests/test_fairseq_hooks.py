@@ -1,0 +1,54 @@
+"""Functions of fairseq's that the package wraps."""
+
+import functools
+import types
+
+from fairseq import checkpoint_utils
+
+from fairseq_hmrnn import checkpoints, fairseq_hooks, resumption
+
+
+def doubled(function):
+    @functools.wraps(function)
+    def twice(*args):
+        return 2 * function(*args)
+
+    return twice
+
+
+def plus_one(function):
+    @functools.wraps(function)
+    def increased(*args):
+        return function(*args) + 1
+
+    return increased
+
+
+def test_a_function_is_wrapped_once_by_each_whoever_else_wraps_it():
+    owner = types.SimpleNamespace(value=lambda: 5)
+    owner.value = plus_one(owner.value)  # another package's, which functools.wraps marks as a wrapper too
+    for _ in range(2):
+        fairseq_hooks.wrap_once(owner, "value", doubled)
+    assert owner.value() == 12
+    owner.value = plus_one(owner.value)
+    for _ in range(2):
+        fairseq_hooks.wrap_once(owner, "value", doubled)
+        fairseq_hooks.wrap_once(owner, "value", plus_one)
+    assert owner.value() == 14
+
+
+def test_static_methods_stay_static():
+    class Owner:
+        @staticmethod
+        def value():
+            return 5
+
+    fairseq_hooks.wrap_once(Owner, "value", doubled)
+    assert Owner().value() == Owner.value() == 10
+
+
+def test_installing_again_changes_nothing():
+    before = dict(vars(checkpoint_utils))
+    checkpoints.install()
+    resumption.install()
+    assert all(vars(checkpoint_utils)[name] is value for name, value in before.items())

@@ -8,7 +8,7 @@ from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from omegaconf import II
 
 from ..modules import HMLSTM
-from ..ops import BACKENDS, BOUNDARY_MODES
+from ..ops import BACKENDS, BOUNDARY_MODES, count_detectors
 from ..ops.cpu import kernel
 from ..options import BIAS, DROPOUT, LARGEST_SIZE, PROBABILITY, SIZE, Parsed, number, option, whole
 from .embeddings import split_cutoffs
@@ -110,7 +110,7 @@ class HMLSTMConfig(FairseqDataclass):
     @staticmethod
     def check_together(cfg) -> None:
         build_slope_schedule(cfg)
-        if cfg.detector_hidden and not cfg.top_boundary and len(parse_sizes(cfg.hidden_sizes)) < 2:
+        if cfg.detector_hidden and not count_detectors(len(parse_sizes(cfg.hidden_sizes)), cfg.top_boundary):
             raise ValueError("detector-hidden requires a detector: the only layer has none without top-boundary")
 
 

@@ -16,6 +16,7 @@ from ..ops import (
     LayerParameters,
     PackedLayers,
     RecurrenceOptions,
+    count_detectors,
     hm_lstm,
     pack_layers,
     state_dtype,
@@ -134,7 +135,7 @@ class HMLSTM(nn.Module):
     @property
     def num_detectors(self) -> int:
         """Layers, from the bottom, that have a boundary detector."""
-        return self.num_layers if self.top_boundary else self.num_layers - 1
+        return count_detectors(self.num_layers, self.top_boundary)
 
     def reset_parameters(self) -> None:
         """U(+-1/sqrt(H)) for weights, as torch.nn.LSTM; biases 0 but for forget gate and detector; gains 1, but

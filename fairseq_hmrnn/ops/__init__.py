@@ -9,7 +9,7 @@ from .host import is_on_host, valid_or_none
 from .library import make_recordable
 from .precision import autocast_is_on, state_dtype
 from .products import has_many_rows, layer_output, linear
-from .types import HMLSTMOutput, HMLSTMState, LayerParameters, RecurrenceOptions
+from .types import HMLSTMOutput, HMLSTMState, LayerParameters, RecurrenceOptions, count_detectors
 
 __all__ = [
     "BACKENDS",
@@ -22,6 +22,7 @@ __all__ = [
     "attention_lstm",
     "autocast_is_on",
     "capturing",
+    "count_detectors",
     "has_many_rows",
     "hm_lstm",
     "is_on_host",

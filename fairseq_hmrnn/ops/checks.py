@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .boundary import BOUNDARY_MODES
 from .precision import state_dtype
-from .types import HMLSTMState, LayerParameters, RecurrenceOptions, num_rows
+from .types import HMLSTMState, LayerParameters, RecurrenceOptions, count_detectors, num_rows
 
 
 def check_options(options: RecurrenceOptions, noise: Optional[Tensor]) -> None:
@@ -75,7 +75,7 @@ def _detector_hidden_shapes(layer: LayerParameters) -> dict:
 
 def check_detectors(layers: Sequence[LayerParameters], options: RecurrenceOptions) -> None:
     """A hidden layer in every detector or in none, and none in a layer without detector."""
-    last = len(layers) - (0 if options.top_boundary else 1)
+    last = count_detectors(len(layers), options.top_boundary)
     hidden = [layer.detector_output is not None for layer in layers]
     if not any(hidden):  # every single step comes here
         return

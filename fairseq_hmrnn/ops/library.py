@@ -16,7 +16,7 @@ from torch.utils import _pytree
 
 from .autograd import flat_output
 from .checks import check_options
-from .types import HMLSTMOutput, HMLSTMState, LayerParameters, RecurrenceOptions
+from .types import HMLSTMOutput, HMLSTMState, LayerParameters, RecurrenceOptions, count_detectors
 
 ARGUMENTS = (
     "Tensor x, Tensor[] weights, Tensor[] h, Tensor[] c, Tensor z, Tensor? valid, Tensor? noise, "
@@ -76,7 +76,7 @@ class Arguments:
 
 def _layers(weights: Sequence[Tensor], num_layers: int, options: RecurrenceOptions) -> List[LayerParameters]:
     """The layers of a flat list of their weights, absent ones left out: their number says which are there."""
-    detectors = num_layers if options.top_boundary else num_layers - 1
+    detectors = count_detectors(num_layers, options.top_boundary)
     gains, hidden = 3 * num_layers - 1, 3 * detectors
     rest = len(weights) - (4 * num_layers - 1)
     layer_norm, has_hidden = rest in (gains, gains + hidden), rest in (hidden, gains + hidden)

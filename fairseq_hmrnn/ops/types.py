@@ -18,7 +18,13 @@ from .host import is_on_host
 
 GATE_ORDER = ("f", "i", "o", "g", "z")
 NUM_GATES = len(GATE_ORDER) - 1  # those of H rows
-NUM_PRODUCTS = 3  # recurrent, top-down, bottom-up
+NUM_PRODUCTS = 3
+RECURRENT, TOP_DOWN, BOTTOM_UP = range(NUM_PRODUCTS)  # the order of LayerParameters
+
+
+def count_detectors(num_layers: int, top_boundary: bool) -> int:
+    """How many layers, from the bottom, have a boundary detector."""
+    return num_layers if top_boundary else num_layers - 1
 
 
 def num_rows(hidden_size: int) -> int:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Optional, Tuple
 
+from ...ops import count_detectors
 from ...options import DROPOUT, LARGEST_SIZE, SIZE, SIZE_OR_DEFAULT, Parsed, option, whole
 from ..config import DecoderEmbeddingConfig, HMLSTMConfig, HMLSTMLanguageModelConfig, parse_sizes
 
@@ -76,7 +77,7 @@ class HMLSTMEncoderConfig(HMLSTMConfig):
 
     @staticmethod
     def check_together(cfg) -> None:
-        num_detectors = len(parse_sizes(cfg.hidden_sizes)) - (0 if cfg.top_boundary else 1)
+        num_detectors = count_detectors(len(parse_sizes(cfg.hidden_sizes)), cfg.top_boundary)
         check_memory_layer(parse_encoder_memory(cfg.encoder_memory)[1], num_detectors)
 
 

@@ -10,8 +10,10 @@ import triton.language as tl
 from .cell import GATES, SAVED, advance_backward, detect_backward
 from .common import (
     BOTTOM_UP,
+    PRODUCTS,
     RECURRENT,
     SPLIT,
+    STATISTICS,
     TOP_DOWN,
     accumulate_gates,
     add_product,
@@ -63,7 +65,7 @@ def backward_products(
                 kind = layer + (product * LAYERS if NORM else 0)
                 first = row_of(kind, step, steps, rows, rows_padded) * (GATES * SIZE)
                 a = gradients + first[:, None] + inner[None, :]
-                matrix = weights + (layer * 3 + product).to(tl.int64) * (GATES * SIZE * SIZE)
+                matrix = weights + (layer * PRODUCTS + product).to(tl.int64) * (GATES * SIZE * SIZE)
                 w = matrix + inner[:, None] * SIZE + outer[None, :]
                 total = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
                 height = of_layer(PADDED, layer, LAYERS)
@@ -79,7 +81,7 @@ def backward_products(
 def sent_row(layer, step, product, part, row, rows_padded, LAYERS: tl.constexpr):
     """Index of a row in `sent_gates` (2, layers, 3, SPLIT, samples, .); two steps are enough, for a cell reads what
     the next step sent before the step before that overwrites it."""
-    index = ((layer + step % 2 * LAYERS) * 3 + product) * SPLIT + part
+    index = ((layer + step % 2 * LAYERS) * PRODUCTS + product) * SPLIT + part
     return index.to(tl.int64) * rows_padded + row
 
 
@@ -99,7 +101,7 @@ def pulled(
         value += tl.load(sent_gates + row * SIZE + units, mask=mask, other=0.0)
     kind = row_of(layer + product * LAYERS, step, steps, b, rows_padded)
     last = kappa * tl.load(detector_gradients + kind)
-    w = tl.load(detectors + (layer * 3 + product) * SIZE + units, mask=mask, other=0.0)
+    w = tl.load(detectors + (layer * PRODUCTS + product) * SIZE + units, mask=mask, other=0.0)
     # Loaded in any case, so that no load waits for the flags.
     value = tl.where(mask & (((flags >> product) & 1) != 0), value, 0.0)
     return tl.where(there, value + last * w, 0.0)
@@ -240,7 +242,7 @@ def through_products(
     wanted = ()
     exists = ()
     vectors = (d_flush, d_open)
-    for product in tl.static_range(3):
+    for product in tl.static_range(PRODUCTS):
         there = layer + 1 < LAYERS if product == TOP_DOWN else layer >= 0
         row = product_index(layer, product, step, LAYERS, KEEP).to(tl.int64) * rows_padded + b
         pointer = products + row * (GATES * SIZE)
@@ -250,17 +252,17 @@ def through_products(
         exists += (there,)
         wanted += (there & (active | (here & COPY_GRADIENTS)),)
         n, last, rstd, gd = product_before_norm(
-            pointer, statistics + after * 9 + product * 3, gains + (layer * 3 + product) * (GATES * SIZE), ds,
-            wanted[product], units, mask, stride,
+            pointer, statistics + (after * PRODUCTS + product) * STATISTICS,
+            gains + (layer * PRODUCTS + product) * (GATES * SIZE), ds, wanted[product], units, mask, stride,
         )  # fmt: skip
         before_norm += ((n, last, rstd, gd),)
         vectors += (added_gates(gd), added_gates(multiply_gates(gd, n)))
     totals = sums(vectors, 8)
     to_gates = ()
-    for product in tl.static_range(3):
+    for product in tl.static_range(PRODUCTS):
         n, last, rstd, gd = before_norm[product]
         gate = 1.0 if product == RECURRENT else (z_prev if product == TOP_DOWN else z_below)
-        vector = layer * 3 + product
+        vector = layer * PRODUCTS + product
         dp, d_last, to_gate = through_norm(
             n, last, rstd, gd, du * tl.load(detector_gains + vector), totals[2 + 2 * product], totals[3 + 2 * product],
             gate, mask, count, kappa,
@@ -287,7 +289,7 @@ def through_sum(
     three's."""
     to_flush, to_open = sums((d_flush, d_open), 2)
     store_gates(gradients + emitted * (GATES * SIZE), units, stride, mask, ds)
-    for product in tl.static_range(3):
+    for product in tl.static_range(PRODUCTS):
         tl.store(detector_gradients + row_of(layer + product * LAYERS, step, steps, b, rows_padded), du)
     return to_flush, to_open, 7 * active.to(tl.int32)
 

@@ -7,9 +7,9 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tu
 import torch
 from torch import Tensor
 
-from ..types import NUM_GATES, HMLSTMState, LayerParameters, RecurrenceOptions
+from ..types import BOTTOM_UP, NUM_GATES, NUM_PRODUCTS, HMLSTMState, LayerParameters, RecurrenceOptions
 from .cell import SAVED
-from .common import SPLIT
+from .common import SPLIT, STATISTICS
 
 SORTED_ROWS = 512  # largest batch whose samples a product can sort: every tile does it again
 
@@ -118,12 +118,12 @@ class Buffers:
         self.scalars = zeros(2, **place)  # slope, detector_grad_scale
         # Without tensor cores the forward product takes half the time where its outputs lie side by side.
         self.transposed = shape.dtype == torch.float32
-        self.weights = zeros(L if shape.training or not self.transposed else 0, 3, rows, P, **operand)
-        self.forward_weights = zeros(L, 3, P, rows, **operand) if self.transposed else self.weights
+        self.weights = zeros(L if shape.training or not self.transposed else 0, NUM_PRODUCTS, rows, P, **operand)
+        self.forward_weights = zeros(L, NUM_PRODUCTS, P, rows, **operand) if self.transposed else self.weights
         self.input_weight = zeros(NUM_GATES * shape.padded[0], shape.input_size, **operand)
-        self.detectors, self.input_detector = zeros(L, 3, P, **place), zeros(shape.input_size, **place)
+        self.detectors, self.input_detector = zeros(L, NUM_PRODUCTS, P, **place), zeros(shape.input_size, **place)
         self.bias, self.detector_bias = zeros(L, rows, **place), zeros(L, **place)
-        self.gains, self.detector_gains = zeros(L, 3, rows, **place), zeros(L, 3, **place)
+        self.gains, self.detector_gains = zeros(L, NUM_PRODUCTS, rows, **place), zeros(L, NUM_PRODUCTS, **place)
         N = shape.hidden_padded
         self.detector_hidden_weights, self.input_detector_hidden = (
             zeros(size, **place) for size in ((L, 3, N, P), (N, shape.input_size))
@@ -142,32 +142,33 @@ class Buffers:
         self.running = zeros(L, T + 1, R, dtype=torch.int32, **place)
         self.boundaries, self.probs = zeros(L, T, R, **place), zeros(L, T, R, **place)
         self.keep = shape.training and shape.layer_norm
-        self.products = empty(T if self.keep else 1, L, 3, R, rows, **place)
+        self.products = empty(T if self.keep else 1, L, NUM_PRODUCTS, R, rows, **place)
         self.projected = empty(T, R, rows, **place)
         self.projected_detector, self.projected_hidden = zeros(T, R, **place), empty(T, R, N, **place)
         self.gates = empty(L if shape.training else 0, T + 1, R, int(SAVED) * P, **place)
-        self.statistics = empty(L if self.keep else 0, T + 1, R, 9, **place)
+        self.statistics = empty(L if self.keep else 0, T + 1, R, NUM_PRODUCTS * int(STATISTICS), **place)
         if shape.training:
             self.allocate_gradients(L, T, R, P, place, operand)
 
     def allocate_gradients(self, L, T, R, P, place, operand) -> None:
         zeros = torch.zeros
         rows = NUM_GATES * P
-        kinds = 3 if self.shape.layer_norm else 1  # without, the three products have one gradient
+        kinds = NUM_PRODUCTS if self.shape.layer_norm else 1  # without, the three products have one gradient
         self.grad_hidden = zeros(L, T, R, P, **place)
         self.grad_boundaries, self.grad_probs = zeros(L, T, R, **place), zeros(L, T, R, **place)
         self.dh, self.dc = zeros(L, R, P, **place), zeros(L, R, P, **place)
         self.dz, self.dz_below = zeros(L, R, **place), zeros(L, R, **place)
         self.sent = zeros(L, T, R, dtype=torch.int32, **place)
-        self.sent_gates = torch.empty(2, L, 3, int(SPLIT), R, P, **place)
+        self.sent_gates = torch.empty(2, L, NUM_PRODUCTS, int(SPLIT), R, P, **place)
         self.gradients = zeros(kinds, L, T, R, rows, **operand)
-        self.detector_gradients = zeros(3, L, T, R, **place)
+        self.detector_gradients = zeros(NUM_PRODUCTS, L, T, R, **place)
         # That of u, for the detectors' hidden layers; without layer normalisation all three products' are that.
         keeps_du = self.shape.hidden_padded and self.shape.layer_norm
         self.logit_gradients = zeros(L, T, R, **place) if keeps_du else self.detector_gradients[0]
         self.bias_sums, self.detector_bias_sums = zeros(L, R, rows, **place), zeros(L, R, **place)
         norms = L if self.shape.layer_norm else 0
-        self.gain_sums, self.detector_gain_sums = zeros(norms, 3, R, rows, **place), zeros(norms, 3, R, **place)
+        self.gain_sums = zeros(norms, NUM_PRODUCTS, R, rows, **place)
+        self.detector_gain_sums = zeros(norms, NUM_PRODUCTS, R, **place)
 
     @staticmethod
     def load_numbers(target: Tensor, numbers: Sequence[float]) -> None:
@@ -190,7 +191,7 @@ class Buffers:
                 if weight is None:
                     continue
                 columns = weight.size(1)
-                is_input = index == 0 and product == 2
+                is_input = index == 0 and product == BOTTOM_UP
                 row = self.input_detector if is_input else self.detectors[index, product]
                 given = weight[:-1].view(NUM_GATES, size, columns)
                 if is_input:

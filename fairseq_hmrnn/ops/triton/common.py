@@ -3,11 +3,14 @@
 import triton
 import triton.language as tl
 
+from .. import types
 from .cell import GATES
 
-RECURRENT = tl.constexpr(0)
-TOP_DOWN = tl.constexpr(1)
-BOTTOM_UP = tl.constexpr(2)
+PRODUCTS = tl.constexpr(types.NUM_PRODUCTS)
+RECURRENT = tl.constexpr(types.RECURRENT)
+TOP_DOWN = tl.constexpr(types.TOP_DOWN)
+BOTTOM_UP = tl.constexpr(types.BOTTOM_UP)
+STATISTICS = tl.constexpr(3)  # of a product, kept for the backward pass: see `normalise`
 SPLIT = GATES  # the backward product sums over its rows gate by gate, side by side
 
 

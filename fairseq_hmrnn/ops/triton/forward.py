@@ -6,7 +6,9 @@ import triton.language as tl
 from .cell import GATES, SAVED, activate, advance, detect, hidden_term, pre_activation
 from .common import (
     BOTTOM_UP,
+    PRODUCTS,
     RECURRENT,
+    STATISTICS,
     TOP_DOWN,
     add_product,
     added_gates,
@@ -36,7 +38,7 @@ def z_below_of(z, layer, step, steps, rows, rows_padded):
 def product_index(layer, product, step, LAYERS: tl.constexpr, KEEP: tl.constexpr):
     """Index of a product's first row in `products`, in rows of samples: (steps or 1, layers, 3)."""
     slot = step if KEEP else 0
-    return (layer + slot * LAYERS) * 3 + product
+    return (layer + slot * LAYERS) * PRODUCTS + product
 
 
 @triton.jit(do_not_specialize=["phase", "steps"])
@@ -77,7 +79,7 @@ def forward_products(
                 inner = tl.arange(0, BLOCK_K)
                 outer = column + tl.arange(0, BLOCK_N)
                 first = row_of(source, slot, steps + 1, rows, rows_padded) * SIZE
-                matrix = forward_weights + (layer * 3 + product).to(tl.int64) * (GATES * SIZE * SIZE)
+                matrix = forward_weights + (layer * PRODUCTS + product).to(tl.int64) * (GATES * SIZE * SIZE)
                 w = matrix + outer[None, :] * STRIDE_N + inner[:, None] * STRIDE_K
                 total = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
                 end = of_layer(PADDED, source, LAYERS)
@@ -97,7 +99,7 @@ def forward_products(
 def detector_product(h, detectors, layer, product, source_row, units, mask, SIZE: tl.constexpr):
     """What the detector's row of a product sums over the units, in float32."""
     read = tl.load(h + source_row * SIZE + units, mask=mask, other=0.0)
-    return read * tl.load(detectors + (layer * 3 + product) * SIZE + units, mask=mask, other=0.0)
+    return read * tl.load(detectors + (layer * PRODUCTS + product) * SIZE + units, mask=mask, other=0.0)
 
 
 @triton.jit
@@ -108,7 +110,7 @@ def recurrent_term(
     """U h' of eq. (1): the rows of the gates, 0 where not needed, and the vector whose sum is the detector's row."""
     if MASKED:
         h_prev *= tl.load(masks + row_of(layer, 0, 1, b, rows_padded) * SIZE + units, mask=mask, other=0.0)
-    w = tl.load(detectors + (layer * 3 + RECURRENT) * SIZE + units, mask=mask, other=0.0)
+    w = tl.load(detectors + (layer * PRODUCTS + RECURRENT) * SIZE + units, mask=mask, other=0.0)
     row = product_index(layer, RECURRENT, step, LAYERS, KEEP).to(tl.int64) * rows_padded + b
     gates = load_gates(products + row * (GATES * SIZE), units, stride, mask)
     return gates_where(mask & needed, gates), h_prev * w
@@ -184,7 +186,7 @@ def normalise(
     means = ()
     centred = ()
     squares = ()
-    for product in tl.static_range(3):
+    for product in tl.static_range(PRODUCTS):
         mean = (totals[product] + totals[3 + product]) / count
         gates = gates_where(mask, normalised(rows[product], mean, 1.0))
         means += (mean,)
@@ -194,8 +196,8 @@ def normalise(
     scaled = ()
     last_rows = ()
     found = ()
-    for product in tl.static_range(3):
-        vector = layer * 3 + product
+    for product in tl.static_range(PRODUCTS):
+        vector = layer * PRODUCTS + product
         last = totals[3 + product] - means[product]
         rstd = tl.rsqrt((variances[product] + last * last) / count + EPS)
         gain = load_gates(gains + vector * (GATES * SIZE), units, stride, mask)
@@ -376,9 +378,9 @@ def keep_saved(gates, activated, again, before, after, units, stride, mask, SIZE
 @triton.jit
 def keep_statistics(statistics, again, before, after, found):
     """The statistics of `normalise` for the three products; those of the recurrent one go with the gates of a run."""
-    old = statistics + before * 9
-    new = statistics + after * 9
-    for index in tl.static_range(3):
+    old = statistics + before * (PRODUCTS * STATISTICS)
+    new = statistics + after * (PRODUCTS * STATISTICS)
+    for index in tl.static_range(STATISTICS):
         tl.store(new + index, tl.where(again, tl.load(old + index), found[0][index]))
-        tl.store(new + 3 + index, found[1][index])
-        tl.store(new + 6 + index, found[2][index])
+        tl.store(new + STATISTICS + index, found[1][index])
+        tl.store(new + 2 * STATISTICS + index, found[2][index])

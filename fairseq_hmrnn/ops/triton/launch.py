@@ -12,7 +12,7 @@ from torch import Tensor
 from ..boundary import BOUNDARY_MODES
 from ..detector import hidden_gradients, read_by
 from ..reference import LAYER_NORM_EPS
-from ..types import NUM_GATES, DetectorHidden, LayerParameters, num_rows
+from ..types import BOTTOM_UP, NUM_GATES, NUM_PRODUCTS, RECURRENT, TOP_DOWN, DetectorHidden, LayerParameters, num_rows
 from .backward import backward_cell, backward_products
 from .buffers import SORTED_ROWS, Buffers
 from .common import SPLIT
@@ -142,7 +142,7 @@ class Launcher:
     def launches_backward(self) -> List[Launch]:
         """As `launches_forward`."""
         b, shape = self.buffers, self.shape
-        grid = (b.size_padded // shape.granule, self.tiles, int(SPLIT) * 3 * self.cells_per_phase)
+        grid = (b.size_padded // shape.granule, self.tiles, int(SPLIT) * NUM_PRODUCTS * self.cells_per_phase)
         cell = dict(
             **self.arguments(backward_cell), **self.cell_constants, COPY_GRADIENTS=shape.copy_has_gate_gradients
         )
@@ -186,12 +186,15 @@ class Launcher:
     def source(self, index: int, product: int) -> Tensor:
         """The input of a product at every step, times its gate without layer normalisation, (T R, columns)."""
         b, shape = self.buffers, self.shape
-        if (index, product) == (0, 2):
+        if (index, product) == (0, BOTTOM_UP):
             return b.x.view(-1, shape.input_size)
-        if product == 0:
+        if product == RECURRENT:
             return b.read[index, :-1, :, : shape.sizes[index]].flatten(0, 1)
-        layer = index + 1 if product == 1 else index - 1
-        read, gate = (b.hidden[layer, :-1], b.z[index, :-1]) if product == 1 else (b.hidden[layer, 1:], b.z[layer, 1:])
+        layer = index + 1 if product == TOP_DOWN else index - 1
+        if product == TOP_DOWN:
+            read, gate = b.hidden[layer, :-1], b.z[index, :-1]
+        else:
+            read, gate = b.hidden[layer, 1:], b.z[layer, 1:]
         read = read[..., : shape.sizes[layer]]
         read = read if shape.layer_norm else read * gate.unsqueeze(2).to(read.dtype)
         return read.flatten(0, 1)
@@ -227,10 +230,10 @@ class Launcher:
     def layer_gradients(self, index: int) -> List[Optional[Tensor]]:
         """In the order of LayerParameters."""
         b = self.buffers
-        weights: List[Optional[Tensor]] = [None] * 3
-        gains: List[Optional[Tensor]] = [None] * 3
-        for p in range(3):
-            if p == 1 and index + 1 == self.layers:  # the top layer has no top-down product
+        weights: List[Optional[Tensor]] = [None] * NUM_PRODUCTS
+        gains: List[Optional[Tensor]] = [None] * NUM_PRODUCTS
+        for p in range(NUM_PRODUCTS):
+            if p == TOP_DOWN and index + 1 == self.layers:  # the top layer has no top-down product
                 continue
             weights[p] = self.weight_gradient(index, p)
             if self.shape.layer_norm:
@@ -240,8 +243,8 @@ class Launcher:
 
     def input_gradient(self) -> Tensor:
         b, shape = self.buffers, self.shape
-        grad = float32_product(self.kind(0, 2), b.input_weight)
-        grad = torch.addr(grad, b.scalars[1] * b.detector_gradients[2, 0].view(-1), b.input_detector)
+        grad = float32_product(self.kind(0, BOTTOM_UP), b.input_weight)
+        grad = torch.addr(grad, b.scalars[1] * b.detector_gradients[BOTTOM_UP, 0].view(-1), b.input_detector)
         return grad.view(shape.steps, shape.rows, -1)[:, : shape.batch].to(shape.dtype)
 
     def gradients(self, need_x: bool, need_weights: bool) -> List[Optional[Tensor]]:

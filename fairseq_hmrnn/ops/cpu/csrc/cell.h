@@ -7,10 +7,8 @@
 
 namespace hmrnn {
 
-constexpr int GATES = 4;       // rows of each unit in every weight, in the order of ops/types.py: f, i, o, g
 constexpr int SAVED = 5;       // vectors that the backward pass needs of an active step: f, i, o, g, c
 constexpr int COPY_TERMS = 3;  // and of a run of COPY steps: factors of dc in dz' and dzb, and of -dh in both
-static_assert(PANEL<float> == GATES * LANES<float>, "a panel holds all gates of LANES units");
 
 // Vectors over the gate rows of a layer, panel by panel: (panels, GATES, LANES). Rows of one gate are H apart in a weight,
 // often a power of two, and so many of them at once would share one set of the first cache.
@@ -83,7 +81,7 @@ inline void save(const Gates<T>& gates, Vec<T> c, T* to) {
 
 template <class T>
 inline Vec<T> saved_c(const T* from) {
-  return load(from + 4 * LANES<T>);
+  return load(from + (SAVED - 1) * LANES<T>);
 }
 
 // The influence of the branches not taken on a COPY step's boundaries, constant over a run of COPY steps.

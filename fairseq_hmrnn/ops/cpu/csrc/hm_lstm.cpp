@@ -139,7 +139,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("seconds", [] {
     py::dict seconds;
     const char* names[PHASES] = {"forward products", "forward cells", "backward products", "backward cells",
-                                 "backward large products"};
+                                 "large products"};
     for (int phase = 0; phase < PHASES; ++phase) seconds[names[phase]] = phase_seconds()[phase].load();
     return seconds;
   }, "Seconds of the first thread in each part of all calls so far.");

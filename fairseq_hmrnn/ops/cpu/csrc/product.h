@@ -12,8 +12,10 @@
 
 namespace hmrnn {
 
+constexpr int GATES = 4;  // rows of each unit in every weight, in the order of ops/types.py: f, i, o, g
+
 template <class T>
-constexpr int PANEL = 4 * LANES<T>;
+constexpr int PANEL = GATES * LANES<T>;  // all gates of LANES units
 
 constexpr int CACHE_LINE = 64;  // bytes
 
@@ -244,12 +246,12 @@ inline void multiply_gates(const Rows<T, T>& rows, int64_t K, const T* weight, i
     for (int j = 0; j < width; ++j) {
       const T* w = weight + (unit + j) * K;
       const T* a = rows.a[i];
-      Vec<T> acc[4][2] = {};
+      Vec<T> acc[GATES][2] = {};
       int64_t k = 0;
       for (; k + 2 * W <= K; k += 2 * W) {
         const Vec<T> a0 = load(a + k), a1 = load(a + k + W);
 #pragma GCC unroll 4
-        for (int q = 0; q < 4; ++q) {
+        for (int q = 0; q < GATES; ++q) {
           acc[q][0] += a0 * load(w + q * H * K + k);
           acc[q][1] += a1 * load(w + q * H * K + k + W);
         }
@@ -257,15 +259,15 @@ inline void multiply_gates(const Rows<T, T>& rows, int64_t K, const T* weight, i
       for (; k < K; k += W) {
         const int lanes = K - k < W ? int(K - k) : W;
         const Vec<T> a0 = load(a + k, lanes);
-        for (int q = 0; q < 4; ++q) acc[q][0] += a0 * load(w + q * H * K + k, lanes);
+        for (int q = 0; q < GATES; ++q) acc[q][0] += a0 * load(w + q * H * K + k, lanes);
       }
-      for (int q = 0; q < 4; ++q) {
+      for (int q = 0; q < GATES; ++q) {
         const T value = rows.scale[i] * sum<T>(acc[q][0] + acc[q][1]);
         row[q * W + j] = add ? row[q * W + j] + value : value;
       }
     }
     for (int j = width; j < W; ++j)
-      for (int q = 0; q < 4; ++q) row[q * W + j] = 0;
+      for (int q = 0; q < GATES; ++q) row[q * W + j] = 0;
   }
 }
 
@@ -289,12 +291,12 @@ inline void pack_side_by_side(const T* rows, int64_t count, int64_t width, int64
   }
 }
 
-// Panels of the forward product: panel p holds, for every element, the four gates of LANES units. (P, E, 4, LANES)
+// Panels of the forward product: panel p holds, for every element, the gates of LANES units. (P, E, GATES, LANES)
 template <class T, class S>
 inline void pack_gates(const T* weight, int64_t H, int64_t K, int64_t panel, S* packed) {
   constexpr int W = LANES<T>;
   const int64_t unit = panel * W;
-  for (int q = 0; q < 4; ++q)
+  for (int q = 0; q < GATES; ++q)
     pack_side_by_side(weight + (q * H + unit) * K, std::min<int64_t>(W, H - unit), W, K,
                       packed + panel * elements<S>(K) * PANEL<T> + q * W);
 }
@@ -311,7 +313,7 @@ inline void pack_rows(const T* matrix, int64_t rows, int64_t K, int64_t panel, S
 template <class T, class S>
 inline void pack_columns(const T* weight, int64_t H, int64_t K, int64_t panel, S* packed) {
   const int64_t column = panel * PANEL<T>, width = std::min<int64_t>(K - column, PANEL<T>);
-  for (int64_t r = 0; r < 4 * H; r += Operand<S>::STEP, packed += PANEL<T>) {
+  for (int64_t r = 0; r < GATES * H; r += Operand<S>::STEP, packed += PANEL<T>) {
     const T* row = weight + r * K + column;
     if constexpr (std::is_same<S, T>::value)
       std::memcpy(packed, row, width * sizeof(T));

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from ...boundary import decide
 from ...detector import hidden_gradients, read_by
-from ...types import DetectorHidden, LayerParameters
-from .problem import BOTTOM_UP, PRODUCTS, RECURRENT, TOP_DOWN, WORTH_PACKING, Inputs, Product, Saved, operations, take
+from ...types import BOTTOM_UP, RECURRENT, TOP_DOWN, DetectorHidden, LayerParameters
+from .problem import PRODUCTS, WORTH_PACKING, Inputs, Product, Saved, operations, take
 
 
 class Backward:

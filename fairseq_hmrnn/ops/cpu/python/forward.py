@@ -10,11 +10,8 @@ from torch import Tensor
 
 from ...boundary import decide, hard_sigmoid
 from ...detector import hidden_term, input_products
-from ...types import LayerParameters, split_gates
+from ...types import BOTTOM_UP, RECURRENT, TOP_DOWN, LayerParameters, split_gates
 from .problem import (
-    BOTTOM_UP,
-    RECURRENT,
-    TOP_DOWN,
     WORTH_PACKING,
     Cell,
     Inputs,

@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...reference import LAYER_NORM_EPS
-from ...types import HMLSTMState, LayerParameters, RecurrenceOptions
+from ...types import NUM_PRODUCTS, HMLSTMState, LayerParameters, RecurrenceOptions, count_detectors
 
-RECURRENT, TOP_DOWN, BOTTOM_UP = PRODUCTS = range(3)
+PRODUCTS = range(NUM_PRODUCTS)
 WORTH_PACKING = 64  # rows of all steps together
 
 
@@ -43,7 +43,7 @@ class Inputs(NamedTuple):
         return self.layer_norm and self.options.detector_grad_scale != 0
 
     def has_detector(self, index: int) -> bool:
-        return index + 1 < len(self.layers) or self.options.top_boundary
+        return index < count_detectors(len(self.layers), self.options.top_boundary)
 
 
 class Product:

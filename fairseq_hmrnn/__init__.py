@@ -3,14 +3,14 @@
 import importlib
 
 from . import checkpoints, precision_options, resumption
-from .cli.errors import tell_in_fairseq_commands
+from .cli.errors import report_in_fairseq_commands
 
 __version__ = "1.0.0"
 
 checkpoints.install()
 resumption.install()
 precision_options.install()
-tell_in_fairseq_commands()
+report_in_fairseq_commands()
 
 _PARTS = ("criterions", "inference", "models", "optim", "tasks")  # imported now, for what they load must be checked
 for _part in _PARTS:

@@ -3,7 +3,7 @@
 A checkpoint is a pickle in an archive, and a pickle can run any code. Newer torch refuses unknown globals by itself,
 older torch does not. Here, in every version alike, nothing may be imported that is not on one allow-list, and every
 byte must have its checksum, which torch does not compare. The list has what fairseq itself writes with any task, and
-what other code has told torch to be safe (`torch.serialization.add_safe_globals`), so that honest checkpoints of other
+what other code has registered as safe (`torch.serialization.add_safe_globals`), so that honest checkpoints of other
 models load as before.
 """
 
@@ -194,7 +194,8 @@ def _read_archive(path: str) -> bytes:
 
 
 def _checksum(file: BinaryIO, member: zipfile.ZipInfo, reader, name: str) -> int:
-    """Of what torch's reader finds under a name; -1 if that is not where Python's finds it, or is not as long."""
+    """The checksum of what torch's reader finds under a name; -1 if that is not where Python's finds it, or is not as
+    long."""
     offset = compat.record_offset(reader, name)
     if offset is None:
         record = reader.get_record(name)

@@ -21,7 +21,7 @@ from fairseq.distributed.utils import _TensorPlaceholder
 
 
 def allow_in_torch() -> None:
-    """Tell torch's own check what checkpoints of fairseq are made of, as far as this torch has one."""
+    """Register with torch's own check what checkpoints of fairseq are made of, as far as this torch has one."""
     add_safe_globals = getattr(torch.serialization, "add_safe_globals", None)
     if add_safe_globals is None:
         return
@@ -57,7 +57,8 @@ def allow_in_torch() -> None:
 
 
 def safe_globals() -> Set[Tuple[str, str]]:
-    """(module, name) of what torch was told to be safe, here or by other code; nothing where torch has no such list."""
+    """(module, name) of what was registered as safe with torch, here or by other code; nothing where torch has no such
+    list."""
     found = set()
     for thing in getattr(torch.serialization, "get_safe_globals", list)():
         name = thing[1] if isinstance(thing, tuple) else f"{thing.__module__}.{getattr(thing, '__qualname__', thing)}"
@@ -67,7 +68,7 @@ def safe_globals() -> Set[Tuple[str, str]]:
 
 @contextlib.contextmanager
 def loading_data_only() -> Iterator[None]:
-    """`torch.load` loads data only, as it does by default from torch 2.6 on. Before 2.4 it cannot be told what else
+    """`torch.load` loads data only, as it does by default from torch 2.6 on. Before 2.4 it has no list of what else
     than tensors is data; `archive.check_checkpoint` is all there is."""
     load = torch.load
     if hasattr(torch.serialization, "add_safe_globals"):
@@ -79,5 +80,5 @@ def loading_data_only() -> Iterator[None]:
 
 
 def record_offset(reader, name: str) -> Optional[int]:
-    """Where torch's reader of archives finds a member in the file; None if this torch does not tell."""
+    """Where torch's reader of archives finds a member in the file; None if this torch has no such function."""
     return reader.get_record_offset(name) if hasattr(reader, "get_record_offset") else None

@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 def hand_over_loss(checkpoint: Dict[str, Any]) -> None:
-    """fairseq writes an epoch's last checkpoint before it tells the scheduler that epoch's validation loss, and when it
+    """fairseq writes an epoch's last checkpoint before it gives the scheduler that epoch's validation loss, and when it
     resumes it never does: put the loss into the state of this package's scheduler, as `missed_loss`, if it is such a
     checkpoint. Others ignore it."""
     extra = checkpoint.get("extra_state") or {}

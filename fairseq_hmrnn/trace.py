@@ -27,7 +27,7 @@ class BoundaryTrace(NamedTuple):
 
     @classmethod
     def of(cls, output: Any, valid: Tensor, num_detectors: int, num_updates) -> BoundaryTrace:
-        """Of a recurrence's output, an `ops.HMLSTMOutput`, which is time-major. valid: (B, T)."""
+        """The trace in a recurrence's output, an `ops.HMLSTMOutput`, which is time-major. valid: (B, T)."""
         boundaries, probs = output.boundaries.transpose(0, 1), output.boundary_probs.transpose(0, 1)
         return cls(boundaries, probs, valid, num_detectors, num_updates)
 

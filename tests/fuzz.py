@@ -88,9 +88,9 @@ class Parsers(Exception):
 def start(command):
     """Run a command as its file or module would be run."""
     if command == "fairseq-train":
-        from fairseq_hmrnn.cli.errors import tell_in_fairseq_commands
+        from fairseq_hmrnn.cli.errors import report_in_fairseq_commands
 
-        tell_in_fairseq_commands()
+        report_in_fairseq_commands()
         importlib.import_module("fairseq_cli.train").cli_main()
     elif command.startswith("fairseq-hmrnn"):
         from fairseq_hmrnn.cli.main import run
@@ -109,21 +109,21 @@ def options_of(command):
     from fairseq_hmrnn.options import Range
 
     if command == "fairseq-train":
-        from fairseq_hmrnn.cli.options import OPTIONS
-        from fairseq_hmrnn.optim.lr_scheduler import ExactReduceLROnPlateauConfig
+        from fairseq_hmrnn.cli.options import registered_options
         from fairseq_hmrnn.options import allowed_of
 
         configs = [
-            OPTIONS[f"--{kind}"]
+            registered_options()[f"--{kind}"]
             for kind in (
                 "task hmlstm_language_modeling",
                 "arch hmlstm_lm",
                 "criterion boundary_regularized_cross_entropy",
+                "lr-scheduler exact_reduce_lr_on_plateau",
             )
         ]
         fields = {
             f.name: allowed_of(f)
-            for c in [*configs, ExactReduceLROnPlateauConfig]
+            for c in configs
             for f in c.__dataclass_fields__.values()
             if f.type is not bool and f.metadata.get("help")
         }

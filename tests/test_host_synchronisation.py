@@ -94,7 +94,7 @@ def train_steps(model, criterion, sample):
 def task_of(source, target):
     text = {"train": range(700)}  # what a stream is of
     return SimpleNamespace(
-        source_dictionary=source, target_dictionary=target, tells_epoch=True, dataset=text.__getitem__
+        source_dictionary=source, target_dictionary=target, passes_epoch=True, dataset=text.__getitem__
     )
 
 

@@ -30,8 +30,8 @@ ALLOWED = {
     "models": {"checkpoints", "fairseq_hooks", "modules", "ops", "options", "resumption", "trace"},
     "inference": {"checkpoints", "criterions", "data", "models", "ops", "text", "trace"},
     "tasks": {"checkpoints", "data", "fairseq_hooks", "inference", "models", "options", "resumption"},
-    "cli": {"analysis", "archive", "checkpoints", "criterions", "data", "inference", "models", "optim", "options"}
-    | {"tasks", "text"},
+    "cli": {"analysis", "archive", "checkpoints", "criterions", "data", "inference", "models", "options", "resumption"}
+    | {"text"},
     "__init__": {"checkpoints", "cli", "precision_options", "resumption"},  # and by name what is registered
     "__main__": {"cli"},
 }

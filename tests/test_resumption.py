@@ -167,7 +167,7 @@ def test_a_criterion_goes_on_with_models_and_tasks_of_others(tmp_path):
     task = SimpleNamespace(source_dictionary=dictionary, target_dictionary=dictionary)
     criterion = BoundaryRegularizedCrossEntropy(task, False, "auto,.05", "uncertainty")
     loaded(saved(tmp_path, criterion={"rate": 0.4, "of_all_steps": False}), criterion=criterion)
-    assert criterion.targets.found.rate == 0.4
+    assert criterion.targets.estimator.rate == 0.4
     options = {"update_ordered_indices_seed": True, "update_epoch_batch_itr": False}
     with pytest.raises(ValueError, match="give --update-epoch-batch-itr true too, or leave it out"):
         loaded(saved(tmp_path), criterion=criterion, **options)

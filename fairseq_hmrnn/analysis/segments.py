@@ -123,25 +123,26 @@ def late(gold: Gold) -> Gold:
 
 
 def boundary_scores(found, gold: Gold, tolerance: int = 0) -> Scores:
-    """Of boundaries found, (T,) bool, away from edges. A boundary within `tolerance` steps of a gold one is a hit;
-    each counts once at most. ValueError for another length, as in the other scores."""
+    """Scores of the boundaries found, (T,) bool, away from edges. A boundary within `tolerance` steps of a gold one is
+    a hit; each counts once at most. ValueError for another length, as in the other scores."""
     return Scores.of(*_boundary_counts(found, gold, tolerance))
 
 
 def edge_scores(found, gold: Gold) -> Scores:
-    """Of boundaries with the edges: each utterance that is more than whitespace has two more, found and right."""
+    """Scores of boundaries together with the edges: each utterance that is more than whitespace has two more, found and
+    right."""
     given = 2 * len(_words(np.zeros_like(gold.edge), gold))
     return Scores.of(*(count + given for count in _boundary_counts(found, gold)))
 
 
 def token_scores(found, gold: Gold) -> Scores:
-    """Of words at their place: a hit has both ends right and no boundary within."""
+    """Scores of words at their place: a hit has both ends right and no boundary within."""
     ours, theirs = (_codes(words, len(gold.text)) for words in (_words(_aligned(found, gold), gold), gold.words))
     return Scores.of(np.intersect1d(ours, theirs, assume_unique=True).size, ours.size, theirs.size)
 
 
 def type_scores(found, gold: Gold) -> Scores:
-    """Of the lexicon: the different words found, of which those are hits that are words of gold anywhere."""
+    """Scores of the lexicon: the different words found, of which those are hits that are words of gold anywhere."""
     ours, theirs = _lexicon(_words(_aligned(found, gold), gold), gold.text), gold.lexicon
     return Scores.of(len(ours & theirs), len(ours), len(theirs))
 

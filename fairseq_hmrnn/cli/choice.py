@@ -278,7 +278,7 @@ def _as_text(value: Any) -> str:
 
 
 def _names(given: Sequence[str]) -> Set[str]:
-    """Of the options among the arguments, none by an alias."""
+    """The names of the options among the arguments, aliases resolved."""
     names = (argument.partition("=")[0] for argument in given if argument.startswith("-"))
     return {ALIASES.get(name, name) for name in names}
 

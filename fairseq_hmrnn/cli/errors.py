@@ -47,7 +47,7 @@ def run_command(main: Callable[[], Optional[int]], name: Optional[str] = None) -
     """
     try:
         _run_to_the_end(main, name or os.path.splitext(os.path.basename(sys.argv[0]))[0])
-    except KeyboardInterrupt:  # also one that comes while an error is told or a pipe has broken
+    except KeyboardInterrupt:  # also one that comes while an error is reported or a pipe has broken
         _end_by(signal.SIGINT)
 
 
@@ -63,8 +63,8 @@ def _run_to_the_end(main: Callable[[], Optional[int]], name: str) -> None:
         _end_by(signal.SIGPIPE)
     except USER_ERRORS as error:
         if os.environ.get(SHOW_TRACEBACK):
-            _tell(traceback.format_exc())
-        _tell(f"{name}: error: {describe(error)}")
+            _report(traceback.format_exc())
+        _report(f"{name}: error: {describe(error)}")
         code = EXIT_CODE
     _flush_or_drop()
     if code:
@@ -72,24 +72,24 @@ def _run_to_the_end(main: Callable[[], Optional[int]], name: str) -> None:
 
 
 def _exit_code(main: Callable[[], Optional[int]]) -> Optional[int]:
-    """The exit code of main; a message in place of a code is told, and 1."""
+    """The exit code of main; a message in place of a code is reported, and 1."""
     try:
         return main()
     except SystemExit as stopped:
         if not isinstance(stopped.code, str):
             return stopped.code
-        _tell(stopped.code)
+        _report(stopped.code)
         return 1
 
 
-def _tell(line: str) -> None:
+def _report(line: str) -> None:
     try:
         print(line, file=sys.stderr, flush=True)
-    except OSError:  # nobody to tell
+    except OSError:  # nobody reads it
         pass
 
 
-def tell_in_fairseq_commands() -> None:
+def report_in_fairseq_commands() -> None:
     """Have fairseq's own commands, if one of them runs, report this package's errors for users in one line too, with
     SHOW_TRACEBACK after their traceback; their exit code stays 1, and every other error is shown as before."""
     main = getattr(sys.modules["__main__"], "__spec__", None)
@@ -98,14 +98,14 @@ def tell_in_fairseq_commands() -> None:
     if not name.startswith(("fairseq-", "fairseq_cli.")) or before is not sys.__excepthook__:
         return
 
-    def tell(kind, error, trace):
+    def report(kind, error, trace):
         is_line = is_for_users(error, trace)
         if not is_line or os.environ.get(SHOW_TRACEBACK):
             before(kind, error, trace)
         if is_line:
-            _tell(f"{name}: error: {describe(error)}")
+            _report(f"{name}: error: {describe(error)}")
 
-    sys.excepthook = tell
+    sys.excepthook = report
 
 
 def is_for_users(error: BaseException, trace) -> bool:

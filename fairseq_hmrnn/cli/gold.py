@@ -36,7 +36,8 @@ def check_separator(args) -> None:
 
 
 def gold_boundaries(name: str, text: str, separator: Optional[str] = None) -> Dict[str, segments.Gold]:
-    """Of a text, by alignment; the first one is where they stand in the text. UserError where there are none."""
+    """Gold boundaries of a text, by alignment; the first one is where they stand in the text. UserError where there are
+    none."""
     if name == "whitespace":
         golds = segments.word_gold(text)
     elif name == "lines":

@@ -8,40 +8,36 @@
 from __future__ import annotations
 
 import argparse
+from typing import Dict
 
 from fairseq.dataclass.utils import gen_parser_from_dataclass
+from fairseq.models import MODEL_DATACLASS_REGISTRY
+from fairseq.registry import REGISTRIES
+from fairseq.tasks import TASK_DATACLASS_REGISTRY
 
-from ..criterions.boundary_regularized_cross_entropy import BoundaryRegularizedCrossEntropyConfig
-from ..criterions.handwriting import HandwritingLikelihoodConfig
-from ..models.config import HMLSTMLanguageModelConfig
-from ..models.handwriting import HMLSTMHandwritingConfig
-from ..models.translation.config import HMLSTMLSTMConfig, HMLSTMTransformerConfig, HMLSTMTranslationConfig
-from ..optim.lr_scheduler import ExactReduceLROnPlateauConfig
 from ..options import CheckingParser
-from ..tasks.handwriting import HMLSTMHandwritingTaskConfig
-from ..tasks.hmlstm_language_modeling import HMLSTMLanguageModelingConfig
+from ..resumption import is_of_this_package
 from .arguments import Parser
 
-OPTIONS = {
-    "--task hmlstm_language_modeling": HMLSTMLanguageModelingConfig,
-    "--criterion boundary_regularized_cross_entropy": BoundaryRegularizedCrossEntropyConfig,
-    "--arch hmlstm_lm": HMLSTMLanguageModelConfig,
-    "--arch hmlstm": HMLSTMTranslationConfig,
-    "--arch hmlstm_lstm": HMLSTMLSTMConfig,
-    "--arch hmlstm_transformer": HMLSTMTransformerConfig,
-    "--task hmlstm_handwriting": HMLSTMHandwritingTaskConfig,
-    "--criterion handwriting_likelihood": HandwritingLikelihoodConfig,
-    "--arch hmlstm_handwriting": HMLSTMHandwritingConfig,
-    "--lr-scheduler exact_reduce_lr_on_plateau": ExactReduceLROnPlateauConfig,
-}
+
+def registered_options() -> Dict[str, type]:
+    """What this package has registered with fairseq, such as "--arch hmlstm_lm", and the dataclass of its options."""
+    registries = {"task": TASK_DATACLASS_REGISTRY, "arch": MODEL_DATACLASS_REGISTRY}
+    registries.update({kind: registry["dataclass_registry"] for kind, registry in REGISTRIES.items()})
+    return {
+        f"--{kind.replace('_', '-')} {name}": config
+        for kind, registry in registries.items()
+        for name, config in registry.items()
+        if is_of_this_package(config)
+    }
 
 
 def add_arguments(parser: Parser) -> None:
-    """It has none."""
+    """Adds no arguments."""
 
 
 def run(args: argparse.Namespace) -> None:
-    for choice, config in OPTIONS.items():
+    for choice, config in registered_options().items():
         style = argparse.ArgumentDefaultsHelpFormatter
         parser = argparse.ArgumentParser(usage=argparse.SUPPRESS, add_help=False, formatter_class=style)
         group = CheckingParser(parser.add_argument_group(f"with {choice}"), config)

@@ -12,7 +12,7 @@ from .recipe import PACKAGE
 
 
 def add_arguments(parser: Parser) -> None:
-    """It has none."""
+    """Adds no arguments."""
 
 
 def run(args: argparse.Namespace) -> None:

@@ -142,7 +142,7 @@ def _compare(args: argparse.Namespace, reader: TextReader, lookahead: int) -> No
 
 def _ends_with_lexicon(text: str, boundaries: np.ndarray, probs: np.ndarray) -> np.ndarray:
     """bool (T,), where segments of layer 1 end by its z and z~, (T, detectors) each, and a lexicon of the text; where
-    lines end, which the lexicon is told, by z alone."""
+    lines end, which the lexicon knows, by z alone."""
     symbols = code_points(text)
     newline = symbols == ord("\n")
     begins, z_tilde = (np.append(0, x[:-1, 0]) for x in (boundaries, probs))

@@ -100,7 +100,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _rank(settings: List[str]) -> int:
-    """The number of this process among those of one training, as fairseq is told it: by a setting or by a launcher."""
+    """The number of this process among those of one training, from a setting or a launcher, as fairseq finds it."""
     rank, world = (
         value_of(f"--distributed-{name.replace('_', '-')}", settings)
         or value_of(f"distributed_training.distributed_{name}", settings)

@@ -1,4 +1,4 @@
-"""Cross-entropy with regularisers on boundaries, and the statistics that tell whether a hierarchy is learned."""
+"""Cross-entropy with regularisers on boundaries, and the statistics that show whether a hierarchy is learned."""
 
 import logging
 import math
@@ -28,7 +28,7 @@ from .boundary_regularizers import (
 from .boundary_statistics import boundary_counts, gold_counts, log_boundary_metrics, summed
 from .boundary_supervision import Supervision, SymbolSet, build_supervision, whitespace_indices
 from .boundary_terms import listeners, listening, needing, parse_rates, parse_regularizers, parse_terms
-from .found_rate import MEMORY
+from .rate_estimator import MEMORY
 from .right_to_left import RightToLeftPredictor, followers, left_to_right
 from .softmax_nll import LARGE, plain_logits, softmax_nll
 from .target_rates import TargetRates
@@ -230,12 +230,12 @@ class BoundaryRegularizedCrossEntropy(CheckedOptions, CrossEntropyCriterion):
 
     def training_state(self) -> Dict[str, Any]:
         """State besides the weights that training needs to resume, for a checkpoint's `extra_state`; may be empty."""
-        return self.targets.found.state_dict() if self.targets.found is not None else {}
+        return self.targets.estimator.state_dict() if self.targets.estimator is not None else {}
 
     def load_training_state(self, state: Dict[str, Any]) -> None:
-        """Of a checkpoint; an empty one, of a training without `auto`, leaves the search at its start."""
-        if state and self.targets.found is not None:
-            self.targets.found.load_state_dict(state)
+        """Load a checkpoint's state; an empty one, of a training without `auto`, leaves the search at its start."""
+        if state and self.targets.estimator is not None:
+            self.targets.estimator.load_state_dict(state)
 
     def load_state_dict(self, state_dict, strict=True):
         """fairseq's checkpoints have None of a criterion that learned nothing: then the network starts untrained."""
@@ -250,9 +250,9 @@ class BoundaryRegularizedCrossEntropy(CheckedOptions, CrossEntropyCriterion):
         trace, tokens_of_rows = in_source_order(trace_of(net_output), tokens)
         heard: Dict[str, Signals] = {}
         penalties: List[Tensor] = []
-        if self.targets.found is not None:
-            updates = self._num_updates(trace, f"a {self.targets.found.sought} that is to be found")
-            self.targets.found.newest = self._places_of_an_epoch(sample)
+        if self.targets.estimator is not None:
+            updates = self._num_updates(trace, f"a {self.targets.estimator.quantity} that is to be found")
+            self.targets.estimator.newest = self._places_of_an_epoch(sample)
             self.targets.search(updates, trace.boundaries.device)
         for layer in range(trace.num_detectors):
             counted = self.targets.counted(trace, layer, tokens_of_rows, self._following(sample))

@@ -33,7 +33,8 @@ class Signals(NamedTuple):
 
 
 def entropy_and_surprisal(log_probs: Tensor, symbols: Tensor) -> Tuple[Tensor, Tensor]:
-    """Of predictions log_probs (B, T, V), the first without gradient, and of the symbols (B, T) that came: (B, T)."""
+    """Both (B, T), of predictions log_probs (B, T, V), the entropy without gradient, and the symbols (B, T) that
+    came."""
     surprisal = -log_probs.gather(-1, symbols.unsqueeze(-1)).squeeze(-1)
     return torch.special.entr(log_probs.detach().exp()).sum(-1), surprisal
 
@@ -48,7 +49,7 @@ class LayerSteps(NamedTuple):
     None unless the regulariser needs them: signals, of the model's predictions of the symbol after each step;
     right_to_left, of the predictions of the symbol read at each step by a network that reads the other way
     (right_to_left.py); lexicon, a function of a signal about the place before each step, values and known (B, T), that
-    returns bool (B, T), True where a segment begins (found_lexicon.py).
+    returns bool (B, T), True where a segment begins (lexicon_estimator.py).
 
     delay: steps after a segment's last symbol at which the detector learns to fire; None: the regulariser's own.
     """
@@ -75,7 +76,7 @@ class Regularizer(NamedTuple):
     """A formula of `LayerSteps`, and which of its optional fields it reads.
 
     signal: what it listens to, of those that listen. delay: how many steps behind a segment's last one a detector that
-    learned it closes the segment, unless told otherwise: 1, at the first of the next one.
+    learned it closes the segment, by default: 1, at the first of the next one.
     """
 
     formula: Callable[[LayerSteps], Tensor]
@@ -247,7 +248,7 @@ def surprisal(steps: LayerSteps) -> Heard:
 
 @listener("signals", "right_to_left", delay=1)
 def bidirectional(steps: LayerSteps) -> Heard:
-    """For text without separators, where one reading direction does not tell enough: the detector learns, one step
+    """For text without separators, where one reading direction is not enough: the detector learns, one step
     late, where the symbols on both sides of a place predict each other least. The place before step t has
         s_t = H(x_t | x_<t) + H(x_{t-1} | x_>=t) - (log p(x_t | x_<t) + log p(x_{t-1} | x_>=t)) / 4,
     and z_t learns where s_t - (s_{t-1} + s_{t+1}) / 8 is in the top share `rate`: at the first symbol of a new segment,
@@ -264,7 +265,7 @@ def bidirectional(steps: LayerSteps) -> Heard:
 
 def lexicon(steps: LayerSteps) -> Tensor:
     """As `bidirectional`, but the detector learns where segments begin in the best segmentation by that signal and by a
-    lexicon together, which is counted in the best segmentation of the text read last (found_lexicon.py)."""
+    lexicon together, which is counted in the best segmentation of the text read last (lexicon_estimator.py)."""
     values, known = bidirectional.signal(steps)
     begins, known = _delayed(steps, 1, steps.lexicon(values, known), known)
     return detector_cross_entropy(steps.z_tilde, begins, known & steps.valid)

@@ -1,4 +1,4 @@
-"""Sums that tell whether a hierarchy is learned, addable over batches and ranks, and the metrics made of them."""
+"""Sums that show whether a hierarchy is learned, addable over batches and ranks, and the metrics made of them."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ def build_supervision(source: str, dictionary: Optional[Dictionary], separator: 
 
 
 class SymbolSet(nn.Module):
-    """Tells which tokens are of a set of symbols, in a table that stays where the tokens are: a list of indices would
+    """Finds which tokens are of a set of symbols, in a table that stays where the tokens are: a list of indices would
     be copied to a GPU for every batch. The table is in no checkpoint.
 
     indices: of the set, in a dictionary of num_symbols.

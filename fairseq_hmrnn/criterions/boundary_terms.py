@@ -112,7 +112,7 @@ def delay_of(criterion: Any) -> int:
 
 
 def teaches_first_layer(criterion: Any) -> bool:
-    """Whether training by these options of a criterion told the first layer's detector where segments end."""
+    """Whether training by these options of a criterion taught the first layer's detector where segments end."""
     supervised = getattr(criterion, "boundary_supervision", "") and criterion.boundary_supervision_layer == 1
     return bool(supervised) or _heard_by_first_layer(criterion) is not None
 

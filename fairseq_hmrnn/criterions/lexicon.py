@@ -136,7 +136,8 @@ class Rows:
             self.keys[:, more:, more] = (self.keys[:, more - 1 : -1, more - 1] + own[:, more:]) * by
 
     def segments(self, begins: np.ndarray) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Of a segmentation, begins (R, T), the segments that are whole and not too long: row, last place, length - 1.
+        """From a segmentation, begins (R, T), the segments that are whole and not too long: row, last place and
+        length - 1.
 
         The first and the last segment of a row may be cut short.
         """

@@ -59,7 +59,7 @@ def _cost(rows: Rows, begins: np.ndarray) -> float:
 
 
 def _first_of_nearly_best(found: Sequence[Tuple[float, Any]], nearly: float) -> Any:
-    """Of costs and what they are of, in the order of rates; None if there is none."""
+    """What has the first cost that is nearly the lowest, of pairs in the order of rates; None if there is none."""
     lowest = min((cost for cost, _ in found), default=0)
     return next((each for cost, each in found if cost <= nearly * lowest), None)
 

@@ -59,7 +59,7 @@ class _SoftmaxNLL(torch.autograd.Function):
 
 
 def _log_softmax(logits: Tensor, index: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
-    """Of rows of logits: log p at `index`, the log of the sum by which it was divided once the largest logit was
+    """For rows of logits: log p at `index`, the log of the sum by which it was divided once the largest logit was
     subtracted, and that logit, each (rows, 1). As torch computes it: subtracted one after the other they give its
     bits."""
     log_probs = F.log_softmax(logits, dim=1, dtype=torch.float32)

@@ -13,8 +13,8 @@ from torch import Tensor
 from ..trace import BoundaryTrace
 from .boundary_regularizers import REGULARIZERS, LayerSteps, later
 from .boundary_terms import Rate, Term, delay_behind, listening
-from .found_lexicon import FoundLexicon
-from .found_rate import EVERY_EARLY, FoundRate
+from .lexicon_estimator import LexiconEstimator
+from .rate_estimator import EVERY_EARLY, RateEstimator
 
 logger = logging.getLogger(__name__)
 
@@ -23,8 +23,8 @@ class TargetRates:
     """rates: by layer, or empty. terms: by layer, or one list for all layers. line_end: the index of `</s>`, None for
     strokes. delay: of detectors that listen to a signal; None: the regulariser's own.
 
-    heard: the name of what each layer's detector listens to, None for one that does not. found: the first layer's rate
-    if it is to be found, or its lexicon, otherwise None.
+    heard: the name of what each layer's detector listens to, None for one that does not. estimator: of the first
+    layer's rate, or of its lexicon; None where neither is to be found.
     """
 
     def __init__(
@@ -38,11 +38,11 @@ class TargetRates:
         self.heard = [listening(terms[min(layer, len(terms) - 1)]) for layer in range(len(rates))]
         # How many steps behind a segment's last one each layer's detector closes it.
         self.delays = [delay_behind(name, delay) for name in self.heard]
-        self.found: Optional[FoundRate] = None
+        self.estimator: Optional[RateEstimator] = None
         if self.heard and self.heard[0] == "lexicon":
-            self.found = FoundLexicon(rates[0].share)
+            self.estimator = LexiconEstimator(rates[0].share)
         elif rates and rates[0].share is None:
-            self.found = FoundRate()
+            self.estimator = RateEstimator()
         self._announces = bool(rates) and rates[0].share is None  # what the rate is before the first search
         lines = line_end is not None  # strokes have none
         self.within_lines = [rate.within_lines and lines for rate in rates]
@@ -59,20 +59,20 @@ class TargetRates:
         if not self.rates:
             return None
         share = self.rates[layer].share
-        return self.found.rate if share is None else share
+        return self.estimator.rate if share is None else share
 
     def search(self, num_updates: int, device: torch.device) -> None:
-        """Where the first layer's rate is to be found: see FoundRate. Says what it begins with, once a checkpoint that
-        training goes on from has been loaded."""
-        if self.found is None:
+        """Where the first layer's rate is to be found: see RateEstimator. Says what it begins with, once a checkpoint
+        that        training goes on from has been loaded."""
+        if self.estimator is None:
             return
         if self._announces:
             self._announces = False
             then = f"is searched from update {EVERY_EARLY} on"
-            if not math.isnan(self.found.last):
+            if not math.isnan(self.estimator.last):
                 then = "was found before training stopped; the search goes on"
-            logger.info(f"boundary-rates: the rate of layer 1 is {self.found.rate:.3g} and {then}")
-        self.found.search(num_updates, device)
+            logger.info(f"boundary-rates: the rate of layer 1 is {self.estimator.rate:.3g} and {then}")
+        self.estimator.search(num_updates, device)
 
     def counted(
         self, trace: BoundaryTrace, layer: int, tokens: Optional[Tensor], following: Optional[Tensor] = None
@@ -94,12 +94,12 @@ class TargetRates:
 
     def with_targets(self, layer: int, steps: LayerSteps, tokens: Optional[Tensor]) -> LayerSteps:
         """With what the targets of a layer that listens depend on."""
-        if layer == 0 and isinstance(self.found, FoundLexicon):
+        if layer == 0 and isinstance(self.estimator, LexiconEstimator):
             steps = steps._replace(lexicon=functools.partial(self._begins, tokens))
         return steps._replace(delay=self.delay)
 
     def _begins(self, tokens: Tensor, signal: Tensor, known: Tensor) -> Tensor:
-        return self.found.begins(tokens, self.certain_at_line_ends(tokens, signal), known)
+        return self.estimator.begins(tokens, self.certain_at_line_ends(tokens, signal), known)
 
     def certain_at_line_ends(self, tokens: Tensor, signal: Tensor) -> Tensor:
         """The signal of the place before each symbol (B, T), inf before and behind `</s>` if the first layer's rate is
@@ -111,13 +111,13 @@ class TargetRates:
 
     def remember(self, name: str, layer: int, steps: LayerSteps, tokens: Tensor) -> None:
         """If the first layer's rate is to be found: remember what its detector hears by the regulariser `name`."""
-        if self.found is None or layer > 0 or name != self.heard[0]:
+        if self.estimator is None or layer > 0 or name != self.heard[0]:
             return
         with torch.no_grad():
             signal, known = REGULARIZERS[name].signal(steps)
             if REGULARIZERS[name].delay == 0:  # then it is about the place behind a step
                 signal, known = later(signal, 1), later(known, 1)
-            self.found.remember(tokens, self.certain_at_line_ends(tokens, signal), known)
+            self.estimator.remember(tokens, self.certain_at_line_ends(tokens, signal), known)
 
     def statistics(
         self, trace: BoundaryTrace, tokens: Optional[Tensor], following: Optional[Tensor], training: bool
@@ -130,7 +130,7 @@ class TargetRates:
                 counted, kind = self._within(trace, layer, tokens, following), f"steps{layer + 1}"
                 counts[kind] = counted.sum()
                 counts[f"z{layer + 1}_within:{kind}"] = (trace.boundaries[..., layer].detach().double() * counted).sum()
-        if self.found is not None and self.rates[0].share is None and training:
+        if self.estimator is not None and self.rates[0].share is None and training:
             kind = "steps1" if "steps1" in counts else "steps"
-            counts[f"z1_target:{kind}"] = counts.get(kind, trace.valid.sum()) * self.found.rate
+            counts[f"z1_target:{kind}"] = counts.get(kind, trace.valid.sum()) * self.estimator.rate
         return counts

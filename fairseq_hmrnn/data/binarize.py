@@ -248,7 +248,7 @@ def prepare(
 
 
 def _bar(total: int, label: str) -> tqdm:
-    """Of bytes, on a terminal."""
+    """A progress bar of bytes, on a terminal."""
     return tqdm(total=total, desc=label, unit="B", unit_scale=True, disable=None)
 
 

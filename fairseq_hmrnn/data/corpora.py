@@ -19,7 +19,7 @@ TEXT8_TYPES, ENWIK8_TYPES = 27, 205
 
 
 def penn_treebank(folder: str) -> Dict[str, TextSource]:
-    """Of a folder with Mikolov's ptb.SPLIT.txt, or ptb.char.SPLIT.txt; the lines without spaces around them.
+    """The splits in a folder with Mikolov's ptb.SPLIT.txt, or ptb.char.SPLIT.txt; lines without spaces around them.
 
     InputError for a file that is missing, or is not as published.
     """
@@ -31,12 +31,12 @@ def penn_treebank(folder: str) -> Dict[str, TextSource]:
 
 
 def text8(path: str) -> Dict[str, TextSource]:
-    """Of the unpacked file. InputError for another file."""
+    """The splits of the unpacked file. InputError for another file."""
     return _hundred_million(path, TEXT8_TYPES, bytes_are_characters=False)
 
 
 def enwik8(path: str) -> Dict[str, TextSource]:
-    """Of the unpacked file; byte b is the character U+00b. InputError for another file."""
+    """The splits of the unpacked file; byte b is the character U+00b. InputError for another file."""
     return _hundred_million(path, ENWIK8_TYPES, bytes_are_characters=True)
 
 
@@ -67,7 +67,7 @@ def _check_size(name: str, found: int, published: int) -> None:
 
 
 def _check_types(parts: Iterable[bytes], published: int) -> None:
-    """Of distinct bytes in all parts together."""
+    """Check the number of distinct bytes in all parts together."""
     seen = np.zeros(256, dtype=bool)
     for part in parts:
         seen[np.frombuffer(part, dtype=np.uint8)] = True

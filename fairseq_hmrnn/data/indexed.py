@@ -44,8 +44,8 @@ def check_split(path: str, dictionary, combine: bool = False) -> None:
 
 
 def count_symbols(path: str) -> int:
-    """Of a split; path: without its ending. ValueError for a damaged index, or one that fairseq-preprocess does not
-    write unless asked; OSError for a missing one."""
+    """How many symbols a split has; path: without its ending. ValueError for a damaged index, or one that
+    fairseq-preprocess does not write unless asked; OSError for a missing one."""
     index = _read_index(f"{path}.idx")
     if index is None:
         raise ValueError(f"{path}.idx is of no known format: {_AGAIN}")

@@ -15,7 +15,7 @@ KINDS = ("unigram", "bpe", "char")
 NAMES = {"train": ("train",), "valid": ("valid", "val", "dev"), "test": ("test",)}
 # Sizes of vocabulary: of little text a large one has many pieces that are hardly ever seen, and takes longer.
 SMALL, LARGE, SMALL_TEXT = 4000, 8000, 100_000  # lines, below which it is small
-LINE = 4192  # bytes of the longest line that sentencepiece reads unless told otherwise; it takes no limit below 10
+LINE = 4192  # bytes of the longest line that sentencepiece reads by default; it takes no limit below 10
 
 
 class Side(NamedTuple):

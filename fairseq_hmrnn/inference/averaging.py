@@ -62,19 +62,19 @@ def average(paths: Sequence[Path], moving: bool = False, half: bool = False) -> 
 
 
 def _epoch_of(checkpoint: Dict[str, Any]) -> int:
-    """That training was in; 1 where the checkpoint does not tell."""
+    """The epoch that training was in; 1 where the checkpoint does not say."""
     position = checkpoint["extra_state"]["train_iterator"]
     epoch = position.get("epoch") if isinstance(position, dict) else None
     return max(epoch, 1) if isinstance(epoch, int) else 1
 
 
 def _shapes(model: Dict[str, Tensor]) -> Dict[str, torch.Size]:
-    """Of its weights: an earlier version may have kept other integers beside them."""
+    """The shapes of its weights: an earlier version may have kept other integers beside them."""
     return {key: tensor.shape for key, tensor in model.items() if tensor.is_floating_point()}
 
 
 def _fingerprints(model: Dict[str, Tensor]) -> Dict[str, int]:
-    """Of its dictionaries, by names of buffers."""
+    """The fingerprints of its dictionaries, by names of buffers."""
     return {key: int(tensor) for key, tensor in model.items() if key.endswith("dictionary_fingerprint.fingerprint")}
 
 

@@ -54,7 +54,7 @@ class EnsembleReader(TextReader):
         self.num_detectors = self.readers[0].num_detectors
         self.nested = self.readers[0].reader.decoder.hm_lstm.nested_boundaries
         for reader in self.readers[1:]:
-            reader.warned_of_unknown = True  # the first tells of them
+            reader.warned_of_unknown = True  # the first reports them
 
     def read(self, text: str) -> Reading:
         return self._combined([reader.read(text) for reader in self.readers])

@@ -162,6 +162,6 @@ def _losses(decoder, source: Tensor, target: Tensor, state: Optional[HMLSTMState
 
 
 def _gradients(nats: Tensor, parameters: List[Tensor]) -> List[Tensor]:
-    """Of the mean over symbols; zeros for parameters that had no part in it."""
+    """Gradients of the mean over symbols; zeros for parameters that had no part in it."""
     found = torch.autograd.grad(nats.mean(), parameters, allow_unused=True)
     return [torch.zeros_like(p) if gradient is None else gradient for p, gradient in zip(parameters, found)]

@@ -173,7 +173,7 @@ class LanguageModelHub(GeneratorHubInterface):
             raise ValueError(f"length must not be negative and batch_size positive, got {length} and {batch_size}")
         if isinstance(sentences, str):
             return self.sample([sentences], length, batch_size, end, **options)[0]
-        self._tell_of_unknown(sentences)
+        self._warn_of_unknown(sentences)
         ours = not options.keys() - set(SamplingOptions._fields)
         if ours:
             sampler = self.sampler(SamplingOptions(**options))
@@ -252,9 +252,9 @@ class LanguageModelHub(GeneratorHubInterface):
         """
         _check_generation(options)
         if isinstance(sentences, str):
-            self._tell_of_unknown([sentences])
+            self._warn_of_unknown([sentences])
             return self._score(sentences, replace_newline_with_eos)
-        self._tell_of_unknown(sentences)
+        self._warn_of_unknown(sentences)
         return [self._score(text, replace_newline_with_eos) for text in sentences]
 
     def _score(self, text: str, newline_is_eos: bool) -> Score:
@@ -286,7 +286,7 @@ class LanguageModelHub(GeneratorHubInterface):
 
     @property
     def delays(self) -> List[int]:
-        """Of every model: how many symbols behind a segment's last one its first layer was taught to close it; 0 if
+        """For every model, how many symbols behind a segment's last one its first layer was taught to close it; 0 if
         nothing taught it that."""
         return [delay_of(criterion) for criterion in self.criterions]
 
@@ -304,7 +304,7 @@ class LanguageModelHub(GeneratorHubInterface):
         """
         lookahead = self.delay if lookahead is None else lookahead
         check_lookahead(lookahead)
-        self._tell_of_unknown([text])
+        self._warn_of_unknown([text])
         readers = [Reader(model.decoder, self.begin) for model in self.models]
         check_ensemble(readers, self.delays)
         return torch.from_numpy(closed_earlier(ensemble_boundaries(readers, self.encode(text)), lookahead))
@@ -348,7 +348,7 @@ class LanguageModelHub(GeneratorHubInterface):
             return list(text)
         return self.apply_bpe(self.tokenize(text)).split()
 
-    def _tell_of_unknown(self, texts: Sequence[str]) -> None:
+    def _warn_of_unknown(self, texts: Sequence[str]) -> None:
         """Warn of what the model has never seen, once of each symbol."""
         new = [symbol for symbol in self.unknown_symbols(texts) if symbol not in self.warned_of_unknown]
         if new:

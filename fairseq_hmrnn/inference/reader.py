@@ -100,8 +100,8 @@ class Reading(NamedTuple):
 
 
 class Predictions(NamedTuple):
-    """Of a model's predictions of T characters, in nats. entropy: (T,), of its prediction of the character behind each.
-    surprisal: (T,), -log p of each."""
+    """Measures of a model's predictions of T characters, in nats. entropy: (T,), of its prediction of the character
+    behind each. surprisal: (T,), -log p of each."""
 
     entropy: np.ndarray
     surprisal: np.ndarray

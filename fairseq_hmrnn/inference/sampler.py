@@ -118,7 +118,7 @@ class Sampler:
 
     @torch.no_grad()
     def _compiled_steps(self, batch_size: int) -> Optional[CompiledSteps]:
-        """Of a single model whose steps the compiled kernel takes, else None."""
+        """The steps of a single model, where the compiled kernel takes them, else None."""
         begin = getattr(self.decoders[0], "begin_generation", None)
         if len(self.decoders) > 1 or begin is None:
             return None

@@ -134,7 +134,7 @@ class SampleWriter:
             yield transcript.add_text(part, closed)
 
     def _reading(self, prompt: str) -> _ReadPrompt:
-        """Of a prompt, read once: samples of a prompt follow each other."""
+        """The reading of a prompt, made once: samples of a prompt follow each other."""
         if self._read is None or self._read[0] != prompt:
             symbols = self._symbols(prompt)
             log_probs, boundaries = self.sampler.read(symbols)

@@ -19,7 +19,7 @@ class CarriedState:
     Window 0 starts from zeros and forgets whatever came before; window n starts where window n - 1 ended.
 
     hidden_sizes: of the layers, bottom to top. replays: the windows of an update may be asked for again, in order (AMP
-    does so after an overflow), and start as they did the first time; `begin_update` tells where updates begin.
+    does so after an overflow), and start as they did the first time; `begin_update` says where updates begin.
     """
 
     def __init__(self, hidden_sizes: Sequence[int], replays: bool):
@@ -59,7 +59,7 @@ class CarriedState:
         self.stream, self.window, self.state = stream, window, state.detach()
 
     def begin_update(self, update: int) -> None:
-        """Told before every window; with another update the windows read so far will not be asked for again."""
+        """Called before every window; with another update the windows read so far will not be asked for again."""
         if update != self._update:
             self._update, self._starts = update, {}
 

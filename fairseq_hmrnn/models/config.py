@@ -79,7 +79,7 @@ class HMLSTMConfig(FairseqDataclass):
     slope: float = option(1.0, "slope of the detectors' hard sigmoid at the start", SLOPE)
     slope_max: float = option(5.0, "largest slope (paper: 5 for PTB)", SLOPE)
     slope_per_epoch: float = option(
-        0.0, "growth of the slope by completed epoch (paper: 0.04 for PTB); needs a task that tells it", GROWTH
+        0.0, "growth of the slope by completed epoch (paper: 0.04 for PTB); requires a task that passes it on", GROWTH
     )
     slope_per_update: float = option(0.0, "growth of the slope by update", GROWTH)
     dropout_input: float = option(0.1, "dropout on the embedded input", DROPOUT)
@@ -116,7 +116,7 @@ class HMLSTMConfig(FairseqDataclass):
 
 @dataclass
 class DecoderEmbeddingConfig(FairseqDataclass):
-    """Of the embedding and softmax layer of every decoder; the names are fairseq's."""
+    """Options of the embedding and softmax layer of every decoder; the names are fairseq's."""
 
     decoder_embed_path: str = option("", "text file with vectors that the decoder's embedding starts from")
     share_decoder_input_output_embed: bool = option(False, "softmax weights are the decoder's embedding")

@@ -81,7 +81,7 @@ class HMLSTMDecoder(RecurrentDecoder):
         return self.hm_lstm(given, state, valid_steps, slope, tokens=tokens, hidden_dtype=hidden_dtype), valid
 
     @property
-    def drops_out(self) -> bool:
+    def is_stochastic(self) -> bool:
         """Whether a call is random: in training, and with --retain-dropout."""
         return any(map(drops_out, (self.dropout_input, self.dropout_recurrent, self.dropout_output)))
 

@@ -170,7 +170,7 @@ class CompiledSteps:
 def _reads_weights(decoder) -> bool:
     """Whether steps read the decoder's own weights: they have a graph, or dropout, behind them, or are
     recorded."""
-    return decoder.training or decoder.drops_out or torch.is_grad_enabled() or capturing()
+    return decoder.training or decoder.is_stochastic or torch.is_grad_enabled() or capturing()
 
 
 def generate_in(models: Sequence, dtype: str) -> None:
@@ -196,7 +196,7 @@ def generate_in(models: Sequence, dtype: str) -> None:
 
 
 def packed_dtype(packed: PackedLayers) -> torch.dtype:
-    """Of the tensors that a step with these weights takes and returns."""
+    """The dtype of the tensors that a step with these weights takes and returns."""
     return packed.layers[0].weight_recurrent.dtype
 
 
@@ -224,7 +224,7 @@ def _pack_as_trained(decoder) -> Optional[PackedLayers]:
 def recurrence(decoder) -> Callable[[Tensor, HMLSTMState], Tuple[HMLSTMOutput, Tensor]]:
     """`recur` of a decoder in evaluation, for many calls between which its weights do not change: packed once, where
     the CPU kernel runs it."""
-    packed = None if decoder.training or decoder.drops_out else _pack_as_trained(decoder)
+    packed = None if decoder.training or decoder.is_stochastic else _pack_as_trained(decoder)
     return decoder.recur if packed is None else PackedRecurrence(decoder, PackedWeights(decoder, packed))
 
 

@@ -28,7 +28,7 @@ class RecurrentDropout(FairseqDropout):
             recurrence.recurrent_dropout = value
 
     def make_generation_fast_(self, *args, **kwargs):
-        """Told by fairseq before inference."""
+        """Called by fairseq before inference."""
         super().make_generation_fast_(*args, **kwargs)
         for recurrence in self.recurrences:
             recurrence.retain_dropout = self.apply_during_inference
@@ -40,7 +40,7 @@ class DropoutGrowth(nn.Module):
 
     model: of which every dropout grows, by the same factor. start: that factor before the first update, in [0, 1].
     updates: after how many it is 1. A model that is loaded has the dropout that its checkpoint had come to; one that
-    was never told of updates has all of it.
+    never received a number of updates has all of it.
     """
 
     def __init__(self, model: nn.Module, start: float, updates: int):
@@ -51,11 +51,11 @@ class DropoutGrowth(nn.Module):
         self.whole = tuple((module, module.p) for module in model.modules() if isinstance(module, kinds))
 
     def factor(self, num_updates: int) -> float:
-        """Of every dropout, after so many updates."""
+        """The factor of every dropout after so many updates."""
         return self.start + (1 - self.start) * min(1.0, num_updates / self.updates)
 
     def set_num_updates(self, num_updates: int) -> None:
-        """Told by fairseq before every batch."""
+        """Called by fairseq before every batch."""
         factor = self.factor(num_updates)
         for dropout, whole in self.whole:
             dropout.p = factor * whole

@@ -23,7 +23,7 @@ STEP_SIZE = 3  # dx, dy and whether the stroke ends
 class HandwritingModel(BaseFairseqModel):
     """A linear layer that reads a step, a recurrence, and the density of the next step.
 
-    Who derives from it gives the recurrence: `recur`.
+    Subclasses implement the recurrence, `recur`.
     """
 
     def __init__(self, embed_dim: int, output_dim: int, mixtures: int):
@@ -48,7 +48,8 @@ class HandwritingModel(BaseFairseqModel):
         raise NotImplementedError
 
     def distribution(self, parameters: Tensor, bias: float = 0.0) -> StepDistribution:
-        """Of parameters (..., 6 M + 1) that `forward` returns; bias: see `MixtureDensity.distribution`."""
+        """The distribution with the parameters (..., 6 M + 1) that `forward` returns; bias: see
+        `MixtureDensity.distribution`."""
         return self.density.distribution(parameters, bias)
 
 
@@ -103,7 +104,7 @@ class HMLSTMHandwritingModel(CheckedOptions, HandwritingModel):
         return features, {KEY: trace, "state": output.state}
 
     def set_epoch(self, epoch: int) -> None:
-        """Told by the task."""
+        """Called by the task."""
         self.slope_progress.set_epoch(epoch)
 
 

@@ -49,10 +49,10 @@ class HMLSTMLanguageModel(CheckedOptions, StartsFromFiles, FairseqLanguageModel)
     @classmethod
     def build_model(cls, cfg, task):
         check_config(cfg, HMLSTMLanguageModelConfig)
-        if cfg.slope_per_epoch and not hasattr(task, "tells_epoch"):
+        if cfg.slope_per_epoch and not hasattr(task, "passes_epoch"):
             logger.warning(
-                f"the slope stays {cfg.slope}: {type(task).__name__} does not tell a model the epoch, slope-per-epoch "
-                "requires --task hmlstm_language_modeling; slope-per-update works with any task"
+                f"the slope stays {cfg.slope}: {type(task).__name__} does not pass the epoch to a model, "
+                "slope-per-epoch requires --task hmlstm_language_modeling; slope-per-update works with any task"
             )
         check_criterion(cfg)
         model = cls(HMLSTMDecoder(cfg, task.source_dictionary, task.target_dictionary))
@@ -93,12 +93,12 @@ class HMLSTMLanguageModel(CheckedOptions, StartsFromFiles, FairseqLanguageModel)
         return logits, extra
 
     def set_num_updates(self, num_updates: int) -> None:
-        """Told by fairseq before every batch: the number of completed updates."""
+        """Called by fairseq before every batch: the number of completed updates."""
         super().set_num_updates(num_updates)
         self.training_state.begin_update(num_updates)
 
     def set_epoch(self, epoch: int) -> None:
-        """Told by the task; official fairseq has no such hook of its own."""
+        """Called by the task; official fairseq has no such hook of its own."""
         self.decoder.slope_progress.set_epoch(epoch)
 
 

@@ -62,7 +62,7 @@ class RecurrentDecoder(FairseqIncrementalDecoder):
         return self.dropout_input(self.embed_tokens(tokens))
 
     def trace(self, boundaries: Tensor, boundary_probs: Tensor, valid: Tensor) -> BoundaryTrace:
-        """Of the steps of a batch: (B, T, L), (B, T, L) and (B, T)."""
+        """The trace of a batch: boundaries and probs (B, T, L), valid (B, T)."""
         detectors, updates = self.hm_lstm.num_detectors, self.slope_progress.num_updates
         return BoundaryTrace(boundaries, boundary_probs, valid, detectors, updates)
 

@@ -260,7 +260,7 @@ class HMLSTM(nn.Module):
         """
         if packed is None and projected:
             raise ValueError("projected input requires packed weights: give it with packed")
-        if packed is not None and (recurrent_masks is not None or self._drops_out):
+        if packed is not None and (recurrent_masks is not None or self._is_stochastic):
             raise ValueError("packed weights have no recurrent dropout: leave packed out, or the masks")
         x, valid = x.unsqueeze(0), None if valid is None else valid.unsqueeze(0)
         if packed is None:
@@ -277,13 +277,13 @@ class HMLSTM(nn.Module):
         return pack_layers(self.layers(), self.backend, bfloat16)
 
     @property
-    def _drops_out(self) -> bool:
+    def _is_stochastic(self) -> bool:
         return self.recurrent_dropout > 0 and (self.training or self.retain_dropout)
 
     def draw_recurrent_masks(self, batch_size: int) -> Optional[Tuple[Tensor, ...]]:
         """Masks of recurrent dropout for a batch, tuple over layers of (B, H_l); None without it, and in evaluation
         unless `retain_dropout` is set."""
-        if not self._drops_out:
+        if not self._is_stochastic:
             return None
         keep, like = 1 - self.recurrent_dropout, self.zero_state(0).z
         return tuple(like.new_empty(batch_size, size).bernoulli_(keep) / keep for size in self.hidden_sizes)

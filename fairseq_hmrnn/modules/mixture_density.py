@@ -81,7 +81,7 @@ class BivariateNormal(Distribution):
 
 
 class StepDistribution:
-    """Of a pen's next step (dx, dy, e), e being 1 where the stroke ends there.
+    """The distribution of a pen's next step (dx, dy, e), e being 1 where the stroke ends there.
 
     offset: a mixture over (...) of events (2,). pen: a Bernoulli variable (...), independent of the offset.
     """

@@ -163,7 +163,7 @@ class _Layer:
         return dinputs[:, : -self.size], dinputs[:, -self.size :]
 
     def weight_gradients(self, dgates: Tensor, inputs: Tensor, x: Optional[Tensor]) -> List[Tensor]:
-        """Of weight_input, weight_hidden and bias, from all steps' (T * B, 4H) and (T * B, I + H)."""
+        """Gradients of weight_input, weight_hidden and bias, from all steps' (T * B, 4H) and (T * B, I + H)."""
         dweight = multiply(dgates, inputs, True, True)
         below, of_hidden = dweight[:, : -self.size], dweight[:, -self.size :]
         if x is not None:

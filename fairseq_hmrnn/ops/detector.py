@@ -69,8 +69,9 @@ def _write_previous(to: Tensor, hidden: Tensor, start: Tensor) -> None:
 
 
 def hidden_gradients(hidden: DetectorHidden, read: Tensor, du: Tensor) -> List[Tensor]:
-    """Of D, d and v, in the order of LayerParameters. read: (M, H + H_above + H_below) as in `hidden_term`, du: (M,).
-    Every sum over M is a product, whose bits, by the compiled kernel, do not depend on the number of threads."""
+    """Gradients of D, d and v, in the order of LayerParameters. read: (M, H + H_above + H_below) as in `hidden_term`,
+    du: (M,). Every sum over M is a product, whose bits, by the compiled kernel, do not depend on the number of
+    threads."""
     weight, bias, output = (tensor.detach() for tensor in hidden)
     units = (multiply(read, weight) + bias).relu_()
     d_units = torch.outer(du, output) * (units > 0)

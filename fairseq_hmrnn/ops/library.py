@@ -101,7 +101,7 @@ def _graph_within_operator():
 
 
 def _gradients(compute, grads: Sequence[Tensor], needed: Sequence[bool], arguments: Arguments) -> List[Tensor]:
-    """Of the leaves that ask for one, from the gradients of all flat results."""
+    """Gradients of the leaves that require one, from the gradients of all flat results."""
     leaves = [leaf.detach().requires_grad_(need) for leaf, need in zip(arguments.leaves, needed)]
     targets = [leaf for leaf in leaves if leaf.requires_grad]
     with _graph_within_operator():

@@ -13,8 +13,8 @@ LOW_PRECISION = (torch.float16, torch.bfloat16)
 
 
 def state_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Of states, boundaries, noise and dropout masks under weights of `dtype`: float32 for 16-bit weights, whose
-    rounding would eat what a cell adds to c over many steps and would move detectors over their threshold."""
+    """The dtype of states, boundaries, noise and dropout masks under weights of `dtype`: float32 for 16-bit weights,
+    whose rounding would eat what a cell adds to c over many steps and would move detectors over their threshold."""
     return torch.float32 if dtype in LOW_PRECISION else dtype
 
 

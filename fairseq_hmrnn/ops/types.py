@@ -98,7 +98,7 @@ class LayerParameters(NamedTuple):
 
     @property
     def detector_units(self) -> int:
-        """Of the detector's hidden layer, 0 without one."""
+        """Units of the detector's hidden layer, 0 without one."""
         return 0 if self.detector_output is None else self.detector_output.size(0)
 
 

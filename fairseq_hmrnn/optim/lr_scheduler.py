@@ -35,10 +35,9 @@ class ExactReduceLROnPlateau(CheckedOptions, ReduceLROnPlateauLRSchedule):
     """As `reduce_lr_on_plateau`: multiplies the learning rate by --lr-shrink when the validation loss at an epoch's end
     has not improved for --lr-patience epochs. The paper's rule is --lr-shrink 0.02 --lr-patience 0.
 
-    fairseq writes the checkpoint of an epoch's end before its scheduler hears of that epoch's loss, and resumes
-    without telling it; nor does it keep the count of bad epochs. This one knows both (`resumption.hand_over_loss`). And
-    with --reset-lr-scheduler it takes the --lr that it is given, as fairseq's other schedules do, not the optimizer's.
-    """
+    fairseq writes the checkpoint of an epoch's end before its scheduler hears of that epoch's loss, and resumes without
+    passing it on; nor does it keep the count of bad epochs. This one knows both (`resumption.hand_over_loss`). And with
+    --reset-lr-scheduler it takes the --lr that it is given, as fairseq's other schedules do, not the optimizer's."""
 
     _missed_loss = None
     _goes_on = False  # the learning rate is what earlier updates left

@@ -29,8 +29,8 @@ def training_state(optimizer) -> Dict[str, Any]:
 
 @torch.no_grad()
 def load_training_state(optimizer, state: Dict[str, Any]) -> None:
-    """Of a checkpoint whose weights the model has. Float32 weights that do not round to these are left alone: somebody
-    has changed the model, and that counts."""
+    """Load the state of a checkpoint whose weights the model has. Float32 weights that do not round to these are left
+    alone: somebody has changed the model, and that counts."""
     weights, saved = float32_weights(optimizer), state.get("weights") or []
     if weights and saved:
         dtype = next(iter(optimizer.fp16_params)).dtype

@@ -31,8 +31,8 @@ class HMLSTMHandwritingTask(CheckedOptions, TaskMixin, FairseqTask):
 
     @classmethod
     def setup_task(cls, cfg, task_state=None, **kwargs):
-        """Of a prepared folder, or of a checkpoint whose `task_state` is given. FileNotFoundError where the folder is
-        no prepared one."""
+        """The task of a prepared folder, or of a checkpoint whose `task_state` is given. FileNotFoundError where the
+        folder is no prepared one."""
         check_config(cfg, HMLSTMHandwritingTaskConfig)
         task = super().setup_task(cfg, **kwargs)
         found = cls.check_state(task_state)
@@ -80,7 +80,7 @@ class HMLSTMHandwritingTask(CheckedOptions, TaskMixin, FairseqTask):
         return {**super().state_dict(), "normalization": [list(row) for row in self.normalization]}
 
     def load_state_dict(self, state_dict):
-        """Of a checkpoint. ValueError where the folder was prepared with other training lines."""
+        """Load a checkpoint's state. ValueError where the folder was prepared with other training lines."""
         if self.check_state(state_dict) != self.normalization:
             raise ValueError(
                 f"the checkpoint was trained on strokes that were normalised in another way than {self.folder}: give "

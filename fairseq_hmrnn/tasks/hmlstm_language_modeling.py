@@ -53,7 +53,7 @@ class HMLSTMLanguageModelingTask(TaskMixin, StatefulLanguageModelingTask):
 
     A dictionary whose symbols are all single characters is recognised: prompts are then read and samples written as
     raw text, every character, space and newline as it is. No batch is dropped for its size; `--max-len-b` counts new
-    symbols; the model is told the epoch, which slope annealing requires.
+    symbols; the epoch is passed to the model, which slope annealing requires.
     """
 
     @classmethod
@@ -93,8 +93,9 @@ class HMLSTMLanguageModelingTask(TaskMixin, StatefulLanguageModelingTask):
         return {**super().state_dict(), "dictionary": entries}
 
     def load_state_dict(self, state_dict):
-        """Of a checkpoint: the dictionary too, if there was none in the data folder. ValueError if that folder is one
-        of translation data and this is no dictionary of it; FileNotFoundError if the checkpoint has none either."""
+        """Load a checkpoint's state, the dictionary too, if there was none in the data folder. ValueError if that
+        folder is one of translation data and this is no dictionary of it; FileNotFoundError if the checkpoint has none
+        either."""
         super().load_state_dict(state_dict)
         if self.dictionary is not None:
             return

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 
 class TaskMixin:
-    """Mixin, listed before a fairseq task among the bases: tells models the epoch, and keeps batches of every size."""
+    """Mixin, listed before a fairseq task among the bases: passes the epoch to models, and keeps batches of every
+    size."""
 
-    tells_epoch = True  # to models that anneal slopes by it
+    passes_epoch = True  # to models that anneal slopes by it
 
     def begin_epoch(self, epoch, model):
         super().begin_epoch(epoch, model)

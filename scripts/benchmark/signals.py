@@ -111,7 +111,7 @@ def read(model, criterion, sample, found: Found) -> None:
             where &= steps.z_below > 0.5
         found.values[layer, ends[where]] = values[where]
         if name == "lexicon":
-            begins = criterion.targets.found.begins(tokens, values, known)
+            begins = criterion.targets.estimator.begins(tokens, values, known)
             found.taught[layer, ends[where & begins]] = True
 
 

@@ -76,7 +76,7 @@ def test_a_lexicon_is_found_at_the_last_symbol_of_segments(
 ):
     """What it hears, and what it teaches, comes a step later: at the first symbol of the next one."""
     criterion = criterion_for(dictionary, ".3,.1", boundary_regularizers="lexicon,none")
-    monkeypatch.setattr(criterion.targets.found, "begins", lambda tokens, signal, known: known & (tokens % 2 == 0))
+    monkeypatch.setattr(criterion.targets.estimator, "begins", lambda tokens, signal, known: known & (tokens % 2 == 0))
     found = found_in(benchmark("signals"), model, criterion, text, size, monkeypatch)
     values = torch.full((2, len(text)), -math.inf)
     for first, source, target in rows_of(text, size):

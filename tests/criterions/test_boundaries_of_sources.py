@@ -88,7 +88,7 @@ def test_every_network_has_gradients_in_every_update(translation, weights):
 def test_a_lexicon_of_a_source_teaches_both_directions_the_same_steps(translation, delay, monkeypatch):
     source = translation["net_input"]["src_tokens"]
     criterion = criterion_for(".2,.05", boundary_regularizers="lexicon,none", boundary_delay=delay)
-    monkeypatch.setattr(criterion.targets.found, "begins", lambda tokens, signal, known: known & (tokens % 2 == 0))
+    monkeypatch.setattr(criterion.targets.estimator, "begins", lambda tokens, signal, known: known & (tokens % 2 == 0))
     model = make("hmlstm", bidirectional=True).train()
     model.set_num_updates(7)
     output = model(**translation["net_input"])

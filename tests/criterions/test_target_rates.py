@@ -7,7 +7,7 @@ import torch
 from fairseq.logging import metrics
 from small_criterion import criterion_for
 
-from fairseq_hmrnn.criterions import found_rate
+from fairseq_hmrnn.criterions import rate_estimator
 from fairseq_hmrnn.criterions.boundary_regularized_cross_entropy import layer_steps
 from fairseq_hmrnn.criterions.boundary_regularizers import REGULARIZERS, detector_cross_entropy, later
 
@@ -56,7 +56,7 @@ def test_a_batch_that_is_shorter_than_the_delay_teaches_its_rate(dictionary, mod
     loss, size, log = criterion(model, short)
     loss.backward()
     z = model(**short["net_input"])[1]["trace"].boundaries.detach()
-    rate = found_rate.START if rates.startswith("auto") else 0.2
+    rate = rate_estimator.START if rates.startswith("auto") else 0.2
     expected = sum((z[..., layer].mean() - share) ** 2 for layer, share in enumerate((rate, 0.05)))
     back = criterion.right_to_left(source, target)[0].item() if "lexicon" in regularizers else 0
     assert (loss - log["nll"]).item() == pytest.approx(float(size * (expected + back)), rel=1e-3)
@@ -90,7 +90,7 @@ def test_within_lines_of_a_batch_that_is_shorter_than_the_delay(dictionary, mode
 @pytest.mark.parametrize("listening, late", [("bidirectional", True), ("surprisal", False)])
 def test_a_rate_that_is_found_is_of_the_places_before_symbols(dictionary, model, sample, listening, late, monkeypatch):
     criterion = criterion_for(dictionary, "auto,.05", boundary_regularizers=f"{listening}+rate,none")
-    found, remembered = criterion.targets.found, []
+    found, remembered = criterion.targets.estimator, []
     monkeypatch.setattr(found, "remember", lambda *batch: remembered.append(batch))
     model.set_num_updates(7)
     loss, size, log = criterion(model, sample)
@@ -115,10 +115,10 @@ def test_as_many_places_are_searched_as_a_stream_has(dictionary, model, sample):
     criterion.task.dataset = {"train": range(700)}.__getitem__
     model.set_num_updates(7)
     criterion(model, sample)
-    assert criterion.targets.found.newest == found_rate.MEMORY
+    assert criterion.targets.estimator.newest == rate_estimator.MEMORY
     sample["net_input"].update(stream="train", window=0, reset=torch.zeros(3, dtype=torch.bool))
     criterion(model, sample)
-    assert criterion.targets.found.newest == 700
+    assert criterion.targets.estimator.newest == 700
 
 
 @pytest.mark.parametrize("delay", [None, 0, 3])
@@ -127,7 +127,7 @@ def test_what_a_lexicon_says_is_learned(dictionary, model, sample, rates, delay,
     """Of the text and signal of every batch, which it remembers; the detector closes segments `delay` steps late."""
     options = {"boundary_regularizers": "lexicon,none", "boundary_delay": delay}
     criterion, asked = criterion_for(dictionary, rates, **options), []
-    found = criterion.targets.found
+    found = criterion.targets.estimator
     sample["net_input"]["src_tokens"][2, 2] = sample["target"][2, 1] = dictionary.eos()
 
     def begins(tokens, signal, known):
@@ -156,7 +156,7 @@ def test_what_a_lexicon_says_is_learned(dictionary, model, sample, rates, delay,
 @pytest.mark.parametrize("beside", ["uncertainty=.1+lexicon", "lexicon+bidirectional"])
 def test_a_lexicon_teaches_beside_others(dictionary, model, sample, beside, rates, monkeypatch):
     criterion, asked = criterion_for(dictionary, rates, boundary_regularizers=f"{beside},rate"), []
-    found = criterion.targets.found
+    found = criterion.targets.estimator
     monkeypatch.setattr(found, "begins", lambda tokens, signal, known: asked.append(signal) or known)
     model.set_num_updates(7)
     assert criterion(model, sample)[0].isfinite() and len(asked) == 1
@@ -176,7 +176,7 @@ def test_segments_begin_for_certain_where_lines_do(dictionary, model, sample, li
     tokens[:, ends] = dictionary.eos()
     options = {"boundary_regularizers": f"{listening},none", "boundary_delay": delay}
     criterion, asked = criterion_for(dictionary, f"{rates},steps:.05", **options), []
-    found = criterion.targets.found
+    found = criterion.targets.estimator
     monkeypatch.setattr(found, "begins", lambda _, signal, known: asked.append((signal, known)) or known, raising=False)
     model.set_num_updates(7)
     criterion(model, sample)
@@ -192,13 +192,13 @@ def test_segments_begin_for_certain_where_lines_do(dictionary, model, sample, li
 
 def test_a_rate_that_is_found_is_logged_and_held(dictionary, model, sample, monkeypatch, caplog):
     caplog.set_level("INFO", "fairseq_hmrnn")
-    monkeypatch.setattr(found_rate, "find_rate", lambda symbols, signal: 0.4)
+    monkeypatch.setattr(rate_estimator, "find_rate", lambda symbols, signal: 0.4)
     criterion = criterion_for(dictionary, "auto,.05", boundary_regularizers="rate+uncertainty=0,none")
     tokens = sample["net_input"]["src_tokens"]
     tokens[0, 4] = dictionary.eos()
     within = tokens.ne(dictionary.pad())
     within[0, 3:5] = False
-    for updates, rate in ((99, found_rate.START), (100, 0.4)):
+    for updates, rate in ((99, rate_estimator.START), (100, 0.4)):
         model.set_num_updates(updates)
         loss, size, log = criterion(model, sample)
         z = model(**sample["net_input"])[1]["trace"].boundaries[..., 0]
@@ -211,9 +211,9 @@ def test_a_rate_that_is_found_is_logged_and_held(dictionary, model, sample, monk
     criterion_for(dictionary, ".4,.05").load_training_state(criterion.training_state())  # has no use for it
     other = criterion_for(dictionary, "auto,.05", boundary_regularizers="rate+uncertainty=0,none")
     other.load_training_state({})
-    assert other.targets.found.rate == found_rate.START
+    assert other.targets.estimator.rate == rate_estimator.START
     other.load_training_state(criterion.training_state())
-    assert other.targets.found.rate == 0.4
+    assert other.targets.estimator.rate == 0.4
     assert caplog.text.count("the rate of layer 1 is") == 1  # once, before the first update
     assert "the rate of layer 1 is 0.25 and is searched from update 100 on" in caplog.text
     other(model, sample)

@@ -118,7 +118,7 @@ def test_a_task_that_does_not_tell_the_epoch_is_named(caplog):
     HMLSTMLanguageModel.build_model(HMLSTMLanguageModelConfig(slope_per_update=0.1), task)
     assert "slope" not in caplog.text
     HMLSTMLanguageModel.build_model(HMLSTMLanguageModelConfig(slope_per_epoch=0.04), task)
-    assert "SimpleNamespace does not tell a model the epoch" in caplog.text
+    assert "SimpleNamespace does not pass the epoch to a model" in caplog.text
 
 
 @pytest.mark.parametrize("sizes", ["", "8,a", "8,,5", "0,4"])

@@ -113,7 +113,7 @@ def write(folder: str, splits: Dict[str, Strokes], normalization: Normalization)
 
 
 def load_normalization(folder: str) -> Normalization:
-    """Of a prepared folder. FileNotFoundError, or ValueError for a damaged one."""
+    """The normalisation of a prepared folder. FileNotFoundError, or ValueError for a damaged one."""
     path = os.path.join(folder, DESCRIPTION)
     if not os.path.isfile(path):
         how = f"fairseq-hmrnn prepare handwriting FOLDER --dest {folder}"

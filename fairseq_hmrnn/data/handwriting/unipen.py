@@ -217,7 +217,7 @@ def _read_marks(name: str, text: str) -> Tuple[List[str], List[Segment]]:
 
 
 def _text(path: Path, name: str, why: str = "") -> str:
-    """Of a file; its encoding is not stated, and keywords and numbers are ASCII."""
+    """The text of a file; its encoding is not stated, and keywords and numbers are ASCII."""
     if not path.is_file():
         raise BrokenLine(f"{name}: there is no such file{why}")
     if path.stat().st_size > LARGEST_FILE:

@@ -16,8 +16,8 @@ from .encoder import EncoderOut, HMLSTMEncoder, InitialState, encoder_extra
 
 
 class DecoderState(NamedTuple):
-    """Of the recurrence; what was attended to last, (B, output_dim), None without input feeding; and the masks of
-    recurrent dropout for the whole sequence, one for each layer, None without."""
+    """The state of the recurrence; what was attended to last, (B, output_dim), None without input feeding; and the
+    masks of recurrent dropout for the whole sequence, one for each layer, None without."""
 
     recurrent: HMLSTMState
     attended: Optional[Tensor]

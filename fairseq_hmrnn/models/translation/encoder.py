@@ -49,7 +49,7 @@ class HMLSTMEncoder(FairseqEncoder):
         self.dictionary_fingerprint = DictionaryFingerprint(dictionary, "source")
 
     def forward(self, src_tokens: Tensor, src_lengths: Optional[Tensor] = None, **unused) -> EncoderOut:
-        """Read src_tokens (B, S), padded on either side. src_lengths is not needed: pad symbols tell.
+        """Read src_tokens (B, S), padded on either side. src_lengths is not needed: pad symbols show them.
 
         Returns fairseq's dictionary of lists, as its Transformer decoder takes it: `encoder_out` [(M, B, output_units)]
         and `encoder_padding_mask` [(B, M)], and beside these

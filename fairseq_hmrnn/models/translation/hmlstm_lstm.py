@@ -47,7 +47,7 @@ class HMLSTMLSTMDecoder(LSTMDecoder):
         self.dictionary_fingerprint = DictionaryFingerprint(dictionary, "target")
 
     def forward(self, prev_output_tokens: Tensor, encoder_out, incremental_state=None, src_lengths=None):
-        """Logits (B, T, V) after each of prev_output_tokens (B, T), and what `encoder_extra` tells."""
+        """Logits (B, T, V) after each of prev_output_tokens (B, T), and what `encoder_extra` returns."""
         features, extra = self.extract_features(prev_output_tokens, encoder_out, incremental_state)
         return self.output_layer(features), extra
 

@@ -47,7 +47,7 @@ class HMLSTMTransformerDecoder(TransformerDecoderBase):
         self.dictionary_fingerprint = DictionaryFingerprint(dictionary, "target")
 
     def extract_features(self, prev_output_tokens: Tensor, encoder_out=None, incremental_state=None, *args, **options):
-        """fairseq's, of which `forward` makes logits, and beside it what `encoder_extra` tells."""
+        """fairseq's, of which `forward` makes logits, and beside it what `encoder_extra` returns."""
         found = super().extract_features(prev_output_tokens, encoder_out, incremental_state, *args, **options)
         return found[0], {**found[1], **encoder_extra(encoder_out, found[1]["attn"][0])}
 

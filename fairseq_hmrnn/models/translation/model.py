@@ -31,7 +31,7 @@ class TranslationModel(CheckedOptions, StartsFromFiles, FairseqEncoderDecoderMod
     def build_model(cls, cfg, task):
         check_config(cfg, cls.config_class)
         if cfg.slope_per_epoch:
-            raise ValueError("translation tasks do not tell a model the epoch: anneal with slope-per-update instead")
+            raise ValueError("translation tasks do not pass the epoch to a model: anneal with slope-per-update instead")
         check_criterion(cfg)
         check_shared_embeddings(cfg, task)
         encoder = HMLSTMEncoder(cfg, task.source_dictionary)

@@ -21,7 +21,7 @@ from .recurrence import PackedLayers
 
 
 class OutputParameters(NamedTuple):
-    """Of the gated output module, eq. (7) and (8) of ops/README.md, and of the softmax layer behind it.
+    """Weights of the gated output module, eq. (7) and (8) of ops/README.md, and of the softmax layer behind it.
 
     layers: per layer (E + L, H_l), W_e[l] and below it the layer's columns in all gates, as LayerOutput.layer_weights
     returns them. weight: (V, E). bias: (V,).

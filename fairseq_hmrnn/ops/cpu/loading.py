@@ -26,7 +26,7 @@ OTHER_SOURCE = "was built from another version of its source"
 
 
 class BuiltFor(NamedTuple):
-    """source: its `source_digest`, "" of a kernel that does not tell. torch: "2.13". features: of the processor, as
+    """source: its `source_digest`, "" of a kernel that does not say. torch: "2.13". features: of the processor, as
     /proc/cpuinfo names them."""
 
     source: str
@@ -47,7 +47,7 @@ def built_for(path: str) -> Optional[BuiltFor]:
 
 
 def source_digest(folder: str = FOLDER) -> str:
-    """Of the kernel's source, csrc/ in a package's folder: 16 hexadecimal digits; "" where it is not there."""
+    """A digest of the kernel's source, csrc/ in a package's folder: 16 hexadecimal digits; "" where it is not there."""
     csrc = os.path.join(folder, "csrc")
     found = os.listdir(csrc) if os.path.isdir(csrc) else []
     names = sorted(name for name in found if name.endswith((".h", ".cpp")) and not name.startswith("."))  # an editor's

@@ -109,7 +109,7 @@ def pulled(
 
 @triton.jit
 def product_before_norm(pointer, found, gains, ds, needed, units, mask, stride):
-    """Of one product: its rows, normalised, 0 where not needed, the detector's row likewise, 1 / deviation, and the
+    """One product: its rows, normalised, 0 where not needed, the detector's row likewise, 1 / deviation, and the
     gradient of the rows times their gains."""
     mean = tl.load(found)
     rstd = tl.load(found + 1)

@@ -39,7 +39,7 @@ def zero_all(tensors: Sequence[Tensor]) -> None:
 
 
 def copies(tensors: Sequence[Tensor]) -> List[Tensor]:
-    """Of each tensor a contiguous one."""
+    """A contiguous copy of each tensor."""
     made = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for tensor in tensors]
     copy_all(list(zip(made, tensors)))
     return made
@@ -259,8 +259,8 @@ class Buffers:
         copy_all(pairs)
 
     def load_gradients(self, grads: Sequence[Optional[Tensor]], steps: int) -> None:
-        """Of a call of so many steps, in the order of the results: hidden, h and c of every layer, boundaries,
-        boundary_probs, z."""
+        """Load the gradients of a call of so many steps, in the order of the results: hidden, h and c of every layer,
+        boundaries, boundary_probs, z."""
         L, batch = len(self.shape.sizes), self.shape.batch
         if steps < self.shape.steps:
             for grad in (self.grad_hidden, self.grad_boundaries, self.grad_probs):

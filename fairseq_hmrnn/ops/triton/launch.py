@@ -124,7 +124,7 @@ class Launcher:
         return dict(**buffers, steps=self.shape.steps, rows_padded=self.shape.rows)
 
     def launches_forward(self) -> List[Launch]:
-        """Of a phase, in their order."""
+        """The launches of a phase, in their order."""
         b, shape = self.buffers, self.shape
         block_n = math.gcd(64, NUM_GATES * shape.granule)  # no block may reach into the padding behind a layer's rows
         grid = (NUM_GATES * b.size_padded // block_n, self.tiles, 3 * self.cells_per_phase)
@@ -214,7 +214,7 @@ class Launcher:
         return torch.cat([rows, last.sum(0, keepdim=True)]).to(self.shape.dtype)
 
     def detector_hidden_gradients(self, index: int) -> List[Optional[Tensor]]:
-        """Of the detector's hidden layer, in the order of LayerParameters."""
+        """Gradients of the detector's hidden layer, in the order of LayerParameters."""
         b, sizes = self.buffers, self.shape.sizes
         if not self.shape.detector_hidden or not self.shape.detector_hidden[index]:
             return [None] * len(DetectorHidden._fields)

@@ -1,4 +1,4 @@
-// Vectors of the widest register the compiler was told of, and the nonlinearities of the cell on them.
+// Vectors of the widest register the compiler was given, and the nonlinearities of the cell on them.
 #pragma once
 
 #include <cstdint>

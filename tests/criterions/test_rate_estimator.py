@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from fairseq_hmrnn.criterions import found_rate
-from fairseq_hmrnn.criterions.found_rate import MEMORY, START, FoundRate, without_repeated_rows
+from fairseq_hmrnn.criterions import rate_estimator
+from fairseq_hmrnn.criterions.rate_estimator import MEMORY, START, RateEstimator, without_repeated_rows
 
 CPU = torch.device("cpu")
 
@@ -21,8 +21,8 @@ def remember(found, first, rows, columns):
 
 def test_the_latest_places_are_searched_in_their_order(monkeypatch, caplog):
     seen = []
-    monkeypatch.setattr(found_rate, "find_rate", lambda symbols, signal: seen.append((symbols, signal)))
-    found, expected = FoundRate(), []
+    monkeypatch.setattr(rate_estimator, "find_rate", lambda symbols, signal: seen.append((symbols, signal)))
+    found, expected = RateEstimator(), []
     for batch in range(5):
         expected.append(remember(found, 10_000 * batch, 9, 999))
     expected = torch.cat(expected)[-MEMORY:]
@@ -36,7 +36,7 @@ def test_the_latest_places_are_searched_in_their_order(monkeypatch, caplog):
 
 @pytest.mark.parametrize("batches", [1, 5])
 def test_of_windows_that_are_cut_anew_those_of_one_epoch_are_searched(batches):
-    found = FoundRate()
+    found = RateEstimator()
     expected = torch.cat([remember(found, 10_000 * batch, 9, 999) for batch in range(batches)])
     assert (found.filled > MEMORY) == (batches == 5)
     found.newest = 5000
@@ -46,7 +46,7 @@ def test_of_windows_that_are_cut_anew_those_of_one_epoch_are_searched(batches):
 
 
 def test_a_batch_may_be_larger_than_the_memory():
-    found = FoundRate()
+    found = RateEstimator()
     expected = remember(found, 0, 50, 1000)
     assert found.filled == MEMORY and torch.equal(found.symbols.long(), expected[-MEMORY:])
 
@@ -60,8 +60,8 @@ def test_a_row_that_comes_again_counts_once():
 
 def test_it_is_searched_after_updates_that_the_schedule_names(monkeypatch):
     answers = iter([0.3, None, 0.2, 0.4, 0.1, 0.3, 0.2] + [0.1 + 0.1 * (n % 2) + n / 100 for n in range(20)])
-    monkeypatch.setattr(found_rate, "find_rate", lambda symbols, signal: next(answers))
-    found, at = FoundRate(), []
+    monkeypatch.setattr(rate_estimator, "find_rate", lambda symbols, signal: next(answers))
+    found, at = RateEstimator(), []
     for update in range(2100):
         before = found.rate
         found.search(update, CPU)
@@ -74,7 +74,7 @@ def test_it_is_searched_after_updates_that_the_schedule_names(monkeypatch):
 
 def test_a_rate_of_all_steps_is_forgotten(caplog):
     """As checkpoints have it from before it was one within lines."""
-    found, old = FoundRate(), FoundRate().state_dict()
+    found, old = RateEstimator(), RateEstimator().state_dict()
     del old["of_all_steps"]
     found.load_state_dict({**old, "rate": 0.3, "last": 0.3, "filled": 100, "symbols": torch.ones(MEMORY)})
     assert found.rate == START and found.filled == 0 and np.isnan(found.last) and found.symbols.max() == -1
@@ -82,7 +82,7 @@ def test_a_rate_of_all_steps_is_forgotten(caplog):
 
 
 def test_a_checkpoint_has_all_of_it():
-    found, other = FoundRate(), FoundRate()
+    found, other = RateEstimator(), RateEstimator()
     remember(found, 0, 3, 50)
     found.rate, found.last, found.searched = 0.3, 0.35, 100
     other.load_state_dict(found.state_dict())

@@ -6,16 +6,16 @@ import torch
 from unspaced import ROW, f1, heard, language
 
 from fairseq_hmrnn.compat import loading_data_only
-from fairseq_hmrnn.criterions.found_lexicon import FoundLexicon
-from fairseq_hmrnn.criterions.found_rate import START, FoundRate
+from fairseq_hmrnn.criterions.lexicon_estimator import LexiconEstimator
 from fairseq_hmrnn.criterions.lexicon_search import infer
+from fairseq_hmrnn.criterions.rate_estimator import START, RateEstimator
 
 CPU = torch.device("cpu")
 
 
 def taught(given=None):
-    """A FoundLexicon that heard of 20,000 places, after its first search."""
-    found, (tokens, begins) = FoundLexicon(given), language(20_000)
+    """A LexiconEstimator that heard of 20,000 places, after its first search."""
+    found, (tokens, begins) = LexiconEstimator(given), language(20_000)
     found.remember(tokens, heard(begins), torch.ones_like(begins))
     found.search(100, CPU)
     return found
@@ -44,10 +44,10 @@ def test_a_lexicon_says_more_than_the_signal_alone(inferred):
 
 def test_before_there_is_one_the_highest_places_are_taken():
     tokens, signal, gold = batch()
-    begins = FoundLexicon().begins(tokens, signal, torch.ones_like(gold))
+    begins = LexiconEstimator().begins(tokens, signal, torch.ones_like(gold))
     assert begins.double().mean().item() == pytest.approx(START, abs=0.002)
     assert signal[begins].min() > signal[~begins].max()
-    assert FoundLexicon(0.1).begins(tokens, signal, torch.ones_like(gold)).double().mean().item() < 0.11
+    assert LexiconEstimator(0.1).begins(tokens, signal, torch.ones_like(gold)).double().mean().item() < 0.11
 
 
 def test_a_rate_that_is_told_is_kept():
@@ -73,7 +73,7 @@ def test_what_is_not_known_changes_nothing(inferred):
 
 
 def test_nothing_is_inferred_from_too_little(caplog):
-    found, (tokens, begins) = FoundLexicon(), language(1000)
+    found, (tokens, begins) = LexiconEstimator(), language(1000)
     found.remember(tokens, heard(begins), torch.ones_like(begins))
     found.search(100, CPU)
     assert found.lexicon is None and found.rate == START and "no lexicon was found" in caplog.text
@@ -82,7 +82,7 @@ def test_nothing_is_inferred_from_too_little(caplog):
 
 def test_a_checkpoint_has_all_of_it(inferred, tmp_path):
     torch.save(inferred.state_dict(), tmp_path / "state.pt")
-    other = FoundLexicon()
+    other = LexiconEstimator()
     with loading_data_only():
         other.load_state_dict(torch.load(tmp_path / "state.pt"))
     tokens, signal, gold = batch()
@@ -97,10 +97,10 @@ def test_a_checkpoint_has_all_of_it(inferred, tmp_path):
 
 def test_a_training_may_go_on_with_something_else(inferred):
     """What has the same name goes on, what the options tell does not."""
-    told, rate, empty = FoundLexicon(0.3), FoundRate(), FoundLexicon()
+    told, rate, empty = LexiconEstimator(0.3), RateEstimator(), LexiconEstimator()
     told.load_state_dict(inferred.state_dict())
     rate.load_state_dict(inferred.state_dict())
     assert told.lexicon is not None and told.rate == 0.3
-    assert rate.rate == inferred.rate and set(rate.state_dict()) == set(FoundRate().state_dict())
+    assert rate.rate == inferred.rate and set(rate.state_dict()) == set(RateEstimator().state_dict())
     empty.load_state_dict(rate.state_dict())
     assert empty.lexicon is None and empty.rate == inferred.rate and torch.equal(empty.symbols, inferred.symbols)

@@ -20,14 +20,14 @@ MEMORY = 40_000  # places that are remembered, the latest
 EARLY, EVERY_EARLY, EVERY = 1000, 100, 500  # searched every so many updates, more often in the first EARLY
 
 
-class FoundRate:
+class RateEstimator:
     """The share of places at which a signal is to be taken for a boundary, by the signal of the last MEMORY places.
 
     rate: what it is now, the mean of the last two that were found. Of several processes the first one's memory counts:
     it is the one in checkpoints.
     """
 
-    sought = "rate"  # in messages
+    quantity = "rate"  # in messages
 
     def __init__(self):
         self.rate, self.last, self.searched, self.filled = START, math.nan, 0, 0
@@ -37,8 +37,8 @@ class FoundRate:
         self.signal = torch.zeros(MEMORY)
 
     def remember(self, tokens: Tensor, signal: Tensor, known: Tensor) -> None:
-        """Of a batch, (B, T): symbols, the signal of the place before each, inf where a segment begins for certain,
-        and where it is known."""
+        """Remember a batch, each (B, T): symbols, the signal of the place before each, inf where a segment begins for
+        certain, and where it is known."""
         device = tokens.device
         if self.symbols.device != device:
             self.symbols, self.signal = self.symbols.to(device), self.signal.to(device)
@@ -59,7 +59,7 @@ class FoundRate:
         found = _of_first_process(self._find, device)
         if found is None:
             logger.warning(
-                f"boundary-rates: no {self.sought} was found after {num_updates} updates, layer 1 stays at "
+                f"boundary-rates: no {self.quantity} was found after {num_updates} updates, layer 1 stays at "
                 f"{self.rate:.3f}: it requires {FEWEST} symbols and rows (--tokens-per-sample) that are longer than "
                 "a few segments"
             )
@@ -88,7 +88,8 @@ class FoundRate:
         """Ignores entries of another kind of search; forgets a rate of all steps, with a warning."""
         if state.get("of_all_steps", True):
             logger.warning(
-                f"boundary-rates: the checkpoint's {self.sought} is of all steps: the search within lines starts again"
+                f"boundary-rates: the checkpoint's {self.quantity} is of all steps: the search within lines starts "
+                "again"
             )
             return
         known = {name: value for name, value in state.items() if name in vars(self)}

@@ -8,19 +8,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .found_rate import START, FoundRate
 from .lexicon import Lexicon, Rows, Spelling
 from .lexicon_search import Inferred, infer, scored
+from .rate_estimator import START, RateEstimator
 
 
-class FoundLexicon(FoundRate):
+class LexiconEstimator(RateEstimator):
     """A lexicon inferred from the last places of a text, and the rates that go with it.
 
     given: the rate if an option gives it. rate: of boundaries, otherwise the mean of the last two that were found.
     threshold: see Inferred, a mean too. lexicon: None until there is one.
     """
 
-    sought = "lexicon"
+    quantity = "lexicon"
 
     def __init__(self, given: Optional[float] = None):
         super().__init__()

@@ -13,6 +13,7 @@ import tempfile
 from typing import Any, Mapping
 
 from ..analysis.plots import check_path
+from ..data.folders import DICTIONARY
 from ..options import LARGEST_SIZE, number, whole
 from .errors import UserError
 from .recipe import check_folder
@@ -160,8 +161,8 @@ def existing_folder(argument: str) -> str:
 
 def prepared_folder(argument: str) -> str:
     """A folder of a prepared text, as an absolute path: fairseq sees one that begins with "." from a checkpoint's."""
-    if not os.path.isfile(os.path.join(path(argument), "dict.txt")):
-        raise argparse.ArgumentTypeError(f"no {argument}/dict.txt: prepare a text: fairseq-hmrnn prepare text")
+    if not os.path.isfile(os.path.join(path(argument), DICTIONARY)):
+        raise argparse.ArgumentTypeError(f"no {argument}/{DICTIONARY}: prepare a text: fairseq-hmrnn prepare text")
     return os.path.abspath(argument)
 
 

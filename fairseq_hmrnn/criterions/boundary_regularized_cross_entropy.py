@@ -269,7 +269,7 @@ class BoundaryRegularizedCrossEntropy(CheckedOptions, CrossEntropyCriterion):
                         heard[need] = Signals(*(rows_of(trace, values) for values in found))
                 # A lexicon gives targets at line ends too, which no rate counts.
                 valid = trace.valid if "lexicon" in regularizer.needs else counted
-                steps = layer_steps(trace, layer, self.targets.share(layer), **heard)._replace(valid=valid)
+                steps = LayerSteps.of(trace, layer, self.targets.share(layer), **heard)._replace(valid=valid)
                 steps = self.targets.with_targets(layer, steps, tokens_of_rows)
                 self.targets.remember(term.name, layer, steps, tokens_of_rows)
                 penalties.append(weight * regularizer(steps))
@@ -374,17 +374,3 @@ def in_source_order(trace: BoundaryTrace, tokens: Optional[Tensor]) -> Tuple[Bou
 def rows_of(trace: BoundaryTrace, values: Tensor) -> Tensor:
     """Values (B, T) of a source for every row of its trace: twice, if it was read in two directions."""
     return values if values.size(0) == trace.valid.size(0) else values.repeat(2, 1)
-
-
-def layer_steps(
-    trace: BoundaryTrace,
-    layer: int,
-    rate: Optional[float],
-    signals: Optional[Signals] = None,
-    right_to_left: Optional[Signals] = None,
-) -> LayerSteps:
-    """One layer of a batch as the regularisers take it, in single precision or better."""
-    dtype = torch.promote_types(trace.boundaries.dtype, torch.float)
-    z, z_tilde = trace.boundaries.to(dtype), trace.boundary_probs.to(dtype)
-    below = z[..., layer - 1] if layer else None
-    return LayerSteps(z[..., layer], z_tilde[..., layer], trace.valid, rate, below, signals, right_to_left)

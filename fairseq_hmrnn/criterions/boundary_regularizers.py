@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from ..trace import BoundaryTrace
+
 PROBABILITY_MARGIN = 0.02  # cross-entropies see z~ no closer to 0 and 1 than this: keeps their gradient below 50
 
 
@@ -63,6 +65,21 @@ class LayerSteps(NamedTuple):
     right_to_left: Optional[Signals] = None
     lexicon: Optional[Callable[[Tensor, Tensor], Tensor]] = None
     delay: Optional[int] = None
+
+    @classmethod
+    def of(
+        cls,
+        trace: BoundaryTrace,
+        layer: int,
+        rate: Optional[float],
+        signals: Optional[Signals] = None,
+        right_to_left: Optional[Signals] = None,
+    ) -> LayerSteps:
+        """One layer of a batch, its tensors in single precision or better."""
+        dtype = torch.promote_types(trace.boundaries.dtype, torch.float)
+        z, z_tilde = trace.boundaries.to(dtype), trace.boundary_probs.to(dtype)
+        below = z[..., layer - 1] if layer else None
+        return cls(z[..., layer], z_tilde[..., layer], trace.valid, rate, below, signals, right_to_left)
 
 
 class Heard(NamedTuple):

@@ -47,6 +47,13 @@ def _check_kind(kind: str) -> None:
         raise ValueError(f"unknown kind {kind!r} of exported file: choose from {', '.join(FORMATS)}")
 
 
+def _write(save: Callable[..., Any], program: Any, path: str) -> None:
+    """By way of memory: torch's own writer ends the process where a device is full."""
+    written = io.BytesIO()
+    save(program, written)
+    Path(path).write_bytes(written.getbuffer())
+
+
 @torch.no_grad()
 def export(step: StepFunction, path: str, kind: str) -> None:
     """Write the step to a file. kind: one of FORMATS; the batch size stays free.
@@ -57,18 +64,14 @@ def export(step: StepFunction, path: str, kind: str) -> None:
     dtype = step.decoder.hm_lstm.bias[0].dtype
     tokens, state = torch.zeros(2, dtype=torch.long), torch.zeros(2, step.state_size, dtype=dtype)
     if kind == "torchscript":
-        written = io.BytesIO()  # torch's own writer ends the process where a device is full
-        torch.jit.save(torch.jit.trace(step, (tokens, state), check_trace=False), written)
-        Path(path).write_bytes(written.getbuffer())
+        _write(torch.jit.save, torch.jit.trace(step, (tokens, state), check_trace=False), path)
         return
     if kind == "torch.export":
         if not hasattr(torch, "export"):
             raise RuntimeError(f"torch {torch.__version__} has no torch.export: use --format torchscript")
         batch = torch.export.Dim("batch")
         program = torch.export.export(step, (tokens, state), dynamic_shapes=({0: batch}, {0: batch}))
-        written = io.BytesIO()
-        torch.export.save(program, written)
-        Path(path).write_bytes(written.getbuffer())
+        _write(torch.export.save, program, path)
         return
     given, returned = ["tokens", "state"], ["log_probs", "boundaries", "next_state"]
     free = {name: {0: "batch"} for name in given + returned}

@@ -7,7 +7,7 @@ from typing import Optional, Sequence, Tuple
 import torch
 from torch import Tensor, nn
 
-from ..ops import layer_output
+from ..ops import gated_sum, layer_output
 
 
 class LayerOutput(nn.Module):
@@ -29,8 +29,7 @@ class LayerOutput(nn.Module):
         if self.bfloat16_products:
             return layer_output(hidden, self.layer_weights(), None, True)
         gates = self.gates(torch.cat(list(hidden), dim=-1)).sigmoid().unbind(-1)
-        terms = [gate.unsqueeze(-1) * project(h) for gate, project, h in zip(gates, self.projections, hidden)]
-        return torch.stack(terms).sum(0).relu()
+        return gated_sum(gates, [project(h) for project, h in zip(self.projections, hidden)])
 
     def over_sequence(self, hidden: Sequence[Tensor], changed: Optional[Tensor]) -> Tensor:
         """As `forward`, of hidden (T, B, H_l), without computing again what COPY keeps. changed: (T, B, L) bool, False

@@ -8,7 +8,7 @@ from .hm_lstm import BACKENDS, hm_lstm, pack_layers
 from .host import is_on_host, valid_or_none
 from .library import make_recordable
 from .precision import autocast_is_on, state_dtype
-from .products import has_many_rows, layer_output, linear
+from .products import gated_sum, has_many_rows, layer_output, linear
 from .types import HMLSTMOutput, HMLSTMState, LayerParameters, RecurrenceOptions, count_detectors
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "autocast_is_on",
     "capturing",
     "count_detectors",
+    "gated_sum",
     "has_many_rows",
     "hm_lstm",
     "is_on_host",

@@ -9,7 +9,7 @@ widened where torch's products of them are slow.
 from __future__ import annotations
 
 import functools
-from typing import Optional, Sequence
+from typing import Iterable, Optional, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -103,7 +103,12 @@ def layer_output(
     size, inputs = weights[0].size(0) - len(hidden), [h.to(dtype) for h in hidden]
     terms = [F.linear(*((rounded(h), rounded(w)) if bfloat16 else (h, w))) for h, w in zip(inputs, weights)]
     gates = torch.stack([term[..., size:] for term in terms]).sum(0).sigmoid().unbind(-1)
-    return torch.stack([gate.unsqueeze(-1) * term[..., :size] for gate, term in zip(gates, terms)]).sum(0).relu()
+    return gated_sum(gates, [term[..., :size] for term in terms])
+
+
+def gated_sum(gates: Iterable[Tensor], terms: Iterable[Tensor]) -> Tensor:
+    """ReLU(sum_l gate_l term_l), eq. (8) of ops/README.md, of a gate (...) and a term (..., E) for each layer."""
+    return torch.stack([gate.unsqueeze(-1) * term for gate, term in zip(gates, terms)]).sum(0).relu()
 
 
 class _LayerOutput(torch.autograd.Function):

@@ -14,7 +14,7 @@ from fairseq.tasks import register_task
 from ..checkpoints import is_dictionary, is_loading_model
 from ..data.characters import CharacterCodec, CharacterDictionary, is_character_dictionary
 from ..data.dictionaries import read_dictionary
-from ..data.folders import matching
+from ..data.folders import DICTIONARY, matching
 from ..fairseq_hooks import keep_prompt_spaces
 from ..inference.reader import output_symbols
 from ..inference.search import ENDS, PromptedGenerator, stop_symbol
@@ -71,7 +71,7 @@ class HMLSTMLanguageModelingTask(TaskMixin, StatefulLanguageModelingTask):
             if not is_dictionary(source):  # a name of a file, for instance, is never opened
                 raise ValueError("the dictionary in a checkpoint must be a list of symbols and counts")
         elif args.data:
-            source = os.path.join(utils.split_paths(args.data)[0], "dict.txt")
+            source = os.path.join(utils.split_paths(args.data)[0], DICTIONARY)
             if not os.path.isfile(source):
                 if is_loading_model():
                     return None, None

@@ -22,8 +22,7 @@ from fairseq_hmrnn.cli import arguments as kinds
 from fairseq_hmrnn.cli.errors import UserError, run_command
 from fairseq_hmrnn.cli.files import read_text
 from fairseq_hmrnn.cli.gold import add_gold, check_separator, gold_boundaries
-from fairseq_hmrnn.criterions.boundary_regularized_cross_entropy import layer_steps
-from fairseq_hmrnn.criterions.boundary_regularizers import REGULARIZERS, top_share
+from fairseq_hmrnn.criterions.boundary_regularizers import REGULARIZERS, LayerSteps, top_share
 from fairseq_hmrnn.data.characters import encode
 from fairseq_hmrnn.options import whole
 
@@ -101,7 +100,7 @@ def read(model, criterion, sample, found: Found) -> None:
         found.closed[layer, behind[own]] = trace.boundaries[..., layer][own] > 0.5
         if name is None:
             continue
-        steps = layer_steps(trace, layer, criterion.targets.share(layer), **heard)
+        steps = LayerSteps.of(trace, layer, criterion.targets.share(layer), **heard)
         values, known = REGULARIZERS[name].signal(steps)
         if name == "lexicon":
             values = criterion.targets.certain_at_line_ends(tokens, values)

@@ -5,8 +5,8 @@ import torch
 from fairseq.tasks.translation import TranslationConfig, TranslationTask
 from small_translation import PAD, SOURCE, TARGET, make, tokens
 
-from fairseq_hmrnn.criterions.boundary_regularized_cross_entropy import BoundaryRegularizedCrossEntropy, layer_steps
-from fairseq_hmrnn.criterions.boundary_regularizers import REGULARIZERS, detector_cross_entropy, later
+from fairseq_hmrnn.criterions.boundary_regularized_cross_entropy import BoundaryRegularizedCrossEntropy
+from fairseq_hmrnn.criterions.boundary_regularizers import REGULARIZERS, LayerSteps, detector_cross_entropy, later
 from fairseq_hmrnn.criterions.right_to_left import followers, left_to_right
 
 
@@ -24,7 +24,7 @@ def steps_of(output, signals):
         ahead, back = getattr(trace, name).chunk(2)
         found[name] = torch.cat([ahead, back.flip(1)])
     twice = [type(one)(*(torch.cat([values, values]) for values in one)) for one in signals]
-    return layer_steps(trace._replace(**found), 0, 0.2, *twice)
+    return LayerSteps.of(trace._replace(**found), 0, 0.2, *twice)
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from fairseq.logging import metrics
 from small_criterion import criterion_for
 from small_texts import dictionary_of
 
-from fairseq_hmrnn.criterions.boundary_regularized_cross_entropy import BoundaryRegularizedCrossEntropy, layer_steps
-from fairseq_hmrnn.criterions.boundary_regularizers import REGULARIZERS
+from fairseq_hmrnn.criterions.boundary_regularized_cross_entropy import BoundaryRegularizedCrossEntropy
+from fairseq_hmrnn.criterions.boundary_regularizers import REGULARIZERS, LayerSteps
 from fairseq_hmrnn.criterions.boundary_statistics import boundary_counts, gold_counts, log_boundary_metrics
 
 
@@ -91,7 +91,7 @@ def test_a_wrong_number_of_rates_is_refused(dictionary, model, sample):
 
 
 def total(extra, layer, name, rate, signals=None):
-    return float(REGULARIZERS[name](layer_steps(extra["trace"], layer, rate, signals)))
+    return float(REGULARIZERS[name](LayerSteps.of(extra["trace"], layer, rate, signals)))
 
 
 def test_terms_of_all_layers_are_added_by_symbol(dictionary, model, sample):
@@ -131,7 +131,7 @@ def test_reading_from_right_to_left_is_learned_beside_the_model(dictionary, mode
     output = model(**sample["net_input"])
     nll, right_to_left = criterion.right_to_left(sample["net_input"]["src_tokens"], sample["target"])
     signals = criterion.signals(model, output, sample, "unforeseen")
-    steps = layer_steps(output[1]["trace"], 1, 0.05, signals, right_to_left)
+    steps = LayerSteps.of(output[1]["trace"], 1, 0.05, signals, right_to_left)
     expected = nll + REGULARIZERS["bidirectional"](steps) + 0.5 * REGULARIZERS["unforeseen"](steps)
     assert (loss - log["nll"]).item() == pytest.approx(size * expected.item(), rel=1e-4)
     loss.backward()

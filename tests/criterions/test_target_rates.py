@@ -8,8 +8,7 @@ from fairseq.logging import metrics
 from small_criterion import criterion_for
 
 from fairseq_hmrnn.criterions import rate_estimator
-from fairseq_hmrnn.criterions.boundary_regularized_cross_entropy import layer_steps
-from fairseq_hmrnn.criterions.boundary_regularizers import REGULARIZERS, detector_cross_entropy, later
+from fairseq_hmrnn.criterions.boundary_regularizers import REGULARIZERS, LayerSteps, detector_cross_entropy, later
 
 
 def test_a_delay_of_nothing_is_refused(dictionary):
@@ -98,7 +97,7 @@ def test_a_rate_that_is_found_is_of_the_places_before_symbols(dictionary, model,
     output, tokens = model.train()(**sample["net_input"]), sample["net_input"]["src_tokens"]
     signals = criterion.signals(model, output, sample, listening)
     nll, back = criterion.right_to_left(tokens, sample["target"]) if late else (0, None)
-    steps = layer_steps(output[1]["trace"], 0, found.rate, signals, back)
+    steps = LayerSteps.of(output[1]["trace"], 0, found.rate, signals, back)
     expected = nll + REGULARIZERS[listening](steps) + REGULARIZERS["rate"](steps)
     assert (loss - log["nll"]).item() == pytest.approx(size * expected.item(), rel=1e-4)
     values, known = REGULARIZERS[listening].signal(steps)
@@ -139,7 +138,7 @@ def test_what_a_lexicon_says_is_learned(dictionary, model, sample, rates, delay,
     loss, size, log = criterion(model, sample)
     output, tokens = model(**sample["net_input"]), sample["net_input"]["src_tokens"]
     nll, back = criterion.right_to_left(tokens, sample["target"])
-    steps = layer_steps(output[1]["trace"], 0, 0.4, criterion.signals(model, output, sample, "lexicon"), back)
+    steps = LayerSteps.of(output[1]["trace"], 0, 0.4, criterion.signals(model, output, sample, "lexicon"), back)
     values, known = REGULARIZERS["bidirectional"].signal(steps)
     (given,) = asked
     values[2, 2:4] = math.inf  # where a line ends, which is learned too

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..models.decoding import CompiledSteps
-from ..ops.cpu.generation import Choice, check_numbers
+from ..ops.cpu.generation import SymbolChoice, check_numbers
 from ..trace import trace_of
 from .reader import mean_log_probs, output_symbols
 
@@ -48,7 +48,7 @@ class SamplingOptions(NamedTuple):
         return self
 
 
-class Step(NamedTuple):
+class SampledStep(NamedTuple):
     """tokens: the new symbol of each sample. log_probs: what the model, temperature and limits aside, gave each of
     them, in nats; None unless asked for. boundaries: per sample and layer, whether a segment ended with the symbol
     *before* it, None for a model without boundaries."""
@@ -77,7 +77,7 @@ class Sampler:
             self.random.manual_seed(options.seed)
         self.noise = torch.empty(0)  # (steps, B, V), not used yet
 
-    def run(self, prompts: Sequence[Sequence[int]], scores: bool = False) -> Iterator[Step]:
+    def run(self, prompts: Sequence[Sequence[int]], scores: bool = False) -> Iterator[SampledStep]:
         """Endlessly the next symbols of all prompts; a prompt begins with the model's begin symbol.
 
         Prompts of different lengths go together: a sample waits on padding, which leaves an HM-LSTM's state alone. The
@@ -90,7 +90,7 @@ class Sampler:
         steps = self._compiled_steps(len(prompts))
         return self._run(columns, scores) if steps is None else self._run_compiled(steps, columns, scores)
 
-    def _run(self, prompts: Tensor, scores: bool) -> Iterator[Step]:
+    def _run(self, prompts: Tensor, scores: bool) -> Iterator[SampledStep]:
         """As `run`, by steps of the models themselves. prompts (B, T)."""
         states: List[dict] = [{} for _ in self.decoders]
         for column in prompts.split(1, dim=1):
@@ -100,7 +100,7 @@ class Sampler:
             log_probs = None
             if scores:
                 log_probs = logits.log_softmax(1).gather(1, tokens.unsqueeze(1)).squeeze(1).tolist()
-            yield Step(tokens.tolist(), log_probs, None if boundaries is None else boundaries.tolist())
+            yield SampledStep(tokens.tolist(), log_probs, None if boundaries is None else boundaries.tolist())
             logits, boundaries = self._feed(tokens.unsqueeze(1), states)
 
     def read(self, prompt: Sequence[int]) -> Tuple[List[float], List[Optional[List[float]]]]:
@@ -125,7 +125,7 @@ class Sampler:
         steps = begin(batch_size)
         return steps if isinstance(steps, CompiledSteps) else None
 
-    def _run_compiled(self, steps: CompiledSteps, prompts: Tensor, scores: bool) -> Iterator[Step]:
+    def _run_compiled(self, steps: CompiledSteps, prompts: Tensor, scores: bool) -> Iterator[SampledStep]:
         """As `run`, many steps in one call. prompts (B, T)."""
         options, symbols = self.options, len(self.decoders[0].dictionary)
         never = torch.zeros(symbols, dtype=torch.bool)
@@ -137,7 +137,7 @@ class Sampler:
         while True:
             start = time.perf_counter()
             noise = None if options.greedy else self._next_noise(torch.Size([batch_size, symbols]), count)
-            choice = Choice(options.temperature, options.top_k, options.top_p, never, noise)
+            choice = SymbolChoice(options.temperature, options.top_k, options.top_p, never, noise)
             found = steps.sample(tokens, count if noise is None else noise.size(0), choice)
             new, chosen = slice(tokens.size(0) - 1, None), found.chosen
             assert chosen is not None  # there was a choice
@@ -150,7 +150,7 @@ class Sampler:
             tokens = chosen[-1:]
             taken = 0
             try:
-                for step in map(Step, chosen.tolist(), log_probs, found.boundaries[new].tolist()):
+                for step in map(SampledStep, chosen.tolist(), log_probs, found.boundaries[new].tolist()):
                     taken += 1
                     yield step
             except GeneratorExit:  # a call makes as many steps as time allows: the next run must not depend on it

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..ops import HMLSTMOutput, HMLSTMState, PackedLayers, capturing, valid_or_none
 from ..ops.cpu import kernel, remedy
-from ..ops.cpu.generation import Choice, Generated, Generation, OutputParameters
+from ..ops.cpu.generation import Generated, Generation, OutputParameters, SymbolChoice
 
 # Up to this many symbols the table of their input projections is worth its memory: (4H+1) numbers for each.
 TABLE_SYMBOLS = 2048
@@ -158,7 +158,7 @@ class CompiledSteps:
         """Steps over tokens (T, B)."""
         return self.generation.run(self.reached, tokens)
 
-    def sample(self, tokens: Tensor, choices: int, choice: Choice) -> Generated:
+    def sample(self, tokens: Tensor, choices: int, choice: SymbolChoice) -> Generated:
         """Steps over tokens (T', B), and over what is chosen behind them."""
         return self.generation.sample(self.reached, tokens, choices, choice)
 

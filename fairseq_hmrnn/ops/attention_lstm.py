@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 from .cpu.kernel import multiply
 
 
-class Step(NamedTuple):
+class SavedStep(NamedTuple):
     """A step, as the backward pass reads it beside its attention and what it attended to. inputs: of each layer, beside
     h of the step before, (B, I + H). gates (B, 4H), the cell after the step and its tanh, (B, H), of each layer. hidden
     (B, H): of the top layer."""
@@ -77,7 +77,7 @@ class _AttentionLSTM(torch.autograd.Function):
             attention = scores.softmax(dim=2)
             attended = torch.bmm(attention, values).squeeze(1).add_(multiply(top, output)).tanh_()
             fed = attended if after is None else attended * after[t]
-            steps.append(Step(inputs, gates, after_step, top))
+            steps.append(SavedStep(inputs, gates, after_step, top))
             attentions.append(attention.squeeze(1))
             sums.append(attended)
         attention, attended = torch.stack(attentions), torch.stack(sums)
@@ -90,7 +90,7 @@ class _AttentionLSTM(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad, _):
         x, c, keys, values, between, after, output, attention, attended, *flat = ctx.saved_tensors
-        steps: List[Step] = ctx.steps
+        steps: List[SavedStep] = ctx.steps
         layers = [_Layer(*flat[i : i + 3], x.size(2) if i == 0 else 0) for i in range(0, len(flat), 3)]
         values_across = values.transpose(1, 2).contiguous()
         dh = [torch.zeros_like(steps[0].hidden) for _ in layers]

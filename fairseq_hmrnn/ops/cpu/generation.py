@@ -49,7 +49,7 @@ class GenerationState(NamedTuple):
         return GenerationState(self.state.reorder_(order).apply(Tensor.contiguous), *rest)
 
 
-class Choice(NamedTuple):
+class SymbolChoice(NamedTuple):
     """How the next symbol is chosen; inference/sampler.py explains the options.
 
     never: (V,) bool, symbols that are not chosen. noise: (T, B, V) float32 of the Gumbel distribution, for the choices
@@ -130,7 +130,7 @@ class Generation:
         _check_batch(reached, tokens)
         return Generated(*self.compiled.run(*_flat(reached), tokens.contiguous(), tokens.size(0)))
 
-    def sample(self, reached: GenerationState, tokens: Tensor, choices: int, choice: Choice) -> Generated:
+    def sample(self, reached: GenerationState, tokens: Tensor, choices: int, choice: SymbolChoice) -> Generated:
         """Read tokens (T', B), at least one step of them, and what is chosen behind them. The last choice is not read
         yet: T = T' + choices - 1. ValueError for another batch than was begun with, or where logits are NaN."""
         _check_batch(reached, tokens)

@@ -154,7 +154,7 @@ def generation(choose: random.Random, threads: int) -> None:
     """Steps of a language model: one call for all as one for each, one thread as many, and choices from the limits."""
     from fairseq_hmrnn.modules import LayerOutput
     from fairseq_hmrnn.ops import cpu
-    from fairseq_hmrnn.ops.cpu.generation import Choice, Generation, OutputParameters
+    from fairseq_hmrnn.ops.cpu.generation import Generation, OutputParameters, SymbolChoice
 
     dtype, low = random_precision(choose)
     problem = random_problem(choose, dtype, low)
@@ -175,7 +175,7 @@ def generation(choose: random.Random, threads: int) -> None:
     choices = choose.randint(1, 4)
     noise = -torch.empty(choices, batch, written).exponential_().log() if choose.random() < 0.7 else None
     never = torch.rand(written) < 0.2
-    choice = Choice(0.7, choose.choice([0, 1, 5]), choose.choice([1.0, 0.5]), never, noise)
+    choice = SymbolChoice(0.7, choose.choice([0, 1, 5]), choose.choice([1.0, 0.5]), never, noise)
 
     packed = cpu.PackedLayers(problem.layers, "compiled", low)
     begun = Generation(packed, problem.options, embedding, table, parameters, pad)

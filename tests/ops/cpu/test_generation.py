@@ -7,7 +7,7 @@ from problems import hidden_is_shared, make_problem
 
 from fairseq_hmrnn.modules import LayerOutput
 from fairseq_hmrnn.ops import HMLSTMState, RecurrenceOptions, cpu
-from fairseq_hmrnn.ops.cpu.generation import Choice, Generation, OutputParameters
+from fairseq_hmrnn.ops.cpu.generation import Generation, OutputParameters, SymbolChoice
 from fairseq_hmrnn.ops.reference import hm_lstm_reference
 
 pytestmark = pytest.mark.skipif(cpu.kernel.compiled is None, reason="the compiled kernel was not built")
@@ -108,14 +108,16 @@ def test_what_is_chosen_is_read_next():
     never[[PAD, 5]] = True
     noise = -torch.empty(6, 4, SYMBOLS).exponential_(generator=torch.Generator().manual_seed(1)).log()
     reached = case.generation.begin(case.state)
-    found = case.generation.sample(reached, prompt, 6, Choice(0.7, 0, 1.0, never, noise))
+    found = case.generation.sample(reached, prompt, 6, SymbolChoice(0.7, 0, 1.0, never, noise))
     assert found.chosen.shape == (6, 4) and found.logits.shape == (8, 4, SYMBOLS)
     assert not torch.isin(found.chosen, torch.tensor([PAD, 5])).any()
     logits = case.reference(torch.cat([prompt, found.chosen[:-1]]))[0]
     torch.testing.assert_close(found.logits, logits, rtol=0, atol=1e-11)
     expected = (logits[2:].float() / 0.7).masked_fill(never, -torch.inf) + noise
     assert torch.equal(found.chosen, expected.argmax(2))
-    greedy = case.generation.sample(case.generation.begin(case.state), prompt, 1, Choice(1.0, 0, 1.0, never, None))
+    greedy = case.generation.sample(
+        case.generation.begin(case.state), prompt, 1, SymbolChoice(1.0, 0, 1.0, never, None)
+    )
     assert torch.equal(greedy.chosen, logits[2:3].masked_fill(never, -torch.inf).argmax(2))
 
 
@@ -159,10 +161,12 @@ def test_what_does_not_fit_is_refused():
     with pytest.raises(RuntimeError, match="does not fit"):
         case.generation.run(reached._replace(terms=reached.terms[:, :, 1:].contiguous()), tokens)
     with pytest.raises(ValueError, match="never has 3 symbols"):
-        case.generation.sample(reached, tokens, 1, Choice(1.0, 0, 1.0, torch.zeros(3, dtype=torch.bool), None))
+        case.generation.sample(reached, tokens, 1, SymbolChoice(1.0, 0, 1.0, torch.zeros(3, dtype=torch.bool), None))
     case.bias.fill_(float("nan"))
     with pytest.raises(ValueError, match="not numbers"):
-        case.generation.sample(reached, tokens, 1, Choice(1.0, 0, 1.0, torch.zeros(SYMBOLS, dtype=torch.bool), None))
+        case.generation.sample(
+            reached, tokens, 1, SymbolChoice(1.0, 0, 1.0, torch.zeros(SYMBOLS, dtype=torch.bool), None)
+        )
 
 
 def test_a_hidden_layer_needs_a_detector():

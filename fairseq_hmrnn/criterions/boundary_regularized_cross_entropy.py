@@ -1,5 +1,6 @@
 """Cross-entropy with regularisers on boundaries, and the statistics that show whether a hierarchy is learned."""
 
+import dataclasses
 import logging
 import math
 from dataclasses import dataclass
@@ -108,39 +109,20 @@ class BoundaryRegularizedCrossEntropy(CheckedOptions, CrossEntropyCriterion):
 
     name, models_with_boundaries = "boundary_regularized_cross_entropy", "hmlstm_lm or hmlstm"  # in errors
 
-    def __init__(
-        self,
-        task,
-        sentence_avg,
-        boundary_rates,
-        boundary_regularizers="rate",
-        boundary_weight=1.0,
-        boundary_supervision="",
-        boundary_supervision_layer=1,
-        boundary_supervision_weight=1.0,
-        boundary_supervision_separator="|",
-        label_smoothing=0.0,
-        boundary_delay=None,
-    ):
-        options = BoundaryRegularizedCrossEntropyConfig(
-            boundary_rates=boundary_rates,
-            boundary_regularizers=boundary_regularizers,
-            boundary_weight=boundary_weight,
-            boundary_supervision=boundary_supervision,
-            boundary_supervision_layer=boundary_supervision_layer,
-            boundary_supervision_weight=boundary_supervision_weight,
-            boundary_supervision_separator=boundary_supervision_separator,
-            label_smoothing=label_smoothing,
-            boundary_delay=boundary_delay,
-        )
-        check_config(options, BoundaryRegularizedCrossEntropyConfig)
+    config = BoundaryRegularizedCrossEntropyConfig
+
+    def __init__(self, task, sentence_avg, boundary_rates="", boundary_regularizers="rate", **options):
+        """options: further fields of `config`. ValueError for a value out of range, TypeError for another name."""
+        given = {"boundary_rates": boundary_rates, "boundary_regularizers": boundary_regularizers, **options}
+        check_config(self.config(**given), self.config)
+        cfg = BoundaryRegularizedCrossEntropyConfig(**given)  # also with what a subclass has no option for
         super().__init__(task, sentence_avg)
-        self.rates = parse_rates(boundary_rates)
-        self.terms = parse_terms(boundary_regularizers, self.rates)
-        self.weight = boundary_weight
+        self.rates = parse_rates(cfg.boundary_rates)
+        self.terms = parse_terms(cfg.boundary_regularizers, self.rates)
+        self.weight = cfg.boundary_weight
         dictionary = getattr(task, "source_dictionary", None)
         line_end = dictionary.eos() if dictionary is not None else None
-        self.targets = TargetRates(self.rates, self.terms, line_end, boundary_delay)
+        self.targets = TargetRates(self.rates, self.terms, line_end, cfg.boundary_delay)
         self.right_to_left: Optional[RightToLeftPredictor] = None
         if needing("right_to_left", self.terms):
             if dictionary is None:
@@ -154,13 +136,20 @@ class BoundaryRegularizedCrossEntropy(CheckedOptions, CrossEntropyCriterion):
         if needing("signals", self.terms) and isinstance(task, TranslationTask):
             self.left_to_right = RightToLeftPredictor(len(dictionary), dictionary.pad())
         self.supervision: Optional[Supervision] = None
-        if boundary_supervision:
-            self.supervision = build_supervision(boundary_supervision, dictionary, boundary_supervision_separator)
-        self.supervision_layer = boundary_supervision_layer - 1
-        self.supervision_weight = boundary_supervision_weight
+        if cfg.boundary_supervision:
+            separator = cfg.boundary_supervision_separator
+            self.supervision = build_supervision(cfg.boundary_supervision, dictionary, separator)
+        self.supervision_layer = cfg.boundary_supervision_layer - 1
+        self.supervision_weight = cfg.boundary_supervision_weight
         whitespace = whitespace_indices(dictionary)
         self.is_whitespace = SymbolSet(whitespace, len(dictionary)) if whitespace else None
-        self.label_smoothing = label_smoothing
+        self.label_smoothing = cfg.label_smoothing
+
+    @classmethod
+    def build_criterion(cls, cfg, task):
+        """From fairseq's options."""
+        names = [field.name for field in dataclasses.fields(cls.config) if not field.name.startswith("_")]
+        return cls(task, **{name: getattr(cfg, name) for name in names})
 
     def forward(self, model, sample, reduce=True):
         """As fairseq's cross_entropy: the loss, its denominator, and what to log."""

@@ -10,7 +10,7 @@ from fairseq.logging import metrics
 from torch import Tensor
 
 from ..data.handwriting import GOLD
-from ..options import WEIGHT, Parsed, check_config, option
+from ..options import WEIGHT, Parsed, option
 from ..trace import BoundaryTrace, trace_of
 from .boundary_regularized_cross_entropy import BoundaryRegularizedCrossEntropy
 from .boundary_regularizers import REGULARIZERS, Signals
@@ -67,16 +67,12 @@ class HandwritingLikelihood(BoundaryRegularizedCrossEntropy):
     scores_steps = True  # the task checks it
     name, models_with_boundaries = "a boundary regularizer", "hmlstm_handwriting"
 
-    def __init__(self, task, sentence_avg, boundary_rates="", boundary_regularizers="rate", boundary_weight=1.0):
-        options = HandwritingLikelihoodConfig(
-            boundary_rates=boundary_rates,
-            boundary_regularizers=boundary_regularizers,
-            boundary_weight=boundary_weight,
-        )
-        check_config(options, HandwritingLikelihoodConfig)
+    config = HandwritingLikelihoodConfig
+
+    def __init__(self, task, *args, **options):
         if getattr(task, "source_dictionary", None) is not None:
             raise ValueError("handwriting_likelihood is of pen strokes, not of symbols: give --task hmlstm_handwriting")
-        super().__init__(task, sentence_avg, boundary_rates, boundary_regularizers, boundary_weight)
+        super().__init__(task, *args, **options)
 
     def forward(self, model, sample, reduce=True):
         """The loss, its denominator (steps, or lines with --sentence-avg), and what to log."""

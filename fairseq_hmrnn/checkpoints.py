@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
+import difflib
 import functools
 import glob
 import logging
 import os
 import pickle
+import re
 from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
 import torch
@@ -21,7 +24,7 @@ from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.models import ARCH_MODEL_REGISTRY, MODEL_REGISTRY
 from fairseq.registry import REGISTRIES
 from fairseq.tasks import TASK_REGISTRY
-from omegaconf import OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from . import compat
@@ -33,6 +36,9 @@ logger = logging.getLogger(__name__)
 
 # Codecs that need no file, and so can be taken from a checkpoint as they are.
 _CODECS_WITHOUT_FILES = {"bytes", "characters"}
+
+# In torch's error for a weight of another shape than the model's.
+_SIZES = re.compile(r"size mismatch for (\S+): .* torch.Size\((\[.*?\])\) from .* torch.Size\((\[.*?\])\)")
 
 CHECKPOINT_NAMES = ("checkpoint_best.pt", "checkpoint_last.pt", "model.pt")
 
@@ -171,6 +177,19 @@ def is_dictionary(entries: Any) -> bool:
     )
 
 
+def check_overrides(cfg, overrides: Dict[str, Any]) -> None:
+    """TypeError for an override that no section of a configuration has, nor any codec or tokenizer: fairseq would leave
+    it out without a word."""
+    sections = [vars(part) if isinstance(part, argparse.Namespace) else part for part in [cfg, *cfg.values()]]
+    known = {str(name) for part in sections if isinstance(part, (dict, DictConfig)) for name in part}
+    for kind in ("bpe", "tokenizer"):
+        for codec in REGISTRIES[kind]["dataclass_registry"].values():
+            known.update(field.name for field in dataclasses.fields(codec))
+    for name in sorted(overrides.keys() - known):
+        near = difflib.get_close_matches(name, known, n=3)
+        raise TypeError(f"unknown option {name}" + (f": did you mean {' or '.join(near)}?" if near else ""))
+
+
 def drop_unnamed_codec(cfg, overrides: Dict[str, Any]) -> Optional[str]:
     """Have `cfg.bpe` be the codec that the user named in `overrides`, with defaults beside what the user named.
 
@@ -203,6 +222,13 @@ def naming(path: str, fault: str = "is not a whole fairseq checkpoint") -> Itera
     except (UnsafeCheckpointError, MissingMandatoryValue):  # the latter is for the user to name
         raise
     except (LookupError, TypeError, AttributeError, RuntimeError, EOFError) as error:
+        sizes = _SIZES.search(str(error)) if isinstance(error, RuntimeError) else None
+        if sizes is not None:
+            name, own, wanted = sizes.groups()
+            raise UnsafeCheckpointError(
+                f"{path} does not fit the options that were given: its {name} is of {own}, not {wanted}; leave out "
+                "those that change sizes, and give those it was trained with (--output-dictionary-size, if it had one)"
+            ) from error
         raise UnsafeCheckpointError(f"{path} {fault} ({first_line(error)})") from error
     except (pickle.UnpicklingError, OmegaConfBaseException) as error:
         raise UnsafeCheckpointError(f"{path} cannot be used by fairseq ({first_line(error)})") from error

@@ -11,11 +11,12 @@ import sys
 
 import pytest
 import torch
+from fairseq.data import data_utils
 from running import PATIENCE, environment, run, run_groups
 from small_training import TASK, TRAIN
 
 from fairseq_hmrnn.inference import hub
-from fairseq_hmrnn.inference.reader import Reader
+from fairseq_hmrnn.inference.reader import Reader, output_symbols
 from fairseq_hmrnn.inference.sampler import SamplingOptions
 from fairseq_hmrnn.inference.samples import SEPARATOR, Layout, SampleWriter
 from fairseq_hmrnn.models import HMLSTMLanguageModel
@@ -108,7 +109,7 @@ def test_new_words_do_not_stick_to_the_prompt(word_model):
     beams = run("fairseq-hmrnn", "sample", word_model, "--prompt", "ka lumo", "--beam", 2, "--nbest", 2, *ending).stdout
     texts = beams.split("\n----------\n")
     assert len(texts) == 2 and all(re.fullmatch(r"ka lumo (\S+ |\n){5}", text) for text in texts)
-    lm = HMLSTMLanguageModel.from_pretrained(str(word_model))
+    lm = HMLSTMLanguageModel.from_pretrained(str(word_model), "checkpoint_last.pt")
     text = lm.sample("ka lumo", length=12, seed=3)
     assert text.startswith("ka lumo ") and set(text.split()) <= set(lm.tgt_dict.symbols)
     words = lm.src_dict.symbols[lm.src_dict.nspecial :]
@@ -326,3 +327,36 @@ def test_segments_are_slices_of_the_text_and_unseen_characters_are_told_once(che
     assert caplog.records[-1].getMessage() == "not in the dictionary, read as <unk>: 'elsewhere'"
     told = run("fairseq-hmrnn", "sample", word_model, "--prompt", "ka elsewhere", "--length", 1).stdout
     assert "sample: not in the dictionary, read as <unk>: 'elsewhere'\n" in told
+
+
+def test_fairseqs_commands_read_words_that_are_not_predicted(word_model):
+    """With --output-dictionary-size fairseq has <unk> for them in targets, and a number for their names."""
+    lm = HMLSTMLanguageModel.from_pretrained(str(word_model), "checkpoint_last.pt")
+    options = [word_model / "bin", *TASK, "--path", word_model / "checkpoint_last.pt", "--output-dictionary-size", 8]
+    options += ["--cpu", "--beam", 2, "--max-len-b", 3]
+    lines = ["--gen-subset", "valid", "--prefix-size", 4, "--sample-break-mode", "eos", "--batch-size", 3]
+    interactive = run("fairseq-interactive", *options, stdin="ka lumo poko\nlumo\nsen a\n").stdout
+    both = [interactive, run("fairseq-generate", *options, *lines).stdout]
+    found = [dict(re.findall(r"^([SHP]-\d+)\t(?:-[\d.]+\t)?(.*)$", printed, re.MULTILINE)) for printed in both]
+    assert [found[0][f"S-{row}"] for row in range(3)] == ["ka lumo poko", "lumo", "sen a"]
+    unpredicted = 0
+    for rows in found:
+        for name, prompt in rows.items():
+            words = prompt.split()
+            if name[0] == "S" and "<unk>" not in words and (rows is found[0] or len(words) == 4):
+                unpredicted += sum(lm.src_dict.index(word) >= 8 for word in words)
+                assert rows[f"H{name[1:]}"].startswith(prompt)
+                scores = [-float(score) for score in rows[f"P{name[1:]}"].split()[: len(words)]]
+                assert scores == pytest.approx(lm.score(prompt).bits, abs=1e-4)
+    assert unpredicted > 10
+
+
+def test_words_that_are_not_predicted_are_read_in_training_too(word_model):
+    """Also where a block begins within a line, whose source and target fairseq cuts from one buffer."""
+    task = HMLSTMLanguageModel.from_pretrained(str(word_model), "checkpoint_last.pt").task
+    text = torch.cat([*data_utils.load_indexed_dataset(str(word_model / "bin" / "train"), task.dictionary)])
+    task.load_dataset("train")
+    blocks = [task.dataset("train")[index] for index in range(len(task.dataset("train")))]
+    source, target = (torch.cat([block[name] for block in blocks]) for name in ("source", "target"))
+    assert torch.equal(source[1:], text[:-1])
+    assert torch.equal(target, output_symbols(text, task.target_dictionary)) and not torch.equal(target, text)

@@ -26,10 +26,17 @@ def folder_of_dictionary(path: str, state: Dict[str, Any]) -> Optional[str]:
     return found
 
 
-def check_dictionary(path: str, state: Dict[str, Any], used: Dictionary, given: Optional[str], first: str) -> None:
-    """ValueError if a checkpoint was trained with another dictionary than `used`: that of the folder `given` or, where
-    that is None, of the checkpoint `first`. One that does not carry its own is taken to be of a folder that is given.
-    """
+def check_dictionary(path: str, state: Dict[str, Any], task: Any, given: Optional[str], first: str) -> None:
+    """ValueError if a checkpoint was trained with other dictionaries than those of the language modelling `task`: that
+    of the folder `given` or, where that is None, of the checkpoint `first`. One that does not carry its own is taken to
+    be of a folder that is given."""
+    used, size = task.source_dictionary, getattr(settings(state).task, "output_dictionary_size", -1)
+    predicted = len(used) if size < 0 else min(size, len(used))
+    if predicted != len(task.target_dictionary):
+        raise ValueError(
+            f"{path} predicts {predicted} symbols, {first} {len(task.target_dictionary)} (--output-dictionary-size): "
+            "an ensemble must share an output dictionary"
+        )
     symbols = _carried(state)
     if symbols is None and given is not None:
         return

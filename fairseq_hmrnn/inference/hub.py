@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
-import math
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Set, Union
 
 import torch
@@ -15,6 +14,7 @@ from fairseq.hub_utils import GeneratorHubInterface
 from torch import Tensor
 
 from ..checkpoints import (
+    check_overrides,
     data_folder,
     drop_unnamed_codec,
     find_checkpoint,
@@ -61,11 +61,12 @@ def load(paths: Sequence[str], data: Optional[str] = None, dtype: str = "float32
     time, see `models.decoding.generate_in`; scores and segments are computed in float32. overrides: options to change,
     for instance `bpe="sentencepiece", sentencepiece_model=PATH`. UnsafeCheckpointError for what is no whole checkpoint,
     or has weights that are not finite. ValueError for checkpoints of different dictionaries, or of another than that of
-    data.
+    data. TypeError for an override that is no option of the checkpoint.
     """
     paths = [find_checkpoint(path) for path in paths]
     state = _load_language_model(paths[0], overrides)
     cfg = settings(state)
+    check_overrides(cfg, overrides)
     forget_files(cfg, overrides)
     codec = drop_unnamed_codec(cfg, overrides)
     if codec is not None:
@@ -83,7 +84,7 @@ def load(paths: Sequence[str], data: Optional[str] = None, dtype: str = "float32
         if models:
             state = _load_language_model(path, overrides)
         if models or common is not None:
-            check_dictionary(path, state, task.source_dictionary, common, paths[0])
+            check_dictionary(path, state, task, common, paths[0])
         loaded, found, task = checkpoint_utils.load_model_ensemble_and_task([path], overrides, task=task, state=state)
         cfg = cfg if models else found
         criterions.append(found.criterion)
@@ -268,10 +269,7 @@ class LanguageModelHub(GeneratorHubInterface):
         if not symbols.numel():
             raise ValueError("the text to score has no symbols")
         log_probs = torch.cat(list(self._log_probs(symbols)))
-        bits = (-log_probs / math.log(2)).tolist()
-        hypothesis = {"tokens": symbols, "score": log_probs.mean(), "positional_scores": log_probs}
-        hypothesis.update(attention=None, alignment=None)
-        return Score(sum(bits) / len(text), bits, [self.src_dict[index] for index in symbols], hypothesis)
+        return Score.of(symbols, log_probs, [self.src_dict[index] for index in symbols], len(text))
 
     def reader(self, independent_lines: bool = False) -> TextReader:
         """Reads a text of any length, piece by piece; several models decide together. ValueError for a model of words

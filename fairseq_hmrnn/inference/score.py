@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Dict, List, NamedTuple
+
+from torch import Tensor
 
 
 class _Score(NamedTuple):
@@ -20,9 +23,13 @@ class Score(_Score):
 
     hypothesis: Dict[str, Any]
 
-    def __new__(cls, bits_per_character, bits, symbols, hypothesis):
-        score = super().__new__(cls, bits_per_character, bits, symbols)
-        score.hypothesis = hypothesis
+    @classmethod
+    def of(cls, tokens: Tensor, log_probs: Tensor, symbols: List[str], num_characters: int) -> Score:
+        """tokens, log_probs: (T,), the indices of `symbols` and log p of each."""
+        bits = (-log_probs / math.log(2)).tolist()
+        score = cls(sum(bits) / num_characters, bits, symbols)
+        score.hypothesis = {"tokens": tokens, "score": log_probs.mean(), "positional_scores": log_probs}
+        score.hypothesis.update(attention=None, alignment=None)
         return score
 
     def __getitem__(self, key):

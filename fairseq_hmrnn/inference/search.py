@@ -7,7 +7,7 @@ import math
 from typing import Dict, List, Optional, Tuple
 
 import torch
-from fairseq.search import DiverseBeamSearch, Search
+from fairseq.search import DiverseBeamSearch, PrefixConstrainedBeamSearch, Search
 from fairseq.sequence_generator import EnsembleModel, SequenceGenerator
 from torch import Tensor
 
@@ -45,9 +45,15 @@ class PromptedGenerator(SequenceGenerator):
         self.symbols_to_strip_from_output = {self.unused}
         self.dictionary, self.stop, self.score_new_only = tgt_dict, stop, score_new_only
         self.lengths = (self.max_len_a, self.max_len_b, self.min_len)
-        given: Search = self.search
-        diverse = isinstance(given, DiverseBeamSearch)
-        self.search: Search = DiverseBehindPrompt(given, tgt_dict) if diverse else given
+        self.search: Search = self._behind_prompt(self.search)
+
+    def _behind_prompt(self, search: Search) -> Search:
+        """A search whose penalties and constraints are of new symbols."""
+        if isinstance(search, DiverseBeamSearch):
+            return DiverseBehindPrompt(search, self.dictionary)
+        if isinstance(search, PrefixConstrainedBeamSearch):
+            return ConstrainedBehindPrompt(search, self.dictionary, self.unused if self.stop is None else None)
+        return search
 
     def _generate(self, sample, prefix_tokens=None, constraints=None, bos_token=None):
         if prefix_tokens is None:
@@ -92,7 +98,10 @@ class PromptedGenerator(SequenceGenerator):
         self.search.prompt_length = length
         try:
             prefix = output_symbols(prompts, self.dictionary) if length else None
-            found = super()._generate({"net_input": net_input}, prefix_tokens=prefix, bos_token=bos_token)
+            group = {"net_input": net_input}
+            if isinstance(self.search, ConstrainedBehindPrompt):  # others count the rows of a group from 0
+                group["id"] = sample["id"][rows] if "id" in sample else rows
+            found = super()._generate(group, prefix_tokens=prefix, bos_token=bos_token)
         finally:
             self.max_len_a, self.max_len_b, self.min_len = self.lengths
             self.eos = self.unused if self.stop is None else self.stop
@@ -102,6 +111,8 @@ class PromptedGenerator(SequenceGenerator):
     def _finish(self, hypos: List[Dict[str, Tensor]], prompt: Tensor) -> List[Dict[str, Tensor]]:
         """Put the stop symbol and the prompt in their places, or remove what stood for the former, and score what is
         left, best first."""
+        if not hypos:
+            raise ValueError("the search found no text: prefix_allowed_tokens_fn allows none of the length asked for")
         prompt_length = len(prompt)
         for hypo in hypos:
             hypo["tokens"][:prompt_length] = prompt
@@ -138,6 +149,28 @@ class DiverseBehindPrompt(DiverseBeamSearch):
         if is_prompt:
             self.group_overlap.zero_()
         return candidates
+
+
+class ConstrainedBehindPrompt(PrefixConstrainedBeamSearch):
+    """fairseq's search among the symbols that `prefix_allowed_tokens_fn` allows, which is asked behind the prompt only.
+
+    end: the symbol that ends a sample where its length alone does, of which the function knows nothing; else None.
+    """
+
+    prompt_length = 0  # symbols
+
+    def __init__(self, search: PrefixConstrainedBeamSearch, dictionary, end: Optional[int]):
+        super().__init__(dictionary, search.prefix_allowed_tokens_fn)
+        self.end = end
+
+    def apply_mask(self, x: Tensor, prev_output_tokens: Tensor, original_batch_idxs: Tensor) -> Tensor:
+        """0 for allowed symbols, -inf for others, of the shape of x."""
+        if prev_output_tokens.size(1) <= self.prompt_length:  # with the begin symbol
+            return torch.zeros_like(x)
+        mask = super().apply_mask(x, prev_output_tokens, original_batch_idxs)
+        if self.end is not None:
+            mask[..., self.end] = 0
+        return mask
 
 
 class _Ensemble(EnsembleModel):

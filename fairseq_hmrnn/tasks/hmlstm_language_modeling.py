@@ -6,15 +6,17 @@ from typing import List, Tuple, Type, Union
 
 import torch
 from fairseq import utils
-from fairseq.data import Dictionary, TruncatedDictionary
+from fairseq.data import Dictionary
 from fairseq.dataclass import ChoiceEnum
 from fairseq.sequence_scorer import SequenceScorer
 from fairseq.tasks import register_task
+from torch import Tensor
 
 from ..checkpoints import is_dictionary, is_loading_model
 from ..data.characters import CharacterCodec, CharacterDictionary, is_character_dictionary
 from ..data.dictionaries import read_dictionary
 from ..data.folders import DICTIONARY, matching
+from ..data.output_dictionary import OutputDictionary
 from ..fairseq_hooks import keep_prompt_spaces
 from ..inference.reader import output_symbols
 from ..inference.search import ENDS, PromptedGenerator, stop_symbol
@@ -84,7 +86,7 @@ class HMLSTMLanguageModelingTask(TaskMixin, StatefulLanguageModelingTask):
             keep_prompt_spaces()
         if args.output_dictionary_size < 0:
             return dictionary, dictionary
-        return dictionary, TruncatedDictionary(dictionary, args.output_dictionary_size)
+        return dictionary, OutputDictionary(dictionary, args.output_dictionary_size)
 
     def state_dict(self):
         """With the dictionary: a checkpoint can then be used without the data folder."""
@@ -158,6 +160,8 @@ class HMLSTMLanguageModelingTask(TaskMixin, StatefulLanguageModelingTask):
             # A block's source is its target, one symbol later; a line's source is the line behind the begin symbol.
             source = sample["net_input"]["src_tokens"]
             prefix_tokens = source[:, 1:] if sample.get("target") is None else sample["target"]
+        if sample.get("target") is not None and len(self.target_dictionary) < len(self.source_dictionary):
+            prefix_tokens = self._as_read(sample)[:, : prefix_tokens.size(1)]
         if self.args.add_bos_token and prefix_tokens.size(1) and prefix_tokens[:, 0].eq(begin).all():
             prefix_tokens = prefix_tokens[:, 1:]
         if isinstance(generator, SequenceScorer):
@@ -166,6 +170,14 @@ class HMLSTMLanguageModelingTask(TaskMixin, StatefulLanguageModelingTask):
             found = generator.generate(models, sample, prefix_tokens=prefix_tokens, bos_token=begin)
         self._show_prompts(sample["net_input"], prefix_tokens)
         return found
+
+    def _as_read(self, sample) -> Tensor:
+        """The target (B, T) of a batch with the symbols that are not predicted, which fairseq has made unknown; but for
+        the last one of each row, which no source has."""
+        source, target = sample["net_input"]["src_tokens"], sample["target"]
+        following = torch.cat([source[:, 1:], target[:, -1:]], dim=1)
+        is_last = following.eq(self.source_dictionary.pad())
+        return torch.where(is_last, target, following)
 
     def _show_prompts(self, net_input, prompts) -> None:
         """fairseq prints what it finds here as S-: let it be the prompt, without the begin symbol. Its commands hold

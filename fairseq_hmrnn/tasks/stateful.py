@@ -10,6 +10,7 @@ from fairseq.tasks.language_modeling import LanguageModelingConfig, LanguageMode
 from omegaconf import II
 
 from ..data.indexed import check_split
+from ..data.output_dictionary import SeparateTargets
 from ..data.streams import (
     JITTER,
     LENGTH,
@@ -98,7 +99,10 @@ class StatefulLanguageModelingTask(CheckedOptions, LanguageModelingTask):
         folder = self.data_folder(epoch)
         check_split(f"{folder}/{split}", self.dictionary, combine)
         if not self.args.stateful:
-            return super().load_dataset(split, epoch, combine, **kwargs)
+            super().load_dataset(split, epoch, combine, **kwargs)
+            if len(self.output_dictionary) < len(self.dictionary):
+                self.datasets[split].dataset = SeparateTargets(self.datasets[split].dataset)
+            return
         dictionaries = self.dictionary, self.output_dictionary
         options = self.windows, self.args.dataset_impl, combine
         self.datasets[split] = load_stream(folder, split, *dictionaries, *options)

@@ -6,8 +6,10 @@ import shutil
 import pytest
 import torch
 from fairseq import checkpoint_utils
+from omegaconf import open_dict
 from running import ROOT, run
 
+from fairseq_hmrnn.archive import UnsafeCheckpointError
 from fairseq_hmrnn.inference import hub
 from fairseq_hmrnn.models import HMLSTMLanguageModel
 
@@ -107,3 +109,46 @@ def test_boundaries_are_put_back_by_what_the_first_layer_was_taught(lm, monkeypa
     late = lm.boundaries(TEXT, lookahead=0)
     assert torch.equal(lm.boundaries(TEXT)[: len(TEXT) - expected], late[expected:])
     assert late.any()
+
+
+def test_an_option_that_nothing_has_is_named():
+    path = str(CHECKPOINTS / "hmlstm_lm.pt")
+    with pytest.raises(TypeError, match="^unknown option boundry: did you mean boundary"):
+        hub.load([path], boundry="soft")
+    assert hub.load([path], boundary="soft", sentencepiece_model="none").models[0].decoder.hm_lstm.boundary == "soft"
+
+
+def test_options_that_change_sizes_are_not_called_damage():
+    with pytest.raises(
+        UnsafeCheckpointError, match=r"hmlstm_lm.pt does not fit the options .* is of \[\d+.*\], not \[\d+.*\];"
+    ):
+        hub.load([str(CHECKPOINTS / "hmlstm_lm.pt")], hidden_sizes="7,6,5")
+
+
+def test_an_ensemble_shares_an_output_dictionary(tmp_path):
+    path, other = str(CHECKPOINTS / "hmlstm_lm.pt"), str(tmp_path / "fewer.pt")
+    state = checkpoint_utils.load_checkpoint_to_cpu(path)
+    with open_dict(state["cfg"]):
+        state["cfg"]["task"]["output_dictionary_size"] = 9
+    torch.save(state, other)
+    with pytest.raises(
+        ValueError, match=r"fewer.pt predicts 9 symbols, .*hmlstm_lm.pt \d+ \(--output-dictionary-size\)"
+    ):
+        hub.load([path, other])
+
+
+def test_allowed_symbols_are_asked_of_each_prompt_behind_it(lm):
+    """Prompts of different lengths, which are searched apart; the end by length alone is none of the symbols."""
+    letters, asked = [lm.src_dict.index(letter) for letter in "ade"], []
+
+    def allowed(row, symbols):
+        asked.append((row, len(symbols)))
+        return letters[row : row + 1]
+
+    prompts = ["und", "der baum", "ist"]
+    texts = lm.sample(prompts, beam=2, length=4, prefix_allowed_tokens_fn=allowed)
+    assert texts == [prompt + 4 * letter for prompt, letter in zip(prompts, "ade")]
+    assert {row for row, _ in asked} == {0, 1, 2}
+    assert all(length > len(prompts[row]) for row, length in asked), "with the begin symbol"
+    with pytest.raises(ValueError, match="^the search found no text: prefix_allowed_tokens_fn"):
+        lm.sample("der", beam=2, length=3, end="newline", prefix_allowed_tokens_fn=lambda *_: [])

@@ -14,6 +14,7 @@ import copy
 from typing import Dict, List, Optional, Tuple
 
 import torch
+from fairseq.models import lstm as fairseq_lstm
 from torch import Tensor, nn
 
 from ...modules import HMLSTM
@@ -310,6 +311,12 @@ def as_parent(decoder: nn.Module) -> nn.Module:
     plain = copy.copy(decoder)
     plain.__class__ = type(decoder).__bases__[0]
     plain._modules = {name: module for name, module in decoder._modules.items() if name not in ADDED}
+    if plain._modules.get("adaptive_softmax") is not None:  # which fairseq asks only whether it is there
+        plain._modules["adaptive_softmax"] = nn.Identity()
+    elif isinstance(plain, fairseq_lstm.LSTMDecoder) and plain.share_input_output_embed:  # both branches are compiled
+        weight = plain.embed_tokens.weight
+        plain.share_input_output_embed, plain._modules["fc_out"] = False, nn.Linear(*weight.t().shape, bias=False)
+        plain.fc_out.weight = weight
     return plain
 
 

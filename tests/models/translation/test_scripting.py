@@ -9,6 +9,8 @@ from small_translation import MEMORIES, MODELS, PAD, TARGET, make, tokens
 from test_translation import build_plain
 from torch import Tensor, nn
 
+TIED = {"share_decoder_input_output_embed": True}
+
 
 class StepByStep(nn.Module):
     """As a generator in TorchScript calls a model."""
@@ -53,6 +55,20 @@ def test_scripts_are_the_model(name, memory, bidirectional, tmp_path):
             torch.testing.assert_close(told["attn"][0], extra["attn"][0], **close)
     stepping = torch.jit.script(StepByStep(model))
     torch.testing.assert_close(stepping(x, y), logits, **close)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("name", ["hmlstm", "hmlstm_lstm", "hmlstm_transformer"])
+@pytest.mark.parametrize("options", [{"adaptive_softmax_cutoff": "6"}, TIED], ids=["adaptive", "tied"])
+def test_scripts_have_every_softmax_layer(name, options):
+    sizes = {"hmlstm_lstm": {"decoder_embed_dim": 9, "decoder_out_embed_dim": 9}, "hmlstm": {"output_dim": 6}}
+    model = make(name, **options, **sizes.get(name, {}))
+    x, y = tokens(3, 7), tokens(3, 5, TARGET)
+    found, _ = torch.jit.script(model)(x, None, y, None)
+    expected, _ = model(x, torch.full((3,), 7), y)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+    again, _ = model(x, torch.full((3,), 7), y)  # it is left as it was
+    assert torch.equal(again, expected)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

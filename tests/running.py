@@ -176,8 +176,8 @@ exit "$code"
 
 @contextlib.contextmanager
 def forked_python(folder):
-    """A stand-in for Python in this folder, for scripts that start several: each `-m module` is a fork of a process that
-    has imported the libraries, at the variables of this process. It takes one call at a time."""
+    """A stand-in for Python in this folder, for scripts that start several processes: each `-m module` is a fork of one
+    that has imported the libraries, with the variables of this process. It takes one call at a time."""
     path, asked = folder / "python", folder / "asked"
     path.write_text(FORKED_PYTHON.format(python=sys.executable, folder=folder), encoding="utf-8")
     path.chmod(0o755)

@@ -218,7 +218,6 @@ def test_training_benchmark_says_why_a_candidate_does_not_train(data, tmp_path):
     assert "Traceback" not in refused
 
 
-@pytest.mark.slow
 def test_language_model_benchmark_on_a_tiny_text(benchmark, forked_commands, data, tmp_path, monkeypatch, capsys):
     """Speeds are taken as they were found before; a training that is at its end is not started again."""
     speeds = {"hmlstm_lm": [0.5, 20000, 30], "nn_lstm_lm": [1.5, 20000, 30]}
@@ -239,7 +238,6 @@ def test_language_model_benchmark_on_a_tiny_text(benchmark, forked_commands, dat
     assert (tmp_path / "curves.png").stat().st_size > 1000
 
 
-@pytest.mark.slow
 def test_handwriting_benchmark_on_a_tiny_corpus(benchmark, forked_commands, tmp_path, monkeypatch, capsys):
     """Equal parameters, every contestant once; what is done is not done again."""
     prepare_handwriting(
@@ -254,6 +252,8 @@ def test_handwriting_benchmark_on_a_tiny_corpus(benchmark, forked_commands, tmp_
     sizes = [int(row[1].replace(",", "")) for row in rows]
     assert sizes[0] == sizes[1] and sizes[2] == pytest.approx(sizes[0], rel=0.06)
     assert printed.count("| HM-LSTM | 2 | ") == 2  # one for each alignment
+    log = (tmp_path / "out" / "nn.lstm.1" / "train.log").read_text(encoding="utf-8")
+    assert "valid_log_likelihood" in log and "pen_up_f1_1" not in log, "it has no boundaries"
     logs = {path: path.read_bytes() for path in (tmp_path / "out").glob("*/train.log")}
     assert len(logs) == 3 and printed.splitlines()[-1] in main_of(*in_this_process, arguments)
     assert all(path.read_bytes() == log for path, log in logs.items())

@@ -116,13 +116,6 @@ def test_beam_search_returns_its_n_best_in_order(data, trained):
         assert len(found) == beam and found == sorted(found, reverse=True)
 
 
-def test_resuming_continues_bit_for_bit(data, tmp_path):
-    run("fairseq-train", data, *TASK, *TRAIN, "--max-update", 9, "--save-dir", tmp_path / "whole")
-    for updates in (4, 9):
-        run("fairseq-train", data, *TASK, *TRAIN, "--max-update", updates, "--save-dir", tmp_path / "parts")
-    assert same(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
-
-
 @pytest.mark.parametrize("where", ["user_dir", "elsewhere"])
 def test_other_ways_to_name_the_plugin(data, tmp_path, where):
     """Elsewhere in a process that starts and ends as every user's does."""

@@ -1,5 +1,6 @@
 """Packaging: its version, its folder, the three ways to name it to fairseq, and its archives."""
 
+import dataclasses
 import os
 import re
 import runpy
@@ -13,10 +14,13 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from fairseq import criterions, tasks
+from fairseq.models import MODEL_DATACLASS_REGISTRY
 from running import ROOT, run, script
 
 import fairseq_hmrnn
 from fairseq_hmrnn.ops.cpu import kernel, remedy
+from fairseq_hmrnn.optim.lr_scheduler import ExactReduceLROnPlateauConfig
 
 
 def python(*arguments, cwd, installed=True):
@@ -34,19 +38,32 @@ def test_main_prints_the_folder_and_nothing_else(tmp_path):
     assert printed == run("fairseq-hmrnn", "path", cwd=tmp_path).stdout == f"{ROOT / 'fairseq_hmrnn'}\n"
 
 
-def test_main_explains_every_option_of_models_task_and_criterion(tmp_path):
+REGISTRIES = {
+    "--arch": MODEL_DATACLASS_REGISTRY,
+    "--task": tasks.TASK_DATACLASS_REGISTRY,
+    "--criterion": criterions.CRITERION_DATACLASS_REGISTRY,
+    "--lr-scheduler": {"exact_reduce_lr_on_plateau": ExactReduceLROnPlateauConfig},
+}
+
+
+def test_main_explains_every_option_of_models_tasks_criterions_and_the_scheduler(tmp_path):
     printed = run("fairseq-hmrnn", "options", cwd=tmp_path).stdout
     _, *sections = re.split(r"^with (--.*):$", printed, flags=re.MULTILINE)
-    found = [set(re.findall(r"^  (--[a-z-]+)", text, re.MULTILINE)) for text in sections[1::2]]
-    options = dict(zip(sections[::2], found))
+    found = [set(re.findall(r"^  (--[a-z0-9-]+)", text, re.MULTILINE)) for text in sections[1::2]]
+    options = {
+        f"{kind} {name}": {f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(config) if is_own(field)}
+        for kind, registry in REGISTRIES.items()
+        for name, config in registry.items()
+        if config.__module__.startswith("fairseq_hmrnn.")
+    }
+    assert dict(zip(sections[::2], found)) == options and len(options) == 10
     assert options["--task hmlstm_language_modeling"] >= {"--stateful", "--end-of-sample"}
-    assert options["--criterion boundary_regularized_cross_entropy"] >= {"--boundary-rates", "--label-smoothing"}
-    assert options["--task hmlstm_handwriting"] >= {"--max-line-steps"}
-    assert options["--criterion handwriting_likelihood"] >= {"--boundary-regularizers"}
-    assert options["--arch hmlstm_handwriting"] >= {"--mixtures", "--hidden-sizes"}
-    assert options["--arch hmlstm_lm"] >= {"--hidden-sizes", "--backend"}
-    readers = [name for name, names in options.items() if "--encoder-memory" in names]
-    assert readers == ["--arch hmlstm", "--arch hmlstm_lstm", "--arch hmlstm_transformer"]
+
+
+def is_own(field):
+    """Whether a field of a configuration is an option: not the folder, nor one that only takes over another part's."""
+    is_taken_over = str(field.default).startswith("${") and not field.metadata.get("help")
+    return field.name not in ("_name", "data") and not is_taken_over
 
 
 FINDS = """import os, sys

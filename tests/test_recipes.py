@@ -60,8 +60,8 @@ esac
 
 
 def test_gpu_check_trains_and_leaves_weights(data, tmp_path):
-    """On CPU: the checkpoint's folder stays, the other gets the log, the best weights in float16, and a line on the best
-    validation. That a second call goes on is tested with a stand-in, in test_packaging.py."""
+    """On CPU: the checkpoint's folder stays, the other gets the log, the best weights in float16, and a line on the
+    best validation. That a second call goes on is tested with a stand-in, in test_packaging.py."""
     (tmp_path / "bin").mkdir()
     stand_in = tmp_path / "python"
     settings = {"SAVE": str(tmp_path / "save"), "LIMIT": "200", "RECIPE": "ptb_small", "SAVE_EVERY": "4"}

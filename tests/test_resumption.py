@@ -58,7 +58,9 @@ def test_a_rate_that_is_found_goes_on(data, tmp_path, listening):
     stops = [(parts, ["--max-update", stop]) for stop in (97, 103)] + [(parts, [])]
     groups, trained = trainings(options, tmp_path / "whole.log", (whole, []), *stops), {whole: tmp_path / "whole.log"}
     if listening == "lexicon":
-        groups.append([("fairseq-train", [*options, *rank, "--save-dir", both], log) for rank in rank_options(both)])
+        groups.append(
+            [("fairseq-train", [*options, *rank, "--save-dir", both], log) for rank in rank_options(tmp_path)]
+        )
         trained[both] = log
     run_groups(groups)
     assert_same(whole, parts)

@@ -273,6 +273,7 @@ def build_folder(source):
     return source / "build" / f"lib.{sysconfig.get_platform()}-{sys.implementation.cache_tag}"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(kernel.compiled is None, reason="the compiled kernel was not built")
 def test_a_kernel_that_would_not_be_loaded_is_built_anew(source, tmp_path):
     """However new its file is; with a compiler that only notes that it was called."""

@@ -33,6 +33,7 @@ def test_recipes_are_the_published_ones(name, batch, lr):
     assert (recipe.lr_scheduler.lr_shrink, recipe.lr_scheduler.lr_patience) == (0.02, 0)
 
 
+@pytest.mark.slow
 def test_a_recipe_trains_goes_on_and_scores_the_test_split(data, tmp_path):
     tiny = ["common.cpu=true", "model.embed_dim=8", "model.hidden_sizes='12,8'", "model.output_dim=8"]
     tiny += ["dataset.batch_size=8", "criterion.boundary_rates='.2'", "task.tokens_per_sample=30"]

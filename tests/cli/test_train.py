@@ -112,6 +112,7 @@ def test_a_file_in_configs_is_a_recipe():
     assert all(recipe.load_recipe(name).task._name for name in recipe.RECIPES)
 
 
+@pytest.mark.slow
 def test_a_folder_is_trained_and_scored_from_anywhere_and_the_printed_command_is_fairseqs(data, tmp_path):
     """A folder with an odd name, in another one than the package's; the command again goes on. The model predicts
     a part of the symbols, and is scored as such a one."""

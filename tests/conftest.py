@@ -5,12 +5,14 @@ import functools
 import importlib
 import logging
 import os
+import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
-from running import ROOT, run
+from running import ROOT, run, start
 from small_training import TASK, TRAIN, small_text
 
 # Read when Triton is imported, here or in a command of a test: without a GPU its kernels run in the interpreter.
@@ -19,7 +21,7 @@ os.environ.setdefault("TRITON_INTERPRET", "0" if torch.cuda.is_available() else 
 os.environ["PYTHONDONTWRITEBYTECODE"], sys.dont_write_bytecode = "", False
 
 COMMANDS = {"run", "run_groups", "script", "start", "subprocess"}  # what starts them
-MADE_BY_COMMANDS = {"data", "trained"}  # fixtures
+MADE_BY_COMMANDS = {"data", "forked_commands", "trained"}  # fixtures
 QUICK_FILES = {"test_documents.py", "test_layering.py", "test_options.py"}  # beside those in the folders of tests/
 
 
@@ -59,6 +61,19 @@ def benchmark(monkeypatch):
     """The modules of scripts/benchmark, by name."""
     monkeypatch.syspath_prepend(str(ROOT / "scripts" / "benchmark"))
     return importlib.import_module
+
+
+@pytest.fixture
+def forked_commands(benchmark, monkeypatch):
+    """What the benchmarks train with is a fork of a process that has imported the libraries."""
+    commands = benchmark("commands")
+
+    def call(command, env, stdout, stderr):
+        name = "scripts/benchmark/fairseq_train.py" if command[0] == "fairseq-train" else command[0]
+        return start(name, command[1:], stdout.name).wait()
+
+    monkeypatch.setattr(commands, "fairseq_command", lambda name: [name])
+    monkeypatch.setattr(commands, "subprocess", SimpleNamespace(call=call, STDOUT=subprocess.STDOUT))
 
 
 @pytest.fixture(scope="session")

@@ -3,8 +3,9 @@
 So a command needs no seconds to start. running.py starts it and writes requests to its standard input, one a line, in
 JSON; it answers each with a line:
 
-    {"start": [script or "-m module", arguments ...], "folder", "environment", "input", "output", "kill_after"}
-        runs it with these files as standard input and as both outputs, and answers with its process id
+    {"start": [script or "-m module", arguments ...], "folder", "environment", "input", "output", "errors",
+     "kill_after"}
+        runs it with these files as standard input, output and error, and answers with its process id
     {"wait": process id}    answers with its exit code, as subprocess gives it: negative for a signal
 
 A fork runs the command's own script as __main__. fairseq, which takes a second, is imported before too, but set aside:
@@ -81,11 +82,11 @@ class Kill(logging.Handler):
 
 def become(request):
     """Make this fork the process that the request describes; returns its script or module."""
-    for descriptor, file, mode in ((0, "input", os.O_RDONLY), (1, "output", os.O_WRONLY | os.O_CREAT | os.O_APPEND)):
+    added = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    for descriptor, file, mode in ((0, "input", os.O_RDONLY), (1, "output", added), (2, "errors", added)):
         opened = os.open(request[file], mode)
         os.dup2(opened, descriptor)
         os.close(opened)
-    os.dup2(1, 2)
     os.chdir(request["folder"])
     os.environ.clear()
     os.environ.update(request["environment"])
@@ -120,7 +121,7 @@ def serve():
 def finish(command):
     """Run the script or module as __main__ and end, without what the interpreter does last: freeing every object, which
     a fork would have to copy first, takes longer than most commands. What fails only there shows in the tests that
-    start processes of their own (test_cli.py, test_commands.py, test_recipes.py)."""
+    start processes of their own (test_cli.py, test_commands.py, test_packaging.py)."""
     code = 0
     try:
         if command.startswith("-m "):

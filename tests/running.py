@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import uuid
 from pathlib import Path
 from typing import NamedTuple
@@ -43,12 +44,14 @@ class Forks:
         )
         atexit.register(self.end)
 
-    def start(self, command, output, folder=ROOT, stdin=os.devnull, kill_after=0):
-        """Start a command, a list. `output`: the file that what it prints is added to."""
+    def start(self, command, output, folder=ROOT, stdin=os.devnull, kill_after=0, errors=None):
+        """Start a command, a list. `output`: the file that what it prints is added to, but for its errors and log if
+        they have a file `errors`."""
         wanted = environment(**self.variables)
         differs = {name for name in {*wanted, *self.environment} if wanted.get(name) != self.environment.get(name)}
         assert not any(name.startswith(AT_START) for name in differs), f"set too late for a fork: {differs}"
         files = {"input": str(stdin), "output": str(output), "folder": str(folder)}
+        files["errors"] = str(errors or output)
         return Fork(self, self.ask({"start": command, "environment": wanted, "kill_after": kill_after, **files}))
 
     def ask(self, request, timeout=PATIENCE):
@@ -151,14 +154,56 @@ def run_groups(groups, kill_after=(), refused=False):
     return killed
 
 
-def script(name, *arguments, check=True):
-    """Output of one of scripts/*.sh."""
+def script(name, *arguments, check=True, root=ROOT, **variables):
+    """Output of one of scripts/*.sh. root: of a repository. variables: of its environment."""
     path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    command = ["bash", str(ROOT / "scripts" / name), *map(str, arguments)]
-    result = subprocess.run(command, cwd=ROOT, env=environment(PATH=path), timeout=PATIENCE, encoding="utf-8", **pipes)
+    command = ["bash", str(root / "scripts" / name), *map(str, arguments)]
+    variables = environment(PATH=path, **variables)
+    result = subprocess.run(command, cwd=ROOT, env=variables, timeout=PATIENCE, encoding="utf-8", **pipes)
     assert (result.returncode == 0) == check, result.stdout[-4000:]
     return result.stdout
+
+
+# Sends what follows -m to `forked_python` and takes over what came of it; anything else is for Python itself.
+FORKED_PYTHON = """#!/bin/sh
+[ "$1" = -m ] || exec {python} "$@"
+printf '%s\\0' "$PWD" "$@" > {folder}/asked && read code < {folder}/answered
+cat {folder}/output && cat {folder}/errors >&2
+exit "$code"
+"""
+
+
+@contextlib.contextmanager
+def forked_python(folder):
+    """A stand-in for Python in this folder, for scripts that start several processes: each `-m module` is a fork of one
+    that has imported the libraries, with the variables of this process. It takes one call at a time."""
+    path, asked = folder / "python", folder / "asked"
+    path.write_text(FORKED_PYTHON.format(python=sys.executable, folder=folder), encoding="utf-8")
+    path.chmod(0o755)
+    for pipe in (asked, folder / "answered"):
+        os.mkfifo(pipe)
+
+    def answer():
+        while True:
+            place, *call = asked.read_text(encoding="utf-8").split("\0")[:-1] or [""]
+            if not place:
+                return
+            files = {name: folder / name for name in ("output", "errors")}
+            for file in files.values():
+                file.write_bytes(b"")
+            try:
+                code = start(f"-m {call[1]}", call[2:], folder=place, **files).wait()
+            except Exception as error:  # which the script must not wait for
+                files["errors"].write_text(f"{error!r}\n", encoding="utf-8")
+                code = 1
+            (folder / "answered").write_text(f"{code}\n", encoding="utf-8")
+
+    answering = threading.Thread(target=answer, daemon=True)  # which does not outlive the tests, whatever it waits for
+    answering.start()
+    yield path
+    asked.write_text("", encoding="utf-8")
+    answering.join()
 
 
 def rank_options(folder, count=2):

@@ -2,8 +2,10 @@
 
 import argparse
 import csv
+import functools
 import json
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -88,3 +90,33 @@ def test_memory_measures_every_number_of_chunks(benchmark, monkeypatch, capsys):
     rows = capsys.readouterr().out.splitlines()[2:]
     assert rows == ["| 1 | 8 | 1.00 s | 1.00 |", "| 4 | 4 | 2.00 s | 2.00 |"]
     assert [call[-3:] for call in calls] == [["--chunks", chunks, "--in-process"] for chunks in ("1", "4")]
+
+
+def test_the_peak_is_of_products_with_the_sums_of_their_precision(benchmark, monkeypatch, capsys):
+    """However fast another is; each precision in a process of its own, here in this one. What torch lacks is left
+    out."""
+    peak, threads = benchmark("peak"), torch.get_num_threads()
+    a, b = torch.randn(40, 64), torch.randn(64, 30)
+    assert peak.is_exact(torch.mm(a, b), a, b)
+    assert not peak.is_exact(torch.mm(a.bfloat16(), b.bfloat16()).float(), a, b)
+    assert not peak.is_exact(torch.mm(a.bfloat16().float(), b), a, b), "the sums alone are those of float32"
+
+    @functools.lru_cache(maxsize=None)  # by which tensors they are: it is the fastest, once it has been called
+    def fast(a, b):
+        return torch.mm(a.bfloat16(), b.bfloat16()).to(a.dtype)
+
+    def lacking(a, b):
+        raise RuntimeError("not in this build")
+
+    def run(command, **_):
+        monkeypatch.setattr("sys.argv", command[1:])
+        peak.main()
+        return SimpleNamespace(stdout=capsys.readouterr().out)
+
+    assert "mm" in peak.ways(torch)
+    monkeypatch.setattr(peak, "ways", lambda _: {"mm": torch.mm, "fast": fast, "lacking": lacking})
+    monkeypatch.setattr(peak, "SHAPES", ((200, 96, 96), (8, 64, 9)))
+    monkeypatch.setattr(peak, "subprocess", SimpleNamespace(run=run, PIPE=None))
+    found = [peak.measure(precision, threads) for precision in peak.PRECISIONS]
+    assert [best["by"] for best in found] == ["mm", "fast"] and found[1]["gflops"] > found[0]["gflops"] > 0
+    assert found[0]["shape"] == [200, 96, 96], "the larger one, which is faster by far"

@@ -24,8 +24,7 @@ def test_a_precision_is_the_only_one_of_its_training(benchmark, monkeypatch, tmp
         assert found.memory_efficient_fp16 == (name == "memory-efficient fp16")
 
 
-@pytest.mark.slow
-def test_an_lstm_is_trained_in_bfloat16(benchmark, data, tmp_path):
+def test_an_lstm_is_trained_in_bfloat16(benchmark, forked_commands, data, tmp_path):
     """fairseq-train's own --bf16 takes the machine for a TPU."""
     language_model = benchmark("language_model")
     args = argparse.Namespace(recipe="ptb_small", to_the_end=True, data=data, lstm_dropout=None)

@@ -147,12 +147,23 @@ def test_settings_reach_either_command(benchmark, tmp_path):
     assert "--dropout-input 0.1 --dropout-output 0.2" in flags
 
 
+def main_of(module, monkeypatch, capsys, arguments):
+    """What a benchmark prints that runs in this process."""
+    monkeypatch.setattr("sys.argv", list(map(str, [f"{module.__name__}.py", *arguments])))
+    module.main()
+    return capsys.readouterr().out
+
+
 @pytest.mark.slow
-def test_training_benchmark_on_a_tiny_text(data, tmp_path):
+def test_training_benchmark_on_a_tiny_text(benchmark, data, tmp_path, monkeypatch, capsys):
     """Its figures belong together: rates, arithmetic, limit and share, and the parts are those of an update."""
     options = ["--turns", 1, "--updates", 2, "--warm-up", 1, "--profiled", 1, "--threads", 1, "--batch-size", 4]
     options += ["--out", tmp_path, "--csv", tmp_path / "table.csv", "--beside", "nn_lstm_lm"]
-    printed = run("scripts/benchmark/training.py", data, "ptb", *TINY, *options).stdout
+    peaks = iter([2.0, 3.0])  # before the turns and after; test_benchmark_measures.py has how they are measured
+    monkeypatch.setattr(
+        benchmark("peak"), "measure", lambda *_: {"gflops": next(peaks), "shape": [9, 9, 9], "by": "mm"}
+    )
+    printed = main_of(benchmark("training"), monkeypatch, capsys, [data, "ptb", *TINY, *options])
     with open(tmp_path / "table.csv", newline="") as file:
         rows = {row["candidate"]: row for row in csv.DictReader(file)}
     assert list(rows) == ["hmlstm_lm", "nn_lstm_lm"]
@@ -163,6 +174,7 @@ def test_training_benchmark_on_a_tiny_text(data, tmp_path):
                                 ("ms_limit", 1e-3), ("share_of_limit", 1), ("peak_gflops", 1))
         )  # fmt: skip
         assert seconds * speed == pytest.approx(4 * 30, rel=0.01), "two whole windows"
+        assert peak == 3
         assert limit == pytest.approx(gflop / peak, rel=0.01) and share == pytest.approx(limit / seconds, rel=0.01)
         # hmlstm_lm reads its embedding as a table, within the recurrence.
         own = {"output module"} if row["candidate"] == "hmlstm_lm" else {"embedding"}
@@ -206,16 +218,16 @@ def test_training_benchmark_says_why_a_candidate_does_not_train(data, tmp_path):
     assert "Traceback" not in refused
 
 
-@pytest.mark.slow
-def test_language_model_benchmark_on_a_tiny_text(data, tmp_path):
+def test_language_model_benchmark_on_a_tiny_text(benchmark, forked_commands, data, tmp_path, monkeypatch, capsys):
     """Speeds are taken as they were found before; a training that is at its end is not started again."""
     speeds = {"hmlstm_lm": [0.5, 20000, 30], "nn_lstm_lm": [1.5, 20000, 30]}
     (tmp_path / "speeds.json").write_text(json.dumps(speeds))
-    command = ["scripts/benchmark/language_model.py", data, "--out", tmp_path, "--csv", tmp_path / "curves.csv"]
-    command += ["--updates", 2, "--validate-every", 1, "--seeds", 1, "--beside", "nn_lstm_lm"]
-    run(*command, "--plot", tmp_path / "curves.png")
+    arguments = [data, "--out", tmp_path, "--csv", tmp_path / "curves.csv"]
+    arguments += ["--updates", 2, "--validate-every", 1, "--seeds", 1, "--beside", "nn_lstm_lm"]
+    in_this_process = benchmark("language_model"), monkeypatch, capsys
+    main_of(*in_this_process, [*arguments, "--plot", tmp_path / "curves.png"])
     logs = {path: path.read_bytes() for path in tmp_path.glob("*/train.log")}
-    again = run(*command).stdout
+    again = main_of(*in_this_process, arguments)
     assert len(logs) == 2 and all(path.read_bytes() == log for path, log in logs.items())
     with open(tmp_path / "curves.csv", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -226,22 +238,24 @@ def test_language_model_benchmark_on_a_tiny_text(data, tmp_path):
     assert (tmp_path / "curves.png").stat().st_size > 1000
 
 
-@pytest.mark.slow
-def test_handwriting_benchmark_on_a_tiny_corpus(tmp_path):
+def test_handwriting_benchmark_on_a_tiny_corpus(benchmark, forked_commands, tmp_path, monkeypatch, capsys):
     """Equal parameters, every contestant once; what is done is not done again."""
     prepare_handwriting(
         str(write_unipen(tmp_path / "corpus")), str(tmp_path / "bin"), {"valid": 0.2, "test": 0.2}, progress=False
     )
-    command = ["scripts/benchmark/handwriting.py", tmp_path / "bin", "--out", tmp_path / "out", "--updates", 3]
-    command += ["--seeds", 1, "--hidden", 12, "--batch-size", 4]
-    printed = run(*command).stdout
+    arguments = [tmp_path / "bin", "--out", tmp_path / "out", "--updates", 3]
+    arguments += ["--seeds", 1, "--hidden", 12, "--batch-size", 4]
+    in_this_process = benchmark("handwriting"), monkeypatch, capsys
+    printed = main_of(*in_this_process, arguments)
     rows = re.findall(r"^\| (\S.*?) \| ([\d,]+) \| (-?\d+) \| \3 \| (.*) \|$", printed, re.MULTILINE)
     assert [row[0] for row in rows] == ["HM-LSTM", "HM-LSTM, annealed slope", "nn.LSTM"] and rows[2][3] == "-"
     sizes = [int(row[1].replace(",", "")) for row in rows]
     assert sizes[0] == sizes[1] and sizes[2] == pytest.approx(sizes[0], rel=0.06)
     assert printed.count("| HM-LSTM | 2 | ") == 2  # one for each alignment
+    log = (tmp_path / "out" / "nn.lstm.1" / "train.log").read_text(encoding="utf-8")
+    assert "valid_log_likelihood" in log and "pen_up_f1_1" not in log, "it has no boundaries"
     logs = {path: path.read_bytes() for path in (tmp_path / "out").glob("*/train.log")}
-    assert len(logs) == 3 and printed.splitlines()[-1] in run(*command).stdout
+    assert len(logs) == 3 and printed.splitlines()[-1] in main_of(*in_this_process, arguments)
     assert all(path.read_bytes() == log for path, log in logs.items())
 
 

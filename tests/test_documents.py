@@ -25,6 +25,8 @@ FAIRSEQ = {
     "fairseq-eval-lm": options.get_eval_lm_parser,
     "fairseq-generate": options.get_generation_parser,
     "fairseq-interactive": options.get_interactive_generation_parser,
+    "fairseq-validate": options.get_validation_parser,
+    "fairseq-preprocess": options.get_preprocessing_parser,
 }
 BENCHMARK = re.compile(r"scripts/benchmark/(\w+)\.py$")
 # What `train FOLDER` may choose, beside which options behind -- are given.
@@ -93,6 +95,9 @@ def forget_types(parser):
 
 def parse_fairseq(name, arguments):
     """As a command of fairseq's parses its options; SystemExit for wrong ones."""
+    if name == "fairseq-preprocess":  # which looks at no options of its task
+        FAIRSEQ[name]().parse_args(arguments)
+        return
     with contextlib.suppress(FileNotFoundError):  # a checkpoint that the documents name
         options.parse_args_and_arch(FAIRSEQ[name](), input_args=arguments)
 

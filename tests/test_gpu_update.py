@@ -1,5 +1,7 @@
 """Whole updates in turns: sizes of the LSTMs, and a short run on CPU."""
 
+import re
+
 import pytest
 from running import run
 
@@ -17,7 +19,7 @@ def test_gpu_update_has_an_lstm_of_equal_layers_where_they_are_equal(benchmark):
 @pytest.mark.slow
 def test_gpu_update_times_models_in_turns(data, tmp_path):
     """On CPU, where the same processes make their updates: figures of a row belong together."""
-    options = ["--cpu", "--precision", "float32", "--warm-up", 1, "--turns", 2, "--updates", 2, "--out", tmp_path]
+    options = ["--cpu", "--precision", "float32", "--warm-up", 1, "--turns", 1, "--updates", 2, "--out", tmp_path]
     settings = ["dataset.batch_size=4", "model.embed_dim=8", "model.hidden_sizes='16,12,8'"]
     settings += ["task.tokens_per_sample=30"]
     printed = run("scripts/benchmark/gpu_update.py", data, *options, "--", *settings).stdout
@@ -27,6 +29,9 @@ def test_gpu_update_times_models_in_turns(data, tmp_path):
     assert parameters[1] / parameters[0] == pytest.approx(1, abs=0.05)
     for milliseconds, speed in zip(ms, speeds):
         assert speed * milliseconds / 1e3 == pytest.approx(4 * 30, rel=0.01), "two whole windows"
+    for row, milliseconds in zip(rows, ms):
+        ratios = [float(number) for number in re.findall(r"[\d.]+", row[5])]
+        assert ratios == pytest.approx([milliseconds / ms[0]] * 3, abs=0.006, rel=0.005), "to two decimals"
     assert rows[0][5].startswith("1.00 (1.00 - 1.00)")
 
 

@@ -183,14 +183,6 @@ def test_the_recipe_is_the_published_one():
     assert recipe.optimization.lr == [0.0003]
 
 
-def test_torch_lstm_trains_by_the_same_command(data, tmp_path):
-    options = ["--arch", "lstm_handwriting", "--hidden-size", 12, "--embed-dim", 6, "--output-dim", 10, "--mixtures", 3]
-    options += ["--user-dir", "scripts/benchmark/lstm_handwriting", "--task", "hmlstm_handwriting"]
-    options += ["--criterion", "handwriting_likelihood", "--max-update", 6, "--no-save", "--save-dir", tmp_path]
-    log = run("fairseq-train", data, *OPTIMIZE, *options).stdout
-    assert re.search(r"valid on 'valid' subset .* log_likelihood", log) and "pen_up_f1_1" not in log
-
-
 def test_a_checkpoint_belongs_to_the_folder_it_was_trained_on(trained, data, tmp_path):
     state = checkpoint_utils.load_checkpoint_to_cpu(str(trained / "whole" / "checkpoint_last.pt"))
     task = HMLSTMHandwritingTask.setup_task(HMLSTMHandwritingTaskConfig(data=str(data)))

@@ -4,7 +4,7 @@ import re
 import shutil
 
 import pytest
-from running import ROOT, script
+from running import ROOT, forked_python, script
 
 LINE = "2026-01-01 00:00:00 | INFO | train_inner | epoch 001:    {0} / 257 loss=3.2, nll_loss=3.1, bpc=3.1001, {1}, "
 LINE += "update1=0.5, copy1=0, ppl=9, wps=2160.7, ups=1.73, wpb=1259.8, bsz=16, num_updates={0}, lr=0.002, wall=30\n"
@@ -18,18 +18,17 @@ fairseq-hmrnn() {{ {command}; }}
 """
 
 
-def quickstart(monkeypatch, folder, command):
+def quickstart(folder, command, **variables):
     """What it prints where `command` is run for fairseq-hmrnn: a copy of it beside a setup that makes nothing."""
     (folder / "scripts").mkdir()
     shutil.copy(str(ROOT / "scripts" / "quickstart.sh"), str(folder / "scripts"))
     (folder / "scripts" / "setup_venv.sh").write_text(SETUP.format(root=ROOT, command=command))
-    monkeypatch.setattr("running.ROOT", folder)
-    return script("quickstart.sh", folder / "out")
+    return script("quickstart.sh", folder / "out", root=folder, **variables)
 
 
-def test_progress_is_told_from_the_log(monkeypatch, tmp_path):
+def test_progress_is_told_from_the_log(tmp_path):
     (tmp_path / "training").write_text(TRAINING)
-    printed = quickstart(monkeypatch, tmp_path, f'if [ "$1" = train ]; then cat {tmp_path}/training; fi')
+    printed = quickstart(tmp_path, f'if [ "$1" = train ]; then cat {tmp_path}/training; fi')
     told = printed.partition("== 2.")[2].partition("\n\n")[0].splitlines()[1:]
     assert told == [
         "  update 25: bpc=3.1001 z1=0.234 z2=0.05",
@@ -41,11 +40,12 @@ def test_progress_is_told_from_the_log(monkeypatch, tmp_path):
 
 
 @pytest.mark.slow
-def test_quickstart_trains_samples_and_draws(monkeypatch, tmp_path):
+def test_quickstart_trains_samples_and_draws(tmp_path):
     """With small layers."""
-    monkeypatch.setenv("UPDATES", "25")
     small = 'if [ "$1" = train ]; then set -- "$@" --hidden-sizes 16,12,8 --embed-dim 8 --output-dim 12; fi'
-    printed = quickstart(monkeypatch, tmp_path, f'{small}; python -m fairseq_hmrnn "$@"')
+    (tmp_path / "bin").mkdir()
+    with forked_python(tmp_path / "bin") as python:
+        printed = quickstart(tmp_path, f'{small}; {python} -m fairseq_hmrnn "$@"', UPDATES="25")
     assert re.search(r"^  update 25: bpc=\S+ z1=\S+ z2=\S+$", printed, re.MULTILINE)
     assert re.search(r"^  validation: bpc \S+$", printed, re.MULTILINE) and "\nEvaluated " in printed
     out = tmp_path / "out"

@@ -5,7 +5,6 @@ import random
 import re
 import shutil
 import string
-import sys
 
 import numpy as np
 import pytest
@@ -13,7 +12,7 @@ import torch
 from command_results import base2_loss
 from fairseq import checkpoint_utils
 from omegaconf import OmegaConf
-from running import ROOT, run, script
+from running import ROOT, forked_python, run, script
 from small_training import TASK, TRAIN
 
 from fairseq_hmrnn.data import corpora
@@ -34,6 +33,7 @@ def test_recipes_are_the_published_ones(name, batch, lr):
     assert (recipe.lr_scheduler.lr_shrink, recipe.lr_scheduler.lr_patience) == (0.02, 0)
 
 
+@pytest.mark.slow
 def test_a_recipe_trains_goes_on_and_scores_the_test_split(data, tmp_path):
     tiny = ["common.cpu=true", "model.embed_dim=8", "model.hidden_sizes='12,8'", "model.output_dim=8"]
     tiny += ["dataset.batch_size=8", "criterion.boundary_rates='.2'", "task.tokens_per_sample=30"]
@@ -50,17 +50,31 @@ def test_a_recipe_trains_goes_on_and_scores_the_test_split(data, tmp_path):
     assert 0 < base2_loss(log) < 5
 
 
-def test_gpu_check_trains_goes_on_and_leaves_weights(data, tmp_path, monkeypatch):
-    """On CPU: the checkpoint's folder stays, the other gets the log, the best weights in float16, and a line."""
-    settings = {"SAVE": tmp_path / "save", "LIMIT": 200, "PYTHON": sys.executable, "RECIPE": "ptb_small"}
-    for name, value in settings.items():
-        monkeypatch.setenv(name, str(value))
+# Answers the small calls of scripts/gpu_check.sh by itself.
+GPU_CHECK_PYTHON = """#!/bin/sh
+case $1 in
+  -c) echo 0 ;;
+  -) cat > "$(dirname "$0")/program.py" ;;
+  *) exec {python} "$@" ;;
+esac
+"""
+
+
+def test_gpu_check_trains_and_leaves_weights(data, tmp_path):
+    """On CPU: the checkpoint's folder stays, the other gets the log, the best weights in float16, and a line on the
+    best validation. That a second call goes on is tested with a stand-in, in test_packaging.py."""
+    (tmp_path / "bin").mkdir()
+    stand_in = tmp_path / "python"
+    settings = {"SAVE": str(tmp_path / "save"), "LIMIT": "200", "RECIPE": "ptb_small", "SAVE_EVERY": "4"}
     tiny = ["model.embed_dim=8", "model.hidden_sizes='12,8'", "model.output_dim=8", "criterion.boundary_rates='.2'"]
-    tiny += ["dataset.batch_size=8", "task.tokens_per_sample=30", "dataset.num_workers=0"]
-    for updates in (8, 12):
-        table = script("gpu_check.sh", "train", tmp_path / "out", data, *tiny, f"optimization.max_update={updates}")
-        assert re.search(rf"train +ok +\d+ s +\d\.\d+ bpc at update {updates} \(ended\)", table), table
-    assert "(epoch 1 @ 8 updates)" in (tmp_path / "out" / "hydra_train.log").read_text()
+    tiny += ["dataset.batch_size=8", "task.tokens_per_sample=30", "dataset.num_workers=0", "optimization.max_update=8"]
+    with forked_python(tmp_path / "bin") as python:
+        stand_in.write_text(GPU_CHECK_PYTHON.format(python=python))
+        stand_in.chmod(0o755)
+        table = script("gpu_check.sh", "train", tmp_path / "out", data, *tiny, **settings, PYTHON=str(stand_in))
+    assert re.search(r"train +ok +\d+ s +\d\.\d+ bpc at update 8 \(ended\)", table), table
+    log = (tmp_path / "out" / "hydra_train.log").read_text()
+    assert re.findall(r"valid on 'valid'.*num_updates (\d+)", log) == ["4", "8"]
     best = checkpoint_utils.load_checkpoint_to_cpu(str(tmp_path / "out" / "best.pt"))
     last = checkpoint_utils.load_checkpoint_to_cpu(str(tmp_path / "save" / "ptb_small" / "checkpoint_best.pt"))
     name = "decoder.hm_lstm.weight_recurrent.0"

@@ -1,9 +1,7 @@
 """A training by two processes on one machine that keeps the weights of each."""
 
-import subprocess
-
 from command_results import weights
-from running import BIN, NO_GPU, PATIENCE, ROOT, environment, rank_options
+from running import rank_options, run_groups
 
 RANK_WEIGHTS = """
 import os, torch, fairseq_hmrnn
@@ -11,7 +9,7 @@ from fairseq.trainer import Trainer
 consolidate = Trainer.consolidate_optimizer
 def save_weights(self):  # called on every rank, just before the first one saves
     learned = {**self.get_model().state_dict(), **self.get_criterion().state_dict()}
-    torch.save({"model": learned}, os.environ["RANK_WEIGHTS"])
+    torch.save({"model": learned}, os.path.join(self.cfg.checkpoint.save_dir, f"rank{self.data_parallel_rank}.pt"))
     return consolidate(self)
 Trainer.consolidate_optimizer = save_weights
 """
@@ -22,11 +20,6 @@ def train_two_processes(data, options, folder):
     (folder / "rank_weights").mkdir()
     (folder / "rank_weights" / "__init__.py").write_text(RANK_WEIGHTS)
     options = ["--user-dir", folder / "rank_weights", *options, "--save-dir", folder]
-    processes = []
-    for rank, distributed in enumerate(rank_options(folder)):
-        variables = environment(**NO_GPU, RANK_WEIGHTS=str(folder / f"rank{rank}.pt"))
-        command = [BIN / "fairseq-train", data, *options, *distributed]
-        with open(folder / f"log{rank}", "w") as log:
-            processes.append(subprocess.Popen(list(map(str, command)), cwd=ROOT, env=variables, stdout=log, stderr=log))
-    assert [process.wait(timeout=PATIENCE) for process in processes] == [0, 0], (folder / "log0").read_text()[-4000:]
+    ranks = enumerate(rank_options(folder))
+    run_groups([[("fairseq-train", [data, *options, *own], folder / f"log{rank}") for rank, own in ranks]])
     return [weights(folder, f"rank{rank}.pt") for rank in range(2)]

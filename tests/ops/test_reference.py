@@ -95,9 +95,9 @@ def test_all_three_operations_occur():
 def test_gradients_with_fixed_boundaries_equal_finite_differences(layer_norm):
     """With z constant the gradient is a true derivative. Cut both ways a gradient can reach z: the slope is so steep
     that the hard sigmoid is saturated everywhere, so z~ and z are locally constant."""
-    module = make([2, 2, 3], 1, layer_norm, detector_grad_scale=1.0)
-    x = torch.randn(4, 2, 3, dtype=torch.float64, requires_grad=True)
-    state = random_state([2, 2, 3], 2, 5).apply(lambda v: v.requires_grad_())
+    module = make([2, 2, 1], 4, layer_norm, detector_grad_scale=1.0)
+    x = torch.randn(3, 2, 3, dtype=torch.float64, requires_grad=True)
+    state = random_state([2, 2, 1], 2, 5).apply(lambda v: v.requires_grad_())
     probs = module(x, state, slope=1e6).boundary_probs[..., :2]
     assert ((probs == 0) | (probs == 1)).all()
     assert 0.1 < probs.mean() < 0.9

@@ -86,7 +86,7 @@ def test_step_by_step_equals_the_sequence():
     problem = moved(problem_of("exact-padded-masked-nested"), torch.float32)
     with torch.no_grad():
         whole, state = hm_lstm_triton(*problem), problem.state
-        for t in range(4):
+        for t in range(problem.x.size(0)):
             now = problem._replace(x=problem.x[t : t + 1], valid=problem.valid[t : t + 1], state=state)
             output = hm_lstm_triton(*now)
             state = output.state

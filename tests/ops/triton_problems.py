@@ -17,8 +17,8 @@ DEVICE = "cuda" if GPU else "cpu"
 # in more than one company; every seed keeps its boundaries away from the threshold.
 PROBLEMS = {
     "plain": ([5, 9, 6], 3, 2, dict(detector_grad_scale=0.0), dict()),
-    "exact-padded-masked-nested": ([6, 4], 4, 2, dict(nested_boundaries=True), dict(padded=True, masked=True)),
-    "exact-mostly-closed-padded": ([5, 3], 6, 2, dict(), dict(bias=0.3, padded=True)),
+    "exact-padded-masked-nested": ([6, 4], 3, 2, dict(nested_boundaries=True), dict(padded=True, masked=True)),
+    "exact-mostly-closed-padded": ([5, 3], 4, 2, dict(), dict(bias=0.3, padded=True)),
     "open": ([4, 17], 3, 2, dict(), dict(bias=6.0)),
     "norm-top-bernoulli-padded": (
         [5, 7], 3, 2, dict(detector_grad_scale=0.0, boundary="bernoulli", top_boundary=True),
@@ -35,7 +35,7 @@ PROBLEMS = {
     "hidden-nested-masked": (
         [5, 9, 6], 3, 2, dict(detector_grad_scale=0.0, nested_boundaries=True), dict(masked=True, detector_hidden=3)
     ),
-    "hidden-exact-mostly-closed-padded": ([5, 3], 6, 2, dict(), dict(bias=-0.3, padded=True, detector_hidden=3)),
+    "hidden-exact-mostly-closed-padded": ([5, 3], 4, 2, dict(), dict(bias=-0.3, padded=True, detector_hidden=3)),
     "hidden-norm-top-bernoulli-padded": (
         [5, 7], 3, 2, dict(detector_grad_scale=0.0, boundary="bernoulli", top_boundary=True),
         dict(layer_norm=True, padded=True, detector_hidden=3),

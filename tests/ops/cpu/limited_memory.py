@@ -21,6 +21,7 @@ from fairseq_hmrnn.ops.cpu.generation import Generation, OutputParameters
 
 MIB = 1 << 20
 SIZES, SYMBOLS = [130, 70], 11
+LARGE, STEP = 4000, MIB // 4  # samples, and how close limits are: threads' own memory takes some ten steps
 OPTIONS = RecurrenceOptions(slope=0.8, detector_grad_scale=1.0)
 
 
@@ -88,7 +89,7 @@ class Calls:
     """A large call that is tried with little room, and a small one that must work after it."""
 
     def __init__(self, make):
-        self.large, self.small = make(8000), make(20)
+        self.large, self.small = make(LARGE), make(20)
         self.expected_large, self.expected_small = self.large(), self.small()  # and all threads are there now
         cpu.kernel.compiled.clear_buffers()
         self.in_use = cpu.kernel.compiled.buffer_bytes()[0]
@@ -127,11 +128,11 @@ def try_limits(make):
     calls succeeded and failed."""
     calls = Calls(make)
     least, most = 4 * MIB, 512 * MIB
-    while most - least > MIB // 2:
+    while most - least > STEP:
         middle = (least + most) // 2
         least, most = (least, middle) if calls.fits(middle) else (middle, most)
     for step in range(16):  # one thread's memory is there, another's is not
-        calls.fits(max(4 * MIB, most - step * MIB // 2))
+        calls.fits(max(4 * MIB, most - step * STEP))
     for share in (2, 4, 6, 8):
         calls.fits(4 * MIB + most * share // 10)
     return calls.succeeded, calls.failed

@@ -118,6 +118,7 @@ def test_data_loader_workers_run_it_alone():
         torch.set_num_threads(before)
 
 
+@pytest.mark.slow
 @reads_proc
 def test_no_thread_beyond_omp_num_threads():
     code = (

@@ -127,7 +127,7 @@ def check_checkpoint(path: str) -> Any:
                 _skip_legacy_header(path, file, recorder)
             contents = recorder.load()
             if not in_archive:
-                recorder.load()  # the names of the storages behind it
+                recorder.load()  # the names of the storages after it
         except UnsafeCheckpointError:
             raise
         except Exception as error:  # whatever a pickle does to the inert objects
@@ -164,7 +164,7 @@ def _skip_legacy_header(path: str, file: BinaryIO, recorder: _Recorder) -> None:
 
 def _read_archive(path: str) -> bytes:
     """The pickle of an archive, as torch's reader finds it. UnsafeCheckpointError for any that torch.save would not
-    have written: other members, names twice or in other letters, bytes before or behind, or checksums that differ."""
+    have written: other members, names twice or in other letters, bytes before or after, or checksums that differ."""
     try:
         with open(path, "rb") as file, zipfile.ZipFile(file) as archive:
             members, first = archive.infolist(), min(archive.infolist(), key=lambda member: member.header_offset)
@@ -201,7 +201,7 @@ def _checksum(file: BinaryIO, member: zipfile.ZipInfo, reader, name: str) -> int
         record = reader.get_record(name)
         return zlib.crc32(record) if len(record) == member.file_size else -1
     file.seek(member.header_offset + 26)
-    start = file.tell() + 4 + sum(struct.unpack("<HH", file.read(4)))  # behind the member's own name and padding
+    start = file.tell() + 4 + sum(struct.unpack("<HH", file.read(4)))  # after the member's own name and padding
     if offset != start or member.compress_size != member.file_size:
         return -1
     file.seek(start)

@@ -26,7 +26,7 @@ def text_of(points: np.ndarray) -> str:
 
 
 def split_segments(segmented: str, separator: str) -> Tuple[str, np.ndarray]:
-    """The text (T,) of segments with a separator behind each but the last, and at which of its characters a segment
+    """The text (T,) of segments with a separator after each but the last, and at which of its characters a segment
     ends: bool (T,)."""
     segments = segmented.split(separator)
     text, ends = "".join(segments), np.cumsum([len(segment) for segment in segments[:-1]], dtype=np.int64) - 1

@@ -14,7 +14,7 @@ def values(text, key):
 
 
 def lines_of(text, kind):
-    """The lines that generate or interactive printed as `kind-N<tab>...`: a list of the parts behind the number."""
+    """The lines that generate or interactive printed as `kind-N<tab>...`: a list of the parts after the number."""
     return re.findall(rf"^{kind}-\d+\t(.*)$", text, re.MULTILINE)
 
 

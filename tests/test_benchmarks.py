@@ -101,7 +101,7 @@ class Trainer:
 
 
 def test_breakdown_knows_the_parts_of_both_passes(benchmark, monkeypatch):
-    """Also what a kernel counts of itself; and nothing of it stays behind."""
+    """Also what a kernel counts of itself; and nothing of it is left."""
     model, tokens = nn_lstm_lm(benchmark), torch.randint(2, 9, (3, 8))
     trainer, counts = Trainer(model), iter([1.0, 3.5])
     names = ("forward products", "backward gates")

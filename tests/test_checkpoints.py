@@ -1,4 +1,4 @@
-"""Checkpoints: what is let through and what is not, what of them is used, and what writing leaves behind."""
+"""Checkpoints: what is let through and what is not, what of them is used, and what writing leaves on the disk."""
 
 import argparse
 import collections
@@ -135,7 +135,7 @@ def test_archives_that_two_readers_see_differently_are_refused(tmp_path):
         "letters": archive_of(good, **{"DATA.PKL": evil}),  # old torch finds members whatever their letters
         "more": archive_of(good, **{"code/__torch__.py": b""}),
         "tables": one[:-22] + other[:-22] + one[-22:],  # the end names the first table, Python reads the last
-        "behind": archive_of(good) + b"\0" * 30,
+        "after": archive_of(good) + b"\0" * 30,
         "before": b"PK\x03\x04" + archive_of(good),
         "comment": archive_of(good)[:-2] + struct.pack("<H", 4) + b"1234",
     }

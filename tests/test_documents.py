@@ -29,7 +29,7 @@ FAIRSEQ = {
     "fairseq-preprocess": options.get_preprocessing_parser,
 }
 BENCHMARK = re.compile(r"scripts/benchmark/(\w+)\.py$")
-# What `train FOLDER` may choose, beside which options behind -- are given.
+# What `train FOLDER` may choose, beside which options after -- are given.
 CHOSEN = [("hmlstm_language_modeling", "hmlstm_lm"), ("translation", "hmlstm_transformer_small")]
 NAMES = [str(path.relative_to(ROOT)) for path in DOCUMENTS]
 every_document = pytest.mark.parametrize("document", DOCUMENTS, ids=NAMES)
@@ -79,7 +79,7 @@ def commands(document):
 
 
 def split_at_dashes(arguments):
-    """Those before a -- and those behind it."""
+    """Those before a -- and those after it."""
     split = arguments.index("--") if "--" in arguments else len(arguments)
     return arguments[:split], arguments[split + 1 :]
 
@@ -103,7 +103,7 @@ def parse_fairseq(name, arguments):
 
 
 def check_train(what, data, behind):
-    """What stands behind -- of `train`; an error for what cannot be."""
+    """What stands after -- of `train`; an error for what cannot be."""
     if data is not None:
         assert what in RECIPES or what.endswith(".yaml"), what
         settle(load_recipe(what if what in RECIPES else "ptb_small"), behind)
@@ -255,7 +255,7 @@ def workplace(tmp_path_factory):
 
 @pytest.mark.slow
 def test_the_examples_in_python_run(workplace):
-    """One after the other in one interpreter, behind the export that the page has before them."""
+    """One after the other in one interpreter, after the export that the page has before them."""
     page = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
     export = [arguments for _, arguments in commands(ROOT / "docs" / "python.md")]
     assert [arguments[0] for arguments in export] == ["export"]

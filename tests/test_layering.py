@@ -58,7 +58,7 @@ def part_of(path):
 
 
 def part_named(names):
-    """The part that `fairseq_hmrnn` and these names behind it mean; a name that the package itself exports is of
+    """The part that `fairseq_hmrnn` and these names after it mean; a name that the package itself exports is of
     __init__."""
     return names[0] if names and names[0] in ALLOWED else "__init__"
 

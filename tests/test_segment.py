@@ -1,4 +1,4 @@
-"""The commands `segment` and `plot` as a user runs them, and the reader behind both."""
+"""The commands `segment` and `plot` as a user runs them, and the reader that both use."""
 
 import io
 import json
@@ -308,7 +308,7 @@ def test_pictures(checkpoint, trained, tmp_path):
     printed = run("fairseq-hmrnn", "plot", checkpoint, *options, stdin="ka lumo\ntiri ka\n").stdout
     assert all(path.stat().st_size > 1000 for path in outputs)
     assert "layer 2" in printed and str(outputs[3]) in printed
-    options = ["--out", outputs[0], "--lookahead", 8]  # nothing lies so far behind the text
+    options = ["--out", outputs[0], "--lookahead", 8]  # nothing lies so far after the text
     printed = run("fairseq-hmrnn", "plot", checkpoint, *options, stdin="ka lumo\n").stdout
     assert "layer 1: no boundary" in printed
     options = ["--out", tmp_path / "none.png", "--log", tmp_path / "none.txt"]
@@ -321,7 +321,7 @@ def test_segments_with_a_lexicon(checkpoint, model, text, tmp_path):
     (tmp_path / "text.txt").write_bytes(text.encode())
 
     def segmented(*options):
-        """What is printed behind the warning that this detector was taught by a rate alone."""
+        """What is printed after the warning that this detector was taught by a rate alone."""
         arguments = [checkpoint, "--text", tmp_path / "text.txt", "--lexicon", *options]
         warning, _, printed = run("fairseq-hmrnn", "segment", *arguments).stdout.partition("\n")
         assert "layer 1 of this model was not trained to find segments" in warning

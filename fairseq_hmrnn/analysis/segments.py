@@ -45,7 +45,7 @@ class Gold:
     """Gold boundaries of a text of T symbols.
 
     boundary: (T,) bool. edge: (T,) bool, where boundaries are given. text: its symbols, one character each, for scores
-    of words. late: how many steps behind a gold boundary a found one stands that is the same.
+    of words. late: how many steps after a gold boundary a found one stands that is the same.
     """
 
     boundary: np.ndarray
@@ -92,7 +92,7 @@ def line_gold(text: str) -> Gold:
 
 
 def segmented_gold(text: str, segmented: str, separator: str = "|") -> Gold:
-    """Boundaries of `segmented`, the same text with `separator` behind each segment. Line ends are edges.
+    """Boundaries of `segmented`, the same text with `separator` after each segment. Line ends are edges.
 
     Raises:
         ValueError: it is another text, or has no separator, or the text itself has some.

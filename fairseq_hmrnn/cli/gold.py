@@ -25,7 +25,7 @@ def add_gold(parser: kinds.Parser) -> None:
         "--separator",
         metavar="TEXT",
         type=kinds.separator,
-        help="behind each segment, in the output of `segment` and in the file of --gold (default: |)",
+        help="after each segment, in the output of `segment` and in the file of --gold (default: |)",
     )
 
 

@@ -8,7 +8,7 @@
     fairseq-hmrnn segment checkpoints/seed1 checkpoints/seed2 --text lines.txt --independent-lines   # decide together
 
 Text of any length, read as it comes, the model's state carried on; with --independent-lines each line is read by
-itself, many at a time, which is several times as fast. Output: the text with a separator behind each segment; JSON
+itself, many at a time, which is several times as fast. Output: the text with a separator after each segment; JSON
 lines, one for each stretch that no layer cuts; or, with --gold, a table of how well the boundaries agree with gold
 ones, beside random boundaries, every k-th character, and peaks of the model's own surprisal and entropy: precision (P),
 recall (R) and F1 of boundaries (within lines; with the edges of lines; within one character, "+-1"), of tokens (whole

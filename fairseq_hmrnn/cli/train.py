@@ -47,7 +47,7 @@ LANGUAGE_MODELING, HANDWRITING = "hmlstm_language_modeling", "hmlstm_handwriting
 LOCK = ".lock"  # of a folder of checkpoints, held by the training that writes to it
 # Settings that would part what is trained from what is scored.
 GIVEN_BEFORE = {"checkpoint.save_dir": "checkpoints as --save-dir", "task.data": "data as DATA"}
-# Settings behind -- as fairseq-train takes them, but hydra's own options, and as hydra does.
+# Settings after -- as fairseq-train takes them, but hydra's own options, and as hydra does.
 OF_HYDRA = re.compile(r"\+{0,2}[a-z_]+\.[a-z_.]+=")
 OF_FAIRSEQ_TRAIN = re.compile(
     r"--(?!(help|hydra-help|version|cfg|resolve|package|run|multirun|shell-completion|config-|experimental-rerun|info))"
@@ -84,7 +84,7 @@ def run(args: argparse.Namespace) -> None:
     if args.dry_run and training.write is None:
         print(shlex.join([training.command, *training.arguments]))
         return
-    folder_to_write(save_dir)  # argparse has not seen the default, nor what stands behind --
+    folder_to_write(save_dir)  # argparse has not seen the default, nor what stands after --
     os.makedirs(save_dir, exist_ok=True)
     is_first = _rank(args.passed_on) == 0
     with _held(save_dir) if is_first else contextlib.nullcontext():
@@ -165,7 +165,7 @@ def _check(args: argparse.Namespace) -> bool:
 
 
 def _refuse(settings: List[str], kind: Pattern[str], how: str) -> None:
-    """UserError for settings, of those behind --, that are written in the other command's way."""
+    """UserError for settings, of those after --, that are written in the other command's way."""
     wrong = [setting for setting in standing_alone(settings) if kind.match(setting)]
     if wrong:
         raise UserError(f"{wrong[0]} cannot be used here: {how}")

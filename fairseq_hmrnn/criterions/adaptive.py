@@ -10,7 +10,7 @@ from torch import Tensor
 def adaptive_nll(adaptive_softmax, features: Tensor, target: Tensor, padding_idx: int) -> Tensor:
     """-log p of target (N,), symbols, after features (N, dim), by a fairseq AdaptiveSoftmax; 0 where it is padding.
 
-    fairseq's adaptive_loss takes the symbol that is `padding_idx` places behind a cutoff for padding; this does not.
+    fairseq's adaptive_loss takes the symbol that is `padding_idx` places after a cutoff for padding; this does not.
     """
     known = target.ne(padding_idx).nonzero().squeeze(1)
     (head, *tails), (head_target, *tail_targets) = adaptive_softmax(features[known], target[known])

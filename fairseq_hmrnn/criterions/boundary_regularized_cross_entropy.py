@@ -72,7 +72,7 @@ class BoundaryRegularizedCrossEntropyConfig(CrossEntropyCriterionConfig):
     boundary_supervision: str = option(
         "",
         "boundaries that one layer is to learn: whitespace, sentencepiece:MODEL (the last character of "
-        "each piece), or a file: the training text with a separator behind each segment",
+        "each piece), or a file: the training text with a separator after each segment",
     )
     boundary_supervision_layer: int = option(1, "the layer that learns them, from 1", whole(1, 1000))
     boundary_supervision_weight: float = option(1.0, "weight of the binary cross-entropy of that layer's z~", WEIGHT)
@@ -294,7 +294,7 @@ class BoundaryRegularizedCrossEntropy(CheckedOptions, CrossEntropyCriterion):
 
     @staticmethod
     def _following(sample) -> Optional[Tensor]:
-        """(B, T), the symbol behind each source symbol, of a language model; None in translation."""
+        """(B, T), the symbol after each source symbol, of a language model; None in translation."""
         return None if "prev_output_tokens" in sample["net_input"] else sample["target"]
 
     def _places_of_an_epoch(self, sample) -> int:

@@ -92,7 +92,7 @@ class Heard(NamedTuple):
 class Regularizer(NamedTuple):
     """A formula of `LayerSteps`, and which of its optional fields it reads.
 
-    signal: what it listens to, of those that listen. delay: how many steps behind a segment's last one a detector that
+    signal: what it listens to, of those that listen. delay: how many steps after a segment's last one a detector that
     learned it closes the segment, by default: 1, at the first of the next one.
     """
 

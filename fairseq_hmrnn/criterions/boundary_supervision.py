@@ -35,7 +35,7 @@ def whitespace_indices(dictionary: Optional[Dictionary]) -> List[int]:
 
 
 def build_supervision(source: str, dictionary: Optional[Dictionary], separator: str = "|") -> Supervision:
-    """Known boundaries of a training text: whitespace, sentencepiece:MODEL or a file with `separator` behind segments.
+    """Known boundaries of a training text: whitespace, sentencepiece:MODEL or a file with `separator` after segments.
 
     Raises ValueError, with what to do, for a dictionary that is not one of characters, a missing file and so on.
     """
@@ -115,7 +115,7 @@ class TextSupervision:
 class SentencepieceEnds:
     """The last character of each piece of a sentencepiece model, and each newline.
 
-    A row may begin and end inside a piece: up to its first newline or space, and behind its last, nothing is known.
+    A row may begin and end inside a piece: up to its first newline or space, and after its last, nothing is known.
     """
 
     def __init__(self, path: str):
@@ -163,7 +163,7 @@ class SentencepieceEnds:
 
 
 class FileEnds:
-    """Boundaries of a segmented copy of the training text: the same text with a separator behind each segment.
+    """Boundaries of a segmented copy of the training text: the same text with a separator after each segment.
 
     A row is looked up by its text, so that neither shuffling nor the number of processes matters; where it has a
     character that the dictionary lacks, the file may have any. Where a row occurs several times with different

@@ -98,7 +98,7 @@ def listening(terms: Sequence[Term]) -> Optional[str]:
 
 
 def delay_behind(heard: Optional[str], given: Optional[int]) -> int:
-    """How many steps behind a segment's last one a detector closes it. heard: the name of what it listens to; None:
+    """How many steps after a segment's last one a detector closes it. heard: the name of what it listens to; None:
     nothing. given: --boundary-delay; None: the regulariser's own."""
     if heard is None:
         return 0
@@ -106,7 +106,7 @@ def delay_behind(heard: Optional[str], given: Optional[int]) -> int:
 
 
 def delay_of(criterion: Any) -> int:
-    """How many steps behind a segment's last one the first layer's detector was taught to close it, by the options of
+    """How many steps after a segment's last one the first layer's detector was taught to close it, by the options of
     the criterion that a checkpoint was trained with; 0 for any that taught nothing of the kind."""
     return delay_behind(_heard_by_first_layer(criterion), getattr(criterion, "boundary_delay", None))
 

@@ -118,7 +118,7 @@ class Lexicon(NamedTuple):
 class Rows:
     """Rows of a text, each of one piece, and a key of every string in them of up to LONGEST symbols.
 
-    symbols: (R, T) whole numbers, those of a row at its left, negative behind them. lengths: (R,). whole: bool
+    symbols: (R, T) whole numbers, those of a row at its left, negative after them. lengths: (R,). whole: bool
     (R, T, LONGEST), where the string that ends at a place and has so many symbols and one more lies within the row.
     keys: int64, of the same shape; equal strings have equal keys, different ones practically never.
     """

@@ -110,7 +110,7 @@ class _Piece:
     def __init__(self, symbols: np.ndarray, begins: np.ndarray, signal: np.ndarray):
         self.begins, free = begins, np.isfinite(signal)
         self.rate = float(begins[free].mean()) if free.any() else 0.0
-        known = np.arange(len(symbols) + len(symbols) // WINDOW) % (WINDOW + 1) < WINDOW  # a gap behind each row
+        known = np.arange(len(symbols) + len(symbols) // WINDOW) % (WINDOW + 1) < WINDOW  # a gap after each row
         places = _places(known)
         self.places = np.where(places < len(known), places - places // (WINDOW + 1), len(symbols))
         self.inside = self.places < len(symbols)
@@ -149,7 +149,7 @@ def scored(signal: np.ndarray, inside: np.ndarray, share: float, weight: float =
 
 
 def _places(known: np.ndarray) -> np.ndarray:
-    """(R, T): of each run of known places their indices, behind them len(known). Of a run longer than WINDOW rows are
+    """(R, T): of each run of known places their indices, after them len(known). Of a run longer than WINDOW rows are
     made: otherwise one long line among many short ones would be as good as padding alone."""
     first, stop = runs(known).T
     rows = -((first - stop) // WINDOW)  # of each run

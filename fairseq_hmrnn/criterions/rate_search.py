@@ -99,7 +99,7 @@ def discounted(count: np.ndarray, total, kinds: np.ndarray, log_backoff: np.ndar
 
 
 def runs(known: np.ndarray) -> np.ndarray:
-    """(N, 2), where each run of true places of known (S,) begins, and the place behind its last one."""
+    """(N, 2), where each run of true places of known (S,) begins, and the place after its last one."""
     edges = np.diff(np.concatenate([[False], known, [False]]).astype(np.int8))
     return np.flatnonzero(edges).reshape(-1, 2)
 

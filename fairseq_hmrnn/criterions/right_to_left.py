@@ -17,7 +17,7 @@ CONTEXT = 5  # steps at a row's end that say nothing: with fewer symbols to read
 class RightToLeftPredictor(nn.Module):
     """p(x_t | x_{t+1} ... x_{T+1}) for every step t of a batch: embedding, an LSTM, softmax.
 
-    It reads a row and nothing behind it. num_symbols, padding_idx: of the dictionary.
+    It reads a row and nothing after it. num_symbols, padding_idx: of the dictionary.
     """
 
     def __init__(self, num_symbols: int, padding_idx: int):
@@ -34,7 +34,7 @@ class RightToLeftPredictor(nn.Module):
         gradient. The last CONTEXT steps of a row count as not predicted.
         """
         padding = target.eq(self.padding_idx).flip(1)
-        order = padding.to(torch.uint8).sort(dim=1, stable=True)[1]  # rows reversed, padding behind the text
+        order = padding.to(torch.uint8).sort(dim=1, stable=True)[1]  # rows reversed, padding after the text
         hidden, _ = self.lstm(self.embed_tokens(target.flip(1).gather(1, order)))
         hidden = torch.zeros_like(hidden).scatter(1, order.unsqueeze(-1).expand_as(hidden), hidden).flip(1)
         log_probs = self.output_projection(hidden).float().log_softmax(-1)
@@ -56,5 +56,5 @@ def left_to_right(predictor: RightToLeftPredictor, tokens: Tensor) -> Tuple[Tens
 
 
 def followers(tokens: Tensor, padding_idx: int) -> Tensor:
-    """The symbol behind each of tokens (B, T), padding behind the last."""
+    """The symbol after each of tokens (B, T), padding after the last."""
     return torch.cat([tokens[:, 1:], tokens.new_full((tokens.size(0), 1), padding_idx)], dim=1)

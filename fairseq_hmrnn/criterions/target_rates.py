@@ -36,7 +36,7 @@ class TargetRates:
     ):
         self.rates, self.line_end, self.delay = rates, line_end, delay
         self.heard = [listening(terms[min(layer, len(terms) - 1)]) for layer in range(len(rates))]
-        # How many steps behind a segment's last one each layer's detector closes it.
+        # How many steps after a segment's last one each layer's detector closes it.
         self.delays = [delay_behind(name, delay) for name in self.heard]
         self.estimator: Optional[RateEstimator] = None
         if self.heard and self.heard[0] == "lexicon":
@@ -78,7 +78,7 @@ class TargetRates:
         self, trace: BoundaryTrace, layer: int, tokens: Optional[Tensor], following: Optional[Tensor] = None
     ) -> Tensor:
         """bool (B, T), the valid steps that the rate is a share of. tokens: (B, T), read only where lines matter.
-        following: (B, T), the symbol behind each, if tokens do not end where a text does: a line may end there."""
+        following: (B, T), the symbol after each, if tokens do not end where a text does: a line may end there."""
         if not self.rates or not self.within_lines[layer]:
             return trace.valid
         if tokens is None:
@@ -102,7 +102,7 @@ class TargetRates:
         return self.estimator.begins(tokens, self.certain_at_line_ends(tokens, signal), known)
 
     def certain_at_line_ends(self, tokens: Tensor, signal: Tensor) -> Tensor:
-        """The signal of the place before each symbol (B, T), inf before and behind `</s>` if the first layer's rate is
+        """The signal of the place before each symbol (B, T), inf before and after `</s>` if the first layer's rate is
         within lines: a segment begins there for certain, and no rate counts it."""
         if not self.within_lines[0]:
             return signal
@@ -115,7 +115,7 @@ class TargetRates:
             return
         with torch.no_grad():
             signal, known = REGULARIZERS[name].signal(steps)
-            if REGULARIZERS[name].delay == 0:  # then it is about the place behind a step
+            if REGULARIZERS[name].delay == 0:  # then it is about the place after a step
                 signal, known = later(signal, 1), later(known, 1)
             self.estimator.remember(tokens, self.certain_at_line_ends(tokens, signal), known)
 

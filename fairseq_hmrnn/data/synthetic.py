@@ -1,7 +1,7 @@
 """A language with a known structure of two levels: words of a random lexicon without separators, phrases of words.
 
 A phrase has a kind; a kind has two to four slots, and each slot a few words of its own to choose from. So the next
-letter is seldom in doubt within a word, more so behind a word, and most behind a phrase.
+letter is seldom in doubt within a word, more so after a word, and most after a phrase.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Phrase = List[str]  # words
 
 
 class SyntheticText(NamedTuple):
-    """text: as a model reads it. words, phrases: the same with "|" behind each word, each phrase."""
+    """text: as a model reads it. words, phrases: the same with "|" after each word, each phrase."""
 
     text: str
     words: str

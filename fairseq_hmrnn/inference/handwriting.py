@@ -54,7 +54,7 @@ class Writer:
 
     @torch.no_grad()
     def write(self, count: int, bias: float = 0.0, beginning: Optional[np.ndarray] = None) -> Written:
-        """`count` new steps behind a beginning (N, 3), normalised, N from 1; None: a pen that is put down. bias:
+        """`count` new steps after a beginning (N, 3), normalised, N from 1; None: a pen that is put down. bias:
         Graves' b, see `MixtureDensity.distribution`. Draws from torch's generator."""
         steps = torch.zeros(1, 1, 3) if beginning is None else torch.from_numpy(np.asarray(beginning, np.float32))[None]
         parameters, extra = self.model(steps)

@@ -139,7 +139,7 @@ class LanguageModelHub(GeneratorHubInterface):
         return [symbol for symbol in dict.fromkeys(unknown) if symbol != self.src_dict.unk_word]
 
     def _build_batches(self, tokens, skip_invalid_size_inputs):
-        """One batch of prompts behind the begin symbol, spaces and newlines at their ends included."""
+        """One batch of prompts after the begin symbol, spaces and newlines at their ends included."""
         pad, longest = self.src_dict.pad(), max((t.numel() for t in tokens), default=0)
         rows = [[self.begin, *t.tolist(), *[pad] * (longest - t.numel())] for t in tokens]
         lengths = torch.tensor([t.numel() + 1 for t in tokens])
@@ -231,7 +231,7 @@ class LanguageModelHub(GeneratorHubInterface):
                 args.end_of_sample = before
 
     def continued(self, prompt: str, new: Sequence[int]) -> str:
-        """The prompt as it is, and new symbols as they read behind it, `</s>` as a newline: words and pieces need to
+        """The prompt as it is, and new symbols as they read after it, `</s>` as a newline: words and pieces need to
         know what is before."""
         words = not getattr(self.task, "has_characters", False)
         first, *lines = _lines(new, self.src_dict.eos()) if words else [new]
@@ -284,7 +284,7 @@ class LanguageModelHub(GeneratorHubInterface):
 
     @property
     def delays(self) -> List[int]:
-        """For every model, how many symbols behind a segment's last one its first layer was taught to close it; 0 if
+        """For every model, how many symbols after a segment's last one its first layer was taught to close it; 0 if
         nothing taught it that."""
         return [delay_of(criterion) for criterion in self.criterions]
 

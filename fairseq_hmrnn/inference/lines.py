@@ -26,7 +26,7 @@ class LineReader(CharacterReader):
     def __init__(self, decoder, dictionary, begin: int, window: int = WINDOW):
         super().__init__(decoder, dictionary, begin, window)
         self.reader.recur = recurrence(decoder)
-        self.unfinished: Optional[HMLSTMState] = None  # behind a piece that ended within a line
+        self.unfinished: Optional[HMLSTMState] = None  # after a piece that ended within a line
 
     def closed_earlier(self, text: str, boundaries: np.ndarray, lookahead: int) -> np.ndarray:
         """Within each line: its last characters have none."""
@@ -66,7 +66,7 @@ class LineReader(CharacterReader):
 
 
 def _line_ends(text: str) -> np.ndarray:
-    """Where lines end: behind newlines."""
+    """Where lines end: after newlines."""
     return np.flatnonzero(code_points(text) == ord("\n")) + 1
 
 

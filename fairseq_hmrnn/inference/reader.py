@@ -70,7 +70,7 @@ class Reader:
 
     @torch.no_grad()
     def log_probs(self, window: Window) -> Iterator[Tensor]:
-        """Predictions in nats, before the first symbols of a window and behind each: (T + 1, B, V), in parts over T.
+        """Predictions in nats, before the first symbols of a window and after each: (T + 1, B, V), in parts over T.
         Row t is the prediction of symbol t."""
         output, layer_output = window.output, self.decoder.layer_output
         before = layer_output([h.unsqueeze(0).to(like.dtype) for h, like in zip(window.start.h, output.hidden)])
@@ -101,7 +101,7 @@ class Reading(NamedTuple):
 
 class Predictions(NamedTuple):
     """Measures of a model's predictions of T characters, in nats. entropy: (T,), of its prediction of the character
-    behind each. surprisal: (T,), -log p of each."""
+    after each. surprisal: (T,), -log p of each."""
 
     entropy: np.ndarray
     surprisal: np.ndarray
@@ -113,7 +113,7 @@ class Predictions(NamedTuple):
 
 
 class Closings(NamedTuple):
-    """text: T characters. boundaries: (T, detectors) bool, whether a segment ends behind each."""
+    """text: T characters. boundaries: (T, detectors) bool, whether a segment ends after each."""
 
     text: str
     boundaries: np.ndarray
@@ -137,7 +137,7 @@ class TextReader(abc.ABC):
         """(T, detectors), those of `read` alone, for less work."""
 
     def closings(self, texts: Iterable[str], lookahead: int = 0) -> Iterator[Closings]:
-        """The text of all pieces, each with the boundaries behind its characters, which are known `lookahead`
+        """The text of all pieces, each with the boundaries after its characters, which are known `lookahead`
         characters later: see `closed_earlier`."""
         check_lookahead(lookahead)
         text, boundaries = "", np.zeros((0, self.num_detectors))
@@ -239,7 +239,7 @@ def check_lookahead(lookahead: int) -> None:
 
 def with_symbols(predictions: Iterable[Tensor], symbols: Tensor) -> Iterator[Tuple[Tensor, Tensor]]:
     """Each part of the predictions of a window, as of `Reader.log_probs`, with those of the symbols (B, T) that came:
-    (t, B), one fewer in the last part, whose last prediction is of a symbol behind the window."""
+    (t, B), one fewer in the last part, whose last prediction is of a symbol after the window."""
     step = 0
     for log_probs in predictions:
         came = symbols[:, step : step + len(log_probs)].t().unsqueeze(2)

@@ -24,7 +24,7 @@ class Layout(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """A complete sample: new symbols behind a prompt, bits of each, and by symbol what layers closed with the one
+    """A complete sample: new symbols after a prompt, bits of each, and by symbol what layers closed with the one
     before it, empty after a search and for models without detectors."""
 
     prompt: str
@@ -192,7 +192,7 @@ class SampleWriter:
         return record
 
     def _continuation(self, sample: Sample) -> str:
-        """New symbols as they read behind the prompt."""
+        """New symbols as they read after the prompt."""
         return self.model.continued(sample.prompt, sample.symbols)[len(sample.prompt) :]
 
 

@@ -45,14 +45,14 @@ class PromptedGenerator(SequenceGenerator):
         self.symbols_to_strip_from_output = {self.unused}
         self.dictionary, self.stop, self.score_new_only = tgt_dict, stop, score_new_only
         self.lengths = (self.max_len_a, self.max_len_b, self.min_len)
-        self.search: Search = self._behind_prompt(self.search)
+        self.search: Search = self._after_prompt(self.search)
 
-    def _behind_prompt(self, search: Search) -> Search:
+    def _after_prompt(self, search: Search) -> Search:
         """A search whose penalties and constraints are of new symbols."""
         if isinstance(search, DiverseBeamSearch):
-            return DiverseBehindPrompt(search, self.dictionary)
+            return DiverseAfterPrompt(search, self.dictionary)
         if isinstance(search, PrefixConstrainedBeamSearch):
-            return ConstrainedBehindPrompt(search, self.dictionary, self.unused if self.stop is None else None)
+            return ConstrainedAfterPrompt(search, self.dictionary, self.unused if self.stop is None else None)
         return search
 
     def _generate(self, sample, prefix_tokens=None, constraints=None, bos_token=None):
@@ -99,7 +99,7 @@ class PromptedGenerator(SequenceGenerator):
         try:
             prefix = output_symbols(prompts, self.dictionary) if length else None
             group = {"net_input": net_input}
-            if isinstance(self.search, ConstrainedBehindPrompt):  # others count the rows of a group from 0
+            if isinstance(self.search, ConstrainedAfterPrompt):  # others count the rows of a group from 0
                 group["id"] = sample["id"][rows] if "id" in sample else rows
             found = super()._generate(group, prefix_tokens=prefix, bos_token=bos_token)
         finally:
@@ -128,8 +128,8 @@ class PromptedGenerator(SequenceGenerator):
         return [hypos[index] for index in order]
 
 
-class DiverseBehindPrompt(DiverseBeamSearch):
-    """fairseq's diverse beam search, whose penalty begins behind the prompt. All groups have the prompt's symbols;
+class DiverseAfterPrompt(DiverseBeamSearch):
+    """fairseq's diverse beam search, whose penalty begins after the prompt. All groups have the prompt's symbols;
     fairseq would count each as shared, and penalise later shared symbols by as much more."""
 
     prompt_length = 0  # symbols
@@ -151,8 +151,8 @@ class DiverseBehindPrompt(DiverseBeamSearch):
         return candidates
 
 
-class ConstrainedBehindPrompt(PrefixConstrainedBeamSearch):
-    """fairseq's search among the symbols that `prefix_allowed_tokens_fn` allows, which is asked behind the prompt only.
+class ConstrainedAfterPrompt(PrefixConstrainedBeamSearch):
+    """fairseq's search among the symbols that `prefix_allowed_tokens_fn` allows, which is asked after the prompt only.
 
     end: the symbol that ends a sample where its length alone does, of which the function knows nothing; else None.
     """
@@ -190,7 +190,7 @@ class _Ensemble(EnsembleModel):
         self.exchanged = (stop, unused, after)
 
     def forward_decoder(self, tokens, encoder_outs, incremental_states, temperature: float = 1.0):
-        read = tokens.size(1) - 1  # behind the begin symbol
+        read = tokens.size(1) - 1  # after the begin symbol
         if self.prompts is not None and 0 < read <= self.prompts.size(1):
             beam = tokens.size(0) // self.prompts.size(0)  # no hypothesis ends within a prompt
             tokens = torch.cat([tokens[:, :1], self.prompts[:, :read].repeat_interleave(beam, 0)], 1)

@@ -6,7 +6,7 @@ from typing import Iterable, List, Optional, Sequence
 
 from ..data.characters import SPACE_SYMBOL  # sentencepiece's mark of a space, too
 
-CONTINUED = "@@"  # of subword-nmt, behind the parts of a word
+CONTINUED = "@@"  # of subword-nmt, after the parts of a word
 
 
 def symbol_ends(text: str, symbols: Sequence[str]) -> Optional[List[int]]:

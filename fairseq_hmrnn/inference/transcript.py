@@ -17,7 +17,7 @@ PLAIN = "\033[0m"
 def symbol_texts(task, bpe) -> List[str]:
     """The text of every symbol of the task's dictionary where it stands in a text.
 
-    Of characters exactly; of sentencepiece with its space mark as a space; of words with a space behind. ValueError for
+    Of characters exactly; of sentencepiece with its space mark as a space; of words with a space after. ValueError for
     other codecs, whose symbols have no text of their own.
     """
     dictionary = task.target_dictionary
@@ -55,8 +55,8 @@ class Plain:
 
 
 class WithBoundaries(Plain):
-    """The text with a mark behind every symbol that closes a segment of some layer. What the symbol before the first
-    one closed is not shown: there is nothing that it would stand behind."""
+    """The text with a mark after every symbol that closes a segment of some layer. What the symbol before the first
+    one closed is not shown: there is nothing that it would stand after."""
 
     def __init__(self, texts: Sequence[str], colour: bool):
         super().__init__(texts)

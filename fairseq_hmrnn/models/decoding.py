@@ -159,7 +159,7 @@ class CompiledSteps:
         return self.generation.run(self.reached, tokens)
 
     def sample(self, tokens: Tensor, choices: int, choice: SymbolChoice) -> Generated:
-        """Steps over tokens (T', B), and over what is chosen behind them."""
+        """Steps over tokens (T', B), and over what is chosen after them."""
         return self.generation.sample(self.reached, tokens, choices, choice)
 
     def reorder(self, order: Tensor) -> None:

@@ -108,7 +108,7 @@ def parse_cutoffs(text: str, num_symbols: int, dim: int) -> Optional[List[int]]:
     tails = len(cutoffs) - (cutoffs[-1] == num_symbols)
     if not tails or dim < SHRINKING**tails:
         raise ValueError(
-            f"adaptive-softmax-cutoff {text} leaves {tails} parts behind the first one; with an output of {dim} "
+            f"adaptive-softmax-cutoff {text} leaves {tails} parts after the first one; with an output of {dim} "
             f"dimensions there can be 1 to {max(0, int(dim).bit_length() - 1) // 2}: give other cutoffs"
         )
     return cutoffs

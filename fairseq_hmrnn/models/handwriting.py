@@ -32,7 +32,7 @@ class HandwritingModel(BaseFairseqModel):
         self.density = MixtureDensity(output_dim, mixtures)
 
     def forward(self, steps: Tensor, valid: Optional[Tensor] = None, state=None) -> Tuple[Tensor, Dict]:
-        """The density of the step behind each of steps (B, T, 3).
+        """The density of the step after each of steps (B, T, 3).
 
         valid: (B, T) bool, False at padding; None: there is none. state: that the steps before have reached, None
         before the first. Returns the parameters (B, T, 6 M + 1) that `distribution` takes and a dict with `valid`, the

@@ -167,7 +167,7 @@ class HMLSTMState(NamedTuple):
     def reorder_(self, order: Tensor) -> HMLSTMState:
         """`reorder` in place: copies only rows that change, within the state's own tensors, which the result shares.
 
-        Most of the time beam search keeps most rows where they are. Not for a state with a graph behind it. On a GPU
+        Most of the time beam search keeps most rows where they are. Not for a state that has a graph. On a GPU
         finding the rows would make it wait, so there this is `reorder`.
         """
         kept = order.numel()

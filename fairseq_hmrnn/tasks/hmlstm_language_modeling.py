@@ -157,7 +157,7 @@ class HMLSTMLanguageModelingTask(TaskMixin, StatefulLanguageModelingTask):
         if isinstance(generator, SequenceScorer) and "target" not in sample:
             raise ValueError("--score-reference scores a split: use it with fairseq-generate")
         if prefix_tokens is None:
-            # A block's source is its target, one symbol later; a line's source is the line behind the begin symbol.
+            # A block's source is its target, one symbol later; a line's source is the line after the begin symbol.
             source = sample["net_input"]["src_tokens"]
             prefix_tokens = source[:, 1:] if sample.get("target") is None else sample["target"]
         if sample.get("target") is not None and len(self.target_dictionary) < len(self.source_dictionary):

@@ -2,9 +2,9 @@
 parameters, and earlier states of this project.
 
 Dropout is not the same in all. All have the recipe's dropout_input on the embedding. hmlstm_lm has dropout_output once,
-on h_e, behind the output module, and dropout_recurrent, which the LSTMs have not. The LSTMs have the probability of
-dropout_output, or another that is given, at more places: nn_lstm_lm between layers and behind the last one, lstm_lm
-there and once more behind its linear layer before the softmax.
+on h_e, after the output module, and dropout_recurrent, which the LSTMs have not. The LSTMs have the probability of
+dropout_output, or another that is given, at more places: nn_lstm_lm between layers and after the last one, lstm_lm
+there and once more after its linear layer before the softmax.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Recipe:
     def lstm_command(
         self, model: str, hidden_size: int, data: Path, folder: Path, dropout: Optional[float] = None
     ) -> List[str]:
-        """That trains one of LSTMS, everything but model and criterion as in the recipe. dropout: behind every layer;
+        """That trains one of LSTMS, everything but model and criterion as in the recipe. dropout: after every layer;
         None: the recipe's dropout_output."""
         command = ["fairseq-train", str(Path(data).resolve()), "--user-dir", str(LSTM_USER_DIR)]
         command += ["--save-dir", str(folder)]

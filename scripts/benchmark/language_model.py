@@ -58,7 +58,7 @@ def parse_args():
         "--lstm-dropout",
         type=number(0, 1, open_above=True),
         metavar="P",
-        help="of the LSTMs, behind every layer (default: the recipe's dropout_output, which HM-LSTM has once, on h_e)",
+        help="of the LSTMs, after every layer (default: the recipe's dropout_output, which HM-LSTM has once, on h_e)",
     )
     parser.add_argument("--csv", type=kinds.new_file, help="file of the curves")
     parser.add_argument("--plot", type=kinds.picture, help="picture of the curves")

@@ -64,7 +64,7 @@ def parse_arguments():
 
 
 def stops_of(gap):
-    """Steps into a gap behind which states are read."""
+    """Steps into a gap after which states are read."""
     return [stop for stop in PROBED if stop < gap] + [gap]
 
 

@@ -61,7 +61,7 @@ def load(path, data):
 def bits_with_resets(decoder, sources: Tensor, targets: Tensor, interval: int) -> float:
     """Bits a symbol of targets (T,), each predicted after its source (T,), with a state of zeros at every
     `interval`-th of them."""
-    length = -(-len(sources) // interval) * interval  # what is added behind the end has no part in the sum
+    length = -(-len(sources) // interval) * interval  # what is added after the end has no part in the sum
     filler, rows = decoder.dictionary.pad(), length // interval
     x, y = (F.pad(text, (0, length - len(text)), value=filler).view(rows, interval) for text in (sources, targets))
     nats = 0.0

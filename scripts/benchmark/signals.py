@@ -54,7 +54,7 @@ def load(path: str):
 
 
 def batches(tokens: torch.Tensor, size, line_end: int, padding: int) -> Iterator[Dict]:
-    """Samples as of training, each row behind a line end, and the places of their symbols in the text; tokens: (T,)."""
+    """Samples as of training, each row after a line end, and the places of their symbols in the text; tokens: (T,)."""
     ends = np.flatnonzero(tokens.numpy() == line_end) + 1 if size is None else np.arange(size, len(tokens), size)
     bounds = sorted({0, *ends.tolist(), len(tokens)})
     rows = sorted(zip(bounds, bounds[1:]), key=lambda row: row[0] - row[1])

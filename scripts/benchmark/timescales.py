@@ -6,7 +6,7 @@ in one text that changes.
     python scripts/benchmark/timescales.py english=train.en german=train.de --checkpoint checkpoints/ptb --csv ptb.csv
 
 Small language models of characters are trained on a mixture of the files, of source code (Python's own modules) and of
-the first file with a filler behind every letter, by the recipe ptb_small with smaller layers and the rate of words in
+the first file with a filler after every letter, by the recipe ptb_small with smaller layers and the rate of words in
 the mixture: with the penalty on rates alone, with `uncertainty`, and with that and `unforeseen` for layer 2. What is
 measured was held out, and stands beside text with two fillers, which no model has seen. With --checkpoint models that
 are trained already are measured instead, on texts that are spelt in their alphabet. Run again, the trainings that are

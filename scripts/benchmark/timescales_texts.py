@@ -22,7 +22,7 @@ HELD_OUT = 0.1  # of every kind, at its end
 
 
 def stretched(text: str, times: int, filler: Optional[str] = FILLER) -> str:
-    """The text with so many fillers behind every character that is not whitespace; itself so often again with None."""
+    """The text with so many fillers after every character that is not whitespace; itself so often again with None."""
     return re.sub(r"\S", lambda letter: letter.group() + (filler or letter.group()) * times, text)
 
 
@@ -82,12 +82,12 @@ def mixture(texts: Sequence[str], seed: int) -> str:
 
 
 def pieces(text: str, size: int) -> List[str]:
-    """As many of exactly that size as there are, one behind the other."""
+    """As many of exactly that size as there are, one after the other."""
     return [text[start : start + size] for start in range(0, len(text) - size + 1, size)]
 
 
 def word_ends(text: str) -> np.ndarray:
-    """(T,) bool: the first character behind a word."""
+    """(T,) bool: the first character after a word."""
     marks = np.zeros(len(text) + 1, dtype=bool)
     marks[[word.end() for word in WORD.finditer(text)]] = True
     return marks[:-1]

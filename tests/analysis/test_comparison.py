@@ -13,7 +13,7 @@ BELOW, ABOVE = "the|dog\na|do|gs\na|do|gs\na|d|og\n", "th|edog\na|dogs\nadogs\na
 
 
 def boundaries_of(segmented):
-    """(T,) bool, behind which characters `|` stands."""
+    """(T,) bool, after which characters `|` stands."""
     return np.array([end == "|" for end in re.findall(r"[^|](\||)", segmented)])
 
 

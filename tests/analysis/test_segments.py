@@ -118,7 +118,7 @@ UTTERANCES, WORDS, FOUND = "thedogs\nadog\n", "the|dog|s|\na|dog|\n", "thed|og|s
 
 
 def found_in(segmented):
-    """(T,) bool, behind which characters `|` stands."""
+    """(T,) bool, after which characters `|` stands."""
     plain = [place for place, character in enumerate(segmented) if character != "|"]
     return np.array([segmented[place + 1 : place + 2] == "|" for place in plain])
 

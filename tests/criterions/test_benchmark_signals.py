@@ -19,7 +19,7 @@ def text():
 
 
 def rows_of(text, size):
-    """The first place of every row, its source, and its target: the row itself, read behind a line end."""
+    """The first place of every row, its source, and its target: the row itself, read after a line end."""
     for row in torch.arange(len(text)).split(list(LENGTHS) if size is None else size):
         target = text[row]
         yield int(row[0]), torch.cat([torch.tensor([EOS]), target[:-1]])[None], target[None]
@@ -55,7 +55,7 @@ def test_uncertainty_is_found_behind_the_symbol_that_was_read(benchmark, diction
 
 
 def bidirectional_by_hand(model, criterion, source, target):
-    """{step: signal about the place behind the symbol that it reads}, where its neighbours are known too."""
+    """{step: signal about the place after the symbol that it reads}, where its neighbours are known too."""
     log_probs, back = model(source)[0][0].log_softmax(-1), criterion.right_to_left(source, target)[1]
     steps = source.size(1)
     sums = []

@@ -94,7 +94,7 @@ def test_sentencepiece(dictionary, tmp_path):
     )
     supervision = build_supervision(f"sentencepiece:{tmp_path / 'm.model'}", dictionary)
     target, known = supervision(tokens_of(dictionary, "to be or\nnot to", "tobe"))
-    # The first and the last word may go on outside the row; each space belongs to the word behind it.
+    # The first and the last word may go on outside the row; each space belongs to the word after it.
     assert marks(known[0]) == "...XXXXXXXXXX.."
     assert marks(target[0]) == "....X..XX..X..."
     assert not known[1].any()

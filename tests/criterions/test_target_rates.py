@@ -24,7 +24,7 @@ def test_a_rate_within_lines_leaves_out_where_they_end(dictionary, model, sample
     """A late detector closes a line's last segment at `</s>` and `</s>` itself a step later; others, a step earlier."""
     tokens = sample["net_input"]["src_tokens"]
     tokens[0, 4] = tokens[2, 0] = tokens[2, 8] = dictionary.eos()
-    sample["target"][1, 5] = dictionary.eos()  # behind the last step of a row
+    sample["target"][1, 5] = dictionary.eos()  # after the last step of a row
     counted = tokens.ne(dictionary.pad())
     assert counted[1].sum() == 6
     counted[1, 5] = edge == 1
@@ -75,7 +75,7 @@ def test_a_batch_of_line_ends_alone_teaches_no_rate(dictionary, model, sample, r
 
 
 def test_within_lines_of_a_batch_that_is_shorter_than_the_delay(dictionary, model, sample):
-    """A delay of 2 leaves out the steps 1 and 2 behind `</s>`; a batch of 1 step has neither."""
+    """A delay of 2 leaves out the steps 1 and 2 after `</s>`; a batch of 1 step has neither."""
     for steps, counted in ((1, [True]), (2, [True, False])):
         source = sample["net_input"]["src_tokens"][:1, :steps].clone()
         source[0, 0] = dictionary.eos()
@@ -168,7 +168,7 @@ def test_a_lexicon_teaches_beside_others(dictionary, model, sample, beside, rate
     "listening, rates", [("lexicon", "auto"), ("lexicon", ".2"), ("bidirectional", "auto"), ("uncertainty", "auto")]
 )
 def test_segments_begin_for_certain_where_lines_do(dictionary, model, sample, listening, rates, delay, monkeypatch):
-    """Whatever the delay of what is taught: before and behind `</s>`, in what is remembered and in what a lexicon is
+    """Whatever the delay of what is taught: before and after `</s>`, in what is remembered and in what a lexicon is
     asked."""
     tokens = sample["net_input"]["src_tokens"] = torch.randint(4, 8, (2, 30))
     sample["target"], ends = tokens.roll(-1, 1), tokens.new_tensor([8, 15])

@@ -85,7 +85,7 @@ def test_words_end_where_the_characters_say():
 
 
 def test_tabs_and_unusual_bytes_of_unipen(tmp_path):
-    """Keywords with a tab behind them; in labels, bytes that some encodings take for the end of a line."""
+    """Keywords with a tab after them; in labels, bytes that some encodings take for the end of a line."""
     write_unipen(tmp_path, writers=4, lines=3)
     name = "apx/data/w3/l2.dat"
     line = Unipen(tmp_path).read(name)

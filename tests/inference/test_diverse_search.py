@@ -1,11 +1,11 @@
-"""Groups of hypotheses that avoid each other's symbols, behind a prompt that all of them share."""
+"""Groups of hypotheses that avoid each other's symbols, after a prompt that all of them share."""
 
 import pytest
 import torch
 from fairseq.data import Dictionary
 from fairseq.search import DiverseBeamSearch
 
-from fairseq_hmrnn.inference.search import DiverseBehindPrompt
+from fairseq_hmrnn.inference.search import DiverseAfterPrompt
 
 STRENGTH, FORCED = 0.5, 4
 NEW = torch.tensor([0.02, 0.02, 0.02, 0.02, 0.5, 0.32, 0.1]).log()
@@ -32,7 +32,7 @@ def search():
     dictionary = Dictionary()
     for symbol in "abc":
         dictionary.add_symbol(symbol)
-    return DiverseBehindPrompt(DiverseBeamSearch(dictionary, 2, STRENGTH), dictionary)
+    return DiverseAfterPrompt(DiverseBeamSearch(dictionary, 2, STRENGTH), dictionary)
 
 
 def test_what_is_penalised_does_not_depend_on_the_prompt(search):

@@ -54,7 +54,7 @@ def test_without_layer_norm(scale):
     assert_close(found, expected, 1e-4)
     assert_close(grads, expected_grads, 1e-2)
     if scale == 0:
-        z = 1 + 2 * 3  # the start state's, behind x, h and c
+        z = 1 + 2 * 3  # the start state's, after x, h and c
         for found, expected in zip(grads[:z] + grads[z + 1 :], expected_grads[:z] + expected_grads[z + 1 :]):
             rows = slice(None, -1) if len(found) in (133, 69, 25) else slice(None)
             assert_close([found[rows]], [expected[rows]], 1e-4)

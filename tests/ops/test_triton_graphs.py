@@ -165,7 +165,7 @@ def test_autocast_equals_the_reference(recorder, casts):
     [pytest.param(False, 0, id="plain"), pytest.param(True, 2, id="norm-hidden", marks=pytest.mark.thorough)],
 )
 def test_windows_of_varying_length_share_a_graph(recorder, monkeypatch, layer_norm, detector_hidden):
-    """What a longer window left in the buffers, and their steps behind the last one, change nothing; and a graph that a
+    """What a longer window left in the buffers, and their steps after the last one, change nothing; and a graph that a
     shorter one recorded computes all steps."""
     monkeypatch.setattr(graphs, "LONG", 0)
     monkeypatch.setattr(graphs, "MULTIPLE", 2)

@@ -3,7 +3,7 @@
     fairseq-hmrnn prepare synthetic --dest data/synthetic
     fairseq-hmrnn prepare text data/synthetic/train.txt data/synthetic/valid.txt --dest data/synthetic/bin
 
-DIR gets train.txt, valid.txt, and for `segment --gold` valid.words.txt and valid.phrases.txt, with "|" behind each word
+DIR gets train.txt, valid.txt, and for `segment --gold` valid.words.txt and valid.phrases.txt, with "|" after each word
 and each phrase.
 """
 

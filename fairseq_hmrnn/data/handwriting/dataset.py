@@ -16,7 +16,7 @@ GOLD = ("pen_up", "character", "word")  # the last axis of a batch's gold bounda
 
 
 class HandwritingDataset(FairseqDataset):
-    """Lines of pen strokes; a line of N points is N - 1 predictions, each of the step behind those read.
+    """Lines of pen strokes; a line of N points is N - 1 predictions, each of the step after those read.
 
     longest: lines of more predictions are left out. shuffle: lines of the same length come in random order.
     ValueError where no line is left.

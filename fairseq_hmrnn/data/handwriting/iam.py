@@ -2,7 +2,7 @@
 
 `lineStrokes/a01/a01-000/a01-000u-01.xml` has the first line of the form a01-000u: a `Stroke` for each stroke, in it a
 `Point` with x and y for each point, y downwards. `ascii/a01/a01-000/a01-000u.txt` has the texts of the form's lines
-behind a line "CSR:", and `original/a01/a01-000/strokesu.xml` its writer. The lists `trainset.txt`, `testset_t.txt`,
+after a line "CSR:", and `original/a01/a01-000/strokesu.xml` its writer. The lists `trainset.txt`, `testset_t.txt`,
 `testset_v.txt` and `testset_f.txt` have the forms of the published splits. Characters and words are not marked.
 """
 
@@ -43,7 +43,7 @@ class Corpus:
         self._writers: Dict[str, str] = {}
 
     def published_split(self, name: str) -> Optional[str]:
-        """The split that a line belongs to; None if no list has its form, with or without the letter behind it."""
+        """The split that a line belongs to; None if no list has its form, with or without the letter after it."""
         form = self._form(name)
         return self.splits.get(form) or self.splits.get(form[:7])
 

@@ -4,7 +4,7 @@ A corpus has `data/`, whose files mark segments of texts, and `include/`, whose 
 donor says of its tablet. The files of `data/` include those of `include/`. Several of them, for characters, words and
 whole texts, mark the same points.
 
-A component is a `.PEN_DOWN` or `.PEN_UP` with coordinates behind it; components are counted from 0, and a bare
+A component is a `.PEN_DOWN` or `.PEN_UP` with coordinates after it; components are counted from 0, and a bare
 `.PEN_UP` only ends the one before. Components with the pen up are counted, but their points are not part of a stroke.
 """
 
@@ -71,7 +71,7 @@ class _Writing:
 
 
 def statements(text: str) -> Iterator[Statement]:
-    """The statements of a file: keyword, what follows on its line, and the lines behind it."""
+    """The statements of a file: keyword, what follows on its line, and the lines after it."""
     keyword, rest, body = "", "", []
     for line in text.split("\n"):  # bytes of an encoding that is not known may look like other ends of lines
         if line.startswith("."):

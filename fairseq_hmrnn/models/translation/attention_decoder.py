@@ -26,7 +26,7 @@ class DecoderState(NamedTuple):
 
 class HMLSTMAttentionDecoder(RecurrentDecoder):
     """As the language model's decoder, but started from the encoder's final states, and with attention in place of the
-    gated output module: the query is the states of all layers side by side, for behind the ReLU units of (8) attention
+    gated output module: the query is the states of all layers side by side, for after the ReLU units of (8) attention
     died before it learned.
 
     With input feeding (arXiv 1508.04025, 3.3) every step reads what the step before attended to, added to its

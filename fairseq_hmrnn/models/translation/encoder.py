@@ -53,7 +53,7 @@ class HMLSTMEncoder(FairseqEncoder):
 
         Returns fairseq's dictionary of lists, as its Transformer decoder takes it: `encoder_out` [(M, B, output_units)]
         and `encoder_padding_mask` [(B, M)], and beside these
-        memory_positions: [(B, M)], the source position behind each slot of the memory; empty if M is S.
+        memory_positions: [(B, M)], the source position after each slot of the memory; empty if M is S.
         final_hidden: [(B, final_units)].
         traces: the BoundaryTrace of each direction, steps in the order in which that direction reads them.
         samples: [(B,)], the row of src_tokens that each row is of.

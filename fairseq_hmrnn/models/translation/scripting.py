@@ -119,7 +119,7 @@ class Encoder(nn.Module):
         """Read src_tokens (B, S) int64, padded on either side.
 
         Returns lists of tensors: `encoder_out` [(M, B, C)], the memory; `encoder_padding_mask` [(B, M)] bool, True
-        where it has nothing; `memory_positions` [(B, M)], the source position behind each slot, empty if M is S;
+        where it has nothing; `memory_positions` [(B, M)], the source position after each slot, empty if M is S;
         `final_hidden` [(B, F)], h of all layers and directions; `boundaries`, `boundary_probs` (B, S, L) and `valid`
         (B, S) of each direction, in the order in which it reads; `encoder_embedding` and `encoder_states`, which
         fairseq's decoders ask for, are empty.

@@ -21,7 +21,7 @@ from .recurrence import PackedLayers
 
 
 class OutputParameters(NamedTuple):
-    """Weights of the gated output module, eq. (7) and (8) of ops/README.md, and of the softmax layer behind it.
+    """Weights of the gated output module, eq. (7) and (8) of ops/README.md, and of the softmax layer after it.
 
     layers: per layer (E + L, H_l), W_e[l] and below it the layer's columns in all gates, as LayerOutput.layer_weights
     returns them. weight: (V, E). bias: (V,).
@@ -65,7 +65,7 @@ class SymbolChoice(NamedTuple):
 
 class Generated(NamedTuple):
     """logits (T, B, V), features: h_e of eq. (8), (T, B, E), boundaries and boundary_probs (T, B, L) of all steps.
-    chosen: (T'', B), the symbol behind the last given step and each one after it; None without a choice."""
+    chosen: (T'', B), the symbol after the last given step and each one after it; None without a choice."""
 
     logits: Tensor
     features: Tensor
@@ -131,7 +131,7 @@ class Generation:
         return Generated(*self.compiled.run(*_flat(reached), tokens.contiguous(), tokens.size(0)))
 
     def sample(self, reached: GenerationState, tokens: Tensor, choices: int, choice: SymbolChoice) -> Generated:
-        """Read tokens (T', B), at least one step of them, and what is chosen behind them. The last choice is not read
+        """Read tokens (T', B), at least one step of them, and what is chosen after them. The last choice is not read
         yet: T = T' + choices - 1. ValueError for another batch than was begun with, or where logits are NaN."""
         _check_batch(reached, tokens)
         if choice.never.numel() != self.output.weight.size(0):

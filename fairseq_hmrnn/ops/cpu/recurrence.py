@@ -87,7 +87,7 @@ class PackedLayers:
         return (self._weights, self._packed) if self._compiled else None
 
     def project(self, x: Tensor) -> Tensor:
-        """What layer 1 makes of x (..., input_size): its bottom-up product, and behind it that of its detector's hidden
+        """What layer 1 makes of x (..., input_size): its bottom-up product, and after it that of its detector's hidden
         layer of N units, 0 without one; (..., 4H+1+N). Of an embedding matrix: a table of rows."""
         with torch.autocast("cpu", enabled=False):
             projected = torch.nn.functional.linear(x.detach(), self.layers[0].weight_bottom_up)

@@ -243,7 +243,7 @@ class Buffers:
             self.valid[:steps, :batch].fill_(1)
         else:
             pairs.append((self.valid[:steps, :batch], valid))
-        if steps < self.shape.steps:  # behind the last step all is padding
+        if steps < self.shape.steps:  # after the last step all is padding
             self.x[steps:].zero_(), self.valid[steps:].zero_()
         if noise is not None:
             pairs.append((self.noise[:, :steps, :batch], noise.permute(2, 0, 1)))

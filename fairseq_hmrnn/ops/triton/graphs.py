@@ -21,7 +21,7 @@ LONG, MULTIPLE = 60, 20  # steps, see shared_steps
 
 def shared_steps(steps: int) -> int:
     """The length of the buffers of a call with a graph. Long ones are rounded up, so that windows of varying length
-    share a few graphs; the steps behind a call's last one are frozen, as at padding."""
+    share a few graphs; the steps after a call's last one are frozen, as at padding."""
     return steps if steps <= LONG else -(-steps // MULTIPLE) * MULTIPLE
 
 

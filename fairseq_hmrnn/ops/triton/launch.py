@@ -126,7 +126,7 @@ class Launcher:
     def launches_forward(self) -> List[Launch]:
         """The launches of a phase, in their order."""
         b, shape = self.buffers, self.shape
-        block_n = math.gcd(64, NUM_GATES * shape.granule)  # no block may reach into the padding behind a layer's rows
+        block_n = math.gcd(64, NUM_GATES * shape.granule)  # no block may reach into the padding after a layer's rows
         grid = (NUM_GATES * b.size_padded // block_n, self.tiles, 3 * self.cells_per_phase)
         products = dict(
             **self.arguments(forward_products), **self.skipping, **self.product_constants, KEEP=b.keep, BLOCK_N=block_n,

@@ -36,7 +36,7 @@ class LSTMHandwritingModel(HandwritingModel):
         return cls(cfg)
 
     def recur(self, x, valid, state):
-        """As HandwritingModel; padding stands behind a line, so that it changes none of its steps."""
+        """As HandwritingModel; padding stands after a line, so that it changes none of its steps."""
         hidden, states = [], []
         for layer, start in zip(self.layers, state or [None] * len(self.layers)):
             x, reached = layer(x, start)

@@ -58,7 +58,7 @@ def tokens(batch, length, dictionary=SOURCE, seed=1):
 
 
 WORDS = dictionary_of([f"w{i}" for i in range(40)])
-CUTOFFS = "9,20"  # the symbol PAD places behind a cutoff is one like any other
+CUTOFFS = "9,20"  # the symbol PAD places after a cutoff is one like any other
 ADAPTIVE = {
     "hmlstm": {"output_dim": 16},
     "hmlstm_unfed": {"output_dim": 16},

@@ -21,7 +21,7 @@ __all__ = ["Inputs", "backward", "forward", "pack"]
 def forward(inputs: Inputs, training: bool, products: Optional[Packed] = None, projected: bool = False):
     """The flat results of `ops.autograd.Call`, and what the backward pass needs (None if not training).
 
-    products: as `pack` makes them. projected: x is layer 1's bottom-up product, and behind it that of its detector's
+    products: as `pack` makes them. projected: x is layer 1's bottom-up product, and after it that of its detector's
     hidden layer, if it has one.
     """
     run = Forward(inputs, training, products, projected)

@@ -44,7 +44,7 @@ class Forward:
     """One forward pass, cell after cell.
 
     products: as `pack` makes them, packed here if None. projected: x is layer 1's bottom-up product, (T, B, 4H+1), and
-    behind it that of its detector's hidden layer, if it has one, (T, B, N).
+    after it that of its detector's hidden layer, if it has one, (T, B, N).
     """
 
     def __init__(self, inputs: Inputs, training: bool, products: Optional[Packed] = None, projected: bool = False):

@@ -360,3 +360,15 @@ def test_words_that_are_not_predicted_are_read_in_training_too(word_model):
     source, target = (torch.cat([block[name] for block in blocks]) for name in ("source", "target"))
     assert torch.equal(source[1:], text[:-1])
     assert torch.equal(target, output_symbols(text, task.target_dictionary)) and not torch.equal(target, text)
+
+
+def test_prompts_of_a_split_are_what_its_rows_read(word_model):
+    """All but the last symbol of a row; with --add-bos-token both begin with <s>."""
+    task = HMLSTMLanguageModel.from_pretrained(str(word_model), "checkpoint_last.pt").task
+    bos, pad, eos, unk = (getattr(task.source_dictionary, name)() for name in ("bos", "pad", "eos", "unk"))
+    source = torch.tensor([[eos, 9, 5, 8], [eos, 8, pad, pad]])
+    target = torch.tensor([[unk, 5, unk, unk], [unk, 4, pad, pad]])
+    expected = torch.tensor([[9, 5, 8, unk], [8, 4, pad, pad]])
+    assert torch.equal(task._as_read({"net_input": {"src_tokens": source}, "target": target}), expected)
+    source, target, expected = (torch.nn.functional.pad(rows, (1, 0), value=bos) for rows in (source, target, expected))
+    assert torch.equal(task._as_read({"net_input": {"src_tokens": source}, "target": target}), expected)

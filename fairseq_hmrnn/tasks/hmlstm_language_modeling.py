@@ -173,11 +173,11 @@ class HMLSTMLanguageModelingTask(TaskMixin, StatefulLanguageModelingTask):
 
     def _as_read(self, sample) -> Tensor:
         """The target (B, T) of a batch with the symbols that are not predicted, which fairseq has made unknown; but for
-        the last one of each row, which no source has."""
+        the last one of each row, which no source has. A `<s>` in front, of --add-bos-token, stays."""
         source, target = sample["net_input"]["src_tokens"], sample["target"]
         following = torch.cat([source[:, 1:], target[:, -1:]], dim=1)
-        is_last = following.eq(self.source_dictionary.pad())
-        return torch.where(is_last, target, following)
+        stays = following.eq(self.source_dictionary.pad()) | target.eq(self.source_dictionary.bos())
+        return torch.where(stays, target, following)
 
     def _show_prompts(self, net_input, prompts) -> None:
         """fairseq prints what it finds here as S-: let it be the prompt, without the begin symbol. Its commands hold

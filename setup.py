@@ -4,7 +4,7 @@
     pip install --no-build-isolation .        with the package
 
 Where torch cannot be imported (build without `--no-build-isolation`), where no C++ compiler is found, or where
-FAIRSEQ_HMRNN_NO_EXTENSION=1 says so, there is none, and the package runs its Python path; the build tells.
+FAIRSEQ_HMRNN_NO_EXTENSION=1 says so, there is none, and the package runs its Python path; the build says so.
 FAIRSEQ_HMRNN_ARCH sets the processor compiled for: "native" (the default) is this one, wheels that travel take for
 example "x86-64-v3"; "" leaves the choice to the compiler. On a processor that lacks its instructions the kernel is not
 loaded.

@@ -21,9 +21,9 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 import torch
 from fairseq import checkpoint_utils, file_io
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
-from fairseq.models import ARCH_MODEL_REGISTRY, MODEL_REGISTRY
+from fairseq.models import ARCH_MODEL_REGISTRY, MODEL_DATACLASS_REGISTRY, MODEL_REGISTRY
 from fairseq.registry import REGISTRIES
-from fairseq.tasks import TASK_REGISTRY
+from fairseq.tasks import TASK_DATACLASS_REGISTRY, TASK_REGISTRY
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
@@ -177,15 +177,20 @@ def is_dictionary(entries: Any) -> bool:
     )
 
 
-def check_overrides(cfg, overrides: Dict[str, Any]) -> None:
-    """TypeError for an override that no section of a configuration has, nor any codec or tokenizer: fairseq would leave
-    it out without a word."""
+def check_overrides(path: str, cfg, overrides: Dict[str, Any]) -> None:
+    """TypeError for an override that no section of a checkpoint's configuration has, nor any codec or tokenizer:
+    fairseq would leave it out without a word."""
     sections = [vars(part) if isinstance(part, argparse.Namespace) else part for part in [cfg, *cfg.values()]]
     known = {str(name) for part in sections if isinstance(part, (dict, DictConfig)) for name in part}
     for kind in ("bpe", "tokenizer"):
         for codec in REGISTRIES[kind]["dataclass_registry"].values():
             known.update(field.name for field in dataclasses.fields(codec))
+    registries = MODEL_DATACLASS_REGISTRY, TASK_DATACLASS_REGISTRY, REGISTRIES["criterion"]["dataclass_registry"]
+    own = [config for registry in registries for config in registry.values() if is_of_this_package(config)]
+    newer = {field.name for config in own for field in dataclasses.fields(config)}
     for name in sorted(overrides.keys() - known):
+        if name in newer:
+            raise TypeError(f"{path} was trained before there was an option {name}, and has none")
         near = difflib.get_close_matches(name, known, n=3)
         raise TypeError(f"unknown option {name}" + (f": did you mean {' or '.join(near)}?" if near else ""))
 
@@ -226,8 +231,9 @@ def naming(path: str, fault: str = "is not a whole fairseq checkpoint") -> Itera
         if sizes is not None:
             name, own, wanted = sizes.groups()
             raise UnsafeCheckpointError(
-                f"{path} does not fit the options that were given: its {name} is of {own}, not {wanted}; leave out "
-                "those that change sizes, and give those it was trained with (--output-dictionary-size, if it had one)"
+                f"{path} does not fit the options or the data that were given: its {name} is of {own}, not {wanted}; "
+                "leave out options that change sizes, and give its own dictionary and, if it had one, "
+                "--output-dictionary-size"
             ) from error
         raise UnsafeCheckpointError(f"{path} {fault} ({first_line(error)})") from error
     except (pickle.UnpicklingError, OmegaConfBaseException) as error:

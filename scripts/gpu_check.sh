@@ -12,8 +12,8 @@
 # (default .venv/bin/python of the repository if it is there, else python3). Each step ends within LIMIT seconds (540).
 # PYTEST_ADDOPTS="-n 10" has check run ten tests at once.
 # Without a GPU check and bench run what they can in Triton's interpreter, bench with --tiny; train, amp and update run
-# on CPU, which requires a small model: 'model.hidden_sizes="16,12,8"' dataset.num_workers=0, of update --cpu -- and the
-# first of these.
+# on CPU, which requires a small model: 'model.hidden_sizes="16,12,8"' dataset.num_workers=0; update takes -- and the
+# first of these alone.
 set -euo pipefail
 usage() { sed -n 's/^# \{0,1\}//p' "$0" | sed -n '2,8p' >&2; exit 2; }
 [ $# -ge 2 ] || usage

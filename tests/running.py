@@ -201,9 +201,12 @@ def forked_python(folder):
 
     answering = threading.Thread(target=answer, daemon=True)  # which does not outlive the tests, whatever it waits for
     answering.start()
-    yield path
-    asked.write_text("", encoding="utf-8")
-    answering.join()
+    try:
+        yield path
+    finally:
+        with contextlib.suppress(OSError):  # of a pipe that nobody reads any more, as after a test that has failed
+            os.close(os.open(asked, os.O_WRONLY | os.O_NONBLOCK))
+        answering.join(timeout=10)
 
 
 def rank_options(folder, count=2):

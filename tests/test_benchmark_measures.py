@@ -119,4 +119,3 @@ def test_the_peak_is_of_products_with_the_sums_of_their_precision(benchmark, mon
     monkeypatch.setattr(peak, "subprocess", SimpleNamespace(run=run, PIPE=None))
     found = [peak.measure(precision, threads) for precision in peak.PRECISIONS]
     assert [best["by"] for best in found] == ["mm", "fast"] and found[1]["gflops"] > found[0]["gflops"] > 0
-    assert found[0]["shape"] == [200, 96, 96], "the larger one, which is faster by far"

@@ -3,9 +3,11 @@
 import functools
 import types
 
-from fairseq import checkpoint_utils
+import fairseq.trainer
+from fairseq import checkpoint_utils, file_io
 
-from fairseq_hmrnn import checkpoints, fairseq_hooks, resumption
+from fairseq_hmrnn import checkpoints, fairseq_hooks, precision_options, resumption
+from fairseq_hmrnn.models import moving_average
 
 
 def doubled(function):
@@ -48,7 +50,8 @@ def test_static_methods_stay_static():
 
 
 def test_installing_again_changes_nothing():
-    before = dict(vars(checkpoint_utils))
-    checkpoints.install()
-    resumption.install()
-    assert all(vars(checkpoint_utils)[name] is value for name, value in before.items())
+    owners = checkpoint_utils, file_io.PathManager, fairseq.trainer, fairseq.trainer.Trainer
+    before = [dict(vars(owner)) for owner in owners]
+    for module in (checkpoints, moving_average, precision_options, resumption):
+        module.install()
+    assert [dict(vars(owner)) for owner in owners] == before

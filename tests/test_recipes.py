@@ -3,6 +3,7 @@
 import os
 import random
 import re
+import runpy
 import shutil
 import string
 
@@ -53,7 +54,7 @@ def test_a_recipe_trains_goes_on_and_scores_the_test_split(data, tmp_path):
 # Answers the small calls of scripts/gpu_check.sh by itself.
 GPU_CHECK_PYTHON = """#!/bin/sh
 case $1 in
-  -c) echo 0 ;;
+  -c) echo "$2" > "$(dirname "$0")/question.py"; echo 0 ;;
   -) cat > "$(dirname "$0")/program.py" ;;
   *) exec {python} "$@" ;;
 esac
@@ -72,6 +73,8 @@ def test_gpu_check_trains_and_leaves_weights(data, tmp_path):
         stand_in.write_text(GPU_CHECK_PYTHON.format(python=python))
         stand_in.chmod(0o755)
         table = script("gpu_check.sh", "train", tmp_path / "out", data, *tiny, **settings, PYTHON=str(stand_in))
+    for program in ("question.py", "program.py"):  # here, where torch is imported already
+        runpy.run_path(str(tmp_path / program))
     assert re.search(r"train +ok +\d+ s +\d\.\d+ bpc at update 8 \(ended\)", table), table
     log = (tmp_path / "out" / "hydra_train.log").read_text()
     assert re.findall(r"valid on 'valid'.*num_updates (\d+)", log) == ["4", "8"]

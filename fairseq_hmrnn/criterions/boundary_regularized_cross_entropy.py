@@ -109,12 +109,15 @@ class BoundaryRegularizedCrossEntropy(CheckedOptions, CrossEntropyCriterion):
 
     name, models_with_boundaries = "boundary_regularized_cross_entropy", "hmlstm_lm or hmlstm"  # in errors
 
-    config = BoundaryRegularizedCrossEntropyConfig
-
-    def __init__(self, task, sentence_avg, boundary_rates="", boundary_regularizers="rate", **options):
-        """options: further fields of `config`. ValueError for a value out of range, TypeError for another name."""
+    def __init__(
+        self, task, sentence_avg, boundary_rates="", boundary_regularizers="rate", boundary_weight=1.0, **options
+    ):
+        """options: further fields of the class's dataclass. ValueError for a value out of range, TypeError for another
+        name."""
         given = {"boundary_rates": boundary_rates, "boundary_regularizers": boundary_regularizers, **options}
-        check_config(self.config(**given), self.config)
+        given["boundary_weight"] = boundary_weight
+        config = getattr(self, "__dataclass")  # of register_criterion
+        check_config(config(**given), config)
         cfg = BoundaryRegularizedCrossEntropyConfig(**given)  # also with what a subclass has no option for
         super().__init__(task, sentence_avg)
         self.rates = parse_rates(cfg.boundary_rates)
@@ -148,7 +151,8 @@ class BoundaryRegularizedCrossEntropy(CheckedOptions, CrossEntropyCriterion):
     @classmethod
     def build_criterion(cls, cfg, task):
         """From fairseq's options."""
-        names = [field.name for field in dataclasses.fields(cls.config) if not field.name.startswith("_")]
+        fields = dataclasses.fields(getattr(cls, "__dataclass"))
+        names = [field.name for field in fields if not field.name.startswith("_")]
         return cls(task, **{name: getattr(cfg, name) for name in names})
 
     def forward(self, model, sample, reduce=True):

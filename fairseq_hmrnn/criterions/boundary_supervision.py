@@ -205,9 +205,11 @@ class FileEnds:
 
     def _find_anywhere(self, text: str) -> Tuple[List[int], int]:
         """As `_find`, of a row that the file has as it is."""
+        if UNKNOWN_CHARACTER not in text:
+            return self.index.places(text), 0
         start, piece = max(_known_pieces(text), key=lambda found: len(found[1]))
-        places = (place - start for place in self.index.places(piece))
-        return [place for place in places if place >= 0 and self._is_at(place, text)], 0
+        places = self.index.places(piece, lambda place: place >= start and self._is_at(place - start, text))
+        return [place - start for place in places], 0
 
     def _find_begun(self, text: str) -> Tuple[List[int], int]:
         """As `_find`, of a row that begins with the newline that fairseq puts before the first line, or with the space

@@ -67,8 +67,6 @@ class HandwritingLikelihood(BoundaryRegularizedCrossEntropy):
     scores_steps = True  # the task checks it
     name, models_with_boundaries = "a boundary regularizer", "hmlstm_handwriting"
 
-    config = HandwritingLikelihoodConfig
-
     def __init__(self, task, *args, **options):
         if getattr(task, "source_dictionary", None) is not None:
             raise ValueError("handwriting_likelihood is of pen strokes, not of symbols: give --task hmlstm_handwriting")

@@ -63,7 +63,7 @@ class TargetRates:
 
     def search(self, num_updates: int, device: torch.device) -> None:
         """Where the first layer's rate is to be found: see RateEstimator. Says what it begins with, once a checkpoint
-        that        training goes on from has been loaded."""
+        that training goes on from has been loaded."""
         if self.estimator is None:
             return
         if self._announces:

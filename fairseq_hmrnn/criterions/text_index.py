@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import List
+from typing import Callable, List, Optional
 
 import numpy as np
 
@@ -14,6 +14,7 @@ SHORTEST = GRAM + STRIDE - 1  # of pieces of which some gram is in the index, wh
 LOOKED_AT = SHORTEST + 16 * STRIDE  # characters of a piece, among whose grams is a rare one
 MOST_PLACES = 1000  # of one piece that are looked at
 REMEMBERED = 4096  # shorter pieces, which a whole text is searched for
+Fits = Callable[[int], bool]
 _CHUNK = 1 << 20  # characters that are hashed at once
 _HALF = np.uint64(32)
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
@@ -36,11 +37,14 @@ class TextIndex:
         self._sorted, self._order = (packed >> _HALF).astype(np.uint32), packed.astype(np.uint32)
         self._searched = functools.lru_cache(REMEMBERED)(self._search)
 
-    def places(self, piece: str) -> List[int]:
-        """Where the piece begins, MOST_PLACES of them if there are more; those of overlapping ones too."""
-        return self._searched(piece) if len(piece) < SHORTEST else self._look_up(piece)
+    def places(self, piece: str, fits: Optional[Fits] = None) -> List[int]:
+        """Where the piece begins, MOST_PLACES of them if there are more; those of overlapping ones too. fits: whether a
+        place counts; None: all do."""
+        if len(piece) >= SHORTEST:
+            return self._look_up(piece, fits)
+        return self._searched(piece) if fits is None else self._search(piece, fits)
 
-    def _look_up(self, piece: str) -> List[int]:
+    def _look_up(self, piece: str, fits: Optional[Fits]) -> List[int]:
         hashes = (_hashes(piece[:LOOKED_AT], 1) >> _HALF).astype(np.uint32)
         first, last = (self._sorted.searchsorted(hashes, side) for side in ("left", "right"))
         found: List[int] = []
@@ -48,17 +52,18 @@ class TextIndex:
             gram = remainder + STRIDE * int((last - first)[remainder::STRIDE].argmin())
             for place in self._order[first[gram] : last[gram]].tolist():
                 start = place * STRIDE - gram
-                if start >= 0 and self.text.startswith(piece, start):
+                if start >= 0 and self.text.startswith(piece, start) and (fits is None or fits(start)):
                     found.append(start)
                     if len(found) == MOST_PLACES:
                         return found
         return found
 
-    def _search(self, piece: str) -> List[int]:
+    def _search(self, piece: str, fits: Optional[Fits] = None) -> List[int]:
         found: List[int] = []
         start = self.text.find(piece)
         while start >= 0 and len(found) < MOST_PLACES:
-            found.append(start)
+            if fits is None or fits(start):
+                found.append(start)
             start = self.text.find(piece, start + 1)
         return found
 

@@ -66,7 +66,6 @@ def load(paths: Sequence[str], data: Optional[str] = None, dtype: str = "float32
     paths = [find_checkpoint(path) for path in paths]
     state = _load_language_model(paths[0], overrides)
     cfg = settings(state)
-    check_overrides(cfg, overrides)
     forget_files(cfg, overrides)
     codec = drop_unnamed_codec(cfg, overrides)
     if codec is not None:
@@ -99,6 +98,7 @@ def load(paths: Sequence[str], data: Optional[str] = None, dtype: str = "float32
 def _load_language_model(path: str, overrides: Dict[str, Any]) -> Dict[str, Any]:
     """A checkpoint; ValueError if it is of another model."""
     state = load_for_use(path, overrides)
+    check_overrides(path, settings(state), overrides)
     if "normalization" in (state.get("task_state") or {}):
         raise ValueError(f"{path} is a model of handwriting, not of text: fairseq-hmrnn sample-handwriting uses it")
     if any(name.startswith("encoder.") for name in state["model"]):
@@ -184,7 +184,7 @@ class LanguageModelHub(GeneratorHubInterface):
         stop, texts = self.stop(end), []
         for start in range(0, len(sentences), batch_size):
             prompts = sentences[start : start + batch_size]
-            found = self._draw(sampler, prompts, length, stop) if ours else self._search(prompts, end, options)
+            found = self._draw(sampler, prompts, length, stop) if ours else self._search(prompts, end, options, start)
             texts += [self.continued(prompt, _until(new, stop)) for prompt, new in zip(prompts, found)]
         return texts
 
@@ -207,9 +207,11 @@ class LanguageModelHub(GeneratorHubInterface):
             going -= {row for row in going if drawn[-1][row] == stop}
         return list(map(list, zip(*drawn))) if drawn else [[] for _ in prompts]
 
-    def _search(self, prompts: Sequence[str], end: Optional[str], options: Dict[str, Any]) -> List[List[int]]:
-        """New symbols of each prompt, found by fairseq's generator with its options."""
-        symbols = [self.encode(prompt) for prompt in prompts]
+    def _search(self, prompts: Sequence[str], end: Optional[str], options: Dict[str, Any], start: int):
+        """New symbols of each prompt, found by fairseq's generator with its options. start: prompts before these."""
+        allowed, symbols = options.get("prefix_allowed_tokens_fn"), [self.encode(prompt) for prompt in prompts]
+        if allowed is not None:
+            options = {**options, "prefix_allowed_tokens_fn": lambda row, before: allowed(start + row, before)}
         with self.ending(end):
             found = self.generate(symbols, **options)
         return [hypos[0]["tokens"][before.numel() :].tolist() for before, hypos in zip(symbols, found)]

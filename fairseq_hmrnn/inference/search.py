@@ -52,7 +52,7 @@ class PromptedGenerator(SequenceGenerator):
         if isinstance(search, DiverseBeamSearch):
             return DiverseAfterPrompt(search, self.dictionary)
         if isinstance(search, PrefixConstrainedBeamSearch):
-            return ConstrainedAfterPrompt(search, self.dictionary, self.unused if self.stop is None else None)
+            return ConstrainedAfterPrompt(search, self.dictionary, self.unused, self.stop)
         return search
 
     def _generate(self, sample, prefix_tokens=None, constraints=None, bos_token=None):
@@ -100,7 +100,8 @@ class PromptedGenerator(SequenceGenerator):
             prefix = output_symbols(prompts, self.dictionary) if length else None
             group = {"net_input": net_input}
             if isinstance(self.search, ConstrainedAfterPrompt):  # others count the rows of a group from 0
-                group["id"] = sample["id"][rows] if "id" in sample else rows
+                group["id"] = sample["id"][rows] if isinstance(sample.get("id"), Tensor) else rows
+                self.search.begin(group["id"], prompts)
             found = super()._generate(group, prefix_tokens=prefix, bos_token=bos_token)
         finally:
             self.max_len_a, self.max_len_b, self.min_len = self.lengths
@@ -112,7 +113,10 @@ class PromptedGenerator(SequenceGenerator):
         """Put the stop symbol and the prompt in their places, or remove what stood for the former, and score what is
         left, best first."""
         if not hypos:
-            raise ValueError("the search found no text: prefix_allowed_tokens_fn allows none of the length asked for")
+            raise ValueError(
+                "the search found no text: prefix_allowed_tokens_fn must allow some symbol after each that it allows, "
+                "and where samples end with </s> that one too, or give end='length'"
+            )
         prompt_length = len(prompt)
         for hypo in hypos:
             hypo["tokens"][:prompt_length] = prompt
@@ -136,8 +140,9 @@ class DiverseAfterPrompt(DiverseBeamSearch):
     diversity_strength: float  # negative, where its argument is positive
 
     def __init__(self, search: DiverseBeamSearch, dictionary):
-        given = search.num_groups, -search.diversity_strength, search.diversity_discount, search.candidate_multiple
-        super().__init__(dictionary, *given)
+        names = ("diversity_discount", "candidate_multiple")  # which fairseq 0.12.2 has not
+        more = [getattr(search, name) for name in names if hasattr(search, name)]
+        super().__init__(dictionary, search.num_groups, -search.diversity_strength, *more)
 
     def step(self, step: int, *args, **kwargs):
         strength, is_prompt = self.diversity_strength, step < self.prompt_length
@@ -146,30 +151,40 @@ class DiverseAfterPrompt(DiverseBeamSearch):
             candidates = super().step(step, *args, **kwargs)
         finally:
             self.diversity_strength = strength
-        if is_prompt:
+        if is_prompt and hasattr(self, "group_overlap"):  # nor does it count over several steps
             self.group_overlap.zero_()
         return candidates
 
 
 class ConstrainedAfterPrompt(PrefixConstrainedBeamSearch):
-    """fairseq's search among the symbols that `prefix_allowed_tokens_fn` allows, which is asked after the prompt only.
+    """fairseq's search among the symbols that `prefix_allowed_tokens_fn` allows, which is asked after the prompt only,
+    and sees the prompt as it is read.
 
-    end: the symbol that ends a sample where its length alone does, of which the function knows nothing; else None.
+    unused, stop: symbols, as of PromptedGenerator.
     """
 
     prompt_length = 0  # symbols
 
-    def __init__(self, search: PrefixConstrainedBeamSearch, dictionary, end: Optional[int]):
-        super().__init__(dictionary, search.prefix_allowed_tokens_fn)
-        self.end = end
+    def __init__(self, search: PrefixConstrainedBeamSearch, dictionary, unused: int, stop: Optional[int]):
+        super().__init__(dictionary, self._allowed)
+        self.given, self.unused, self.stop = search.prefix_allowed_tokens_fn, unused, stop
+        self.prompts: Dict[int, Tensor] = {}
+
+    def begin(self, rows: Tensor, prompts: Tensor) -> None:
+        """Search for prompts (rows, length), whose numbers are `rows`."""
+        self.prompts = dict(zip(rows.tolist(), prompts))
+
+    def _allowed(self, row: int, symbols: Tensor):
+        prompt = self.prompts[row]
+        return self.given(row, torch.cat([symbols[:1], prompt, symbols[1 + len(prompt) :]]))
 
     def apply_mask(self, x: Tensor, prev_output_tokens: Tensor, original_batch_idxs: Tensor) -> Tensor:
         """0 for allowed symbols, -inf for others, of the shape of x."""
         if prev_output_tokens.size(1) <= self.prompt_length:  # with the begin symbol
             return torch.zeros_like(x)
         mask = super().apply_mask(x, prev_output_tokens, original_batch_idxs)
-        if self.end is not None:
-            mask[..., self.end] = 0
+        # With the unused symbol samples end by their length, or where it has the probability of the stop symbol.
+        mask[..., self.unused] = 0 if self.stop is None else mask[..., self.stop]
         return mask
 
 

@@ -156,11 +156,15 @@ class HMLSTMLanguageModelingTask(TaskMixin, StatefulLanguageModelingTask):
         begin = self.source_dictionary.bos() if self.args.add_bos_token else self.source_dictionary.eos()
         if isinstance(generator, SequenceScorer) and "target" not in sample:
             raise ValueError("--score-reference scores a split: use it with fairseq-generate")
+        target = sample.get("target")
+        is_target = prefix_tokens is None or (
+            target is not None and torch.equal(prefix_tokens, target[:, : prefix_tokens.size(1)])
+        )
         if prefix_tokens is None:
             # A block's source is its target, one symbol later; a line's source is the line after the begin symbol.
             source = sample["net_input"]["src_tokens"]
-            prefix_tokens = source[:, 1:] if sample.get("target") is None else sample["target"]
-        if sample.get("target") is not None and len(self.target_dictionary) < len(self.source_dictionary):
+            prefix_tokens = source[:, 1:] if target is None else target
+        if is_target and target is not None and len(self.target_dictionary) < len(self.source_dictionary):
             prefix_tokens = self._as_read(sample)[:, : prefix_tokens.size(1)]
         if self.args.add_bos_token and prefix_tokens.size(1) and prefix_tokens[:, 0].eq(begin).all():
             prefix_tokens = prefix_tokens[:, 1:]

@@ -69,6 +69,9 @@ def test_file_of_a_text_with_characters_that_the_dictionary_lacks(dictionary, tm
     assert marks(target[4])[:5] == ".X..X", "both places"
     with pytest.raises(ValueError, match="not in .*gold.txt: it must be the training text"):
         supervision(tokens_of(dictionary, "to or"))
+    path.write_text("be| to| " * 2000 + "be é|r", encoding="utf-8")  # what is known of a row is there 2,000 times
+    target, known = build_supervision(str(path), dictionary)(tokens_of(dictionary, "be ér"))
+    assert marks(target[0]) == "...X." and known.all()
 
 
 def test_bad_files(dictionary, tmp_path):

@@ -88,6 +88,11 @@ def test_processes_share_the_rows_and_chance_is_the_same_for_them():
     assert 0.1 < resets.mean() < 0.5 and not text(300).windows.resets(6, 1, 1, 1).any()
 
 
+def test_a_text_too_short_for_its_streams_is_refused():
+    with pytest.raises(ValueError, match="train has 5 symbols, too few for 9 streams"):
+        StreamBatches(text(5), 9, range(9))
+
+
 def test_targets_outside_a_smaller_output_dictionary_become_unk():
     batch = StreamBatches(text(40, dictionary_of("a")), 2, range(2))[0]
     assert set(batch["target"].flatten().tolist()) == {DICTIONARY.unk(), 4}

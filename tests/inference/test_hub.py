@@ -115,6 +115,8 @@ def test_an_option_that_nothing_has_is_named():
     path = str(CHECKPOINTS / "hmlstm_lm.pt")
     with pytest.raises(TypeError, match="^unknown option boundry: did you mean boundary"):
         hub.load([path], boundry="soft")
+    with pytest.raises(TypeError, match="hmlstm_lm.pt was trained before there was an option detector_hidden, and has"):
+        hub.load([path], detector_hidden=3)
     assert hub.load([path], boundary="soft", sentencepiece_model="none").models[0].decoder.hm_lstm.boundary == "soft"
 
 
@@ -150,5 +152,11 @@ def test_allowed_symbols_are_asked_of_each_prompt_behind_it(lm):
     assert texts == [prompt + 4 * letter for prompt, letter in zip(prompts, "ade")]
     assert {row for row, _ in asked} == {0, 1, 2}
     assert all(length > len(prompts[row]) for row, length in asked), "with the begin symbol"
+    assert lm.sample(prompts, beam=2, length=4, batch_size=2, prefix_allowed_tokens_fn=allowed) == texts
+    letters.append(lm.src_dict.eos())
+    either = lambda row, symbols: letters  # noqa: E731
+    for prompt in ("und", "und\nder"):  # with a stop symbol inside, another one stands for it
+        new = lm.sample(prompt, beam=2, length=5, end="newline", prefix_allowed_tokens_fn=either)[len(prompt) :]
+        assert len(new) <= 5 and set(new) <= set("ade")
     with pytest.raises(ValueError, match="^the search found no text: prefix_allowed_tokens_fn"):
         lm.sample("der", beam=2, length=3, end="newline", prefix_allowed_tokens_fn=lambda *_: [])

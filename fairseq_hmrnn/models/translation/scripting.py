@@ -314,9 +314,8 @@ def as_parent(decoder: nn.Module) -> nn.Module:
     if plain._modules.get("adaptive_softmax") is not None:  # which fairseq asks only whether it is there
         plain._modules["adaptive_softmax"] = nn.Identity()
     elif isinstance(plain, fairseq_lstm.LSTMDecoder) and plain.share_input_output_embed:  # both branches are compiled
-        weight = plain.embed_tokens.weight
-        plain.share_input_output_embed, plain._modules["fc_out"] = False, nn.Linear(*weight.t().shape, bias=False)
-        plain.fc_out.weight = weight
+        plain.share_input_output_embed, plain._modules["fc_out"] = False, nn.Linear(1, 1, bias=False)
+        plain.fc_out.weight = plain.embed_tokens.weight
     return plain
 
 

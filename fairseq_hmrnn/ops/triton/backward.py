@@ -44,8 +44,8 @@ def backward_products(
     Grid: blocks of columns of the weight, tiles of samples, parts of the sum for 3 products of every cell.
     """
     part = tl.program_id(2) % SPLIT
-    product = tl.program_id(2) // SPLIT % 3
-    layer, step = place(phase, tl.program_id(2) // (3 * SPLIT))
+    product = tl.program_id(2) // SPLIT % PRODUCTS
+    layer, step = place(phase, tl.program_id(2) // (PRODUCTS * SPLIT))
     target = tl.where(product == RECURRENT, layer, tl.where(product == TOP_DOWN, layer + 1, layer - 1))
     exists = (layer < LAYERS) & (step >= 0) & (step < steps) & (target >= 0) & (target < LAYERS)
     column = tl.program_id(0) * BLOCK_N

@@ -126,7 +126,7 @@ class Buffers:
         self.gains, self.detector_gains = zeros(L, NUM_PRODUCTS, rows, **place), zeros(L, NUM_PRODUCTS, **place)
         N = shape.hidden_padded
         self.detector_hidden_weights, self.input_detector_hidden = (
-            zeros(size, **place) for size in ((L, 3, N, P), (N, shape.input_size))
+            zeros(size, **place) for size in ((L, NUM_PRODUCTS, N, P), (N, shape.input_size))
         )
         self.detector_hidden_biases, self.detector_outputs = zeros(L, N, **place), zeros(L, N, **place)
 

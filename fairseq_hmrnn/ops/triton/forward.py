@@ -53,8 +53,8 @@ def forward_products(
 
     Grid: blocks of rows of the weight, tiles of samples, 3 products of every cell.
     """
-    product = tl.program_id(2) % 3
-    layer, step = place(phase, tl.program_id(2) // 3)
+    product = tl.program_id(2) % PRODUCTS
+    layer, step = place(phase, tl.program_id(2) // PRODUCTS)
     source = tl.where(product == RECURRENT, layer, tl.where(product == TOP_DOWN, layer + 1, layer - 1))
     exists = (layer < LAYERS) & (step >= 0) & (step < steps) & (source >= 0) & (source < LAYERS)
     column = tl.program_id(0) * BLOCK_N
@@ -187,23 +187,23 @@ def normalise(
     centred = ()
     squares = ()
     for product in tl.static_range(PRODUCTS):
-        mean = (totals[product] + totals[3 + product]) / count
+        mean = (totals[product] + totals[PRODUCTS + product]) / count
         gates = gates_where(mask, normalised(rows[product], mean, 1.0))
         means += (mean,)
         centred += (gates,)
         squares += (added_gates(multiply_gates(gates, gates)),)
-    variances = sums(squares, 3)
+    variances = sums(squares, PRODUCTS)
     scaled = ()
     last_rows = ()
     found = ()
     for product in tl.static_range(PRODUCTS):
         vector = layer * PRODUCTS + product
-        last = totals[3 + product] - means[product]
+        last = totals[PRODUCTS + product] - means[product]
         rstd = tl.rsqrt((variances[product] + last * last) / count + EPS)
         gain = load_gates(gains + vector * (GATES * SIZE), units, stride, mask)
         scaled += (multiply_gates(normalised(centred[product], 0.0, rstd), gain),)
         last_rows += (last * rstd * tl.load(detector_gains + vector),)
-        found += ((means[product], rstd, totals[3 + product]),)
+        found += ((means[product], rstd, totals[PRODUCTS + product]),)
     return scaled, last_rows, found
 
 
@@ -247,7 +247,7 @@ def detector_hidden(
     needed = needed & ((layer + 1 < LAYERS) | TOP)
     top_down = needed & (layer + 1 < LAYERS) & ((z_prev != 0) | (not SKIP))
     bottom_up = needed & (layer > 0) & ((z_below != 0) | (not SKIP))
-    matrix = detector_hidden_weights + (layer * 3).to(tl.int64) * (HIDDEN * SIZE)
+    matrix = detector_hidden_weights + (layer * PRODUCTS).to(tl.int64) * (HIDDEN * SIZE)
     own = row_of(layer, 0, 1, b, rows_padded) * SIZE
     total = tl.zeros((HIDDEN, CHUNK), dtype=tl.float32)
     total = add_read(

@@ -127,7 +127,7 @@ class Launcher:
         """The launches of a phase, in their order."""
         b, shape = self.buffers, self.shape
         block_n = math.gcd(64, NUM_GATES * shape.granule)  # no block may reach into the padding after a layer's rows
-        grid = (NUM_GATES * b.size_padded // block_n, self.tiles, 3 * self.cells_per_phase)
+        grid = (NUM_GATES * b.size_padded // block_n, self.tiles, NUM_PRODUCTS * self.cells_per_phase)
         products = dict(
             **self.arguments(forward_products), **self.skipping, **self.product_constants, KEEP=b.keep, BLOCK_N=block_n,
             STRIDE_N=1 if b.transposed else b.size_padded, STRIDE_K=NUM_GATES * b.size_padded if b.transposed else 1,

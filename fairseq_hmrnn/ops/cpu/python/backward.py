@@ -33,7 +33,9 @@ class Backward:
         self.bias = [torch.zeros_like(layer.bias) for layer in inputs.layers]
         self.gains = [[None if (g := inputs.gain(i, p)) is None else torch.zeros_like(g) for p in PRODUCTS]
                       for i in range(n)]  # fmt: skip
-        self.detector = inputs.x.new_zeros(n, 3, *inputs.x.shape[:2])  # gradient of each product's detector row
+        self.detector = inputs.x.new_zeros(
+            n, len(PRODUCTS), *inputs.x.shape[:2]
+        )  # gradient of each product's detector row
         has_hidden = any(layer.detector_hidden is not None for layer in inputs.layers)
         self.du = inputs.x.new_zeros(n, *inputs.x.shape[:2]) if has_hidden else None  # for hidden layers alone
         # Gradients of gate rows, flat row indices.
@@ -228,7 +230,7 @@ class Backward:
 
     def layer_gradients(self, index: int) -> List[Optional[Tensor]]:
         """In the order of LayerParameters."""
-        weights: List[Optional[Tensor]] = [None] * 3
+        weights: List[Optional[Tensor]] = [None] * len(PRODUCTS)
         for product in PRODUCTS:
             weight = self.inputs.weight(index, product)
             if weight is None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...boundary import decide, hard_sigmoid
 from ...detector import hidden_term, input_products
-from ...types import BOTTOM_UP, RECURRENT, TOP_DOWN, LayerParameters, split_gates
+from ...types import BOTTOM_UP, NUM_PRODUCTS, RECURRENT, TOP_DOWN, LayerParameters, split_gates
 from .problem import (
     WORTH_PACKING,
     Cell,
@@ -188,7 +188,7 @@ class Forward:
     def update(self, t, index, rows, zp, zb, run_u) -> Cell:
         """Equations (1) to (4) of some samples."""
         inputs, layer, batch = self.inputs, self.inputs.layers[index], self.all_rows.numel()
-        products: List[Optional[Normalised]] = [None] * 3
+        products: List[Optional[Normalised]] = [None] * NUM_PRODUCTS
         products[RECURRENT] = found = self.product(index, RECURRENT, take(self.h_read[index], rows))
         s = self.scaled(index, RECURRENT, found.n) + layer.bias
         zp_rows, zb_rows = take(zp, rows), take(zb, rows)

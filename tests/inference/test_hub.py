@@ -1,5 +1,6 @@
 """The hub interface, with a checkpoint of the repository."""
 
+import copy
 import re
 import shutil
 
@@ -80,7 +81,8 @@ def test_a_folder_is_the_one_that_is_seen_from_here(data, entries, tmp_path):
 
 def test_a_checkpoint_without_a_dictionary_has_that_of_its_folder(lm, entries, tmp_path):
     """Wherever it stands among others."""
-    first, state = str(CHECKPOINTS / "hmlstm_lm.pt"), torch.load(CHECKPOINTS / "hmlstm_lm.pt", weights_only=False)
+    first = str(CHECKPOINTS / "hmlstm_lm.pt")
+    state = checkpoint_utils.load_checkpoint_to_cpu(first)
     del state["task_state"]["dictionary"]
     state["cfg"]["task"]["data"] = str(tmp_path / "none")
     same, other = write_dictionary(tmp_path / "same", entries), write_dictionary(tmp_path / "other", entries[::-1])
@@ -101,8 +103,10 @@ def test_a_checkpoint_without_a_dictionary_has_that_of_its_folder(lm, entries, t
     "regularizers, delay, expected", [("rate+lexicon,rate", None, 1), ("rate+lexicon,rate", 2, 2), ("rate", 2, 0)]
 )
 def test_boundaries_are_put_back_by_what_the_first_layer_was_taught(lm, monkeypatch, regularizers, delay, expected):
-    monkeypatch.setitem(lm.cfg.criterion, "boundary_regularizers", regularizers)
-    monkeypatch.setitem(lm.cfg.criterion, "boundary_delay", delay)
+    criterion = copy.deepcopy(lm.cfg.criterion)
+    with open_dict(criterion):
+        criterion.boundary_regularizers, criterion.boundary_delay = regularizers, delay
+    monkeypatch.setattr(lm, "criterions", [criterion])
     assert lm.delay == expected
     assert torch.equal(lm.boundaries(TEXT), lm.boundaries(TEXT, lookahead=expected))
     assert lm.segment(TEXT) == lm.segment(TEXT, lookahead=expected)

@@ -290,7 +290,7 @@ def test_an_embedding_of_both_sides_decays_once_an_update(name):
     average.step(model, 1)
     found = average.get_model().state_dict()
     for key, tensor in expected.items():
-        if "version" not in key:
+        if "version" not in key and "_float_tensor" not in key:  # the latter is never set
             torch.testing.assert_close(found[key], 0.75 * tensor + 0.25 * 1.5 * tensor)
     assert model.encoder.embed_tokens is model.decoder.embed_tokens  # those that train stay one
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import difflib
 import functools
 import glob
 import logging
@@ -21,16 +20,17 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 import torch
 from fairseq import checkpoint_utils, file_io
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
-from fairseq.models import ARCH_MODEL_REGISTRY, MODEL_DATACLASS_REGISTRY, MODEL_REGISTRY
+from fairseq.models import ARCH_MODEL_REGISTRY, MODEL_REGISTRY
 from fairseq.registry import REGISTRIES
-from fairseq.tasks import TASK_DATACLASS_REGISTRY, TASK_REGISTRY
+from fairseq.tasks import TASK_REGISTRY
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from . import compat
 from .archive import EARLIER, UnsafeCheckpointError, check_checkpoint, first_line
-from .fairseq_hooks import wrap_once
-from .resumption import hand_over_loss, is_of_this_package
+from .fairseq_hooks import is_of_this_package, registered_options, wrap_once
+from .options import nearest
+from .resumption import hand_over_loss
 
 logger = logging.getLogger(__name__)
 
@@ -185,14 +185,11 @@ def check_overrides(path: str, cfg, overrides: Dict[str, Any]) -> None:
     for kind in ("bpe", "tokenizer"):
         for codec in REGISTRIES[kind]["dataclass_registry"].values():
             known.update(field.name for field in dataclasses.fields(codec))
-    registries = MODEL_DATACLASS_REGISTRY, TASK_DATACLASS_REGISTRY, REGISTRIES["criterion"]["dataclass_registry"]
-    own = [config for registry in registries for config in registry.values() if is_of_this_package(config)]
-    newer = {field.name for config in own for field in dataclasses.fields(config)}
+    newer = {field.name for config in registered_options().values() for field in dataclasses.fields(config)}
     for name in sorted(overrides.keys() - known):
         if name in newer:
             raise TypeError(f"{path} was trained before there was an option {name}, and has none")
-        near = difflib.get_close_matches(name, known, n=3)
-        raise TypeError(f"unknown option {name}" + (f": did you mean {' or '.join(near)}?" if near else ""))
+        raise TypeError(f"unknown option {name}: {nearest(name, known)}")
 
 
 def drop_unnamed_codec(cfg, overrides: Dict[str, Any]) -> Optional[str]:

@@ -1,4 +1,4 @@
-"""Where this package changes what fairseq's own commands do: functions wrapped in place, and the command that runs."""
+"""Where this package and fairseq meet: functions wrapped in place, what is registered, the command that runs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,11 @@ import inspect
 import itertools
 import sys
 from types import ModuleType
-from typing import Any, Callable, Iterator, List, Optional
+from typing import Any, Callable, Dict, Iterator, List, Optional
+
+from fairseq.models import MODEL_DATACLASS_REGISTRY
+from fairseq.registry import REGISTRIES
+from fairseq.tasks import TASK_DATACLASS_REGISTRY
 
 _WRAPPERS = "_fairseq_hmrnn_wrappers"  # an attribute, which functools.wraps copies to what wraps the function next
 
@@ -23,6 +27,24 @@ def wrap_once(owner: Any, name: str, wrap: Callable[[Callable[..., Any]], Callab
     setattr(wrapped, _WRAPPERS, (*before, key))
     is_static = isinstance(inspect.getattr_static(owner, name), staticmethod)
     setattr(owner, name, staticmethod(wrapped) if is_static else wrapped)
+
+
+def is_of_this_package(*classes: Optional[type]) -> bool:
+    """Whether one of the classes is, or derives from one that is."""
+    bases = [base for cls in classes if cls is not None for base in cls.__mro__]
+    return any(base.__module__.split(".")[0] == __package__ for base in bases)
+
+
+def registered_options() -> Dict[str, type]:
+    """What this package has registered with fairseq, such as "--arch hmlstm_lm", and the dataclass of its options."""
+    registries = {"task": TASK_DATACLASS_REGISTRY, "arch": MODEL_DATACLASS_REGISTRY}
+    registries.update({kind: registry["dataclass_registry"] for kind, registry in REGISTRIES.items()})
+    return {
+        f"--{kind.replace('_', '-')} {name}": config
+        for kind, registry in registries.items()
+        for name, config in registry.items()
+        if is_of_this_package(config)
+    }
 
 
 def running_command(name: str) -> Optional[ModuleType]:

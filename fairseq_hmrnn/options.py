@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import difflib
 import math
-from typing import Any, Callable, Optional, Tuple, Type
+from typing import Any, Callable, Collection, Optional, Tuple, Type
 
 from omegaconf.errors import OmegaConfBaseException
 
 LARGEST_SIZE = 1_000_000  # of a layer or an embedding: beyond it no matrix fits into any memory
 LARGEST_COUNT = 2**31 - 1  # of symbols, updates and the like
 LARGEST_SEED = 2**32 - 1  # as numpy takes it
+
+FEW = 20  # names are all listed where none is like the one that was given
 
 _ALLOWED = "allowed"  # the key of a field's metadata
 
@@ -187,3 +190,15 @@ class CheckingParser:
         if isinstance(allowed, Range) and kwargs.get("help"):
             kwargs["help"] += f"; {allowed}"
         return self.parser.add_argument(*names, **kwargs)
+
+
+def nearest(name: str, known: Collection[str], all_by: str = "fairseq-hmrnn options lists this package's") -> str:
+    """The known names that are like this one; else all if they are few, or some and `all_by`, which says where to see
+    the others."""
+    near = difflib.get_close_matches(name, list(known), n=3, cutoff=0.6)
+    if near:
+        return f"did you mean {' or '.join(near)}?"
+    if len(known) <= FEW:
+        return f"choose one of {', '.join(sorted(known))}"
+    some = difflib.get_close_matches(name, list(known), n=5, cutoff=0)
+    return f"there are {len(known)}, such as {', '.join(some)} ({all_by})"

@@ -9,8 +9,7 @@ import fairseq.trainer
 import torch
 from fairseq import utils
 
-from .fairseq_hooks import wrap_once
-from .resumption import is_of_this_package
+from .fairseq_hooks import is_of_this_package, wrap_once
 
 
 def require_machine(common) -> None:

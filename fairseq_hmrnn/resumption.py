@@ -14,7 +14,7 @@ from typing import Any, Callable, Dict, Optional
 
 from fairseq import checkpoint_utils
 
-from .fairseq_hooks import running_command, wrap_once
+from .fairseq_hooks import is_of_this_package, running_command, wrap_once
 from .optim import mixed_precision
 
 logger = logging.getLogger(__name__)
@@ -30,12 +30,6 @@ def hand_over_loss(checkpoint: Dict[str, Any]) -> None:
         for entry in (checkpoint.get("optimizer_history") or [])[-1:]:
             if "lr_scheduler_state" in entry:
                 entry["lr_scheduler_state"]["missed_loss"] = extra["val_loss"]
-
-
-def is_of_this_package(*classes: Optional[type]) -> bool:
-    """Whether one of the classes is, or derives from one that is."""
-    bases = [base for cls in classes if cls is not None for base in cls.__mro__]
-    return any(base.__module__.split(".")[0] == __package__ for base in bases)
 
 
 def keep_batches(task, get_batch_iterator: Callable[..., Any], dataset, epoch: int = 1, **options):

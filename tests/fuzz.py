@@ -109,7 +109,7 @@ def options_of(command):
     from fairseq_hmrnn.options import Range
 
     if command == "fairseq-train":
-        from fairseq_hmrnn.cli.options import registered_options
+        from fairseq_hmrnn.fairseq_hooks import registered_options
         from fairseq_hmrnn.options import allowed_of
 
         configs = [

@@ -23,15 +23,15 @@ ALLOWED = {
     "archive": {"compat"},
     "optim": {"options"},
     "resumption": {"fairseq_hooks", "optim"},
-    "precision_options": {"fairseq_hooks", "resumption"},
-    "checkpoints": {"archive", "compat", "fairseq_hooks", "resumption"},
+    "precision_options": {"fairseq_hooks"},
+    "checkpoints": {"archive", "compat", "fairseq_hooks", "options", "resumption"},
     "data": {"options", "text"},
     "criterions": {"data", "options", "text", "trace"},
-    "models": {"checkpoints", "fairseq_hooks", "modules", "ops", "options", "resumption", "trace"},
+    "models": {"checkpoints", "fairseq_hooks", "modules", "ops", "options", "trace"},
     "inference": {"checkpoints", "criterions", "data", "models", "ops", "text", "trace"},
     "tasks": {"checkpoints", "data", "fairseq_hooks", "inference", "models", "options", "resumption"},
-    "cli": {"analysis", "archive", "checkpoints", "criterions", "data", "inference", "models", "options", "resumption"}
-    | {"text"},
+    "cli": {"analysis", "archive", "checkpoints", "criterions", "data", "fairseq_hooks", "inference", "models"}
+    | {"options", "text"},
     "__init__": {"checkpoints", "cli", "precision_options", "resumption"},  # and by name what is registered
     "__main__": {"cli"},
 }

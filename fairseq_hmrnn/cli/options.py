@@ -8,28 +8,12 @@
 from __future__ import annotations
 
 import argparse
-from typing import Dict
 
 from fairseq.dataclass.utils import gen_parser_from_dataclass
-from fairseq.models import MODEL_DATACLASS_REGISTRY
-from fairseq.registry import REGISTRIES
-from fairseq.tasks import TASK_DATACLASS_REGISTRY
 
+from ..fairseq_hooks import registered_options
 from ..options import CheckingParser
-from ..resumption import is_of_this_package
 from .arguments import Parser
-
-
-def registered_options() -> Dict[str, type]:
-    """What this package has registered with fairseq, such as "--arch hmlstm_lm", and the dataclass of its options."""
-    registries = {"task": TASK_DATACLASS_REGISTRY, "arch": MODEL_DATACLASS_REGISTRY}
-    registries.update({kind: registry["dataclass_registry"] for kind, registry in REGISTRIES.items()})
-    return {
-        f"--{kind.replace('_', '-')} {name}": config
-        for kind, registry in registries.items()
-        for name, config in registry.items()
-        if is_of_this_package(config)
-    }
 
 
 def add_arguments(parser: Parser) -> None:

@@ -9,9 +9,8 @@ ends in one line before anything is built.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import re
-from typing import Any, Collection, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, List, Mapping, Optional, Sequence, Tuple
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -19,6 +18,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from ..options import nearest
 from .errors import UserError
 from .named_files import absolute
 from .sections import CHOOSING, NAME, SECTIONS, choices, defaults_of, is_older, settings_of
@@ -26,7 +26,6 @@ from .sections import CHOOSING, NAME, SECTIONS, choices, defaults_of, is_older, 
 # Anything else is an option of hydra's, and passed on.
 OF_A_SECTION = re.compile(r"[~+]{0,2}(?!hydra\.)[a-z_]+\.[a-zA-Z_]")
 EXAMPLE = "write section.name=value, as in model.slope=2"
-FEW = 20  # names are all listed where none is like the one that was given
 
 
 def settle(recipe: DictConfig, given: List[str]) -> List[str]:
@@ -112,11 +111,11 @@ def _checked(recipe: DictConfig, setting: Override) -> str:
     if setting.is_delete():
         return text
     if section not in SECTIONS:
-        raise UserError(f"{text}: there is no section {section}: {_nearest(section, SECTIONS)}")
+        raise UserError(f"{text}: there is no section {section}: {nearest(section, SECTIONS)}")
     fields = _fields(recipe, section)
     if fields is not None and name != NAME:
         if name not in fields:
-            raise UserError(f"{text}: {_described(recipe, section)} has no {name}: {_nearest(name, fields)}")
+            raise UserError(f"{text}: {_described(recipe, section)} has no {name}: {nearest(name, fields)}")
         _check_value(recipe, section, name, setting)
     value = setting.value()
     if name not in _values(recipe, section):
@@ -165,7 +164,7 @@ def _check_choice(section: str, name: Any) -> None:
     if name is None:
         raise UserError(f"{section}.{NAME} cannot be null: choose one of {', '.join(sorted(choices(section)))}")
     if name not in choices(section):
-        near = _nearest(str(name), choices(section), f"{section}.{NAME}=null lists all")
+        near = nearest(str(name), choices(section), f"{section}.{NAME}=null lists all")
         raise UserError(f"there is no {section} {name}: {near}")
 
 
@@ -177,15 +176,3 @@ def _values(recipe: DictConfig, section: str) -> Mapping[str, Any]:
 def _described(recipe: DictConfig, section: str) -> str:
     name = _values(recipe, section).get(NAME)
     return f"{section} {name}" if name else f"section {section}"
-
-
-def _nearest(name: str, known: Collection[str], all_by: str = "fairseq-hmrnn options lists this package's") -> str:
-    """The known names that are like this one; else all if they are few, or some and `all_by`, which says where to see
-    the others."""
-    near = difflib.get_close_matches(name, list(known), n=3, cutoff=0.6)
-    if near:
-        return f"did you mean {' or '.join(near)}?"
-    if len(known) <= FEW:
-        return f"choose one of {', '.join(sorted(known))}"
-    some = difflib.get_close_matches(name, list(known), n=5, cutoff=0)
-    return f"there are {len(known)}, such as {', '.join(some)} ({all_by})"

@@ -114,11 +114,11 @@ class BoundaryRegularizedCrossEntropy(CheckedOptions, CrossEntropyCriterion):
     ):
         """options: further fields of the class's dataclass. ValueError for a value out of range, TypeError for another
         name."""
-        given = {"boundary_rates": boundary_rates, "boundary_regularizers": boundary_regularizers, **options}
-        given["boundary_weight"] = boundary_weight
+        options["boundary_rates"], options["boundary_regularizers"] = boundary_rates, boundary_regularizers
+        options["boundary_weight"] = boundary_weight
         config = getattr(self, "__dataclass")  # of register_criterion
-        check_config(config(**given), config)
-        cfg = BoundaryRegularizedCrossEntropyConfig(**given)  # also with what a subclass has no option for
+        check_config(config(**options), config)
+        cfg = BoundaryRegularizedCrossEntropyConfig(**options)  # also with what a subclass has no option for
         super().__init__(task, sentence_avg)
         self.rates = parse_rates(cfg.boundary_rates)
         self.terms = parse_terms(cfg.boundary_regularizers, self.rates)

@@ -12,8 +12,7 @@ from fairseq import checkpoint_utils
 from fairseq.models import ema
 from torch import nn
 
-from ..fairseq_hooks import wrap_once
-from ..resumption import is_of_this_package
+from ..fairseq_hooks import is_of_this_package, wrap_once
 
 
 class MovingAverage(ema.EMA):

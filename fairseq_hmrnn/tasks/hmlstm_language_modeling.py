@@ -2,7 +2,7 @@
 
 import os
 from dataclasses import dataclass
-from typing import List, Tuple, Type, Union
+from typing import List, Optional, Tuple, Type, Union
 
 import torch
 from fairseq import utils
@@ -156,16 +156,7 @@ class HMLSTMLanguageModelingTask(TaskMixin, StatefulLanguageModelingTask):
         begin = self.source_dictionary.bos() if self.args.add_bos_token else self.source_dictionary.eos()
         if isinstance(generator, SequenceScorer) and "target" not in sample:
             raise ValueError("--score-reference scores a split: use it with fairseq-generate")
-        target = sample.get("target")
-        is_target = prefix_tokens is None or (
-            target is not None and torch.equal(prefix_tokens, target[:, : prefix_tokens.size(1)])
-        )
-        if prefix_tokens is None:
-            # A block's source is its target, one symbol later; a line's source is the line after the begin symbol.
-            source = sample["net_input"]["src_tokens"]
-            prefix_tokens = source[:, 1:] if target is None else target
-        if is_target and target is not None and len(self.target_dictionary) < len(self.source_dictionary):
-            prefix_tokens = self._as_read(sample)[:, : prefix_tokens.size(1)]
+        prefix_tokens = self._prompts(sample, prefix_tokens)
         if self.args.add_bos_token and prefix_tokens.size(1) and prefix_tokens[:, 0].eq(begin).all():
             prefix_tokens = prefix_tokens[:, 1:]
         if isinstance(generator, SequenceScorer):
@@ -174,6 +165,18 @@ class HMLSTMLanguageModelingTask(TaskMixin, StatefulLanguageModelingTask):
             found = generator.generate(models, sample, prefix_tokens=prefix_tokens, bos_token=begin)
         self._show_prompts(sample["net_input"], prefix_tokens)
         return found
+
+    def _prompts(self, sample, prefix_tokens: Optional[Tensor]) -> Tensor:
+        """What a batch is to continue: prefix_tokens as they are read, or all of it."""
+        source, target = sample["net_input"]["src_tokens"], sample.get("target")
+        if prefix_tokens is None:
+            # A block's source is its target, one symbol later; a line's source is the line after the begin symbol.
+            prefix_tokens = source[:, 1:] if target is None else target
+        if target is None or len(self.target_dictionary) == len(self.source_dictionary):
+            return prefix_tokens
+        length = prefix_tokens.size(1)
+        is_of_target = torch.equal(prefix_tokens, target[:, :length])  # from Python there may be another
+        return self._as_read(sample)[:, :length] if is_of_target else prefix_tokens
 
     def _as_read(self, sample) -> Tensor:
         """The target (B, T) of a batch with the symbols that are not predicted, which fairseq has made unknown; but for

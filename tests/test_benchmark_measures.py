@@ -5,6 +5,7 @@ import csv
 import functools
 import json
 import math
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -118,4 +119,12 @@ def test_the_peak_is_of_products_with_the_sums_of_their_precision(benchmark, mon
     monkeypatch.setattr(peak, "SHAPES", ((200, 96, 96), (8, 64, 9)))
     monkeypatch.setattr(peak, "subprocess", SimpleNamespace(run=run, PIPE=None))
     found = [peak.measure(precision, threads) for precision in peak.PRECISIONS]
-    assert [best["by"] for best in found] == ["mm", "fast"] and found[1]["gflops"] > found[0]["gflops"] > 0
+    assert [best["by"] for best in found] == ["mm of float32", "fast of bfloat16"]
+    assert found[1]["gflops"] > found[0]["gflops"] > 0
+
+    def slow_in_bfloat16(a, b):
+        time.sleep(0.02 * (a.dtype == torch.bfloat16))
+        return torch.mm(a, b)
+
+    monkeypatch.setattr(peak, "ways", lambda _: {"mm": slow_in_bfloat16})
+    assert peak.measure("bf16", threads)["by"] == "mm of float32"

@@ -30,55 +30,85 @@ constexpr int GEMM_PANEL = vectors_at_once(TILE_ROWS) * LANES<T>;
 template <class S>
 constexpr int64_t GEMM_DEPTH = 288 / FACTORS<S>;
 
-// Of the operand's `length` columns or rows, those that are not summed over, `count` from `first` on, for elements
-// [k, k + depth) of the sum, depth at most GEMM_DEPTH<S>, into rows of `width`, padded with 0. K: numbers summed over.
-template <class T, class S>
-void pack_operand(const Matrix<T>& m, int64_t length, int64_t first, int64_t count, int64_t width, int64_t k,
-                  int64_t depth, int64_t K, S* to) {
-  constexpr int STEP = Operand<S>::STEP;
-  if (!m.sum_over_rows) {
-    S room[GEMM_DEPTH<S>];
-    for (int64_t i = 0; i < count; ++i) {
-      const T* row = m.at(first + i) + k * STEP;
-      const S* from;
-      if constexpr (STEP == 1) {
-        from = row;
-      } else {
-        make_pairs(row, std::min(depth * STEP, K - k * STEP), room);
-        from = room;
-      }
-      for (int64_t e = 0; e < depth; ++e) to[e * width + i] = from[e];
-    }
-  }
-  for (int64_t e = 0; e < depth; ++e) {
-    S* out = to + e * width;
-    std::fill(out + count, out + width, S{});
-    if (!m.sum_over_rows) continue;
-    const int64_t row = (k + e) * STEP;
-    const T* even = m.at(row) + first;
-    if constexpr (STEP == 1) {
-      if (count == TILE_ROWS)  // a size known to the compiler
-        std::memcpy(out, even, TILE_ROWS * sizeof(T));
-      else
-        std::memcpy(out, even, count * sizeof(T));
-    } else {
-      make_pairs(even, row + 1 == K ? nullptr : m.at(row + 1) + first, count, length - first, out);
-    }
-  }
-}
+constexpr int GEMM_TILES = 16;  // most tiles of one job, one below the other
 
-// The same as tiles read them: pairs widened, each element two rows, where no instruction multiplies pairs.
-template <class T, class S>
-void pack_factors(const Matrix<T>& m, int64_t length, int64_t first, int64_t count, int64_t width, int64_t k,
-                  int64_t depth, int64_t K, Factor<S>* to) {
-  if constexpr (WIDENED<S>) {
-    S pairs[GEMM_DEPTH<S> * std::max<int>(GEMM_PANEL<T>, TILE_ROWS)];
-    pack_operand<T, S>(m, length, first, count, width, k, depth, K, pairs);
-    widen(pairs, depth, width, to);
-  } else {
-    pack_operand<T, S>(m, length, first, count, width, k, depth, K, to);
+// Packs `count` of the operand's `length` columns or rows, those that are not summed over, from `first` on, for elements
+// [k, k + depth) of the sum, as tiles read them: (panels of WIDTH, factors of `depth` elements, WIDTH), padded with 0.
+// K: numbers summed over.
+template <int WIDTH, class T, class S>
+class Packing {
+  using F = Factor<S>;
+  static constexpr int STEP = Operand<S>::STEP, MOST = std::max<int>(GEMM_TILES * TILE_ROWS, GEMM_PANEL<T>);
+
+ public:
+  Packing(const Matrix<T>& m, int64_t length, int64_t first, int64_t count, int64_t k, int64_t depth, int64_t K, F* to)
+      : m_(m), length_(length), first_(first), count_(count), k_(k), depth_(depth), K_(K), to_(to) {}
+
+  void run() const {
+    if (m_.sum_over_rows)
+      for (int64_t e = 0; e < depth_; ++e) pack_across(e);
+    else
+      for (int64_t i = 0; i < ceil_div(count_, WIDTH) * WIDTH; ++i) pack_along(i);
   }
-}
+
+ private:
+  F* at(int64_t panel, int64_t factor) const { return to_ + (panel * depth_ * FACTORS<S> + factor) * WIDTH; }
+
+  // Element e of all columns. Rows may be anywhere, so that the processor does not fetch them ahead by itself.
+  void pack_across(int64_t e) const {
+    const int64_t row = (k_ + e) * STEP;
+    for (int64_t next = row + 4 * STEP; next < std::min(row + 5 * STEP, K_); ++next)
+      for (int64_t i = 0; i < count_; i += CACHE_LINE / int64_t(sizeof(T))) __builtin_prefetch(m_.at(next) + first_ + i);
+    const T* even = m_.at(row) + first_;
+    const T* odd = STEP == 1 || row + 1 == K_ ? nullptr : m_.at(row + 1) + first_;
+    if constexpr (STEP == 1) {
+      spread(even, e);
+    } else {
+      alignas(CACHE_LINE) F room[MOST];
+      if constexpr (WIDENED<S>) {
+        make_factors(odd, count_, length_ - first_, room);
+        spread(room, 2 * e);
+        make_factors(even, count_, length_ - first_, room);
+        spread(room, 2 * e + 1);
+      } else {
+        make_pairs(even, odd, count_, length_ - first_, room);
+        spread(room, e);
+      }
+    }
+  }
+
+  // One factor of all columns over the panels.
+  void spread(const F* from, int64_t factor) const {
+    int64_t panel = 0;
+    for (; (panel + 1) * WIDTH <= count_; ++panel, from += WIDTH) std::memcpy(at(panel, factor), from, WIDTH * sizeof(F));
+    if (const int64_t left = count_ - panel * WIDTH) {
+      F* to = at(panel, factor);
+      std::fill(std::copy_n(from, left, to), to + WIDTH, F{});
+    }
+  }
+
+  // All elements of row i.
+  void pack_along(int64_t i) const {
+    F* to = at(i / WIDTH, 0) + i % WIDTH;
+    F room[GEMM_DEPTH<S> * FACTORS<S>] = {};
+    const F* from = room;
+    if (i < count_) {
+      const T* row = m_.at(first_ + i) + k_ * STEP;
+      const int64_t numbers = std::min(depth_ * STEP, K_ - k_ * STEP);
+      if constexpr (STEP == 1)
+        from = row;
+      else if constexpr (WIDENED<S>)
+        make_factors(row, numbers, room);
+      else
+        make_pairs(row, numbers, room);
+    }
+    for (int64_t f = 0; f < depth_ * FACTORS<S>; ++f) to[f * WIDTH] = from[f];
+  }
+
+  const Matrix<T>& m_;
+  const int64_t length_, first_, count_, k_, depth_, K_;
+  F* const to_;
+};
 
 // sums (TILE_ROWS, GEMM_PANEL) += a w for `depth` elements; a (depth, TILE_ROWS), w (depth, GEMM_PANEL).
 template <class S, class T = typename Operand<S>::Sum>
@@ -140,15 +170,16 @@ class Gemm {
   }
 
   void pack_panel(int64_t block, int64_t p) {
-    pack_factors<T, S>(b_, columns_, p * P, std::min(P, columns_ - p * P), P, block * depth_, depth(block), K_,
-                       const_cast<F*>(panel(block, p)));
+    Packing<P, T, S>(b_, columns_, p * P, std::min(P, columns_ - p * P), block * depth_, depth(block), K_,
+                     const_cast<F*>(panel(block, p)))
+        .run();
   }
 
   // Tiles and panels of one job: up to 96 rows by 32 vectors, 192 KiB in float32 where these have 16 numbers; fewer where
   // there would be too few jobs.
   void choose_blocks() {
     const int64_t needed = 4 * at::get_num_threads(), tiles = ceil_div(rows_, M);
-    high_ = std::min<int64_t>(16, tiles);
+    high_ = std::min<int64_t>(GEMM_TILES, tiles);
     wide_ = std::min<int64_t>(32 / vectors_at_once(M), panels_);
     while (ceil_div(panels_, wide_) * ceil_div(tiles, high_) < needed && (wide_ > 2 || high_ > 4)) {
       if (wide_ > 2)
@@ -163,9 +194,7 @@ class Gemm {
     std::fill_n(sums, tiles * panels * M * P, T(0));
     for (int64_t block = 0; block < blocks_; ++block) {
       const int64_t k = block * depth_, d = depth(block);
-      for (int64_t i = 0; i < tiles; ++i)
-        pack_factors<T, S>(a_, rows_, (tile + i) * M, std::min(M, rows_ - (tile + i) * M), M, k, d, K_,
-                           a + i * M * d * FACTORS<S>);
+      Packing<M, T, S>(a_, rows_, tile * M, std::min(tiles * M, rows_ - tile * M), k, d, K_, a).run();
       for (int64_t p = 0; p < panels; ++p)
         for (int64_t i = 0; i < tiles; ++i)
           gemm_tile<F>(d * FACTORS<S>, a + i * M * d * FACTORS<S>, panel(block, first_panel + p),

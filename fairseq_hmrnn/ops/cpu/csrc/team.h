@@ -43,7 +43,7 @@ class Barrier {
       arrived_.store(0, std::memory_order_relaxed);
       advance(phase);
     } else {
-      for (int spins = 0; spins < SPINS && phase_.load(std::memory_order_acquire) == phase; ++spins) pause();
+      spin(phase);
       while (phase_.load(std::memory_order_acquire) == phase) sleep(phase);
     }
     if (aborted_.load(std::memory_order_acquire)) throw Aborted();
@@ -64,7 +64,18 @@ class Barrier {
   }
 
  private:
-  static constexpr int SPINS = 500;  // 10 to 20 us
+  static constexpr int64_t SPINNING = 30000;  // ns; a number of pauses would be another time on every processor
+
+  // Until the phase is over, or for SPINNING.
+  void spin(int phase) const {
+    const int64_t until = wall_time() + SPINNING;
+    do {
+      for (int i = 0; i < 16; ++i) {
+        if (phase_.load(std::memory_order_acquire) != phase) return;
+        pause();
+      }
+    } while (wall_time() < until);
+  }
 
   void advance(int phase) {
     if (asleep_.load() > 0) woken_.store(wall_time());

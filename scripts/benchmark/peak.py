@@ -30,7 +30,8 @@ def processor():
     except OSError:
         return platform.processor() or platform.machine()
     found = {name.strip(): value.strip() for name, _, value in reversed(lines)}
-    known = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in found.get("flags", "").split()]
+    flags = found.get("flags", "").split()
+    known = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "avx512_fp16", "amx_bf16") if flag in flags]
     name = found.get("model name", platform.machine())
     return f"{name}, family {found.get('cpu family', '?')} model {found.get('model', '?')} ({', '.join(known)})"
 
@@ -52,7 +53,7 @@ def is_exact(product, a, b):
 
 
 def speed(multiply, a, b):
-    """GFLOP/s of the best of REPEATS products; 0 where this build of torch has none, or one of float32 is not exact."""
+    """GFLOP/s of the best of REPEATS products; 0 where torch has no such product, or one of float32 is not exact."""
     try:
         product = multiply(a, b)
     except RuntimeError:
@@ -101,7 +102,7 @@ def main():
     print(processor())
     for precision in args.precision:
         found = measure(precision, args.threads)
-        print("{}: {:.0f} GFLOP/s, {} of {}".format(precision, found["gflops"], found["by"], found["shape"]))
+        print("{}: {:.0f} GFLOP/s, by {} at {}".format(precision, found["gflops"], found["by"], found["shape"]))
 
 
 if __name__ == "__main__":

@@ -11,8 +11,9 @@ Every candidate is a process of its own that runs the real command; they make a 
 the others waiting. Candidates: the recipe's hmlstm_lm; nn_lstm_lm, a language model over torch.nn.LSTM that carries its
 state too, and fairseq's lstm_lm, both of as many parameters; with --against the recipe in an earlier state of this
 project. Needed arithmetic: arithmetic.py, at the boundary rates measured during the very updates that are timed. The
-limit is that arithmetic at the speed of the best large product of the same precision (peak.py), measured before and
-after the turns. New boundaries are not trained ones: the warm-up lets the rates settle, or take a --checkpoint.
+limit is that arithmetic at the speed of the best large product of the same precision (peak.py; in bf16 that of float32
+where it is faster), measured before and after the turns. New boundaries are not trained ones: the warm-up lets the
+rates settle, or take a --checkpoint.
 """
 
 import contextlib

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from problems import assert_close, make_problem, run, tensors
+from problems import assert_close, make_problem, near_threshold, run, tensors
 
 from fairseq_hmrnn.ops import RecurrenceOptions, cpu, hm_lstm, products
 from fairseq_hmrnn.ops.precision import rounded_linear
@@ -27,9 +27,10 @@ def low_problem(seed, sizes, batch=5, steps=9, scale=0.0, boundary="step", **key
 
 
 def difference(found, expected):
-    """The largest of all tensors, each relative to its largest element."""
+    """The largest of all tensors, each relative to its largest element; NaN where there is one."""
+    assert [a.shape for a in found] == [b.shape for b in expected]
     pairs = [(a.detach(), b.detach()) for a, b in zip(found, expected) if b.numel()]
-    return max(float((a - b).abs().max()) / max(1.0, float(b.abs().max())) for a, b in pairs)
+    return float(torch.stack([(a - b).abs().max() / b.abs().max().clamp(min=1) for a, b in pairs]).max())
 
 
 @SCALES
@@ -37,22 +38,25 @@ def difference(found, expected):
 @pytest.mark.parametrize("batch", [1, 5])
 @pytest.mark.parametrize("detector_hidden", [0, 40], ids=["row", "hidden"])
 def test_equals_the_reference_that_rounds_alike(detector_hidden, padded, scale, batch):
-    """In float32's tolerance, with one of eight seeds, and in bfloat16's with all before it: where a number lies near
-    the middle of two bfloat16 numbers, two orders of summation may round it to both, and torch's order is another on
-    every processor."""
+    """In float32's tolerance with some seeds, and in bfloat16's with all: where a number lies near the middle of two
+    bfloat16 numbers, two orders of summation may round it to both, and torch's order is another on every processor. Of
+    24 seeds 14 or more agreed in every case."""
     keywords = {"layer_norm": True, "padded": padded, "masked": padded, "detector_hidden": detector_hidden}
-    for seed in range(8):
+    agreeing = 0
+    for seed in range(12):
         problem = low_problem(seed, [17, 9, 6], batch, 6, scale, **keywords)
         (expected, expected_grads), (found, grads) = run(hm_lstm_reference, problem), run(cpu.hm_lstm_cpu, problem)
+        if near_threshold(problem, expected, 0.005):
+            continue
         worst = difference(found + grads, expected + expected_grads)
         assert worst <= 0.03, f"seed {seed}"
         if worst <= 1e-4:
-            break
-    assert worst <= 1e-4, "no seed"
-    with torch.no_grad():
-        assert_close(tensors(cpu.hm_lstm_cpu(*problem)), expected, 1e-4)
-    exact = problem._replace(options=problem.options._replace(bfloat16_products=False))
-    assert float((run(cpu.hm_lstm_cpu, exact)[0][0] - found[0]).detach().abs().max()) > 1e-4, "nothing was rounded"
+            agreeing += 1
+            with torch.no_grad():
+                assert_close(tensors(cpu.hm_lstm_cpu(*problem)), expected, 1e-4)
+            exact = problem._replace(options=problem.options._replace(bfloat16_products=False))
+            assert difference(run(cpu.hm_lstm_cpu, exact)[0][:1], found[:1]) > 1e-4, "nothing was rounded"
+    assert agreeing >= 2
 
 
 @SCALES

@@ -13,7 +13,7 @@ from fairseq_hmrnn.modules import HMLSTM, LayerOutput
 from fairseq_hmrnn.ops import HMLSTMState, cpu, products
 
 pytestmark = pytest.mark.skipif(cpu.kernel.compiled is None, reason="the compiled kernel was not built")
-SHAPES = [(1, 1, 1), (7, 65, 3), (6, 64, 256), (130, 1, 257), (97, 515, 31), (300, 70, 1100), (5, 3, 0)]
+SHAPES = [(1, 1, 1), (7, 65, 3), (6, 64, 256), (130, 1, 257), (97, 515, 31), (300, 70, 1100), (97, 130, 577), (5, 3, 0)]
 
 
 def random(*shape, dtype=torch.float64):
@@ -32,6 +32,18 @@ def test_product_of_any_shape_and_order(rows, columns, depth, a_over, b_over):
     assert (single - (a @ b)).abs().max() <= 1e-5 * (1 + depth**0.5)
     low = cpu.kernel.compiled.multiply(*given, True)
     assert torch.allclose(low.double(), a.bfloat16().double() @ b.bfloat16().double(), atol=1e-5 * (1 + depth**0.5))
+
+
+@pytest.mark.parametrize("a_over", [False, True])
+@pytest.mark.parametrize("b_over", [False, True])
+def test_nan_stays_nan_in_products_of_bfloat16(a_over, b_over):
+    """In its row and column alone: rounding adds to the bits of a number, and this one would become zero."""
+    a, b = torch.ones(100, 70), torch.ones(70, 130)
+    a[98, 3], b[69, 129] = torch.tensor([0x7FFFFFFF, 0x7F800001], dtype=torch.int32).view(torch.float32)
+    given = (a.t().contiguous() if a_over else a, a_over, b if b_over else b.t().contiguous(), b_over)
+    expected = torch.zeros(100, 130, dtype=torch.bool)
+    expected[98, :] = expected[:, 129] = True
+    assert torch.equal(cpu.kernel.compiled.multiply(*given, True).isnan(), expected)
 
 
 def test_products_that_do_not_fit():

@@ -2,11 +2,12 @@
 // both where the processor has it and is fast at it; elsewhere they are widened to float32, from half its memory.
 #pragma once
 
+#include <algorithm>
 #include <type_traits>
 
 #include "vector.h"
 // Intel's processors with AVX512_FP16 have their speed in AMX: of vdpbf16ps an Emerald Rapids begins one in two cycles, of
-// vfmadd two in each, twice as many products.
+// vfmadd two in each, twice as many products. Those of AMD up to Zen 5 have no AVX512_FP16.
 #if defined(__AVX512BF16__) && defined(__AVX512F__) && !defined(__AVX512FP16__)
 #define HMRNN_MULTIPLIES_PAIRS 1  // by one instruction
 #include <immintrin.h>
@@ -111,7 +112,7 @@ inline void widen(const Pair* from, int64_t count, int64_t width, float* to) {
 }
 
 // Rounded to bfloat16 and widened again.
-inline Vec<float> round_factors(Vec<float> x) { return (Vec<float>)(round_to_bfloat16(x) & 0xffff0000u); }
+inline Vec<float> round_to_factors(Vec<float> x) { return (Vec<float>)(round_to_bfloat16(x) & 0xffff0000u); }
 
 // K numbers side by side as widened pairs.
 inline void make_factors(const float* from, int64_t K, float* to) {
@@ -119,7 +120,7 @@ inline void make_factors(const float* from, int64_t K, float* to) {
   constexpr int W = LANES<float>;
   int64_t k = 0;
   for (; k + W <= K; k += W) {
-    const Both both = (Both)round_factors(load(from + k));
+    const Both both = (Both)round_to_factors(load(from + k));
     store(to + k, (Vec<float>)((both >> 32) | (both << 32)));
   }
   for (; k < K; k += 2) {
@@ -128,13 +129,13 @@ inline void make_factors(const float* from, int64_t K, float* to) {
   }
 }
 
-// `count` numbers, of a row of `length` from there on, each rounded to bfloat16 and widened again; null: 0.
-inline void make_factors(const float* from, int64_t count, int64_t length, float* to) {
+// The same in their order: `count` numbers of a row of `length` from there on; null: 0.
+inline void round_row(const float* from, int64_t count, int64_t length, float* to) {
   constexpr int W = LANES<float>;
   for (int64_t i = 0; i < count; i += W) {
     const int lanes = int(std::min<int64_t>(W, count - i));
     Vec<float> factors{};
-    if (from) factors = round_factors(i + W <= length ? load(from + i) : load(from + i, lanes));
+    if (from) factors = round_to_factors(i + W <= length ? load(from + i) : load(from + i, lanes));
     store(to + i, factors, lanes);
   }
 }

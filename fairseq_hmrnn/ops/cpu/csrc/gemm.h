@@ -38,7 +38,8 @@ constexpr int GEMM_TILES = 16;  // most tiles of one job, one below the other
 template <int WIDTH, class T, class S>
 class Packing {
   using F = Factor<S>;
-  static constexpr int STEP = Operand<S>::STEP, MOST = std::max<int>(GEMM_TILES * TILE_ROWS, GEMM_PANEL<T>);
+  static constexpr int STEP = Operand<S>::STEP;
+  static constexpr int MOST_COLUMNS = std::max<int>(GEMM_TILES * TILE_ROWS, GEMM_PANEL<T>);  // of a job or a panel
 
  public:
   Packing(const Matrix<T>& m, int64_t length, int64_t first, int64_t count, int64_t k, int64_t depth, int64_t K, F* to)
@@ -64,11 +65,11 @@ class Packing {
     if constexpr (STEP == 1) {
       spread(even, e);
     } else {
-      alignas(CACHE_LINE) F room[MOST];
+      alignas(CACHE_LINE) F room[MOST_COLUMNS];
       if constexpr (WIDENED<S>) {
-        make_factors(odd, count_, length_ - first_, room);
+        round_row(odd, count_, length_ - first_, room);
         spread(room, 2 * e);
-        make_factors(even, count_, length_ - first_, room);
+        round_row(even, count_, length_ - first_, room);
         spread(room, 2 * e + 1);
       } else {
         make_pairs(even, odd, count_, length_ - first_, room);
@@ -87,22 +88,24 @@ class Packing {
     }
   }
 
-  // All elements of row i.
+  // All elements of row i; beyond the last row 0.
   void pack_along(int64_t i) const {
+    const int64_t count = depth_ * FACTORS<S>;
     F* to = at(i / WIDTH, 0) + i % WIDTH;
-    F room[GEMM_DEPTH<S> * FACTORS<S>] = {};
-    const F* from = room;
-    if (i < count_) {
-      const T* row = m_.at(first_ + i) + k_ * STEP;
-      const int64_t numbers = std::min(depth_ * STEP, K_ - k_ * STEP);
-      if constexpr (STEP == 1)
-        from = row;
-      else if constexpr (WIDENED<S>)
-        make_factors(row, numbers, room);
-      else
-        make_pairs(row, numbers, room);
+    if (i >= count_) {
+      for (int64_t f = 0; f < count; ++f) to[f * WIDTH] = F{};
+      return;
     }
-    for (int64_t f = 0; f < depth_ * FACTORS<S>; ++f) to[f * WIDTH] = from[f];
+    const T* row = m_.at(first_ + i) + k_ * STEP;
+    F room[GEMM_DEPTH<S> * FACTORS<S>];
+    const F* from = room;
+    if constexpr (STEP == 1)
+      from = row;
+    else if constexpr (WIDENED<S>)
+      make_factors(row, std::min(depth_ * STEP, K_ - k_ * STEP), room);
+    else
+      make_pairs(row, std::min(depth_ * STEP, K_ - k_ * STEP), room);
+    for (int64_t f = 0; f < count; ++f) to[f * WIDTH] = from[f];
   }
 
   const Matrix<T>& m_;

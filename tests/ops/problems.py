@@ -139,9 +139,15 @@ def near_threshold(problem: Problem, output, margin: float) -> bool:
     return bool(((probs - threshold).abs() < margin).any())
 
 
+def differences(found, expected):
+    """Of each tensor the largest difference, and the largest element, at least 1, that it is relative to."""
+    for a, b in zip(found, expected):
+        assert a.shape == b.shape
+        scale = max(1.0, float(b.detach().abs().max())) if b.numel() else 1.0
+        yield float((a - b).detach().abs().max()) if b.numel() else 0.0, scale
+
+
 def assert_close(found, expected, tolerance):
     """Every element to `tolerance`, relative to the largest of its tensor."""
-    for index, (a, b) in enumerate(zip(found, expected)):
-        scale = max(1.0, float(b.detach().abs().max())) if b.numel() else 1.0
-        difference = float((a - b).detach().abs().max()) if b.numel() else 0.0
-        assert a.shape == b.shape and difference <= tolerance * scale, f"tensor {index}: {difference} of {scale}"
+    for index, (difference, scale) in enumerate(differences(found, expected)):
+        assert difference <= tolerance * scale, f"tensor {index}: {difference} of {scale}"

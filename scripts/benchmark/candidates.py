@@ -16,9 +16,8 @@ import sys
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence
 
-import commands
 from arithmetic import equal_hidden_size
-from commands import ROOT, reason, recipe_options
+from commands import ROOT, environment, reason, recipe_options
 from omegaconf import OmegaConf
 
 from fairseq_hmrnn.cli.errors import UserError
@@ -138,18 +137,13 @@ class EarlierState(NamedTuple):
             script = "setup_extension.py" if (part / "setup_extension.py").exists() else "setup.py"  # before 1.0
             build = [sys.executable, script, "build_ext", "--inplace"]
             built = subprocess.run(
-                build, cwd=part, env=environment(part), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+                build, cwd=part, env=environment(part, threads=1), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
             )
             if built.returncode or not list(part.glob("fairseq_hmrnn/ops/**/*.so")):
                 why = reason(built.stdout.decode(errors="replace"))
                 raise UserError(f"the extension of {commit} could not be built in {part}: {why}")
             part.rename(root)
         return cls(commit, root)
-
-
-def environment(root: Path, threads: int = 1):
-    """Of a process that takes the package from `root` and has so many threads."""
-    return commands.environment(root, OMP_NUM_THREADS=str(threads), MKL_NUM_THREADS=str(threads))
 
 
 def commit_named(name: str) -> str:

@@ -28,9 +28,12 @@ def fairseq_command(name):
     return [sys.executable, "-c", f"import sys; del sys.path[0]; from {module} import cli_main; cli_main()"]
 
 
-def environment(root=ROOT, **more):
-    """That of this process, in which the package is taken from `root`."""
+def environment(root=ROOT, threads=None, **more):
+    """That of this process, in which the package is taken from `root`, and torch computes with so many threads if they
+    are given."""
     path = os.pathsep.join([str(root), *filter(None, [os.environ.get("PYTHONPATH")])])
+    if threads:
+        more = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), **more}
     return {**os.environ, "PYTHONPATH": path, **more}
 
 

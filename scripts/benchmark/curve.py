@@ -8,12 +8,12 @@ updates times the seconds of one update that were measured with nothing else run
 log has. The picture leaves out what is more than half above the best validation: the first updates.
 """
 
-import csv
 import logging
 import re
 from pathlib import Path
 
 from drawing import subplots
+from results import write_rows
 
 from fairseq_hmrnn.analysis.training import logged
 from fairseq_hmrnn.cli import arguments as kinds
@@ -92,10 +92,8 @@ def main():
     best = min(validations, key=lambda row: row["bpc"])
     print("best validation: {bpc:.4f} after {update:,} updates, {epoch:.2f} epochs, {hours:.2f} hours".format(**best))
     if args.csv:
-        with open(args.csv, "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, FIELDS)
-            writer.writeheader()
-            writer.writerows({**row, "epoch": f"{row['epoch']:.3f}", "hours": f"{row['hours']:.3f}"} for row in rows)
+        shown = ({**row, "epoch": f"{row['epoch']:.3f}", "hours": f"{row['hours']:.3f}"} for row in rows)
+        write_rows(args.csv, [FIELDS, *(row.values() for row in shown)])
     if args.plot:
         plot(rows, args.plot)
 

@@ -10,7 +10,6 @@ machine's own ceilings, measured before every setting, would have done the produ
 
 from __future__ import annotations
 
-import csv
 import itertools
 import statistics
 import sys
@@ -18,6 +17,7 @@ import time
 
 import torch
 from calibration import set_rate
+from results import write_rows
 from turns import ratio
 
 from fairseq_hmrnn.cli import arguments as kinds
@@ -205,7 +205,8 @@ def main():
     begun, rows, torch.backends.cuda.matmul.allow_tf32 = time.monotonic(), [], False
     torch.backends.cudnn.allow_tf32 = False
     left_out = 0
-    write(args.csv, [COLUMNS], "w")
+    if args.csv:
+        write_rows(args.csv, [COLUMNS])
     for dtype_name, hidden, batch, rates in itertools.product(
         args.dtypes, args.hidden, args.batch, [(1, 1), (0.2, 0.05)]
     ):
@@ -213,16 +214,10 @@ def main():
             left_out += 1
             continue
         found = measured_rows(args, dtype_name, hidden, batch, rates)
-        write(args.csv, found, "a")
+        if args.csv:  # setting by setting, so that those which are done outlive a kill
+            write_rows(args.csv, found, "a")
         rows += found
     print(f"{len(rows)} rows, {left_out} settings left out for lack of time")
-
-
-def write(path, rows, mode) -> None:
-    """Rows of the CSV, if there is to be one: setting by setting, so that those which are done outlive a kill."""
-    if path:
-        with open(path, mode, newline="") as file:
-            csv.writer(file).writerows(rows)
 
 
 def measured_rows(args, dtype_name, hidden, batch, rates):

@@ -14,8 +14,8 @@ import contextlib
 import itertools
 from pathlib import Path
 
-from candidates import HMLSTM, Recipe, check_settings, environment
-from commands import ROOT, parse_with_rest
+from candidates import HMLSTM, Recipe, check_settings
+from commands import environment, parse_with_rest
 from contestants import Contestant
 from precision import FLOAT32
 from turns import ratio
@@ -64,7 +64,7 @@ def start(args, title, precision, recipe, running, lstm=None) -> Contestant:
         command = recipe.lstm_command(LSTM, lstm["hidden_size"], args.data, folder)
     else:
         command = recipe.hmlstm_command(args.data, folder)
-    surroundings = {**environment(ROOT), "NVIDIA_TF32_OVERRIDE": "0"}
+    surroundings = environment(threads=1, NVIDIA_TF32_OVERRIDE="0")
     batch = recipe.values["dataset"]["batch_size"]
     found = Contestant(title, title, precision, batch, command, folder, surroundings, lstm)
     running.callback(found.close)

@@ -15,7 +15,6 @@ where it was interrupted, also with more seeds, other LSTMs or, at one learning 
 another recipe, schedule, text or number of threads it is refused.
 """
 
-import csv
 import itertools
 import json
 import re
@@ -26,7 +25,7 @@ import torch
 from candidates import HMLSTM, LSTMS, Recipe
 from commands import command, log_records, parameters_in
 from drawing import subplots
-from results import claim, data_digest
+from results import claim, data_digest, write_rows
 
 from fairseq_hmrnn.cli import arguments as kinds
 from fairseq_hmrnn.cli.errors import UserError, run_command
@@ -203,10 +202,8 @@ def main():
             print("{model} seed {seed}: {updates} updates, {seconds:.0f} s, {bpc:.3f}".format(**row), flush=True)
             rows.append(row)
     if args.csv:
-        with open(args.csv, "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(rows[0]))
-            writer.writeheader()
-            writer.writerows({**row, "seconds": f"{row['seconds']:.1f}"} for row in rows)
+        shown = ({**row, "seconds": f"{row['seconds']:.1f}"} for row in rows)
+        write_rows(args.csv, [rows[0], *(row.values() for row in shown)])
     if args.plot:
         plot(rows, args.plot)
 

@@ -9,7 +9,6 @@ the CSV is written when a run has ended; run again, the script goes on with the 
 
 from __future__ import annotations
 
-import csv
 import itertools
 import math
 import statistics
@@ -20,7 +19,7 @@ import torch
 from drawing import subplots
 from long_memory_models import CONTESTANTS, DEFAULT, Model, equal_size
 from long_memory_tasks import TASKS, build_task, items_of
-from results import read_rows
+from results import read_rows, write_rows
 from torch import nn
 from tqdm import tqdm
 
@@ -153,8 +152,7 @@ def main():
         row = [{**vars(arguments), **own}[key] for key in SETTINGS]
         if tuple(map(str, row)) not in done:
             row += run(name, contestant, seed, arguments)
-            with out.open("a", newline="") as file:
-                csv.writer(file).writerow(row)
+            write_rows(out, [row], "a")
     print(out.read_text())
     if arguments.plot:
         plot([row for row in read_rows(out, columns) if is_of(row, arguments)], gaps, arguments.plot)

@@ -16,7 +16,6 @@ Run again, the script goes on with the trainings that have no rows yet.
 from __future__ import annotations
 
 import contextlib
-import csv
 import itertools
 from pathlib import Path
 
@@ -26,7 +25,7 @@ from drawing import subplots
 from long_memory import SHORTEST_GAP, training
 from long_memory_models import CONTESTANTS, LAYERS, Model
 from long_memory_tasks import KINDS, build_task
-from results import read_rows
+from results import read_rows, write_rows
 from torch import Tensor
 from tqdm import tqdm
 
@@ -165,9 +164,8 @@ def main():
         own = {"contestant": contestant, "seed": seed}
         settings = {key: {**vars(arguments), **own}[key] for key in SETTINGS}
         if tuple(map(str, settings.values())) not in done:
-            found = [{**settings, **row} for row in rows_of(contestant, seed, arguments)]
-            with out.open("a", newline="") as file:
-                csv.DictWriter(file, columns).writerows(found)
+            found = ({**settings, **row} for row in rows_of(contestant, seed, arguments))
+            write_rows(out, [[row[column] for column in columns] for row in found], "a")
     rows = read_rows(out, columns)
     for row in rows:
         print(", ".join(f"{name} {value}" for name, value in row.items()))

@@ -12,7 +12,6 @@ past.
 
 from __future__ import annotations
 
-import csv
 import logging
 import math
 import statistics
@@ -21,6 +20,7 @@ import nn_lstm_lm  # noqa: F401  registers the model
 import torch
 import torch.nn.functional as F
 from drawing import subplots
+from results import write_rows
 from torch import Tensor
 
 from fairseq_hmrnn.analysis.plots import LAYER_COLORS
@@ -112,8 +112,7 @@ def main():
     by_interval = zip(*(bits for _, bits in found))
     table += [[interval, *(f"{bits:.4f}" for bits in row)] for interval, row in zip(args.intervals, by_interval)]
     if args.csv:
-        with open(args.csv, "w", newline="") as file:
-            csv.writer(file).writerows(table)
+        write_rows(args.csv, table)
     print(f"{scored} symbols of {args.subset}, bits per symbol")
     for row in table:
         print(" | ".join(map(str, row)))

@@ -71,7 +71,7 @@ def train(args, rest, count):
         logs = [Path(folder) / str(rank) for rank in range(count)]
         running = []
         # No GPU: fairseq would make a tensor there in each of several processes, whatever --cpu says.
-        surroundings = environment(OMP_NUM_THREADS="1", CUDA_VISIBLE_DEVICES="")
+        surroundings = environment(threads=1, CUDA_VISIBLE_DEVICES="")
         for options, log in zip(distributed_options(count, folder), logs):
             arguments = [str(part) for part in (*command, *options, *rest)]
             with log.open("wb") as file:

@@ -12,7 +12,6 @@ with (input_size, hidden_sizes), map x (T, B, input_size) to a tensor.
 
 from __future__ import annotations
 
-import csv
 import importlib
 import itertools
 import statistics
@@ -22,6 +21,7 @@ import time
 import torch
 from calibration import set_rate
 from drawing import subplots
+from results import write_rows
 from turns import ratio
 
 from fairseq_hmrnn.cli import arguments as kinds
@@ -252,8 +252,7 @@ def main():
     else:
         rows = table(args, tuple(args.rates), args.batch, [args.steps])
     if args.csv:
-        with open(args.csv, "w", newline="") as file:
-            csv.writer(file).writerows([COLUMNS, *rows])
+        write_rows(args.csv, [COLUMNS, *rows])
     if args.plot and args.sweep:
         plot(rows, args.sweep, args.plot)
 

@@ -59,14 +59,19 @@ def data_digest(folder):
     return found.hexdigest()[:12]
 
 
+def write_rows(path, rows, mode="w"):
+    """Write lists of values as the rows of a CSV; with the mode "a" below those that it has."""
+    with open(path, mode, newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(rows)
+
+
 def read_rows(path, columns):
     """The rows of a CSV, which is begun if it is not there; UserError if it has other columns."""
     if not path.exists():
-        with path.open("w", newline="") as file:
-            csv.writer(file).writerow(columns)
-    with path.open(newline="") as file:
+        write_rows(path, [columns])
+    with path.open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
         rows = list(reader)
-    if reader.fieldnames != columns:
+    if reader.fieldnames != list(columns):
         raise UserError(f"{path} has other columns: give another --out")
     return rows

@@ -7,7 +7,6 @@ row of the CSV is written when its run has ended, with `made`, the updates befor
 the script goes on with the runs that have no row yet.
 """
 
-import csv
 import itertools
 import math
 import time
@@ -15,7 +14,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from results import read_rows
+from results import read_rows, write_rows
 from torch import nn
 from tqdm import tqdm
 
@@ -122,8 +121,7 @@ def main():
         settings = [hidden, layer_norm, steps, seed, scale, arguments.updates, arguments.batch_size]
         if tuple(map(str, settings)) not in done:
             row = run(data, symbols, hidden, layer_norm, steps, seed, scale, arguments.updates)
-            with out.open("a", newline="") as file:
-                csv.writer(file).writerow([*settings, *row])
+            write_rows(out, [[*settings, *row]], "a")
     print(out.read_text())
 
 

@@ -16,7 +16,6 @@ done are taken as they are; those of another number of updates or of other texts
 from __future__ import annotations
 
 import argparse
-import csv
 import itertools
 import statistics
 from pathlib import Path
@@ -27,7 +26,7 @@ import torch
 from candidates import Recipe
 from commands import command
 from drawing import subplots
-from results import claim, digest
+from results import claim, digest, read_rows, write_rows
 from timescales_texts import (
     CODE,
     FILLER,
@@ -321,10 +320,8 @@ def main():
     table = []  # written when all is measured: an earlier file is kept until then
     for name, seed, path in models:
         table += map(rounded, rows_of(name, seed, path, texts, first, bool(args.checkpoint)))
-    with open(args.csv, "w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([COLUMNS, *table])
-    with open(args.csv, newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+    write_rows(args.csv, [COLUMNS, *table])
+    rows = read_rows(Path(args.csv), COLUMNS)
     report(rows)
     if args.plot:
         plot(rows, args.plot)

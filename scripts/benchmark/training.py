@@ -22,8 +22,8 @@ from pathlib import Path
 
 import peak
 import training_report as report
-from candidates import HMLSTM, LSTMS, EarlierState, Recipe, check_settings, commit_named, environment
-from commands import ROOT
+from candidates import HMLSTM, LSTMS, EarlierState, Recipe, check_settings, commit_named
+from commands import ROOT, environment
 from contestants import Contestant
 
 from fairseq_hmrnn.cli import arguments as kinds
@@ -116,7 +116,7 @@ def start(args, running):
 
 def measure(args, contestants):
     """Warm-ups, then turns, then the breakdowns; returns the peaks {precision: GFLOP/s and how}."""
-    surroundings = environment(ROOT, args.threads)
+    surroundings = environment(threads=args.threads)
     peaks = [[peak.measure(precision, args.threads, surroundings) for precision in args.precision]]
     for contestant in contestants:
         contestant.make(LSTM_WARM_UP if contestant.lstm else args.warm_up)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import itertools
 from typing import Dict, List
 
 import peak
 from candidates import HMLSTM
+from results import write_rows
 from turns import over
 
 
@@ -133,7 +133,5 @@ def write_csv(path, contestants, peaks):
             row.update({f"{name}{layer}": value for name, value in share._asdict().items()})
         row.update({f"ms {name}": 1e3 * seconds for name, seconds in contestant.parts.items()})
         rows.append({name: f"{value:.4g}" if isinstance(value, float) else value for name, value in row.items()})
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(dict.fromkeys(itertools.chain(*rows))), restval="")
-        writer.writeheader()
-        writer.writerows(rows)
+    columns = list(dict.fromkeys(itertools.chain(*rows)))
+    write_rows(path, [columns, *([row.get(column, "") for column in columns] for row in rows)])

@@ -97,14 +97,15 @@ class Packing {
       return;
     }
     const T* row = m_.at(first_ + i) + k_ * STEP;
+    const int64_t numbers = std::min(depth_ * STEP, K_ - k_ * STEP);
     F room[GEMM_DEPTH<S> * FACTORS<S>];
     const F* from = room;
     if constexpr (STEP == 1)
       from = row;
     else if constexpr (WIDENED<S>)
-      make_factors(row, std::min(depth_ * STEP, K_ - k_ * STEP), room);
+      make_factors(row, numbers, room);
     else
-      make_pairs(row, std::min(depth_ * STEP, K_ - k_ * STEP), room);
+      make_pairs(row, numbers, room);
     for (int64_t f = 0; f < count; ++f) to[f * WIDTH] = from[f];
   }
 

@@ -30,7 +30,7 @@ FAIRSEQ = {
 }
 BENCHMARK = re.compile(r"scripts/benchmark/(\w+)\.py$")
 # What `train FOLDER` may choose, beside which options after -- are given.
-CHOSEN = [("hmlstm_language_modeling", "hmlstm_lm"), ("translation", "hmlstm_transformer_small")]
+CHOSEN = [("hmlstm_language_modeling", "hmlstm_lm"), ("translation", "hmlstm_small")]
 NAMES = [str(path.relative_to(ROOT)) for path in DOCUMENTS]
 every_document = pytest.mark.parametrize("document", DOCUMENTS, ids=NAMES)
 

@@ -83,8 +83,10 @@ OF_CRITERION = {"--boundary-rates", "--label-smoothing"}  # of these
 # For fewer symbols than these on the longer side (some 150,000 sentences); measured: docs/translation.md.
 SMALL_TRANSLATION = 3_000_000
 FOR_SMALL_TRANSLATION = {
-    **TRANSLATION, "--arch": "hmlstm_transformer_small", "--max-tokens": "1500", "--max-epoch": "20", "--patience": "5",
+    **TRANSLATION, "--arch": "hmlstm_small", "--max-tokens": "1500", "--max-epoch": "20", "--patience": "5",
 }  # fmt: skip
+# Their best learning rates, measured there; that of OF_TRANSLATION suits any other.
+RATES_OF_SMALL = {"hmlstm_small": "0.016", "hmlstm_lstm_small": "0.016", "hmlstm_transformer_small": "0.004"}
 
 Options = Dict[str, Optional[str]]  # None: it takes no value
 
@@ -135,7 +137,10 @@ def _for_translation(data: str, names: Set[str], given: Sequence[str], cpu: bool
     size = "large"
     if symbols < SMALL_TRANSLATION:
         options, size = {**FOR_SMALL_TRANSLATION}, "small"
-        _set_length(options, OF_TRANSLATION, symbols, names, given, cpu or "--cpu" in names)
+        architecture = value_of("--arch", given) or options["--arch"]
+        decay = {**OF_TRANSLATION.decay, "--lr": RATES_OF_SMALL.get(architecture, OF_TRANSLATION.decay["--lr"])}
+        length = OF_TRANSLATION._replace(decay=decay)
+        _set_length(options, length, symbols, names, given, cpu or "--cpu" in names)
     if _chooses("criterion", given, TRANSLATION["--criterion"]):
         for name in OF_CRITERION:
             options.pop(name)

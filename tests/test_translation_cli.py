@@ -150,12 +150,12 @@ def test_the_test_split_is_scored_in_the_direction_that_was_trained(pairs, tmp_p
 @pytest.mark.parametrize(
     "symbols, given, expected",
     [
-        (450_000, [], (SMALL, "0.016", "polynomial_decay", "6000", None, "5")),  # 20 of 300 updates
+        (450_000, [], (SMALL, "0.016", "polynomial_decay", "9000", None, "5")),  # 30 of 300 updates
         (30_000, [], (SMALL, "0.016", "polynomial_decay", "3000", None, "5")),
-        (450_000, ["--max-tokens", "3000"], (SMALL, "0.016", "polynomial_decay", "3000", None, "5")),
+        (450_000, ["--max-tokens", "3000"], (SMALL, "0.016", "polynomial_decay", "4500", None, "5")),
         (450_000, ["--max-update", "9"], (SMALL, "0.016", "polynomial_decay", "9", None, "5")),
-        (450_000, ["--arch=" + OTHER_SMALL], (OTHER_SMALL, "0.004", "polynomial_decay", "6000", None, "5")),
-        (450_000, ["-a", "hmlstm"], ("hmlstm", "0.002", "polynomial_decay", "6000", None, "5")),
+        (450_000, ["--arch=" + OTHER_SMALL], (OTHER_SMALL, "0.004", "polynomial_decay", "9000", None, "5")),
+        (450_000, ["-a", "hmlstm"], ("hmlstm", "0.002", "polynomial_decay", "9000", None, "5")),
         (450_000, ["--max-epoch", "2"], (SMALL, "0.001", None, None, "2", "5")),
         (3_000_000, [], ("hmlstm_lstm_iwslt_de_en", "0.001", None, None, "10", None)),
     ],

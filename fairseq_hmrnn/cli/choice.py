@@ -83,7 +83,7 @@ OF_CRITERION = {"--boundary-rates", "--label-smoothing"}  # of these
 # For fewer symbols than these on the longer side (some 150,000 sentences); measured: docs/translation.md.
 SMALL_TRANSLATION = 3_000_000
 FOR_SMALL_TRANSLATION = {
-    **TRANSLATION, "--arch": "hmlstm_small", "--max-tokens": "1500", "--max-epoch": "20", "--patience": "5",
+    **TRANSLATION, "--arch": "hmlstm_small", "--max-tokens": "1500", "--max-epoch": "30", "--patience": "5",
 }  # fmt: skip
 # Their best learning rates, measured there; that of OF_TRANSLATION suits any other.
 RATES_OF_SMALL = {"hmlstm_small": "0.016", "hmlstm_lstm_small": "0.016", "hmlstm_transformer_small": "0.004"}

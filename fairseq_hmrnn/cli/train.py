@@ -16,7 +16,7 @@ printed before it runs:
 Boundary regularisers (docs/boundaries.md): from a million symbols on those that find words and sentences, uncertainty
 and unforeseen, where spaces stand between words; for less text the rates of the recipe; lexicon where there are no
 spaces. A folder of `prepare translation` gets a translation model:
-  below 3 million     hmlstm_small: about 20 epochs, the learning rate falling to 0, or until validation has not
+  below 3 million     hmlstm_small: about 30 epochs, the learning rate falling to 0, or until validation has not
                       improved for 5
   else                hmlstm_lstm_iwslt_de_en: 10 epochs
 """

@@ -137,7 +137,7 @@ def _for_translation(data: str, names: Set[str], given: Sequence[str], cpu: bool
     size = "large"
     if symbols < SMALL_TRANSLATION:
         options, size = {**FOR_SMALL_TRANSLATION}, "small"
-        architecture = value_of("--arch", given) or options["--arch"]
+        architecture = str(value_of("--arch", given) or options["--arch"])
         decay = {**OF_TRANSLATION.decay, "--lr": RATES_OF_SMALL.get(architecture, OF_TRANSLATION.decay["--lr"])}
         length = OF_TRANSLATION._replace(decay=decay)
         _set_length(options, length, symbols, names, given, cpu or "--cpu" in names)
@@ -214,24 +214,30 @@ def _learns_a_lexicon(given: Sequence[str], options: Options) -> bool:
 def _set_length(
     options: Options, length: Length, symbols: int, names: Set[str], given: Sequence[str], cpu: bool
 ) -> None:
-    """Choose how many updates a training makes, and a learning rate that falls with them; the recipe's epochs and rate
-    stay where the user says how many epochs, or with which schedule."""
-    updates = value_of("--max-update", given)
-    if not names & ENDINGS:
-        batch = math.prod(_number(name, given, options) for name in length.batch)
-        batch = min(batch, _number("--max-tokens", given, options, math.inf))
-        processes = 1 if cpu else max(torch.cuda.device_count(), 1)
-        per_epoch = max(symbols // (batch * _number("--update-freq", given, options) * processes), 1)
+    """Choose how many updates a training makes, unless the user says when it ends, and a learning rate that falls to
+    zero with them; the recipe's rate stays where the user chooses a schedule, or that there is no end."""
+    batch = math.prod(_number(name, given, options) for name in length.batch)
+    batch = min(batch, _number("--max-tokens", given, options, math.inf))
+    processes = 1 if cpu else max(torch.cuda.device_count(), 1)
+    per_epoch = max(symbols // (batch * _number("--update-freq", given, options) * processes), 1)
+    if names & ENDINGS:
+        updates = min(_end("--max-update", given), _end("--max-epoch", given) * per_epoch)
+    else:
         epochs = max(_number("--max-epoch", (), options), math.ceil(length.fewest / per_epoch))
         del options["--max-epoch"]
-        updates = options["--max-update"] = str(epochs * per_epoch)
-    if "--max-epoch" in names or names & {*CLASSES["lr_scheduler"], *OF_RECIPE_SCHEDULES}:
-        return
-    if updates and updates.isdecimal() and int(updates):
+        updates = epochs * per_epoch
+        options["--max-update"] = str(updates)
+    if updates < math.inf and not names & {*CLASSES["lr_scheduler"], *OF_RECIPE_SCHEDULES}:
         for name in OF_RECIPE_SCHEDULES:
             options.pop(name, None)
-        warmup = min(int(length.decay["--warmup-updates"]), int(updates) // 10)
-        options.update({**length.decay, "--warmup-updates": str(warmup), "--total-num-update": updates})
+        warmup = min(int(length.decay["--warmup-updates"]), updates // 10)
+        options.update({**length.decay, "--warmup-updates": str(warmup), "--total-num-update": str(updates)})
+
+
+def _end(option: str, given: Sequence[str]) -> float:
+    """The user's last update or epoch; infinite where there is none, or none that fairseq would take."""
+    text = value_of(option, given) or ""
+    return int(text) or math.inf if text.isdecimal() else math.inf
 
 
 def _number(option: str, given: Sequence[str], options: Options, otherwise: float = 1) -> float:

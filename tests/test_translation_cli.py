@@ -150,15 +150,15 @@ def test_the_test_split_is_scored_in_the_direction_that_was_trained(pairs, tmp_p
 @pytest.mark.parametrize(
     "symbols, given, expected",
     [
-        (450_000, [], (SMALL, "0.016", "polynomial_decay", "9000", None, "5")),  # 30 of 300 updates
-        (30_000, [], (SMALL, "0.016", "polynomial_decay", "3000", None, "5")),
-        (450_000, ["--max-tokens", "3000"], (SMALL, "0.016", "polynomial_decay", "4500", None, "5")),
-        (450_000, ["--max-update", "9"], (SMALL, "0.016", "polynomial_decay", "9", None, "5")),
-        (450_000, ["--arch=" + OTHER_SMALL], (OTHER_SMALL, "0.004", "polynomial_decay", "9000", None, "5")),
-        (450_000, ["-a", "hmlstm"], ("hmlstm", "0.002", "polynomial_decay", "9000", None, "5")),
-        (450_000, ["--max-epoch", "2"], (SMALL, "0.016", "polynomial_decay", None, "2", "5")),  # 600 updates
-        (450_000, ["--max-epoch", "0"], (SMALL, "0.001", None, None, "0", "5")),
-        (3_000_000, [], ("hmlstm_lstm_iwslt_de_en", "0.001", None, None, "10", None)),
+        (450_000, [], (SMALL, "0.016", "polynomial_decay", "9000", "9000", None, "5")),  # 30 of 300 updates
+        (30_000, [], (SMALL, "0.016", "polynomial_decay", "3000", "3000", None, "5")),
+        (450_000, ["--max-tokens", "3000"], (SMALL, "0.016", "polynomial_decay", "4500", "4500", None, "5")),
+        (450_000, ["--max-update", "9"], (SMALL, "0.016", "polynomial_decay", "9", "9", None, "5")),
+        (450_000, ["--arch=" + OTHER_SMALL], (OTHER_SMALL, "0.004", "polynomial_decay", "9000", "9000", None, "5")),
+        (450_000, ["-a", "hmlstm"], ("hmlstm", "0.002", "polynomial_decay", "9000", "9000", None, "5")),
+        (450_000, ["--max-epoch", "2"], (SMALL, "0.016", "polynomial_decay", "600", None, "2", "5")),
+        (450_000, ["--max-epoch", "0"], (SMALL, "0.001", None, None, None, "0", "5")),
+        (3_000_000, [], ("hmlstm_lstm_iwslt_de_en", "0.001", None, None, None, "10", None)),
     ],
 )
 def test_the_size_of_the_data_chooses_model_and_length(pairs, monkeypatch, symbols, given, expected):
@@ -166,11 +166,8 @@ def test_the_size_of_the_data_chooses_model_and_length(pairs, monkeypatch, symbo
     monkeypatch.setattr(choice, "count_symbols", lambda path: sides.append(path) or symbols - len(sides) + 1)
     arguments = choose(str(pairs), "save", given, cpu=True).arguments
     assert sorted(path[-3:] for path in sides) == [".de", ".en"]
-    names = ("--arch", "--lr", "--lr-scheduler", "--max-update", "--max-epoch", "--patience")
+    names = ("--arch", "--lr", "--lr-scheduler", "--total-num-update", "--max-update", "--max-epoch", "--patience")
     assert tuple(value_of(name, arguments) for name in names) == expected
-    decays = expected[2] is not None
-    end = "600" if given == ["--max-epoch", "2"] else value_of("--max-update", arguments)
-    assert value_of("--total-num-update", arguments) == (end if decays else None)
 
 
 def lines_by_number(output, letter):

@@ -237,7 +237,7 @@ def _set_length(
 def _end(option: str, given: Sequence[str]) -> float:
     """The user's last update or epoch; infinite where there is none, or none that fairseq would take."""
     text = value_of(option, given) or ""
-    return int(text) or math.inf if text.isdecimal() else math.inf
+    return int(text) if text.isdecimal() and int(text) else math.inf
 
 
 def _number(option: str, given: Sequence[str], options: Options, otherwise: float = 1) -> float:

@@ -203,7 +203,7 @@ def main():
             rows.append(row)
     if args.csv:
         shown = ({**row, "seconds": f"{row['seconds']:.1f}"} for row in rows)
-        write_rows(args.csv, [rows[0], *(row.values() for row in shown)])
+        write_rows(args.csv, [list(rows[0]), *(row.values() for row in shown)])
     if args.plot:
         plot(rows, args.plot)
 

@@ -19,7 +19,7 @@ import struct
 import tarfile
 import zipfile
 import zlib
-from typing import Any, BinaryIO, Set, Tuple
+from typing import Any, BinaryIO, Optional, Set, Tuple
 
 import torch
 from fairseq import file_io
@@ -51,6 +51,11 @@ _TENSOR_TYPE = re.compile(r"torch\.(\w+Storage|Size|device|dtype|(b?float|int|ui
 _NUMBERS = re.compile(r"[biufc]\d+")  # numpy's names of the types of plain numbers
 _MEMBER = re.compile(r"data\.pkl|data/\d+|version|byteorder|\.(format_version|storage_alignment|data/serialization_id)")
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # begins the files of torch before 1.6
+
+# In torch's error for weights that do not fit a module: one of another shape, one that is not there, one too many.
+_SIZES = re.compile(r"size mismatch for (\S+): .* torch.Size\((\[.*?\])\) from .* torch.Size\((\[.*?\])\)")
+_MISSING = re.compile(r'Missing key\(s\) in state_dict: "(.+?)"')
+_UNEXPECTED = re.compile(r'Unexpected key\(s\) in state_dict: "(.+?)"')
 
 EARLIER = "use another checkpoint, such as the one before it"
 
@@ -218,3 +223,16 @@ def first_line(error: BaseException) -> str:
     """An error's kind and the beginning of what it says, in one line."""
     said = " ".join(str(error).split("\n    full_key")[0].split())
     return f"{type(error).__name__}: {said[:250]}" if said else type(error).__name__
+
+
+def misfit(error: Optional[BaseException]) -> Optional[str]:
+    """What torch's error for weights that do not fit a module says of the first of them, ones of another shape before
+    others; None of any other error."""
+    said = str(error) if isinstance(error, RuntimeError) else ""
+    sizes = _SIZES.search(said)
+    if sizes is not None:
+        return "its {} is of {}, not {}".format(*sizes.groups())
+    missing, unexpected = _MISSING.search(said), _UNEXPECTED.search(said)
+    if missing is not None:
+        return f"it has no {missing.group(1)}"
+    return None if unexpected is None else f"its {unexpected.group(1)} has no place"

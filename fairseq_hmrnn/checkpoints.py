@@ -14,7 +14,6 @@ import glob
 import logging
 import os
 import pickle
-import re
 from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
 import torch
@@ -27,7 +26,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from . import compat
-from .archive import EARLIER, UnsafeCheckpointError, check_checkpoint, first_line
+from .archive import EARLIER, UnsafeCheckpointError, check_checkpoint, first_line, misfit
 from .fairseq_hooks import is_of_this_package, registered_options, wrap_once
 from .options import nearest
 from .resumption import hand_over_loss
@@ -36,9 +35,6 @@ logger = logging.getLogger(__name__)
 
 # Codecs that need no file, and so can be taken from a checkpoint as they are.
 _CODECS_WITHOUT_FILES = {"bytes", "characters"}
-
-# In torch's error for a weight of another shape than the model's.
-_SIZES = re.compile(r"size mismatch for (\S+): .* torch.Size\((\[.*?\])\) from .* torch.Size\((\[.*?\])\)")
 
 CHECKPOINT_NAMES = ("checkpoint_best.pt", "checkpoint_last.pt", "model.pt")
 
@@ -224,13 +220,11 @@ def naming(path: str, fault: str = "is not a whole fairseq checkpoint") -> Itera
     except (UnsafeCheckpointError, MissingMandatoryValue):  # the latter is for the user to name
         raise
     except (LookupError, TypeError, AttributeError, RuntimeError, EOFError) as error:
-        sizes = _SIZES.search(str(error)) if isinstance(error, RuntimeError) else None
-        if sizes is not None:
-            name, own, wanted = sizes.groups()
+        difference = misfit(error)
+        if difference is not None:
             raise UnsafeCheckpointError(
-                f"{path} does not fit the options or the data that were given: its {name} is of {own}, not {wanted}; "
-                "leave out options that change sizes, and give its own dictionary and, if it had one, "
-                "--output-dictionary-size"
+                f"{path} does not fit the options or the data that were given: {difference}; leave out options that "
+                "change its weights, and give its own dictionary and, if it had one, --output-dictionary-size"
             ) from error
         raise UnsafeCheckpointError(f"{path} {fault} ({first_line(error)})") from error
     except (pickle.UnpicklingError, OmegaConfBaseException) as error:

@@ -14,6 +14,7 @@ from typing import Any, Callable, Dict, Optional
 
 from fairseq import checkpoint_utils
 
+from .archive import misfit
 from .fairseq_hooks import is_of_this_package, running_command, wrap_once
 from .optim import mixed_precision
 
@@ -87,6 +88,33 @@ def _saves_whole(save: Callable[..., Any], trainer) -> Callable[..., Any]:
     return save_checkpoint
 
 
+def _says_what_differs(load: Callable[..., Any]) -> Callable[..., Any]:
+    """The trainer's `load_checkpoint`, with a ValueError of one line for a checkpoint of another model, dictionary,
+    criterion or optimizer, of which fairseq and torch say less in more lines."""
+
+    @functools.wraps(load)
+    def load_checkpoint(filename, *args, **kwargs):
+        try:
+            return load(filename, *args, **kwargs)
+        except AssertionError as error:  # fairseq's, for another criterion or optimizer
+            raise ValueError(f"{filename} does not fit the options that were given: {error}") from error
+        except Exception as error:
+            cause = error.__context__  # fairseq says of it only that there was one
+            difference = misfit(cause)
+            if isinstance(cause, ValueError):  # this package's
+                raise ValueError(f"{filename} does not fit: {cause}, or another --save-dir to begin anew") from error
+            if difference is None and "optimizer's group" in str(error):
+                difference = "its optimizer has other parameters"
+            if difference is None:
+                raise
+            raise ValueError(
+                f"{filename} does not fit the options or the data that were given: {difference}; give those that it "
+                "was trained with, or another --save-dir to begin anew"
+            ) from error
+
+    return load_checkpoint
+
+
 def _gather_first(save: Callable[..., Any]) -> Callable[..., Any]:
     """fairseq's `save_checkpoint`, which every process calls and the first one writes: with what the others hold of the
     task's state, if it has `gather_carried`."""
@@ -114,6 +142,7 @@ def _resume_whole(load: Callable[..., Any]) -> Callable[..., Any]:
                 "--update-epoch-batch-itr true too, or leave it out"
             )
         trainer.save_checkpoint = _saves_whole(trainer.save_checkpoint, trainer)
+        trainer.load_checkpoint = _says_what_differs(trainer.load_checkpoint)
         if not is_of_this_package(type(trainer.task)):
             task = trainer.task
             task.get_batch_iterator = functools.partial(keep_batches, task, task.get_batch_iterator)

@@ -83,6 +83,37 @@ def test_a_training_that_has_ended_makes_no_further_update(data, tmp_path):
     assert re.findall(r"train_inner.*num_updates=(\d+)", logs[3].read_text()) == ["10", "11"]
 
 
+def test_a_checkpoint_that_does_not_fit_is_one_line(data, tmp_path):
+    """What differs is named, in a training that goes on and in one that starts from another's weights."""
+    save, other = tmp_path / "save", tmp_path / "other"
+    first = ("fairseq-train", [data, *TASK, *TRAIN, "--max-update", 2, "--save-dir", save], tmp_path / "first.log")
+    (tmp_path / "text").write_text("xyz uvw\n" * 60)
+    prepare = ("fairseq-hmrnn", ["prepare", "text", tmp_path / "text", "--dest", other], tmp_path / "prepare.log")
+    run_groups([[first, prepare]])
+    go_on = ["--save-dir", save, "--max-update", 4]
+    start = ["--save-dir", tmp_path / "new", "--finetune-from-model", save / "checkpoint_last.pt"]
+    advice = "; give those that it was trained with, or another --save-dir to begin anew"
+    misfits = {
+        rf"its decoder\S+\.2 is of \[33, 8\], not \[37, 9\]{advice}": [data, *go_on, "--hidden-sizes", "16,12,9"],
+        rf"its decoder\S+gain_recurrent\.0 has no place{advice}": [data, *go_on, "--normalization", "none"],
+        rf"it has no decoder\S+detector\S+{advice}": [data, *go_on, "--detector-hidden", 4],
+        r".*please reset the optimizer \(--reset-optimizer\).*": [data, *go_on, "--optimizer", "sgd"],
+        ".*was trained with another dictionary than the .*, or another --save-dir .*": [other, *go_on],
+        rf"its decoder\S+ is of \[3, 36\], not \[2, 28\]{advice}": [
+            data, *start, "--boundary-rates", ".3", "--hidden-sizes", "16,12"
+        ],
+    }  # fmt: skip
+    logs = [tmp_path / f"log{number}" for number in range(len(misfits))]
+    trainings = [
+        ("fairseq-train", [given[0], *TASK, *TRAIN, *given[1:]], log) for given, log in zip(misfits.values(), logs)
+    ]
+    run_groups([trainings], refused=True)
+    for difference, log in zip(misfits, logs):
+        line = log.read_text().splitlines()[-1]
+        assert re.fullmatch(rf"fairseq-train: error: {save}/checkpoint_last.pt does not fit\b[^:]*: {difference}", line)
+        assert "Traceback" not in log.read_text()
+
+
 def test_patience_goes_on_counting(data, tmp_path):
     stuck = ["--lr", 0, "--patience", 3, "--max-epoch", 9]  # no epoch is better than the first
     options, folder = [data, *TASK, *TRAIN, *stuck], tmp_path / "save"

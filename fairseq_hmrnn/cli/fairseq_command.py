@@ -16,11 +16,15 @@ from hydra.errors import HydraException
 from .errors import UserError, is_for_users, raised_in
 
 MODULES = {"fairseq-train": "fairseq_cli.train", "fairseq-hydra-train": "fairseq_cli.hydra_train"}
-# How warnings of hydra begin that are for fairseq's programmers, not for who trains.
+# How warnings of hydra and torch begin that are for fairseq's programmers, not for who trains.
 OF_FAIRSEQ = (
     "The version_base parameter",
     "'.*' is validated against ConfigStore",
     "Future Hydra versions will no longer",
+    "hydra.experimental",
+    "In '.*': Usage of deprecated keyword",
+    "The strict flag in the compose API",
+    "'pin_memory' argument is set as true",
 )
 
 

@@ -270,3 +270,7 @@ def test_translation_models_load_from_their_folder(models, pairs):
     assert len(both.models) == 2
     with pytest.raises(FileNotFoundError, match="no folder"):
         HMLSTMModel.from_pretrained(str(models / "translator"), data_name_or_path=str(pairs / "nowhere"))
+    with pytest.raises(TypeError, match="^unknown option sentencpiece_model: did you mean sentencepiece_model"):
+        HMLSTMModel.from_pretrained(str(models / "translator"), bpe="sentencepiece", sentencpiece_model="spm.de.model")
+    wider = HMLSTMModel.from_pretrained(str(models / "translator"), generation_args={"beam": 7})
+    assert wider.cfg.generation.beam == 7

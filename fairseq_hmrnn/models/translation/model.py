@@ -9,7 +9,7 @@ from typing import Dict
 
 from fairseq.models import FairseqEncoderDecoderModel
 
-from ...checkpoints import data_folder, find_checkpoint, load_for_use, settings, split_checkpoints
+from ...checkpoints import check_overrides, data_folder, find_checkpoint, load_for_use, settings, split_checkpoints
 from ...options import CheckedOptions, check_config
 from ..dropout import let_dropout_grow
 from ..embeddings import check_criterion, check_shared_embeddings, load_embedding
@@ -17,6 +17,8 @@ from ..start_files import StartsFromFiles
 from . import scripting
 from .encoder import HMLSTMEncoder
 from .pretrained import DECODER_PARTS, ENCODER_PARTS, Given, load_pretrained
+
+HUB_OPTIONS = {"user_dir", "generation_args"}  # which fairseq's from_pretrained takes beside those of a checkpoint
 
 
 class TranslationModel(CheckedOptions, StartsFromFiles, FairseqEncoderDecoderModel):
@@ -71,15 +73,18 @@ class TranslationModel(CheckedOptions, StartsFromFiles, FairseqEncoderDecoderMod
         model_name_or_path: a checkpoint, or a folder with checkpoint_best.pt. checkpoint_file: its name there, several
         with ":" between them for an ensemble. data_name_or_path: the folder with the dictionaries; None: that of the
         checkpoint if it has them, else the one it was trained on. kwargs: options to change, such as
-        `bpe="sentencepiece", sentencepiece_model=PATH`.
+        `bpe="sentencepiece", sentencepiece_model=PATH`, and those of fairseq's hub, HUB_OPTIONS. TypeError for one that
+        is no option of the checkpoint.
         """
         paths = [find_checkpoint(path) for path in split_checkpoints(model_name_or_path, checkpoint_file)]
+        trained = settings(load_for_use(paths[0]))
+        check_overrides(paths[0], trained, {name: kwargs[name] for name in kwargs.keys() - HUB_OPTIONS})
         folder = os.path.dirname(os.path.abspath(paths[0]))
         names = os.pathsep.join(os.path.relpath(path, folder) for path in paths)
         if data_name_or_path is None and glob.glob(os.path.join(glob.escape(folder), "dict.*.txt")):
             data_name_or_path = "."
         elif data_name_or_path is None:
-            data_name_or_path = str(settings(load_for_use(paths[0])).task.data).split(os.pathsep)[0]
+            data_name_or_path = str(trained.task.data).split(os.pathsep)[0]
         data_name_or_path = data_folder(data_name_or_path, paths[0])
         if not os.path.isdir(data_name_or_path):
             raise FileNotFoundError(f"no folder {data_name_or_path}: name the one with the dictionaries as data")

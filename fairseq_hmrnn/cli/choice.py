@@ -85,7 +85,7 @@ SMALL_TRANSLATION = 3_000_000
 FOR_SMALL_TRANSLATION = {
     **TRANSLATION, "--arch": "hmlstm_small", "--max-tokens": "1500", "--max-epoch": "30", "--patience": "5",
 }  # fmt: skip
-# Their best learning rates, measured there; that of OF_TRANSLATION suits any other.
+# Learning rates that were best there, for hmlstm_lstm_small those of hmlstm_lstm; OF_TRANSLATION's suits any other.
 RATES_OF_SMALL = {"hmlstm_small": "0.016", "hmlstm_lstm_small": "0.016", "hmlstm_transformer_small": "0.004"}
 
 Options = Dict[str, Optional[str]]  # None: it takes no value

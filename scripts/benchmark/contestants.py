@@ -49,6 +49,11 @@ class Contestant:
         root = self.environment["PYTHONPATH"].split(os.pathsep)[0]
         if self.model.get("package", root) != root:
             raise UserError(f"{self.label} took the package from {self.model['package']}, not from {root}")
+        if self.model.get("not_compiled"):
+            raise UserError(
+                f"{self.label} runs without a compiled kernel, which would be measured in its place ({self.log} says "
+                f"why): build it in {root}, or, of an earlier state, remove that folder"
+            )
 
     def make(self, updates: int, profiled: bool = False) -> dict:
         """Have it make so many updates; what the worker answers."""

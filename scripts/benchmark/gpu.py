@@ -4,8 +4,9 @@
     TRITON_INTERPRET=1 python scripts/benchmark/gpu.py --tiny   # every part once at a tiny size, without a GPU
 
 Candidates take turns, and ratios are taken within a turn; the slow ones, the reference and torch.compile, are timed in
-the first turn alone. Parity with the reference is checked first. `roofline` is the fraction of the time in which the
-machine's own ceilings, measured before every setting, would have done the products and read the weights of every step.
+the first turn alone. Parity with the reference is checked first. `roofline` is the share of a candidate's time that
+its products would take at the machine's own ceiling, or reading the weights once and moving the states, whichever is
+longer; both ceilings are measured before every setting.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@
     python scripts/benchmark/gpu_update.py data/ptb --recipe ptb --precision bf16 float32
 
 Each is a process of its own that runs the real command, with data, loss, optimizer and log; they make updates in turns,
-the others waiting, and ratios are taken within a turn. float32 is without TF32. Everything after -- are settings of
-the recipe, such as dataset.batch_size=128.
+the others waiting, and ratios are taken within a turn. A thread of fairseq's makes batches ahead, also for those who
+wait. float32 is without TF32. Everything after -- are settings of the recipe, such as dataset.batch_size=128.
 """
 
 import contextlib

@@ -8,6 +8,7 @@ output: seconds, symbols and sums of the criterion's logs. A process that waits 
 """
 
 import importlib
+import importlib.machinery
 import json
 import os
 import sys
@@ -88,8 +89,16 @@ class Turns:
         self.replies.flush()
 
 
+def has_loaded_extension(package):
+    """Whether a compiled module of this package, of whatever name in whatever state, runs in this process."""
+    endings = tuple(importlib.machinery.EXTENSION_SUFFIXES)
+    modules = [module for name, module in sys.modules.items() if name.startswith(f"{package}.")]
+    return any(str(getattr(module, "__file__", None)).endswith(endings) for module in modules)
+
+
 def describe(trainer):
-    """Facts about the model for the parent process: its parameters, and of an hmlstm_lm the sizes."""
+    """Facts about the model for the parent process: its parameters, and of an hmlstm_lm the sizes, where it is from and
+    whether it runs on a CPU without a compiled kernel."""
     model = trainer.get_model()
     found = {"parameters": sum(p.numel() for p in model.parameters())}
     hm_lstm = getattr(model.decoder, "hm_lstm", None)
@@ -99,6 +108,7 @@ def describe(trainer):
         softmax = model.decoder.output_projection
         found.update(
             package=os.path.dirname(os.path.dirname(os.path.abspath(fairseq_hmrnn.__file__))),
+            not_compiled=trainer.device.type == "cpu" and not has_loaded_extension(fairseq_hmrnn.__name__),
             input_size=hm_lstm.input_size,
             hidden_sizes=list(hm_lstm.hidden_sizes),
             output_size=softmax.in_features,

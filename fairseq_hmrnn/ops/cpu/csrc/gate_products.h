@@ -142,7 +142,7 @@ class GateProducts {
     if (training_ && thread_ == 0) remember_statistics(l);
   }
 
-  // The detector's term of one product, gate included. Called for open terms only, or for all without `skip`.
+  // The detector's row of one product, with its gain and before its gate. Called for the recurrent and open products.
   T detector_term(int64_t l, int64_t b, int product) const {
     const auto& layer = p_.layers[l];
     if (p_.layer_norm) return layer.gain[product][GATES * layer.size] * nu_[product][b];

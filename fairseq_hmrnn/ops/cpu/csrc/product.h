@@ -16,6 +16,7 @@ constexpr int GATES = 4;  // rows of each unit in every weight, in the order of 
 
 template <class T>
 constexpr int PANEL = GATES * LANES<T>;  // all gates of LANES units
+static_assert(GATES == 4, "a panel is multiplied as four vectors: vectors_at_once, passes_of, multiply_tile, finish_row");
 
 constexpr int CACHE_LINE = 64;  // bytes
 

@@ -16,6 +16,7 @@ import os
 import pickle
 from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
+import fairseq.trainer
 import torch
 from fairseq import checkpoint_utils, file_io
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
@@ -36,6 +37,7 @@ logger = logging.getLogger(__name__)
 # Codecs that need no file, and so can be taken from a checkpoint as they are.
 _CODECS_WITHOUT_FILES = {"bytes", "characters"}
 
+MISFIT = "does not fit the options or the data that were given"
 CHECKPOINT_NAMES = ("checkpoint_best.pt", "checkpoint_last.pt", "model.pt")
 
 
@@ -223,8 +225,8 @@ def naming(path: str, fault: str = "is not a whole fairseq checkpoint") -> Itera
         difference = misfit(error)
         if difference is not None:
             raise UnsafeCheckpointError(
-                f"{path} does not fit the options or the data that were given: {difference}; leave out options that "
-                "change its weights, and give its own dictionary and, if it had one, --output-dictionary-size"
+                f"{path} {MISFIT}: {difference}; leave out options that change its weights, and give its own "
+                "dictionary and, if it had one, --output-dictionary-size"
             ) from error
         raise UnsafeCheckpointError(f"{path} {fault} ({first_line(error)})") from error
     except (pickle.UnpicklingError, OmegaConfBaseException) as error:
@@ -247,6 +249,8 @@ def _load_checked(load: Callable[..., Any]) -> Callable[..., Any]:
         with naming(path), compat.loading_data_only():
             checkpoint = load(path, arg_overrides, *args, **kwargs)
             hand_over_loss(checkpoint)
+            for check in _asked:
+                check(checkpoint.get("task_state"))
             if _needed:
                 _prepare_use(path, checkpoint, arg_overrides or {})
         return checkpoint
@@ -291,6 +295,47 @@ def _look_first(load: Callable[..., Any]) -> Callable[..., Any]:
     return load_ema
 
 
+# What a training that goes on asks of the task's state in the checkpoint that is being loaded.
+_asked: List[Callable[[Any], None]] = []
+
+
+def _load_to_train(load: Callable[..., Any]) -> Callable[..., Any]:
+    """`load_checkpoint` of fairseq's trainer: where this package takes part, a checkpoint of another model, dictionary,
+    criterion or optimizer is a ValueError of one line, of which fairseq and torch say less in more lines. A task with
+    `check_resumed(task_state)` is asked before training goes on, but not before one that begins from weights alone."""
+
+    @functools.wraps(load)
+    def load_checkpoint(trainer, filename, reset_optimizer=False, *args, **kwargs):
+        if not is_of_this_package(*map(type, (trainer.task, trainer.get_model(), trainer.get_criterion()))):
+            return load(trainer, filename, reset_optimizer, *args, **kwargs)
+        check = getattr(trainer.task, "check_resumed", None)
+        _asked[:] = [] if check is None or reset_optimizer else [check]
+        try:
+            return load(trainer, filename, reset_optimizer, *args, **kwargs)
+        except UnsafeCheckpointError:
+            raise
+        except AssertionError as error:  # fairseq's, for another criterion or optimizer
+            raise ValueError(f"{filename} {MISFIT}: {error}") from error
+        except Exception as error:
+            why = _why_not_loaded(error)
+            if why is None:
+                raise
+            raise ValueError(f"{filename} {why}, or another --save-dir to begin anew") from error
+        finally:
+            _asked.clear()
+
+    return load_checkpoint
+
+
+def _why_not_loaded(error: Exception) -> Optional[str]:
+    """Why fairseq's trainer could not use a checkpoint, and what to give; None if that is unknown."""
+    cause = error.__context__  # what it says that there was
+    if type(error) is Exception and isinstance(cause, ValueError):  # of this package's modules
+        return f"does not fit: {cause}"
+    difference = misfit(cause) if "optimizer's group" not in str(error) else "its optimizer has other parameters"
+    return None if difference is None else f"{MISFIT}: {difference}; give those that it was trained with"
+
+
 def _copy_whole(copy: Callable[..., Any]) -> Callable[..., Any]:
     """fairseq copies one checkpoint over another, which a process that is killed meanwhile leaves cut off: write the
     copy beside and rename it."""
@@ -318,4 +363,5 @@ def install() -> None:
     wrap_once(checkpoint_utils, "load_checkpoint_to_cpu", _load_checked)
     wrap_once(checkpoint_utils, "load_model_ensemble_and_task", _load_for_use)
     wrap_once(checkpoint_utils, "load_ema_from_checkpoint", _look_first)
+    wrap_once(fairseq.trainer.Trainer, "load_checkpoint", _load_to_train)
     wrap_once(file_io.PathManager, "copy", _copy_whole)

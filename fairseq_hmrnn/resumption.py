@@ -14,7 +14,6 @@ from typing import Any, Callable, Dict, Optional
 
 from fairseq import checkpoint_utils
 
-from .archive import misfit
 from .fairseq_hooks import is_of_this_package, running_command, wrap_once
 from .optim import mixed_precision
 
@@ -88,33 +87,6 @@ def _saves_whole(save: Callable[..., Any], trainer) -> Callable[..., Any]:
     return save_checkpoint
 
 
-def _says_what_differs(load: Callable[..., Any]) -> Callable[..., Any]:
-    """The trainer's `load_checkpoint`, with a ValueError of one line for a checkpoint of another model, dictionary,
-    criterion or optimizer, of which fairseq and torch say less in more lines."""
-
-    @functools.wraps(load)
-    def load_checkpoint(filename, *args, **kwargs):
-        try:
-            return load(filename, *args, **kwargs)
-        except AssertionError as error:  # fairseq's, for another criterion or optimizer
-            raise ValueError(f"{filename} does not fit the options that were given: {error}") from error
-        except Exception as error:
-            cause = error.__context__  # fairseq says of it only that there was one
-            difference = misfit(cause)
-            if isinstance(cause, ValueError):  # this package's
-                raise ValueError(f"{filename} does not fit: {cause}, or another --save-dir to begin anew") from error
-            if difference is None and "optimizer's group" in str(error):
-                difference = "its optimizer has other parameters"
-            if difference is None:
-                raise
-            raise ValueError(
-                f"{filename} does not fit the options or the data that were given: {difference}; give those that it "
-                "was trained with, or another --save-dir to begin anew"
-            ) from error
-
-    return load_checkpoint
-
-
 def _gather_first(save: Callable[..., Any]) -> Callable[..., Any]:
     """fairseq's `save_checkpoint`, which every process calls and the first one writes: with what the others hold of the
     task's state, if it has `gather_carried`."""
@@ -135,32 +107,43 @@ def _resume_whole(load: Callable[..., Any]) -> Callable[..., Any]:
     def load_checkpoint(cfg, trainer, **kwargs):
         if not is_of_this_package(*map(type, (trainer.task, trainer.get_model(), trainer.get_criterion()))):
             return load(cfg, trainer, **kwargs)
-        data = trainer.cfg.dataset
-        if getattr(data, "update_ordered_indices_seed", False) and not data.update_epoch_batch_itr:
-            raise ValueError(
-                "--update-ordered-indices-seed alone only makes a resumed training read other batches: give "
-                "--update-epoch-batch-itr true too, or leave it out"
-            )
-        trainer.save_checkpoint = _saves_whole(trainer.save_checkpoint, trainer)
-        trainer.load_checkpoint = _says_what_differs(trainer.load_checkpoint)
-        if not is_of_this_package(type(trainer.task)):
-            task = trainer.task
-            task.get_batch_iterator = functools.partial(keep_batches, task, task.get_batch_iterator)
+        _prepare(trainer)
         extra_state, epoch_itr = load(cfg, trainer, **kwargs)
         float32 = (extra_state or {}).pop("mixed_precision", {})  # fairseq keeps the rest to the end
         if trainer.get_num_updates() > 0:  # resumed, and not with other data or from another model
-            if not cfg.reset_meters:  # as fairseq does with the best validation
-                _early_stopping().update(extra_state.get("early_stopping") or {})
-            if extra_state.get("criterion") and hasattr(trainer.get_criterion(), "load_training_state"):
-                trainer.get_criterion().load_training_state(extra_state["criterion"])
             mixed_precision.load_training_state(trainer.optimizer, float32)
-            reason = _why_ended(trainer)
-            if reason is not None:
-                logger.info(f"training has already ended: {reason}; raise it to go on")
-                epoch_itr = _Ended()
+            epoch_itr = _restore(cfg, trainer, extra_state, epoch_itr)
         return extra_state, epoch_itr
 
     return load_checkpoint
+
+
+def _prepare(trainer) -> None:
+    """Have a trainer save whole checkpoints and read the batches that training began with. ValueError for an option
+    with which it would not."""
+    data, task = trainer.cfg.dataset, trainer.task
+    if getattr(data, "update_ordered_indices_seed", False) and not data.update_epoch_batch_itr:
+        raise ValueError(
+            "--update-ordered-indices-seed alone only makes a resumed training read other batches: give "
+            "--update-epoch-batch-itr true too, or leave it out"
+        )
+    trainer.save_checkpoint = _saves_whole(trainer.save_checkpoint, trainer)
+    if not is_of_this_package(type(task)):
+        task.get_batch_iterator = functools.partial(keep_batches, task, task.get_batch_iterator)
+
+
+def _restore(cfg, trainer, extra_state: Dict[str, Any], epoch_itr):
+    """Put back what fairseq left in a checkpoint; the iterator over epochs, one with none left if training has
+    ended."""
+    if not cfg.reset_meters:  # as fairseq does with the best validation
+        _early_stopping().update(extra_state.get("early_stopping") or {})
+    if extra_state.get("criterion") and hasattr(trainer.get_criterion(), "load_training_state"):
+        trainer.get_criterion().load_training_state(extra_state["criterion"])
+    reason = _why_ended(trainer)
+    if reason is None:
+        return epoch_itr
+    logger.info(f"training has already ended: {reason}; raise it to go on")
+    return _Ended()
 
 
 def install() -> None:

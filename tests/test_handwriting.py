@@ -1,6 +1,8 @@
 """Handwriting through the real commands: prepare, train, resume, two processes, bfloat16, validate, sample, draw."""
 
+import json
 import re
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -15,6 +17,7 @@ from fairseq_hmrnn.checkpoints import UnsafeCheckpointError
 from fairseq_hmrnn.cli import plot_handwriting, sample_handwriting
 from fairseq_hmrnn.cli.arguments import Parser
 from fairseq_hmrnn.cli.errors import UserError
+from fairseq_hmrnn.data.folders import DESCRIPTION
 from fairseq_hmrnn.data.handwriting import load_split, prepare
 from fairseq_hmrnn.inference.handwriting import Writer
 from fairseq_hmrnn.models.config import HMLSTMLanguageModelConfig
@@ -181,6 +184,23 @@ def test_the_recipe_is_the_published_one():
     assert (model.hidden_sizes, model.mixtures, recipe.dataset.batch_size) == ("400,400,400", 20, 32)
     assert (model.slope, model.slope_per_epoch, model.slope_max) == (1, 0.004, 3)
     assert recipe.optimization.lr == [0.0003]
+
+
+def test_training_goes_on_with_strokes_of_one_unit(trained, data, tmp_path):
+    """Another corpus has another, with which only a new training may begin from a model's weights."""
+    save, other, last = tmp_path / "save", tmp_path / "other", "checkpoint_last.pt"
+    shutil.copytree(trained / "whole", save)
+    shutil.copytree(data, other)
+    described = json.loads((other / DESCRIPTION).read_text())
+    described["std"] = [2 * value for value in described["std"]]
+    (other / DESCRIPTION).write_text(json.dumps(described))
+    options = [other, *TASK, *TRAIN, *OPTIMIZE, "--max-update", 22]
+    refused = run("fairseq-train", *options, "--save-dir", save, check=False)
+    assert "normalised in another way" in refused.stdout.splitlines()[-1] and "Traceback" not in refused.stdout
+    assert weights(save, "optimizer_history")[-1]["num_updates"] == 20
+    begun = ["--save-dir", tmp_path / "new", "--finetune-from-model", save / last, "--max-update", 2]
+    run("fairseq-train", *options, *begun)
+    assert weights(tmp_path / "new", "task_state", "normalization")[1] == described["std"]
 
 
 def test_a_checkpoint_belongs_to_the_folder_it_was_trained_on(trained, data, tmp_path):

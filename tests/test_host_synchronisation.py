@@ -114,7 +114,7 @@ def test_language_model(boundary, normalization, rates):
     criterion._num_updates = lambda *_: 7  # under the mode below the model takes itself for recorded, and has no number
     sample = batch(CHARACTERS, CHARACTERS, False)
     sample["net_input"].update(stream="train", window=1, reset=torch.zeros(3, dtype=torch.bool, device="meta"))
-    model.training_state.reach("train", 0, model.decoder.hm_lstm.zero_state(3).to("meta"))
+    model.carried_in_training.reach("train", 0, model.decoder.hm_lstm.zero_state(3).to("meta"))
     logged = train_steps(model, criterion, sample)
     assert "hits1:word_f1" in logged, "the dictionary has whitespace"
 

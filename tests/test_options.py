@@ -13,6 +13,7 @@ from fairseq.models import MODEL_DATACLASS_REGISTRY
 
 from fairseq_hmrnn.optim.lr_scheduler import ExactReduceLROnPlateau, ExactReduceLROnPlateauConfig
 from fairseq_hmrnn.options import OptionError, Range, allowed_of, check_config
+from fairseq_hmrnn.tasks.handwriting import HMLSTMHandwritingTask, HMLSTMHandwritingTaskConfig
 from fairseq_hmrnn.tasks.hmlstm_language_modeling import HMLSTMLanguageModelingConfig, HMLSTMLanguageModelingTask
 
 REGISTRIES = (MODEL_DATACLASS_REGISTRY, tasks.TASK_DATACLASS_REGISTRY, criterions.CRITERION_DATACLASS_REGISTRY)
@@ -121,9 +122,12 @@ def test_a_configuration_that_no_parser_saw_is_refused_before_anything_is_built(
 
 
 @pytest.mark.parametrize("lr", [math.nan, math.inf, -0.1])
-def test_no_update_is_made_with_a_learning_rate_that_is_none(lr):
+@pytest.mark.parametrize("strokes", [False, True])
+def test_no_update_is_made_with_a_learning_rate_that_is_none(lr, strokes):
     """As other schedules of fairseq may arrive at."""
     task = HMLSTMLanguageModelingTask(HMLSTMLanguageModelingConfig(tokens_per_sample=5), None)
+    if strokes:
+        task = HMLSTMHandwritingTask(HMLSTMHandwritingTaskConfig())
     with pytest.raises(ValueError, match="the learning rate is"):
         task.optimizer_step(SimpleNamespace(get_lr=lambda: lr), None, 0)
 

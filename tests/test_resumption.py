@@ -9,10 +9,11 @@ from command_results import checkpoint
 from fairseq import checkpoint_utils
 from fairseq.data import Dictionary
 from fairseq.dataclass.configs import CheckpointConfig
-from running import ROOT, rank_options, run_groups
+from running import ROOT, rank_options, run, run_groups
 from small_training import TASK, TRAIN
 
 from fairseq_hmrnn.criterions import BoundaryRegularizedCrossEntropy
+from fairseq_hmrnn.modules import HMLSTM
 
 UPDATES = 36  # three epochs of 12 updates
 
@@ -114,6 +115,14 @@ def test_a_checkpoint_that_does_not_fit_is_one_line(data, tmp_path):
         assert "Traceback" not in log.read_text()
 
 
+def test_a_damaged_checkpoint_is_not_called_unfit(data, tmp_path):
+    (tmp_path / "checkpoint_last.pt").write_text("no checkpoint")
+    log = run("fairseq-train", data, *TASK, *TRAIN, "--save-dir", tmp_path, check=False).stdout
+    line = log.splitlines()[-1]
+    assert line.endswith("use another checkpoint, such as the one before it")
+    assert "does not fit" not in line and "Traceback" not in log
+
+
 def test_patience_goes_on_counting(data, tmp_path):
     stuck = ["--lr", 0, "--patience", 3, "--max-epoch", 9]  # no epoch is better than the first
     options, folder = [data, *TASK, *TRAIN, *stuck], tmp_path / "save"
@@ -153,7 +162,7 @@ def saved(folder, **extra_state):
     return folder / "saved.pt"
 
 
-def loaded(path, store_ema=False, criterion=None, **dataset):
+def loaded(path, store_ema=False, criterion=None, model=None, **dataset):
     """What fairseq's `load_checkpoint` returns, before training, to a trainer of stand-ins for model and task."""
     trainer = SimpleNamespace(checkpoint_suffix="", task=SimpleNamespace(), optimizer=None, save_checkpoint=print)
     cfg = CheckpointConfig(restore_file=str(path), reset_dataloader=True)
@@ -161,7 +170,7 @@ def loaded(path, store_ema=False, criterion=None, **dataset):
     options = {"checkpoint": cfg, "optimization": optimization, "dataset": SimpleNamespace(**dataset)}
     trainer.cfg = SimpleNamespace(ema=SimpleNamespace(store_ema=store_ema), **options)
     trainer.task.get_batch_iterator = trainer.get_train_iterator = lambda **_: SimpleNamespace(epoch=1)
-    trainer.get_model, trainer.get_criterion = SimpleNamespace, lambda: criterion
+    trainer.get_model, trainer.get_criterion = lambda: model, lambda: criterion
     trainer.lr_step, trainer.get_num_updates = float, lambda: 3
 
     def load_checkpoint(path, *args, **kwargs):
@@ -191,10 +200,16 @@ def test_every_process_gathers_before_the_first_one_saves(tmp_path, monkeypatch,
 def test_no_second_copy_of_the_weights_outlives_their_loading(tmp_path, averaged, store_ema):
     """fairseq-train keeps what it loaded beside the weights until it ends."""
     average = {"ema": {"w": torch.zeros(2)}, "ema_fp32_params": {"w": torch.zeros(2)}} if averaged else {}
-    trainer, extra_state = loaded(saved(tmp_path, **average), store_ema)
+    trainer, extra_state = loaded(saved(tmp_path, **average), store_ema, model=HMLSTM(1, [1]))
     if store_ema:  # it begins with the weights where there is none
         assert trainer.average["w"].tolist() == ([0, 0] if averaged else [1, 1])
     assert "ema" not in extra_state and "ema_fp32_params" not in extra_state and extra_state["val_loss"] == 1
+
+
+def test_averages_of_other_models_are_left_to_fairseq(tmp_path):
+    average = {"ema": {"w": torch.zeros(2)}}
+    assert loaded(saved(tmp_path, **average), store_ema=True, model=torch.nn.Linear(1, 1))[1]["ema"] is not None
+    assert loaded(saved(tmp_path), store_ema=True, model=torch.nn.Linear(1, 1))[0].average is None
 
 
 def test_a_criterion_goes_on_with_models_and_tasks_of_others(tmp_path):

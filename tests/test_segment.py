@@ -103,7 +103,7 @@ def test_models_that_decide_together(ensemble, text, tmp_path):
     assert printed == "".join(c + "\x1f" if closes else c for c, closes in zip(text, z))
     late = {"boundary_delay": 1, "boundary_regularizers": "rate+uncertainty,rate"}
     for part, change, message in (
-        ("criterion", late, "models of an ensemble must have the same --boundary-delay, not [0, 1]"),
+        ("criterion", late, "models of an ensemble must have the same --boundary-delay, not [(0, 0), (1, 1)]"),
         ("model", {"nested_boundaries": True}, "must have the same --nested-boundaries, not [False, True]"),
         ("model", {"top_boundary": True}, "must have the same number of detectors, not [2, 3]"),
         ("dictionary", slice(None, None, -1), f"other.pt has another dictionary than {ensemble[0]}"),

@@ -118,6 +118,14 @@ def test_eval_lm_is_one_unbroken_pass_whatever_the_window(data, stateful, tmp_pa
     assert float(validated[-1]) == pytest.approx(unbroken, abs=1e-3)
 
 
+def test_windows_of_a_text_are_not_continued(data, stateful):
+    options = [data, *STATEFUL, "--path", stateful / "checkpoint_last.pt", "--batch-size", 2, "--prefix-size", 5]
+    refused = run("fairseq-generate", *options, check=False)
+    line = refused.stdout.splitlines()[-1]
+    assert refused.returncode == 1 and "Traceback" not in refused.stdout
+    assert line == "fairseq-generate: error: --stateful is for training and scoring: leave it out to generate"
+
+
 def test_what_cannot_be_right_is_refused(data, stateful, tmp_path):
     """More of it, without the commands, in data/test_stream_windows.py."""
     train = [data, *TRAIN, "--max-update", 20, "--save-dir", tmp_path]

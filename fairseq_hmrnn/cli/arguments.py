@@ -14,18 +14,18 @@ from typing import Any, Mapping
 
 from ..analysis.plots import check_path
 from ..data.folders import DICTIONARY
-from ..options import LARGEST_SIZE, number, whole
+from ..options import LARGEST_SIZE, PROBABILITY, number, whole
 from .errors import UserError
 from .recipe import check_folder
 
-SEED = whole(0, 2**63 - 1)
+GENERATOR_SEED = whole(0, 2**63 - 1)  # of generators of random numbers
 THREADS = whole(1, max(256, os.cpu_count() or 1))
 COUNT = whole(1)
 BATCH_SIZE = whole(1, 2**16)
 STEPS = whole(1, LARGEST_SIZE)
 SHARE = number(0, 1, open_below=True, open_above=True)
 SHARE_OR_NONE = number(0, 1, open_above=True)
-RATE = number(0, 1)
+RATE = PROBABILITY
 
 
 class Parser(argparse.ArgumentParser):

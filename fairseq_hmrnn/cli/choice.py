@@ -251,6 +251,11 @@ def look_at(data: str) -> Text:
     again = f"prepare a text first: fairseq-hmrnn prepare text TEXT --dest {data}"
     if os.path.isfile(os.path.join(data, DESCRIPTION)):
         raise UserError(f"{data} has handwriting: fairseq-hmrnn train handwriting {shlex.quote(data)}")
+    if _has(data, "dict.*.txt") and not _has(data, DICTIONARY):
+        raise UserError(
+            f"{data} has two languages, prepared by another command than this package's: prepare them by fairseq-hmrnn "
+            "prepare translation, or train by fairseq-train --task translation"
+        )
     for name in (DICTIONARY, "train.idx"):
         if not os.path.isfile(os.path.join(data, name)):
             raise UserError(f"no {data}/{name}: {again}")

@@ -11,13 +11,14 @@ from omegaconf import DictConfig
 
 # Of fairseq's settings and this package's, those that are names of files to read; a log is written.
 OF_FILES = re.compile(r"(?<!^log)_(path|from|model|file|vocab|bpe|codes|merges|json|supervision)$")
-IN_SAVE_DIR = "checkpoint_last.pt"  # fairseq's default, which it looks for there
+# fairseq's default, which it looks for in the folder of checkpoints, and a kind of boundary_supervision.
+NO_FILES = ("checkpoint_last.pt", "whitespace")
 BEFORE_NAME = "sentencepiece:"  # of a model, in boundary_supervision
 
 
 def absolute(name: str, value: Any) -> Any:
     """The value of a setting of this name: where it names a file, seen from the current folder, its absolute name."""
-    if not isinstance(value, str) or not OF_FILES.search(name) or value == IN_SAVE_DIR:
+    if not isinstance(value, str) or not OF_FILES.search(name) or value in NO_FILES:
         return value
     before = BEFORE_NAME if value.startswith(BEFORE_NAME) else ""
     path = value[len(before) :]

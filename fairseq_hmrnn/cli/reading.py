@@ -6,12 +6,13 @@ import argparse
 from typing import Any, List, Tuple
 
 from ..inference import hub
-from ..inference.reader import TextReader
+from ..inference.reader import Lookahead, TextReader
 from .errors import UserError
 
 
-def load_reader(args: argparse.Namespace) -> Tuple[TextReader, int, List[Any]]:
-    """A reader, by how many characters boundaries are put back, and the criterion's options in every checkpoint.
+def load_reader(args: argparse.Namespace) -> Tuple[TextReader, Lookahead, List[Any]]:
+    """A reader, by how many characters boundaries are put back, of all layers or of each, and the criterion's options
+    in every checkpoint.
 
     args: those of add_text_to_read, and lookahead. UserError for a model without a detector.
     """
@@ -19,4 +20,4 @@ def load_reader(args: argparse.Namespace) -> Tuple[TextReader, int, List[Any]]:
     reader = model.reader(args.independent_lines)
     if not reader.num_detectors:
         raise UserError(f"the one layer of {args.checkpoint[0]} has no boundary detector: train two, or --top-boundary")
-    return reader, model.delay if args.lookahead is None else args.lookahead, model.criterions
+    return reader, model.delays[0] if args.lookahead is None else args.lookahead, model.criterions

@@ -115,7 +115,7 @@ def _add_choice(group) -> None:
     add("--nbest", type=whole(1, 10000), default=1, metavar="N", help="with --beam: show the N best")
     add("--diverse-beam-groups", type=whole(1, 10000, also=(-1,)), default=-1, metavar="N", help="groups within --beam")
     add("--diverse-beam-strength", type=number(0, 1e6), metavar="F", help="of these groups (default 0.5)")
-    add("--seed", type=kinds.SEED, metavar="N", help="the same seed and options give the same text")
+    add("--seed", type=kinds.GENERATOR_SEED, metavar="N", help="the same seed and options give the same text")
 
 
 def _add_output(group) -> None:

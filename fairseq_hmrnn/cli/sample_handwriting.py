@@ -15,7 +15,7 @@ import torch
 from ..analysis.strokes import plot_strokes
 from ..inference.handwriting import Writer
 from ..options import number, whole
-from .arguments import SEED, STEPS, Parser, add_checkpoint, picture
+from .arguments import GENERATOR_SEED, STEPS, Parser, add_checkpoint, picture
 from .errors import UserError
 from .files import whole_file
 from .handwriting_lines import add_line, boundaries_by_layer, read_line
@@ -32,7 +32,9 @@ def add_arguments(parser: Parser) -> None:
         metavar="B",
         help="from 0, how much tidier than what was read (Graves' b; default %(default)s)",
     )
-    parser.add_argument("--seed", type=SEED, default=1, metavar="N", help="of the sample (default %(default)s)")
+    parser.add_argument(
+        "--seed", type=GENERATOR_SEED, default=1, metavar="N", help="of the sample (default %(default)s)"
+    )
     parser.add_argument(
         "--boundaries",
         action="store_true",

@@ -10,7 +10,7 @@ from typing import Any, List
 
 from fairseq import checkpoint_utils
 
-from ..checkpoints import settings
+from ..checkpoints import find_checkpoint, settings
 from ..data.folders import matching
 from .errors import UserError
 from .recipe import PACKAGE
@@ -31,7 +31,6 @@ OF_TRAINING = {
     "translation": ("source_lang", "target_lang", "max_source_positions", "max_target_positions", "truncate_source"),
 }
 OF_WINDOWS = ("tokens_per_sample", "sample_break_mode", "add_bos_token")
-CHECKPOINTS = ("checkpoint_best.pt", "checkpoint_last.pt")  # the last one where nothing was validated
 
 
 def score(task: str, data: str, save_dir: str, cpu: bool) -> None:
@@ -42,14 +41,14 @@ def score(task: str, data: str, save_dir: str, cpu: bool) -> None:
     """
     if task not in SCORES:
         return
-    found = [name for name in CHECKPOINTS if os.path.isfile(os.path.join(save_dir, name))]
-    if not found:
+    try:
+        path = find_checkpoint(save_dir)  # the last one where nothing was validated
+    except FileNotFoundError:
         print(f"{save_dir} has no checkpoint; done")
         return
     if not any(matching(data, pattern) for pattern in TEST_SPLITS):
         print(f"{data} has no test split; done")
         return
-    path = os.path.join(save_dir, found[0])
     common = [data, "--user-dir", str(PACKAGE), "--task", task, "--path", path, *_of_training(task, path)]
     common += ["--distributed-world-size", "1"]  # also where training had several processes
     SCORES[task]([*common, *(["--cpu"] if cpu else [])], data, save_dir)

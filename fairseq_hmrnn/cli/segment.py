@@ -28,7 +28,7 @@ import numpy as np
 from ..analysis.comparison import comparison
 from ..criterions.boundary_terms import teaches_first_layer
 from ..criterions.lexicon_search import resegmented
-from ..inference.reader import Closings, Predictions, Reading, TextReader
+from ..inference.reader import Closings, Lookahead, Predictions, Reading, TextReader
 from ..options import LARGEST_SIZE, whole
 from ..text import code_points
 from . import arguments as kinds
@@ -57,7 +57,7 @@ def add_arguments(parser: kinds.Parser) -> None:
         metavar="N",
         type=whole(0, LARGEST_SIZE),
         help="characters of the next segment that a layer reads before it closes one: boundaries move back by as many "
-        "(default: the delay that layer 1 learned, else 0)",
+        "(default: for each layer the delay that it learned)",
     )
     add(
         "--lexicon",
@@ -70,7 +70,7 @@ def add_arguments(parser: kinds.Parser) -> None:
         action="store_true",
         help="with --gold: no rows of surprisal and entropy peaks, and so none of the predictions that they take",
     )
-    add("--seed", metavar="N", type=kinds.SEED, help="of --gold's random baseline (default 0)")
+    add("--seed", metavar="N", type=kinds.GENERATOR_SEED, help="of --gold's random baseline (default 0)")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -109,7 +109,7 @@ def run(args: argparse.Namespace) -> None:
             _write_text(closed, layer - 1, args.separator or SEPARATOR)
 
 
-def _compare(args: argparse.Namespace, reader: TextReader, lookahead: int) -> None:
+def _compare(args: argparse.Namespace, reader: TextReader, lookahead: Lookahead) -> None:
     text = read_text(args.text)
     if not text:
         raise UserError("the text is empty: there is nothing to compare")
@@ -151,7 +151,7 @@ def _ends_with_lexicon(text: str, boundaries: np.ndarray, probs: np.ndarray) -> 
     return np.append(found[1:], boundaries[-1, 0])
 
 
-def _closings_with_lexicon(reader: TextReader, pieces: Iterable[str], lookahead: int) -> Iterator[Closings]:
+def _closings_with_lexicon(reader: TextReader, pieces: Iterable[str], lookahead: Lookahead) -> Iterator[Closings]:
     """As TextReader.closings, all at once."""
     texts, readings = [], []
     for piece in filter(None, pieces):

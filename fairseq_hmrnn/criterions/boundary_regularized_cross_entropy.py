@@ -65,7 +65,8 @@ class BoundaryRegularizedCrossEntropyConfig(CrossEntropyCriterionConfig):
     boundary_delay: Optional[int] = option(
         None,
         "steps after a segment's last one at which detectors that listen to a signal learn to fire; default: 1 for "
-        "bidirectional and lexicon, else 0. segment and plot undo this delay",
+        "bidirectional and lexicon, else 0. segment and plot undo it, in layers that listen to nothing as in the layer "
+        "below",
         whole(0, LARGEST_DELAY, optional=True),
     )
     boundary_weight: float = option(1.0, "factor on the weights of all boundary regularisers", WEIGHT)

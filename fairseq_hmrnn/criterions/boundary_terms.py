@@ -97,6 +97,11 @@ def listening(terms: Sequence[Term]) -> Optional[str]:
     return next(iter([*needing("lexicon", [terms]), *names]), None)
 
 
+def by_layer(terms: List[List[Term]], layers: int) -> List[List[Term]]:
+    """Those of so many layers; what the list ends with is for all that it does not name."""
+    return [terms[min(layer, len(terms) - 1)] for layer in range(layers)]
+
+
 def delay_behind(heard: Optional[str], given: Optional[int]) -> int:
     """How many steps after a segment's last one a detector closes it. heard: the name of what it listens to; None:
     nothing. given: --boundary-delay; None: the regulariser's own."""
@@ -105,22 +110,30 @@ def delay_behind(heard: Optional[str], given: Optional[int]) -> int:
     return REGULARIZERS[heard].delay if given is None else given
 
 
-def delay_of(criterion: Any) -> int:
-    """How many steps after a segment's last one the first layer's detector was taught to close it, by the options of
-    the criterion that a checkpoint was trained with; 0 for any that taught nothing of the kind."""
-    return delay_behind(_heard_by_first_layer(criterion), getattr(criterion, "boundary_delay", None))
+def delays_of(criterion: Any) -> Tuple[int, ...]:
+    """How many steps after a segment's last one each layer's detector, from the bottom, was taught to close it, by the
+    options of the criterion that a checkpoint was trained with. One that listens to nothing closes its segments as late
+    as the layer below, whose segments they are made of. (0,), for all layers, if nothing of the kind was taught."""
+    delays: List[int] = []
+    for heard in _heard_by_layers(criterion):
+        below = delays[-1] if delays else 0
+        delays.append(below if heard is None else delay_behind(heard, getattr(criterion, "boundary_delay", None)))
+    return tuple(delays) or (0,)
 
 
 def teaches_first_layer(criterion: Any) -> bool:
     """Whether training by these options of a criterion taught the first layer's detector where segments end."""
     supervised = getattr(criterion, "boundary_supervision", "") and criterion.boundary_supervision_layer == 1
-    return bool(supervised) or _heard_by_first_layer(criterion) is not None
+    return bool(supervised) or any(_heard_by_layers(criterion)[:1])
 
 
-def _heard_by_first_layer(criterion: Any) -> Optional[str]:
-    """As `listening`, by the options of a criterion."""
+def _heard_by_layers(criterion: Any) -> List[Optional[str]]:
+    """As `listening`, of each layer that has a rate, by the options of a criterion."""
     regularizers, rates = (getattr(criterion, f"boundary_{name}", None) for name in ("regularizers", "rates"))
-    return listening(parse_terms(regularizers, parse_rates(rates))[0]) if regularizers and rates else None
+    if not regularizers or not rates:
+        return []
+    layers = parse_rates(rates)
+    return [listening(terms) for terms in by_layer(parse_terms(regularizers, layers), len(layers))]
 
 
 class Rate(NamedTuple):

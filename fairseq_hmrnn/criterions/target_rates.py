@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..trace import BoundaryTrace
 from .boundary_regularizers import REGULARIZERS, LayerSteps, later
-from .boundary_terms import Rate, Term, delay_behind, listening
+from .boundary_terms import Rate, Term, by_layer, delay_behind, listening
 from .lexicon_estimator import LexiconEstimator
 from .rate_estimator import EVERY_EARLY, RateEstimator
 
@@ -35,7 +35,7 @@ class TargetRates:
         delay: Optional[int] = None,
     ):
         self.rates, self.line_end, self.delay = rates, line_end, delay
-        self.heard = [listening(terms[min(layer, len(terms) - 1)]) for layer in range(len(rates))]
+        self.heard = [listening(of_layer) for of_layer in by_layer(list(terms), len(rates))]
         # How many steps after a segment's last one each layer's detector closes it.
         self.delays = [delay_behind(name, delay) for name in self.heard]
         self.estimator: Optional[RateEstimator] = None

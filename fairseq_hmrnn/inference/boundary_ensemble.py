@@ -8,16 +8,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .reader import CharacterReader, Predictions, Reader, Reading, TextReader
+from .reader import CharacterReader, Lookahead, Predictions, Reader, Reading, TextReader
 
 
-def check_ensemble(readers: Sequence[Reader], delays: Sequence[int]) -> None:
+def check_ensemble(readers: Sequence[Reader], delays: Sequence[Tuple[int, ...]]) -> None:
     """ValueError where layers of one model have detectors that others do not have, were taught another delay, or nest
     where others do not."""
     recurrences = [reader.decoder.hm_lstm for reader in readers]
+    counts = [recurrence.num_detectors for recurrence in recurrences]
+    by_layer = [given * count if len(given) == 1 else given for given, count in zip(delays, counts)]
     for same, values in (
-        ("the same number of detectors", [recurrence.num_detectors for recurrence in recurrences]),
-        ("the same --boundary-delay", list(delays)),
+        ("the same number of detectors", counts),
+        ("the same --boundary-delay", by_layer),
         ("the same --nested-boundaries", [recurrence.nested_boundaries for recurrence in recurrences]),
     ):
         if len(set(values)) > 1:
@@ -33,7 +35,7 @@ def combined(probs: Sequence[np.ndarray], nested: bool) -> Tuple[np.ndarray, np.
 
 
 def ensemble_boundaries(readers: Sequence[Reader], tokens: Tensor) -> np.ndarray:
-    """(T, detectors), of the symbols (T,): z of one reader, or what several decide together."""
+    """(T, detectors), 0 or 1, of the symbols (T,): by one reader, or what several decide together."""
     found = []
     for reader in readers:
         measure = reader.boundaries if len(readers) == 1 else reader.boundary_probs
@@ -66,7 +68,7 @@ class EnsembleReader(TextReader):
     def boundaries(self, text: str) -> np.ndarray:
         return combined([reader.boundary_probs(text) for reader in self.readers], self.nested)[0]
 
-    def closed_earlier(self, text: str, boundaries: np.ndarray, lookahead: int) -> np.ndarray:
+    def closed_earlier(self, text: str, boundaries: np.ndarray, lookahead: Lookahead) -> np.ndarray:
         return self.readers[0].closed_earlier(text, boundaries, lookahead)
 
     def _combined(self, readings: Sequence[Reading]) -> Reading:

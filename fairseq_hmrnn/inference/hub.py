@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
-from typing import Any, Dict, Iterator, List, Optional, Sequence, Set, Union
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Set, Tuple, Union
 
 import torch
 from fairseq import checkpoint_utils, tasks
@@ -24,7 +24,7 @@ from ..checkpoints import (
     settings,
     split_checkpoints,
 )
-from ..criterions.boundary_terms import delay_of
+from ..criterions.boundary_terms import delays_of
 from ..data.characters import is_character_dictionary
 from ..models import HMLSTMLanguageModel
 from ..models.decoding import generate_in
@@ -33,10 +33,11 @@ from .dictionaries import check_dictionary, folder_of_dictionary
 from .lines import LineReader
 from .reader import (
     CharacterReader,
+    Lookahead,
     Reader,
     TextReader,
-    check_lookahead,
     closed_earlier,
+    lookahead_by_layer,
     mean_log_probs,
     output_symbols,
     with_symbols,
@@ -49,7 +50,7 @@ from .surface import symbol_ends, unknown_message
 logger = logging.getLogger(__name__)
 
 # Options that fairseq's hub interface takes beside the options of fairseq-generate.
-HUB_OPTIONS = ("verbose", "skip_invalid_size_inputs", "inference_step_args", "prefix_allowed_tokens_fn")
+HUB_OPTIONS = ("verbose", "inference_step_args", "prefix_allowed_tokens_fn")
 GENERATION_OPTIONS = {*HUB_OPTIONS, *(field.name for field in dataclasses.fields(GenerationConfig))}
 
 
@@ -285,31 +286,27 @@ class LanguageModelHub(GeneratorHubInterface):
         return readers[0] if len(readers) == 1 else EnsembleReader(readers)
 
     @property
-    def delays(self) -> List[int]:
-        """For every model, how many symbols after a segment's last one its first layer was taught to close it; 0 if
-        nothing taught it that."""
-        return [delay_of(criterion) for criterion in self.criterions]
+    def delays(self) -> List[Tuple[int, ...]]:
+        """For every model, how many symbols after a segment's last one its layers were taught to close it, as
+        `delays_of` says."""
+        return [delays_of(criterion) for criterion in self.criterions]
 
-    @property
-    def delay(self) -> int:
-        """The first model's."""
-        return self.delays[0]
-
-    def boundaries(self, text: str, lookahead: Optional[int] = None) -> Tensor:
+    def boundaries(self, text: str, lookahead: Optional[Lookahead] = None) -> Tensor:
         """(T, L) 0 or 1 for the layers with a detector: whether a segment ends with each symbol. Several models decide
         together, by the mean of their z~; ValueError by `check_ensemble`.
 
         lookahead: how many symbols of the next segment a layer reads before it closes one; boundaries are put that far
-        back, and the last symbols have none. None: the `delay` of the first layer, as the commands do.
+        back, and the last symbols have none; one number for all layers, or one for each. None: what each was taught,
+        the first of `delays`, as the commands do.
         """
-        lookahead = self.delay if lookahead is None else lookahead
-        check_lookahead(lookahead)
+        lookahead = self.delays[0] if lookahead is None else lookahead
+        lookahead_by_layer(lookahead, self.models[0].decoder.hm_lstm.num_detectors)  # before anything is read
         self._warn_of_unknown([text])
         readers = [Reader(model.decoder, self.begin) for model in self.models]
         check_ensemble(readers, self.delays)
         return torch.from_numpy(closed_earlier(ensemble_boundaries(readers, self.encode(text)), lookahead))
 
-    def segment(self, text: str, lookahead: Optional[int] = None) -> List[List[str]]:
+    def segment(self, text: str, lookahead: Optional[Lookahead] = None) -> List[List[str]]:
         """For every layer that has a detector, from the bottom: the segments into which it cuts the text, slices of it
         that together are the text; where a tokenizer changes the text, of the text as it then reads. lookahead: as in
         `boundaries`."""

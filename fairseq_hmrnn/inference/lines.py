@@ -10,7 +10,7 @@ import torch
 from ..models.decoding import recurrence
 from ..ops import HMLSTMState
 from ..text import code_points
-from .reader import WINDOW, CharacterReader, Window, closed_earlier
+from .reader import WINDOW, CharacterReader, Lookahead, Window, closed_earlier, lookahead_by_layer
 
 BATCH = 64  # lines that are read at once,
 SYMBOLS = 1 << 14  # of so many characters together, padding included: 50 MB of states of 3 x 256
@@ -28,11 +28,12 @@ class LineReader(CharacterReader):
         self.reader.recur = recurrence(decoder)
         self.unfinished: Optional[HMLSTMState] = None  # after a piece that ended within a line
 
-    def closed_earlier(self, text: str, boundaries: np.ndarray, lookahead: int) -> np.ndarray:
+    def closed_earlier(self, text: str, boundaries: np.ndarray, lookahead: Lookahead) -> np.ndarray:
         """Within each line: its last characters have none."""
         moved, newlines = closed_earlier(boundaries, lookahead), _line_ends(text) - 1
-        for back in range(lookahead):
-            moved[newlines[newlines >= back] - back] = 0
+        for layer, steps in enumerate(lookahead_by_layer(lookahead, boundaries.shape[1])):
+            for back in range(steps):
+                moved[newlines[newlines >= back] - back, layer] = 0
         return moved
 
     def _windows(self, text: str) -> Iterator[Tuple[Window, np.ndarray]]:

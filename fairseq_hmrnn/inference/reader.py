@@ -6,7 +6,7 @@ from __future__ import annotations
 import abc
 import logging
 import math
-from typing import Callable, Iterable, Iterator, List, NamedTuple, Tuple
+from typing import Callable, Iterable, Iterator, List, NamedTuple, Sequence, Tuple, Union
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 
 WINDOW = 1000  # symbols per call of the recurrence; the state is carried, so that it changes nothing but memory
 PREDICTED = 1 << 22  # probabilities that are held at once
+Lookahead = Union[int, Sequence[int]]  # of all layers, or of each
 
 
 class Window(NamedTuple):
@@ -80,18 +81,26 @@ class Reader:
             yield self.decoder.predict(features).float().log_softmax(-1)
 
     def boundaries(self, window: Window) -> Tensor:
-        """(T, B, detectors): z of each symbol, whether a segment ends with it."""
-        return window.output.boundaries[..., : self.num_detectors].float()
+        """(T, B, detectors): whether a segment ends with each symbol, 0 or 1; of soft boundaries where z is above one
+        half."""
+        return closes(window.output.boundaries[..., : self.num_detectors])
 
     def boundary_probs(self, window: Window) -> Tensor:
         """(T, B, detectors): z~ of each symbol."""
         return window.output.boundary_probs[..., : self.num_detectors].float()
 
 
+def closes(z: Tensor) -> Tensor:
+    """Whether segments end, 0 or 1 in float32: z itself, or, of soft boundaries, whose z is any number from 0 to 1,
+    whether it is above one half."""
+    return (z > 0.5).float()
+
+
 class Reading(NamedTuple):
     """A model's states at T characters. Arrays over steps; step t has just read character t.
 
-    boundaries, boundary_probs: (T, detectors), z and z~. norms: (T, L), the Euclidean norm of each layer's h.
+    boundaries: (T, detectors), 0 or 1, by `closes`. boundary_probs: (T, detectors), z~. norms: (T, L), the Euclidean
+    norm of each layer's h.
     """
 
     boundaries: np.ndarray
@@ -136,20 +145,20 @@ class TextReader(abc.ABC):
     def boundaries(self, text: str) -> np.ndarray:
         """(T, detectors), those of `read` alone, for less work."""
 
-    def closings(self, texts: Iterable[str], lookahead: int = 0) -> Iterator[Closings]:
+    def closings(self, texts: Iterable[str], lookahead: Lookahead = 0) -> Iterator[Closings]:
         """The text of all pieces, each with the boundaries after its characters, which are known `lookahead`
         characters later: see `closed_earlier`."""
-        check_lookahead(lookahead)
+        latest = max(lookahead_by_layer(lookahead, self.num_detectors), default=0)
         text, boundaries = "", np.zeros((0, self.num_detectors))
         for piece in texts:
             text, boundaries = text + piece, np.concatenate([boundaries, self.boundaries(piece)])
-            ready = len(text) - lookahead
+            ready = len(text) - latest
             if ready > 0:
                 yield Closings(text[:ready], self.closed_earlier(text, boundaries, lookahead)[:ready] > 0.5)
                 text, boundaries = text[ready:], boundaries[ready:]
-        yield Closings(text, np.zeros(boundaries.shape, dtype=bool))
+        yield Closings(text, self.closed_earlier(text, boundaries, lookahead) > 0.5)
 
-    def closed_earlier(self, text: str, boundaries: np.ndarray, lookahead: int) -> np.ndarray:
+    def closed_earlier(self, text: str, boundaries: np.ndarray, lookahead: Lookahead) -> np.ndarray:
         """The boundaries (T, detectors) of a text put `lookahead` characters before."""
         return closed_earlier(boundaries, lookahead)
 
@@ -222,19 +231,24 @@ class CharacterReader(TextReader):
         return torch.cat(entropy)[1:], torch.cat(surprisal)
 
 
-def closed_earlier(boundaries: np.ndarray, lookahead: int) -> np.ndarray:
+def closed_earlier(boundaries: np.ndarray, lookahead: Lookahead) -> np.ndarray:
     """Boundaries (T, L) put `lookahead` symbols before: for layers that read that many symbols of the next segment
-    before they close one. The last symbols have none. ValueError for a negative one."""
-    check_lookahead(lookahead)
+    before they close one. The last symbols have none. ValueError as of `lookahead_by_layer`."""
     moved = np.zeros_like(boundaries)
-    moved[: max(len(boundaries) - lookahead, 0)] = boundaries[lookahead:]
+    for layer, steps in enumerate(lookahead_by_layer(lookahead, boundaries.shape[1])):
+        moved[: max(len(boundaries) - steps, 0), layer] = boundaries[steps:, layer]
     return moved
 
 
-def check_lookahead(lookahead: int) -> None:
-    """ValueError unless it can be how many symbols of the next segment a layer reads before it closes one."""
-    if lookahead < 0:
+def lookahead_by_layer(lookahead: Lookahead, layers: int) -> List[int]:
+    """How many symbols of the next segment each layer reads before it closes one. ValueError for a negative number, or
+    for others than one or `layers` of them."""
+    given = [lookahead] if isinstance(lookahead, int) else list(lookahead)
+    if any(steps < 0 for steps in given):
         raise ValueError(f"lookahead counts symbols from 0, got {lookahead}")
+    if len(given) not in (1, layers):
+        raise ValueError(f"lookahead has {len(given)} numbers: give one, or one for each of {layers} layers")
+    return given * layers if len(given) == 1 else given
 
 
 def with_symbols(predictions: Iterable[Tensor], symbols: Tensor) -> Iterator[Tuple[Tensor, Tensor]]:

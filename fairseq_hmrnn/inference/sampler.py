@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 import time
 from typing import Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
@@ -12,7 +13,7 @@ from torch import Tensor
 from ..models.decoding import CompiledSteps
 from ..ops.cpu.generation import SymbolChoice, check_numbers
 from ..trace import trace_of
-from .reader import mean_log_probs, output_symbols
+from .reader import closes, mean_log_probs, output_symbols
 
 LEAST_TEMPERATURE = 1e-6
 NOISE_NUMBERS = 2**16  # drawn at a time: one call for many steps
@@ -41,10 +42,12 @@ class SamplingOptions(NamedTuple):
                 f"temperature must be a positive number, from {LEAST_TEMPERATURE:g} to {1 / LEAST_TEMPERATURE:g}, not "
                 f"{self.temperature}: for 0 use greedy"
             )
-        if self.top_k < 0:
-            raise ValueError(f"top-k must be 0 (all symbols) or more, not {self.top_k}")
+        if not isinstance(self.top_k, numbers.Integral) or self.top_k < 0:
+            raise ValueError(f"top-k must be a whole number, 0 (all symbols) or more, not {self.top_k}")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top-p must be above 0 and at most 1 (all symbols), not {self.top_p}")
+        if self.seed is not None and not isinstance(self.seed, numbers.Integral):
+            raise ValueError(f"seed must be a whole number, or None to draw one, not {self.seed!r}")
         return self
 
 
@@ -150,7 +153,7 @@ class Sampler:
             tokens = chosen[-1:]
             taken = 0
             try:
-                for step in map(SampledStep, chosen.tolist(), log_probs, found.boundaries[new].tolist()):
+                for step in map(SampledStep, chosen.tolist(), log_probs, closes(found.boundaries[new]).tolist()):
                     taken += 1
                     yield step
             except GeneratorExit:  # a call makes as many steps as time allows: the next run must not depend on it
@@ -176,7 +179,7 @@ class Sampler:
     @torch.no_grad()
     def _feed(self, tokens: Tensor, states: List[dict]) -> Tuple[Tensor, Optional[Tensor]]:
         """tokens (B, 1). Returns logits, or of an ensemble log-probabilities, (B, V), and the first model's
-        boundaries (B, L)."""
+        boundaries (B, L), 0 or 1."""
         found = [decoder(tokens, incremental_state=state) for decoder, state in zip(self.decoders, states)]
         trace = trace_of(found[0])
         logits = [_predictions(decoder, output) for decoder, output in zip(self.decoders, found)]
@@ -184,7 +187,7 @@ class Sampler:
             mean = logits[0]
         else:
             mean = mean_log_probs(x.log_softmax(1) for x in logits)
-        return mean, None if trace is None else trace.boundaries[:, -1]
+        return mean, None if trace is None else closes(trace.boundaries[:, -1])
 
     def _choose(self, logits: Tensor) -> Tensor:
         """(B,) symbols: the largest of log-probability plus Gumbel noise is a sample of the distribution."""

@@ -43,8 +43,8 @@ class HMLSTMLanguageModel(CheckedOptions, StartsFromFiles, FairseqLanguageModel)
     def __init__(self, decoder: HMLSTMDecoder):
         super().__init__(decoder)
         hidden_sizes = decoder.hm_lstm.hidden_sizes
-        self.training_state = CarriedState(hidden_sizes, replays=True)
-        self.evaluation_state = CarriedState(hidden_sizes, replays=False)
+        self.carried_in_training = CarriedState(hidden_sizes, replays=True)
+        self.carried_in_evaluation = CarriedState(hidden_sizes, replays=False)
 
     @classmethod
     def build_model(cls, cfg, task):
@@ -85,7 +85,7 @@ class HMLSTMLanguageModel(CheckedOptions, StartsFromFiles, FairseqLanguageModel)
         self.check_files()
         if stream is None:
             return self.decoder(src_tokens, **kwargs)
-        carried = self.training_state if self.training else self.evaluation_state
+        carried = self.carried_in_training if self.training else self.carried_in_evaluation
         like = self.decoder.hm_lstm.zero_state(0).z
         state = carried.start(stream, window, like, reset if self.training else None)
         logits, extra = self.decoder(src_tokens, state=state, **kwargs)
@@ -95,7 +95,7 @@ class HMLSTMLanguageModel(CheckedOptions, StartsFromFiles, FairseqLanguageModel)
     def set_num_updates(self, num_updates: int) -> None:
         """Called by fairseq before every batch: the number of completed updates."""
         super().set_num_updates(num_updates)
-        self.training_state.begin_update(num_updates)
+        self.carried_in_training.begin_update(num_updates)
 
     def set_epoch(self, epoch: int) -> None:
         """Called by the task; official fairseq has no such hook of its own."""

@@ -93,6 +93,8 @@ def _builds_own(build: Callable[..., Any]) -> Callable[..., Any]:
 def _begins_from_weights(load: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(load)
     def load_checkpoint(cfg, trainer, **kwargs):
+        if not is_of_this_package(type(trainer.get_model())):
+            return load(cfg, trainer, **kwargs)
         with _beginning_from_weights() if trainer.cfg.ema.store_ema else contextlib.nullcontext():
             extra_state, epoch_itr = load(cfg, trainer, **kwargs)
         for name in ("ema", "ema_fp32_params"):  # used by now; fairseq would keep them to the end

@@ -79,11 +79,15 @@ class HMLSTMHandwritingTask(CheckedOptions, TaskMixin, FairseqTask):
         """With the normalisation: samples then have the corpus' units without the data folder."""
         return {**super().state_dict(), "normalization": [list(row) for row in self.normalization]}
 
-    def load_state_dict(self, state_dict):
-        """Load a checkpoint's state. ValueError where the folder was prepared with other training lines."""
-        if self.check_state(state_dict) != self.normalization:
+    def check_resumed(self, task_state) -> None:
+        """ValueError where the folder was prepared with other training lines than that of a checkpoint."""
+        if self.check_state(task_state) != self.normalization:
             raise ValueError(
                 f"the checkpoint was trained on strokes that were normalised in another way than {self.folder}: give "
-                "the folder that it was trained on"
+                "the folder that it was trained on, or another --save-dir to begin anew"
             )
+
+    def load_state_dict(self, state_dict):
+        """Load a checkpoint's state; ValueError as `check_resumed` raises it."""
+        self.check_resumed(state_dict)
         super().load_state_dict({key: value for key, value in state_dict.items() if key != "normalization"})

@@ -153,6 +153,8 @@ class HMLSTMLanguageModelingTask(TaskMixin, StatefulLanguageModelingTask):
 
     def inference_step(self, generator, models, sample, prefix_tokens=None, constraints=None):
         """Continue, or score, a batch. Without prefix_tokens the prompt is the whole block or line."""
+        if "stream" in sample["net_input"]:
+            raise ValueError("--stateful is for training and scoring: leave it out to generate")
         begin = self.source_dictionary.bos() if self.args.add_bos_token else self.source_dictionary.eos()
         if isinstance(generator, SequenceScorer) and "target" not in sample:
             raise ValueError("--score-reference scores a split: use it with fairseq-generate")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 
 class TaskMixin:
-    """Mixin, listed before a fairseq task among the bases: passes the epoch to models, and keeps batches of every
-    size."""
+    """Mixin, listed before a fairseq task among the bases: passes the epoch to models, keeps batches of every size, and
+    ends a training whose learning rate has no meaning."""
 
     passes_epoch = True  # to models that anneal slopes by it
 
@@ -17,3 +19,10 @@ class TaskMixin:
     def get_batch_iterator(self, *args, **kwargs):
         """fairseq's, keeping batches whose size is no multiple of 8: ve-fairseq would drop them."""
         return super().get_batch_iterator(*args, **{**kwargs, "required_batch_size_multiple": 1})
+
+    def optimizer_step(self, optimizer, model, update_num):
+        """fairseq's; ValueError for a rate that is negative or not finite, as its schedules make of some options."""
+        lr = optimizer.get_lr()
+        if not 0 <= lr < math.inf:
+            raise ValueError(f"the learning rate is {lr}: give other --lr or options of --lr-scheduler")
+        super().optimizer_step(optimizer, model, update_num)

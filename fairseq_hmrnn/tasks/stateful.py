@@ -1,6 +1,5 @@
 """Language modelling whose state goes from one window of text to the next (`--stateful`)."""
 
-import math
 from dataclasses import dataclass
 from typing import Optional
 
@@ -85,7 +84,7 @@ class StatefulLanguageModelingTask(CheckedOptions, LanguageModelingTask):
 
     def build_model(self, cfg, from_checkpoint=False):
         model = super().build_model(cfg, from_checkpoint)
-        if self.args.stateful and not hasattr(model, "training_state"):
+        if self.args.stateful and not hasattr(model, "carried_in_training"):
             raise ValueError("--stateful requires a model that carries state from window to window, such as hmlstm_lm")
         return model
 
@@ -149,16 +148,11 @@ class StatefulLanguageModelingTask(CheckedOptions, LanguageModelingTask):
             raise ValueError("leave out --context-window: with --stateful the context is all text before a symbol")
         return self.get_batch_iterator(dataset, max_sentences=1, **kwargs).next_epoch_itr(shuffle=False)
 
-    def inference_step(self, generator, models, sample, prefix_tokens=None, constraints=None):
-        if "stream" in sample["net_input"]:
-            raise ValueError("--stateful is for training and scoring: leave it out to generate")
-        return super().inference_step(generator, models, sample, prefix_tokens, constraints)
-
     def begin_epoch(self, epoch, model):
         super().begin_epoch(epoch, model)
         if self.args.stateful:
             self._check_valid_splits()
-            self._training_state = model.training_state
+            self._training_state = model.carried_in_training
             if self._carried.loaded is not None:
                 self._training_state.restore(self._carried.loaded)
                 self._carried.loaded = None
@@ -168,12 +162,6 @@ class StatefulLanguageModelingTask(CheckedOptions, LanguageModelingTask):
         streams = self._count_streams(self.args.batch_size_valid, self.args.max_tokens_valid)
         for dataset in (dataset for split, dataset in self.datasets.items() if split != "train"):
             dataset.check_holds(streams * distributed_utils.get_data_parallel_world_size())
-
-    def optimizer_step(self, optimizer, model, update_num):
-        lr = optimizer.get_lr()
-        if not 0 <= lr < math.inf:  # fairseq's own schedules take any --lr, --lr-shrink and the like
-            raise ValueError(f"the learning rate is {lr}: give other --lr or options of --lr-scheduler")
-        super().optimizer_step(optimizer, model, update_num)
 
     def gather_carried(self) -> None:
         """Bring together every process's rows for a checkpoint, which the first process writes alone. Called

@@ -231,7 +231,7 @@ def main():
     parser.add_argument("--tasks", nargs="+", default=TASKS, choices=TASKS)
     parser.add_argument("--repeats", type=kinds.COUNT, default=7)
     parser.add_argument("--threads", type=kinds.THREADS, default=2)
-    parser.add_argument("--seed", type=kinds.SEED, default=0)
+    parser.add_argument("--seed", type=kinds.GENERATOR_SEED, default=0)
     parser.add_argument("--layer-norm", action="store_true")
     others = ["bfloat16", "dense", "python", "reference"]
     parser.add_argument("--with", dest="extra", nargs="*", default=[], choices=others)

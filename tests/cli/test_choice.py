@@ -141,6 +141,10 @@ def test_texts_are_looked_at(data, tmp_path):
     assert look_at(str(tmp_path / "unspaced")).spaces is None
     with pytest.raises(UserError, match="prepare a text first: fairseq-hmrnn prepare text"):
         look_at(str(tmp_path))
+    for language in ("de", "en"):  # as fairseq-preprocess alone writes them
+        (tmp_path / f"dict.{language}.txt").write_text("a 1\n")
+    with pytest.raises(UserError, match="has two languages, .* or train by fairseq-train --task translation$"):
+        look_at(str(tmp_path))
 
 
 def test_an_alias_of_fairseqs_is_the_option_that_it_stands_for(data, monkeypatch):

@@ -214,6 +214,7 @@ def test_files_that_settings_name_are_seen_from_the_current_folder(tmp_path, mon
         "bpe.bpe_codes": ("marked.txt", f"{folder}/marked.txt"),
         "common.log_file": ("marked.txt", "marked.txt"),
         "+criterion.boundary_supervision": ("sentencepiece:bpe.model", f"sentencepiece:{folder}/bpe.model"),
+        "++criterion.boundary_supervision": ("whitespace", "whitespace"),
         "model.decoder_embed_path": ("vectors.txt", f"{folder}/vectors.txt"),
         "checkpoint.finetune_from_model": ("none.pt", "none.pt"),
         "checkpoint.restore_file": ("checkpoint_last.pt", "checkpoint_last.pt"),

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from fairseq_hmrnn.criterions.boundary_terms import Rate, delay_of, parse_rates, parse_terms
+from fairseq_hmrnn.criterions.boundary_terms import Rate, delays_of, parse_rates, parse_terms
 
 
 @pytest.mark.parametrize("rates", ["0", "1", ".2,1.5", "-.1", "a,b", ".2,,.1", "nan"])
@@ -35,16 +35,22 @@ def test_rates_without_meaning_say_what_has_one(rates, regularizers, message):
 
 
 @pytest.mark.parametrize(
-    "options, delay",
+    "options, delays",
     [
-        ({}, 0),
-        ({"boundary_rates": ".2,.05", "boundary_regularizers": "uncertainty+lexicon,rate"}, 1),
-        ({"boundary_rates": "auto,.05", "boundary_regularizers": "rate+lexicon,rate"}, 1),
-        ({"boundary_rates": ".2,.05", "boundary_regularizers": "rate+lexicon,rate", "boundary_delay": 2}, 2),
-        ({"boundary_rates": ".2,.05", "boundary_regularizers": "rate+uncertainty,rate", "boundary_delay": 3}, 3),
-        ({"boundary_rates": ".2,.05", "boundary_regularizers": "rate+bidirectional", "boundary_delay": 0}, 0),
-        ({"boundary_rates": ".2,.05", "boundary_regularizers": "rate,bidirectional", "boundary_delay": 2}, 0),
+        ({}, (0,)),
+        ({"boundary_rates": ".2,.05", "boundary_regularizers": "rate"}, (0, 0)),
+        ({"boundary_rates": ".2,.05", "boundary_regularizers": "uncertainty+lexicon,rate"}, (1, 1)),
+        ({"boundary_rates": "auto,.05", "boundary_regularizers": "rate+lexicon,rate"}, (1, 1)),
+        ({"boundary_rates": ".2,.05", "boundary_regularizers": "rate+lexicon,rate", "boundary_delay": 2}, (2, 2)),
+        ({"boundary_rates": ".2,.05", "boundary_regularizers": "rate+lexicon,unforeseen"}, (1, 0)),
+        ({"boundary_rates": ".2,.05", "boundary_regularizers": "rate+bidirectional", "boundary_delay": 0}, (0, 0)),
+        ({"boundary_rates": ".2,.05", "boundary_regularizers": "rate,bidirectional", "boundary_delay": 2}, (0, 2)),
+        (
+            {"boundary_rates": ".2,.1,.1", "boundary_regularizers": "rate,uncertainty,rate", "boundary_delay": 3},
+            (0, 3, 3),
+        ),
     ],
 )
-def test_a_checkpoint_tells_the_delay(options, delay):
-    assert delay_of(SimpleNamespace(**options)) == delay
+def test_a_checkpoint_tells_the_delays(options, delays):
+    """Of each layer; one that listens to nothing closes what it is made of, as late as the layer below."""
+    assert delays_of(SimpleNamespace(**options)) == delays

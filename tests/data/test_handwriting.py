@@ -1,6 +1,7 @@
 """Readers of UNIPEN and IAM-OnDB, normalisation, storage and batches, on made-up corpora."""
 
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from written_lines import strokes_of, texts, write, write_iam, write_marks, writ
 from fairseq_hmrnn.data.handwriting import HandwritingDataset, load_normalization, load_split, prepare
 from fairseq_hmrnn.data.handwriting.iam import Corpus as Iam
 from fairseq_hmrnn.data.handwriting.lines import BrokenLine, word_ends
+from fairseq_hmrnn.data.handwriting.prepare import spread
 from fairseq_hmrnn.data.handwriting.store import CHARACTER, WORD
 from fairseq_hmrnn.data.handwriting.unipen import Corpus as Unipen
 
@@ -40,7 +42,7 @@ def test_unipen_lines_have_points_strokes_and_marks(unipen):
     line = corpus.read("apx/data/w3/l2.dat")
     text = texts(6, 3)[2]
     strokes, letters = strokes_of(text, 302)
-    assert (line.text, line.writer, line.spacing) == (text, "w3", 0.01)
+    assert (line.text, line.writer, line.spacing) == (text, "w3", (0.01, 0.01))
     assert np.allclose(line.points, np.concatenate(strokes) / 100)
     last = np.cumsum([len(stroke) for stroke in strokes]) - 1
     assert np.flatnonzero(line.ends).tolist() == last.tolist()
@@ -191,6 +193,20 @@ def test_dequantized_points_stay_within_the_spacing(unipen, tmp_path):
     line = Unipen(unipen).read(strokes.names[0])
     moved = normalization.points(strokes.steps[strokes.line(0)]) - (line.points - line.points[0])
     assert 0.002 < np.abs(moved).max() <= 0.01 + 1e-6  # the first point's half spacing, and its own
+
+
+def test_each_direction_has_its_spacing(unipen, tmp_path):
+    """In the tablet's points, 400 an inch to the right and 100 upwards, noise is as large in both."""
+    shutil.copytree(unipen, tmp_path / "unipen")
+    for path in (tmp_path / "unipen" / "include").rglob("*"):
+        if path.is_file():
+            text = path.read_text(encoding="latin-1")
+            path.write_text(text.replace(".X_POINTS_PER_INCH 100", ".X_POINTS_PER_INCH 400"), encoding="latin-1")
+    corpus = Unipen(tmp_path / "unipen")
+    lines = [corpus.read(name) for name in corpus.names[:8]]
+    assert lines[0].spacing == (1 / 400, 1 / 100)
+    moved = np.concatenate([new.points - old.points for new, old in zip(spread(lines, 1), lines)]) * [400, 100]
+    assert (np.abs(moved) <= 0.5 + 1e-9).all() and (np.abs(moved).max(0) > 0.45).all()
 
 
 def test_a_batch_pads_and_marks_what_is_known(prepared):

@@ -1,6 +1,7 @@
 """The hub interface, with a checkpoint of the repository."""
 
 import copy
+import itertools
 import re
 import shutil
 
@@ -12,6 +13,7 @@ from running import ROOT, run
 
 from fairseq_hmrnn.archive import UnsafeCheckpointError
 from fairseq_hmrnn.inference import hub
+from fairseq_hmrnn.inference.sampler import SamplingOptions
 from fairseq_hmrnn.models import HMLSTMLanguageModel
 
 TEXT = "der baum ist und das haus\n"
@@ -100,19 +102,46 @@ def test_a_checkpoint_without_a_dictionary_has_that_of_its_folder(lm, entries, t
 
 
 @pytest.mark.parametrize(
-    "regularizers, delay, expected", [("rate+lexicon,rate", None, 1), ("rate+lexicon,rate", 2, 2), ("rate", 2, 0)]
+    "regularizers, delay, expected",
+    [
+        ("rate+lexicon,rate", None, (1, 1)),
+        ("rate+lexicon,rate", 2, (2, 2)),
+        ("rate,unforeseen", 2, (0, 2)),
+        ("rate", 2, (0, 0)),
+    ],
 )
-def test_boundaries_are_put_back_by_what_the_first_layer_was_taught(lm, monkeypatch, regularizers, delay, expected):
+def test_boundaries_are_put_back_by_what_each_layer_was_taught(lm, monkeypatch, regularizers, delay, expected):
     criterion = copy.deepcopy(lm.cfg.criterion)
     with open_dict(criterion):
         criterion.boundary_regularizers, criterion.boundary_delay = regularizers, delay
     monkeypatch.setattr(lm, "criterions", [criterion])
-    assert lm.delay == expected
-    assert torch.equal(lm.boundaries(TEXT), lm.boundaries(TEXT, lookahead=expected))
+    assert lm.delays == [expected]
+    found, late = lm.boundaries(TEXT), lm.boundaries(TEXT, lookahead=0)
+    for layer, steps in enumerate(expected):
+        assert torch.equal(found[: len(TEXT) - steps, layer], late[steps:, layer]) and late[:, layer].any()
+        assert not found[len(TEXT) - steps :, layer].any()
     assert lm.segment(TEXT) == lm.segment(TEXT, lookahead=expected)
-    late = lm.boundaries(TEXT, lookahead=0)
-    assert torch.equal(lm.boundaries(TEXT)[: len(TEXT) - expected], late[expected:])
-    assert late.any()
+    with pytest.raises(ValueError, match="lookahead has 3 numbers: give one, or one for each of 2 layers"):
+        lm.segment(TEXT, lookahead=(0, 1, 2))
+
+
+def test_soft_boundaries_end_segments_above_one_half():
+    """In what is read and in what is sampled, as where segments are printed."""
+    soft = hub.load([str(CHECKPOINTS / "hmlstm_lm.pt")], boundary="soft")
+    tokens = torch.tensor([[soft.begin, *soft.encode(TEXT).tolist()]])
+    with torch.no_grad():
+        z = soft.models[0](tokens)[1]["trace"].boundaries[0, 1:]
+    ends = z > 0.5  # of all layers; the top one has no detector
+    assert (z[~ends] > 0).any()
+    assert torch.equal(soft.boundaries(TEXT), ends[:, :2].float())
+    assert (next(soft.reader().closings([TEXT])).boundaries == ends[:, :2].numpy()).all()
+    cuts = [0, *(ends[:-1, 0].nonzero().squeeze(1) + 1).tolist(), len(TEXT)]
+    assert soft.segment(TEXT)[0] == [TEXT[a:b] for a, b in zip(cuts, cuts[1:])]
+    sampler = soft.sampler(SamplingOptions(seed=1))
+    _, found = sampler.read([soft.begin, *soft.encode(TEXT).tolist(), soft.begin])
+    assert found[1:] == ends.float().tolist()
+    sampled = itertools.islice(sampler.run([[soft.begin]]), 20)
+    assert {float(closes) for step in sampled for closes in step.boundaries[0]} <= {0.0, 1.0}
 
 
 def test_an_option_that_nothing_has_is_named():

@@ -160,7 +160,14 @@ def test_steps_report_scores_and_boundaries():
 
 @pytest.mark.parametrize(
     "options, message",
-    [({"temperature": 0}, "temperature"), ({"top_k": -1}, "top-k"), ({"top_p": 0}, "top-p"), ({"top_p": 1.1}, "top-p")],
+    [
+        ({"temperature": 0}, "temperature"),
+        ({"top_k": -1}, "top-k"),
+        ({"top_k": 2.5}, "top-k must be a whole number, 0 .* not 2.5"),
+        ({"top_p": 0}, "top-p"),
+        ({"top_p": 1.1}, "top-p"),
+        ({"seed": 1.5}, "seed must be a whole number, or None"),
+    ],
 )
 def test_options_without_meaning(options, message):
     with pytest.raises(ValueError, match=message):

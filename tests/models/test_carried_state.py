@@ -30,7 +30,7 @@ def test_windows_continue_each_other_and_gradients_stop_between_them():
     whole = model(X)[0]
     parts = [read(model, index) for index in range(3)]
     torch.testing.assert_close(torch.cat(parts, dim=1), whole, rtol=0, atol=1e-12)
-    kept = model.training_state.state
+    kept = model.carried_in_training.state
     assert not any(tensor.requires_grad for tensor in (*kept.h, *kept.c, kept.z))
     torch.testing.assert_close(read(model, 0), whole[:, :4], rtol=0, atol=1e-12)  # a new epoch starts from zeros
 
@@ -63,14 +63,14 @@ def test_no_state_is_kept_longer_than_it_may_be_asked_for():
     model.eval()
     for index in range(3):
         read(model, index)
-        ends.append(weakref.ref(model.evaluation_state.state.z))
+        ends.append(weakref.ref(model.carried_in_evaluation.state.z))
     assert [end() is None for end in ends] == [True, True, False]
     model.train()
     ends = []
     for index in range(3):
         model.set_num_updates(index)
         read(model, index)
-        ends.append(weakref.ref(model.training_state.state.z))
+        ends.append(weakref.ref(model.carried_in_training.state.z))
     assert [end() is None for end in ends] == [True, False, False]  # the second is the start of the last window
 
 
@@ -109,10 +109,10 @@ def test_a_window_whose_predecessor_was_not_read_starts_from_zeros_with_a_warnin
 
 def test_state_can_be_saved_and_restored_bit_for_bit():
     model, other = make_after(0), make()
-    assert other.training_state.save() is None
-    other.training_state.restore(model.training_state.save())
+    assert other.carried_in_training.save() is None
+    other.carried_in_training.restore(model.carried_in_training.save())
     assert torch.equal(read(model, 1), read(other, 1))
-    packed = model.training_state.save()["rows"]
+    packed = model.carried_in_training.save()["rows"]
     assert packed.shape == (3, 2 * (8 + 5 + 7) + 3)
     with pytest.raises(ValueError, match=r"layers \[8, 5\] has 28 columns, not 43"):
         HMLSTMState.unpack(packed, [8, 5])

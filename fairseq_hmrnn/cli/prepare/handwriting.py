@@ -13,7 +13,7 @@ import sys
 
 from ...data.folders import check_destination
 from ...data.handwriting import prepare
-from ..arguments import SEED, Parser, existing_folder
+from ..arguments import GENERATOR_SEED, Parser, existing_folder
 from .destination import add_destination, print_written
 from .shares import add_shares, shares
 
@@ -31,7 +31,7 @@ def add_arguments(parser: Parser) -> None:
         FRACTIONS,
     )
     parser.add_argument(
-        "--seed", type=SEED, default=1, metavar="N", help="of the choice of writers (default %(default)s)"
+        "--seed", type=GENERATOR_SEED, default=1, metavar="N", help="of the choice of writers (default %(default)s)"
     )
     parser.add_argument(
         "--dequantize",

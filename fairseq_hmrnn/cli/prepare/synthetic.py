@@ -15,7 +15,7 @@ from pathlib import Path
 from ...data.folders import check_destination
 from ...data.synthetic import SyntheticLanguage
 from ...options import whole
-from ..arguments import SEED, Parser, folder_to_write
+from ..arguments import GENERATOR_SEED, Parser, folder_to_write
 from ..files import write_whole
 
 NAMES = ("train", "valid", "valid.words", "valid.phrases")  # of the texts, less .txt
@@ -24,7 +24,9 @@ LINES = whole(1, 10_000_000)  # they are made in memory
 
 def add_arguments(parser: Parser) -> None:
     parser.add_argument("--dest", metavar="DIR", required=True, type=folder_to_write, help="folder for the texts")
-    parser.add_argument("--seed", type=SEED, default=0, metavar="N", help="of the language (default %(default)s)")
+    parser.add_argument(
+        "--seed", type=GENERATOR_SEED, default=0, metavar="N", help="of the language (default %(default)s)"
+    )
     for split, lines in (("train", 5000), ("valid", 200)):
         parser.add_argument(
             f"--{split}-lines", type=LINES, default=lines, metavar="N", help=f"of {split}.txt (default %(default)s)"

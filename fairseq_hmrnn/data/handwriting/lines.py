@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bisect
 import itertools
-from typing import List, NamedTuple, Optional, Sequence
+from typing import List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -22,8 +22,8 @@ class Line(NamedTuple):
 
     name: of the file, from the corpus' folder on. points: (N, 2), x to the right and y upwards, in inches where the
     corpus says how many points an inch has, else in points. ends: (N,) bool, True at a stroke's last point. characters,
-    words: (N,) bool, True at the last point of each; None where they are not marked. spacing: of the tablet's points,
-    in the same unit.
+    words: (N,) bool, True at the last point of each; None where they are not marked. spacing: of the tablet's points in
+    x and y, in the same unit.
     """
 
     name: str
@@ -33,7 +33,7 @@ class Line(NamedTuple):
     ends: np.ndarray
     characters: Optional[np.ndarray] = None
     words: Optional[np.ndarray] = None
-    spacing: float = 1.0
+    spacing: Tuple[float, float] = (1.0, 1.0)
 
     @property
     def single_points(self) -> int:

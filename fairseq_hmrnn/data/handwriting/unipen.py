@@ -124,7 +124,7 @@ class Corpus:
             "",
             points / scale,
             stroke_ends(strokes),
-            spacing=1 / scale.max(),
+            spacing=(1 / scale[0], 1 / scale[1]),
         )
         return self._marked(line, _Components(name, writing.components))
 

@@ -51,8 +51,8 @@ class NNLSTMLanguageModel(FairseqLanguageModel):
     def __init__(self, decoder: NNLSTMDecoder):
         super().__init__(decoder)
         sizes = [decoder.lstm.hidden_size] * decoder.lstm.num_layers
-        self.training_state = CarriedState(sizes, replays=True)
-        self.evaluation_state = CarriedState(sizes, replays=False)
+        self.carried_in_training = CarriedState(sizes, replays=True)
+        self.carried_in_evaluation = CarriedState(sizes, replays=False)
 
     @classmethod
     def build_model(cls, cfg, task):
@@ -63,7 +63,7 @@ class NNLSTMLanguageModel(FairseqLanguageModel):
         that then start from zeros in training."""
         if stream is None:
             return self.decoder(src_tokens, **kwargs)
-        carried = self.training_state if self.training else self.evaluation_state
+        carried = self.carried_in_training if self.training else self.carried_in_evaluation
         start = carried.start(stream, window, self.decoder.output_projection.bias, reset if self.training else None)
         if start is not None:
             kwargs["state"] = (torch.stack(start.h), torch.stack(start.c))
@@ -75,4 +75,4 @@ class NNLSTMLanguageModel(FairseqLanguageModel):
 
     def set_num_updates(self, num_updates):
         super().set_num_updates(num_updates)
-        self.training_state.begin_update(num_updates)
+        self.carried_in_training.begin_update(num_updates)

@@ -5,6 +5,7 @@ import itertools
 import re
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from fairseq import checkpoint_utils
@@ -120,7 +121,7 @@ def test_boundaries_are_put_back_by_what_each_layer_was_taught(lm, monkeypatch, 
     for layer, steps in enumerate(expected):
         assert torch.equal(found[: len(TEXT) - steps, layer], late[steps:, layer]) and late[:, layer].any()
         assert not found[len(TEXT) - steps :, layer].any()
-    assert lm.segment(TEXT) == lm.segment(TEXT, lookahead=expected)
+    assert lm.segment(TEXT) == lm.segment(TEXT, lookahead=expected) == lm.segment(TEXT, lookahead=np.array(expected))
     with pytest.raises(ValueError, match="lookahead has 3 numbers: give one, or one for each of 2 layers"):
         lm.segment(TEXT, lookahead=(0, 1, 2))
 

@@ -320,7 +320,9 @@ def _load_to_train(load: Callable[..., Any]) -> Callable[..., Any]:
             why = _why_not_loaded(error)
             if why is None:
                 raise
-            raise ValueError(f"{filename} {why}, or another --save-dir to begin anew") from error
+            finetuned = trainer.cfg.checkpoint.finetune_from_model
+            anew = "without --finetune-from-model" if finetuned else "in another --save-dir"
+            raise ValueError(f"{filename} {why}, or begin anew, {anew}") from error
         finally:
             _asked.clear()
 

@@ -26,7 +26,7 @@ ALLOWED = {
     "precision_options": {"fairseq_hooks"},
     "checkpoints": {"archive", "compat", "fairseq_hooks", "options", "resumption"},
     "data": {"options", "text"},
-    "criterions": {"data", "options", "text", "trace"},
+    "criterions": {"data", "ops", "options", "text", "trace"},
     "models": {"checkpoints", "fairseq_hooks", "modules", "ops", "options", "trace"},
     "inference": {"checkpoints", "criterions", "data", "models", "ops", "text", "trace"},
     "tasks": {"checkpoints", "data", "fairseq_hooks", "inference", "models", "options", "resumption"},

@@ -93,14 +93,14 @@ def test_a_checkpoint_that_does_not_fit_is_one_line(data, tmp_path):
     run_groups([[first, prepare]])
     go_on = ["--save-dir", save, "--max-update", 4]
     start = ["--save-dir", tmp_path / "new", "--finetune-from-model", save / "checkpoint_last.pt"]
-    advice = "; give those that it was trained with, or another --save-dir to begin anew"
+    advice = "; give those that it was trained with, or begin anew, in another --save-dir"
     misfits = {
         rf"its decoder\S+\.2 is of \[33, 8\], not \[37, 9\]{advice}": [data, *go_on, "--hidden-sizes", "16,12,9"],
         rf"its decoder\S+gain_recurrent\.0 has no place{advice}": [data, *go_on, "--normalization", "none"],
         rf"it has no decoder\S+detector\S+{advice}": [data, *go_on, "--detector-hidden", 4],
         r".*please reset the optimizer \(--reset-optimizer\).*": [data, *go_on, "--optimizer", "sgd"],
-        ".*was trained with another dictionary than the .*, or another --save-dir .*": [other, *go_on],
-        rf"its decoder\S+ is of \[3, 36\], not \[2, 28\]{advice}": [
+        ".*was trained with another dictionary than the .*, or begin anew, in another --save-dir": [other, *go_on],
+        r"its decoder\S+ is of \[3, 36\], not \[2, 28\]; .*, or begin anew, without --finetune-from-model": [
             data, *start, "--boundary-rates", ".3", "--hidden-sizes", "16,12"
         ],
     }  # fmt: skip

@@ -25,6 +25,7 @@ OF_FAIRSEQ = (
     "In '.*': Usage of deprecated keyword",
     "The strict flag in the compose API",
     "'pin_memory' argument is set as true",
+    r"`torch\.cuda\.amp\.autocast",
 )
 
 

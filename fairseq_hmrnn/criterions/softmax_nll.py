@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from fairseq.models import BaseFairseqModel, FairseqDecoder
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+
+from ..ops.differentiation import once_differentiable
 
 LARGE = 1 << 20  # numbers from which memory counts; fewer keep every bit of fairseq's gradient
 CHUNK = 1 << 18  # numbers that stay in a processor's cache

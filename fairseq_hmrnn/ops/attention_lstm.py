@@ -11,9 +11,9 @@ from typing import List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from .cpu.kernel import multiply
+from .differentiation import once_differentiable
 
 
 class SavedStep(NamedTuple):

@@ -8,8 +8,8 @@ from typing import Any, List, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from .differentiation import once_differentiable
 from .types import HMLSTMOutput, HMLSTMState, LayerParameters, RecurrenceOptions
 
 CONSTANTS = 3  # arguments of a call before the masks: tokens, valid, noise

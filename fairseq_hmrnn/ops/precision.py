@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from .capture import capturing
+from .differentiation import once_differentiable
 
 LOW_PRECISION = (torch.float16, torch.bfloat16)
 

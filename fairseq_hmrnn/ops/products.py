@@ -14,10 +14,10 @@ from typing import Iterable, Optional, Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from .capture import capturing
 from .cpu import kernel
+from .differentiation import once_differentiable
 from .precision import LOW_PRECISION, autocast_is_on, rounded
 
 MANY_ROWS = 32  # measured with a weight (4000, 128), on one thread

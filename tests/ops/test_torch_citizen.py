@@ -98,6 +98,21 @@ def test_what_is_kept_is_gone_within_checkpoint():
     assert kept_bytes(checkpointed, x, state) < kept_bytes(module, x, state) / 20
 
 
+def test_a_second_derivative_is_never_left_out_in_silence():
+    """Where the loss is linear in the output, nothing that comes in requires a gradient."""
+    for backend in ("reference", "auto"):
+        torch.manual_seed(0)
+        model, x = HMLSTM(3, [4, 3], backend=backend).double(), torch.randn(5, 2, 3).double().requires_grad_()
+        (grad,) = torch.autograd.grad(model(x).hidden[-1].sum(), x, create_graph=True)
+        assert grad.requires_grad
+        if backend == "reference":
+            grad.pow(2).sum().backward()
+            assert model.weight_recurrent[0].grad.abs().sum() > 0
+        else:
+            with pytest.raises(RuntimeError, match="differentiated twice: .*backend='reference'"):
+                grad.pow(2).sum().backward()
+
+
 def test_a_graph_that_is_kept_can_be_walked_twice():
     module, (x, state) = make(), given()
     loss = module(x, state).hidden[-1].pow(2).sum()

@@ -28,7 +28,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from . import compat
 from .archive import EARLIER, UnsafeCheckpointError, check_checkpoint, first_line, misfit
-from .fairseq_hooks import is_of_this_package, registered_options, wrap_once
+from .fairseq_hooks import is_of_this_package, registered_options, takes_part, wrap_once
 from .options import nearest
 from .resumption import hand_over_loss
 
@@ -306,7 +306,7 @@ def _load_to_train(load: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(load)
     def load_checkpoint(trainer, filename, reset_optimizer=False, *args, **kwargs):
-        if not is_of_this_package(*map(type, (trainer.task, trainer.get_model(), trainer.get_criterion()))):
+        if not takes_part(trainer):
             return load(trainer, filename, reset_optimizer, *args, **kwargs)
         check = getattr(trainer.task, "check_resumed", None)
         _asked[:] = [] if check is None or reset_optimizer else [check]

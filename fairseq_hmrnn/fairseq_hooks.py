@@ -35,6 +35,11 @@ def is_of_this_package(*classes: Optional[type]) -> bool:
     return any(base.__module__.split(".")[0] == __package__ for base in bases)
 
 
+def takes_part(trainer: Any) -> bool:
+    """Whether the task, the model or the criterion of one of fairseq's trainers is of this package."""
+    return is_of_this_package(*map(type, (trainer.task, trainer.get_model(), trainer.get_criterion())))
+
+
 def registered_options() -> Dict[str, type]:
     """What this package has registered with fairseq, such as "--arch hmlstm_lm", and the dataclass of its options."""
     registries = {"task": TASK_DATACLASS_REGISTRY, "arch": MODEL_DATACLASS_REGISTRY}

@@ -14,7 +14,7 @@ from typing import Any, Callable, Dict, Optional
 
 from fairseq import checkpoint_utils
 
-from .fairseq_hooks import is_of_this_package, running_command, wrap_once
+from .fairseq_hooks import is_of_this_package, running_command, takes_part, wrap_once
 from .optim import mixed_precision
 
 logger = logging.getLogger(__name__)
@@ -105,7 +105,7 @@ def _resume_whole(load: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(load)
     def load_checkpoint(cfg, trainer, **kwargs):
-        if not is_of_this_package(*map(type, (trainer.task, trainer.get_model(), trainer.get_criterion()))):
+        if not takes_part(trainer):
             return load(cfg, trainer, **kwargs)
         _prepare(trainer)
         extra_state, epoch_itr = load(cfg, trainer, **kwargs)

@@ -1,15 +1,20 @@
 """The measuring parts of benchmarks at tiny sizes: their figures belong together. How long it takes is no test."""
 
 import argparse
+import contextlib
 import csv
 import functools
 import json
 import math
+import os
 import time
 from types import SimpleNamespace
 
 import pytest
 import torch
+
+from fairseq_hmrnn.cli.errors import UserError
+from fairseq_hmrnn.ops import cpu
 
 COLLAPSE = {"hidden_sizes": "6,5,4", "slope": 1.0, "detector_bias": 0.0, "boundary_rates": "steps:.2,steps:.05"}
 COLLAPSE.update(boundary_regularizers="rate", updates=4, batch_size=3, steps=8)
@@ -133,3 +138,15 @@ def test_the_peak_of_bf16_is_that_of_float32_where_this_is_faster(benchmark, mon
     monkeypatch.setattr(peak, "ways", lambda _: {"mm": slow_in_bfloat16})
     monkeypatch.setattr(peak, "SHAPES", ((8, 64, 9),))
     assert peak.peak("bf16", torch.get_num_threads())["by"] == "mm of float32"
+
+
+def test_a_candidate_without_its_kernel_is_not_timed_in_its_place(benchmark, monkeypatch, tmp_path):
+    contestants, worker = benchmark("contestants"), benchmark("training_worker")
+    assert worker.has_loaded_extension("fairseq_hmrnn") == (cpu.kernel.compiled is not None)
+    assert not worker.has_loaded_extension("omegaconf")
+    (tmp_path / "worker.py").write_text('print(\'{"parameters": 1, "not_compiled": true}\')\n')
+    monkeypatch.setattr(contestants, "WORKER", tmp_path / "worker.py")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    contestant = contestants.Contestant("old", "old", "float32", 1, [], tmp_path, environment)
+    with contextlib.closing(contestant), pytest.raises(UserError, match="^old runs without a compiled kernel.* remove"):
+        contestant.wait_for_model()

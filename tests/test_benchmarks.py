@@ -18,7 +18,6 @@ from written_lines import write_unipen
 from fairseq_hmrnn.cli.errors import UserError
 from fairseq_hmrnn.data.handwriting import prepare as prepare_handwriting
 from fairseq_hmrnn.data.handwriting.store import Strokes
-from fairseq_hmrnn.ops import cpu
 
 TINY = ["model.embed_dim=8", "model.hidden_sizes=16,12,8", "model.output_dim=12", "task.tokens_per_sample=30"]
 TINY += ["criterion.boundary_rates=.3,.1"]
@@ -377,18 +376,6 @@ def test_a_candidate_that_has_ended_says_why(benchmark, monkeypatch, tmp_path):
             contestant._process.wait()
             contestant.make(3)
     assert "earlier" not in contestant.log.read_text()
-
-
-def test_a_candidate_without_its_kernel_is_not_timed_in_its_place(benchmark, monkeypatch, tmp_path):
-    contestants, worker = benchmark("contestants"), benchmark("training_worker")
-    assert worker.has_loaded_extension("fairseq_hmrnn") == (cpu.kernel.compiled is not None)
-    assert not worker.has_loaded_extension("omegaconf")
-    (tmp_path / "worker.py").write_text('print(\'{"parameters": 1, "not_compiled": true}\')\n')
-    monkeypatch.setattr(contestants, "WORKER", tmp_path / "worker.py")
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    contestant = contestants.Contestant("old", "old", "float32", 1, [], tmp_path, environment)
-    with contextlib.closing(contestant), pytest.raises(UserError, match="^old runs without a compiled kernel.* remove"):
-        contestant.wait_for_model()
 
 
 def test_handwriting_scores_lines_where_their_ends_are_known(benchmark):

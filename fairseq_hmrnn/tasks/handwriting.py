@@ -84,7 +84,7 @@ class HMLSTMHandwritingTask(CheckedOptions, TaskMixin, FairseqTask):
         if self.check_state(task_state) != self.normalization:
             raise ValueError(
                 f"the checkpoint was trained on strokes that were normalised in another way than {self.folder}: give "
-                "the folder that it was trained on, or another --save-dir to begin anew"
+                "the folder that it was trained on"
             )
 
     def load_state_dict(self, state_dict):

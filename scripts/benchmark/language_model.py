@@ -6,13 +6,16 @@ several seeds, drawn.
     fairseq-hmrnn prepare ptb FOLDER_WITH_PTB_TXT
     python scripts/benchmark/language_model.py data/ptb --csv curves.csv --plot curves.png
     python scripts/benchmark/language_model.py data/ptb --recipe ptb_3h --to-the-end --beside nn_lstm_lm
+    python scripts/benchmark/language_model.py data/ptb model.hidden_sizes=464,144,144 model.output_dim=256 \
+      --recipe ptb_3h --to-the-end --beside nn_lstm_lm --lstm-lr .008
 
 With --updates or --seconds all models keep the recipe's learning rate; with --to-the-end they make the recipe's own
-number of updates and follow its schedule. Dropout acts at more places in the LSTMs, and HM-LSTM alone has a recurrent
-one (candidates.py): --lstm-dropout gives theirs. Speeds come first, in turns and without validation: keep the machine
-quiet for that minute. Seconds are updates times the seconds that an update took there. The same command again goes on
-where it was interrupted, also with more seeds, other LSTMs or, at one learning rate, more updates; in a folder of
-another recipe, schedule, text or number of threads it is refused.
+number of updates and follow its schedule. Settings over the recipe are all models' but those of model and criterion;
+--lstm-lr gives the LSTMs a learning rate of their own. Dropout acts at more places in the LSTMs, and HM-LSTM alone has
+a recurrent one (candidates.py): --lstm-dropout gives theirs. Speeds come first, in turns and without validation: keep
+the machine quiet for that minute. Seconds are updates times the seconds that an update took there. The same command
+again goes on where it was interrupted, also with more seeds, other LSTMs or, at one learning rate, more updates; in a
+folder of another recipe, schedule, setting, text or number of threads it is refused.
 """
 
 import itertools
@@ -22,14 +25,14 @@ import statistics
 from pathlib import Path
 
 import torch
-from candidates import HMLSTM, LSTMS, Recipe
+from candidates import HMLSTM, LSTMS, Recipe, check_settings
 from commands import command, log_records, parameters_in
 from drawing import subplots
 from results import claim, data_digest, write_rows
 
 from fairseq_hmrnn.cli import arguments as kinds
 from fairseq_hmrnn.cli.errors import UserError, run_command
-from fairseq_hmrnn.cli.recipe import RECIPES, load_recipe
+from fairseq_hmrnn.cli.recipe import RECIPES
 from fairseq_hmrnn.options import SEED, number
 
 SETTINGS = "common.cpu=true dataset.num_workers=0 common.log_format=json dataset.batch_size_valid=64".split()
@@ -37,11 +40,19 @@ SETTINGS += ["optimization.max_epoch=0"]  # as many as the updates are
 ONE_RATE = ["lr_scheduler._name=fixed"]
 COLORS = {HMLSTM: "#0072B2", "nn_lstm_lm": "#009E73", "lstm_lm": "#D55E00"}
 SPEED_UPDATES = 24
+REFUSED = {
+    "common.seed": "give --seeds",
+    "dataset.validate_interval_updates": "give --validate-every",
+    "checkpoint.save_dir": "give --out",
+}
 
 
 def parse_args():
     parser = kinds.Parser(description=__doc__)
     parser.add_argument("data", type=kinds.prepared_folder, help="folder of `prepare ptb`, or any prepared text")
+    parser.add_argument(
+        "settings", nargs="*", help="of the recipe, such as model.output_dim=256 optimization.lr=[.004]"
+    )
     parser.add_argument(
         "--out", type=kinds.folder_to_write, default="runs/language_model", help="folder of checkpoints and logs"
     )
@@ -59,29 +70,48 @@ def parse_args():
         metavar="P",
         help="of the LSTMs, after every layer (default: the recipe's dropout_output, which HM-LSTM has once, on h_e)",
     )
+    parser.add_argument("--lstm-lr", type=number(0, 1e9, open_below=True), help="of the LSTMs (default: the recipe's)")
     parser.add_argument("--csv", type=kinds.new_file, help="file of the curves")
     parser.add_argument("--plot", type=kinds.picture, help="picture of the curves")
     args = parser.parse_args()
     args.out = Path(args.out)
-    if args.to_the_end:
-        args.updates = load_recipe(args.recipe).optimization.get("max_update")
-        if not args.updates:
-            parser.error(f"the recipe {args.recipe} does not say after how many updates it ends: give --updates")
+    try:
+        check(args)
+    except ValueError as error:
+        parser.error(str(error))
     return args
+
+
+def check(args):
+    """ValueError for settings that mean nothing here; fills in how many updates a recipe makes."""
+    refused = dict(REFUSED)
+    if not args.to_the_end:
+        refused |= {"optimization.max_update": "give --updates", "lr_scheduler._name": "give --to-the-end"}
+    check_settings(args.settings, refused, SETTINGS)
+    values = Recipe(args.recipe, args.settings).values  # UserError for a name or a value that cannot be
+    if args.to_the_end:
+        args.updates = values["optimization"].get("max_update")
+        if not args.updates:
+            raise ValueError(f"the recipe {args.recipe} does not say after how many updates it ends: give --updates")
 
 
 def settings_of(args):
     """What curves and speeds depend on. At one learning rate a longer training is a shorter one that went on."""
     settings = {"--recipe": args.recipe, "--to-the-end": args.to_the_end, "--validate-every": args.validate_every}
-    settings["--lstm-dropout"] = args.lstm_dropout
+    settings |= {"--lstm-dropout": args.lstm_dropout, "--lstm-lr": args.lstm_lr, "settings": args.settings or None}
     return {**settings, "threads": torch.get_num_threads(), "data": data_digest(args.data)}
 
 
 def train(model, equal_to, folder, log, options, args):
     """One training command; `options` are hydra's names and values. equal_to: parameters and symbols of the recipe's
     model, which an LSTM is given as many of."""
+    options = dict(options)
+    if model != HMLSTM and args.lstm_lr is not None:
+        options["optimization.lr"] = f"[{args.lstm_lr}]"
+    settings = {setting.partition("=")[0]: setting for setting in (*SETTINGS, *args.settings)}
+    settings.update({name: f"{name}={value}" for name, value in options.items()})
     schedule = [] if args.to_the_end else ONE_RATE
-    recipe = Recipe(args.recipe, [*SETTINGS, *schedule, *(f"{name}={value}" for name, value in options.items())])
+    recipe = Recipe(args.recipe, [*schedule, *settings.values()])
     if model == HMLSTM:
         return command(*recipe.hmlstm_command(args.data, folder), log=log)
     size = recipe.lstm_sizes(model, *equal_to)["hidden_size"]

@@ -2,14 +2,14 @@
 
 import importlib
 
-from . import checkpoints, precision_options, resumption
+from . import checkpoints, resumption, training_options
 from .cli.errors import report_in_fairseq_commands
 
 __version__ = "1.0.0"
 
 checkpoints.install()
 resumption.install()
-precision_options.install()
+training_options.install()
 report_in_fairseq_commands()
 
 _PARTS = ("criterions", "inference", "models", "optim", "tasks")  # imported now, for what they load must be checked

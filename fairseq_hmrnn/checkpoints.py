@@ -14,6 +14,7 @@ import glob
 import logging
 import os
 import pickle
+import traceback
 from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
 import fairseq.trainer
@@ -21,6 +22,7 @@ import torch
 from fairseq import checkpoint_utils, file_io
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.models import ARCH_MODEL_REGISTRY, MODEL_REGISTRY
+from fairseq.optim.lr_scheduler import FairseqLRScheduler
 from fairseq.registry import REGISTRIES
 from fairseq.tasks import TASK_REGISTRY
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -317,6 +319,11 @@ def _load_to_train(load: Callable[..., Any]) -> Callable[..., Any]:
         except AssertionError as error:  # fairseq's, for another criterion or optimizer
             raise ValueError(f"{filename} {MISFIT}: {error}") from error
         except Exception as error:
+            if _raised_within(error, FairseqLRScheduler):
+                raise ValueError(
+                    f"{filename} was trained with another --lr-scheduler: give that one, or --reset-lr-scheduler to "
+                    "begin with this one"
+                ) from error
             why = _why_not_loaded(error)
             if why is None:
                 raise
@@ -327,6 +334,12 @@ def _load_to_train(load: Callable[..., Any]) -> Callable[..., Any]:
             _asked.clear()
 
     return load_checkpoint
+
+
+def _raised_within(error: Exception, kind: type) -> bool:
+    """Whether the error came out of a method of an object of that kind."""
+    frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
+    return any(isinstance(frame.f_locals.get("self"), kind) for frame in frames)
 
 
 def _why_not_loaded(error: Exception) -> Optional[str]:

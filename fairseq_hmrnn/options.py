@@ -133,6 +133,11 @@ def inherited(config: Type, name: str, allowed: Callable[[str], Any]) -> Any:
     return dataclasses.field(default=field.default, metadata={**field.metadata, _ALLOWED: allowed})
 
 
+def unlisted(config: Type, name: str) -> Any:
+    """A field of the base class `config` once more, which no help lists: it has no use here."""
+    return dataclasses.field(default=config.__dataclass_fields__[name].default, metadata={"help": argparse.SUPPRESS})
+
+
 def allowed_of(field: dataclasses.Field) -> Optional[Callable[[str], Any]]:
     """The range or kind of a field made by `option` or `inherited`; None for any other."""
     return field.metadata.get(_ALLOWED)

@@ -108,7 +108,15 @@ def _resume_whole(load: Callable[..., Any]) -> Callable[..., Any]:
         if not takes_part(trainer):
             return load(cfg, trainer, **kwargs)
         _prepare(trainer)
-        extra_state, epoch_itr = load(cfg, trainer, **kwargs)
+        try:
+            extra_state, epoch_itr = load(cfg, trainer, **kwargs)
+        except RuntimeError as error:
+            if "dataloader mismatch" not in str(error):
+                raise
+            raise ValueError(
+                "the checkpoint lies within an epoch of smaller batches or other data: give those that it was trained "
+                "with, or --reset-dataloader to count epochs from 1 again"
+            ) from error
         float32 = (extra_state or {}).pop("mixed_precision", {})  # fairseq keeps the rest to the end
         if trainer.get_num_updates() > 0:  # resumed, and not with other data or from another model
             mixed_precision.load_training_state(trainer.optimizer, float32)

@@ -247,7 +247,7 @@ def problem_of(command, stdout, refused, code, errors, output):
 
 def prepare(work):
     """Import what the commands import, make what the inputs name; the absolute folder."""
-    for module in ("matplotlib.figure", "fairseq_cli.train", "fairseq_hmrnn.inference.hub", "sentencepiece"):
+    for module in ("matplotlib.figure", "fairseq_cli.train", "fairseq_hmrnn.inference.loading", "sentencepiece"):
         importlib.import_module(module)
     work = Path(work).resolve()
     if not (work / "fifo").exists():

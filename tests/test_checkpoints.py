@@ -21,7 +21,7 @@ from running import ROOT, run
 from small_training import TASK
 
 from fairseq_hmrnn.checkpoints import UnsafeCheckpointError, check_checkpoint, drop_unnamed_codec, forget_files
-from fairseq_hmrnn.inference import hub
+from fairseq_hmrnn.inference import loading
 
 
 def test_imports_are_found_in_every_pickle_protocol_without_running_anything(tmp_path):
@@ -274,7 +274,7 @@ def test_what_is_no_checkpoint_is_named_in_one_line(trained, tmp_path, monkeypat
     path = changed(trained, tmp_path / "other.pt", change)
     monkeypatch.setattr(Dictionary, "load", None)  # nothing is opened that a checkpoint names
     with pytest.raises(UnsafeCheckpointError) as error:
-        hub.load([path])
+        loading.load([path])
     assert one_line(error, path) and message in str(error.value)
 
 
@@ -288,7 +288,7 @@ def test_whatever_is_missing_or_wrong_inside_is_one_line(trained, tmp_path):
         place, wrong = choose.choice(places), choose.choice([None, -1, "x", [], {}, float("nan"), torch.ones(2)])
         path = changed(trained, tmp_path / "wrong.pt", with_value(wrong, *place))
         try:
-            hub.load([path])
+            loading.load([path])
         except (UnsafeCheckpointError, ValueError) as error:  # ValueError: of values out of their range
             assert "\n" not in str(error), place
 
@@ -323,9 +323,9 @@ def test_weights_that_are_not_finite_are_refused_wherever_they_are_used(data, tr
     path, weights = changed(trained, tmp_path / "nan.pt", spoil), "decoder.hm_lstm.bias.1"
     refusal = f"nan.pt is of no use: its weights {weights} are not all finite"
     with pytest.raises(UnsafeCheckpointError, match=refusal):
-        hub.load([path])
+        loading.load([path])
     with pytest.raises(UnsafeCheckpointError, match=refusal):
-        hub.load([str(trained), path])
+        loading.load([str(trained), path])
     for name in ("eval_lm", "generate", "validate"):
         with pytest.raises(UnsafeCheckpointError, match=refusal):
             command(monkeypatch, name, data, "--task", "hmlstm_language_modeling", "--path", path, "--batch-size", 1)
@@ -347,17 +347,17 @@ def test_a_codec_is_the_users_to_name(trained, tmp_path, monkeypatch):
     for name, files in codecs.items():
         path = changed(trained, tmp_path / f"{name}.pt", with_value({"_name": name, **files}, "cfg", "bpe"))
         with pytest.raises(ValueError, match=f"was trained with the codec {name}: name it and its files"):
-            hub.load([path])
+            loading.load([path])
         models, cfg, _ = checkpoint_utils.load_model_ensemble_and_task([path])
         assert cfg.bpe is None and len(models) == 1
     path = changed(trained, tmp_path / "characters.pt", with_value({"_name": "characters"}, "cfg", "bpe"))
-    assert hub.load([path]).cfg.bpe._name == "characters"
+    assert loading.load([path]).cfg.bpe._name == "characters"
 
 
 def test_files_that_a_checkpoint_names_are_not_opened(trained, tmp_path):
     """A list for replacing unknown words, and what a model was started from: that may be gone, or another by now."""
     path = changed(trained, tmp_path / "named.pt", with_value("/nowhere/list", "cfg", "generation", "replace_unk"))
-    assert hub.load([path]).align_dict is None
+    assert loading.load([path]).align_dict is None
     cfg = OmegaConf.create({"model": {"load_pretrained_encoder_from": "/a", "decoder_embed_path": "/b", "slope": 1}})
     forget_files(cfg, {"decoder_embed_path": "/b"})
     assert cfg.model == {"load_pretrained_encoder_from": "", "decoder_embed_path": "/b", "slope": 1}
@@ -371,7 +371,7 @@ def test_a_text_that_taught_boundaries_is_not_required_for_validation(data, trai
     assert "valid on 'valid' subset" in run(*validate).stdout
     named = run(*validate, "--model-overrides", "{'boundary_supervision': '/nowhere/gold.txt'}", check=False)
     assert "there is no file /nowhere/gold.txt" in named.stdout.splitlines()[-1]  # the user's to name
-    assert hub.load([path]).cfg.criterion.boundary_supervision  # segment asks whether boundaries were taught
+    assert loading.load([path]).cfg.criterion.boundary_supervision  # segment asks whether boundaries were taught
 
 
 def test_a_codec_takes_only_what_the_user_names(tmp_path):

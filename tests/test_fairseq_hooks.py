@@ -6,7 +6,7 @@ import types
 import fairseq.trainer
 from fairseq import checkpoint_utils, file_io
 
-from fairseq_hmrnn import checkpoints, fairseq_hooks, precision_options, resumption
+from fairseq_hmrnn import checkpoints, fairseq_hooks, resumption, training_options
 from fairseq_hmrnn.models import moving_average
 
 
@@ -52,6 +52,6 @@ def test_static_methods_stay_static():
 def test_installing_again_changes_nothing():
     owners = checkpoint_utils, file_io.PathManager, fairseq.trainer, fairseq.trainer.Trainer
     before = [dict(vars(owner)) for owner in owners]
-    for module in (checkpoints, moving_average, precision_options, resumption):
+    for module in (checkpoints, moving_average, resumption, training_options):
         module.install()
     assert [dict(vars(owner)) for owner in owners] == before

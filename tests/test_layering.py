@@ -23,7 +23,7 @@ ALLOWED = {
     "archive": {"compat"},
     "optim": {"options"},
     "resumption": {"fairseq_hooks", "optim"},
-    "precision_options": {"fairseq_hooks"},
+    "training_options": {"fairseq_hooks", "options"},
     "checkpoints": {"archive", "compat", "fairseq_hooks", "options", "resumption"},
     "data": {"options", "text"},
     "criterions": {"data", "ops", "options", "text", "trace"},
@@ -32,7 +32,7 @@ ALLOWED = {
     "tasks": {"checkpoints", "data", "fairseq_hooks", "inference", "models", "options", "resumption"},
     "cli": {"analysis", "archive", "checkpoints", "criterions", "data", "fairseq_hooks", "inference", "models"}
     | {"options", "text"},
-    "__init__": {"checkpoints", "cli", "precision_options", "resumption"},  # and by name what is registered
+    "__init__": {"checkpoints", "cli", "resumption", "training_options"},  # and by name what is registered
     "__main__": {"cli"},
 }
 FORBIDDEN = {

@@ -15,7 +15,7 @@ from fairseq.data import data_utils
 from running import PATIENCE, environment, run, run_groups
 from small_training import TASK, TRAIN
 
-from fairseq_hmrnn.inference import hub
+from fairseq_hmrnn.inference import loading
 from fairseq_hmrnn.inference.reader import Reader, output_symbols
 from fairseq_hmrnn.inference.sampler import SamplingOptions
 from fairseq_hmrnn.inference.samples import SEPARATOR, Layout, SampleWriter
@@ -26,7 +26,7 @@ from fairseq_hmrnn.models import HMLSTMLanguageModel
 def checkpoint(trained, tmp_path_factory):
     """A checkpoint alone, without the data beside it."""
     folder = tmp_path_factory.mktemp("elsewhere")
-    state = hub.checkpoint_utils.load_checkpoint_to_cpu(str(trained / "checkpoint_last.pt"))
+    state = loading.checkpoint_utils.load_checkpoint_to_cpu(str(trained / "checkpoint_last.pt"))
     state["cfg"]["task"]["data"] = "/nowhere"
     torch.save(state, folder / "checkpoint_best.pt")
     return folder
@@ -140,7 +140,7 @@ for arguments in json.load(sys.stdin):
 
 
 def test_mistakes_are_told_in_one_line(checkpoint, tmp_path):
-    state = hub.checkpoint_utils.load_checkpoint_to_cpu(str(checkpoint / "checkpoint_best.pt"))
+    state = loading.checkpoint_utils.load_checkpoint_to_cpu(str(checkpoint / "checkpoint_best.pt"))
     state["model"] = {name.replace("decoder.", "encoder."): value for name, value in state["model"].items()}
     torch.save(state, tmp_path / "translation.pt")
     messages = {
@@ -255,14 +255,14 @@ def test_scores_are_those_of_one_forward_pass(model, monkeypatch):
 
 
 def test_a_checkpoint_without_dictionary(checkpoint, data, tmp_path):
-    state = hub.checkpoint_utils.load_checkpoint_to_cpu(str(checkpoint / "checkpoint_best.pt"))
+    state = loading.checkpoint_utils.load_checkpoint_to_cpu(str(checkpoint / "checkpoint_best.pt"))
     del state["task_state"]["dictionary"]
     torch.save(state, tmp_path / "old.pt")
     with pytest.raises(FileNotFoundError, match="give the folder that has its dict.txt"):
-        hub.load([str(tmp_path / "old.pt")])
-    assert len(hub.load([str(tmp_path / "old.pt")], str(data)).src_dict) > 4
+        loading.load([str(tmp_path / "old.pt")])
+    assert len(loading.load([str(tmp_path / "old.pt")], str(data)).src_dict) > 4
     shutil.copy(data / "dict.txt", tmp_path)
-    assert hub.load([str(tmp_path / "old.pt")] * 2).sample("ka", length=5, seed=1)
+    assert loading.load([str(tmp_path / "old.pt")] * 2).sample("ka", length=5, seed=1)
 
 
 def test_interactive_scores_new_text_and_keeps_spaces_with_m(data, trained):

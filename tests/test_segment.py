@@ -16,7 +16,7 @@ from fairseq_hmrnn.cli.files import size_of, text_pieces
 from fairseq_hmrnn.cli.main import run as run_here
 from fairseq_hmrnn.cli.progress import progress_bar
 from fairseq_hmrnn.data.characters import encode
-from fairseq_hmrnn.inference import hub, lines
+from fairseq_hmrnn.inference import lines, loading
 from fairseq_hmrnn.inference.boundary_ensemble import combined
 from fairseq_hmrnn.inference.lines import LineReader
 from fairseq_hmrnn.inference.reader import CharacterReader, Predictions, Reading
@@ -34,7 +34,7 @@ def text(data):
 
 @pytest.fixture(scope="module")
 def model(checkpoint):
-    return hub.load([checkpoint])
+    return loading.load([checkpoint])
 
 
 def test_pieces_are_read_as_one_text(model, text):
@@ -80,18 +80,18 @@ def ensemble(checkpoint, tmp_path_factory):
 
 @pytest.mark.parametrize("independent_lines", [False, True])
 def test_models_decide_together_by_the_mean_of_their_probabilities(ensemble, text, independent_lines):
-    alone = [hub.load([path]).reader(independent_lines).read_with_predictions(text) for path in ensemble]
-    reader = hub.load(ensemble).reader(independent_lines)
+    alone = [loading.load([path]).reader(independent_lines).read_with_predictions(text) for path in ensemble]
+    reader = loading.load(ensemble).reader(independent_lines)
     (first, before), (second, behind) = alone
     reading, foretold = reader.read_with_predictions(text)
     np.testing.assert_allclose(reading.boundary_probs, (first.boundary_probs + second.boundary_probs) / 2, atol=1e-6)
     assert np.array_equal(reading.boundaries, reading.boundary_probs > 0.5)
     assert not any(np.array_equal(reading.boundaries, one.boundaries) for one in (first, second))
     np.testing.assert_allclose(foretold.entropy, (before.entropy + behind.entropy) / 2, atol=1e-5)
-    pieces = hub.load(ensemble).reader(independent_lines).closings([text[:50], text[50:]], lookahead=1)
+    pieces = loading.load(ensemble).reader(independent_lines).closings([text[:50], text[50:]], lookahead=1)
     closed = np.concatenate([closing.boundaries for closing in pieces])
     if not independent_lines:
-        assert np.array_equal(hub.load(ensemble).boundaries(text), reading.boundaries)
+        assert np.array_equal(loading.load(ensemble).boundaries(text), reading.boundaries)
     assert np.array_equal(closed, reader.closed_earlier(text, reading.boundaries, 1) > 0.5)
 
 
@@ -99,7 +99,7 @@ def test_models_that_decide_together(ensemble, text, tmp_path):
     """On the command line, and who cannot."""
     (tmp_path / "text.txt").write_bytes(text.encode())
     printed = run("fairseq-hmrnn", "segment", *ensemble, "--text", tmp_path / "text.txt", "--separator", "\x1f").stdout
-    z = hub.load(ensemble).reader().read(text).boundaries[:, 0]
+    z = loading.load(ensemble).reader().read(text).boundaries[:, 0]
     assert printed == "".join(c + "\x1f" if closes else c for c, closes in zip(text, z))
     late = {"boundary_delay": 1, "boundary_regularizers": "rate+uncertainty,rate"}
     for part, change, message in (
@@ -119,10 +119,10 @@ def test_models_that_decide_together(ensemble, text, tmp_path):
 
 
 def test_models_decide_together_for_python_and_in_pictures(ensemble, text, tmp_path):
-    model, z = hub.load(ensemble), hub.load(ensemble).reader().read(text).boundaries
+    model, z = loading.load(ensemble), loading.load(ensemble).reader().read(text).boundaries
     ends = [[*np.flatnonzero(column[:-1]) + 1, len(text)] for column in z.T]
     assert model.segment(text) == [[text[a:b] for a, b in zip([0, *layer], layer)] for layer in ends]
-    assert model.segment(text) != hub.load(ensemble[:1]).segment(text)
+    assert model.segment(text) != loading.load(ensemble[:1]).segment(text)
     (tmp_path / "text.txt").write_bytes(text.encode())
     run("fairseq-hmrnn", "plot", *ensemble, "--text", tmp_path / "text.txt", "--html", tmp_path / "b.html")
     marks = [row["marks"] for row in shown_by(tmp_path / "b.html")["rows"]]
@@ -137,7 +137,7 @@ def test_models_that_nest_decide_nested_boundaries():
 
 
 def test_segmenting_computes_no_prediction(checkpoint, text):
-    model = hub.load([checkpoint])
+    model = loading.load([checkpoint])
     expected = model.boundaries(text)
     model.models[0].decoder.predict = model.models[0].decoder.layer_output = None
     assert torch.equal(model.boundaries(text), expected)
@@ -298,7 +298,7 @@ def test_another_models_checkpoint_is_refused(data, tmp_path):
     options += ["--max-update", 1, "--disable-validation", "--num-workers", 0, "--save-dir", tmp_path]
     run("fairseq-train", data, *TASK, *options)
     with pytest.raises(ValueError, match="require an HM-LSTM language model"):
-        hub.load([str(tmp_path / "checkpoint_last.pt")]).reader()
+        loading.load([str(tmp_path / "checkpoint_last.pt")]).reader()
 
 
 def test_pictures(checkpoint, trained, tmp_path):

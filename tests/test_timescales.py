@@ -12,7 +12,7 @@ from running import run
 from small_training import small_text
 
 from fairseq_hmrnn.cli.errors import UserError
-from fairseq_hmrnn.inference import hub
+from fairseq_hmrnn.inference import loading
 
 
 def lines(count, seed=0):
@@ -144,7 +144,7 @@ def test_timescales_of_a_trained_model(benchmark, trained, tmp_path):
     with open(table, newline="") as file:
         rows = list(csv.DictReader(file))
     timescales, texts = benchmark("timescales"), benchmark("timescales_texts")
-    model = hub.load([str(trained)])
+    model = loading.load([str(trained)])
     alphabet = {*model.src_dict.symbols, " ", "\n"}
     kinds = texts.read_kinds({"a": str(tmp_path / "a.txt")}, 60_000)
     known = timescales.Texts.of(kinds, "a", alphabet)

@@ -18,7 +18,7 @@ from typing import List, Optional
 from fairseq.utils import get_perplexity
 from torch import Tensor
 
-from ..inference import hub
+from ..inference import loading
 from ..inference.dynamic_evaluation import DynamicEvaluation, DynamicOptions, TextWindows, gradient_rms, nats_of_mean
 from ..inference.reader import WINDOW
 from ..options import number
@@ -95,7 +95,7 @@ def run(args: argparse.Namespace) -> None:
     batches = (args.statistics, args.streams)
     if not args.dynamic and (given != DEFAULT or batches != (DEFAULT_BATCHES, DEFAULT_STREAMS)):
         raise UserError("--learning-rate, --decay, --segment, --epsilon, --statistics and --streams require --dynamic")
-    loaded = hub.load(args.checkpoint, args.data)
+    loaded = loading.load(args.checkpoint, args.data)
     decoders = [model.decoder for model in loaded.models]
     for path, decoder in zip(args.checkpoint, decoders):
         if not hasattr(decoder, "hm_lstm"):

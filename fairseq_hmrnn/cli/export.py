@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 
-from ..inference import export, hub
+from ..inference import export, loading
 from ..inference.transcript import symbol_texts
 from .arguments import Parser, add_checkpoint, new_file, prepared_folder
 from .errors import UserError
@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> None:
     if args.format == "torch.export" and not args.out.endswith(".pt2"):
         raise UserError("torch.export requires a file name that ends in .pt2")
     new_file(args.out + ".json")
-    model = hub.load([args.checkpoint], args.data)
+    model = loading.load([args.checkpoint], args.data)
     decoder = model.models[0].decoder
     if not hasattr(decoder, "hm_lstm"):
         raise UserError(f"{args.checkpoint} is not an HM-LSTM language model")

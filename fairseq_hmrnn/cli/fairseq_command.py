@@ -16,6 +16,8 @@ from hydra.errors import HydraException
 from .errors import UserError, is_for_users, raised_in
 
 MODULES = {"fairseq-train": "fairseq_cli.train", "fairseq-hydra-train": "fairseq_cli.hydra_train"}
+# Modules whose ValueErrors are of an option: numpy has that of a seed.
+CHECK_OPTIONS = ("fairseq.", "fairseq_cli.", "hydra.", "numpy.random.")
 # How warnings of hydra and torch begin that are for fairseq's programmers, not for who trains.
 OF_FAIRSEQ = (
     "The version_base parameter",
@@ -34,8 +36,8 @@ def has_gpu() -> bool:
 
 
 def call(command: str, arguments: Sequence[str]) -> None:
-    """Run one of fairseq's commands. What this package raises there for users is passed on, and what hydra says of
-    settings is a UserError; any other error ends the process as it ends fairseq's."""
+    """Run one of fairseq's commands. What this package raises there for users is passed on, and what fairseq, hydra or
+    numpy says of options is a UserError; any other error ends the process as it ends fairseq's."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else hydra shows the last line of an error alone
     logging.disable(logging.NOTSET)
     for beginning in OF_FAIRSEQ:
@@ -49,8 +51,8 @@ def call(command: str, arguments: Sequence[str]) -> None:
     except Exception as error:
         if is_for_users(error, error.__traceback__):
             raise
-        if isinstance(error, ValueError) and raised_in(error.__traceback__).startswith("hydra."):
-            raise UserError(str(error)) from error  # of its own options
+        if isinstance(error, ValueError) and raised_in(error.__traceback__).startswith(CHECK_OPTIONS):
+            raise UserError(str(error)) from error
         traceback.print_exc()
         sys.exit(1)
     finally:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any, List, Tuple
 
-from ..inference import hub
+from ..inference import loading
 from ..inference.reader import Lookahead, TextReader
 from .errors import UserError
 
@@ -16,7 +16,7 @@ def load_reader(args: argparse.Namespace) -> Tuple[TextReader, Lookahead, List[A
 
     args: those of add_text_to_read, and lookahead. UserError for a model without a detector.
     """
-    model = hub.load(args.checkpoint, args.data)
+    model = loading.load(args.checkpoint, args.data)
     reader = model.reader(args.independent_lines)
     if not reader.num_detectors:
         raise UserError(f"the one layer of {args.checkpoint[0]} has no boundary detector: train two, or --top-boundary")

@@ -17,7 +17,7 @@ import torch
 from fairseq.data.encoders import BPE_REGISTRY
 from omegaconf.errors import MissingMandatoryValue
 
-from ..inference import hub
+from ..inference import LanguageModelHub, loading
 from ..inference.sampler import SamplingOptions
 from ..inference.samples import Layout, SampleWriter
 from ..inference.search import ENDS
@@ -161,8 +161,6 @@ def _check(args: argparse.Namespace) -> SamplingOptions:
         raise UserError(f"there is no --bpe {args.bpe}: choose from {', '.join(sorted(BPE_REGISTRY))}")
     if (args.bpe == "sentencepiece") != bool(args.sentencepiece_model):
         raise UserError("--bpe sentencepiece and --sentencepiece-model FILE require each other")
-    if args.greedy and (args.temperature != 1 or args.top_k or args.top_p != 1):
-        raise UserError("--greedy always takes the most probable symbol: leave --temperature, --top-k and --top-p out")
     if args.diverse_beam_strength is not None and args.diverse_beam_groups <= 0:
         raise UserError("--diverse-beam-strength requires --diverse-beam-groups")
     if args.beam:
@@ -190,17 +188,17 @@ def _read_prompts(prompts: Sequence[str]) -> List[str]:
     return [read_text("-", LARGEST_PROMPT) if prompt == "-" else prompt for prompt in prompts]
 
 
-def _load(args: argparse.Namespace) -> hub.LanguageModelHub:
+def _load(args: argparse.Namespace) -> LanguageModelHub:
     """The model; UserError where a codec misses one of its files."""
     codec = {"bpe": args.bpe, "sentencepiece_model": args.sentencepiece_model} if args.bpe else {}
     try:
-        return hub.load(args.checkpoint, args.data, args.dtype, **codec)
+        return loading.load(args.checkpoint, args.data, args.dtype, **codec)
     except MissingMandatoryValue as error:
         first = str(error).splitlines()[0]
         raise UserError(f"--bpe {args.bpe} requires more than can be given here ({first})") from error
 
 
-def _warn_of_unknown(model: hub.LanguageModelHub, prompts: Sequence[str]) -> None:
+def _warn_of_unknown(model: LanguageModelHub, prompts: Sequence[str]) -> None:
     unknown = model.unknown_symbols(prompts)
     if unknown:
         print(f"sample: {unknown_message(unknown)}", file=sys.stderr)

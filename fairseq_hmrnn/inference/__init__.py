@@ -1,5 +1,6 @@
 """Whatever uses a trained model: reading and scoring text, sampling, search, export."""
 
 from .hub import LanguageModelHub
+from .loading import load
 
-__all__ = ["LanguageModelHub"]
+__all__ = ["LanguageModelHub", "load"]

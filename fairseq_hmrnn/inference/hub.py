@@ -1,35 +1,21 @@
-"""Trained language models for use from Python: load, sample, score, segment."""
+"""Trained language models for use from Python: sample, score, segment."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import logging
+import operator
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Set, Tuple, Union
 
 import torch
-from fairseq import checkpoint_utils, tasks
 from fairseq.dataclass.configs import GenerationConfig
 from fairseq.hub_utils import GeneratorHubInterface
 from torch import Tensor
 
-from ..checkpoints import (
-    check_overrides,
-    data_folder,
-    drop_unnamed_codec,
-    find_checkpoint,
-    forget_files,
-    load_for_use,
-    naming,
-    settings,
-    split_checkpoints,
-)
 from ..criterions.boundary_terms import delays_of
 from ..data.characters import is_character_dictionary
-from ..models import HMLSTMLanguageModel
-from ..models.decoding import generate_in
 from .boundary_ensemble import EnsembleReader, check_ensemble, ensemble_boundaries
-from .dictionaries import check_dictionary, folder_of_dictionary
 from .lines import LineReader
 from .reader import (
     CharacterReader,
@@ -52,59 +38,6 @@ logger = logging.getLogger(__name__)
 # Options that fairseq's hub interface takes beside the options of fairseq-generate.
 HUB_OPTIONS = ("verbose", "inference_step_args", "prefix_allowed_tokens_fn")
 GENERATION_OPTIONS = {*HUB_OPTIONS, *(field.name for field in dataclasses.fields(GenerationConfig))}
-
-
-def load(paths: Sequence[str], data: Optional[str] = None, dtype: str = "float32", **overrides) -> LanguageModelHub:
-    """Load one checkpoint, or several as an ensemble.
-
-    data: a folder with the dict.txt; not required where the checkpoint carries its dictionary, as those of the task
-    hmlstm_language_modeling do, or has dict.txt beside it. dtype: of sampling and generation, "bfloat16" for less
-    time, see `models.decoding.generate_in`; scores and segments are computed in float32. overrides: options to change,
-    for instance `bpe="sentencepiece", sentencepiece_model=PATH`. UnsafeCheckpointError for what is no whole checkpoint,
-    or has weights that are not finite. ValueError for checkpoints of different dictionaries, or of another than that of
-    data. TypeError for an override that is no option of the checkpoint.
-    """
-    paths = [find_checkpoint(path) for path in paths]
-    state = _load_language_model(paths[0], overrides)
-    cfg = settings(state)
-    forget_files(cfg, overrides)
-    codec = drop_unnamed_codec(cfg, overrides)
-    if codec is not None:
-        raise ValueError(f'{paths[0]} was trained with the codec {codec}: name it and its files, bpe="{codec}", ...')
-    task_state = state.get("task_state") or {}
-    common = None if data is None else data_folder(data, paths[0])
-    data = folder_of_dictionary(paths[0], state) if common is None else common
-    if data is not None:
-        task_state, cfg.task.data = {}, data
-    with naming(paths[0]):
-        task = tasks.setup_task(cfg.task, task_state=task_state)
-    models: List[torch.nn.Module] = []
-    criterions: List[Any] = []
-    for path in paths:
-        if models:
-            state = _load_language_model(path, overrides)
-        if models or common is not None:
-            check_dictionary(path, state, task, common, paths[0])
-        loaded, found, task = checkpoint_utils.load_model_ensemble_and_task([path], overrides, task=task, state=state)
-        cfg = cfg if models else found
-        criterions.append(found.criterion)
-        models, state = [*models, *loaded], {}  # its weights are not held beside those of the next
-    generate_in(models, dtype)
-    if hasattr(task.args, "generation_dtype"):  # which `generate` asks
-        task.args.generation_dtype = dtype
-    with naming(paths[0]):
-        return LanguageModelHub(cfg, task, models, criterions)
-
-
-def _load_language_model(path: str, overrides: Dict[str, Any]) -> Dict[str, Any]:
-    """A checkpoint; ValueError if it is of another model."""
-    state = load_for_use(path, overrides)
-    check_overrides(path, settings(state), overrides)
-    if "normalization" in (state.get("task_state") or {}):
-        raise ValueError(f"{path} is a model of handwriting, not of text: fairseq-hmrnn sample-handwriting uses it")
-    if any(name.startswith("encoder.") for name in state["model"]):
-        raise ValueError(f"{path} is a translation model, not a language model: fairseq-generate runs it")
-    return state
 
 
 class LanguageModelHub(GeneratorHubInterface):
@@ -171,6 +104,7 @@ class LanguageModelHub(GeneratorHubInterface):
         then fairseq's generator chooses. end: see `stop`. TypeError for an option that neither has, ValueError where
         the options are those of SamplingOptions and a model has positional embeddings.
         """
+        length, batch_size = operator.index(length), operator.index(batch_size)
         if length < 0 or batch_size < 1:
             raise ValueError(f"length must not be negative and batch_size positive, got {length} and {batch_size}")
         if isinstance(sentences, str):
@@ -291,14 +225,21 @@ class LanguageModelHub(GeneratorHubInterface):
         `delays_of` says."""
         return [delays_of(criterion) for criterion in self.criterions]
 
-    def boundaries(self, text: str, lookahead: Optional[Lookahead] = None) -> Tensor:
-        """(T, L) 0 or 1 for the layers with a detector: whether a segment ends with each symbol. Several models decide
-        together, by the mean of their z~; ValueError by `check_ensemble`.
+    def boundaries(
+        self, text: Union[str, Sequence[str]], lookahead: Optional[Lookahead] = None
+    ) -> Union[Tensor, List[Tensor]]:
+        """(T, L) 0 or 1 of each text for the layers with a detector: whether a segment ends with each symbol. Several
+        models decide together, by the mean of their z~; ValueError by `check_ensemble`.
 
         lookahead: how many symbols of the next segment a layer reads before it closes one; boundaries are put that far
         back, and the last symbols have none; one number for all layers, or one for each. None: what each was taught,
         the first of `delays`, as the commands do.
         """
+        if isinstance(text, str):
+            return self._boundaries(text, lookahead)
+        return [self._boundaries(each, lookahead) for each in text]
+
+    def _boundaries(self, text: str, lookahead: Optional[Lookahead]) -> Tensor:
         lookahead = self.delays[0] if lookahead is None else lookahead
         lookahead_by_layer(lookahead, self.models[0].decoder.hm_lstm.num_detectors)  # before anything is read
         self._warn_of_unknown([text])
@@ -306,15 +247,22 @@ class LanguageModelHub(GeneratorHubInterface):
         check_ensemble(readers, self.delays)
         return torch.from_numpy(closed_earlier(ensemble_boundaries(readers, self.encode(text)), lookahead))
 
-    def segment(self, text: str, lookahead: Optional[Lookahead] = None) -> List[List[str]]:
-        """For every layer that has a detector, from the bottom: the segments into which it cuts the text, slices of it
-        that together are the text; where a tokenizer changes the text, of the text as it then reads. lookahead: as in
-        `boundaries`."""
+    def segment(
+        self, text: Union[str, Sequence[str]], lookahead: Optional[Lookahead] = None
+    ) -> Union[List[List[str]], List[List[List[str]]]]:
+        """For every layer that has a detector, from the bottom: the segments into which it cuts a text, slices of it
+        that together are the text; where a tokenizer changes the text, of the text as it then reads. Of several texts
+        a list of these. lookahead: as in `boundaries`."""
+        if isinstance(text, str):
+            return self._segments(text, lookahead)
+        return [self._segments(each, lookahead) for each in text]
+
+    def _segments(self, text: str, lookahead: Optional[Lookahead]) -> List[List[str]]:
         symbols = self._symbols(text)
         if not symbols:
             return [[text] if text else [] for _ in range(self.models[0].decoder.hm_lstm.num_detectors)]
         segments = []
-        for column in self.boundaries(text, lookahead).unbind(1):
+        for column in self._boundaries(text, lookahead).unbind(1):
             ends = [end for end in (column.nonzero().squeeze(1) + 1).tolist() if end < len(symbols)]
             segments.append(self._slices(text, symbols, [0, *ends, len(symbols)]))
         return segments
@@ -386,11 +334,3 @@ def _lines(symbols: Sequence[int], eos: int) -> List[List[int]]:
         else:
             lines[-1].append(symbol)
     return lines
-
-
-def load_pretrained(path: str, names: Optional[str] = None, data: Optional[str] = None, **kwargs) -> LanguageModelHub:
-    """Implements `HMLSTMLanguageModel.from_pretrained`."""
-    return load(split_checkpoints(path, names), data, **kwargs)
-
-
-HMLSTMLanguageModel.load_pretrained = staticmethod(load_pretrained)

@@ -46,6 +46,8 @@ class SamplingOptions(NamedTuple):
             raise ValueError(f"top-k must be a whole number, 0 (all symbols) or more, not {self.top_k}")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top-p must be above 0 and at most 1 (all symbols), not {self.top_p}")
+        if self.greedy and (self.temperature, self.top_k, self.top_p) != (1, 0, 1):
+            raise ValueError("greedy always takes the most probable symbol: leave temperature, top-k and top-p out")
         if self.seed is not None and not isinstance(self.seed, numbers.Integral):
             raise ValueError(f"seed must be a whole number, or None to draw one, not {self.seed!r}")
         return self

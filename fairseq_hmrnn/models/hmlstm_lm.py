@@ -67,7 +67,7 @@ class HMLSTMLanguageModel(CheckedOptions, StartsFromFiles, FairseqLanguageModel)
 
         model_name_or_path: a checkpoint, or a folder with checkpoint_best.pt. checkpoint_file: its name there, several
         with ":" between them for an ensemble. The other arguments, such as dtype="bfloat16": see
-        `inference.hub.load`.
+        `inference.loading.load`.
         """
         return cls.load_pretrained(model_name_or_path, checkpoint_file, data_name_or_path, **kwargs)
 

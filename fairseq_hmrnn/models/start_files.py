@@ -17,7 +17,8 @@ class StartsFromFiles:
         if path and os.path.isfile(path):
             load(path)
         elif path:
-            self.missing_file = f"no file {path}, which {option} names"
+            kind = "a folder, not a file" if os.path.isdir(path) else "not there"
+            self.missing_file = f"--{option}: {path} is {kind}: give another file, or leave it out"
 
     def check_files(self) -> None:
         """FileNotFoundError if it was to start from a file that is not there, and nothing was loaded since."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from typing import List, Optional, Sequence, Tuple
 
 import torch
@@ -77,7 +78,10 @@ class HMLSTM(nn.Module):
     ):
         super().__init__()
         self.input_size = input_size
-        self.hidden_sizes = tuple(hidden_sizes)
+        try:
+            self.hidden_sizes = tuple(map(operator.index, hidden_sizes))
+        except TypeError as error:
+            raise TypeError(f"hidden_sizes must be whole numbers, such as [512, 512], not {hidden_sizes!r}") from error
         self._check(boundary, backend, detector_grad_scale, recurrent_dropout, recompute_chunks, detector_hidden)
         self.boundary = boundary
         self.nested_boundaries = nested_boundaries

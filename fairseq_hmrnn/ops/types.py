@@ -229,8 +229,8 @@ class HMLSTMOutput(NamedTuple):
 
     @classmethod
     def empty(cls, x: Tensor, state: HMLSTMState) -> HMLSTMOutput:
-        """The output over no steps: x (0, B, input_size)."""
+        """The output over no steps: x (0, B, input_size). Of x, so that it has a backward pass where x has one."""
         batch_size = x.size(1)
-        hidden = tuple(x.new_zeros(0, batch_size, size) for size in state.hidden_sizes)
+        hidden = tuple(x.sum(-1, keepdim=True).expand(0, batch_size, size) for size in state.hidden_sizes)
         nothing = state.z.new_zeros(0, batch_size, len(hidden))
         return cls(hidden, nothing, nothing, state)

@@ -21,7 +21,7 @@ from ..data.streams import (
     load_stream,
     refuse_streams,
 )
-from ..options import PROBABILITY, SEED, CheckedOptions, inherited, option, whole
+from ..options import PROBABILITY, SEED, CheckedOptions, inherited, option, unlisted, whole
 from ..resumption import keep_batches
 
 COUNT_OR_NONE = whole(1, optional=True)
@@ -54,6 +54,15 @@ class StatefulLanguageModelingConfig(LanguageModelingConfig):
         0.0, "with --stateful: probability that a stream starts a window of training from zeros", PROBABILITY
     )
     max_tokens_valid: Optional[int] = option(II("dataset.max_tokens_valid"), None, COUNT_OR_NONE)
+    self_target: bool = unlisted(LanguageModelingConfig, "self_target")
+    past_target: bool = unlisted(LanguageModelingConfig, "past_target")
+    future_target: bool = unlisted(LanguageModelingConfig, "future_target")
+
+    @staticmethod
+    def check_together(cfg) -> None:
+        """ValueError for targets other than the next symbol, for which there is no model."""
+        if getattr(cfg, "self_target", False) or getattr(cfg, "past_target", False):
+            raise ValueError("leave out --self-target and --past-target: models here predict the next symbol")
 
 
 class StatefulLanguageModelingTask(CheckedOptions, LanguageModelingTask):
@@ -76,7 +85,6 @@ class StatefulLanguageModelingTask(CheckedOptions, LanguageModelingTask):
             "add-bos-token": self.args.add_bos_token,
             "pad-to-fixed-length": self.args.pad_to_fixed_length,
             "pad-to-fixed-bsz": self.args.pad_to_fixed_bsz,
-            "self-target and --past-target": self.targets != ["future"],
         }
         for name, given in meaningless.items():
             if given:

@@ -37,7 +37,7 @@ from fairseq_hmrnn.cli.main import run
 from fairseq_hmrnn.cli.recipe import PACKAGE
 from fairseq_hmrnn.data.binarize import TextSource, prepare
 from fairseq_hmrnn.data.embedded import embedded_text
-from fairseq_hmrnn.inference import hub
+from fairseq_hmrnn.inference import loading
 from fairseq_hmrnn.inference.sampler import SamplingOptions
 from fairseq_hmrnn.models.decoder import HMLSTMDecoder
 from fairseq_hmrnn.options import SEED, SIZE, whole
@@ -140,7 +140,7 @@ def make_checkpoints(args, folder: Path) -> None:
 
 def calibrate(args, path: Path) -> list:
     """Set the detector biases of a checkpoint; returns the rates on text that the model samples."""
-    model = hub.load([str(path)])
+    model = loading.load([str(path)])
     lstm = model.models[0].decoder.hm_lstm
     with torch.no_grad():
         for layer, rate in enumerate(args.rates[: lstm.num_detectors]):
@@ -271,7 +271,7 @@ def main():
             make(args, folder)
         path = checkpoint_of(folder, "hmlstm_lm")
         checkpoints.check_checkpoint(str(path))
-        found = ", ".join(f"{rate:.3f}" for rate in rates(hub.load([str(path)])))
+        found = ", ".join(f"{rate:.3f}" for rate in rates(loading.load([str(path)])))
         print(f"torch {torch.__version__}, {args.threads} threads, boundary rates on samples: {found}")
         report(measure(args, folder))
 

@@ -86,7 +86,7 @@ def check(args):
     """ValueError for settings that mean nothing here; fills in how many updates a recipe makes."""
     refused = dict(REFUSED)
     if not args.to_the_end:
-        refused |= {"optimization.max_update": "give --updates", "lr_scheduler._name": "give --to-the-end"}
+        refused.update({"optimization.max_update": "give --updates", "lr_scheduler._name": "give --to-the-end"})
     check_settings(args.settings, refused, SETTINGS)
     values = Recipe(args.recipe, args.settings).values  # UserError for a name or a value that cannot be
     if args.to_the_end:
@@ -98,7 +98,7 @@ def check(args):
 def settings_of(args):
     """What curves and speeds depend on. At one learning rate a longer training is a shorter one that went on."""
     settings = {"--recipe": args.recipe, "--to-the-end": args.to_the_end, "--validate-every": args.validate_every}
-    settings |= {"--lstm-dropout": args.lstm_dropout, "--lstm-lr": args.lstm_lr, "settings": args.settings or None}
+    settings.update({"--lstm-dropout": args.lstm_dropout, "--lstm-lr": args.lstm_lr, "settings": args.settings or None})
     return {**settings, "threads": torch.get_num_threads(), "data": data_digest(args.data)}
 
 

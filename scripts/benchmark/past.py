@@ -27,7 +27,7 @@ from fairseq_hmrnn.analysis.plots import LAYER_COLORS
 from fairseq_hmrnn.cli import arguments as kinds
 from fairseq_hmrnn.cli.errors import UserError, run_command
 from fairseq_hmrnn.data.indexed import count_symbols
-from fairseq_hmrnn.inference import hub
+from fairseq_hmrnn.inference import loading
 from fairseq_hmrnn.inference.dynamic_evaluation import TextWindows
 
 STEPS = 1000  # of a call of a model
@@ -50,7 +50,7 @@ def parse_arguments():
 
 def load(path, data):
     """The decoder of a checkpoint, in evaluation, and its dictionaries."""
-    found = hub.load([path], data)
+    found = loading.load([path], data)
     decoder = found.models[0].decoder.eval()
     if not hasattr(decoder, "hm_lstm") and not hasattr(decoder, "lstm"):
         raise UserError(f"{path} is neither an hmlstm_lm nor an nn_lstm_lm: it has no state to put back")

@@ -49,7 +49,7 @@ from fairseq_hmrnn.checkpoints import find_checkpoint
 from fairseq_hmrnn.cli import arguments as kinds
 from fairseq_hmrnn.cli.errors import UserError, run_command
 from fairseq_hmrnn.data.binarize import TextSource, prepare
-from fairseq_hmrnn.inference import hub
+from fairseq_hmrnn.inference import loading
 from fairseq_hmrnn.options import SEED, whole
 from fairseq_hmrnn.text import code_points
 
@@ -210,7 +210,7 @@ def over_positions(model, texts: List[str], layer: int):
 
 def rows_of(name: str, seed, checkpoint: str, texts: Dict[str, str], first: str, spelt: bool):
     """Of COLUMNS, all that is measured of one model."""
-    model = hub.load([checkpoint])
+    model = loading.load([checkpoint])
     known = Texts.of(texts, first, {*model.src_dict.symbols, " ", "\n"} if spelt else None)
     for layer in range(model.reader().num_detectors):
         for kind, some in known.by_kind.items():

@@ -13,7 +13,7 @@ from omegaconf import open_dict
 from running import ROOT, run
 
 from fairseq_hmrnn.archive import UnsafeCheckpointError
-from fairseq_hmrnn.inference import hub
+from fairseq_hmrnn.inference import loading
 from fairseq_hmrnn.inference.sampler import SamplingOptions
 from fairseq_hmrnn.models import HMLSTMLanguageModel
 
@@ -38,9 +38,9 @@ def test_each_checkpoint_of_an_ensemble_is_loaded_once(tmp_path, monkeypatch):
     monkeypatch.setattr(
         checkpoint_utils, "load_checkpoint_to_cpu", lambda path, *args: loaded.append(path) or load(path, *args)
     )
-    ensemble = hub.load(paths)
+    ensemble = loading.load(paths)
     assert loaded == paths
-    alone = [torch.tensor(hub.load([path]).score(TEXT).bits) for path in paths]
+    alone = [torch.tensor(loading.load([path]).score(TEXT).bits) for path in paths]
     mean = torch.stack([2**-bits for bits in alone]).mean(0)
     torch.testing.assert_close(torch.tensor(ensemble.score(TEXT).bits), -mean.log2())
     assert not torch.allclose(alone[0], alone[1], atol=1e-3)
@@ -50,7 +50,7 @@ def test_an_ensemble_is_of_language_models():
     paths = [str(CHECKPOINTS / "hmlstm_lm.pt"), str(CHECKPOINTS / "hmlstm_lstm.pt")]
     for order in (paths, paths[::-1]):
         with pytest.raises(ValueError, match="hmlstm_lstm.pt is a translation model, not a language model"):
-            hub.load(order)
+            loading.load(order)
 
 
 def write_dictionary(folder, entries):
@@ -68,10 +68,10 @@ def entries():
 def test_a_folder_has_the_dictionary_of_every_checkpoint(lm, entries, tmp_path):
     path = str(CHECKPOINTS / "hmlstm_lm.pt")
     same, other = write_dictionary(tmp_path / "same", entries), write_dictionary(tmp_path / "other", entries[::-1])
-    assert hub.load([path, path], data=same).score(TEXT).bits == pytest.approx(lm.score(TEXT).bits)
+    assert loading.load([path, path], data=same).score(TEXT).bits == pytest.approx(lm.score(TEXT).bits)
     for paths in ([path], [path, path]):
         with pytest.raises(ValueError, match=re.escape(f"{path} has another dictionary than {other}/dict.txt: give")):
-            hub.load(paths, data=other)
+            loading.load(paths, data=other)
 
 
 def test_a_folder_is_the_one_that_is_seen_from_here(data, entries, tmp_path):
@@ -92,13 +92,13 @@ def test_a_checkpoint_without_a_dictionary_has_that_of_its_folder(lm, entries, t
     for folder in (tmp_path, tmp_path / "same", tmp_path / "other"):
         torch.save(state, folder / "model.pt")
     for paths in ([first, f"{same}/model.pt"], [f"{same}/model.pt", first], [f"{same}/model.pt"] * 2):
-        assert hub.load(paths).score(TEXT).bits == pytest.approx(lm.score(TEXT).bits)
+        assert loading.load(paths).score(TEXT).bits == pytest.approx(lm.score(TEXT).bits)
     for before in (first, f"{same}/model.pt"):
         with pytest.raises(ValueError, match=re.escape(f"{other}/model.pt has another dictionary than {before}: ")):
-            hub.load([before, f"{other}/model.pt"])
+            loading.load([before, f"{other}/model.pt"])
         with pytest.raises(FileNotFoundError, match="model.pt does not carry its dictionary: give the folder"):
-            hub.load([before, str(tmp_path / "model.pt")])
-    given = hub.load([first, str(tmp_path / "model.pt")], data=same)
+            loading.load([before, str(tmp_path / "model.pt")])
+    given = loading.load([first, str(tmp_path / "model.pt")], data=same)
     assert given.score(TEXT).bits == pytest.approx(lm.score(TEXT).bits)
 
 
@@ -126,9 +126,16 @@ def test_boundaries_are_put_back_by_what_each_layer_was_taught(lm, monkeypatch, 
         lm.segment(TEXT, lookahead=(0, 1, 2))
 
 
+def test_several_texts_are_segmented_each_by_itself(lm):
+    texts = [TEXT, "", TEXT[:5]]
+    assert lm.segment(texts) == [lm.segment(text) for text in texts]
+    for found, text in zip(lm.boundaries(texts, lookahead=1), texts):
+        assert torch.equal(found, lm.boundaries(text, lookahead=1))
+
+
 def test_soft_boundaries_end_segments_above_one_half():
     """In what is read and in what is sampled, as where segments are printed."""
-    soft = hub.load([str(CHECKPOINTS / "hmlstm_lm.pt")], boundary="soft")
+    soft = loading.load([str(CHECKPOINTS / "hmlstm_lm.pt")], boundary="soft")
     tokens = torch.tensor([[soft.begin, *soft.encode(TEXT).tolist()]])
     with torch.no_grad():
         z = soft.models[0](tokens)[1]["trace"].boundaries[0, 1:]
@@ -148,17 +155,19 @@ def test_soft_boundaries_end_segments_above_one_half():
 def test_an_option_that_nothing_has_is_named():
     path = str(CHECKPOINTS / "hmlstm_lm.pt")
     with pytest.raises(TypeError, match="^unknown option boundry: did you mean boundary"):
-        hub.load([path], boundry="soft")
+        loading.load([path], boundry="soft")
     with pytest.raises(TypeError, match="hmlstm_lm.pt was trained before there was an option detector_hidden, and has"):
-        hub.load([path], detector_hidden=3)
-    assert hub.load([path], boundary="soft", sentencepiece_model="none").models[0].decoder.hm_lstm.boundary == "soft"
+        loading.load([path], detector_hidden=3)
+    assert (
+        loading.load([path], boundary="soft", sentencepiece_model="none").models[0].decoder.hm_lstm.boundary == "soft"
+    )
 
 
 def test_options_that_change_sizes_are_not_called_damage():
     with pytest.raises(
         UnsafeCheckpointError, match=r"hmlstm_lm.pt does not fit the options .* is of \[\d+.*\], not \[\d+.*\];"
     ):
-        hub.load([str(CHECKPOINTS / "hmlstm_lm.pt")], hidden_sizes="7,6,5")
+        loading.load([str(CHECKPOINTS / "hmlstm_lm.pt")], hidden_sizes="7,6,5")
 
 
 def test_an_ensemble_shares_an_output_dictionary(tmp_path):
@@ -170,7 +179,7 @@ def test_an_ensemble_shares_an_output_dictionary(tmp_path):
     with pytest.raises(
         ValueError, match=r"fewer.pt predicts 9 symbols, .*hmlstm_lm.pt \d+ \(--output-dictionary-size\)"
     ):
-        hub.load([path, other])
+        loading.load([path, other])
 
 
 def test_allowed_symbols_are_asked_of_each_prompt_behind_it(lm):

@@ -62,6 +62,12 @@ def test_frequencies_match_probabilities(options):
     assert abs(chi_square(torch.bincount(found, minlength=len(probs)).double(), probs.flip(0) + 1e-9)) > 5
 
 
+@pytest.mark.parametrize("other", [{"temperature": 0.5}, {"top_k": 3}, {"top_p": 0.9}])
+def test_greedy_does_not_go_with_what_it_would_ignore(other):
+    with pytest.raises(ValueError, match="greedy always takes the most probable symbol: leave "):
+        SamplingOptions(greedy=True, **other).check()
+
+
 def test_second_symbols_follow_the_first():
     model, rows = make(), 6000
     found = torch.tensor(sample([model], [[BEGIN]] * rows, 2, seed=2))

@@ -6,7 +6,7 @@ import json
 import pytest
 from running import ROOT
 
-from fairseq_hmrnn.inference import hub
+from fairseq_hmrnn.inference import loading
 from fairseq_hmrnn.inference.sampler import SamplingOptions
 from fairseq_hmrnn.inference.samples import Layout, SampleWriter
 
@@ -15,7 +15,7 @@ PROMPTS = ["der baum ", "das"]
 
 def written(monkeypatch, draw):
     """The lines of JSON that `draw` has a SampleWriter write, and the prompts that it read, by their length."""
-    model, out, read = hub.load([str(ROOT / "tests" / "checkpoints" / "hmlstm_lm.pt")]), io.StringIO(), []
+    model, out, read = loading.load([str(ROOT / "tests" / "checkpoints" / "hmlstm_lm.pt")]), io.StringIO(), []
     writer = SampleWriter(model, SamplingOptions(seed=1), 6, "length", Layout(json=True), out)
     original = writer.sampler.read
     monkeypatch.setattr(writer.sampler, "read", lambda symbols: read.append(len(symbols) - 1) or original(symbols))

@@ -168,6 +168,12 @@ def test_bad_options_are_named(options, message):
         HMLSTM(3, **{"hidden_sizes": [4], **options})
 
 
+@pytest.mark.parametrize("sizes", [5, [2.5], None])
+def test_sizes_that_are_no_numbers_of_units_are_named(sizes):
+    with pytest.raises(TypeError, match="hidden_sizes must be whole numbers, such as"):
+        HMLSTM(3, sizes)
+
+
 def test_an_input_of_another_size_is_named():
     with pytest.raises(ValueError, match=r"x must be \(T, B, 7\) for these layers, got \(3, 2, 5\)"):
         HMLSTM(7, [8, 4])(torch.zeros(3, 2, 5))

@@ -283,6 +283,13 @@ def test_a_compiled_sequence_of_no_steps_has_gradients_of_zero():
         assert len(of_weights) > 5 and all((grad == 0).all() for grad in of_weights) == (steps == 0)
 
 
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+def test_a_sequence_of_no_steps_has_a_backward_pass(backend):
+    x = torch.randn(0, 3, 4, requires_grad=True)
+    sum(h.sum() for h in make(backend=backend)(x).hidden).backward()
+    assert x.grad.shape == x.shape
+
+
 @needs_operators
 def test_compile_under_autocast_keeps_the_precision_of_the_weights():
     torch._dynamo.reset()

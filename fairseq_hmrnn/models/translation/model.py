@@ -99,6 +99,9 @@ class TranslationModel(CheckedOptions, StartsFromFiles, FairseqEncoderDecoderMod
         return scripting.Translation(scripting.Encoder(self.encoder), self.scripted_decoder(self.decoder))
 
     def forward(self, *args, **kwargs):
-        """As every encoder-decoder model of fairseq: src_tokens, src_lengths, prev_output_tokens."""
+        """As every encoder-decoder model of fairseq: src_tokens, src_lengths, prev_output_tokens. ValueError where it
+        is called as a language model."""
         self.check_files()
+        if len(args) + len(kwargs) == 1:
+            raise ValueError("a translation model is no language model: give one of those as --lm-path")
         return super().forward(*args, **kwargs)

@@ -79,8 +79,7 @@ class Pool {
 
   void clear() {
     std::lock_guard<std::mutex> lock(mutex_);
-    most_in_use_ = 0;
-    shrink(0);
+    free_all();
     most_in_use_ = in_use_;
   }
 

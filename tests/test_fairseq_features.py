@@ -3,6 +3,7 @@
 import gc
 import os
 import re
+import shutil
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -255,6 +256,9 @@ def test_checkpoints_older_than_an_option_load(models, tmp_path, name, hub):
     torch.save(state, tmp_path / "older.pt")
     weights = hub.from_pretrained(str(tmp_path / "older.pt")).models[0].state_dict()
     assert same(weights, state["model"])
+    shutil.copy(models / name / "checkpoint_last.pt", tmp_path / "new.pt")
+    with pytest.raises(TypeError, match="older.pt was trained before there was an option decoder_embed_path"):
+        hub.from_pretrained(str(tmp_path), "new.pt:older.pt", decoder_embed_path="")
 
 
 def test_translation_models_load_from_their_folder(models, pairs):

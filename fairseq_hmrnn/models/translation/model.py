@@ -18,7 +18,7 @@ from . import scripting
 from .encoder import HMLSTMEncoder
 from .pretrained import DECODER_PARTS, ENCODER_PARTS, Given, load_pretrained
 
-HUB_OPTIONS = {"user_dir", "generation_args"}  # which fairseq's from_pretrained takes beside those of a checkpoint
+LOADING_OPTIONS = {"user_dir", "generation_args"}  # which fairseq's from_pretrained takes beside those of a checkpoint
 
 
 class TranslationModel(CheckedOptions, StartsFromFiles, FairseqEncoderDecoderModel):
@@ -73,12 +73,15 @@ class TranslationModel(CheckedOptions, StartsFromFiles, FairseqEncoderDecoderMod
         model_name_or_path: a checkpoint, or a folder with checkpoint_best.pt. checkpoint_file: its name there, several
         with ":" between them for an ensemble. data_name_or_path: the folder with the dictionaries; None: that of the
         checkpoint if it has them, else the one it was trained on. kwargs: options to change, such as
-        `bpe="sentencepiece", sentencepiece_model=PATH`, and those of fairseq's hub, HUB_OPTIONS. TypeError for one that
-        is no option of the checkpoint.
+        `bpe="sentencepiece", sentencepiece_model=PATH`, and those of fairseq's hub, LOADING_OPTIONS. TypeError for one
+        that is no option of a checkpoint.
         """
         paths = [find_checkpoint(path) for path in split_checkpoints(model_name_or_path, checkpoint_file)]
         trained = settings(load_for_use(paths[0]))
-        check_overrides(paths[0], trained, {name: kwargs[name] for name in kwargs.keys() - HUB_OPTIONS})
+        overrides = {name: kwargs[name] for name in kwargs.keys() - LOADING_OPTIONS}
+        check_overrides(paths[0], trained, overrides)
+        for path in paths[1:] if overrides else ():
+            check_overrides(path, settings(load_for_use(path)), overrides)
         folder = os.path.dirname(os.path.abspath(paths[0]))
         names = os.pathsep.join(os.path.relpath(path, folder) for path in paths)
         if data_name_or_path is None and glob.glob(os.path.join(glob.escape(folder), "dict.*.txt")):

@@ -91,8 +91,10 @@ def test_a_checkpoint_that_does_not_fit_is_one_line(data, tmp_path):
     (tmp_path / "text").write_text("xyz uvw\n" * 60)
     prepare = ("fairseq-hmrnn", ["prepare", "text", tmp_path / "text", "--dest", other], tmp_path / "prepare.log")
     run_groups([[first, prepare]])
-    go_on = ["--save-dir", save, "--max-update", 4]
-    start = ["--save-dir", tmp_path / "new", "--finetune-from-model", save / "checkpoint_last.pt"]
+    go_on, start = (
+        [option, save / "checkpoint_last.pt", "--max-update", 4]
+        for option in ("--restore-file", "--finetune-from-model")
+    )
     advice = "; give those that it was trained with, or begin anew, in another --save-dir"
     misfits = {
         rf"its decoder\S+\.2 is of \[33, 8\], not \[37, 9\]{advice}": [data, *go_on, "--hidden-sizes", "16,12,9"],
@@ -105,10 +107,11 @@ def test_a_checkpoint_that_does_not_fit_is_one_line(data, tmp_path):
         ],
     }  # fmt: skip
     logs = [tmp_path / f"log{number}" for number in range(len(misfits))]
-    trainings = [
-        ("fairseq-train", [given[0], *TASK, *TRAIN, *given[1:]], log) for given, log in zip(misfits.values(), logs)
+    runs = [  # with a folder each, for fairseq tries at first whether it can write there
+        ("fairseq-train", [given[0], *TASK, *TRAIN, *given[1:], "--save-dir", f"{log}.save"], log)
+        for given, log in zip(misfits.values(), logs)
     ]
-    run_groups([trainings], refused=True)
+    run_groups([runs], refused=True)
     for difference, log in zip(misfits, logs):
         line = log.read_text().splitlines()[-1]
         assert re.fullmatch(rf"fairseq-train: error: {save}/checkpoint_last.pt does not fit\b[^:]*: {difference}", line)

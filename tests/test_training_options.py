@@ -40,24 +40,21 @@ def assert_refused(log, line):
 
 
 def test_what_would_fail_later_is_refused_in_a_line_before_any_update(data, tmp_path):
-    logs = {
-        line: tmp_path / f"log{number}" for number, line in enumerate([*REFUSED.values(), *REFUSED_TO_GO_ON.values()])
-    }
-    save = tmp_path / "save"
-    run_groups([[trained(data, save, tmp_path / "first.log")]])
-    fresh = [trained(data, tmp_path / "new", logs[line], *given) for given, line in REFUSED.items()]
-    going_on = [trained(data, save, logs[line], "--max-update", 4, *given) for given, line in REFUSED_TO_GO_ON.items()]
-    run_groups([[*fresh, *going_on]], refused=True)
-    for line, log in logs.items():
+    """A training that goes on does so with the remedy that its line names."""
+    run_groups([[trained(data, tmp_path / "save", tmp_path / "first.log")]])
+    go_on = ["--restore-file", tmp_path / "save" / "checkpoint_last.pt", "--max-update", 3]
+    given = [*REFUSED, *((*go_on, *options) for options in REFUSED_TO_GO_ON)]
+    lines = [*REFUSED.values(), *REFUSED_TO_GO_ON.values()]
+    logs = [tmp_path / f"log{number}" for number in range(len(given))]
+    # A folder each, for fairseq tries at first whether it can write there.
+    runs = [trained(data, f"{log}.save", log, *options) for log, options in zip(logs, given)]
+    run_groups([runs], refused=True)
+    for line, log in zip(lines, logs):
         assert_refused(log, line)
     remedies = ["--reset-lr-scheduler"], ["--reset-dataloader"]
-    pairs = list(zip(REFUSED_TO_GO_ON, remedies))
-    run_groups(
-        [
-            [trained(data, save, tmp_path / f"{i}.log", "--max-update", 3, "--no-save", *given, *remedy)]
-            for i, (given, remedy) in enumerate(pairs)
-        ]
-    )
+    pairs = zip(given[len(REFUSED) :], remedies)
+    again = [trained(data, tmp_path / f"{i}", tmp_path / f"{i}.log", *a, *b) for i, (a, b) in enumerate(pairs)]
+    run_groups([again])
 
 
 def test_what_fairseq_refuses_is_a_line_of_train(data, tmp_path):

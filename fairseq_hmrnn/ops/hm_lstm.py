@@ -47,7 +47,7 @@ def hm_lstm(
     x: (T, B, input_size), of the weights' dtype; T and B may be 0. With tokens a table (symbols, input_size).
     layers: bottom to top.
     state: the state before the first step.
-    valid: (T, B) bool; where False the sample keeps its state bit for bit and emits no boundary.
+    valid: (T, B) bool; where False the sample keeps its state bit for bit and emits no boundary, whatever x is there.
     noise: (T, B, L) uniform in [0, 1), for boundary="bernoulli" alone.
     recurrent_masks: tuple over layers of (B, H_l), multiplied into h before the recurrent product at every step
         (variational dropout, scaling included); COPY keeps h itself.

@@ -14,7 +14,15 @@ from torch import Tensor
 from .boundary import decide, hard_sigmoid, scale_gradient
 from .detector import hidden_term
 from .precision import rounded_linear
-from .types import DetectorHidden, HMLSTMOutput, HMLSTMState, LayerParameters, RecurrenceOptions, split_gates
+from .types import (
+    DetectorHidden,
+    HMLSTMOutput,
+    HMLSTMState,
+    LayerParameters,
+    RecurrenceOptions,
+    split_gates,
+    without_padding,
+)
 
 # Larger than usual: states that are still nearly zero must not be blown up, nor gradients through them (ops/README.md)
 LAYER_NORM_EPS = 1e-2
@@ -102,6 +110,7 @@ def hm_lstm_reference(
     recurrent_masks: Optional[Sequence[Tensor]] = None,
 ) -> HMLSTMOutput:
     """Run all layers over a sequence. Arguments, shapes and result: see `ops.hm_lstm`."""
+    x = without_padding(x, valid)
     num_layers = len(layers)
     hidden: List[List[Tensor]] = [[] for _ in layers]
     boundaries, boundary_probs = [], []

@@ -234,3 +234,9 @@ class HMLSTMOutput(NamedTuple):
         hidden = tuple(x.sum(-1, keepdim=True).expand(0, batch_size, size) for size in state.hidden_sizes)
         nothing = state.z.new_zeros(0, batch_size, len(hidden))
         return cls(hidden, nothing, nothing, state)
+
+
+def without_padding(x: Tensor, valid: Optional[Tensor]) -> Tensor:
+    """x (T, B, N) with zeros where valid (T, B), if it is given, is False: what stands there may be NaN, which times a
+    gradient of zero is NaN."""
+    return x if valid is None else x.masked_fill(~valid.unsqueeze(-1), 0.0)

@@ -73,12 +73,17 @@ def make_problem(
     z = (uniform(batch, len(sizes)) > 0.5).to(wide).requires_grad_()
     h, c = (tuple(normal(batch, s, dtype=wide) for s in sizes) for _ in range(2))
     state = HMLSTMState(h, c, z)
+    x = normal(steps, batch, input_size)
+    valid = uniform(steps, batch) > 0.3 if padded else None
+    if padded:  # nothing there may reach a result
+        with torch.no_grad():
+            x[~valid] = torch.nan
     return Problem(
-        x=normal(steps, batch, input_size),
+        x=x,
         layers=tuple(layers),
         state=state,
         options=options,
-        valid=uniform(steps, batch) > 0.3 if padded else None,
+        valid=valid,
         noise=uniform(steps, batch, len(sizes)) if options.boundary == "bernoulli" else None,
         masks=tuple((uniform(batch, s) > 0.5).to(wide) * 2 for s in sizes) if masked else None,
     )

@@ -16,7 +16,7 @@ from ..autograd import Call, flat_output, run
 from ..boundary import BOUNDARY_MODES
 from ..capture import refuse_capture
 from ..checks import check_detectors, check_layers, check_options, check_tensors
-from ..types import HMLSTMOutput, HMLSTMState, LayerParameters, RecurrenceOptions
+from ..types import HMLSTMOutput, HMLSTMState, LayerParameters, RecurrenceOptions, without_padding
 from . import kernel, python
 from .loading import remedy
 
@@ -45,6 +45,8 @@ def hm_lstm_cpu(
         x, tokens = torch.nn.functional.embedding(tokens, x), None
     if tokens is None and x.size(0) == 0:
         return HMLSTMOutput.empty(x, state)
+    if path == "python":
+        x = without_padding(x, valid)
     call = (_CompiledCall if path == "compiled" else _PythonCall)(len(layers), options, skip)
     return run(call, x, layers, state, valid, noise, recurrent_masks, tokens)
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..autograd import CONSTANTS, Call, run
 from ..reference import hm_lstm_reference
-from ..types import HMLSTMOutput, HMLSTMState, LayerParameters, RecurrenceOptions
+from ..types import HMLSTMOutput, HMLSTMState, LayerParameters, RecurrenceOptions, without_padding
 from .buffers import Shape
 from .graphs import current_device, lease
 
@@ -40,7 +40,7 @@ def hm_lstm_triton(
         x, layers = x.float(), [layer.to(torch.float32) for layer in layers]
         return hm_lstm_reference(x, layers, state, options, valid, noise, recurrent_masks)
     call = _TritonCall(len(layers), options, skip, graphs)
-    return run(call, x, layers, state, valid, noise, recurrent_masks)
+    return run(call, without_padding(x, valid), layers, state, valid, noise, recurrent_masks)
 
 
 class _TritonCall(Call):

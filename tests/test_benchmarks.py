@@ -1,6 +1,5 @@
 """The benchmarks' own arithmetic and models, and short runs of them on a tiny text. What they time is no test."""
 
-import argparse
 import contextlib
 import csv
 import json
@@ -276,24 +275,6 @@ def test_curve_reads_a_log_of_several_runs(benchmark):
     assert [row["hours"] * 3600 for row in rows] == pytest.approx([50, 120, 50, 120])
     timed = benchmark("curve").read(LOG.splitlines(), seconds=2.0)
     assert [row["hours"] * 3600 for row in timed] == pytest.approx([200, 360, 300, 600])
-
-
-@pytest.mark.parametrize("dropout, lr, given", [("0.1", "0.002", {}), ("0.3", "0.01", {"dropout": 0.3, "lr": 0.01})])
-def test_lstms_get_their_dropout_and_learning_rate_and_all_models_the_settings(
-    benchmark, dropout, lr, given, monkeypatch, tmp_path
-):
-    language_model, made = benchmark("language_model"), {}
-    monkeypatch.setattr(language_model, "command", lambda name, *arguments, log: made.update({name: arguments}))
-    args = argparse.Namespace(recipe="ptb_small", to_the_end=False, data=tmp_path, lstm_dropout=None, lstm_lr=None)
-    args.settings = ["task.tokens_per_sample=30", "model.output_dim=20"]
-    vars(args).update({f"lstm_{name}": value for name, value in given.items()})
-    for model in ("hmlstm_lm", "nn_lstm_lm"):
-        language_model.train(model, (100_000, 50), tmp_path, tmp_path / "log", {"optimization.max_update": 7}, args)
-    flags, settings = made["fairseq-train"], made["fairseq-hydra-train"]
-    values = [flags[flags.index(f"--{name}") + 1] for name in ("dropout-output", "lr", "tokens-per-sample")]
-    assert values == [dropout, lr, "30"] and flags[flags.index("--max-update") + 1] == "7"
-    assert {*args.settings, "optimization.max_update=7"} <= set(settings)
-    assert not any(re.match(r"model\.dropout|optimization\.lr", str(setting)) for setting in settings)
 
 
 @pytest.mark.parametrize("above", [0.0, 1.6])

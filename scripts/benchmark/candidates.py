@@ -47,10 +47,16 @@ class Recipe:
         return ["fairseq-hydra-train", *options]
 
     def lstm_command(
-        self, model: str, hidden_size: int, data: Path, folder: Path, dropout: Optional[float] = None
+        self,
+        model: str,
+        hidden_size: int,
+        data: Path,
+        folder: Path,
+        dropout: Optional[float] = None,
+        init_range: Optional[float] = None,
     ) -> List[str]:
         """That trains one of LSTMS, everything but model and criterion as in the recipe. dropout: after every layer;
-        None: the recipe's dropout_output."""
+        None: the recipe's dropout_output. init_range: of the LSTM of nn_lstm_lm; None: PyTorch's."""
         command = ["fairseq-train", str(Path(data).resolve()), "--user-dir", str(LSTM_USER_DIR)]
         command += ["--save-dir", str(folder)]
         left_out = NOT_OF_LSTMS | STATEFUL if model == "lstm_lm" else NOT_OF_LSTMS
@@ -63,7 +69,7 @@ class Recipe:
         dropout = self.dropout("output") if dropout is None else dropout
         if model == "nn_lstm_lm":
             sizes["num_layers"] = self.num_layers
-            dropouts = {"dropout_input": self.dropout("input"), "dropout_output": dropout}
+            dropouts = {"dropout_input": self.dropout("input"), "dropout_output": dropout, "init_range": init_range}
         else:
             sizes["layers"], sizes["out_embed_dim"] = self.num_layers, self.output_size(model)
             sizes = {f"decoder_{name}": size for name, size in sizes.items()}

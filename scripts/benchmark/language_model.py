@@ -6,16 +6,15 @@ several seeds, drawn.
     fairseq-hmrnn prepare ptb FOLDER_WITH_PTB_TXT
     python scripts/benchmark/language_model.py data/ptb --csv curves.csv --plot curves.png
     python scripts/benchmark/language_model.py data/ptb --recipe ptb_3h --to-the-end --beside nn_lstm_lm
-    python scripts/benchmark/language_model.py data/ptb model.hidden_sizes=464,144,144 model.output_dim=256 \
-      --recipe ptb_3h --to-the-end --beside nn_lstm_lm --lstm-lr .008
+    python scripts/benchmark/language_model.py data/ptb optimization.lr=[.004] --beside nn_lstm_lm --lstm-lr .008
 
 With --updates or --seconds all models keep the recipe's learning rate; with --to-the-end they make the recipe's own
 number of updates and follow its schedule. Settings over the recipe are all models' but those of model and criterion;
---lstm-lr gives the LSTMs a learning rate of their own. Dropout acts at more places in the LSTMs, and HM-LSTM alone has
-a recurrent one (candidates.py): --lstm-dropout gives theirs. Speeds come first, in turns and without validation: keep
-the machine quiet for that minute. Seconds are updates times the seconds that an update took there. The same command
-again goes on where it was interrupted, also with more seeds, other LSTMs or, at one learning rate, more updates; in a
-folder of another recipe, schedule, setting, text or number of threads it is refused.
+--lstm-lr gives the LSTMs a learning rate of their own, --lstm-init-range another start. Dropout acts at more places in
+the LSTMs, and HM-LSTM alone has a recurrent one (candidates.py): --lstm-dropout gives theirs. Speeds come first, in
+turns and without validation: keep the machine quiet for that minute. Seconds are updates times the seconds that an
+update took there. The same command again goes on where it was interrupted, also with more seeds, other LSTMs or, at one
+learning rate, more updates; in a folder of another recipe, schedule, setting, text or number of threads it is refused.
 """
 
 import itertools
@@ -71,6 +70,12 @@ def parse_args():
         help="of the LSTMs, after every layer (default: the recipe's dropout_output, which HM-LSTM has once, on h_e)",
     )
     parser.add_argument("--lstm-lr", type=number(0, 1e9, open_below=True), help="of the LSTMs (default: the recipe's)")
+    parser.add_argument(
+        "--lstm-init-range",
+        type=number(0, 10, open_below=True),
+        metavar="R",
+        help="nn_lstm_lm's LSTM starts uniform in +-R, as lstm_lm in .1 (default: PyTorch's initial values)",
+    )
     parser.add_argument("--csv", type=kinds.new_file, help="file of the curves")
     parser.add_argument("--plot", type=kinds.picture, help="picture of the curves")
     args = parser.parse_args()
@@ -98,7 +103,9 @@ def check(args):
 def settings_of(args):
     """What curves and speeds depend on. At one learning rate a longer training is a shorter one that went on."""
     settings = {"--recipe": args.recipe, "--to-the-end": args.to_the_end, "--validate-every": args.validate_every}
-    settings.update({"--lstm-dropout": args.lstm_dropout, "--lstm-lr": args.lstm_lr, "settings": args.settings or None})
+    for option in ("--lstm-dropout", "--lstm-lr", "--lstm-init-range"):
+        settings[option] = getattr(args, option[2:].replace("-", "_"))
+    settings["settings"] = args.settings or None
     return {**settings, "threads": torch.get_num_threads(), "data": data_digest(args.data)}
 
 
@@ -115,7 +122,8 @@ def train(model, equal_to, folder, log, options, args):
     if model == HMLSTM:
         return command(*recipe.hmlstm_command(args.data, folder), log=log)
     size = recipe.lstm_sizes(model, *equal_to)["hidden_size"]
-    return command(*recipe.lstm_command(model, size, args.data, folder, args.lstm_dropout), log=log)
+    of_lstm = args.lstm_dropout, args.lstm_init_range
+    return command(*recipe.lstm_command(model, size, args.data, folder, *of_lstm), log=log)
 
 
 def speed(model, equal_to, args):

@@ -2,6 +2,7 @@
 `--arch nn_lstm_lm`. With --stateful its state goes from window to window, as that of hmlstm_lm does."""
 
 from dataclasses import dataclass, field
+from typing import Optional
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +22,10 @@ class NNLSTMLanguageModelConfig(FairseqDataclass):
     num_layers: int = field(default=3, metadata={"help": "layers"})
     dropout_input: float = field(default=0.1, metadata={"help": "dropout on the embedding"})
     dropout_output: float = field(default=0.1, metadata={"help": "dropout on the output of every layer"})
+    init_range: Optional[float] = field(
+        default=None,
+        metadata={"help": "the LSTM starts uniform in +-this, as fairseq's in .1 (default: PyTorch's own)"},
+    )
 
 
 class NNLSTMDecoder(FairseqDecoder):
@@ -33,6 +38,8 @@ class NNLSTMDecoder(FairseqDecoder):
         self.lstm = nn.LSTM(
             cfg.embed_dim, cfg.hidden_size, cfg.num_layers, batch_first=True, dropout=cfg.dropout_output
         )
+        for parameter in () if cfg.init_range is None else self.lstm.parameters():
+            nn.init.uniform_(parameter, -cfg.init_range, cfg.init_range)
         self.output_projection = nn.Linear(cfg.hidden_size, len(dictionary))
 
     def forward(self, prev_output_tokens, encoder_out=None, state=None, **kwargs):

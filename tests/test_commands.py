@@ -56,7 +56,7 @@ CASES = [
     ("sample", [*SAMPLE, "--beam", "7", "--diverse-beam-groups", "2"], "text", "file", "must divide --beam"),
     ("sample", [*SAMPLE, "--beam", "2", "--seed", "1"], "text", "file", "--beam does not go with options of sampling"),
     ("sample", [*SAMPLE, "--beam", "2", "--batch-size", "2"], "text", "file", "does not go with options of sampling"),
-    ("sample", [*SAMPLE, "--greedy", "--top-k", "3"], "text", "file", "leave --temperature, --top-k and --top-p out"),
+    ("sample", [*SAMPLE, "--greedy", "--top-k", "3"], "text", "file", "leave temperature, top-k and top-p out"),
     ("sample", [*SAMPLE, "--beam", "2", "--diverse-beam-strength", "1"], "text", "file", "--diverse-beam-groups"),
     ("sample", ["{work}/model", "--beam", "9999", "--length", "1000000"], "text", "file", "at most 100,000,000"),
     ("sample", ["{work}/fifo"], "text", "file", "{work}/fifo is not a regular file"),

@@ -1,5 +1,6 @@
 """Packaging: its version, its folder, the three ways to name it to fairseq, and its archives."""
 
+import argparse
 import dataclasses
 import os
 import re
@@ -58,12 +59,15 @@ def test_main_explains_every_option_of_models_tasks_criterions_and_the_scheduler
     }
     assert dict(zip(sections[::2], found)) == options and len(options) == 10
     assert options["--task hmlstm_language_modeling"] >= {"--stateful", "--end-of-sample"}
+    assert "--self-target" not in options["--task hmlstm_language_modeling"]
 
 
 def is_own(field):
-    """Whether a field of a configuration is an option: not the folder, nor one that only takes over another part's."""
+    """Whether a field of a configuration is an option that is listed: not the folder, nor one that only takes over
+    another part's, nor one of fairseq's that is of no use here."""
     is_taken_over = str(field.default).startswith("${") and not field.metadata.get("help")
-    return field.name not in ("_name", "data") and not is_taken_over
+    is_unlisted = field.metadata.get("help") == argparse.SUPPRESS
+    return field.name not in ("_name", "data") and not is_taken_over and not is_unlisted
 
 
 FINDS = """import os, sys

@@ -247,7 +247,7 @@ def test_two_processes_end_with_equal_weights(pairs, tmp_path):
     "options, message",
     [
         (["--encoder-memory", "segments:2"], "requires a layer with a boundary detector"),
-        (["--load-pretrained-encoder-from", "nowhere.pt"], "no file nowhere.pt"),
+        (["--load-pretrained-encoder-from", "nowhere.pt"], "nowhere.pt is not there"),
     ],
 )
 def test_bad_options_stop_at_once_and_say_what_to_do(pairs, tmp_path, options, message):

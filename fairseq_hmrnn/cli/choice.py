@@ -181,6 +181,8 @@ def _for_text(data: str, names: Set[str], given: Sequence[str], cpu: bool) -> Tu
     options = dict(_options_of(recipe, given))
     if value_of("--criterion", given) not in (None, recipe.criterion._name):
         options.pop("--best-checkpoint-metric", None)  # which others do not log
+    if _chooses("lr_scheduler", given, recipe.lr_scheduler._name):
+        options.pop("--stop-min-lr", None)  # with which a rate that begins at zero would end training at once
     if recipe_name != SIZES[-1][1]:
         _set_length(options, OF_TEXT, text.symbols, names, given, cpu or "--cpu" in names)
     kind = "symbols"
@@ -230,6 +232,7 @@ def _set_length(
     if updates < math.inf and not names & {*CLASSES["lr_scheduler"], *OF_RECIPE_SCHEDULES}:
         for name in OF_RECIPE_SCHEDULES:
             options.pop(name, None)
+        options.pop("--stop-min-lr", None)  # the rate begins and ends at zero
         warmup = min(int(length.decay["--warmup-updates"]), updates // 10)
         options.update({**length.decay, "--warmup-updates": str(warmup), "--total-num-update": str(updates)})
 

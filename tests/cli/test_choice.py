@@ -114,6 +114,8 @@ def test_the_learning_rate_falls_to_zero_where_the_end_is_known(data, monkeypatc
     assert length_and_schedule(arguments) == expected
     assert ("--lr-patience" in arguments) == (expected[0] == "exact_reduce_lr_on_plateau")
     assert value_of("--lr", arguments) == ("0.004" if expected[0] == "polynomial_decay" else "0.002")
+    # A rate that begins at zero would end training at once.
+    assert value_of("--stop-min-lr", arguments) == ("1e-06" if expected[0].startswith("exact") else None)
 
 
 def test_several_gpus_make_fewer_updates_an_epoch(data, monkeypatch):

@@ -6,11 +6,12 @@ A kind is a function for argparse's `type`. Numbers are ranges of `options.whole
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import stat
 import sys
 import tempfile
-from typing import Any, Mapping
+from typing import Any, Iterator, Mapping
 
 from ..analysis.plots import check_path
 from ..data.folders import DICTIONARY
@@ -40,6 +41,14 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message):
         raise UserError(f"{message[:1000]} (--help says more)")
+
+    @contextlib.contextmanager
+    def checking(self) -> Iterator[None]:
+        """Within it a ValueError is an error of the arguments."""
+        try:
+            yield
+        except ValueError as error:
+            self.error(str(error))
 
     def add_commands(self, commands: Mapping[str, Any], metavar: str) -> None:
         """Commands of their own names: modules with a text whose first line says what each does, `add_arguments` and

@@ -50,6 +50,7 @@ OF_TRANSLATION = Length(
 )
 # Options of the recipes' schedules, which one that falls to zero does not have.
 OF_RECIPE_SCHEDULES = {"--lr-shrink", "--lr-patience", "--lr-threshold"}
+END_OF_RECIPE_SCHEDULES = "--stop-min-lr"  # with which a rate that begins at zero would end training at once
 SPACES = 0.05  # the share of spaces from which on a text has separators
 WITH_SPACES = {  # words, and above them sentences, which take more text and updates than the smallest recipe has
     "--boundary-rates": "steps:.18,steps:.0085",
@@ -182,7 +183,7 @@ def _for_text(data: str, names: Set[str], given: Sequence[str], cpu: bool) -> Tu
     if value_of("--criterion", given) not in (None, recipe.criterion._name):
         options.pop("--best-checkpoint-metric", None)  # which others do not log
     if _chooses("lr_scheduler", given, recipe.lr_scheduler._name):
-        options.pop("--stop-min-lr", None)  # with which a rate that begins at zero would end training at once
+        options.pop(END_OF_RECIPE_SCHEDULES, None)
     if recipe_name != SIZES[-1][1]:
         _set_length(options, OF_TEXT, text.symbols, names, given, cpu or "--cpu" in names)
     kind = "symbols"
@@ -230,9 +231,8 @@ def _set_length(
         updates = epochs * per_epoch
         options["--max-update"] = str(updates)
     if updates < math.inf and not names & {*CLASSES["lr_scheduler"], *OF_RECIPE_SCHEDULES}:
-        for name in OF_RECIPE_SCHEDULES:
+        for name in (*OF_RECIPE_SCHEDULES, END_OF_RECIPE_SCHEDULES):
             options.pop(name, None)
-        options.pop("--stop-min-lr", None)  # the rate begins and ends at zero
         warmup = min(int(length.decay["--warmup-updates"]), updates // 10)
         options.update({**length.decay, "--warmup-updates": str(warmup), "--total-num-update": str(updates)})
 

@@ -45,10 +45,8 @@ def parse_args():
     parser.add_argument("--out", type=kinds.folder_to_write, default="runs/gpu_update", help="folder of the logs")
     args, rest = parse_with_rest(parser)
     args.out = Path(args.out)
-    try:
+    with parser.checking():
         check_settings(rest, REFUSED, [*OPTIONS, *FLOAT32])
-    except ValueError as error:
-        parser.error(str(error))
     return args, rest
 
 

@@ -80,10 +80,8 @@ def parse_args():
     parser.add_argument("--plot", type=kinds.picture, help="picture of the curves")
     args = parser.parse_args()
     args.out = Path(args.out)
-    try:
+    with parser.checking():
         check(args)
-    except ValueError as error:
-        parser.error(str(error))
     return args
 
 

@@ -68,10 +68,8 @@ def parse_args():
     parser.add_argument("--csv", type=kinds.new_file, help="file of the figures, a line for each candidate")
     args = parser.parse_intermixed_args()
     args.data, args.out = Path(args.data), Path(args.out)
-    try:
+    with parser.checking():
         check(args)
-    except ValueError as error:
-        parser.error(str(error))
     return args
 
 

@@ -20,6 +20,7 @@ from ..data.folders import DESCRIPTION, DICTIONARY, matching
 from ..data.indexed import count_symbols
 from .errors import UserError
 from .recipe import PACKAGE, check_folder, load_recipe
+from .sections import TIED, drop_tied
 
 # The symbols of the training split below which a recipe is chosen.
 SIZES = ((1_000_000, "character_lm"), (20_000_000, "ptb_small"), (math.inf, "ptb"))
@@ -179,11 +180,10 @@ def _for_text(data: str, names: Set[str], given: Sequence[str], cpu: bool) -> Tu
     text = look_at(data)
     recipe_name = next(name for limit, name in SIZES if text.symbols < limit)
     recipe = load_recipe(recipe_name)
+    for section in TIED:
+        if _chooses(section, given, recipe[section]._name):
+            drop_tied(recipe, section)
     options = dict(_options_of(recipe, given))
-    if value_of("--criterion", given) not in (None, recipe.criterion._name):
-        options.pop("--best-checkpoint-metric", None)  # which others do not log
-    if _chooses("lr_scheduler", given, recipe.lr_scheduler._name):
-        options.pop(END_OF_RECIPE_SCHEDULES, None)
     if recipe_name != SIZES[-1][1]:
         _set_length(options, OF_TEXT, text.symbols, names, given, cpu or "--cpu" in names)
     kind = "symbols"

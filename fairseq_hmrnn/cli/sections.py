@@ -10,6 +10,7 @@ import fairseq.models
 import fairseq.tasks
 from fairseq.dataclass.configs import FairseqConfig
 from fairseq.registry import REGISTRIES
+from omegaconf import DictConfig
 
 NAME = "_name"  # of the model, task, criterion and so on that a section configures
 SECTIONS = [field.name for field in dataclasses.fields(FairseqConfig) if field.name != NAME]
@@ -17,6 +18,12 @@ CHOOSING = ["model", "task", *REGISTRIES]  # sections that have a _name
 LEARNING_RATE = "lr"  # older optimizers and schedulers read it among their own, where their dataclasses have it too
 # Older parts, whose settings are known from their options alone. Of the others fairseq takes more than these.
 KNOWN_BY_OPTIONS = ("optimizer", "lr_scheduler")
+# Settings of other sections that suit only what the recipe chose: which of its criterion's figures is the best, and the
+# learning rate that ends training, below which another schedule may begin.
+TIED = {
+    "criterion": ("checkpoint", ("best_checkpoint_metric", "maximize_best_checkpoint_metric")),
+    "lr_scheduler": ("optimization", ("stop_min_lr",)),
+}
 
 
 def choices(section: str) -> Collection[str]:
@@ -42,6 +49,14 @@ def settings_of(section: str, name: Optional[str]) -> Optional[type]:
     if is_older(section, name):
         return _of_options(REGISTRIES[section]["registry"][name])
     return REGISTRIES[section]["dataclass_registry"].get(name)
+
+
+def drop_tied(recipe: DictConfig, section: str) -> None:
+    """Take out of a recipe what suits only the choice it makes in `section`, in whose place comes another."""
+    if section in TIED:
+        other, names = TIED[section]
+        for name in set(names).intersection(recipe.get(other) or ()):
+            del recipe[other][name]
 
 
 def is_older(section: str, name: Optional[str]) -> bool:

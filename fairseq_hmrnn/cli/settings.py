@@ -21,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from ..options import nearest
 from .errors import UserError
 from .named_files import absolute
-from .sections import CHOOSING, NAME, SECTIONS, choices, defaults_of, is_older, settings_of
+from .sections import CHOOSING, NAME, SECTIONS, choices, defaults_of, drop_tied, is_older, settings_of
 
 # Anything else is an option of hydra's, and passed on.
 OF_A_SECTION = re.compile(r"[~+]{0,2}(?!hydra\.)[a-z_]+\.[a-zA-Z_]")
@@ -55,10 +55,8 @@ def standing_alone(given: Sequence[str]) -> List[str]:
 def _choose(recipe: DictConfig, section: str, name: Any) -> None:
     """Have a section choose another model, optimizer and so on, without the old one's settings."""
     _check_choice(section, name)
-    if section == "criterion" and name != _values(recipe, section).get(NAME):
-        metric = {"best_checkpoint_metric", "maximize_best_checkpoint_metric"}  # of what the other one logs
-        for key in metric.intersection(_values(recipe, "checkpoint")):
-            del recipe["checkpoint"][key]
+    if name != _values(recipe, section).get(NAME):
+        drop_tied(recipe, section)
     _add(recipe, section, {NAME: name})
     fields = _fields(recipe, section)
     for key in [key for key in recipe[section] if fields is not None and key not in (*fields, NAME)]:

@@ -235,7 +235,12 @@ def test_another_scheduler_leaves_the_settings_of_the_old_one_behind():
     settings, config = settled("lr_scheduler._name=polynomial_decay", "lr_scheduler.total_num_update=9")
     assert dict(config.lr_scheduler) == {"_name": "polynomial_decay", "total_num_update": 9}
     assert settings[1] == "lr_scheduler.total_num_update=9"
-    assert config.optimizer.adam_betas and config.optimization.max_epoch  # of other sections nothing is taken
+    assert config.optimizer.adam_betas and config.optimization.max_epoch  # of other sections no more is taken than
+    assert "stop_min_lr" not in config.optimization  # what would end training where a schedule begins at zero
+    _, config = settled("lr_scheduler._name=cosine", "optimization.stop_min_lr=1e-5")
+    assert config.optimization.stop_min_lr == 1e-5
+    _, config = settled("lr_scheduler._name=exact_reduce_lr_on_plateau")
+    assert config.optimization.stop_min_lr == 1e-6
     _, config = settled("model._name=hmlstm_lm_ptb", "task._name=language_modeling")  # an architecture is a model's
     assert config.model.hidden_sizes and "stateful" not in config.task and config.task.tokens_per_sample
 

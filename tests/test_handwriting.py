@@ -220,6 +220,18 @@ def test_a_checkpoint_belongs_to_the_folder_it_was_trained_on(trained, data, tmp
     assert HMLSTMHandwritingTask.setup_task(task.cfg, {"normalization": [mean, std]}).normalization.mean == tuple(mean)
 
 
+def test_only_the_split_that_is_trained_is_shuffled_and_without_long_lines(data):
+    cfg = HMLSTMHandwritingTaskConfig(data=str(data), train_subset="valid")
+    longest = int(load_split(str(data), "valid").lengths.min()) - 1
+    cfg.max_line_steps = longest
+    task = HMLSTMHandwritingTask.setup_task(cfg)
+    for split in ("train", "valid"):
+        task.load_dataset(split)
+    trained, other = task.datasets["valid"], task.datasets["train"]
+    assert trained.shuffle and trained.sizes.max() == longest
+    assert not other.shuffle and other.sizes.max() > longest
+
+
 def test_models_of_the_other_kind_of_task_are_refused(data):
     task = HMLSTMHandwritingTask.setup_task(HMLSTMHandwritingTaskConfig(data=str(data)))
     for name in ("hmlstm_lm", "hmlstm", "lstm_lm"):

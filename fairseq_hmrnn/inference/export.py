@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import io
 from pathlib import Path
@@ -21,17 +22,17 @@ class StepFunction(nn.Module):
 
     The state is one tensor: h of all layers, c of all layers, then z; zeros before the first symbol, which is the
     begin symbol. Padding is a symbol like any other: feed samples of different lengths apart. It is computed by the
-    reference, whose operations every exporter knows, and without the rounding of `--bfloat16-products`, which the
-    decoder leaves out from then on too.
+    reference, whose operations every exporter knows, and without the rounding of `--bfloat16-products`. Weights and
+    slope are copies of the decoder's as it is now.
     """
 
     def __init__(self, decoder):
         super().__init__()
-        self.decoder = decoder.eval()
-        for part in decoder.modules():
+        self.decoder = copy.deepcopy(decoder).eval()
+        for part in self.decoder.modules():
             if hasattr(part, "bfloat16_products"):
                 part.bfloat16_products = False
-        self.options = decoder.hm_lstm.options(decoder.slope_progress.slope)
+        self.options = self.decoder.hm_lstm.options(self.decoder.slope_progress.slope)
 
     @property
     def state_size(self) -> int:

@@ -73,7 +73,9 @@ class LanguageModelHub(GeneratorHubInterface):
         return [symbol for symbol in dict.fromkeys(unknown) if symbol != self.src_dict.unk_word]
 
     def _build_batches(self, tokens, skip_invalid_size_inputs):
-        """One batch of prompts after the begin symbol, spaces and newlines at their ends included."""
+        """One batch of prompts after the begin symbol, spaces and newlines at their ends included, if there are any."""
+        if not tokens:
+            return
         pad, longest = self.src_dict.pad(), max((t.numel() for t in tokens), default=0)
         rows = [[self.begin, *t.tolist(), *[pad] * (longest - t.numel())] for t in tokens]
         lengths = torch.tensor([t.numel() + 1 for t in tokens])
@@ -211,7 +213,7 @@ class LanguageModelHub(GeneratorHubInterface):
     def reader(self, independent_lines: bool = False) -> TextReader:
         """Reads a text of any length, piece by piece; several models decide together. ValueError for a model of words
         or pieces, for another one than HM-LSTM, and by `check_ensemble`. independent_lines: each line as if it were a
-        text of its own, in batches."""
+        text of its own, in batches. The models must not change while it reads."""
         if not is_character_dictionary(self.src_dict):
             raise ValueError("the model was not trained on characters: give one of a text of `fairseq-hmrnn prepare`")
         kind = LineReader if independent_lines else CharacterReader

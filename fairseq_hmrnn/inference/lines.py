@@ -20,7 +20,8 @@ class LineReader(CharacterReader):
     """Reads every line of a text, its newline included, as if it were a text of its own.
 
     Otherwise as CharacterReader: pieces may end anywhere, a line that has not ended goes on with the next one. Lines of
-    a piece are sorted by length and read in batches, so that larger pieces take less time.
+    a piece are sorted by length and read in batches, so that larger pieces take less time. It packs the weights once:
+    the decoder must not change while it is used.
     """
 
     def __init__(self, decoder, dictionary, begin: int, window: int = WINDOW):

@@ -241,10 +241,10 @@ def closed_earlier(boundaries: np.ndarray, lookahead: Lookahead) -> np.ndarray:
 
 
 def lookahead_by_layer(lookahead: Lookahead, layers: int) -> List[int]:
-    """How many symbols of the next segment each layer reads before it closes one. ValueError for a negative number, or
-    for others than one or `layers` of them."""
+    """How many symbols of the next segment each layer reads before it closes one. ValueError for a number that is
+    negative or not whole, or for others than one or `layers` of them."""
     given: List[int] = np.atleast_1d(lookahead).tolist()
-    if any(steps < 0 for steps in given):
+    if any(not isinstance(steps, int) or steps < 0 for steps in given):
         raise ValueError(f"lookahead counts symbols from 0, got {lookahead}")
     if len(given) not in (1, layers):
         raise ValueError(f"lookahead has {len(given)} numbers: give one, or one for each of {layers} layers")

@@ -48,8 +48,8 @@ class SamplingOptions(NamedTuple):
             raise ValueError(f"top-p must be above 0 and at most 1 (all symbols), not {self.top_p}")
         if self.greedy and (self.temperature, self.top_k, self.top_p) != (1, 0, 1):
             raise ValueError("greedy always takes the most probable symbol: leave temperature, top-k and top-p out")
-        if self.seed is not None and not isinstance(self.seed, numbers.Integral):
-            raise ValueError(f"seed must be a whole number, or None to draw one, not {self.seed!r}")
+        if self.seed is not None and (not isinstance(self.seed, numbers.Integral) or not 0 <= self.seed < 2**63):
+            raise ValueError(f"seed must be a whole number from 0 to 2**63 - 1, or None to draw one, not {self.seed!r}")
         return self
 
 
@@ -86,11 +86,13 @@ class Sampler:
         """Endlessly the next symbols of all prompts; a prompt begins with the model's begin symbol.
 
         Prompts of different lengths go together: a sample waits on padding, which leaves an HM-LSTM's state alone. The
-        models must not change while this goes on. ValueError for no prompt, for models with positional embeddings, and
-        for different lengths with others than HM-LSTM.
+        models must not change while this goes on. ValueError for no prompt or an empty one, for models with positional
+        embeddings, and for different lengths with others than HM-LSTM.
         """
-        if not prompts:
-            raise ValueError("there is no prompt: give at least one, which may be the begin symbol alone")
+        if not prompts or not all(map(len, prompts)):
+            raise ValueError(
+                "a prompt has at least one symbol, which may be the begin symbol: give at least one prompt"
+            )
         columns = self._columns(prompts)
         steps = self._compiled_steps(len(prompts))
         return self._run(columns, scores) if steps is None else self._run_compiled(steps, columns, scores)

@@ -77,11 +77,13 @@ class HMLSTM(nn.Module):
         detector_hidden: int = 0,
     ):
         super().__init__()
-        self.input_size = input_size
         try:
             self.hidden_sizes = tuple(map(operator.index, hidden_sizes))
         except TypeError as error:
             raise TypeError(f"hidden_sizes must be whole numbers, such as [512, 512], not {hidden_sizes!r}") from error
+        self.input_size = whole_number("input_size", input_size)
+        recompute_chunks = whole_number("recompute_chunks", recompute_chunks)
+        detector_hidden = whole_number("detector_hidden", detector_hidden)
         self._check(boundary, backend, detector_grad_scale, recurrent_dropout, recompute_chunks, detector_hidden)
         self.boundary = boundary
         self.nested_boundaries = nested_boundaries
@@ -209,8 +211,7 @@ class HMLSTM(nn.Module):
         sequence that is run in several calls; drawn here if None. hidden_dtype: of the output's `hidden`; None: that of
         the weights. Raises ValueError where shapes, dtypes or devices do not fit.
         """
-        if tokens is None:
-            check_input(x, self.input_size)
+        check_input(x, self.input_size, tokens)
         steps, batch_size = (x if tokens is None else tokens).shape[:2]
         if state is None:
             state = self.zero_state(batch_size)
@@ -266,6 +267,8 @@ class HMLSTM(nn.Module):
             raise ValueError("projected input requires packed weights: give it with packed")
         if packed is not None and (recurrent_masks is not None or self._is_stochastic):
             raise ValueError("packed weights have no recurrent dropout: leave packed out, or the masks")
+        if packed is not None and self.training and self.boundary == "bernoulli":
+            raise ValueError("packed weights sample no boundaries: call eval() first, or leave packed out")
         x, valid = x.unsqueeze(0), None if valid is None else valid.unsqueeze(0)
         if packed is None:
             output = self(x, state, valid, slope, recurrent_masks=recurrent_masks)
@@ -299,6 +302,14 @@ class HMLSTM(nn.Module):
             f"top_boundary={self.top_boundary}, detector_grad_scale={self.detector_grad_scale}, "
             f"detector_hidden={self.detector_hidden}, backend={self.backend!r}"
         )
+
+
+def whole_number(name: str, value) -> int:
+    """The argument of this name; TypeError for what is no whole number."""
+    try:
+        return operator.index(value)
+    except TypeError as error:
+        raise TypeError(f"{name} must be a whole number, not {value!r}") from error
 
 
 def _weights(rows: Sequence[int], columns: Sequence[int]) -> nn.ParameterList:

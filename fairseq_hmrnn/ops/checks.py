@@ -85,12 +85,22 @@ def check_detectors(layers: Sequence[LayerParameters], options: RecurrenceOption
         raise ValueError(f"every detector has a hidden layer or none: of layers {list(range(last))} {hidden[:last]}")
 
 
-def check_input(x: Tensor, input_size: int) -> None:
-    """x is a tensor (T, B, input_size)."""
-    if not isinstance(x, Tensor):
-        raise ValueError(f"x must be a tensor (T, B, {input_size}), got {type(x).__name__}")
-    if x.dim() != 3 or x.size(2) != input_size:
-        raise ValueError(f"x must be (T, B, {input_size}) for these layers, got {tuple(x.shape)}")
+def check_input(x: Tensor, input_size: int, tokens: Optional[Tensor] = None) -> None:
+    """x is a tensor (T, B, input_size), or with tokens, int64 (T, B), the table (symbols, input_size)."""
+    if tokens is None:
+        if not isinstance(x, Tensor):
+            raise ValueError(f"x must be a tensor (T, B, {input_size}), got {type(x).__name__}")
+        if x.dim() != 3 or x.size(2) != input_size:
+            raise ValueError(f"x must be (T, B, {input_size}) for these layers, got {tuple(x.shape)}")
+        return
+    if not isinstance(x, Tensor) or not isinstance(tokens, Tensor):
+        raise ValueError(f"x and tokens must be tensors, got {type(x).__name__} and {type(tokens).__name__}")
+    if x.dim() != 2 or x.size(1) != input_size:
+        raise ValueError(f"with tokens x must be (symbols, {input_size}) for these layers, got {tuple(x.shape)}")
+    if tokens.dim() != 2 or tokens.dtype != torch.int64 or tokens.device != x.device:
+        raise ValueError(
+            f"tokens must be int64 (T, B) on {x.device}, got {tokens.dtype} {tuple(tokens.shape)} on {tokens.device}"
+        )
 
 
 def check_tensors(x, layers, state, valid, noise, recurrent_masks, tokens=None, projected: bool = False) -> None:
@@ -103,20 +113,8 @@ def check_tensors(x, layers, state, valid, noise, recurrent_masks, tokens=None, 
         )
     lowest = layers[0].weight_bottom_up
     input_size = lowest.size(0) + layers[0].detector_units if projected else lowest.size(1)
-    if tokens is None:
-        check_input(x, input_size)
-        steps, batch_size = x.shape[:2]
-    else:
-        if not isinstance(x, Tensor) or not isinstance(tokens, Tensor):
-            raise ValueError(f"x and tokens must be tensors, got {type(x).__name__} and {type(tokens).__name__}")
-        if x.dim() != 2 or x.size(1) != input_size:
-            raise ValueError(f"with tokens x must be (symbols, {input_size}) for these layers, got {tuple(x.shape)}")
-        if tokens.dim() != 2 or tokens.dtype != torch.int64 or tokens.device != x.device:
-            raise ValueError(
-                f"tokens must be int64 (T, B) on {x.device}, "
-                f"got {tokens.dtype} {tuple(tokens.shape)} on {tokens.device}"
-            )
-        steps, batch_size = tokens.shape
+    check_input(x, input_size, tokens)
+    steps, batch_size = (x if tokens is None else tokens).shape[:2]
     num_layers = len(layers)
     needed = [("x", x, tuple(x.shape)), ("state.z", state.z, (batch_size, num_layers))]
     for name, tensors in (("state.h", state.h), ("state.c", state.c), ("recurrent_masks", recurrent_masks)):

@@ -23,6 +23,7 @@ class HMLSTMHandwritingTaskConfig(FairseqDataclass):
         None, "leave out lines of training with more steps, for memory; none: keep all", whole(1, optional=True)
     )
     seed: int = option(II("common.seed"), "seed of the order of lines", SEED)
+    train_subset: str = II("dataset.train_subset")
 
 
 @register_task("hmlstm_handwriting", dataclass=HMLSTMHandwritingTaskConfig)
@@ -55,8 +56,9 @@ class HMLSTMHandwritingTask(CheckedOptions, TaskMixin, FairseqTask):
     def load_dataset(self, split, combine=False, **kwargs):
         """Load a split; the error for a missing one names those that there are."""
         strokes = load_split(self.folder, split)
-        longest = self.cfg.max_line_steps if split == "train" else None
-        self.datasets[split] = HandwritingDataset(strokes, longest or math.inf, shuffle=split == "train")
+        trained = split == self.cfg.train_subset
+        longest = self.cfg.max_line_steps if trained else None
+        self.datasets[split] = HandwritingDataset(strokes, longest or math.inf, shuffle=trained)
 
     def build_criterion(self, cfg, *args, **kwargs):
         criterion = super().build_criterion(cfg, *args, **kwargs)

@@ -54,6 +54,7 @@ class StatefulLanguageModelingConfig(LanguageModelingConfig):
         0.0, "with --stateful: probability that a stream starts a window of training from zeros", PROBABILITY
     )
     max_tokens_valid: Optional[int] = option(II("dataset.max_tokens_valid"), None, COUNT_OR_NONE)
+    train_subset: str = II("dataset.train_subset")
     self_target: bool = unlisted(LanguageModelingConfig, "self_target")
     past_target: bool = unlisted(LanguageModelingConfig, "past_target")
     future_target: bool = unlisted(LanguageModelingConfig, "future_target")
@@ -168,7 +169,7 @@ class StatefulLanguageModelingTask(CheckedOptions, LanguageModelingTask):
     def _check_valid_splits(self) -> None:
         """Before training: official fairseq makes the batches of validation only when it first validates."""
         streams = self._count_streams(self.args.batch_size_valid, self.args.max_tokens_valid)
-        for dataset in (dataset for split, dataset in self.datasets.items() if split != "train"):
+        for dataset in (dataset for split, dataset in self.datasets.items() if split != self.args.train_subset):
             dataset.check_holds(streams * distributed_utils.get_data_parallel_world_size())
 
     def gather_carried(self) -> None:

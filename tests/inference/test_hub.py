@@ -124,6 +124,8 @@ def test_boundaries_are_put_back_by_what_each_layer_was_taught(lm, monkeypatch, 
     assert lm.segment(TEXT) == lm.segment(TEXT, lookahead=expected) == lm.segment(TEXT, lookahead=np.array(expected))
     with pytest.raises(ValueError, match="lookahead has 3 numbers: give one, or one for each of 2 layers"):
         lm.segment(TEXT, lookahead=(0, 1, 2))
+    with pytest.raises(ValueError, match="lookahead counts symbols from 0, got 1.5"):
+        lm.segment(TEXT, lookahead=1.5)
 
 
 def test_several_texts_are_segmented_each_by_itself(lm):
@@ -131,6 +133,10 @@ def test_several_texts_are_segmented_each_by_itself(lm):
     assert lm.segment(texts) == [lm.segment(text) for text in texts]
     for found, text in zip(lm.boundaries(texts, lookahead=1), texts):
         assert torch.equal(found, lm.boundaries(text, lookahead=1))
+
+
+def test_no_prompt_gives_no_text(lm):
+    assert lm.sample([]) == lm.sample([], beam=2) == lm.generate([]) == []
 
 
 def test_soft_boundaries_end_segments_above_one_half():

@@ -164,6 +164,12 @@ def test_steps_report_scores_and_boundaries():
     assert [step.boundaries[0] for step in found] == extra["trace"].boundaries[0, :12].tolist()
 
 
+@pytest.mark.parametrize("prompts", [[], [[]], [[], [BEGIN]]])
+def test_a_prompt_has_a_symbol(prompts):
+    with pytest.raises(ValueError, match="a prompt has at least one symbol"):
+        sample([make()], prompts, 1)
+
+
 @pytest.mark.parametrize(
     "options, message",
     [
@@ -172,7 +178,8 @@ def test_steps_report_scores_and_boundaries():
         ({"top_k": 2.5}, "top-k must be a whole number, 0 .* not 2.5"),
         ({"top_p": 0}, "top-p"),
         ({"top_p": 1.1}, "top-p"),
-        ({"seed": 1.5}, "seed must be a whole number, or None"),
+        ({"seed": 1.5}, "seed must be a whole number from 0"),
+        ({"seed": 2**65}, "seed must be a whole number from 0"),
     ],
 )
 def test_options_without_meaning(options, message):

@@ -11,7 +11,6 @@ from running import run, run_groups
 from small_language_model import DICTIONARY, PAD, make, tokens
 from small_training import TASK, TRAIN
 
-from fairseq_hmrnn.inference import export
 from fairseq_hmrnn.inference.sampler import Sampler, SamplingOptions
 from fairseq_hmrnn.models import HMLSTMLanguageModel, decoding
 from fairseq_hmrnn.models.config import HMLSTMLanguageModelConfig, build_hm_lstm
@@ -123,19 +122,6 @@ def test_a_model_trained_with_rounded_products_generates_with_them():
         whole = model(x)[0].log_softmax(2)
     assert_same_but_for_rounding(log_probs(model, x), whole)
     assert not torch.equal(whole, make().float()(x)[0].log_softmax(2))
-
-
-@compiled
-def test_an_exported_step_rounds_too(tmp_path):
-    model, x = make(bfloat16_products=True).float(), tokens(2, 10)
-    function = export.StepFunction(model.decoder)
-    export.export(function, str(tmp_path / "step.ts"), "torchscript")
-    step, state, found = torch.jit.load(str(tmp_path / "step.ts")), torch.zeros(2, function.state_size), []
-    for column in x.unbind(1):
-        log_probs, _, state = step(column, state)
-        found.append(log_probs)
-    with torch.no_grad():
-        assert_same_but_for_rounding(torch.stack(found, dim=1), model(x)[0].log_softmax(2))
 
 
 @compiled

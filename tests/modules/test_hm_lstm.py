@@ -174,9 +174,30 @@ def test_sizes_that_are_no_numbers_of_units_are_named(sizes):
         HMLSTM(3, sizes)
 
 
-def test_an_input_of_another_size_is_named():
+@pytest.mark.parametrize("name", ["input_size", "detector_hidden", "recompute_chunks"])
+def test_numbers_that_are_not_whole_are_named(name):
+    with pytest.raises(TypeError, match=f"{name} must be a whole number, not 2.5"):
+        HMLSTM(**{"input_size": 3, "hidden_sizes": [4], name: 2.5})
+
+
+def test_an_input_that_does_not_fit_is_named():
+    module = HMLSTM(7, [8, 4])
     with pytest.raises(ValueError, match=r"x must be \(T, B, 7\) for these layers, got \(3, 2, 5\)"):
-        HMLSTM(7, [8, 4])(torch.zeros(3, 2, 5))
+        module(torch.zeros(3, 2, 5))
+    with pytest.raises(ValueError, match=r"x must be a tensor \(T, B, 7\), got list"):
+        module([[[0.0] * 7]])
+    with pytest.raises(ValueError, match="x and tokens must be tensors, got Tensor and list"):
+        module(torch.zeros(5, 7), tokens=[[1, 2]])
+
+
+def test_packed_weights_sample_no_boundaries():
+    module = HMLSTM(3, [4], boundary="bernoulli", top_boundary=True)
+    packed, x, state = module.pack(), torch.randn(2, 3), module.zero_state(2)
+    with pytest.raises(ValueError, match="packed weights sample no boundaries: call eval"):
+        module.step(x, state, packed=packed)
+    module.eval()
+    found, expected = module.step(x, state, packed=packed), module.step(x, state)
+    torch.testing.assert_close(found.hidden[0], expected.hidden[0])
 
 
 def test_state_reorders_detaches_and_converts():

@@ -132,8 +132,11 @@ class Generation:
 
     def sample(self, reached: GenerationState, tokens: Tensor, choices: int, choice: SymbolChoice) -> Generated:
         """Read tokens (T', B), at least one step of them, and what is chosen after them. The last choice is not read
-        yet: T = T' + choices - 1. ValueError for another batch than was begun with, or where logits are NaN."""
+        yet: T = T' + choices - 1. ValueError for no step, for another batch than was begun with, or where logits are
+        NaN."""
         _check_batch(reached, tokens)
+        if not tokens.size(0):
+            raise ValueError("there is nothing to choose after: give at least one step, such as the begin symbol")
         if choice.never.numel() != self.output.weight.size(0):
             raise ValueError(f"never has {choice.never.numel()} symbols, the model {self.output.weight.size(0)}")
         given = tokens.size(0)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Optional, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .. import detector
@@ -92,13 +93,15 @@ class PackedLayers:
         """What layer 1 makes of x (..., input_size): its bottom-up product, and after it that of its detector's hidden
         layer of N units, 0 without one; (..., 4H+1+N). Of an embedding matrix: a table of rows."""
         with torch.autocast("cpu", enabled=False):
-            projected = torch.nn.functional.linear(x.detach(), self.layers[0].weight_bottom_up)
+            x, weight = x.detach(), self.layers[0].weight_bottom_up
             if self.bfloat16:  # the gates' rows; the detector's stays as it is
-                rows, weight = x.detach().reshape(-1, x.size(-1)).contiguous(), self.layers[0].weight_bottom_up
+                rows = x.reshape(-1, x.size(-1)).contiguous()
                 gates = kernel.compiled.multiply(rows, False, weight[:-1], False, True)
-                projected[..., :-1] = gates.view_as(projected[..., :-1])
-            terms = detector.input_products(self.layers[0], x.detach())
-            return projected if terms is None else torch.cat([projected, terms], dim=-1)
+                products = [gates.view(*x.shape[:-1], weight.size(0) - 1), F.linear(x, weight[-1:])]
+            else:
+                products = [F.linear(x, weight)]
+            terms = detector.input_products(self.layers[0], x)
+            return torch.cat(products if terms is None else [*products, terms], dim=-1)
 
     def __call__(
         self,

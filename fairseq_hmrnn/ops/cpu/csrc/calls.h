@@ -16,20 +16,12 @@ bool worth_packing(const Problem<T>& problem) {
   return !std::is_same<S, T>::value || (problem.B >= 4 && problem.T_ * problem.B >= 64);
 }
 
-inline void check_tokens(const Inputs& in) {
-  if (!in.tokens) return;
-  const int64_t* tokens = in.tokens->data_ptr<int64_t>();
-  for (int64_t i = 0; i < in.tokens->numel(); ++i)
-    TORCH_CHECK_INDEX(tokens[i] >= 0 && tokens[i] < in.x.size(0), "symbol ", tokens[i], " is not in a table of ",
-                      in.x.size(0));
-}
-
 // hidden, h and c of every layer, boundaries, boundary_probs, z, and in training what the backward pass needs.
 using Result = std::tuple<Tensors, Tensors, Tensors, Tensor, Tensor, Tensor, std::vector<MaybeTensor>>;
 
 template <class T, class S>
 Result forward_typed(const Inputs& in, bool training, const MaybeTensor& given, const PackedWeights* packed) {
-  check_tokens(in);
+  if (in.tokens) check_symbols(in.tokens->data_ptr<int64_t>(), in.tokens->numel(), in.x.size(0));
   TORCH_CHECK_VALUE(in.steps() * in.samples() <= std::numeric_limits<int>::max(), "steps are counted in 32 bits: ",
                     in.steps(), " of ", in.samples(), " samples are too many for one call");
   TORCH_CHECK(!given || given->is_contiguous(), "projected must be contiguous");

@@ -207,8 +207,7 @@ Generated generate(const Generation& generation, GenerationState reached, Tensor
   call.terms = reached.terms.data_ptr<T>();
   call.features = features.data_ptr<T>();
   call.logits = logits.data_ptr<T>();
-  for (int64_t i = 0; i < given * B; ++i)
-    TORCH_CHECK(call.tokens[i] >= 0 && call.tokens[i] < symbols, "no symbol ", call.tokens[i]);
+  check_symbols(call.tokens, given * B, symbols);
 
   const int size = team_size(call.forward.most_panels, call.forward.problem.products_per_cell());
   run_team(size, [&](int thread, int threads, Barrier& barrier) {

@@ -48,6 +48,11 @@ struct Inputs {
   int64_t samples() const { return (tokens ? *tokens : x).size(1); }
 };
 
+inline void check_symbols(const int64_t* tokens, int64_t count, int64_t symbols) {
+  for (int64_t i = 0; i < count; ++i)
+    TORCH_CHECK_INDEX(tokens[i] >= 0 && tokens[i] < symbols, "symbol ", tokens[i], " is not in a table of ", symbols);
+}
+
 template <class T>
 const T* data(const MaybeTensor& tensor) {
   return tensor ? tensor->data_ptr<T>() : nullptr;

@@ -142,6 +142,7 @@ inline Vec<T> sigmoid(Vec<T> x) {
   return T(1) / (T(1) + exp<T>(-x));
 }
 
+// Exact to about a unit of rounding of 1; near 0, where the difference cancels, that is more of a small result.
 template <class T>
 inline Vec<T> tanh(Vec<T> x) {
   return T(1) - T(2) / (exp<T>(x + x) + T(1));

@@ -69,7 +69,7 @@ def safe_globals() -> Set[Tuple[str, str]]:
 @contextlib.contextmanager
 def loading_data_only() -> Iterator[None]:
     """`torch.load` loads data only, as it does by default from torch 2.6 on. Before 2.4 it has no list of what else
-    than tensors is data; `archive.check_checkpoint` is all there is."""
+    than tensors is data; `checkpoints.check_checkpoint` is all there is."""
     load = torch.load
     if hasattr(torch.serialization, "add_safe_globals"):
         torch.load = functools.partial(load, weights_only=True)

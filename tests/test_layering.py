@@ -20,17 +20,16 @@ ALLOWED = {
     "trace": set(),
     "compat": set(),
     "fairseq_hooks": set(),
-    "archive": {"compat"},
     "optim": {"options"},
     "resumption": {"fairseq_hooks", "optim"},
     "training_options": {"fairseq_hooks", "options"},
-    "checkpoints": {"archive", "compat", "fairseq_hooks", "options", "resumption"},
+    "checkpoints": {"compat", "fairseq_hooks", "options", "resumption"},
     "data": {"options", "text"},
     "criterions": {"data", "ops", "options", "text", "trace"},
     "models": {"checkpoints", "fairseq_hooks", "modules", "ops", "options", "trace"},
     "inference": {"checkpoints", "criterions", "data", "models", "ops", "text", "trace"},
     "tasks": {"checkpoints", "data", "fairseq_hooks", "inference", "models", "options", "resumption"},
-    "cli": {"analysis", "archive", "checkpoints", "criterions", "data", "fairseq_hooks", "inference", "models"}
+    "cli": {"analysis", "checkpoints", "criterions", "data", "fairseq_hooks", "inference", "models"}
     | {"options", "text"},
     "__init__": {"checkpoints", "cli", "resumption", "training_options"},  # and by name what is registered
     "__main__": {"cli"},

@@ -19,7 +19,7 @@ import sys
 import traceback
 from typing import Callable, Optional, Tuple, Type
 
-from ..archive import UnsafeCheckpointError
+from ..checkpoints import UnsafeCheckpointError
 
 EXIT_CODE = 2  # as argparse's
 FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)  # no space, a limit of file sizes, a quota

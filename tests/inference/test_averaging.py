@@ -5,7 +5,7 @@ import torch
 from fairseq.checkpoint_utils import load_checkpoint_to_cpu
 from running import ROOT
 
-from fairseq_hmrnn.archive import UnsafeCheckpointError
+from fairseq_hmrnn.checkpoints import UnsafeCheckpointError
 from fairseq_hmrnn.inference.averaging import average
 
 NAME = "decoder.dictionary_fingerprint.fingerprint"

@@ -12,7 +12,7 @@ from fairseq import checkpoint_utils
 from omegaconf import open_dict
 from running import ROOT, run
 
-from fairseq_hmrnn.archive import UnsafeCheckpointError
+from fairseq_hmrnn.checkpoints import UnsafeCheckpointError
 from fairseq_hmrnn.inference import loading
 from fairseq_hmrnn.inference.sampler import SamplingOptions
 from fairseq_hmrnn.models import HMLSTMLanguageModel

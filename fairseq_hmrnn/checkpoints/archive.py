@@ -24,7 +24,7 @@ from typing import Any, BinaryIO, Optional, Set, Tuple
 import torch
 from fairseq import file_io
 
-from . import compat
+from .. import compat
 
 _PLAIN = ("bytes", "bytearray", "complex", "dict", "float", "frozenset", "int", "list", "long", "set", "str")
 

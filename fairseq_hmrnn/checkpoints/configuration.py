@@ -49,7 +49,7 @@ def forget(cfg, overrides: Dict[str, Any], group: str, endings: Tuple[str, ...],
     """Have the group's texts whose names end so, and that the user did not give, be `nothing`."""
     part = getattr(cfg, group, None)
     with open_dict(cfg):
-        for field in list(part.keys() if OmegaConf.is_config(part) else vars(part or argparse.Namespace())):
+        for field in list(part if isinstance(part, DictConfig) else vars(part or argparse.Namespace())):
             value = getattr(part, field) if field.endswith(endings) else None
             if isinstance(value, str) and overrides.get(field) != value:
                 setattr(part, field, nothing)

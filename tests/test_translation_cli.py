@@ -4,10 +4,12 @@ import os
 import re
 import shutil
 
+import numpy as np
 import pytest
 import sacrebleu
 import torch
 from command_results import lines_of, same, values, weights
+from fairseq.tasks.translation import TranslationConfig, TranslationTask
 from running import run, run_groups
 from small_texts import write_pairs
 from two_processes import train_two_processes
@@ -150,24 +152,38 @@ def test_the_test_split_is_scored_in_the_direction_that_was_trained(pairs, tmp_p
 @pytest.mark.parametrize(
     "symbols, given, expected",
     [
-        (450_000, [], (SMALL, "0.016", "polynomial_decay", "9000", "9000", None, "5")),  # 30 of 300 updates
+        (450_000, [], (SMALL, "0.016", "polynomial_decay", "8100", "8100", None, "5")),  # 27 of 300 updates
         (30_000, [], (SMALL, "0.016", "polynomial_decay", "3000", "3000", None, "5")),
-        (450_000, ["--max-tokens", "3000"], (SMALL, "0.016", "polynomial_decay", "4500", "4500", None, "5")),
+        (450_000, ["--max-tokens", "3000"], (SMALL, "0.016", "polynomial_decay", "4050", "4050", None, "5")),
         (450_000, ["--max-update", "9"], (SMALL, "0.016", "polynomial_decay", "9", "9", None, "5")),
-        (450_000, ["--arch=" + OTHER_SMALL], (OTHER_SMALL, "0.004", "polynomial_decay", "9000", "9000", None, "5")),
-        (450_000, ["-a", "hmlstm"], ("hmlstm", "0.002", "polynomial_decay", "9000", "9000", None, "5")),
+        (450_000, ["--arch=" + OTHER_SMALL], (OTHER_SMALL, "0.004", "polynomial_decay", "8100", "8100", None, "5")),
+        (450_000, ["-a", "hmlstm"], ("hmlstm", "0.002", "polynomial_decay", "8100", "8100", None, "5")),
         (450_000, ["--max-epoch", "2"], (SMALL, "0.016", "polynomial_decay", "600", None, "2", "5")),
         (450_000, ["--max-epoch", "0"], (SMALL, "0.001", None, None, None, "0", "5")),
         (3_000_000, [], ("hmlstm_lstm_iwslt_de_en", "0.001", None, None, None, "10", None)),
     ],
 )
 def test_the_size_of_the_data_chooses_model_and_length(pairs, monkeypatch, symbols, given, expected):
-    sides = []
-    monkeypatch.setattr(choice, "count_symbols", lambda path: sides.append(path) or symbols - len(sides) + 1)
+    lengths = {"de": 15, "en": 14}  # of every line
+    monkeypatch.setattr(choice, "line_lengths", lambda path: np.full(symbols // 15, lengths[path[-2:]]))
     arguments = choose(str(pairs), "save", given, cpu=True).arguments
-    assert sorted(path[-3:] for path in sides) == [".de", ".en"]
     names = ("--arch", "--lr", "--lr-scheduler", "--total-num-update", "--max-update", "--max-epoch", "--patience")
     assert tuple(value_of(name, arguments) for name in names) == expected
+
+
+@pytest.mark.parametrize("source, target", [("de", "en"), ("en", "de")])
+def test_updates_are_counted_as_fairseq_makes_batches(pairs, source, target):
+    """So that the learning rate falls to zero at the end, and not before."""
+    config = TranslationConfig(data=str(pairs), source_lang=source, target_lang=target, dataset_impl="mmap")
+    config.required_seq_len_multiple, config.train_subset = 1, "train"
+    task = TranslationTask.setup_task(config)
+    task.load_dataset("train")
+    for name, size in (("--max-tokens", 200), ("--batch-size", 7)):
+        limits = {"max_tokens": 200, "max_sentences": size if name == "--batch-size" else None}
+        batches = task.get_batch_iterator(task.dataset("train"), **limits).frozen_batches
+        given = ["--source-lang", source, "--target-lang", target, "--max-tokens", "200", "--max-epoch", "3"]
+        arguments = choose(str(pairs), "save", [*given, name, str(size)], cpu=True).arguments
+        assert value_of("--total-num-update", arguments) == str(3 * len(batches))
 
 
 def lines_by_number(output, letter):

@@ -17,7 +17,8 @@ from omegaconf import DictConfig, ListConfig
 from ..data.characters import SPACE_SYMBOL, is_character_dictionary
 from ..data.dictionaries import read_dictionary
 from ..data.folders import DESCRIPTION, DICTIONARY, matching
-from ..data.indexed import count_symbols
+from ..data.indexed import count_symbols, line_lengths
+from ..data.parallel import count_batches
 from .errors import UserError
 from .recipe import PACKAGE, check_folder, load_recipe
 from .sections import TIED, drop_tied
@@ -30,25 +31,15 @@ class Length(NamedTuple):
     """How the length of a training is chosen, below the largest size; the learning rate falls to zero over it (what
     that is worth: docs/results.md).
 
-    batch: the options whose values, multiplied, are a batch's symbols, at most --max-tokens. fewest: updates; little
-    data gets as many epochs as these take. decay: options of the learning rate.
+    fewest: updates; little data gets as many epochs as these take. decay: options of the learning rate.
     """
 
-    batch: Tuple[str, ...]
     fewest: int
     decay: Dict[str, str]
 
 
-OF_TEXT = Length(
-    ("--batch-size", "--tokens-per-sample"),
-    1000,
-    {"--lr-scheduler": "polynomial_decay", "--warmup-updates": "50", "--lr": "0.004"},
-)
-OF_TRANSLATION = Length(
-    ("--max-tokens",),
-    3000,
-    {"--lr-scheduler": "polynomial_decay", "--warmup-updates": "200", "--lr": "0.002"},
-)
+OF_TEXT = Length(1000, {"--lr-scheduler": "polynomial_decay", "--warmup-updates": "50", "--lr": "0.004"})
+OF_TRANSLATION = Length(3000, {"--lr-scheduler": "polynomial_decay", "--warmup-updates": "200", "--lr": "0.002"})
 # Options of the recipes' schedules, which one that falls to zero does not have.
 OF_RECIPE_SCHEDULES = {"--lr-shrink", "--lr-patience", "--lr-threshold"}
 END_OF_RECIPE_SCHEDULES = "--stop-min-lr"  # with which a rate that begins at zero would end training at once
@@ -85,7 +76,7 @@ OF_CRITERION = {"--boundary-rates", "--label-smoothing"}  # of these
 # For fewer symbols than these on the longer side (some 150,000 sentences); measured: docs/translation.md.
 SMALL_TRANSLATION = 3_000_000
 FOR_SMALL_TRANSLATION = {
-    **TRANSLATION, "--arch": "hmlstm_small", "--max-tokens": "1500", "--max-epoch": "30", "--patience": "5",
+    **TRANSLATION, "--arch": "hmlstm_small", "--max-tokens": "1500", "--max-epoch": "27", "--patience": "5",
 }  # fmt: skip
 # Learning rates that were best there, for hmlstm_lstm_small those of hmlstm_lstm; OF_TRANSLATION's suits any other.
 RATES_OF_SMALL = {"hmlstm_small": "0.016", "hmlstm_lstm_small": "0.016", "hmlstm_transformer_small": "0.004"}
@@ -134,7 +125,8 @@ def _for_translation(data: str, names: Set[str], given: Sequence[str], cpu: bool
     if not _has(data, "valid.*.idx"):
         raise UserError(f"no valid split in {data}: add valid.SRC and valid.TGT to the texts and prepare them again")
     sides = [path[: -len(".idx")] for path in matching(data, "train.*.idx")]
-    symbols = max(map(count_symbols, sides), default=0)
+    lengths = [line_lengths(side) for side in _source_first(sides, given)]
+    symbols = max((int(lines.sum()) for lines in lengths), default=0)
     options: Options = {**TRANSLATION}
     size = "large"
     if symbols < SMALL_TRANSLATION:
@@ -142,7 +134,8 @@ def _for_translation(data: str, names: Set[str], given: Sequence[str], cpu: bool
         architecture = str(value_of("--arch", given) or options["--arch"])
         decay = {**OF_TRANSLATION.decay, "--lr": RATES_OF_SMALL.get(architecture, OF_TRANSLATION.decay["--lr"])}
         length = OF_TRANSLATION._replace(decay=decay)
-        _set_length(options, length, symbols, names, given, cpu or "--cpu" in names)
+        limits = (_number(name, given, options, math.inf) for name in ("--max-tokens", "--batch-size"))
+        _set_length(options, length, count_batches(lengths, *limits), names, given, cpu or "--cpu" in names)
     if _chooses("criterion", given, TRANSLATION["--criterion"]):
         for name in OF_CRITERION:
             options.pop(name)
@@ -152,6 +145,18 @@ def _for_translation(data: str, names: Set[str], given: Sequence[str], cpu: bool
             reason += f", without its boundary rates, {FOR_OTHER_LAYERS}"
     options.update(_languages(data, sides, names))
     return options, reason
+
+
+def _source_first(sides: Sequence[str], given: Sequence[str]) -> List[str]:
+    """The files of a split, train.SRC-TGT.LANGUAGE, those of the language that is translated before the other's."""
+    source = value_of("--source-lang", given)
+
+    def is_target(side: str) -> bool:
+        name = os.path.basename(side)[len("train.") :]
+        endings = [name[dot + 1 :] for dot, letter in enumerate(name) if letter == "."]  # names may have dots
+        return source not in endings if source else not any(name.startswith(f"{ending}-") for ending in endings)
+
+    return sorted(sides, key=is_target)
 
 
 def _languages(data: str, sides: Sequence[str], names: Set[str]) -> Options:
@@ -185,7 +190,9 @@ def _for_text(data: str, names: Set[str], given: Sequence[str], cpu: bool) -> Tu
             drop_tied(recipe, section)
     options = dict(_options_of(recipe, given))
     if recipe_name != SIZES[-1][1]:
-        _set_length(options, OF_TEXT, text.symbols, names, given, cpu or "--cpu" in names)
+        batch = math.prod(_number(name, given, options) for name in ("--batch-size", "--tokens-per-sample"))
+        batches = math.ceil(text.symbols / min(batch, _number("--max-tokens", given, options, math.inf)))
+        _set_length(options, OF_TEXT, batches, names, given, cpu or "--cpu" in names)
     kind = "symbols"
     if text.spaces is not None:
         kind = "characters, with spaces between words" if text.spaces else "characters, without spaces"
@@ -215,14 +222,13 @@ def _learns_a_lexicon(given: Sequence[str], options: Options) -> bool:
 
 
 def _set_length(
-    options: Options, length: Length, symbols: int, names: Set[str], given: Sequence[str], cpu: bool
+    options: Options, length: Length, batches: int, names: Set[str], given: Sequence[str], cpu: bool
 ) -> None:
     """Choose how many updates a training makes, unless the user says when it ends, and a learning rate that falls to
-    zero with them; the recipe's rate stays where the user chooses a schedule, or that there is no end."""
-    batch = math.prod(_number(name, given, options) for name in length.batch)
-    batch = min(batch, _number("--max-tokens", given, options, math.inf))
+    zero with them; the recipe's rate stays where the user chooses a schedule, or that there is no end. batches: of an
+    epoch."""
     processes = 1 if cpu else max(torch.cuda.device_count(), 1)
-    per_epoch = max(symbols // (batch * _number("--update-freq", given, options) * processes), 1)
+    per_epoch = max(math.ceil(batches / (_number("--update-freq", given, options) * processes)), 1)
     if names & ENDINGS:
         updates = min(_end("--max-update", given), _end("--max-epoch", given) * per_epoch)
     else:

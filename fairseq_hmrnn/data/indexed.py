@@ -43,13 +43,18 @@ def check_split(path: str, dictionary, combine: bool = False) -> None:
             _check_symbols(f"{part}.bin", index, dictionary)
 
 
-def count_symbols(path: str) -> int:
-    """How many symbols a split has; path: without its ending. ValueError for a damaged index, or one that
-    fairseq-preprocess does not write unless asked; OSError for a missing one."""
+def line_lengths(path: str) -> np.ndarray:
+    """(N,) int64, the symbols of each line of a split; path: without its ending. ValueError for a damaged index, or one
+    that fairseq-preprocess does not write unless asked; OSError for a missing one."""
     index = _read_index(f"{path}.idx")
     if index is None:
         raise ValueError(f"{path}.idx is of no known format: {_AGAIN}")
-    return int(index.sizes.sum())
+    return index.sizes
+
+
+def count_symbols(path: str) -> int:
+    """How many symbols a split has; otherwise as `line_lengths`."""
+    return int(line_lengths(path).sum())
 
 
 def _read_index(path: str) -> Optional[_Index]:

@@ -100,7 +100,7 @@ def length_and_schedule(arguments):
         (2_000_000, ["--batch-size", "16"], ("polynomial_decay", "3750", "3750", None)),
         (2_000_000, ["--max-update", "70"], ("polynomial_decay", "70", "70", None)),
         (2_000_000, ["--max-epoch", "2"], ("polynomial_decay", "1250", None, "2")),
-        (2_000_000, ["--update-freq", "3"], ("polynomial_decay", "1040", "1040", None)),  # five epochs of 208
+        (2_000_000, ["--update-freq", "3"], ("polynomial_decay", "1045", "1045", None)),  # five epochs of 209
         (2_000_000, ["--max-epoch", "2", "--max-update", "70"], ("polynomial_decay", "70", "70", "2")),
         (2_000_000, ["--max-epoch", "2", "--max-update", "0"], ("polynomial_decay", "1250", "0", "2")),
         (2_000_000, ["--max-epoch", "0"], ("exact_reduce_lr_on_plateau", None, None, "0")),

@@ -66,7 +66,7 @@ class HMLSTMAttentionDecoder(RecurrentDecoder):
         x = self.embed(prev_output_tokens)
         if state.masks is None:
             state = state._replace(masks=self.hm_lstm.draw_recurrent_masks(x.size(0)))
-        run = self._run_sequence if self.feed is None else self._run_steps
+        run = self._run_steps if self.feed is not None and x.size(1) else self._run_sequence
         features, attention, trace, state = run(x, valid, state, encoder_out)
         if incremental_state is not None:
             self._cache_state(incremental_state, state)
@@ -84,18 +84,17 @@ class HMLSTMAttentionDecoder(RecurrentDecoder):
         return self.dropout_output(attended), attention
 
     def _run_sequence(self, x: Tensor, valid: Tensor, state: DecoderState, encoder_out: EncoderOut):
-        """x (B, T, embed_dim), valid (B, T). Returns features (B, T, output_dim), attention (B, T, M), the trace, and
-        the state after the last step."""
-        slope, masks = self.slope_progress.slope, state.masks
-        valid_steps = valid_or_none(valid.t())
-        output = self.hm_lstm(x.transpose(0, 1), state.recurrent, valid_steps, slope, recurrent_masks=masks)
+        """x (B, T, embed_dim), valid (B, T), where nothing is fed. Returns features (B, T, output_dim), attention
+        (B, T, M), the trace, and the state after the last step."""
+        valid_steps, slope = valid_or_none(valid.t()), self.slope_progress.slope
+        output = self.hm_lstm(x.transpose(0, 1), state.recurrent, valid_steps, slope, recurrent_masks=state.masks)
         hidden = [h.transpose(0, 1) for h in output.hidden]
         memory, padding_mask = encoder_out["encoder_out"][0].transpose(0, 1), encoder_out["encoder_padding_mask"][0]
         features, attention = self._attend(hidden, memory, padding_mask)
-        return features, attention, self.trace_of_output(output, valid), DecoderState(output.state, None, masks)
+        return features, attention, self.trace_of_output(output, valid), state._replace(recurrent=output.state)
 
     def _run_steps(self, x: Tensor, valid: Tensor, state: DecoderState, encoder_out: EncoderOut):
-        """As `_run_sequence`, step by step, with input feeding."""
+        """As `_run_sequence`, step by step, with input feeding; T at least 1."""
         memory, padding_mask = encoder_out["encoder_out"][0].transpose(0, 1), encoder_out["encoder_padding_mask"][0]
         projected = self.attention.project(memory, padding_mask) if x.size(1) > 1 else None
         recurrent, attended, masks = state

@@ -25,12 +25,6 @@ class BoundaryTrace(NamedTuple):
     num_detectors: int
     num_updates: Optional[Union[int, Tensor]] = None
 
-    @classmethod
-    def of(cls, output: Any, valid: Tensor, num_detectors: int, num_updates) -> BoundaryTrace:
-        """The trace in a recurrence's output, an `ops.HMLSTMOutput`, which is time-major. valid: (B, T)."""
-        boundaries, probs = output.boundaries.transpose(0, 1), output.boundary_probs.transpose(0, 1)
-        return cls(boundaries, probs, valid, num_detectors, num_updates)
-
     def reorder(self, order: Tensor) -> BoundaryTrace:
         """Row i becomes what was row order[i]."""
         return self._replace(**{name: getattr(self, name).index_select(0, order) for name in _TENSORS})

@@ -64,8 +64,7 @@ class HMLSTMDecoder(RecurrentDecoder):
         output, valid = self.recur(prev_output_tokens, state, wide)
         changed = None if capturing() else output.changed(state, valid.t())
         features = self.layer_output.over_sequence(output.hidden, changed).transpose(0, 1)
-        boundaries, probs = output.boundaries.transpose(0, 1), output.boundary_probs.transpose(0, 1)
-        return self.dropout_output(features), self._extra(valid, boundaries, probs, output.state)
+        return self.dropout_output(features), self._extra(self.trace_of_output(output, valid), output.state)
 
     def recur(
         self, tokens: Tensor, state: Optional[HMLSTMState] = None, hidden_dtype: Optional[torch.dtype] = None
@@ -93,16 +92,16 @@ class HMLSTMDecoder(RecurrentDecoder):
             steps = self.begin_generation(tokens.size(0), state)
             self.set_incremental_state(incremental_state, "generation", {"steps": steps})
         step = steps(tokens[:, 0])
-        extra = self._extra(tokens.ne(self.padding_idx), step.boundaries, step.boundary_probs, step.state)
-        return step.features, step.logits, extra
+        trace = self.trace(step.boundaries, step.boundary_probs, tokens.ne(self.padding_idx))
+        return step.features, step.logits, self._extra(trace, step.state)
 
     def begin_generation(self, batch_size: int, state: Optional[HMLSTMState] = None):
         """Steps from `state` on, zeros if None, as `decoding.begin` makes them: with the weights as they are now."""
         state = self.hm_lstm.zero_state(batch_size) if state is None else state
         return decoding.begin(self, state, self.frozen_weights.of(self))
 
-    def _extra(self, valid, boundaries, boundary_probs, state):
-        return {"attn": None, KEY: self.trace(boundaries, boundary_probs, valid), "state": state}
+    def _extra(self, trace: BoundaryTrace, state: HMLSTMState):
+        return {"attn": None, KEY: trace, "state": state}
 
     def predict(self, features: Tensor) -> Tensor:
         """features (..., output_dim) to logits, or with an adaptive softmax log-probabilities, (..., V): the softmax

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from ..modules import LayerOutput, MixtureDensity, StepDistribution
 from ..ops import capturing, valid_or_none
 from ..options import DROPOUT, SIZE, CheckedOptions, Parsed, check_config, option, whole
-from ..trace import KEY, BoundaryTrace
+from ..trace import KEY
 from .architectures import register_architectures
-from .config import SLOPE, HMLSTMConfig, build_hm_lstm, build_slope_schedule, parse_sizes
-from .dropout import RecurrentDropout, let_dropout_grow
-from .slope import SlopeProgress
+from .config import SLOPE, HMLSTMConfig, build_hm_lstm, parse_sizes
+from .dropout import let_dropout_grow
+from .recurrent import Recurrent
 
 STEP_SIZE = 3  # dx, dy and whether the stroke ends
 
@@ -72,18 +72,15 @@ class HMLSTMHandwritingConfig(HMLSTMConfig):
 
 
 @register_model("hmlstm_handwriting", dataclass=HMLSTMHandwritingConfig)
-class HMLSTMHandwritingModel(CheckedOptions, HandwritingModel):
+class HMLSTMHandwritingModel(Recurrent, CheckedOptions, HandwritingModel):
     """HM-LSTM over a pen's steps, the gated output module and a mixture density (arXiv 1609.01704, section 4.2)."""
 
     def __init__(self, cfg: HMLSTMHandwritingConfig):
         super().__init__(cfg.embed_dim, cfg.output_dim, cfg.mixtures)
         self.hm_lstm = build_hm_lstm(cfg, cfg.embed_dim)
         self.layer_output = LayerOutput(self.hm_lstm.hidden_sizes, cfg.output_dim, self.hm_lstm.bfloat16_products)
-        self.dropout_input, self.dropout_output = (
-            FairseqDropout(p, type(self).__name__) for p in (cfg.dropout_input, cfg.dropout_output)
-        )
-        self.dropout_recurrent = RecurrentDropout(type(self), self.hm_lstm)
-        self.slope_progress = SlopeProgress(build_slope_schedule(cfg))
+        self.add_dropout_and_slope(cfg, self.hm_lstm)
+        self.dropout_output = FairseqDropout(cfg.dropout_output, type(self).__name__)
 
     @classmethod
     def build_model(cls, cfg, task):
@@ -100,8 +97,7 @@ class HMLSTMHandwritingModel(CheckedOptions, HandwritingModel):
         output = self.hm_lstm(self.dropout_input(x), state, valid_or_none(valid.t()), slope)
         changed = None if capturing() else output.changed(state, valid.t())
         features = self.dropout_output(self.layer_output.over_sequence(output.hidden, changed))
-        trace = BoundaryTrace.of(output, valid, self.hm_lstm.num_detectors, self.slope_progress.num_updates)
-        return features, {KEY: trace, "state": output.state}
+        return features, {KEY: self.trace_of_output(output, valid), "state": output.state}
 
     def set_epoch(self, epoch: int) -> None:
         """Called by the task."""

@@ -9,15 +9,13 @@ from fairseq.modules import FairseqDropout
 from torch import Tensor, nn
 
 from ..ops import linear
-from ..trace import BoundaryTrace
-from .config import UNLIMITED, HMLSTMLanguageModelConfig, build_hm_lstm, build_slope_schedule
-from .dropout import RecurrentDropout
+from .config import UNLIMITED, HMLSTMLanguageModelConfig, build_hm_lstm
 from .embeddings import build_adaptive_softmax, ties_output
 from .fingerprint import DictionaryFingerprint
-from .slope import SlopeProgress
+from .recurrent import Recurrent
 
 
-class RecurrentDecoder(FairseqIncrementalDecoder):
+class RecurrentDecoder(Recurrent, FairseqIncrementalDecoder):
     """Embedding, HM-LSTM and softmax; subclasses make features (..., output_dim) of the layers' states between them.
 
     cfg: sizes and options. dictionary: of the input symbols. output_dictionary: of the predicted ones, if smaller.
@@ -46,11 +44,8 @@ class RecurrentDecoder(FairseqIncrementalDecoder):
         self.output_projection = nn.Linear(cfg.output_dim, symbols) if self.adaptive_softmax is None else None
         if tied:
             self.output_projection.weight = self.embed_tokens.weight
-        self.dropout_input, self.dropout_output = (
-            FairseqDropout(p, type(self).__name__) for p in (cfg.dropout_input, cfg.dropout_output)
-        )
-        self.dropout_recurrent = RecurrentDropout(type(self), self.hm_lstm)
-        self.slope_progress = SlopeProgress(build_slope_schedule(cfg))
+        self.add_dropout_and_slope(cfg, self.hm_lstm)
+        self.dropout_output = FairseqDropout(cfg.dropout_output, type(self).__name__)
         self.dictionary_fingerprint = DictionaryFingerprint(dictionary, side)
 
     def add_output_module(self, cfg: HMLSTMLanguageModelConfig) -> None:
@@ -60,11 +55,6 @@ class RecurrentDecoder(FairseqIncrementalDecoder):
     def embed(self, tokens: Tensor) -> Tensor:
         """The recurrence's input for tokens of any shape: (..., embed_dim)."""
         return self.dropout_input(self.embed_tokens(tokens))
-
-    def trace(self, boundaries: Tensor, boundary_probs: Tensor, valid: Tensor) -> BoundaryTrace:
-        """The trace of a batch: boundaries and probs (B, T, L), valid (B, T)."""
-        detectors, updates = self.hm_lstm.num_detectors, self.slope_progress.num_updates
-        return BoundaryTrace(boundaries, boundary_probs, valid, detectors, updates)
 
     def output_layer(self, features: Tensor) -> Tensor:
         """Logits (..., V) of features (..., output_dim); with an adaptive softmax the features."""

@@ -16,15 +16,14 @@ from .cpu.kernel import multiply
 from .differentiation import once_differentiable
 
 
-class SavedStep(NamedTuple):
-    """A step, as the backward pass reads it beside its attention and what it attended to. inputs: of each layer, beside
-    h of the step before, (B, I + H). gates (B, 4H), the cell after the step and its tanh, (B, H), of each layer. hidden
-    (B, H): of the top layer."""
+class LayerSteps(NamedTuple):
+    """The steps of one layer, as the backward pass reads them. inputs: what the layer reads below, but for x, beside h
+    of the step before, (T, B, I + H). gates: (T, B, 4H). cells: after each step, and tanh: of these, (T, B, H)."""
 
-    inputs: List[Tensor]
-    gates: List[Tensor]
-    cells: List[Tuple[Tensor, Tensor]]
-    hidden: Tensor
+    inputs: Tensor
+    gates: Tensor
+    cells: Tensor
+    tanh: Tensor
 
 
 def attention_lstm(
@@ -57,80 +56,71 @@ def attention_lstm(
 class _AttentionLSTM(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, h, c, keys, values, padding_mask, between, after, output, *flat):
-        layers = [_Layer(*flat[i : i + 3], x.size(2) if i == 0 else 0) for i in range(0, len(flat), 3)]
+        layers = _layers(flat, x)
         keys, values, output = keys.contiguous(), values.contiguous(), output.contiguous()
         keys_across, mask = keys.transpose(1, 2).contiguous(), padding_mask.unsqueeze(1)
         hidden, cells, fed = list(h.unbind(0)), list(c.unbind(0)), h.new_zeros(h.shape[1:])
         of_x = layers[0].of_x(x)
-        steps, attentions, sums = [], [], []
+        steps = [layer.empty_steps(x) for layer in layers]
+        tops, attended = (x.new_empty(*x.shape[:2], h.size(2)) for _ in range(2))  # tops: h of the top layer
+        attention = x.new_empty(*x.shape[:2], keys.size(1))
         for t in range(x.size(0)):
-            inputs, gates, after_step, below = [], [], [], fed
-            for index, layer in enumerate(layers):
+            below = fed
+            for index, (layer, saved) in enumerate(zip(layers, steps)):
                 if index > 0:
                     below = hidden[index - 1] if between is None else hidden[index - 1] * between[t, index - 1]
-                inputs.append(torch.cat([below, hidden[index]], dim=1))
-                gates.append(layer.gates(inputs[-1], of_x[t] if index == 0 else layer.bias))
-                hidden[index], cells[index], tanh = _cell(gates[-1], cells[index])
-                after_step.append((cells[index], tanh))
-            top = hidden[-1]
-            scores = torch.bmm(top.unsqueeze(1), keys_across).masked_fill_(mask, float("-inf"))
-            attention = scores.softmax(dim=2)
-            attended = torch.bmm(attention, values).squeeze(1).add_(multiply(top, output)).tanh_()
-            fed = attended if after is None else attended * after[t]
-            steps.append(SavedStep(inputs, gates, after_step, top))
-            attentions.append(attention.squeeze(1))
-            sums.append(attended)
-        attention, attended = torch.stack(attentions), torch.stack(sums)
+                inputs = torch.cat([below, hidden[index]], dim=1, out=saved.inputs[t])
+                gates = layer.gates(inputs, of_x[t] if index == 0 else layer.bias, saved.gates[t])
+                hidden[index], cells[index] = _cell(gates, cells[index], saved.cells[t], saved.tanh[t])
+            tops[t] = hidden[-1]
+            scores = torch.bmm(tops[t].unsqueeze(1), keys_across).masked_fill_(mask, float("-inf"))
+            attention[t] = scores.softmax(dim=2).squeeze(1)
+            context = torch.bmm(attention[t].unsqueeze(1), values).squeeze(1)
+            attended[t] = context.add_(multiply(tops[t], output)).tanh_()
+            fed = attended[t] if after is None else attended[t] * after[t]
         ctx.mark_non_differentiable(attention)
-        ctx.save_for_backward(x, c, keys, values, between, after, output, attention, attended, *flat)
-        ctx.steps = steps  # none of them is an input or an output
+        of_steps = [tensor for saved in steps for tensor in saved]
+        ctx.save_for_backward(x, c, keys, values, between, after, output, attention, attended, tops, *of_steps, *flat)
         return attended if after is None else attended * after, attention
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad, _):
-        x, c, keys, values, between, after, output, attention, attended, *flat = ctx.saved_tensors
-        steps: List[SavedStep] = ctx.steps
-        layers = [_Layer(*flat[i : i + 3], x.size(2) if i == 0 else 0) for i in range(0, len(flat), 3)]
+        x, c, keys, values, between, after, output, attention, attended, tops, *rest = ctx.saved_tensors
+        width = len(LayerSteps._fields)
+        steps = [LayerSteps(*rest[i * width : (i + 1) * width]) for i in range(c.size(0))]
+        layers = _layers(rest[len(steps) * width :], x)
         values_across = values.transpose(1, 2).contiguous()
-        dh = [torch.zeros_like(steps[0].hidden) for _ in layers]
-        dc = [torch.zeros_like(steps[0].hidden) for _ in layers]
-        dfed = torch.zeros_like(steps[0].hidden)
-        of_gates: List[List[Tensor]] = [[] for _ in layers]
-        of_sums, of_scores = [], []
-        for t in reversed(range(len(steps))):
-            step = steps[t]
+        dh, dc = ([torch.zeros_like(c[0]) for _ in layers] for _ in range(2))
+        dfed = torch.zeros_like(c[0])
+        of_gates = [torch.empty_like(saved.gates) for saved in steps]
+        dsums, dscores = torch.empty_like(attended), torch.empty_like(attention)
+        for t in reversed(range(x.size(0))):
             dattended = grad[t] + dfed
             if after is not None:
                 dattended = dattended * after[t]
-            dsum = dattended * (1 - attended[t] * attended[t])
+            dsum = torch.mul(dattended, 1 - attended[t] * attended[t], out=dsums[t])
             dattention = torch.bmm(dsum.unsqueeze(1), values_across).squeeze(1)
             along = (dattention * attention[t]).sum(1, keepdim=True)
-            dscores = attention[t] * (dattention - along)
-            through_scores = torch.bmm(dscores.unsqueeze(1), keys).squeeze(1)
+            torch.mul(attention[t], dattention - along, out=dscores[t])
+            through_scores = torch.bmm(dscores[t].unsqueeze(1), keys).squeeze(1)
             dh[-1] = dh[-1] + through_scores + multiply(dsum, output, b_over_rows=True)
-            of_sums.append(dsum)
-            of_scores.append(dscores)
             for index in reversed(range(len(layers))):
-                before = steps[t - 1].cells[index][0] if t else c[index]
-                tanh = step.cells[index][1]
-                dgates, dc[index] = _cell_backward(step.gates[index], before, tanh, dh[index], dc[index])
-                of_gates[index].append(dgates)
+                saved, dgates = steps[index], of_gates[index][t]
+                before = saved.cells[t - 1] if t else c[index]
+                dc[index] = _cell_backward(saved.gates[t], before, saved.tanh[t], dh[index], dc[index], dgates)
                 below, dh[index] = layers[index].input_gradients(dgates)
                 if index == 0:
                     dfed = below
                 else:
                     dh[index - 1] = dh[index - 1] + (below if between is None else below * between[t, index - 1])
-        dsums, dscores = _in_order(of_sums), _in_order(of_scores)
-        hidden = torch.stack([step.hidden for step in steps])
-        dkeys = torch.bmm(dscores.permute(1, 2, 0), hidden.transpose(0, 1))
+        dkeys = torch.bmm(dscores.permute(1, 2, 0), tops.transpose(0, 1))
         dvalues = torch.bmm(attention.permute(1, 2, 0), dsums.transpose(0, 1))
-        doutput = multiply(dsums.flatten(0, 1), hidden.flatten(0, 1), True, True)
+        doutput = multiply(dsums.flatten(0, 1), tops.flatten(0, 1), True, True)
         dx, dflat = None, []
         for index, layer in enumerate(layers):
-            dgates = _in_order(of_gates[index]).flatten(0, 1)
-            inputs = torch.cat([step.inputs[index] for step in steps])
-            dflat += layer.weight_gradients(dgates, inputs, x if index == 0 else None)
+            dgates = of_gates[index].flatten(0, 1)
+            dflat += layer.weight_gradients(dgates, steps[index].inputs.flatten(0, 1), x if index == 0 else None)
             if index == 0 and ctx.needs_input_grad[0]:
                 dx = multiply(dgates, layer.weight_x, b_over_rows=True).view_as(x)
         return (dx, torch.stack(dh), torch.stack(dc), dkeys, dvalues, None, None, None, doutput, *dflat)
@@ -144,14 +134,19 @@ class _Layer:
         self.weight = torch.cat([weight_input[:, given:], weight_hidden], dim=1)  # of an input of `gates`
         self.bias, self.size = bias, weight_hidden.size(1)
 
+    def empty_steps(self, x: Tensor) -> LayerSteps:
+        """Room for those of x (T, B, E)."""
+        widths = self.weight.size(1), 4 * self.size, self.size, self.size
+        return LayerSteps(*(x.new_empty(*x.shape[:2], width) for width in widths))
+
     def of_x(self, x: Tensor) -> Tensor:
         """The part of the gates' sums that comes of x (T, B, E), and the bias: (T, B, 4H)."""
-        return multiply(x.flatten(0, 1), self.weight_x).add_(self.bias).view(*x.shape[:2], -1)
+        return multiply(x.flatten(0, 1), self.weight_x).add_(self.bias).view(*x.shape[:2], 4 * self.size)
 
-    def gates(self, inputs: Tensor, rest: Tensor) -> Tensor:
-        """i, f, g, o side by side, (B, 4H). inputs: what the layer reads below, but for x, and h, (B, I + H). rest: of
-        the sums."""
-        sums, size = multiply(inputs, self.weight).add_(rest), self.size
+    def gates(self, inputs: Tensor, rest: Tensor, out: Tensor) -> Tensor:
+        """i, f, g, o side by side, `out` (B, 4H). inputs: what the layer reads below, but for x, and h, (B, I + H).
+        rest: of the sums."""
+        sums, size = torch.add(multiply(inputs, self.weight), rest, out=out), self.size
         sums[:, : 2 * size].sigmoid_()
         sums[:, 2 * size : 3 * size].tanh_()
         sums[:, 3 * size :].sigmoid_()
@@ -171,25 +166,27 @@ class _Layer:
         return [below, of_hidden, dgates.sum(0)]
 
 
-def _cell(gates: Tensor, before: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
-    """h, c and tanh c of one step."""
+def _layers(flat: Sequence[Tensor], x: Tensor) -> List[_Layer]:
+    """From the weights of all layers, three each, and the lowest one's input (T, B, E)."""
+    given = [x.size(2)] + [0] * (len(flat) // 3 - 1)
+    return [_Layer(*weights) for weights in zip(flat[::3], flat[1::3], flat[2::3], given)]
+
+
+def _cell(gates: Tensor, before: Tensor, cell: Tensor, tanh: Tensor) -> Tuple[Tensor, Tensor]:
+    """h and c of one step, c written to `cell` and its tanh to `tanh`, (B, H)."""
     i, f, g, o = gates.chunk(4, dim=1)
-    cell = (f * before).addcmul_(i, g)
-    tanh = cell.tanh()
-    return o * tanh, cell, tanh
+    torch.mul(f, before, out=cell).addcmul_(i, g)
+    return o * torch.tanh(cell, out=tanh), cell
 
 
-def _cell_backward(gates: Tensor, before: Tensor, tanh: Tensor, dh: Tensor, dc: Tensor):
-    """The gradients of the gates' sums (B, 4H) and of the cell before, from those of h and of the cell after, whose
-    tanh it was."""
+def _cell_backward(gates: Tensor, before: Tensor, tanh: Tensor, dh: Tensor, dc: Tensor, dgates: Tensor) -> Tensor:
+    """The gradient of the cell before (B, H), and that of the gates' sums, written to `dgates` (B, 4H), from those of h
+    and of the cell after, whose tanh it was."""
     i, f, g, o = gates.chunk(4, dim=1)
     dc = dc + dh * o * (1 - tanh * tanh)
-    dgates = torch.cat([dc * g, dc * before, dc * i, dh * tanh], dim=1)
+    torch.cat([dc * g, dc * before, dc * i, dh * tanh], dim=1, out=dgates)
     size = i.size(1)
     slope = gates * (1 - gates)
     slope[:, 2 * size : 3 * size] = 1 - g * g
-    return dgates.mul_(slope), dc * f
-
-
-def _in_order(backwards: List[Tensor]) -> Tensor:
-    return torch.stack(backwards[::-1])
+    dgates.mul_(slope)
+    return dc * f

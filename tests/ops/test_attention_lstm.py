@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch.autograd import grad
+from torch.autograd.graph import saved_tensors_hooks
 
 from fairseq_hmrnn.ops import attention_lstm, cpu
 
@@ -25,20 +26,26 @@ def by_autograd(x, h, c, keys, values, padding_mask, weights, output, masks):
     return [torch.stack(tensors) for tensors in zip(*found)]
 
 
-def problem(layers):
+def problem(layers, steps=STEPS, batch=BATCH):
     generator = torch.Generator().manual_seed(layers)
 
     def random(*shape):
         return torch.randn(*shape, generator=generator, dtype=torch.float64, requires_grad=True)
 
-    state = random(layers, BATCH, SIZE), random(layers, BATCH, SIZE)
-    memory = random(BATCH, SLOTS, SIZE), random(BATCH, SLOTS, SIZE)
+    state = random(layers, batch, SIZE), random(layers, batch, SIZE)
+    memory = random(batch, SLOTS, SIZE), random(batch, SLOTS, SIZE)
     below = [INPUT + SIZE] + [SIZE] * (layers - 1)
     weights = [(random(4 * SIZE, size), random(4 * SIZE, SIZE), random(4 * SIZE)) for size in below]
-    padding_mask = torch.zeros(BATCH, SLOTS, dtype=torch.bool)
-    padding_mask[1, 2:] = padding_mask[2, :1] = True
-    masks = tuple(random(*shape).detach() for shape in ((STEPS, layers - 1, BATCH, SIZE), (STEPS, BATCH, SIZE)))
-    return random(STEPS, BATCH, INPUT), *state, *memory, padding_mask, weights, random(SIZE, SIZE), masks
+    padding_mask = torch.zeros(batch, SLOTS, dtype=torch.bool)
+    padding_mask[1:2, 2:] = padding_mask[2:3, :1] = True
+    masks = tuple(random(*shape).detach() for shape in ((steps, layers - 1, batch, SIZE), (steps, batch, SIZE)))
+    return random(steps, batch, INPUT), *state, *memory, padding_mask, weights, random(SIZE, SIZE), masks
+
+
+def tensors_of(arguments):
+    """Those that have a gradient."""
+    *tensors, _, weights, output, _ = arguments
+    return [*tensors, output, *(tensor for layer in weights for tensor in layer)]
 
 
 @pytest.mark.parametrize("layers", [1, 2, 3])
@@ -47,8 +54,7 @@ def test_outputs_and_gradients_are_those_of_the_equations(layers, panels, monkey
     if not panels:
         monkeypatch.setattr(cpu.kernel, "chooses_panels", lambda *_: False)
     arguments = problem(layers)
-    *tensors, _, weights, output, _ = arguments
-    tensors += [output, *(tensor for layer in weights for tensor in layer)]
+    tensors = tensors_of(arguments)
     expected, found = by_autograd(*arguments), attention_lstm(*arguments)
     weight = torch.randn(found[0].shape, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
     for one, other in zip(found, expected):
@@ -81,3 +87,26 @@ def test_the_same_graph_twice():
     loss = attention_lstm(*arguments)[0].sum()
     once, again = (grad(loss, arguments[0], retain_graph=True)[0] for _ in range(2))
     assert torch.equal(once, again)
+
+
+@pytest.mark.parametrize("steps, batch", [(0, BATCH), (STEPS, 0), (0, 0)])
+@pytest.mark.parametrize("panels", [True, False])
+def test_without_steps_or_samples(steps, batch, panels, monkeypatch):
+    """There is nothing to return, and every gradient is zero."""
+    if not panels:
+        monkeypatch.setattr(cpu.kernel, "chooses_panels", lambda *_: False)
+    arguments = problem(2, steps, batch)
+    attended, attention = attention_lstm(*arguments)
+    assert attended.shape == (steps, batch, SIZE) and attention.shape == (steps, batch, SLOTS)
+    tensors = tensors_of(arguments)
+    for tensor, gradient in zip(tensors, grad(attended.sum(), tensors)):
+        assert torch.equal(gradient, torch.zeros_like(tensor))
+
+
+def test_hooks_on_saved_tensors_see_all_that_the_backward_pass_reads():
+    """With zeros in place of everything that was saved, every gradient is zero."""
+    *arguments, masks = problem(2)
+    with saved_tensors_hooks(torch.zeros_like, lambda saved: saved):
+        attended, _ = attention_lstm(*arguments)
+    for gradient in grad(attended.sum(), tensors_of([*arguments, masks])):
+        assert not gradient.any()

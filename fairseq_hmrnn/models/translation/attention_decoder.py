@@ -66,16 +66,11 @@ class HMLSTMAttentionDecoder(RecurrentDecoder):
         x = self.embed(prev_output_tokens)
         if state.masks is None:
             state = state._replace(masks=self.hm_lstm.draw_recurrent_masks(x.size(0)))
-        run = self._run_sequence if self.feed is None else self._run_steps
-        features, attention, boundaries, boundary_probs, state = run(x, valid, state, encoder_out)
+        run = self._run_steps if self.feed is not None and x.size(1) else self._run_sequence
+        features, attention, trace, state = run(x, valid, state, encoder_out)
         if incremental_state is not None:
             self._cache_state(incremental_state, state)
-        extra = {
-            **encoder_extra(encoder_out, attention),
-            "decoder_trace": self.trace(boundaries, boundary_probs, valid),
-            "state": state,
-        }
-        return features, extra
+        return features, {**encoder_extra(encoder_out, attention), "decoder_trace": trace, "state": state}
 
     def _first_state(self, encoder_out: EncoderOut) -> DecoderState:
         h, c = self.initial_state(encoder_out)
@@ -89,19 +84,17 @@ class HMLSTMAttentionDecoder(RecurrentDecoder):
         return self.dropout_output(attended), attention
 
     def _run_sequence(self, x: Tensor, valid: Tensor, state: DecoderState, encoder_out: EncoderOut):
-        """x (B, T, embed_dim), valid (B, T). Returns features (B, T, output_dim), attention (B, T, M), boundaries and
-        their probabilities (B, T, L), and the state after the last step."""
-        slope, masks = self.slope_progress.slope, state.masks
-        valid_steps = valid_or_none(valid.t())
-        output = self.hm_lstm(x.transpose(0, 1), state.recurrent, valid_steps, slope, recurrent_masks=masks)
+        """x (B, T, embed_dim), valid (B, T), where nothing is fed. Returns features (B, T, output_dim), attention
+        (B, T, M), the trace, and the state after the last step."""
+        valid_steps, slope = valid_or_none(valid.t()), self.slope_progress.slope
+        output = self.hm_lstm(x.transpose(0, 1), state.recurrent, valid_steps, slope, recurrent_masks=state.masks)
         hidden = [h.transpose(0, 1) for h in output.hidden]
         memory, padding_mask = encoder_out["encoder_out"][0].transpose(0, 1), encoder_out["encoder_padding_mask"][0]
         features, attention = self._attend(hidden, memory, padding_mask)
-        boundaries, probs = output.boundaries.transpose(0, 1), output.boundary_probs.transpose(0, 1)
-        return features, attention, boundaries, probs, DecoderState(output.state, None, masks)
+        return features, attention, self.trace_of_output(output, valid), state._replace(recurrent=output.state)
 
     def _run_steps(self, x: Tensor, valid: Tensor, state: DecoderState, encoder_out: EncoderOut):
-        """As `_run_sequence`, step by step, with input feeding."""
+        """As `_run_sequence`, step by step, with input feeding; T at least 1."""
         memory, padding_mask = encoder_out["encoder_out"][0].transpose(0, 1), encoder_out["encoder_padding_mask"][0]
         projected = self.attention.project(memory, padding_mask) if x.size(1) > 1 else None
         recurrent, attended, masks = state
@@ -119,7 +112,8 @@ class HMLSTMAttentionDecoder(RecurrentDecoder):
             attended = features if valid_now is None else torch.where(valid_now.unsqueeze(1), features, attended)
             recurrent = output.state
             steps.append((features, attention, output.boundaries, output.boundary_probs))
-        return (*(torch.stack(values, dim=1) for values in zip(*steps)), DecoderState(recurrent, attended, masks))
+        features, attention, boundaries, probs = (torch.stack(values, dim=1) for values in zip(*steps))
+        return features, attention, self.trace(boundaries, probs, valid), DecoderState(recurrent, attended, masks)
 
     def _cached_state(self, incremental_state) -> Optional[DecoderState]:
         cached = self.get_incremental_state(incremental_state, "decoding")

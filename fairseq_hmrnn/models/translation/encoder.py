@@ -12,16 +12,15 @@ from torch import Tensor, nn
 from ...modules import LayerOutput
 from ...ops import HMLSTMOutput, is_on_host, valid_or_none
 from ...trace import KEY, BoundaryTrace
-from ..config import UNLIMITED, build_hm_lstm, build_slope_schedule
-from ..dropout import RecurrentDropout
+from ..config import UNLIMITED, build_hm_lstm
 from ..fingerprint import DictionaryFingerprint
-from ..slope import SlopeProgress
+from ..recurrent import Recurrent
 from .config import HMLSTMEncoderConfig, parse_encoder_memory
 
 EncoderOut = Dict[str, Any]
 
 
-class HMLSTMEncoder(FairseqEncoder):
+class HMLSTMEncoder(Recurrent, FairseqEncoder):
     """Embedding, HM-LSTM over the source in one or both directions, and the memory that a decoder attends to.
 
     Pad symbols, on either side, change nothing: the state is frozen there. `output_units` is the width of the memory,
@@ -31,13 +30,9 @@ class HMLSTMEncoder(FairseqEncoder):
     def __init__(self, cfg: HMLSTMEncoderConfig, dictionary):
         super().__init__(dictionary)
         self.padding_idx = dictionary.pad()
-        self.dropout_input, self.dropout_memory = (
-            FairseqDropout(p, type(self).__name__) for p in (cfg.dropout_input, cfg.dropout_memory)
-        )
         self.embed_tokens = source_embedding(len(dictionary), cfg.embed_dim, self.padding_idx)
         self.hm_lstm = build_hm_lstm(cfg, cfg.embed_dim)
         self.hm_lstm_backward = build_hm_lstm(cfg, cfg.embed_dim) if cfg.bidirectional else None
-        self.dropout_recurrent = RecurrentDropout(type(self), *filter(None, (self.hm_lstm, self.hm_lstm_backward)))
         self.memory_kind, self.memory_layer = parse_encoder_memory(cfg.encoder_memory)
         sizes = self.hm_lstm.hidden_sizes * (2 if cfg.bidirectional else 1)
         self.output_units = self.final_units = sum(sizes)
@@ -45,7 +40,8 @@ class HMLSTMEncoder(FairseqEncoder):
         if self.memory_kind == "all-layers":
             self.output_units = cfg.memory_dim or max(self.hm_lstm.hidden_sizes)
             self.layer_output = LayerOutput(sizes, self.output_units, self.hm_lstm.bfloat16_products)
-        self.slope_progress = SlopeProgress(build_slope_schedule(cfg))
+        self.add_dropout_and_slope(cfg, *filter(None, (self.hm_lstm, self.hm_lstm_backward)))
+        self.dropout_memory = FairseqDropout(cfg.dropout_memory, type(self).__name__)
         self.dictionary_fingerprint = DictionaryFingerprint(dictionary, "source")
 
     def forward(self, src_tokens: Tensor, src_lengths: Optional[Tensor] = None, **unused) -> EncoderOut:
@@ -78,7 +74,7 @@ class HMLSTMEncoder(FairseqEncoder):
             "src_lengths": [],
             "memory_positions": positions,
             "final_hidden": [torch.cat([h for output in directions for h in output.state.h], dim=1).type_as(memory)],
-            "traces": [self._trace(output, mask) for output, mask in zip(directions, (valid, valid.flip(1)))],
+            "traces": [self.trace_of_output(output, mask) for output, mask in zip(directions, (valid, valid.flip(1)))],
             "samples": [torch.arange(src_tokens.size(0), device=src_tokens.device)],
         }
 
@@ -91,9 +87,6 @@ class HMLSTMEncoder(FairseqEncoder):
             backwards = None if valid_steps is None else valid_steps.flip(0)
             outputs.append(self.hm_lstm_backward(x.flip(0), None, backwards, slope))
         return outputs
-
-    def _trace(self, output: HMLSTMOutput, valid: Tensor) -> BoundaryTrace:
-        return BoundaryTrace.of(output, valid, self.hm_lstm.num_detectors, self.slope_progress.num_updates)
 
     def _features(self, hidden: Sequence[Tensor]) -> Tensor:
         return torch.cat(list(hidden), dim=-1) if self.layer_output is None else self.layer_output(hidden)

@@ -82,19 +82,20 @@ class Recurrence(nn.Module):
     def __init__(self, recurrence: HMLSTM, slope: float):
         super().__init__()
         self.step = trace_step(recurrence, slope)
+        self.hidden_size, self.num_layers = sum(recurrence.hidden_sizes), recurrence.num_layers
 
     def forward(self, x: Tensor, state: Tensor, valid: Tensor) -> Tuple[Tensor, Tensor, Tensor, Tensor]:
         """x (T, B, input_size), state (B, P), valid (T, B) to h of all layers (T, B, H), boundaries and probabilities
         (T, B, L), and the state at the end."""
-        hidden: List[Tensor] = []
-        boundaries: List[Tensor] = []
-        probs: List[Tensor] = []
+        hidden = [x.new_zeros(0, x.size(1), self.hidden_size)]  # T may be 0
+        boundaries = [x.new_zeros(0, x.size(1), self.num_layers)]
+        probs = [x.new_zeros(0, x.size(1), self.num_layers)]
         for t in range(x.size(0)):
             h, z, z_tilde, state = self.step(x[t], state, valid[t])
-            hidden.append(h)
-            boundaries.append(z)
-            probs.append(z_tilde)
-        return torch.stack(hidden), torch.stack(boundaries), torch.stack(probs), state
+            hidden.append(h.unsqueeze(0))
+            boundaries.append(z.unsqueeze(0))
+            probs.append(z_tilde.unsqueeze(0))
+        return torch.cat(hidden), torch.cat(boundaries), torch.cat(probs), state
 
 
 class Encoder(nn.Module):
@@ -227,22 +228,22 @@ class AttentionDecoder(nn.Module):
         valid = prev_output_tokens.ne(self.padding_idx)
         x = self.dropout_input(self.embed_tokens(prev_output_tokens))
         memory, mask = encoder_out["encoder_out"][0].transpose(0, 1), encoder_out["encoder_padding_mask"][0]
-        features: List[Tensor] = []
-        attentions: List[Tensor] = []
+        features = [x.new_zeros(x.size(0), 0, self.output_size)]  # T may be 0
+        attentions = [x.new_zeros(x.size(0), 0, memory.size(1))]
         for t in range(x.size(1)):
             fed = x[:, t]
             if self.feeds:
                 fed = fed + self.feed(attended)
             hidden, _, _, state = self.step(fed, state, valid[:, t])
             found, attention = self.attention(hidden.unsqueeze(1), memory, mask)
-            found = self.dropout_output(found.squeeze(1))
-            attended = torch.where(valid[:, t].unsqueeze(1), found, attended)
+            found = self.dropout_output(found)
+            attended = torch.where(valid[:, t].unsqueeze(1), found.squeeze(1), attended)
             features.append(found)
-            attentions.append(attention.squeeze(1))
+            attentions.append(attention)
         if incremental_state is not None:
             held: Dict[str, Optional[Tensor]] = {"state": state, "attended": attended}
             incremental_state["hmlstm"] = held
-        return self.output(torch.stack(features, dim=1)), extra_of(encoder_out, torch.stack(attentions, dim=1))
+        return self.output(torch.cat(features, dim=1)), extra_of(encoder_out, torch.cat(attentions, dim=1))
 
 
 class LSTMDecoder(nn.Module):

@@ -72,6 +72,18 @@ def test_scripts_have_every_softmax_layer(name, options):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_scripts_without_symbols():
+    model = make("hmlstm", bidirectional=True)
+    scripted = torch.jit.script(model)
+    for batch, source, target in ((2, 5, 0), (2, 0, 3), (0, 5, 3)):
+        x, y = tokens(batch, source), tokens(batch, target, TARGET)
+        (found, told), (logits, extra) = scripted(x, None, y, None), model(x, None, y)
+        torch.testing.assert_close(found, logits, rtol=0, atol=1e-12)
+        assert told["attn"][0].shape == extra["attn"][0].shape
+        assert told["boundaries"][0].shape == extra["trace"].boundaries.shape
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_models_as_built_and_as_fairseqs_hub_makes_them_can_be_scripted():
     for name in MODELS:
         model = build_plain(name, dropout_recurrent=0.1)

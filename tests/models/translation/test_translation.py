@@ -200,6 +200,26 @@ def test_one_symbol_and_very_many(name, memory):
     assert model.encoder.max_positions() > 10**9
 
 
+@pytest.mark.parametrize("name", ["hmlstm", "hmlstm_unfed", "hmlstm_lstm"])
+@pytest.mark.parametrize("batch, target", [(2, 0), (0, 4), (0, 0)])
+def test_without_target_symbols_or_sentences(name, batch, target):
+    model = make(name)
+    logits, extra = model(tokens(batch, 5), None, tokens(batch, target, TARGET))
+    assert logits.shape == (batch, target, len(TARGET)) and extra["attn"][0].shape == (batch, target, 5)
+    logits.sum().backward()
+    assert not any(parameter.grad.any() for parameter in model.parameters() if parameter.grad is not None)
+
+
+@pytest.mark.parametrize("name", ["hmlstm", "hmlstm_unfed"])
+def test_no_target_symbol_leaves_the_state(name):
+    model, encoded = make(name), make(name).encoder(tokens(2, 6))
+    y = tokens(2, 5, TARGET)
+    _, before = model.decoder(y[:, :3], encoder_out=encoded)
+    _, after = model.decoder(y[:, :0], encoder_out=encoded, state=before["state"])
+    rest, expected = (model.decoder(y[:, 3:], encoded, state=extra["state"])[0] for extra in (after, before))
+    assert torch.equal(rest, expected) and after["decoder_trace"].boundaries.size(1) == 0
+
+
 @pytest.mark.parametrize("shorten", [keep_segments, mean_segments])
 def test_segments_of_an_empty_batch(shorten):
     memory, mask, steps = shorten(torch.zeros(4, 0, 3), torch.zeros(4, 0).bool(), torch.ones(4, 0).bool())

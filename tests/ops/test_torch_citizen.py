@@ -36,7 +36,10 @@ def gradients(function, module, *inputs):
 
 
 def flat(output):
-    return tensors(output) if hasattr(output, "hidden") else [*output[0], *output[1:3], *output[3][0], *output[3][1]]
+    if hasattr(output, "hidden"):
+        return tensors(output)
+    hidden, boundaries, probs, (h, c, z) = output
+    return [*hidden, boundaries, probs, *h, *c, z]
 
 
 def assert_equal(found, expected):

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, ListConfig
 
 from ..data.characters import SPACE_SYMBOL, is_character_dictionary
 from ..data.dictionaries import read_dictionary
-from ..data.folders import DESCRIPTION, DICTIONARY, matching
+from ..data.folders import DESCRIPTION, DICTIONARY, how_to_prepare, matching
 from ..data.indexed import count_symbols
 from .errors import UserError
 from .recipe import PACKAGE, check_folder, load_recipe
@@ -251,7 +251,7 @@ def _number(option: str, given: Sequence[str], options: Options, otherwise: floa
 
 def look_at(data: str) -> Text:
     """The training split of a prepared folder; UserError where there is none."""
-    again = f"prepare a text first: fairseq-hmrnn prepare text TEXT --dest {data}"
+    again = how_to_prepare(data)
     if os.path.isfile(os.path.join(data, DESCRIPTION)):
         raise UserError(f"{data} has handwriting: fairseq-hmrnn train handwriting {shlex.quote(data)}")
     if _has(data, "dict.*.txt") and not _has(data, DICTIONARY):

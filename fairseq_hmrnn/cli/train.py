@@ -32,7 +32,7 @@ import re
 import shlex
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Pattern
 
-from ..data.folders import DESCRIPTION, DICTIONARY
+from ..data.folders import DESCRIPTION, DICTIONARY, how_to_prepare
 from . import scoring
 from .arguments import Parser, folder_to_write, path
 from .choice import choose, value_of
@@ -180,7 +180,7 @@ def default_save_dir(what: str) -> str:
 
 def _how_to_prepare(recipe: str) -> str:
     kind = recipe.split("_")[0]
-    return f"run fairseq-hmrnn prepare {kind if kind in KINDS else 'text'} first"
+    return f"run fairseq-hmrnn prepare {kind} first" if kind in KINDS else how_to_prepare()
 
 
 def _by_recipe(args: argparse.Namespace, data: str, save_dir: str) -> Training:

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import glob
 import os
+import shlex
 import shutil
 import tempfile
 from pathlib import Path
@@ -27,6 +28,11 @@ WRITTEN = [
 WORK = ".prepare-"
 # In it: what is to come, what is leaving, and what has left as a whole, so that the new may come.
 NEW, LEAVING, LEFT = "new", "old", "replaced"
+
+
+def how_to_prepare(folder: str = "DIR") -> str:
+    """What to do where this folder has no prepared text, for messages."""
+    return f"prepare a text first: fairseq-hmrnn prepare text TEXT --dest {shlex.quote(folder)}"
 
 
 def matching(folder: str, pattern: str) -> List[str]:

@@ -197,14 +197,14 @@ class LanguageModelHub(GeneratorHubInterface):
 
     def _score(self, text: str, newline_is_eos: bool) -> Score:
         if not text:
-            raise ValueError("the text to score is empty")
+            raise ValueError("the text to score is empty: give at least one symbol")
         symbols = self.encode(text)
         if newline_is_eos and not getattr(self.task, "has_characters", False):
             first, *lines = map(self.encode, text.split("\n"))
             eos = first.new_tensor([self.src_dict.eos()])
             symbols = torch.cat([first, *(part for line in lines for part in (eos, line))])
         if not symbols.numel():
-            raise ValueError("the text to score has no symbols")
+            raise ValueError(f"the text to score has no symbols but whitespace, {text[:40]!r}: give at least one word")
         log_probs = torch.cat(list(self._log_probs(symbols)))
         return Score.of(symbols, log_probs, [self.src_dict[index] for index in symbols], len(text))
 

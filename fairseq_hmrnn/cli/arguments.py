@@ -167,7 +167,7 @@ def prepared_folder(argument: str) -> str:
 
 
 def refuse_unwritable(folder: str) -> None:
-    """ArgumentTypeError unless something can be written to a folder, or to that which it would be made in."""
+    """ArgumentTypeError unless a folder, or the one that it would be made in, can be written to."""
     there = os.path.abspath(folder)
     while not os.path.lexists(there):
         there = os.path.dirname(there)

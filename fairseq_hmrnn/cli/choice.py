@@ -165,7 +165,8 @@ def _languages(data: str, sides: Sequence[str], names: Set[str]) -> Options:
 
 
 def _num_layers(given: Sequence[str]) -> Optional[int]:
-    """That a user's options ask for, by sizes or an architecture, 0 for one without; None where they leave it open."""
+    """The number of layers that a user's options choose, by sizes or an architecture: 0 for one without layers, None
+    where they choose neither."""
     sizes, name = value_of("--hidden-sizes", given), value_of("--arch", given)
     if sizes is None and name is not None:
         architecture = argparse.Namespace()
@@ -273,12 +274,12 @@ def look_at(data: str) -> Text:
 
 
 def _chooses(section: str, given: Sequence[str], own: Optional[str]) -> bool:
-    """Whether the user's options choose another class for a section than its own, or with None any."""
+    """Whether the user's options choose a class for a section other than `own`; if that is None, any class."""
     return any(value_of(option, given) not in (None, own) for option in CLASSES[section])
 
 
 def _options_of(recipe: DictConfig, given: Sequence[str]) -> Iterator[Tuple[str, Optional[str]]]:
-    """A recipe's settings as options, but those of classes in whose place the user's options choose others."""
+    """A recipe's settings as options, except those of classes that the user's options replace."""
     for section in SECTIONS:
         if section not in recipe:
             continue
@@ -303,7 +304,7 @@ def _names(given: Sequence[str]) -> Set[str]:
 
 
 def _replaced(names: Set[str]) -> Set[str]:
-    """The options that the user's, of these names, leave no room for: the same, and another end of training."""
+    """The options that the user's options, of these names, replace: the same ones, and any other end of training."""
     return names | (ENDINGS if names & ENDINGS else set())
 
 

@@ -24,7 +24,7 @@ from ..archive import UnsafeCheckpointError
 EXIT_CODE = 2  # as argparse's
 FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)  # no space, a limit of file sizes, a quota
 SHOW_TRACEBACK = "FAIRSEQ_HMRNN_TRACEBACK"  # a variable of the environment: set to anything but nothing
-TOO_MUCH = "can't allocate memory"  # how torch says so, in a RuntimeError
+TOO_MUCH = "can't allocate memory"  # in the message of torch's RuntimeError
 
 
 class UserError(Exception):

@@ -64,7 +64,7 @@ class WindowOptions(NamedTuple):
         return np.append(inner, num_steps)
 
     def resets(self, num_streams: int, seed: int, epoch: int, window: int) -> np.ndarray:
-        """(num_streams,) bool, which streams forget before this window; a function of the arguments alone."""
+        """(num_streams,) bool, which streams start this window from zeros; a function of the arguments alone."""
         return np.random.RandomState([seed % 2**32, epoch, window + 1]).rand(num_streams) < self.reset_prob
 
 
@@ -248,7 +248,7 @@ class StreamBatchIterator(EpochBatchIterator):
 
     def load_state_dict(self, state_dict):
         """ValueError if the checkpoint was written within an epoch of other streams: its position means nothing here.
-        As many processes as will, with as many streams together, may go on from it."""
+        Any number of processes may go on from it, if they have as many streams together."""
         if state_dict.get("iterations_in_epoch", 0) > 0:
             saved = state_dict.get("streams")
             if saved is None:

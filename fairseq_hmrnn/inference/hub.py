@@ -64,7 +64,7 @@ class LanguageModelHub(GeneratorHubInterface):
         return self.src_dict.string(tokens)
 
     def unknown_symbols(self, texts: Sequence[str]) -> List[str]:
-        """Symbols of these texts that the dictionary does not have, each once; not the one that stands for these."""
+        """Symbols of these texts that the dictionary does not have, each once, except `<unk>` itself."""
         unknown, unk = [], self.src_dict.unk()
         for text in texts:
             indices = self.encode(text).tolist()
@@ -168,8 +168,8 @@ class LanguageModelHub(GeneratorHubInterface):
                 args.end_of_sample = before
 
     def continued(self, prompt: str, new: Sequence[int]) -> str:
-        """The prompt as it is, and new symbols as they read after it, `</s>` as a newline: words and pieces need to
-        know what is before."""
+        """The prompt as it is, then the text of the new symbols, `</s>` as a newline: that of words and pieces depends
+        on what comes before."""
         words = not getattr(self.task, "has_characters", False)
         first, *lines = _lines(new, self.src_dict.eos()) if words else [new]
         before = self.encode(prompt)

@@ -1,8 +1,12 @@
 """State that fairseq loses when training is started again, for tasks, models and criterions of this package.
 
-That is the validation loss of the epoch at whose end it stopped, for how long validation had not improved, that it had
-already ended, with which batches it began, what a criterion keeps beside weights, and the optimizer's float32 weights
-where the model's have 16 bits.
+Saved or kept:
+- the validation loss of the epoch at whose end training stopped
+- for how long validation has not improved (--patience)
+- whether training has already ended
+- the batches with which training began
+- what a criterion keeps beside its weights
+- the optimizer's float32 weights, where the model's have 16 bits
 """
 
 from __future__ import annotations
@@ -118,7 +122,7 @@ def _resume_whole(load: Callable[..., Any]) -> Callable[..., Any]:
                 "with, or --reset-dataloader to count epochs from 1 again"
             ) from error
         float32 = (extra_state or {}).pop("mixed_precision", {})  # fairseq keeps the rest to the end
-        if trainer.get_num_updates() > 0:  # resumed, and not with other data or from another model
+        if trainer.get_num_updates() > 0:  # resumed, not begun with the weights of another model
             mixed_precision.load_training_state(trainer.optimizer, float32)
             epoch_itr = _restore(cfg, trainer, extra_state, epoch_itr)
         return extra_state, epoch_itr

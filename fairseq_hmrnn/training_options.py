@@ -72,8 +72,8 @@ def _requires_machine(begin: Callable[..., None]) -> Callable[..., None]:
 
 
 def _looks_ahead(load: Callable[..., Any]) -> Callable[..., Any]:
-    """fairseq's `load_checkpoint`, with which training begins: what it misses only at an update or a validation is
-    looked for now."""
+    """fairseq's `load_checkpoint`, with which training begins. Checks now what fairseq would only find missing at the
+    first update or validation."""
 
     @functools.wraps(load)
     def load_checkpoint(cfg, trainer, **kwargs):

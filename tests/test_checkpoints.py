@@ -17,6 +17,7 @@ import torch
 from fairseq import checkpoint_utils
 from fairseq.data import Dictionary
 from omegaconf import OmegaConf
+from pairs import pairs
 from running import ROOT, run
 from small_training import TASK
 
@@ -195,7 +196,7 @@ def test_what_honest_code_writes_is_let_through(tmp_path, legacy):
     state.update(args=None)
     found = torch.load(tmp_path / "honest.pt")
     assert found["extra_state"]["val_loss"] == 3 and len(found["task_state"]["dictionary"]) == 4
-    assert all(np.array_equal(a, b) for a, b in zip(found["extra_state"]["meters"], numbers))
+    assert all(np.array_equal(a, b) for a, b in pairs(found["extra_state"]["meters"], numbers))
 
 
 def test_objects_in_arrays_and_old_tar_files_are_refused(tmp_path):

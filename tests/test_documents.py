@@ -41,6 +41,12 @@ def anchors(path):
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
+def links(document):
+    """The targets of a document's links, but for other sites."""
+    targets = re.findall(r"\]\(([^)\s]+)\)", document.read_text(encoding="utf-8"))
+    return [target for target in targets if not target.startswith(("http://", "https://"))]
+
+
 def code_lines(document):
     """Lines of a document's blocks of code, of Python aside, those that end in a backslash joined with the next."""
     text = re.sub(r"^```python\n.*?^```$", "", document.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
@@ -137,10 +143,7 @@ def parser_of(module, monkeypatch):
 
 @every_document
 def test_links_lead_to_files_and_headings(document):
-    text = document.read_text(encoding="utf-8")
-    for target in re.findall(r"\]\(([^)\s]+)\)", text):
-        if target.startswith(("http://", "https://")):
-            continue
+    for target in links(document):
         name, _, heading = target.partition("#")
         path = (document.parent / name).resolve() if name else document
         assert path.exists(), f"{target} leads nowhere"
@@ -209,6 +212,13 @@ def test_documents_have_commands_at_all():
     names = {name for path in DOCUMENTS for name, _ in commands(path)}
     assert {"fairseq-hmrnn", "fairseq-train", "fairseq-eval-lm", "fairseq-interactive"} <= names
     assert len([name for name in names if BENCHMARK.match(name)]) > 9
+
+
+def test_documents_have_links_at_all():
+    """That they are found: to files, and to headings of the same file and of others."""
+    found = {name: links(path) for name, path in zip(NAMES, DOCUMENTS)}
+    assert len(found["README.md"]) > 10 and len(found["docs/results.md"]) > 10
+    assert any("#" in target for targets in found.values() for target in targets)
 
 
 def test_the_readme_has_every_document_in_its_index():

@@ -98,7 +98,7 @@ def segmented_gold(text: str, segmented: str, separator: str = "|") -> Gold:
         ValueError: it is another text, or has no separator, or the text itself has some.
     """
     if not separator or separator not in segmented:
-        raise ValueError(f"the gold text has no separator {separator!r}")
+        raise ValueError(f"the gold text has no separator {separator!r}: write one after each segment, or name its own")
     if separator in text:
         raise ValueError(f"the text itself holds the separator {separator!r}: choose another for the gold text")
     plain, boundary = split_segments(segmented, separator)

@@ -6,15 +6,14 @@ A kind is a function for argparse's `type`. Numbers are ranges of `options.whole
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
 import stat
 import sys
 import tempfile
-from typing import Any, Iterator, Mapping
+from typing import Any, Mapping
 
 from ..analysis.plots import check_path
-from ..data.folders import DICTIONARY
+from ..data.folders import DICTIONARY, how_to_prepare
 from ..options import LARGEST_SIZE, PROBABILITY, number, whole
 from .errors import UserError
 from .recipe import check_folder
@@ -41,14 +40,6 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message):
         raise UserError(f"{message[:1000]} (--help says more)")
-
-    @contextlib.contextmanager
-    def checking(self) -> Iterator[None]:
-        """Within it a ValueError is an error of the arguments."""
-        try:
-            yield
-        except ValueError as error:
-            self.error(str(error))
 
     def add_commands(self, commands: Mapping[str, Any], metavar: str) -> None:
         """Commands of their own names: modules with a text whose first line says what each does, `add_arguments` and
@@ -171,12 +162,12 @@ def existing_folder(argument: str) -> str:
 def prepared_folder(argument: str) -> str:
     """A folder of a prepared text, as an absolute path: fairseq sees one that begins with "." from a checkpoint's."""
     if not os.path.isfile(os.path.join(path(argument), DICTIONARY)):
-        raise argparse.ArgumentTypeError(f"no {argument}/{DICTIONARY}: prepare a text: fairseq-hmrnn prepare text")
+        raise argparse.ArgumentTypeError(f"no {argument}/{DICTIONARY}: {how_to_prepare(argument)}")
     return os.path.abspath(argument)
 
 
 def refuse_unwritable(folder: str) -> None:
-    """ArgumentTypeError unless something can be written to a folder, or to that which it would be made in."""
+    """ArgumentTypeError unless a folder, or the one that it would be made in, can be written to."""
     there = os.path.abspath(folder)
     while not os.path.lexists(there):
         there = os.path.dirname(there)

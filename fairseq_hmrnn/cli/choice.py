@@ -16,7 +16,7 @@ from omegaconf import DictConfig, ListConfig
 
 from ..data.characters import SPACE_SYMBOL, is_character_dictionary
 from ..data.dictionaries import read_dictionary
-from ..data.folders import DESCRIPTION, DICTIONARY, matching
+from ..data.folders import DESCRIPTION, DICTIONARY, how_to_prepare, matching
 from ..data.indexed import count_symbols, line_lengths
 from ..data.parallel import count_batches
 from .errors import UserError
@@ -170,7 +170,8 @@ def _languages(data: str, sides: Sequence[str], names: Set[str]) -> Options:
 
 
 def _num_layers(given: Sequence[str]) -> Optional[int]:
-    """That a user's options ask for, by sizes or an architecture, 0 for one without; None where they leave it open."""
+    """The number of layers that a user's options choose, by sizes or an architecture: 0 for one without layers, None
+    where they choose neither."""
     sizes, name = value_of("--hidden-sizes", given), value_of("--arch", given)
     if sizes is None and name is not None:
         architecture = argparse.Namespace()
@@ -257,7 +258,7 @@ def _number(option: str, given: Sequence[str], options: Options, otherwise: floa
 
 def look_at(data: str) -> Text:
     """The training split of a prepared folder; UserError where there is none."""
-    again = f"prepare a text first: fairseq-hmrnn prepare text TEXT --dest {data}"
+    again = how_to_prepare(data)
     if os.path.isfile(os.path.join(data, DESCRIPTION)):
         raise UserError(f"{data} has handwriting: fairseq-hmrnn train handwriting {shlex.quote(data)}")
     if _has(data, "dict.*.txt") and not _has(data, DICTIONARY):
@@ -279,12 +280,12 @@ def look_at(data: str) -> Text:
 
 
 def _chooses(section: str, given: Sequence[str], own: Optional[str]) -> bool:
-    """Whether the user's options choose another class for a section than its own, or with None any."""
+    """Whether the user's options choose a class for a section other than `own`; if that is None, any class."""
     return any(value_of(option, given) not in (None, own) for option in CLASSES[section])
 
 
 def _options_of(recipe: DictConfig, given: Sequence[str]) -> Iterator[Tuple[str, Optional[str]]]:
-    """A recipe's settings as options, but those of classes in whose place the user's options choose others."""
+    """A recipe's settings as options, except those of classes that the user's options replace."""
     for section in SECTIONS:
         if section not in recipe:
             continue
@@ -309,7 +310,7 @@ def _names(given: Sequence[str]) -> Set[str]:
 
 
 def _replaced(names: Set[str]) -> Set[str]:
-    """The options that the user's, of these names, leave no room for: the same, and another end of training."""
+    """The options that the user's options, of these names, replace: the same ones, and any other end of training."""
     return names | (ENDINGS if names & ENDINGS else set())
 
 

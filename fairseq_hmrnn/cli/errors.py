@@ -24,7 +24,7 @@ from ..checkpoints import UnsafeCheckpointError
 EXIT_CODE = 2  # as argparse's
 FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)  # no space, a limit of file sizes, a quota
 SHOW_TRACEBACK = "FAIRSEQ_HMRNN_TRACEBACK"  # a variable of the environment: set to anything but nothing
-TOO_MUCH = "can't allocate memory"  # how torch says so, in a RuntimeError
+TOO_MUCH = "can't allocate memory"  # in the message of torch's RuntimeError
 
 
 class UserError(Exception):
@@ -128,7 +128,7 @@ def describe(error: BaseException) -> str:
     if isinstance(error, (MemoryError, OverflowError)) or TOO_MUCH in str(error):
         first = str(error).strip().splitlines()[:1]
         return f"a size is too large for this machine: give smaller ones ({''.join(first) or type(error).__name__})"
-    if isinstance(error, UnicodeError) and not isinstance(error, UserError):
+    if isinstance(error, UnicodeError):
         return f"the text is not UTF-8: convert it first ({error})"
     if isinstance(error, OSError) and error.errno in FULL:
         where = f"{error.filename} was not written" if error.filename else "the output was not written"

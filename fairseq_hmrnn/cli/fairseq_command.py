@@ -16,9 +16,9 @@ from hydra.errors import HydraException
 from .errors import UserError, is_for_users, raised_in
 
 MODULES = {"fairseq-train": "fairseq_cli.train", "fairseq-hydra-train": "fairseq_cli.hydra_train"}
-# Modules whose ValueErrors are of an option: numpy has that of a seed.
+# Modules whose ValueErrors are about an option: numpy's about a seed.
 CHECK_OPTIONS = ("fairseq.", "fairseq_cli.", "hydra.", "numpy.random.")
-# How warnings of hydra and torch begin that are for fairseq's programmers, not for who trains.
+# Beginnings of warnings of hydra and torch that are for fairseq's programmers, not for its users.
 OF_FAIRSEQ = (
     "The version_base parameter",
     "'.*' is validated against ConfigStore",

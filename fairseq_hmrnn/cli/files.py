@@ -53,14 +53,15 @@ def size_of(source: str) -> Optional[int]:
     return found.st_size if stat.S_ISREG(found.st_mode) else None
 
 
-def text_pieces(source: str, progress: Callable[[int], object] = int) -> Iterator[str]:
+def text_pieces(source: str, progress: Optional[Callable[[int], object]] = None) -> Iterator[str]:
     """The text of a file, or of standard input for "-", piece by piece, as soon as there is any; InputError where it is
     not UTF-8. progress: called with the bytes of each piece when the next one is requested."""
     with open_bytes(source) as file:
         for text, num_bytes in decoded(getattr(file, "read1", file.read), PIECE, _name(source)):
             if text:
                 yield text
-            progress(num_bytes)
+            if progress is not None:
+                progress(num_bytes)
 
 
 def _name(source: str) -> str:

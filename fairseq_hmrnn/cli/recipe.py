@@ -19,7 +19,7 @@ from .files import write_whole
 PACKAGE = Path(__file__).resolve().parents[1]
 RECIPES = {file.stem: file for file in sorted((PACKAGE / "configs").glob("*.yaml"))}
 HEADER = "# @package _global_\n"
-# Characters that no quoting helps with, and who reads them: OmegaConf, and fairseq, which takes such a name as several.
+# What no quoting protects in a name, and how it is read: by OmegaConf, or by fairseq, which splits the name there.
 MEANINGFUL = {"${": "an interpolation", os.pathsep: "a list of folders", "\n": "two lines"}
 
 

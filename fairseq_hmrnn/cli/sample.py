@@ -28,7 +28,7 @@ from . import arguments as kinds
 from .errors import UserError
 from .files import read_text
 
-ENDLESS = 10**15  # symbols, samples: what nobody waits for
+ENDLESS = 10**15  # symbols or samples: more than anybody waits for
 LARGEST_PROMPT = 1 << 26  # bytes: it is read as a whole
 LARGEST_SEARCH = 10**8  # symbols of all beams together, which beam search keeps
 

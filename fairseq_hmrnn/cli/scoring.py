@@ -23,7 +23,7 @@ RUN_MODULE = (
     "import sys; sys.path = [folder for folder in sys.path if folder]; import runpy; "
     "runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)"
 )
-# By which fairseq knows that a launcher started it among others.
+# Variables by which fairseq knows that a launcher started it as one of several processes.
 OF_SEVERAL_PROCESSES = {"MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "RANK", "LOCAL_RANK"}
 # Options of tasks that belong to what was trained: of its output, its direction and the lengths of its sentences.
 OF_TRAINING = {

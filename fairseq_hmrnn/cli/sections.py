@@ -52,7 +52,7 @@ def settings_of(section: str, name: Optional[str]) -> Optional[type]:
 
 
 def drop_tied(recipe: DictConfig, section: str) -> None:
-    """Take out of a recipe what suits only the choice it makes in `section`, in whose place comes another."""
+    """Remove from a recipe what suits only its choice in `section`, which another choice replaces."""
     if section in TIED:
         other, names = TIED[section]
         for name in set(names).intersection(recipe.get(other) or ()):
@@ -60,7 +60,7 @@ def drop_tied(recipe: DictConfig, section: str) -> None:
 
 
 def is_older(section: str, name: Optional[str]) -> bool:
-    """Whether it is of those that fairseq made for options, without a dataclass: hydra adds none of their defaults."""
+    """Whether it is an older part, made for options and without a dataclass: hydra adds no defaults of such a part."""
     return section in KNOWN_BY_OPTIONS and name is not None and name not in REGISTRIES[section]["dataclass_registry"]
 
 

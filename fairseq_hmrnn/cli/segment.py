@@ -28,7 +28,7 @@ import numpy as np
 from ..analysis.comparison import comparison
 from ..criterions.boundary_terms import teaches_first_layer
 from ..criterions.lexicon_search import resegmented
-from ..inference.reader import Closings, Lookahead, Predictions, Reading, TextReader
+from ..inference.reader import Closings, Lookahead, Predictions, TextReader
 from ..options import LARGEST_SIZE, whole
 from ..text import code_points
 from . import arguments as kinds
@@ -118,15 +118,16 @@ def _compare(args: argparse.Namespace, reader: TextReader, lookahead: Lookahead)
     with progress_bar(len(text), " characters") as progress:
         for start in range(0, len(text), PIECE):
             piece = text[start : start + PIECE]
-            if not args.no_peaks:
-                reading, predictions = reader.read_with_predictions(piece)
-                predicted.append(predictions)
-            elif args.lexicon:
-                reading = reader.read(piece)
+            if args.no_peaks and not args.lexicon:
+                found.append(reader.boundaries(piece))
             else:
-                reading = Reading(reader.boundaries(piece), np.zeros((0, 1)), np.zeros((0, 1)))
-            found.append(reading.boundaries)
-            probs.append(reading.boundary_probs)
+                if args.no_peaks:
+                    reading = reader.read(piece)
+                else:
+                    reading, predictions = reader.read_with_predictions(piece)
+                    predicted.append(predictions)
+                found.append(reading.boundaries)
+                probs.append(reading.boundary_probs)
             progress.update(len(piece))
     boundaries, signals = reader.closed_earlier(text, np.concatenate(found), lookahead) > 0.5, {}
     if predicted:

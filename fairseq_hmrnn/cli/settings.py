@@ -29,8 +29,8 @@ EXAMPLE = "write section.name=value, as in model.slope=2"
 
 
 def settle(recipe: DictConfig, given: List[str]) -> List[str]:
-    """The settings `given` as hydra is to be given them; `recipe` gets those that it has not. Where one of them names
-    another model, optimizer and so on than the recipe, what the recipe says of the old one alone is taken out of it.
+    """The settings `given` as hydra is to be given them; `recipe` gets those that it lacks. Where one of them names
+    another model, optimizer and so on than the recipe, the settings of the old one alone are removed from the recipe.
 
     UserError for a section, a name or a value that cannot be.
     """

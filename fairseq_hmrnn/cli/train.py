@@ -32,7 +32,7 @@ import re
 import shlex
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Pattern
 
-from ..data.folders import DESCRIPTION, DICTIONARY
+from ..data.folders import DESCRIPTION, DICTIONARY, how_to_prepare
 from . import scoring
 from .arguments import Parser, folder_to_write, path
 from .choice import choose, value_of
@@ -45,9 +45,9 @@ from .settings import settle, standing_alone
 
 LANGUAGE_MODELING, HANDWRITING = "hmlstm_language_modeling", "hmlstm_handwriting"
 LOCK = ".lock"  # of a folder of checkpoints, held by the training that writes to it
-# Settings that would part what is trained from what is scored.
+# Settings with which other data or another model would be scored than was trained.
 GIVEN_BEFORE = {"checkpoint.save_dir": "checkpoints as --save-dir", "task.data": "data as DATA"}
-# Settings after -- as fairseq-train takes them, but hydra's own options, and as hydra does.
+# Settings after --, as hydra takes them, and as fairseq-train does, except for hydra's own options.
 OF_HYDRA = re.compile(r"\+{0,2}[a-z_]+\.[a-z_.]+=")
 OF_FAIRSEQ_TRAIN = re.compile(
     r"--(?!(help|hydra-help|version|cfg|resolve|package|run|multirun|shell-completion|config-|experimental-rerun|info))"
@@ -113,7 +113,7 @@ def _rank(settings: List[str]) -> int:
 
 @contextlib.contextmanager
 def _held(folder: str) -> Iterator[None]:
-    """Keep other trainings out of a folder of checkpoints for so long: two in turn would overwrite each other's.
+    """Keep other trainings out of a folder of checkpoints meanwhile: two would overwrite each other's files.
     UserError if one is there. The lock ends with the process, however it ends; an empty file stays."""
     with open(os.path.join(folder, LOCK), "w") as file:
         try:
@@ -138,7 +138,7 @@ class Training(NamedTuple):
 
 
 def _check(args: argparse.Namespace) -> bool:
-    """Whether WHAT is a recipe; UserError for what is none and no folder, and for a DATA missing or too many."""
+    """Whether WHAT is a recipe; UserError if it is no folder either, and if DATA is missing or superfluous."""
     what = args.what
     if is_recipe(what):
         for name, remedy in GIVEN_BEFORE.items():
@@ -180,7 +180,7 @@ def default_save_dir(what: str) -> str:
 
 def _how_to_prepare(recipe: str) -> str:
     kind = recipe.split("_")[0]
-    return f"run fairseq-hmrnn prepare {kind if kind in KINDS else 'text'} first"
+    return f"run fairseq-hmrnn prepare {kind} first" if kind in KINDS else how_to_prepare()
 
 
 def _by_recipe(args: argparse.Namespace, data: str, save_dir: str) -> Training:

@@ -25,7 +25,7 @@ class Signals(NamedTuple):
     """Predictions at every step, without gradient. Each (B, T), in nats.
 
     entropy: of the distribution of the predicted symbol, -sum p log p.
-    surprisal: -log p of the symbol that it was.
+    surprisal: -log p of the symbol that came.
     predicted: bool, False where there was nothing to predict.
     """
 

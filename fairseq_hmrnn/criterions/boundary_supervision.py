@@ -87,7 +87,10 @@ class WhitespaceSupervision(nn.Module):
         super().__init__()
         indices = whitespace_indices(dictionary)
         if not indices:
-            raise ValueError("boundary-supervision whitespace: the dictionary has no whitespace but the newline")
+            raise ValueError(
+                "boundary-supervision whitespace: the dictionary has no whitespace but the newline: give "
+                "sentencepiece:MODEL or a file with separators instead"
+            )
         self.is_whitespace = SymbolSet(indices, len(dictionary))
 
     def forward(self, tokens: Tensor) -> Tuple[Tensor, Tensor]:
@@ -95,7 +98,8 @@ class WhitespaceSupervision(nn.Module):
 
 
 class TextSupervision:
-    """Boundaries that `find` finds in the text of each row. It reads the tokens, so a GPU is waited for."""
+    """Boundaries that `find` finds in the text of each row. Copies the tokens to the host, which synchronises with a
+    GPU."""
 
     def __init__(self, dictionary: Dictionary, find: Find):
         self.characters = [decode([symbol]) for symbol in dictionary.symbols]
@@ -172,7 +176,10 @@ class FileEnds:
 
     def __init__(self, segmented: str, separator: str, name: str):
         if not separator or separator not in segmented:
-            raise ValueError(f"boundary-supervision: there is no separator {separator!r} in {name}")
+            raise ValueError(
+                f"boundary-supervision: there is no separator {separator!r} in {name}: write one after each segment, "
+                "or name the one that it has with --boundary-supervision-separator"
+            )
         text, self.is_end = split_segments(segmented, separator)
         self.index, self.separator, self.name = TextIndex(text), separator, name
 

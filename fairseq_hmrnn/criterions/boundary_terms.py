@@ -98,7 +98,7 @@ def listening(terms: Sequence[Term]) -> Optional[str]:
 
 
 def by_layer(terms: List[List[Term]], layers: int) -> List[List[Term]]:
-    """Those of so many layers; what the list ends with is for all that it does not name."""
+    """The terms of each of so many layers; the last entry is for all layers beyond the list."""
     return [terms[min(layer, len(terms) - 1)] for layer in range(layers)]
 
 

@@ -1,6 +1,6 @@
 """A lexicon of segments, and the best segmentation of a text by it and by a signal.
 
-A lexicon holds how often each segment came in a segmentation. One that came c times of N has the probability
+A lexicon holds how often each segment occurs in a segmentation. One that occurs c times of N has the probability
     (max(c - d, 0) + d K p(spelling)) / N,
 K the number of types and p(spelling) a bigram of symbols estimated from the types, so that a rare string is paid for by
 its spelling. The best segmentation has the highest sum of log-probabilities of segments and scores of the places at
@@ -18,7 +18,7 @@ import numpy as np
 from .rate_search import SPELLING_PRIOR, discounted
 
 LONGEST = 16  # symbols of a segment
-CUT_SHORT = 1.25  # times the mean spelling cost of a symbol: cost of one of a segment at the edge of a row
+CUT_SHORT = 1.25  # cost per symbol of a segment cut by a row's edge, in mean spelling costs of a symbol
 
 _MULTIPLIERS = np.array([0x9E3779B97F4A7C15, 0xD1B54A32D192ED03], dtype=np.uint64).view(np.int64)  # odd, otherwise any
 

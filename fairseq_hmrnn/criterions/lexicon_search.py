@@ -9,8 +9,8 @@ import numpy as np
 from .lexicon import Lexicon, Rows
 from .rate_search import as_characters, find_rate, held_out_cost, runs
 
-WEIGHT = 10.0  # of a signal in its standard deviations, against nats of the lexicon
-WEIGHT_OF_DETECTOR = 3.0  # if the signal is the z~ of one that was taught so
+WEIGHT = 10.0  # nats for each standard deviation of the signal, beside the nats of the lexicon
+WEIGHT_OF_DETECTOR = 3.0  # the same if the signal is z~ of a detector that was taught to find segments
 CERTAIN = 1000.0  # nats: the score of a place where a segment begins for certain
 ROUNDS = 3  # of counting a lexicon and segmenting by it
 TIMES = (0.6, 0.75, 0.9, 1.0, 1.15, 1.3)  # the rate that the signal alone gives: rates that are compared

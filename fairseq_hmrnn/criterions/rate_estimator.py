@@ -97,8 +97,8 @@ class RateEstimator:
 
 
 def without_repeated_rows(symbols: np.ndarray) -> np.ndarray:
-    """(S,), as for find_rate, with -1 in place of rows that come again later: of a text that is smaller than the memory
-    every segment would have been seen before."""
+    """(S,), as for find_rate, with -1 in place of rows that come again later: in a text that is smaller than the
+    memory, every segment would otherwise have been seen before."""
     symbols, known = symbols.copy(), symbols >= 0
     seen = set()
     for start, stop in runs(known)[::-1].tolist():
@@ -110,7 +110,7 @@ def without_repeated_rows(symbols: np.ndarray) -> np.ndarray:
 
 
 def _of_first_process(compute: Callable[[], Any], device: torch.device) -> Any:
-    """What the first process computes, of tensors and plain values, in each of them."""
+    """The result of the first process, of tensors and plain values, in every process."""
     if distributed_utils.get_data_parallel_world_size() == 1:
         return compute()
     found = compute() if distributed_utils.get_data_parallel_rank() == 0 else None

@@ -110,7 +110,7 @@ def plan_splits(
     sources: Dict[str, TextSource], fractions: Dict[str, float], progress: Optional[tqdm] = None
 ) -> Dict[str, Split]:
     """Survey `sources` ("train", perhaps "valid" and "test") and cut the missing splits from the end of the training
-    text, at the line borders nearest to `fractions` of its characters; a split of fraction 0 there is not."""
+    text, at the line borders nearest to `fractions` of its characters; a split of fraction 0 is left out."""
     surveys = {name: source.survey(progress) for name, source in sources.items()}
     whole = surveys["train"]
     splits, stop = {}, whole.num_characters

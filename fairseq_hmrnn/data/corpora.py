@@ -26,7 +26,7 @@ def penn_treebank(folder: str) -> Dict[str, TextSource]:
     texts = {split: _treebank_split(folder, split) for split in SPLITS}
     for split, text in texts.items():
         _check_size(f"the {split} split", len(text), PTB_SYMBOLS[split])
-    _check_types(texts.values(), PTB_TYPES)
+    _check_types(f"the corpus in {folder}", texts.values(), PTB_TYPES)
     return {split: TextSource(f"the {split} split", _opener(text), len(text)) for split, text in texts.items()}
 
 
@@ -53,7 +53,7 @@ def _treebank_split(folder: str, split: str) -> bytes:
 def _hundred_million(path: str, types: int, bytes_are_characters: bool) -> Dict[str, TextSource]:
     _check_size(path, os.path.getsize(path), sum(HUNDRED_MILLION.values()))
     with open(path, "rb") as file:
-        _check_types(iter(lambda: file.read(CHUNK_BYTES), b""), types)
+        _check_types(path, iter(lambda: file.read(CHUNK_BYTES), b""), types)
     sources, start = {}, 0
     for split, size in HUNDRED_MILLION.items():
         sources[split] = TextSource(f"{split} of {path}", _part_opener(path, start, size, bytes_are_characters), size)
@@ -66,13 +66,14 @@ def _check_size(name: str, found: int, published: int) -> None:
         raise InputError(f"{name} has {found:,} symbols, the published one {published:,}: give the unchanged file")
 
 
-def _check_types(parts: Iterable[bytes], published: int) -> None:
+def _check_types(name: str, parts: Iterable[bytes], published: int) -> None:
     """Check the number of distinct bytes in all parts together."""
     seen = np.zeros(256, dtype=bool)
     for part in parts:
         seen[np.frombuffer(part, dtype=np.uint8)] = True
     if seen.sum() != published:
-        raise InputError(f"there are {seen.sum()} different symbols, in the published corpus {published}")
+        found = f"{name} has {seen.sum()} different symbols, the published one {published}"
+        raise InputError(f"{found}: give the unchanged file")
 
 
 def _read(path: str) -> bytes:

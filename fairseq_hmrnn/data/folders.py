@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import glob
 import os
+import shlex
 import shutil
 import tempfile
 from pathlib import Path
@@ -27,6 +28,11 @@ WRITTEN = [
 WORK = ".prepare-"
 # In it: what is to come, what is leaving, and what has left as a whole, so that the new may come.
 NEW, LEAVING, LEFT = "new", "old", "replaced"
+
+
+def how_to_prepare(folder: str = "DIR") -> str:
+    """What to do where this folder has no prepared text, for messages."""
+    return f"prepare a text first: fairseq-hmrnn prepare text TEXT --dest {shlex.quote(folder)}"
 
 
 def matching(folder: str, pattern: str) -> List[str]:
@@ -66,8 +72,8 @@ def replaced_whole(folder: str) -> Iterator[Path]:
 
 
 def recover(folder: str) -> None:
-    """Bring a folder back to what it was before a preparation that was killed, and delete what that has left. What
-    another process is preparing there stays."""
+    """Bring a folder back to its state before a preparation that was killed, and delete the files which that has left.
+    What another process is preparing there stays."""
     target = Path(folder)
     for work in (path for path in sorted(target.glob(f"{WORK}*")) if path.is_dir()):
         with _held(str(work)) as is_ours:
@@ -102,7 +108,7 @@ def check_destination(dest: str, overwrite: bool) -> None:
 
 
 def is_work(name: str) -> bool:
-    """Whether a file of this name in a folder is no data, but where some are being prepared."""
+    """Whether a file of this name in a folder is not data but a place where data is being prepared."""
     return name.startswith(WORK)
 
 
@@ -136,8 +142,8 @@ def _written(folder: Path) -> List[Path]:
 
 
 def _turn(file: Path) -> int:
-    """When a file comes, relative to others: models before what `_written` knows by them; last what a folder is known
-    by."""
+    """The order in which files are moved: models before the files that `_written` finds by them; last the file that
+    says what a folder holds."""
     return -1 if file.match(MODEL) else int(file.name in (DICTIONARY, DESCRIPTION))
 
 

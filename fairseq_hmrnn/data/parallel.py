@@ -15,9 +15,9 @@ from ..text import InputError
 from .folders import replaced_whole
 
 KINDS = ("unigram", "bpe", "char")
-# How files of a split may be called, before .LANGUAGE: by the first name of which there is a text.
+# What a split's files may be called, before .LANGUAGE; they are read under the first of these names that has a file.
 NAMES = {"train": ("train",), "valid": ("valid", "val", "dev"), "test": ("test",)}
-# Sizes of vocabulary: of little text a large one has many pieces that are hardly ever seen, and takes longer.
+# Sizes of vocabulary: a large one of little text has many pieces that are hardly ever seen, and takes longer.
 SMALL, LARGE, SMALL_TEXT = 4000, 8000, 100_000  # lines, below which it is small
 LINE = 4192  # bytes of the longest line that sentencepiece reads by default; it takes no limit below 10
 

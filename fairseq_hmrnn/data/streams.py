@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import zlib
+from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional
 
 import numpy as np
@@ -21,6 +22,7 @@ from fairseq.utils import move_to_cpu
 from torch import Tensor
 
 from ..options import PROBABILITY, number, whole
+from .folders import matching
 
 LENGTH = whole(1)  # of a window, in symbols
 JITTER = number(0, 1, open_above=True)
@@ -62,7 +64,7 @@ class WindowOptions(NamedTuple):
         return np.append(inner, num_steps)
 
     def resets(self, num_streams: int, seed: int, epoch: int, window: int) -> np.ndarray:
-        """(num_streams,) bool, which streams forget before this window; a function of the arguments alone."""
+        """(num_streams,) bool, which streams start this window from zeros; a function of the arguments alone."""
         return np.random.RandomState([seed % 2**32, epoch, window + 1]).rand(num_streams) < self.reset_prob
 
 
@@ -139,7 +141,8 @@ def load_stream(
     path = f"{folder}/{split}"
     indexed = data_utils.load_indexed_dataset(path, dictionary, dataset_impl, combine=combine)
     if indexed is None:
-        raise FileNotFoundError(f"there is no split {split}: no {path}.idx")
+        have = ", ".join(Path(name).stem for name in matching(folder, "*.idx")) or "none"
+        raise FileNotFoundError(f"there is no split {split}: no {path}.idx: choose one that the folder has ({have})")
     return StreamDataset(read_tokens(indexed), split, dictionary, output_dictionary, windows)
 
 
@@ -218,7 +221,7 @@ class StreamBatchIterator(EpochBatchIterator):
     """fairseq's iterator over the windows of streams, in order; takes the carried state into checkpoints and back.
 
     It has neither workers nor a buffer, whatever --num-workers says: a window is a slice of an array in memory, made in
-    less time than a process needs to hand it over, and nothing has to be ended with the iterator.
+    less time than a process needs to hand it over. The iterator holds no worker, so nothing needs closing.
     """
 
     def __init__(self, batches: StreamBatches, carried: CarriedRows, **kwargs):
@@ -245,7 +248,7 @@ class StreamBatchIterator(EpochBatchIterator):
 
     def load_state_dict(self, state_dict):
         """ValueError if the checkpoint was written within an epoch of other streams: its position means nothing here.
-        As many processes as will, with as many streams together, may go on from it."""
+        Any number of processes may go on from it, if they have as many streams together."""
         if state_dict.get("iterations_in_epoch", 0) > 0:
             saved = state_dict.get("streams")
             if saved is None:

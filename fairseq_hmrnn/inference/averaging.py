@@ -79,7 +79,7 @@ def _fingerprints(model: Dict[str, Tensor]) -> Dict[str, int]:
 
 
 def _differ(found: Dict[str, int], others: Dict[str, int]) -> bool:
-    """Whether both have one of a name that is not the same: old checkpoints have none."""
+    """Whether a fingerprint of one name differs between the two: old checkpoints have none."""
     return any(others.get(key, value) != value for key, value in found.items())
 
 

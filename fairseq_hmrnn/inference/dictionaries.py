@@ -58,5 +58,5 @@ def _carried(state: Dict[str, Any]) -> Optional[List[str]]:
 
 
 def _symbols(dictionary: Dictionary) -> List[str]:
-    """Without those that every dictionary begins with."""
+    """The symbols but for those that every dictionary begins with."""
     return dictionary.symbols[dictionary.nspecial :]

@@ -64,7 +64,7 @@ class LanguageModelHub(GeneratorHubInterface):
         return self.src_dict.string(tokens)
 
     def unknown_symbols(self, texts: Sequence[str]) -> List[str]:
-        """Symbols of these texts that the dictionary does not have, each once; not the one that stands for these."""
+        """Symbols of these texts that the dictionary does not have, each once, except `<unk>` itself."""
         unknown, unk = [], self.src_dict.unk()
         for text in texts:
             indices = self.encode(text).tolist()
@@ -170,8 +170,8 @@ class LanguageModelHub(GeneratorHubInterface):
                 args.end_of_sample = before
 
     def continued(self, prompt: str, new: Sequence[int]) -> str:
-        """The prompt as it is, and new symbols as they read after it, `</s>` as a newline: words and pieces need to
-        know what is before."""
+        """The prompt as it is, then the text of the new symbols, `</s>` as a newline: that of words and pieces depends
+        on what comes before."""
         words = not getattr(self.task, "has_characters", False)
         first, *lines = _lines(new, self.src_dict.eos()) if words else [new]
         before = self.encode(prompt)
@@ -199,14 +199,14 @@ class LanguageModelHub(GeneratorHubInterface):
 
     def _score(self, text: str, newline_is_eos: bool) -> Score:
         if not text:
-            raise ValueError("the text to score is empty")
+            raise ValueError("the text to score is empty: give at least one symbol")
         symbols = self.encode(text)
         if newline_is_eos and not getattr(self.task, "has_characters", False):
             first, *lines = map(self.encode, text.split("\n"))
             eos = first.new_tensor([self.src_dict.eos()])
             symbols = torch.cat([first, *(part for line in lines for part in (eos, line))])
         if not symbols.numel():
-            raise ValueError("the text to score has no symbols")
+            raise ValueError(f"the text to score has no symbols but whitespace, {text[:40]!r}: give at least one word")
         log_probs = torch.cat(list(self._log_probs(symbols)))
         return Score.of(symbols, log_probs, [self.src_dict[index] for index in symbols], len(text))
 

@@ -191,8 +191,8 @@ class CharacterReader(TextReader):
         return self._arrays(text, lambda window: (self.reader.boundary_probs(window),))[0]
 
     def _windows(self, text: str) -> Iterator[Tuple[Window, np.ndarray]]:
-        """Windows of a text, and where in it stand the characters of each, in the order of its rows, padding left
-        out."""
+        """Windows of a text, and the places of each window's characters in the text, in the order of its rows, without
+        padding."""
         start = 0
         for window in self.reader.read(torch.from_numpy(self._tokens(text))):
             stop = start + window.tokens.size(1)
@@ -209,7 +209,7 @@ class CharacterReader(TextReader):
         return tokens
 
     def _arrays(self, text: str, measure: Callable[[Window], Tuple[Tensor, ...]]) -> List[np.ndarray]:
-        """By character, each (T, ...), what `measure` gives of a window, each (T, B, ...)."""
+        """What `measure` returns for windows, arrays (T, B, ...), as arrays by character, (T, ...)."""
         parts, places = [], []
         for window, where in self._windows(text):
             parts.append([value.transpose(0, 1)[window.valid].cpu().numpy() for value in measure(window)])

@@ -83,7 +83,7 @@ class Sampler:
         self.noise = torch.empty(0)  # (steps, B, V), not used yet
 
     def run(self, prompts: Sequence[Sequence[int]], scores: bool = False) -> Iterator[SampledStep]:
-        """Endlessly the next symbols of all prompts; a prompt begins with the model's begin symbol.
+        """Yields the next symbols of all prompts without end; a prompt begins with the model's begin symbol.
 
         Prompts of different lengths go together: a sample waits on padding, which leaves an HM-LSTM's state alone. The
         models must not change while this goes on. ValueError for no prompt or an empty one, for models with positional

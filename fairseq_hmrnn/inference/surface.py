@@ -1,4 +1,4 @@
-"""Where in a text the symbols stand that a model reads of it, and what it reads as unknown."""
+"""Where the symbols that a model reads stand in a text, and which of them are unknown to it."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ class Plain:
 
 class WithBoundaries(Plain):
     """The text with a mark after every symbol that closes a segment of some layer. What the symbol before the first
-    one closed is not shown: there is nothing that it would stand after."""
+    one closed is not shown: no text stands before its mark."""
 
     def __init__(self, texts: Sequence[str], colour: bool):
         super().__init__(texts)

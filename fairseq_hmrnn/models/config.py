@@ -10,7 +10,7 @@ from omegaconf import II
 from ..modules import HMLSTM
 from ..ops import BACKENDS, BOUNDARY_MODES, count_detectors
 from ..ops.cpu import kernel
-from ..options import BIAS, DROPOUT, LARGEST_SIZE, PROBABILITY, SIZE, Parsed, number, option, whole
+from ..options import BIAS, DROPOUT, LARGEST_COUNT, LARGEST_SIZE, PROBABILITY, SIZE, Parsed, number, option, whole
 from .embeddings import split_cutoffs
 from .slope import SlopeSchedule
 
@@ -140,7 +140,7 @@ class HMLSTMLanguageModelConfig(HMLSTMConfig, DecoderEmbeddingConfig):
     )
 
 
-UNLIMITED = 2**31 - 1  # positions: a recurrent network has no longest input
+UNLIMITED = LARGEST_COUNT  # positions: a recurrent network has no longest input
 
 
 def build_hm_lstm(cfg: HMLSTMConfig, input_size: int) -> HMLSTM:

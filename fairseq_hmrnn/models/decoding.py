@@ -21,7 +21,8 @@ from ..ops import HMLSTMOutput, HMLSTMState, PackedLayers, capturing, valid_or_n
 from ..ops.cpu import kernel, remedy
 from ..ops.cpu.generation import Generated, Generation, OutputParameters, SymbolChoice
 
-# Up to this many symbols the table of their input projections is worth its memory: (4H+1) numbers for each.
+# Up to this many symbols the table of their input projections is worth its memory: 4H+1+N numbers for each, N units of
+# the detector's hidden layer.
 TABLE_SYMBOLS = 2048
 GENERATION_DTYPES = ("float32", "bfloat16")
 

@@ -260,8 +260,10 @@ class HMLSTM(nn.Module):
         """One step: x (B, input_size), valid (B,); the output's tensors have no time dimension.
 
         packed: weights from `pack`, read in place of the module's; evaluation without gradients only. projected, with
-        packed: x is (B, 4H+1), what `packed.project` makes of the input, for instance a row of its table of embeddings.
-        recurrent_masks: as in `forward`; not with packed. Raises ValueError for arguments that exclude each other.
+        packed: x is (B, 4H+1+N), what `packed.project` makes of the input, such as a row of its table of embeddings (N:
+        units of its detector's hidden layer, or 0). recurrent_masks: as in `forward`; not with packed.
+
+        Raises ValueError for arguments that exclude each other.
         """
         if packed is None and projected:
             raise ValueError("projected input requires packed weights: give it with packed")

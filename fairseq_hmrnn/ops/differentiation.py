@@ -25,8 +25,8 @@ class _Undifferentiable(torch.autograd.Function):
 
 
 def once_differentiable(backward: Callable[..., Any]) -> Callable[..., Any]:
-    """As torch's for the backward pass of a Function, but an error in every case: torch's takes the gradients for
-    constants where those that come in do not require one, as of a loss that is linear in the output."""
+    """For the backward pass of a Function: raises on any second differentiation. torch's `once_differentiable` does not
+    raise when the incoming gradient needs none, e.g. for a linear loss."""
 
     @functools.wraps(backward)
     def once(ctx, *grads):

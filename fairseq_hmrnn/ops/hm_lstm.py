@@ -16,6 +16,7 @@ from . import cpu, library
 from .capture import capturing, exporting_onnx
 from .checks import check_detectors, check_layers, check_options, check_tensors
 from .cpu import kernel
+from .host import shared_memory
 from .precision import LOW_PRECISION, autocast_dtype, autocast_is_on, state_dtype
 from .recompute import in_chunks, with_tokens
 from .reference import hm_lstm_reference
@@ -183,7 +184,7 @@ def missing_for_triton(device: torch.device, dtype: torch.dtype) -> str:
         found = torch.cuda.get_device_properties(device)
         if (found.major, found.minor) < TRITON_CAPABILITY:
             return f"{found.name} has compute capability {found.major}.{found.minor}, they need 8.0"
-        shared = getattr(found, "shared_memory_per_block_optin", TRITON_SHARED_MEMORY)
+        shared = shared_memory(found)
         if shared < TRITON_SHARED_MEMORY:
             return f"{found.name} has {shared} bytes of shared memory for a block, they need {TRITON_SHARED_MEMORY}"
     try:

@@ -159,7 +159,10 @@ class HMLSTMState(NamedTuple):
         """The inverse of `pack`. ValueError for a tensor of another width."""
         sizes = [*hidden_sizes, *hidden_sizes, len(hidden_sizes)]
         if not capturing() and packed.size(1) != sum(sizes):  # a trace would warn of the comparison
-            raise ValueError(f"a state of layers {list(hidden_sizes)} has {sum(sizes)} columns, not {packed.size(1)}")
+            raise ValueError(
+                f"a state of layers {list(hidden_sizes)} has {sum(sizes)} columns, not {packed.size(1)}: give one that "
+                "a model with layers of these sizes packed"
+            )
         parts = packed.split(sizes, dim=1)
         layers = len(hidden_sizes)
         return cls(parts[:layers], parts[layers:-1], parts[-1])

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..checkpoints import is_dictionary, is_loading_model
 from ..data.characters import CharacterCodec, CharacterDictionary, is_character_dictionary
 from ..data.dictionaries import read_dictionary
-from ..data.folders import DICTIONARY, matching
+from ..data.folders import DICTIONARY, how_to_prepare, matching
 from ..data.output_dictionary import OutputDictionary
 from ..fairseq_hooks import keep_prompt_spaces
 from ..inference.reader import output_symbols
@@ -77,7 +77,7 @@ class HMLSTMLanguageModelingTask(TaskMixin, StatefulLanguageModelingTask):
             if not os.path.isfile(source):
                 if is_loading_model():
                     return None, None
-                raise FileNotFoundError(f"no {source}: prepare a text: fairseq-hmrnn prepare text TEXT --dest DIR")
+                raise FileNotFoundError(f"no {source}: {how_to_prepare()}")
         else:
             return None, None
         dictionary = _read(Dictionary, source)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Optional
 
 from fairseq import utils
+from fairseq.data import Dictionary
 from fairseq.distributed import utils as distributed_utils
 from fairseq.tasks.language_modeling import LanguageModelingConfig, LanguageModelingTask
 from omegaconf import II
@@ -25,7 +26,7 @@ from ..options import PROBABILITY, SEED, CheckedOptions, inherited, option, unli
 from ..resumption import keep_batches
 
 COUNT_OR_NONE = whole(1, optional=True)
-SPECIAL_SYMBOLS = 4  # of every dictionary of fairseq
+SPECIAL_SYMBOLS = Dictionary().nspecial  # of every dictionary of fairseq
 
 
 @dataclass

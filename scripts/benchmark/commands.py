@@ -1,5 +1,6 @@
 """fairseq's commands as subprocesses, for the benchmarks that train with them."""
 
+import contextlib
 import json
 import os
 import re
@@ -82,6 +83,15 @@ def log_records(text, kind):
 def parameters_in(log):
     """How many parameters the model of fairseq-train's log has."""
     return int(re.search(r"num\. shared model params: ([0-9,]+)", log).group(1).replace(",", ""))
+
+
+@contextlib.contextmanager
+def checking(parser):
+    """Within it a ValueError is an error of the parser's arguments."""
+    try:
+        yield
+    except ValueError as error:
+        parser.error(str(error))
 
 
 def parse_with_rest(parser):

@@ -15,7 +15,7 @@ import itertools
 from pathlib import Path
 
 from candidates import HMLSTM, Recipe, check_settings
-from commands import environment, parse_with_rest
+from commands import checking, environment, parse_with_rest
 from contestants import Contestant
 from precision import FLOAT32
 from turns import ratio
@@ -45,7 +45,7 @@ def parse_args():
     parser.add_argument("--out", type=kinds.folder_to_write, default="runs/gpu_update", help="folder of the logs")
     args, rest = parse_with_rest(parser)
     args.out = Path(args.out)
-    with parser.checking():
+    with checking(parser):
         check_settings(rest, REFUSED, [*OPTIONS, *FLOAT32])
     return args, rest
 

@@ -25,7 +25,7 @@ from pathlib import Path
 
 import torch
 from candidates import HMLSTM, LSTMS, Recipe, check_settings
-from commands import command, log_records, parameters_in
+from commands import checking, command, log_records, parameters_in
 from drawing import subplots
 from results import claim, data_digest, write_rows
 
@@ -80,7 +80,7 @@ def parse_args():
     parser.add_argument("--plot", type=kinds.picture, help="picture of the curves")
     args = parser.parse_args()
     args.out = Path(args.out)
-    with parser.checking():
+    with checking(parser):
         check(args)
     return args
 
@@ -187,7 +187,7 @@ def curve(model, equal_to, seed, updates, args):
     """[(updates, bits per character of the validation split)] of one training."""
     log = log_of(model, seed, args)
     folder = log.parent
-    # A training that is at its end is not started again: fairseq would make one more update.
+    # A training that is at its end is not started again, which would only load it.
     if updates not in validations(log):
         options = {"optimization.max_update": updates, "common.seed": seed, "common.log_interval": 100}
         for name in ("dataset.validate_interval_updates", "checkpoint.save_interval_updates"):

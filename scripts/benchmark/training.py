@@ -23,12 +23,13 @@ from pathlib import Path
 import peak
 import training_report as report
 from candidates import HMLSTM, LSTMS, EarlierState, Recipe, check_settings, commit_named
-from commands import ROOT, environment
+from commands import ROOT, checking, environment
 from contestants import Contestant
 
 from fairseq_hmrnn.cli import arguments as kinds
 from fairseq_hmrnn.cli.errors import run_command
 from fairseq_hmrnn.cli.recipe import RECIPES
+from fairseq_hmrnn.data.folders import how_to_prepare
 from fairseq_hmrnn.options import whole
 
 WARM_UP, LSTM_WARM_UP = 40, 3  # updates
@@ -68,7 +69,7 @@ def parse_args():
     parser.add_argument("--csv", type=kinds.new_file, help="file of the figures, a line for each candidate")
     args = parser.parse_intermixed_args()
     args.data, args.out = Path(args.data), Path(args.out)
-    with parser.checking():
+    with checking(parser):
         check(args)
     return args
 
@@ -76,7 +77,7 @@ def parse_args():
 def check(args):
     """ValueError for options that mean nothing, before anything runs; fills in defaults."""
     if not (args.data / "train.idx").is_file():
-        raise ValueError(f"no train.idx in {args.data}: prepare a text: fairseq-hmrnn prepare text TEXT --dest DIR")
+        raise ValueError(f"no train.idx in {args.data}: {how_to_prepare(str(args.data))}")
     check_settings(args.settings, REFUSED, OPTIONS)
     args.warm_up = args.warm_up if args.warm_up is not None else LSTM_WARM_UP if args.checkpoint else WARM_UP
     args.against = commit_named(args.against) if args.against else None

@@ -6,6 +6,7 @@ import pytest
 import torch
 from fairseq.data import Dictionary
 from fairseq.logging import metrics
+from pairs import pairs
 
 from fairseq_hmrnn.criterions import BoundaryRegularizedCrossEntropy, HandwritingLikelihood
 from fairseq_hmrnn.data.handwriting import HandwritingDataset
@@ -52,7 +53,7 @@ def test_padding_changes_neither_likelihood_nor_gradient(model, dataset):
     assert size == sum(found[1] for found in alone) == 26
     assert loss.item() == pytest.approx(sum(found[0].item() for found in alone), rel=1e-5)
     sum(found[0] for found in alone).backward()
-    for parameter, expected in zip(model.parameters(), together):
+    for parameter, expected in pairs(model.parameters(), together):
         assert torch.allclose(parameter.grad, expected, rtol=1e-3, atol=1e-4)
 
 

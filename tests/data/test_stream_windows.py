@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pairs import pairs
 from small_texts import dictionary_of
 
 from fairseq_hmrnn.data.streams import (
@@ -117,7 +118,7 @@ def test_position_and_rows_go_into_a_checkpoint_and_back_to_the_processes_that_w
     resumed.load_state_dict(saved)
     assert resumed.carried.loaded["rows"].tolist() == [[4, 5], [6, 7]] and resumed.carried.loaded["window"] == 2
     followed = [batch["target"] for batch in resumed.next_epoch_itr()]
-    assert len(followed) == len(rest) and all(torch.equal(a, b[2:]) for a, b in zip(followed, rest))
+    assert all(torch.equal(a, b[2:]) for a, b in pairs(followed, rest))
     assert "streams" not in first.state_dict()  # the epoch is over: the next one starts from zeros
     iterator(dataset, streams=5).load_state_dict(first.state_dict())
 

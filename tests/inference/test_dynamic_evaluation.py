@@ -8,6 +8,7 @@ import torch
 from command_results import base2_loss
 from fairseq.checkpoint_utils import load_checkpoint_to_cpu
 from fairseq.data import Dictionary
+from pairs import pairs, same_bits
 from running import run
 from small_language_model import make
 from small_training import TASK
@@ -53,7 +54,7 @@ def test_weights_follow_the_update_rule():
     decoder, known, text = make().decoder, windows(3, 4, 10, seed=1), windows(4, 1, OPTIONS.segment, seed=2)
     squares = [sum(g**2 for g in gs) / 3 for gs in zip(*(gradients for _, gradients in losses(decoder, known)))]
     rms = gradient_rms(decoder, known)
-    for mine, square in zip(rms, squares):
+    for mine, square in pairs(rms, squares):
         torch.testing.assert_close(mine, square.sqrt())
 
     start = [parameter.detach().clone() for parameter in parameters_of(decoder)]
@@ -61,7 +62,7 @@ def test_weights_follow_the_update_rule():
     found = [nats.mean().item() for nats in evaluation.score(text)]
     reached = [parameter.detach().clone() for parameter in parameters_of(decoder)]
     evaluation.restore()
-    assert all(torch.equal(p, w) for p, w in zip(parameters_of(decoder), start))
+    assert same_bits(parameters_of(decoder), start)
 
     flat = torch.cat([r.flatten() for r in rms])
     expected = []
@@ -72,9 +73,9 @@ def test_weights_follow_the_update_rule():
                 pull = OPTIONS.decay * (r / flat.mean()).clamp(max=1 / OPTIONS.decay)
                 p += pull * (first - p) - OPTIONS.learning_rate * g / (r + OPTIONS.epsilon)
     assert found == pytest.approx(expected, abs=1e-5)
-    for mine, parameter in zip(reached, parameters_of(decoder)):
+    for mine, parameter in pairs(reached, parameters_of(decoder)):
         torch.testing.assert_close(mine, parameter.detach(), atol=1e-5, rtol=1e-4)
-    assert any(not torch.allclose(mine, first, atol=1e-3) for mine, first in zip(reached, start))
+    assert any(not torch.allclose(mine, first, atol=1e-3) for mine, first in pairs(reached, start))
 
 
 def test_a_segment_is_scored_before_it_is_learned():
@@ -122,8 +123,8 @@ def test_a_text_has_a_symbol_for_each_stream(data):
     beginning = TextWindows(str(data), "test", dictionary, dictionary, 10, first=25)
     whole = [pair for pair, _ in zip(TextWindows(str(data), "test", dictionary, dictionary, 10), range(3))]
     assert beginning.num_symbols == 25 and len(beginning) == 3
-    for short, long in zip(beginning, whole):
-        assert all(torch.equal(a, b[:, : a.size(1)]) for a, b in zip(short, long))
+    for short, long in pairs(beginning, whole):
+        assert all(torch.equal(a, b[:, : a.size(1)]) for a, b in pairs(short, long))
     with pytest.raises(ValueError, match="too few"):
         TextWindows(str(data), "test", dictionary, dictionary, 10, symbols + 1)
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from pairs import pairs
 from small_language_model import make, tokens
 
 from fairseq_hmrnn.inference import export
@@ -18,7 +19,7 @@ def test_a_trace_of_a_step_is_the_step_for_any_batch(detector_hidden, tmp_path, 
     states = [symbols.new_zeros(3, step.state_size, dtype=step.decoder.embed_tokens.weight.dtype)] * 2
     for column in symbols.unbind(1):
         results = [function(column, state) for function, state in zip((read, step), states)]
-        for found, expected in zip(*results):
+        for found, expected in pairs(*results):
             torch.testing.assert_close(found, expected)
         states = [result[2] for result in results]
 

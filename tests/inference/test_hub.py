@@ -10,6 +10,7 @@ import pytest
 import torch
 from fairseq import checkpoint_utils
 from omegaconf import open_dict
+from pairs import pairs
 from running import ROOT, run
 
 from fairseq_hmrnn.checkpoints import UnsafeCheckpointError
@@ -131,7 +132,7 @@ def test_boundaries_are_put_back_by_what_each_layer_was_taught(lm, monkeypatch, 
 def test_several_texts_are_segmented_each_by_itself(lm):
     texts = [TEXT, "", TEXT[:5]]
     assert lm.segment(texts) == [lm.segment(text) for text in texts]
-    for found, text in zip(lm.boundaries(texts, lookahead=1), texts):
+    for found, text in pairs(lm.boundaries(texts, lookahead=1), texts):
         assert torch.equal(found, lm.boundaries(text, lookahead=1))
 
 

@@ -48,6 +48,7 @@ def test_a_prompt_is_read_once_for_all_that_a_search_finds(monkeypatch):
 def test_bits_after_a_search_are_the_models_own(monkeypatch, options):
     """Whatever the search adds to them or scales them by to choose."""
     records, _, writer = written(monkeypatch, lambda writer: writer.search(PROMPTS, 3, beam=3, **options))
+    assert len(records) == 3 * len(PROMPTS)
     for record in records:
         score = writer.model.score(record["prompt"] + record["text"])
         assert record["prompt_bits"] + record["bits"] == pytest.approx(score.bits, abs=1e-4)

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from fairseq.models.transformer_lm import TransformerLanguageModel, base_lm_architecture
+from pairs import pairs
 from small_language_model import make
 from small_texts import dictionary_of
 
@@ -40,11 +41,11 @@ def search(model, prompts, **options):
 def test_beam_search_finds_the_best_of_all_texts():
     model, prompts = make(DICTIONARY), [(4, 5, 6), (EOS, 4), (6,)]
     found = search(model, prompts, max_len_b=2, normalize_scores=False, score_new_only=True)
-    for prompt, hypos in zip(prompts, found):
+    for prompt, hypos in pairs(prompts, found):
         every = {new: log_prob(model, prompt, new) for new in itertools.product(SYMBOLS, repeat=2)}
         best = sorted(every, key=every.get, reverse=True)[:BEAM]
         assert [tuple(hypo["tokens"].tolist()) for hypo in hypos] == [(*prompt, *new) for new in best]
-        for hypo, new in zip(hypos, best):
+        for hypo, new in pairs(hypos, best):
             assert float(hypo["score"]) == pytest.approx(every[new], abs=1e-5)
 
 
@@ -80,7 +81,7 @@ def test_a_stop_symbol_ends_texts_but_not_prompts(prompt, new_only):
     scores = {new: (before + p) / (len(new) + (0 if new_only else len(prompt))) for new, p in every.items()}
     best = sorted(scores, key=scores.get, reverse=True)
     assert [tuple(hypo["tokens"].tolist()) for hypo in hypos] == [(*prompt, *new) for new in best]
-    for hypo, new in zip(hypos, best):
+    for hypo, new in pairs(hypos, best):
         assert float(hypo["score"]) == pytest.approx(scores[new], abs=1e-5)
         assert math.isfinite(float(hypo["positional_scores"].sum()))
 

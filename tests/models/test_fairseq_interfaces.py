@@ -8,6 +8,7 @@ import torch
 from fairseq.criterions.adaptive_loss import AdaptiveLoss
 from fairseq.criterions.cross_entropy import CrossEntropyCriterion
 from fairseq.dataclass.configs import EMAConfig
+from pairs import pairs
 from small_translation import (
     ADAPTIVE,
     CUTOFFS,
@@ -205,7 +206,7 @@ def test_fairseqs_cross_entropy_trains_an_adaptive_softmax_as_ours_does(name):
         model.zero_grad()
         criterion(model, sample)[0].backward()
         found.append([None if p.grad is None else p.grad.clone() for p in model.decoder.adaptive_softmax.parameters()])
-    for fairseqs, ours in zip(*found):
+    for fairseqs, ours in pairs(*found):
         torch.testing.assert_close(fairseqs, ours, rtol=1e-4, atol=1e-5)
         assert fairseqs.abs().max() > 1e-3
     with torch.no_grad():

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from pairs import pairs
 
 from fairseq_hmrnn.modules import HMLSTM, LayerOutput
 from fairseq_hmrnn.ops import HMLSTMState
@@ -25,7 +26,7 @@ def test_a_sequence_in_parts_equals_one_pass(layer_norm):
     whole = module(x)
     first = module(x[:5])
     second = module(x[5:], first.state.detach())
-    for a, b, c in zip(whole.hidden, first.hidden, second.hidden):
+    for a, b, c in pairs(whole.hidden, first.hidden, second.hidden):
         torch.testing.assert_close(a, torch.cat([b, c]), rtol=0, atol=1e-12)
     assert torch.equal(whole.boundaries, torch.cat([first.boundaries, second.boundaries]))
     torch.testing.assert_close(whole.state.c[2], second.state.c[2], rtol=0, atol=1e-12)
@@ -51,9 +52,9 @@ def test_padding_changes_nothing(side):
     padded = torch.cat([x[:gap], junk, x[gap:]])
     valid = torch.cat([torch.ones(gap, 2), torch.zeros(4, 2), torch.ones(6 - gap, 2)]).bool()
     plain, frozen = module(x), module(padded, valid=valid)
-    for a, b in zip((*plain.state.h, *plain.state.c), (*frozen.state.h, *frozen.state.c)):
+    for a, b in pairs((*plain.state.h, *plain.state.c), (*frozen.state.h, *frozen.state.c)):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
-    for a, b in zip(plain.hidden, frozen.hidden):
+    for a, b in pairs(plain.hidden, frozen.hidden):
         torch.testing.assert_close(a, b[valid[:, 0]], rtol=0, atol=1e-12)
     assert torch.equal(plain.boundaries, frozen.boundaries[valid[:, 0]])
     assert not frozen.boundaries[~valid].any() and not frozen.boundary_probs[~valid].any()
@@ -65,7 +66,7 @@ def test_a_frozen_sample_keeps_its_state_bit_for_bit_and_gets_no_gradient_from_p
     x = torch.randn(4, 2, 3, dtype=torch.float64, requires_grad=True)
     valid = torch.tensor([[True, False]] * 4)
     output = module(x, state, valid)
-    for before, after in zip((*state.h, *state.c, state.z), (*output.state.h, *output.state.c, output.state.z)):
+    for before, after in pairs((*state.h, *state.c, state.z), (*output.state.h, *output.state.c, output.state.z)):
         assert torch.equal(before[1], after[1])
     sum(h.sum() for h in output.hidden).backward()
     assert not x.grad[:, 1].any() and x.grad[:, 0].any()
@@ -112,7 +113,7 @@ def test_gradients_are_tame_at_initialisation(options):
 def test_initialisation():
     """Gains of the products that close a loop over time begin small, but for the detector's in the last row."""
     module = HMLSTM(7, [100, 50], layer_norm=True, forget_bias=1.5, detector_bias=-0.5)
-    for layer, size in zip(module.layers(), (100, 50)):
+    for layer, size in pairs(module.layers(), (100, 50)):
         assert 0.9 / size**0.5 < layer.weight_recurrent.abs().max() <= 1 / size**0.5
         assert (layer.bias[:size] == 1.5).all() and not layer.bias[size : 4 * size].any() and layer.bias[-1] == -0.5
         assert (layer.gain_bottom_up == 1).all()

@@ -146,6 +146,8 @@ def near_threshold(problem: Problem, output, margin: float) -> bool:
 
 def differences(found, expected):
     """Of each tensor the largest difference, and the largest element, at least 1, that it is relative to."""
+    found, expected = list(found), list(expected)
+    assert len(found) == len(expected), "one has more tensors"
     for a, b in zip(found, expected):
         assert a.shape == b.shape
         scale = max(1.0, float(b.detach().abs().max())) if b.numel() else 1.0

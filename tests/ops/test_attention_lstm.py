@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from pairs import pairs
 from torch.autograd import grad
 from torch.autograd.graph import saved_tensors_hooks
 
@@ -57,11 +58,11 @@ def test_outputs_and_gradients_are_those_of_the_equations(layers, panels, monkey
     tensors = tensors_of(arguments)
     expected, found = by_autograd(*arguments), attention_lstm(*arguments)
     weight = torch.randn(found[0].shape, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
-    for one, other in zip(found, expected):
+    for one, other in pairs(found, expected):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
     assert not found[1].requires_grad
     gradients = [grad((of[0] * weight).sum(), tensors) for of in (found, expected)]
-    for one, other in zip(*gradients):
+    for one, other in pairs(*gradients):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-11)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from pairs import pairs, same_bits
 from problems import assert_close, differences, make_problem, near_threshold, run, tensors
 
 from fairseq_hmrnn.ops import RecurrenceOptions, cpu, hm_lstm, products
@@ -64,7 +65,7 @@ def test_without_layer_norm(scale):
     assert_close(grads, expected_grads, 1e-2)
     if scale == 0:
         z = 1 + 2 * 3  # the start state's, after x, h and c
-        for found, expected in zip(grads[:z] + grads[z + 1 :], expected_grads[:z] + expected_grads[z + 1 :]):
+        for found, expected in pairs(grads[:z] + grads[z + 1 :], expected_grads[:z] + expected_grads[z + 1 :]):
             rows = slice(None, -1) if len(found) in (133, 69, 25) else slice(None)
             assert_close([found[rows]], [expected[rows]], 1e-4)
 
@@ -75,8 +76,7 @@ def test_without_layer_norm(scale):
 def test_skipped_equals_not_skipped(keywords, detector_hidden, boundary):
     problem = low_problem(2, [130, 64, 17], 7, boundary=boundary, detector_hidden=detector_hidden, **keywords)
     results = [run(cpu.hm_lstm_cpu, problem, skip=skip) for skip in (True, False)]
-    for a, b in zip(*(found + grads for found, grads in results)):
-        assert torch.equal(a, b)
+    assert same_bits(*(found + grads for found, grads in results))
 
 
 @pytest.mark.parametrize("low", [False, True], ids=["float32", "bfloat16"])
@@ -94,7 +94,7 @@ def test_bits_do_not_depend_on_threads(low, layer_norm, detector_hidden):
     finally:
         torch.set_num_threads(threads)
     for found, grads in results[1:]:
-        assert all(torch.equal(a, b) for a, b in zip(found + grads, results[0][0] + results[0][1]))
+        assert same_bits(found + grads, results[0][0] + results[0][1])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])

@@ -5,6 +5,7 @@ import functools
 
 import pytest
 import torch
+from pairs import pairs, same_bits
 from problems import make_problem, run, tensors
 
 from fairseq_hmrnn.modules import HMLSTM
@@ -37,10 +38,10 @@ def test_low_precision_is_float32_rounded_once(dtype, backend):
     if dtype == torch.bfloat16:  # the weights are rounded already; so is then what they are multiplied with
         wide = wide._replace(options=options._replace(bfloat16_products=True))
     (found, grads), (expected, expected_grads) = run(function, problem), run(function, wide)
-    for index, (a, b) in enumerate(zip(found, expected)):
+    for index, (a, b) in enumerate(pairs(found, expected)):
         assert a.dtype == (dtype if index < 2 else torch.float32), "only `hidden` has the weights' dtype"
         assert torch.equal(a, b.to(a.dtype))
-    for leaf, a, b in zip(problem.leaves(), grads, expected_grads):
+    for leaf, a, b in pairs(problem.leaves(), grads, expected_grads):
         assert a.dtype == leaf.dtype
         # `hidden`'s random gradient is rounded too, so that gradients agree to a few roundings only
         assert (a - b).abs().max() <= 8 * torch.finfo(dtype).eps * b.abs().max().clamp(min=1)
@@ -91,6 +92,6 @@ def test_autocast_on_cpu_changes_nothing_but_the_input(path, monkeypatch):
     module.zero_grad()
     expected = tensors(module(read.detach().float()))
     sum(t.pow(2).sum() for t in expected).backward()
-    assert all(torch.equal(a, b) for a, b in zip(found, expected))
-    assert all(torch.equal(a, p.grad) for a, p in zip(grads, module.parameters()))
+    assert same_bits(found, expected)
+    assert same_bits(grads, (p.grad for p in module.parameters()))
     assert linear.weight.grad.abs().max() > 0

@@ -7,6 +7,7 @@ import io
 
 import pytest
 import torch
+from pairs import pairs
 from problems import assert_close, make_problem, run, tensors
 from small_module import SIZES, given, make
 
@@ -35,12 +36,15 @@ def gradients(function, module, *inputs):
 
 
 def flat(output):
-    return tensors(output) if hasattr(output, "hidden") else [*output[0], *output[1:3], *output[3][0], *output[3][1]]
+    if hasattr(output, "hidden"):
+        return tensors(output)
+    hidden, boundaries, probs, (h, c, z) = output
+    return [*hidden, boundaries, probs, *h, *c, z]
 
 
 def assert_equal(found, expected):
     """The same bits. Without the compiled kernel to rounding: torch's products depend on where their operands lie."""
-    for a, b in zip(found, expected):
+    for a, b in pairs(found, expected):
         assert a.dtype == b.dtype
         if cpu.kernel.compiled is None:
             torch.testing.assert_close(a, b)
@@ -150,10 +154,10 @@ def test_the_operator_computes_what_an_eager_call_does(kind, backend):
     problem, chunked = problem_of(KINDS[kind]), {"backend": backend, "recompute_chunks": 2}
     expected = run(hm_lstm, problem, backend=backend)
     found = run(entry.captured, problem, backend=backend, recompute_chunks=1)
-    for a, b in zip(found, expected):
+    for a, b in pairs(found, expected):
         assert_equal(a, b)
     tolerance = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 3e-2}[problem.x.dtype]
-    for a, b in zip(run(entry.captured, problem, **chunked), expected):
+    for a, b in pairs(run(entry.captured, problem, **chunked), expected):
         assert_close(a, b, tolerance)  # in pieces sums are rounded in another order
 
 
@@ -185,7 +189,7 @@ def test_the_operator_knows_its_layers_by_their_number(num_layers, top_boundary,
     )
     weights = [tensor for layer in problem.layers for tensor in layer if tensor is not None]
     found = library._layers(weights, num_layers, options)
-    assert all(a is b for layer, same in zip(problem.layers, found) for a, b in zip(layer, same))
+    assert all(a is b for layer, same in pairs(problem.layers, found) for a, b in pairs(layer, same))
 
 
 # Recorders

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from pairs import same_bits
 from problems import assert_close, make_problem
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -68,8 +69,7 @@ def test_half_precision_is_within_its_bound(name, dtype, tolerance):
 def test_skipping_gives_the_same_bits(name, detector_hidden):
     problem = moved(problem_of(name, detector_hidden=detector_hidden), torch.float32)
     skipped, dense = run_here(problem), run_here(problem, skip=False)
-    for a, b in zip(skipped[0] + skipped[1], dense[0] + dense[1]):
-        assert torch.equal(a, b)
+    assert same_bits(skipped[0] + skipped[1], dense[0] + dense[1])
 
 
 @pytest.mark.thorough
@@ -317,15 +317,14 @@ class TestOnGPU:
                 problem.layers[1].bias.add_(0.01)
             problem = problem._replace(options=problem.options._replace(slope=1 + 0.1 * turn))
             launched, replayed = run_here(problem, graphs=False), run_here(problem)
-            for a, b in zip(launched[0] + launched[1], replayed[0] + replayed[1]):
-                assert torch.equal(a, b)
+            assert same_bits(launched[0] + launched[1], replayed[0] + replayed[1])
 
     def test_windows_of_varying_length_share_a_graph(self):
         graphs.pool.clear()
         for steps in (80, 70, 65, 78):
             problem = gpu_problem(steps=steps, detector_grad_scale=0.0)
             (launched, expected), (replayed, grads) = run_here(problem, graphs=False), run_here(problem)
-            assert all(map(torch.equal, launched, replayed))
+            assert same_bits(launched, replayed)
             assert_close(grads, expected, 1e-4)
             del launched, replayed, grads
         (workspace,) = graphs.pool.at_rest()
@@ -345,8 +344,7 @@ class TestOnGPU:
     @pytest.mark.parametrize("detector_hidden", [0, 32])
     def test_skipping_gives_the_same_bits(self, detector_hidden):
         problem = gpu_problem(batch=192, detector_hidden=detector_hidden)
-        for a, b in zip(*(sum(run_here(problem, skip=skip), []) for skip in (True, False))):
-            assert torch.equal(a, b)
+        assert same_bits(*(sum(run_here(problem, skip=skip), []) for skip in (True, False)))
 
     def test_module_trains_like_the_reference(self):
         torch.manual_seed(0)

@@ -18,8 +18,8 @@ def add_shares(parser: Parser, valid: str, test: str, defaults: Dict[str, float]
 
 
 def shares(args: argparse.Namespace, defaults: Dict[str, float], given: Collection[str] = ()) -> Dict[str, float]:
-    """By split, but those that are given as they are. UserError for a share of one of these, and for shares that leave
-    nothing to train on."""
+    """The shares by split, except for those `given`, which have texts of their own. UserError for a share of one of
+    these, and for shares that leave nothing to train on."""
     found = {}
     for split, default in defaults.items():
         share = getattr(args, f"{split}_fraction")

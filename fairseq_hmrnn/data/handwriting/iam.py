@@ -81,7 +81,7 @@ class Corpus:
         return self._texts[form]
 
     def _writer_of(self, form: str) -> str:
-        """As the form's file says; without it the form stands for its writer, who wrote several."""
+        """The writer by the form's file; without that file the form itself, though a writer wrote several."""
         if form not in self._writers:
             path = self.folder / "original" / form[:3] / form[:7] / f"strokes{form[7:]}.xml"
             found = _WRITER.search(path.read_bytes()) if path.is_file() else None

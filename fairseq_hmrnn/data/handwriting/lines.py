@@ -8,8 +8,8 @@ from typing import List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
-LARGEST_COORDINATE = 1e6  # in points of a tablet: none has so many
-LARGEST_JUMP = 5000  # in times the line's median step: UNIPEN's longest way back to a line's start is some 500
+LARGEST_COORDINATE = 1e6  # in points of a tablet: no tablet has so many
+LARGEST_JUMP = 5000  # in multiples of the line's median step: UNIPEN's longest way back to a line's start is some 500
 LARGEST_FILE = 1 << 26  # bytes of a file of one line
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..boundary import BOUNDARY_MODES
 from ..detector import hidden_gradients, read_by
+from ..host import shared_memory
 from ..reference import LAYER_NORM_EPS
 from ..types import BOTTOM_UP, NUM_GATES, NUM_PRODUCTS, RECURRENT, TOP_DOWN, DetectorHidden, LayerParameters, num_rows
 from .backward import backward_cell, backward_products
@@ -41,8 +42,7 @@ def card_of(device: torch.device) -> Card:
     if device.type != "cuda":
         return Card()
     found = torch.cuda.get_device_properties(device)
-    shared_memory = found.shared_memory_per_block_optin  # type: ignore[attr-defined]
-    return Card(found.multi_processor_count, shared_memory, found.major)
+    return Card(found.multi_processor_count, shared_memory(found), found.major)
 
 
 class Launcher:

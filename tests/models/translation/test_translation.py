@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from pairs import pairs
 from small_translation import MEMORIES, MODELS, PAD, TARGET, build_plain, dictionary_of, make, tokens
 
 from fairseq_hmrnn.inference.reader import Reader
@@ -115,7 +116,7 @@ def test_hypotheses_that_change_places_among_those_of_their_source_move_nothing(
         moved, expected = encoder.reorder_encoder_out(first, torch.tensor(order)), encoder(x[[0, 0, 1, 1]][order])
         for name in ("encoder_out", "encoder_padding_mask", "final_hidden"):
             torch.testing.assert_close(moved[name], expected[name], rtol=0, atol=1e-12)
-        for trace, other in zip(moved["traces"], expected["traces"]):
+        for trace, other in pairs(moved["traces"], expected["traces"]):
             assert torch.equal(trace.boundaries, other.boundaries)
 
 
@@ -361,7 +362,7 @@ def test_attention_over_a_projected_memory_is_attention():
     torch.testing.assert_close(by_step, whole, rtol=0, atol=1e-12)
     torch.testing.assert_close(step_weights, weights, rtol=0, atol=1e-12)
     inputs = [memory, *attention.parameters()]
-    for one, other in zip(*(torch.autograd.grad(of.square().sum(), inputs) for of in (by_step, whole))):
+    for one, other in pairs(*(torch.autograd.grad(of.square().sum(), inputs) for of in (by_step, whole))):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
 
 

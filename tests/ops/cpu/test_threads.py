@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from pairs import pairs, same_bits
 from problems import hidden_is_shared, make_problem, run, tensors
 
 from fairseq_hmrnn.modules import HMLSTM
@@ -24,7 +25,7 @@ OPTIONS = RecurrenceOptions(slope=0.8, detector_grad_scale=1.0)
 def test_equal_runs_give_equal_bits():
     problem = make_problem(2, 20, 9, [130, 64], OPTIONS, layer_norm=True, dtype=torch.float32, detector_hidden=5)
     first, second = run(cpu.hm_lstm_cpu, problem), run(cpu.hm_lstm_cpu, problem)
-    assert all(torch.equal(a, b) for a, b in zip(first[0] + first[1], second[0] + second[1]))
+    assert same_bits(first[0] + first[1], second[0] + second[1])
 
 
 @pytest.mark.parametrize("detector_hidden", [0, 6, 60], ids=["row", "hidden", "hidden_shared"])
@@ -43,9 +44,9 @@ def test_any_number_of_threads(layer_norm, detector_hidden):
         for count in (1, 2, 3, 5, 7):
             torch.set_num_threads(count)
             found = run(cpu.hm_lstm_cpu, problem)
-            assert all(map(torch.equal, found[0] + found[1], expected[0] + expected[1]))
+            assert same_bits(found[0] + found[1], expected[0] + expected[1])
             with torch.no_grad():
-                assert all(map(torch.equal, tensors(cpu.hm_lstm_cpu(*problem)), expected[0]))
+                assert same_bits(tensors(cpu.hm_lstm_cpu(*problem)), expected[0])
     finally:
         torch.set_num_threads(threads)
 
@@ -71,7 +72,7 @@ def test_threads_that_own_samples_change_no_bit(detector_hidden, layer_norm, bou
         torch.set_num_threads(threads)
     assert 0 < found[0][3].mean() < 0.9
     for other in found[1:]:
-        assert all(torch.equal(a, b) for a, b in zip(found[0], other))
+        assert same_bits(found[0], other)
 
 
 def test_threads_of_python_may_call_at_once():
@@ -81,8 +82,8 @@ def test_threads_of_python_may_call_at_once():
     def differing():
         """How many tensors are not as expected, over several calls."""
         runs = [run(cpu.hm_lstm_cpu, problem) for _ in range(5)]
-        pairs = [pair for found in runs for pair in zip(found[0] + found[1], expected[0] + expected[1])]
-        return sum(not torch.equal(a, b) for a, b in pairs)
+        both = [pair for found in runs for pair in pairs(found[0] + found[1], expected[0] + expected[1])]
+        return sum(not torch.equal(a, b) for a, b in both)
 
     with ThreadPoolExecutor(3) as pool:
         calls = [pool.submit(differing) for _ in range(3)]
@@ -111,7 +112,7 @@ def test_data_loader_workers_run_it_alone():
     try:
         here = [model(x).hidden[-1].detach() for x in inputs]
         loader = torch.utils.data.DataLoader(Encoded(model, inputs), batch_size=None, num_workers=2, timeout=600)
-        for expected, (found, threads) in zip(here, loader):
+        for expected, (found, threads) in pairs(here, loader):
             assert threads == 1
             assert torch.equal(found, expected)
     finally:

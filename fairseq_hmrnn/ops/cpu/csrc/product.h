@@ -26,7 +26,8 @@ inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 constexpr int vectors_at_once(int rows) { return 4 * rows <= TILE_SUMS ? 4 : 2; }
 constexpr int passes_of(int rows) { return 4 / vectors_at_once(rows); }
 
-constexpr int WAITING_ROWS = 3;  // as few as wait for a weight from beyond the first cache, whatever they do with it
+// Rows of a product, at most, whose time is that of loading the weight from beyond the first cache: not worth widening.
+constexpr int WAITING_ROWS = 3;
 
 // Most rows that are one pass over a panel.
 constexpr int ONE_PASS = TILE_SUMS / 4;

@@ -69,46 +69,46 @@ class Backward:
         valid = None if inputs.valid is None else inputs.valid[t]
         if self.grad_hidden[index] is not None:
             self.dh[index] = self.dh[index] + self.grad_hidden[index][t]
-        du, dzb = self.detector_gradient(t, index, cell, from_above, valid)
-        dzp = torch.zeros_like(du)
+        du, dz_below = self.detector_gradient(t, index, cell, from_above, valid)
+        dz_prev = torch.zeros_like(du)
         if cell.idle is not None and cell.idle.numel():
-            self.idle(t, index, cell, du, dzp, dzb)
+            self.idle(t, index, cell, du, dz_prev, dz_below)
         if cell.rows.numel():
-            self.rows(t, index, cell, du, dzp, dzb)
-        self.dz[index] = dzp if valid is None else torch.where(valid, dzp, self.dz[index])
-        return dzb
+            self.rows(t, index, cell, du, dz_prev, dz_below)
+        self.dz[index] = dz_prev if valid is None else torch.where(valid, dz_prev, self.dz[index])
+        return dz_below
 
     def detector_gradient(self, t, index, cell, from_above, valid):
         """Straight-through: du, and what a nested detector sends to z_below, both (B,) and 0 where frozen."""
-        options, zero = self.inputs.options, torch.zeros_like(cell.zp)
+        options, zero = self.inputs.options, torch.zeros_like(cell.z_prev)
         if not self.inputs.has_detector(index):
             return zero, torch.zeros_like(zero)
         dz = self.dz[index] if from_above is None else self.dz[index] + from_above
         if self.grad_boundaries is not None:
             dz = dz + self.grad_boundaries[t, :, index]
         dz_tilde = zero if self.grad_probs is None else self.grad_probs[t, :, index]
-        p, dzb = (options.slope * cell.u + 1) / 2, torch.zeros_like(zero)
+        p, dz_below = (options.slope * cell.u + 1) / 2, torch.zeros_like(zero)
         if options.nested_boundaries:
             z_tilde = p.clamp(0, 1)
             noise = None if self.inputs.noise is None else self.inputs.noise[t, :, index]
-            dzb = dz * decide(z_tilde, options.boundary, noise) + dz_tilde * z_tilde
-            dz, dz_tilde = dz * cell.zb, dz_tilde * cell.zb
+            dz_below = dz * decide(z_tilde, options.boundary, noise) + dz_tilde * z_tilde
+            dz, dz_tilde = dz * cell.z_below, dz_tilde * cell.z_below
         du = torch.where((p >= 0) & (p <= 1), options.slope / 2 * (dz + dz_tilde), zero)
         if valid is not None:
-            du, dzb = torch.where(valid, du, zero), torch.where(valid, dzb, zero)
+            du, dz_below = torch.where(valid, du, zero), torch.where(valid, dz_below, zero)
         self.bias[index][-1] += du.sum()
         if self.du is not None:
             self.du[index, t] = du
-        return du, dzb
+        return du, dz_below
 
-    def idle(self, t, index, cell, du, dzp, dzb) -> None:
+    def idle(self, t, index, cell, du, dz_prev, dz_below) -> None:
         """COPY steps not computed again: the boundaries feel the branches not taken, the detector its own weights."""
         idle, layer = cell.idle, self.inputs.layers[index]
         to_flush, to_update, to_new = self.coefficients[index][cell.runs].unbind(1)
         dh, dc = self.dh[index][idle], self.dc[index][idle]
         other = dh * to_new
-        dzp[idle] += (dc * to_flush - other).sum(1)
-        dzb[idle] += (dc * to_update - other).sum(1)
+        dz_prev[idle] += (dc * to_flush - other).sum(1)
+        dz_below[idle] += (dc * to_update - other).sum(1)
         du_idle = du[idle]
         if self.inputs.layer_norm:  # and kappa = 0, else no row is idle
             rstd, n = self.copy_statistics[index][cell.runs].unbind(1)
@@ -122,17 +122,17 @@ class Backward:
         sent = torch.outer(scaled, layer.weight_recurrent[-1])
         self.dh[index] = self.dh[index].index_add(0, idle, self.masked(sent, index, idle))
         if layer.weight_top_down is not None:
-            dzp[idle] += scaled * (self.previous(t, index + 1)[idle] @ layer.weight_top_down[-1])
-        dzb[idle] += scaled * (self.hidden[index - 1][t][idle] @ layer.weight_bottom_up[-1])
+            dz_prev[idle] += scaled * (self.previous(t, index + 1)[idle] @ layer.weight_top_down[-1])
+        dz_below[idle] += scaled * (self.hidden[index - 1][t][idle] @ layer.weight_bottom_up[-1])
 
     def masked(self, h: Tensor, index: int, rows: Tensor) -> Tensor:
         return h if self.inputs.masks is None else h * take(self.inputs.masks[index], rows)
 
-    def rows(self, t, index, cell, du, dzp, dzb) -> None:
+    def rows(self, t, index, cell, du, dz_prev, dz_below) -> None:
         """Samples computed in full."""
         rows, (f, i, o, g), c_prev = cell.rows, cell.gates, cell.c_prev
-        zp, zb, du = take(cell.zp, rows), take(cell.zb, rows), take(du, rows)
-        opened, copy, flush = operations(zp, zb)
+        z_prev, z_below, du = take(cell.z_prev, rows), take(cell.z_below, rows), take(du, rows)
+        opened, copy, flush = operations(z_prev, z_below)
         dh, h_prev, tanh_c, ig = take(self.dh[index], rows), take(self.previous(t, index), rows), cell.c.tanh(), i * g
         dh_new = (1 - copy) * dh
         dc = take(self.dc[index], rows) + dh_new * o * (1 - tanh_c * tanh_c)
@@ -140,14 +140,14 @@ class Backward:
         ds = torch.cat([opened * dc * c_prev * f * (1 - f), dig * g * i * (1 - i), dh_new * tanh_c * o * (1 - o),
                         dig * i * (1 - g * g), du.unsqueeze(1)], 1)  # fmt: skip
         other, kept = dh * (h_prev - o * tanh_c), dc * f * c_prev
-        to_flush = (1 - zb) * (dc * (ig - c_prev) - other).sum(1) - zb * kept.sum(1)
-        to_update = (1 - zp) * (dc * (ig - c_prev) - other + kept).sum(1)
+        to_flush = (1 - z_below) * (dc * (ig - c_prev) - other).sum(1) - z_below * kept.sum(1)
+        to_update = (1 - z_prev) * (dc * (ig - c_prev) - other + kept).sum(1)
         self.bias[index][:-1] += ds[:, :-1].sum(0)
-        products = self.product_gradients(index, cell, ds, zp, zb)
+        products = self.product_gradients(index, cell, ds, z_prev, z_below)
         self.put(self.dc, index, rows, dc * (opened * f + copy))
         self.put(self.dh, index, rows, copy * dh)
         for product, (dp, gate_gradient) in products.items():
-            gate = None if product == RECURRENT else zp if product == TOP_DOWN else zb
+            gate = None if product == RECURRENT else z_prev if product == TOP_DOWN else z_below
             to_gate = to_flush if product == TOP_DOWN else to_update
             self.keep(t, index, product, rows, dp, gate)
             if gate_gradient is not None:
@@ -156,14 +156,14 @@ class Backward:
                 sent = self.send(t, index, product, rows, dp, gate)
                 if sent is not None:
                     to_gate += sent
-        dzp.index_add_(0, rows, to_flush)
-        dzb.index_add_(0, rows, to_update)
+        dz_prev.index_add_(0, rows, to_flush)
+        dz_below.index_add_(0, rows, to_update)
 
     def put(self, where: List[Tensor], index: int, rows: Tensor, value: Tensor) -> None:
         whole = rows.numel() == where[index].size(0)
         where[index] = value if whole else where[index].index_copy(0, rows, value)
 
-    def product_gradients(self, index, cell, ds, zp, zb):
+    def product_gradients(self, index, cell, ds, z_prev, z_below):
         """Per product: its gradient (before its gate without layer norm), and what reaches the gate z directly (with
         layer norm)."""
         inputs = self.inputs
@@ -175,7 +175,7 @@ class Backward:
         weights[-1] = self.kappa
         for p in exist:
             n, rstd = cell.products[p]
-            gate = None if p == RECURRENT else (zp if p == TOP_DOWN else zb)
+            gate = None if p == RECURRENT else (z_prev if p == TOP_DOWN else z_below)
             through = ds * n * inputs.gain(index, p)
             gate_gradient = None if gate is None else (through * weights).sum(1)
             dn = ds if gate is None else ds * gate.unsqueeze(1)
@@ -249,8 +249,8 @@ class Backward:
         if hidden is None or self.du is None:
             return [None] * len(DetectorHidden._fields)
         last = self.saved.cells[-1][1:]  # z after the last step, but of the top layer, whose reader is the next call
-        after = [*(cell.zb for cell in last), torch.zeros_like(self.dz[0])]
-        before = [torch.stack([cell.zp for cell in cells], 1) for cells in self.saved.cells]
+        after = [*(cell.z_below for cell in last), torch.zeros_like(self.dz[0])]
+        before = [torch.stack([cell.z_prev for cell in cells], 1) for cells in self.saved.cells]
         z = torch.stack([*before, torch.stack(after, 1)])
         read = read_by(index, inputs.x, self.hidden, inputs.state.h, z, inputs.masks)
         return [*hidden_gradients(hidden, read, self.du[index].flatten())]

@@ -80,13 +80,13 @@ class Forward:
         given = {id(tensor) for tensor in (*self.inputs.state.h, *self.inputs.state.c)}
         return tuple(result.clone() if id(result) in given else result for result in results)
 
-    def kinds(self, t: int, index: int, zp: Tensor, zb: Tensor) -> Tuple[Tensor, Optional[Tensor]]:
+    def kinds(self, t: int, index: int, z_prev: Tensor, z_below: Tensor) -> Tuple[Tensor, Optional[Tensor]]:
         """Samples to compute in full, and samples of COPY steps to skip."""
         inputs = self.inputs
         valid = None if inputs.valid is None else inputs.valid[t]
         if index == 0 or not inputs.skip or (self.training and inputs.copy_has_gate_gradients):
             return (self.all_rows if valid is None else valid.nonzero().flatten()), None
-        copy = (zp == 0) & (zb == 0)
+        copy = (z_prev == 0) & (z_below == 0)
         active = ~copy if valid is None else ~copy & valid
         rows = active.nonzero().flatten()
         everyone = self.all_rows if valid is None else valid.nonzero().flatten()
@@ -96,30 +96,30 @@ class Forward:
 
     def cell(self, t: int, index: int) -> None:
         inputs, nested = self.inputs, self.inputs.options.nested_boundaries
-        zp, zb = self.z[index], self.z[index - 1] if index else torch.ones_like(self.z[0])
-        rows, idle = self.kinds(t, index, zp, zb)
+        z_prev, z_below = self.z[index], self.z[index - 1] if index else torch.ones_like(self.z[0])
+        rows, idle = self.kinds(t, index, z_prev, z_below)
         u = self.run_u[index]
         if idle is not None and idle.numel():
             if self.training or (inputs.has_detector(index) and not nested):
                 self.start_runs(index, idle)
             u = self.run_u[index]
-        cell = self.update(t, index, rows, zp, zb, u) if rows.numel() else None
+        cell = self.update(t, index, rows, z_prev, z_below, u) if rows.numel() else None
         if cell is not None:
             u = cell.u
         if self.training:
-            cell = cell or Cell(rows, (), None, None, [], zp, zb, u, None, None)
+            cell = cell or Cell(rows, (), None, None, [], z_prev, z_below, u, None, None)
             runs = None if idle is None else self.run[index][idle]
             self.saved.cells[t].append(cell._replace(idle=idle, runs=runs))
         self.hidden[index][t] = self.h[index]
-        self.detect(t, index, u, zb)
+        self.detect(t, index, u, z_below)
 
-    def detect(self, t: int, index: int, u: Tensor, zb: Tensor) -> None:
+    def detect(self, t: int, index: int, u: Tensor, z_below: Tensor) -> None:
         inputs = self.inputs
         if inputs.has_detector(index):
             z_tilde = hard_sigmoid(u, inputs.options.slope)  # (5)
             z = decide(z_tilde, inputs.options.boundary, None if inputs.noise is None else inputs.noise[t, :, index])
             if inputs.options.nested_boundaries:
-                z_tilde, z = zb * z_tilde, zb * z
+                z_tilde, z = z_below * z_tilde, z_below * z
         else:
             z = z_tilde = torch.zeros_like(u)
         old = self.z[index]
@@ -167,17 +167,17 @@ class Forward:
         if recurrent.rstd is not None:
             self.saved.copy_statistics[index].append(torch.cat([recurrent.rstd, recurrent.n[:, -1:]], 1))
 
-    def detector_term(self, t: int, index: int, rows: Tensor, zp: Tensor, zb: Tensor) -> Union[Tensor, float]:
-        """What a hidden layer of the detector adds to u of some samples, eq. (2a). zp, zb: of these, (N,)."""
+    def detector_term(self, t: int, index: int, rows: Tensor, z_prev: Tensor, z_below: Tensor) -> Union[Tensor, float]:
+        """What a hidden layer of the detector adds to u of some samples, eq. (2a). z_prev, z_below: of these, (N,)."""
         layer, batch = self.inputs.layers[index], self.all_rows.numel()
         hidden = layer.detector_hidden
         if hidden is None:
             return 0.0
         read = [take(self.h_read[index], rows)]
         if layer.weight_top_down is not None:
-            read.append(zp.unsqueeze(1) * take(self.h[index + 1], rows))
+            read.append(z_prev.unsqueeze(1) * take(self.h[index + 1], rows))
         if index:
-            read.append(zb.unsqueeze(1) * take(self.h[index - 1], rows))
+            read.append(z_below.unsqueeze(1) * take(self.h[index - 1], rows))
             return hidden_term(hidden, torch.cat(read, 1))
         assert self.input_terms is not None  # made for a hidden layer of layer 1
         own = slice(t * batch, (t + 1) * batch)
@@ -185,15 +185,15 @@ class Forward:
         units = F.linear(torch.cat(read, 1), columns, hidden.bias) + take(self.input_terms[own], rows)
         return units.relu() @ hidden.output
 
-    def update(self, t, index, rows, zp, zb, run_u) -> Cell:
+    def update(self, t, index, rows, z_prev, z_below, run_u) -> Cell:
         """Equations (1) to (4) of some samples."""
         inputs, layer, batch = self.inputs, self.inputs.layers[index], self.all_rows.numel()
         products: List[Optional[Normalised]] = [None] * NUM_PRODUCTS
         products[RECURRENT] = found = self.product(index, RECURRENT, take(self.h_read[index], rows))
         s = self.scaled(index, RECURRENT, found.n) + layer.bias
-        zp_rows, zb_rows = take(zp, rows), take(zb, rows)
-        terms = [] if layer.weight_top_down is None else [(TOP_DOWN, zp_rows, self.h[index + 1])]
-        terms += [(BOTTOM_UP, zb_rows, self.h[index - 1])] if index else []
+        z_prev_rows, z_below_rows = take(z_prev, rows), take(z_below, rows)
+        terms = [] if layer.weight_top_down is None else [(TOP_DOWN, z_prev_rows, self.h[index + 1])]
+        terms += [(BOTTOM_UP, z_below_rows, self.h[index - 1])] if index else []
         for which, gate, source in terms:
             everything = not inputs.skip or (inputs.layer_norm and self.training)
             open_rows = torch.arange(rows.numel()) if everything else gate.nonzero().flatten()
@@ -210,10 +210,10 @@ class Forward:
             products[BOTTOM_UP] = found
             s = s + self.scaled(index, BOTTOM_UP, found.n)
         f, i, o, g, u = split_gates(s)
-        u = u + self.detector_term(t, index, rows, zp_rows, zb_rows)
+        u = u + self.detector_term(t, index, rows, z_prev_rows, z_below_rows)
         f, i, o, g = f.sigmoid(), i.sigmoid(), o.sigmoid(), g.tanh()  # (2)
         c_prev, h_prev = take(self.c[index], rows), take(self.h[index], rows)
-        opened, copy, flush = operations(zp_rows, zb_rows)
+        opened, copy, flush = operations(z_prev_rows, z_below_rows)
         ig = i * g
         c = opened * (f * c_prev + ig) + copy * c_prev + flush * ig  # (3)
         h = copy * h_prev + (1 - copy) * (o * c.tanh())  # (4)
@@ -225,7 +225,8 @@ class Forward:
         self.h_read[index] = self.masked(self.h[index], index)
         self.run[index][rows] = -1
         if not self.training:
-            return Cell(rows, (), None, None, [], zp, zb, u, None, None)  # u alone is read
+            return Cell(rows, (), None, None, [], z_prev, z_below, u, None, None)  # u alone is read
         # The last c is a result of the call: what is kept must be another object, or both would keep each other alive.
         kept = c.detach()
-        return Cell(rows, (f, i, o, g), c_prev, kept, products if inputs.layer_norm else [], zp, zb, u, None, None)
+        products = products if inputs.layer_norm else []
+        return Cell(rows, (f, i, o, g), c_prev, kept, products, z_prev, z_below, u, None, None)

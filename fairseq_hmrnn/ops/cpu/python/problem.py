@@ -85,8 +85,8 @@ class Cell(NamedTuple):
     c_prev: Optional[Tensor]  # (N, H), as c
     c: Optional[Tensor]
     products: List[Optional[Normalised]]  # with layer norm
-    zp: Tensor  # (B,) z_prev and z_below
-    zb: Tensor
+    z_prev: Tensor  # (B,), as z_below
+    z_below: Tensor
     u: Tensor  # (B,)
     idle: Optional[Tensor]  # (M,) samples of COPY steps not among `rows`
     runs: Optional[Tensor]  # (M,) where in `Saved.coefficients` their runs stand
@@ -103,7 +103,7 @@ def take(x: Tensor, rows: Tensor) -> Tensor:
     return x if rows.numel() == x.size(0) else x.index_select(0, rows)
 
 
-def operations(zp: Tensor, zb: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
+def operations(z_prev: Tensor, z_below: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
     """(N,), (N,) to the weights (N, 1) of UPDATE, COPY and FLUSH."""
-    flush, zb = zp.unsqueeze(1), zb.unsqueeze(1)
-    return (1 - flush) * zb, (1 - flush) * (1 - zb), flush
+    flush, z_below = z_prev.unsqueeze(1), z_below.unsqueeze(1)
+    return (1 - flush) * z_below, (1 - flush) * (1 - z_below), flush

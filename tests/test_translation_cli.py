@@ -180,7 +180,7 @@ def test_updates_are_counted_as_fairseq_makes_batches(pairs, source, target):
     task.load_dataset("train")
     for name, size in (("--max-tokens", 200), ("--batch-size", 7)):
         limits = {"max_tokens": 200, "max_sentences": size if name == "--batch-size" else None}
-        batches = task.get_batch_iterator(task.dataset("train"), **limits).frozen_batches
+        batches = task.get_batch_iterator(task.dataset("train"), disable_iterator_cache=True, **limits).frozen_batches
         given = ["--source-lang", source, "--target-lang", target, "--max-tokens", "200", "--max-epoch", "3"]
         arguments = choose(str(pairs), "save", [*given, name, str(size)], cpu=True).arguments
         assert value_of("--total-num-update", arguments) == str(3 * len(batches))

@@ -2,6 +2,7 @@
 
 import argparse
 import collections
+import errno
 import importlib
 import io
 import os
@@ -22,6 +23,7 @@ from running import ROOT, run
 from small_training import TASK
 
 from fairseq_hmrnn.checkpoints import UnsafeCheckpointError, check_checkpoint, drop_unnamed_codec, forget_files
+from fairseq_hmrnn.cli.errors import describe, raised_in
 from fairseq_hmrnn.inference import loading
 
 
@@ -93,6 +95,12 @@ def test_a_copied_checkpoint_is_whole_or_not_there(tmp_path, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             PathManager.copy(str(source), str(target), overwrite=True)
     assert target.read_bytes() == b"old" and not list(tmp_path.glob("*.tmp")), "a full disk would stay full"
+    with monkeypatch.context() as patched:
+        patched.setattr("shutil.copyfile", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left")))
+        with pytest.raises(OSError) as raised:
+            PathManager.copy(str(source), str(target), overwrite=True)
+    assert raised.value.filename == str(target) and raised_in(raised.tb).startswith("fairseq_hmrnn.")
+    assert f"No space left ({source} is whole: --restore-file {source} goes on from it)" in describe(raised.value)
     assert PathManager.copy(str(source), str(target), overwrite=True)
     assert target.read_bytes() == source.read_bytes() and not list(tmp_path.glob("*.tmp"))
 

@@ -27,7 +27,7 @@ ALLOWED = {
     "data": {"options", "text"},
     "criterions": {"data", "ops", "options", "text", "trace"},
     "models": {"checkpoints", "fairseq_hooks", "modules", "ops", "options", "trace"},
-    "inference": {"checkpoints", "criterions", "data", "models", "ops", "text", "trace"},
+    "inference": {"checkpoints", "criterions", "data", "fairseq_hooks", "models", "ops", "text", "trace"},
     "tasks": {"checkpoints", "data", "fairseq_hooks", "inference", "models", "options", "resumption"},
     "cli": {"analysis", "checkpoints", "criterions", "data", "fairseq_hooks", "inference", "models"}
     | {"options", "text"},

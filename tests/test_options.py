@@ -28,7 +28,7 @@ ZERO |= {"detector-grad-scale", "slope-per-epoch", "slope-per-update", "detector
 MINUS_ONE = {"output-dictionary-size", "warmup-init-lr", "detector-bias", "forget-bias"}
 # Names of files, what fairseq alone looks at, and what another part was given.
 TEXTS = {"boundary-supervision", "load-pretrained-encoder-from", "load-pretrained-decoder-from", "criterion-name"}
-TEXTS |= {"decoder-embed-path", "encoder-embed-path"}
+TEXTS |= {"decoder-embed-path", "encoder-embed-path", "train-subset"}
 TEXTS |= {"data", "plasma-path", "shorten-data-split-list"}
 WRONG_TEXTS = ("nan", "inf", "-1", "0", "1e30", "1,,2", ",", "x", "9" * 400)
 FIELDS = [(config, field) for config in CONFIGS for field in dataclasses.fields(config) if field.name != "_name"]

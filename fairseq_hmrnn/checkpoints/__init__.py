@@ -12,9 +12,10 @@ from .contents import check_finite, is_dictionary, naming
 from .loading import is_loading_model, load_average, load_checked_files, load_for_use, load_models_for_use
 from .paths import data_folder, find_checkpoint, split_checkpoints
 from .resuming import load_to_train
-from .writing import copy_whole_files
+from .writing import FULL, copy_whole_files
 
 __all__ = [
+    "FULL",
     "UnsafeCheckpointError",
     "check_checkpoint",
     "check_finite",

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import os
 from typing import Any, Callable
 
 from fairseq import file_io
+
+FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)  # no space, a limit of file sizes, a quota
 
 
 def copy_whole_files(copy: Callable[..., Any]) -> Callable[..., Any]:
@@ -22,9 +25,12 @@ def copy_whole_files(copy: Callable[..., Any]) -> Callable[..., Any]:
         try:
             done = copy(src_path, part, overwrite=True)
             os.replace(part, dst_path)
-        except BaseException:  # such as a full disk, which would stay full
+        except BaseException as error:  # such as a full disk, which would stay full
             with contextlib.suppress(OSError):
                 os.remove(part)
+            if isinstance(error, OSError) and error.errno in FULL:
+                whole = f"{error.strerror} ({src_path} is whole: --restore-file {src_path} goes on from it)"
+                raise OSError(error.errno, whole, dst_path) from error
             raise
         return done
 

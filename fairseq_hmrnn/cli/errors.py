@@ -11,7 +11,6 @@ too, before the line.
 from __future__ import annotations
 
 import argparse
-import errno
 import logging
 import os
 import signal
@@ -19,10 +18,9 @@ import sys
 import traceback
 from typing import Callable, Optional, Tuple, Type
 
-from ..checkpoints import UnsafeCheckpointError
+from ..checkpoints import FULL, UnsafeCheckpointError
 
 EXIT_CODE = 2  # as argparse's
-FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)  # no space, a limit of file sizes, a quota
 SHOW_TRACEBACK = "FAIRSEQ_HMRNN_TRACEBACK"  # a variable of the environment: set to anything but nothing
 TOO_MUCH = "can't allocate memory"  # in the message of torch's RuntimeError
 

@@ -13,7 +13,8 @@ from fairseq.criterions.cross_entropy import CrossEntropyCriterion, CrossEntropy
 from fairseq.criterions.label_smoothed_cross_entropy import label_smoothed_nll_loss
 from fairseq.distributed import utils as distributed_utils
 from fairseq.logging import metrics
-from fairseq.tasks.translation import TranslationTask
+from fairseq.tasks.language_modeling import LanguageModelingTask
+from fairseq.tasks.multilingual_language_modeling import MultilingualLanguageModelingTask
 from torch import Tensor
 
 from ..options import WEIGHT, CheckedOptions, Parsed, check_config, number, option, whole
@@ -137,7 +138,9 @@ class BoundaryRegularizedCrossEntropy(CheckedOptions, CrossEntropyCriterion):
                 )
             self.right_to_left = RightToLeftPredictor(len(dictionary), dictionary.pad())
         self.left_to_right: Optional[RightToLeftPredictor] = None  # of reversed rows
-        if needing("signals", self.terms) and isinstance(task, TranslationTask):
+        # A language model predicts its own source; of pairs, the decoder predicts the target.
+        of_language = isinstance(task, (LanguageModelingTask, MultilingualLanguageModelingTask))
+        if needing("signals", self.terms) and dictionary is not None and not of_language:
             self.left_to_right = RightToLeftPredictor(len(dictionary), dictionary.pad())
         self.supervision: Optional[Supervision] = None
         if cfg.boundary_supervision:
@@ -287,8 +290,8 @@ class BoundaryRegularizedCrossEntropy(CheckedOptions, CrossEntropyCriterion):
         predicted it, if it is not the model itself."""
         tokens = sample["net_input"].get("src_tokens")
         if need == "right_to_left":
-            following = sample["target"]
-            if self.left_to_right is not None:
+            following = self._following(sample)
+            if following is None:
                 following = followers(tokens, self.right_to_left.padding_idx)
             nll, found = self.right_to_left(tokens, following)
         elif self.left_to_right is not None:

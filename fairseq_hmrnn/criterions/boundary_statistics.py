@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Callable, Dict, Sequence, Tuple, Union
+from typing import Callable, Dict, Sequence, Union
 
 import torch
 from fairseq.logging import metrics
 from torch import Tensor
+
+from ..ops.boundary import operations
 
 OPERATIONS = ("update", "copy", "flush")
 
@@ -29,11 +31,6 @@ def boundary_counts(boundaries: Tensor, valid: Tensor, num_detectors: int) -> Di
     for index, name in enumerate(OPERATIONS):
         counts.update({f"{name}{layer + 1}:pairs": sums[index, layer] for layer in range(z.size(-1))})
     return counts
-
-
-def operations(z_prev: Tensor, z_below: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
-    """How far a step is UPDATE, COPY and FLUSH: 0 or 1, or shares for soft boundaries."""
-    return (1 - z_prev) * z_below, (1 - z_prev) * (1 - z_below), z_prev
 
 
 def gold_counts(

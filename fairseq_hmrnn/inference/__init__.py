@@ -1,6 +1,9 @@
 """Whatever uses a trained model: reading and scoring text, sampling, search, export."""
 
+from . import repetition
 from .hub import LanguageModelHub
 from .loading import load
 
 __all__ = ["LanguageModelHub", "load"]
+
+repetition.install()

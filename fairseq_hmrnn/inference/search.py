@@ -12,6 +12,7 @@ from fairseq.sequence_generator import EnsembleModel, SequenceGenerator
 from torch import Tensor
 
 from .reader import output_symbols
+from .repetition import NoRepeatedNGrams
 
 ENDS = ("auto", "length", "newline")
 
@@ -46,6 +47,8 @@ class PromptedGenerator(SequenceGenerator):
         self.dictionary, self.stop, self.score_new_only = tgt_dict, stop, score_new_only
         self.lengths = (self.max_len_a, self.max_len_b, self.min_len)
         self.search: Search = self._after_prompt(self.search)
+        size = kwargs.get("no_repeat_ngram_size", 0)
+        self.repeat_ngram_blocker = NoRepeatedNGrams(size) if size > 0 else None  # for models of others too
 
     def _after_prompt(self, search: Search) -> Search:
         """A search whose penalties and constraints are of new symbols."""
@@ -96,6 +99,8 @@ class PromptedGenerator(SequenceGenerator):
             self.model.exchange(self.stop, self.unused, after=length)
         self.model.prompts = prompts
         self.search.prompt_length = length
+        if self.repeat_ngram_blocker is not None:
+            self.repeat_ngram_blocker.prompt_length = length
         try:
             prefix = output_symbols(prompts, self.dictionary) if length else None
             group = {"net_input": net_input}

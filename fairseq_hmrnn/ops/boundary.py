@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Optional, Union
+from typing import Optional, Tuple, Union
 
 import torch
 from torch import Tensor
@@ -13,6 +13,12 @@ BOUNDARY_MODES = ("step", "bernoulli", "soft")
 def hard_sigmoid(u: Tensor, slope: Union[float, Tensor]) -> Tensor:
     """clip((slope u + 1) / 2, 0, 1), eq. (5). Its gradient is slope/2 inside the interval and 0 outside."""
     return ((slope * u + 1) / 2).clamp(0, 1)
+
+
+def operations(z_prev: Tensor, z_below: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
+    """How far a step is UPDATE, COPY and FLUSH, the cases of eq. (3): 0 or 1, or shares for soft boundaries. z_prev: of
+    the layer at the step before; z_below: of the layer below at this step, 1 below layer 1."""
+    return (1 - z_prev) * z_below, (1 - z_prev) * (1 - z_below), z_prev
 
 
 class _StraightThrough(torch.autograd.Function):

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from fairseq.tasks.fairseq_task import FairseqTask
 from fairseq.tasks.translation import TranslationConfig, TranslationTask
 from small_translation import PAD, SOURCE, TARGET, make, tokens
 
@@ -10,10 +11,17 @@ from fairseq_hmrnn.criterions.boundary_regularizers import REGULARIZERS, LayerSt
 from fairseq_hmrnn.criterions.right_to_left import followers, left_to_right
 
 
-def criterion_for(rates="", **options):
-    return BoundaryRegularizedCrossEntropy(
-        TranslationTask(TranslationConfig(), SOURCE, TARGET), False, rates, **options
-    )
+class OtherTask(FairseqTask):
+    """A task of pairs, as others than TranslationTask are."""
+
+    source_dictionary, target_dictionary = SOURCE, TARGET
+
+
+TASKS = {"translation": TranslationTask(TranslationConfig(), SOURCE, TARGET), "other": OtherTask(None)}
+
+
+def criterion_for(rates="", task="translation", **options):
+    return BoundaryRegularizedCrossEntropy(TASKS[task], False, rates, **options)
 
 
 def steps_of(output, signals):
@@ -52,10 +60,11 @@ def test_both_directions_of_a_source_learn_the_same_steps(translation, bidirecti
     torch.testing.assert_close(penalty, expected.to(penalty))
 
 
+@pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("listening", ["uncertainty", "bidirectional"])
-def test_a_source_is_predicted_beside_the_model(translation, listening):
+def test_a_source_is_predicted_beside_the_model(translation, listening, task):
     source = translation["net_input"]["src_tokens"]
-    criterion = criterion_for(".2,.05", boundary_regularizers=f"{listening},none")
+    criterion = criterion_for(".2,.05", task, boundary_regularizers=f"{listening},none")
     model = make("hmlstm", bidirectional=True).train()
     output = model(**translation["net_input"])
     nll, ahead = left_to_right(criterion.left_to_right, source)

@@ -49,6 +49,25 @@ def test_beam_search_finds_the_best_of_all_texts():
             assert float(hypo["score"]) == pytest.approx(every[new], abs=1e-5)
 
 
+def repeats(symbols, size, given):
+    """Whether an n-gram of this size comes again with a symbol after the first `given`."""
+    ngrams = [tuple(symbols[end - size : end]) for end in range(size, len(symbols) + 1)]
+    return any(ngram in ngrams[:place] for place, ngram in enumerate(ngrams) if place + size > given)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_no_ngram_is_repeated_after_the_prompt(size):
+    """Which may itself repeat some."""
+    model, prompts = make(DICTIONARY), [(4, 4, 4, 4), (6, 5, 6, 5, 6)]
+    options = {"max_len_b": 2, "normalize_scores": False, "score_new_only": True}
+    for prompt, hypos in pairs(prompts, search(model, prompts, no_repeat_ngram_size=size, **options)):
+        every = {new: log_prob(model, prompt, new) for new in itertools.product(SYMBOLS, repeat=2)}
+        allowed = [new for new in every if not repeats([*prompt, *new], size, len(prompt))]
+        best = sorted(allowed, key=every.get, reverse=True)[:BEAM]
+        found = [tuple(hypo["tokens"].tolist()) for hypo in hypos if hypo["score"] > -math.inf]
+        assert found == [(*prompt, *new) for new in best] and len(allowed) < len(every)
+
+
 def test_weights_are_packed_once_for_prompts_of_all_lengths(monkeypatch):
     model, packings = make(DICTIONARY), []
     freeze = decoding.freeze

@@ -277,6 +277,21 @@ def test_a_checkpoint_of_another_dictionary_is_refused(name):
     make(name, target=dictionary_of("uvwxzy")).load_state_dict(state)
 
 
+def test_no_ngram_of_a_translation_is_repeated():
+    """fairseq's own search forbids nothing on a CPU."""
+    from fairseq.sequence_generator import SequenceGenerator
+
+    model, x = make("hmlstm"), tokens(8, 7)
+    sample = {"net_input": {"src_tokens": x, "src_lengths": x.ne(PAD).sum(1)}}
+    repeated = []
+    for size in (0, 2):
+        options = {"beam_size": 3, "min_len": 10, "max_len_b": 12, "no_repeat_ngram_size": size}
+        found = SequenceGenerator([model], TARGET, **options).generate([model], sample)
+        bigrams = [list(zip(hypo["tokens"], hypo["tokens"][1:])) for hypos in found for hypo in hypos]
+        repeated.append(sum(len(each) > len(set((int(a), int(b)) for a, b in each)) for each in bigrams))
+    assert repeated[0] and not repeated[1]
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_a_beam_of_one_is_greedy_search(name):
     from fairseq.sequence_generator import SequenceGenerator

@@ -7,10 +7,10 @@ from typing import List, Optional, Tuple
 import torch
 from torch import Tensor
 
-from ...boundary import decide
+from ...boundary import decide, operations
 from ...detector import hidden_gradients, read_by
 from ...types import BOTTOM_UP, RECURRENT, TOP_DOWN, DetectorHidden, LayerParameters
-from .problem import PRODUCTS, WORTH_PACKING, Inputs, Product, Saved, operations, take
+from .problem import PRODUCTS, WORTH_PACKING, Inputs, Product, Saved, take
 
 
 class Backward:
@@ -132,7 +132,7 @@ class Backward:
         """Samples computed in full."""
         rows, (f, i, o, g), c_prev = cell.rows, cell.gates, cell.c_prev
         z_prev, z_below, du = take(cell.z_prev, rows), take(cell.z_below, rows), take(du, rows)
-        opened, copy, flush = operations(z_prev, z_below)
+        opened, copy, flush = operations(z_prev.unsqueeze(1), z_below.unsqueeze(1))
         dh, h_prev, tanh_c, ig = take(self.dh[index], rows), take(self.previous(t, index), rows), cell.c.tanh(), i * g
         dh_new = (1 - copy) * dh
         dc = take(self.dc[index], rows) + dh_new * o * (1 - tanh_c * tanh_c)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...boundary import decide, hard_sigmoid
+from ...boundary import decide, hard_sigmoid, operations
 from ...detector import hidden_term, input_products
 from ...types import BOTTOM_UP, NUM_PRODUCTS, RECURRENT, TOP_DOWN, LayerParameters, split_gates
 from .problem import (
@@ -19,7 +19,6 @@ from .problem import (
     Product,
     Saved,
     normalise,
-    operations,
     take,
 )
 
@@ -213,7 +212,7 @@ class Forward:
         u = u + self.detector_term(t, index, rows, z_prev_rows, z_below_rows)
         f, i, o, g = f.sigmoid(), i.sigmoid(), o.sigmoid(), g.tanh()  # (2)
         c_prev, h_prev = take(self.c[index], rows), take(self.h[index], rows)
-        opened, copy, flush = operations(z_prev_rows, z_below_rows)
+        opened, copy, flush = operations(z_prev_rows.unsqueeze(1), z_below_rows.unsqueeze(1))
         ig = i * g
         c = opened * (f * c_prev + ig) + copy * c_prev + flush * ig  # (3)
         h = copy * h_prev + (1 - copy) * (o * c.tanh())  # (4)

@@ -101,9 +101,3 @@ class Saved(NamedTuple):
 def take(x: Tensor, rows: Tensor) -> Tensor:
     """Rows in ascending order, without duplicates: all of them is x itself."""
     return x if rows.numel() == x.size(0) else x.index_select(0, rows)
-
-
-def operations(z_prev: Tensor, z_below: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
-    """(N,), (N,) to the weights (N, 1) of UPDATE, COPY and FLUSH."""
-    flush, z_below = z_prev.unsqueeze(1), z_below.unsqueeze(1)
-    return (1 - flush) * z_below, (1 - flush) * (1 - z_below), flush

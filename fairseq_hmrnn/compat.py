@@ -2,7 +2,7 @@
 
 Other differences of torch stand where they matter: recording in ops/capture.py, operators in ops/library.py, autocast
 in ops/precision.py, kernels in ops/hm_lstm.py, oneDNN's products in ops/products.py and ops/cpu/python/problem.py,
-lists of tensors in ops/triton/buffers.py, files in archive.py, formats in inference/export.py.
+lists of tensors in ops/triton/buffers.py, files in checkpoints/archive.py, formats in inference/export.py.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ import os
 import shlex
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
 
+import numpy as np
 import torch
 from fairseq.data import Dictionary
 from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_NAME_REGISTRY, MODEL_DATACLASS_REGISTRY
@@ -134,8 +135,7 @@ def _for_translation(data: str, names: Set[str], given: Sequence[str], cpu: bool
         architecture = str(value_of("--arch", given) or options["--arch"])
         decay = {**OF_TRANSLATION.decay, "--lr": RATES_OF_SMALL.get(architecture, OF_TRANSLATION.decay["--lr"])}
         length = OF_TRANSLATION._replace(decay=decay)
-        limits = (_number(name, given, options, math.inf) for name in ("--max-tokens", "--batch-size"))
-        _set_length(options, length, count_batches(lengths, *limits), names, given, cpu or "--cpu" in names)
+        _set_length(options, length, _count_pairs(lengths, given, options), names, given, cpu or "--cpu" in names)
     if _chooses("criterion", given, TRANSLATION["--criterion"]):
         for name in OF_CRITERION:
             options.pop(name)
@@ -145,6 +145,15 @@ def _for_translation(data: str, names: Set[str], given: Sequence[str], cpu: bool
             reason += f", without its boundary rates, {FOR_OTHER_LAYERS}"
     options.update(_languages(data, sides, names))
     return options, reason
+
+
+def _count_pairs(lengths: Sequence[np.ndarray], given: Sequence[str], options: Options) -> int:
+    """The batches of an epoch: those that fairseq makes of two sides, or about as many of several pairs of languages,
+    of which it takes one. lengths: of the lines of each file, the source's first."""
+    tokens, sentences = (_number(name, given, options, math.inf) for name in ("--max-tokens", "--batch-size"))
+    if len(lengths) == 2 and len(lengths[0]) == len(lengths[1]):
+        return count_batches(lengths, tokens, sentences)
+    return math.ceil(max((int(lines.sum()) for lines in lengths), default=0) / tokens)
 
 
 def _source_first(sides: Sequence[str], given: Sequence[str]) -> List[str]:

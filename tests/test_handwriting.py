@@ -221,15 +221,18 @@ def test_a_checkpoint_belongs_to_the_folder_it_was_trained_on(trained, data, tmp
 
 
 def test_only_the_split_that_is_trained_is_shuffled_and_without_long_lines(data):
-    cfg = HMLSTMHandwritingTaskConfig(data=str(data), train_subset="valid")
-    longest = int(load_split(str(data), "valid").lengths.min()) - 1
-    cfg.max_line_steps = longest
-    task = HMLSTMHandwritingTask.setup_task(cfg)
-    for split in ("train", "valid"):
-        task.load_dataset(split)
-    trained, other = task.datasets["valid"], task.datasets["train"]
-    assert trained.shuffle and trained.sizes.max() == longest
-    assert not other.shuffle and other.sizes.max() > longest
+    longest = int(max(load_split(str(data), split).lengths.min() for split in ("train", "valid")))
+    chosen = HMLSTMHandwritingTaskConfig(data=str(data), max_line_steps=longest, train_subset="valid")
+    alone = HMLSTMHandwritingTaskConfig(data=str(data), max_line_steps=longest)  # outside of a whole configuration
+    for cfg, split, others in (
+        (chosen, "valid", "train"), (alone, "train", "valid"), (OmegaConf.structured(alone), "train", "valid"),
+    ):  # fmt: skip
+        task = HMLSTMHandwritingTask.setup_task(cfg)
+        for name in (split, others):
+            task.load_dataset(name)
+        trained, other = task.datasets[split], task.datasets[others]
+        assert trained.shuffle and trained.sizes.max() <= longest
+        assert not other.shuffle and other.sizes.max() > longest
 
 
 def test_models_of_the_other_kind_of_task_are_refused(data):

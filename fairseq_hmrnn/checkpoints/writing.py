@@ -28,7 +28,7 @@ def copy_whole_files(copy: Callable[..., Any]) -> Callable[..., Any]:
         except BaseException as error:  # such as a full disk, which would stay full
             with contextlib.suppress(OSError):
                 os.remove(part)
-            if isinstance(error, OSError) and error.errno in FULL:
+            if isinstance(error, OSError) and error.errno in FULL and src_path.endswith(".pt"):
                 whole = f"{error.strerror} ({src_path} is whole: --restore-file {src_path} goes on from it)"
                 raise OSError(error.errno, whole, dst_path) from error
             raise

@@ -4,6 +4,7 @@ text, with the boundary regularisers that docs/boundaries.md recommends."""
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
 import os
 import shlex
@@ -20,6 +21,7 @@ from ..data.dictionaries import read_dictionary
 from ..data.folders import DESCRIPTION, DICTIONARY, how_to_prepare, matching
 from ..data.indexed import count_symbols, line_lengths
 from ..data.parallel import count_batches
+from ..data.streams import JITTER, WindowOptions
 from .errors import UserError
 from .recipe import PACKAGE, check_folder, load_recipe
 from .sections import TIED, drop_tied
@@ -152,13 +154,15 @@ def _count_pairs(lengths: Sequence[np.ndarray], given: Sequence[str], options: O
     of which it takes one. lengths: of the lines of each file, the source's first."""
     tokens, sentences = (_number(name, given, options, math.inf) for name in ("--max-tokens", "--batch-size"))
     if len(lengths) == 2 and len(lengths[0]) == len(lengths[1]):
-        return count_batches(lengths, tokens, sentences)
+        multiple = int(_number("--required-batch-size-multiple", given, options))
+        return count_batches(lengths, tokens, sentences, multiple)
     return math.ceil(max((int(lines.sum()) for lines in lengths), default=0) / tokens)
 
 
 def _source_first(sides: Sequence[str], given: Sequence[str]) -> List[str]:
     """The files of a split, train.SRC-TGT.LANGUAGE, those of the language that is translated before the other's."""
-    source = value_of("--source-lang", given)
+    is_given = value_of("--target-lang", given) is not None  # fairseq infers both otherwise
+    source = value_of("--source-lang", given) if is_given else None
 
     def is_target(side: str) -> bool:
         name = os.path.basename(side)[len("train.") :]
@@ -200,8 +204,7 @@ def _for_text(data: str, names: Set[str], given: Sequence[str], cpu: bool) -> Tu
             drop_tied(recipe, section)
     options = dict(_options_of(recipe, given))
     if recipe_name != SIZES[-1][1]:
-        batch = math.prod(_number(name, given, options) for name in ("--batch-size", "--tokens-per-sample"))
-        batches = math.ceil(text.symbols / min(batch, _number("--max-tokens", given, options, math.inf)))
+        batches = _count_windows(text.symbols, names, given, options)
         _set_length(options, OF_TEXT, batches, names, given, cpu or "--cpu" in names)
     kind = "symbols"
     if text.spaces is not None:
@@ -221,6 +224,20 @@ def _for_text(data: str, names: Set[str], given: Sequence[str], cpu: bool) -> Tu
     if text.spaces is False and not names.intersection(CLASSES["model"]) and _learns_a_lexicon(given, options):
         options.update(FOR_WORDS_WITHOUT_SPACES)
     return options, reason
+
+
+def _count_windows(symbols: int, names: Set[str], given: Sequence[str], options: Options) -> int:
+    """The batches of an epoch, each of so many windows, or of a window of so many streams, as --batch-size allows and
+    --max-tokens have room for."""
+    length = longest = int(_number("--tokens-per-sample", given, options))
+    if "--stateful" in names or "--stateful" in options:
+        with contextlib.suppress(argparse.ArgumentTypeError):  # which fairseq refuses later
+            jitter = JITTER(value_of("--window-jitter", given) or options.get("--window-jitter") or "0")
+            longest = WindowOptions(length, jitter).longest
+    rows, room = _number("--batch-size", given, options), _number("--max-tokens", given, options, math.inf)
+    if room < math.inf:
+        rows = min(rows, max(room // longest, 1))
+    return math.ceil(symbols / (length * rows))
 
 
 def _learns_a_lexicon(given: Sequence[str], options: Options) -> bool:

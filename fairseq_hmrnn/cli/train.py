@@ -147,7 +147,7 @@ def _check(args: argparse.Namespace) -> bool:
         if args.data is None:
             raise UserError(f"{what} is a recipe: give its folder of data too (a folder of that name is ./{what})")
         if not os.path.isdir(args.data):
-            raise UserError(f"there is no folder {args.data}: {_how_to_prepare(what)}")
+            raise UserError(f"there is no folder {args.data}: {_how_to_prepare(what, args.data)}")
         _refuse(args.passed_on, OF_FAIRSEQ_TRAIN, "with a recipe it is written as in optimization.max_update=100")
         return True
     if os.path.isfile(what):
@@ -178,9 +178,9 @@ def default_save_dir(what: str) -> str:
     return os.path.join("checkpoints", os.path.splitext(name)[0] if os.path.isfile(what) else name)
 
 
-def _how_to_prepare(recipe: str) -> str:
+def _how_to_prepare(recipe: str, data: str) -> str:
     kind = recipe.split("_")[0]
-    return f"run fairseq-hmrnn prepare {kind} first" if kind in KINDS else how_to_prepare()
+    return f"run fairseq-hmrnn prepare {kind} first" if kind in KINDS else how_to_prepare(data)
 
 
 def _by_recipe(args: argparse.Namespace, data: str, save_dir: str) -> Training:
@@ -191,7 +191,7 @@ def _by_recipe(args: argparse.Namespace, data: str, save_dir: str) -> Training:
     if task is None:
         raise UserError(f"{args.what} is not a recipe: its section task has no _name, such as {LANGUAGE_MODELING}")
     if task in PREPARED and not os.path.isfile(os.path.join(data, PREPARED[task])):
-        how = _how_to_prepare("handwriting" if task == HANDWRITING else args.what)
+        how = _how_to_prepare("handwriting" if task == HANDWRITING else args.what, data)
         raise UserError(f"no {data}/{PREPARED[task]}: {how}")
     folder, stem = os.path.join(save_dir, "recipe"), recipe_stem(args.what)
     common: Dict[str, Any] = {} if has_gpu() else {"cpu": True}

@@ -13,8 +13,8 @@ from fairseq.criterions.cross_entropy import CrossEntropyCriterion, CrossEntropy
 from fairseq.criterions.label_smoothed_cross_entropy import label_smoothed_nll_loss
 from fairseq.distributed import utils as distributed_utils
 from fairseq.logging import metrics
-from fairseq.tasks.language_modeling import LanguageModelingTask
-from fairseq.tasks.multilingual_language_modeling import MultilingualLanguageModelingTask
+from fairseq.tasks.translation import TranslationTask
+from fairseq.tasks.translation_multi_simple_epoch import TranslationMultiSimpleEpochTask
 from torch import Tensor
 
 from ..options import WEIGHT, CheckedOptions, Parsed, check_config, number, option, whole
@@ -38,6 +38,7 @@ from .target_rates import TargetRates
 logger = logging.getLogger(__name__)
 
 LARGEST_DELAY = 9  # steps; longer than a word
+TRANSLATION_TASKS = (TranslationTask, TranslationMultiSimpleEpochTask)  # whose sources no model predicts
 
 
 def _parse_separator(text: str) -> str:
@@ -138,9 +139,7 @@ class BoundaryRegularizedCrossEntropy(CheckedOptions, CrossEntropyCriterion):
                 )
             self.right_to_left = RightToLeftPredictor(len(dictionary), dictionary.pad())
         self.left_to_right: Optional[RightToLeftPredictor] = None  # of reversed rows
-        # A language model predicts its own source; of pairs, the decoder predicts the target.
-        of_language = isinstance(task, (LanguageModelingTask, MultilingualLanguageModelingTask))
-        if needing("signals", self.terms) and dictionary is not None and not of_language:
+        if needing("signals", self.terms) and isinstance(task, TRANSLATION_TASKS):
             self.left_to_right = RightToLeftPredictor(len(dictionary), dictionary.pad())
         self.supervision: Optional[Supervision] = None
         if cfg.boundary_supervision:
@@ -327,7 +326,8 @@ class BoundaryRegularizedCrossEntropy(CheckedOptions, CrossEntropyCriterion):
             others = [other for other, found in REGULARIZERS.items() if "signals" not in found.needs]
             raise ValueError(
                 f"the boundary regularizer {name} listens to predictions at the steps of the boundaries, as a language "
-                f"model makes them; here boundaries belong to the source: use {', '.join(others)}"
+                f"model makes them; here boundaries belong to the source, which is predicted in fairseq's tasks of "
+                f"translation alone: use {', '.join(others)}"
             )
         log_probs = model.get_normalized_probs(net_output, log_probs=True).float().view(*target.shape, -1)
         return Signals(*entropy_and_surprisal(log_probs, target), target.ne(self.padding_idx))

@@ -243,9 +243,10 @@ def closed_earlier(boundaries: np.ndarray, lookahead: Lookahead) -> np.ndarray:
 def lookahead_by_layer(lookahead: Lookahead, layers: int) -> List[int]:
     """How many symbols of the next segment each layer reads before it closes one. ValueError for a number that is
     negative or not whole, or for others than one or `layers` of them."""
-    given: List[int] = np.atleast_1d(lookahead).tolist()
-    if any(not isinstance(steps, int) or steps < 0 for steps in given):
-        raise ValueError(f"lookahead counts symbols from 0, got {lookahead}")
+    numbers = np.atleast_1d(lookahead)
+    if not (np.isfinite(numbers) & (numbers >= 0) & (numbers % 1 == 0)).all():
+        raise ValueError(f"lookahead must be whole numbers of symbols from 0, got {lookahead}")
+    given: List[int] = numbers.astype(int).tolist()
     if len(given) not in (1, layers):
         raise ValueError(f"lookahead has {len(given)} numbers: give one, or one for each of {layers} layers")
     return given * layers if len(given) == 1 else given

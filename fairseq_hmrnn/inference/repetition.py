@@ -6,6 +6,7 @@ import functools
 import math
 from typing import Callable
 
+import torch
 from fairseq.sequence_generator import EnsembleModel, SequenceGenerator
 from torch import Tensor, nn
 
@@ -14,24 +15,21 @@ from ..fairseq_hooks import is_of_this_package, wrap_once
 
 class NoRepeatedNGrams(nn.Module):
     """In place of fairseq's NGramRepeatBlock: forbids each symbol that would complete an n-gram which the hypothesis
-    already has. size: symbols of an n-gram."""
-
-    prompt_length = 0  # symbols that are given, whatever they repeat; what comes after must not repeat them either
+    already has, unless no other is left, as within a prompt. size: symbols of an n-gram."""
 
     def __init__(self, size: int):
         super().__init__()
         self.size = size
 
     def forward(self, tokens: Tensor, lprobs: Tensor, bsz: int, beam_size: int, step: int) -> Tensor:
-        """lprobs (bsz * beam_size, V), in place. tokens: (bsz * beam_size, longest), the begin symbol and `step` more,
-        of which the first `prompt_length` are given."""
-        if step < max(self.size, self.prompt_length):
+        """lprobs (bsz * beam_size, V), in place. tokens: (bsz * beam_size, longest), begin symbol and `step` more."""
+        if step < self.size:
             return lprobs
         ngrams = tokens[:, 1 : step + 1].unfold(1, self.size, 1)
         begun = tokens[:, None, step + 2 - self.size : step + 1]  # what the next symbol would complete
         rows, places = (ngrams[..., :-1] == begun).all(-1).nonzero(as_tuple=True)
-        lprobs[rows, ngrams[rows, places, -1]] = -math.inf
-        return lprobs
+        without = lprobs.index_put((rows, ngrams[rows, places, -1]), lprobs.new_tensor(-math.inf))
+        return lprobs.copy_(torch.where(without.isfinite().any(1, keepdim=True), without, lprobs))
 
 
 def _exchange_block(init: Callable[..., None]) -> Callable[..., None]:

@@ -48,8 +48,8 @@ class SamplingOptions(NamedTuple):
             raise ValueError(f"top-p must be above 0 and at most 1 (all symbols), not {self.top_p}")
         if self.greedy and (self.temperature, self.top_k, self.top_p) != (1, 0, 1):
             raise ValueError("greedy always takes the most probable symbol: leave temperature, top-k and top-p out")
-        if self.seed is not None and (not isinstance(self.seed, numbers.Integral) or not 0 <= self.seed < 2**63):
-            raise ValueError(f"seed must be a whole number from 0 to 2**63 - 1, or None to draw one, not {self.seed!r}")
+        if self.seed is not None and (not isinstance(self.seed, numbers.Integral) or not -(2**63) <= self.seed < 2**64):
+            raise ValueError(f"seed must be a whole number of 64 bits, or None to draw one, not {self.seed!r}")
         return self
 
 
@@ -90,9 +90,7 @@ class Sampler:
         embeddings, and for different lengths with others than HM-LSTM.
         """
         if not prompts or not all(map(len, prompts)):
-            raise ValueError(
-                "a prompt has at least one symbol, which may be the begin symbol: give at least one prompt"
-            )
+            raise ValueError("give at least one prompt, each of at least one symbol, which may be the begin symbol")
         columns = self._columns(prompts)
         steps = self._compiled_steps(len(prompts))
         return self._run(columns, scores) if steps is None else self._run_compiled(steps, columns, scores)

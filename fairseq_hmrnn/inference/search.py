@@ -99,8 +99,6 @@ class PromptedGenerator(SequenceGenerator):
             self.model.exchange(self.stop, self.unused, after=length)
         self.model.prompts = prompts
         self.search.prompt_length = length
-        if self.repeat_ngram_blocker is not None:
-            self.repeat_ngram_blocker.prompt_length = length
         try:
             prefix = output_symbols(prompts, self.dictionary) if length else None
             group = {"net_input": net_input}

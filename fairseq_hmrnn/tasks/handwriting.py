@@ -13,7 +13,7 @@ from omegaconf import II
 from ..data.handwriting import HandwritingDataset, Normalization, load_normalization, load_split
 from ..options import SEED, CheckedOptions, check_config, option, whole
 from ..resumption import keep_batches
-from .mixin import TaskMixin
+from .mixin import TaskMixin, trained_split
 
 
 @dataclass
@@ -56,7 +56,7 @@ class HMLSTMHandwritingTask(CheckedOptions, TaskMixin, FairseqTask):
     def load_dataset(self, split, combine=False, **kwargs):
         """Load a split; the error for a missing one names those that there are."""
         strokes = load_split(self.folder, split)
-        trained = split == self.cfg.train_subset
+        trained = split == trained_split(self.cfg)
         longest = self.cfg.max_line_steps if trained else None
         self.datasets[split] = HandwritingDataset(strokes, longest or math.inf, shuffle=trained)
 

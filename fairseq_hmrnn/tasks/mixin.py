@@ -4,6 +4,18 @@ from __future__ import annotations
 
 import math
 
+from omegaconf.errors import OmegaConfBaseException
+
+
+def trained_split(cfg) -> str:
+    """The split that fairseq trains; the usual one where the options of a task were not part of a whole
+    configuration."""
+    try:
+        name = str(cfg.train_subset)
+    except (AttributeError, OmegaConfBaseException):
+        return "train"
+    return "train" if name.startswith("${") else name  # of a dataclass by itself
+
 
 class TaskMixin:
     """Mixin, listed before a fairseq task among the bases: passes the epoch to models, keeps batches of every size, and

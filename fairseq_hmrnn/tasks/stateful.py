@@ -24,6 +24,7 @@ from ..data.streams import (
 )
 from ..options import PROBABILITY, SEED, CheckedOptions, inherited, option, unlisted, whole
 from ..resumption import keep_batches
+from .mixin import trained_split
 
 COUNT_OR_NONE = whole(1, optional=True)
 SPECIAL_SYMBOLS = Dictionary().nspecial  # of every dictionary of fairseq
@@ -170,7 +171,8 @@ class StatefulLanguageModelingTask(CheckedOptions, LanguageModelingTask):
     def _check_valid_splits(self) -> None:
         """Before training: official fairseq makes the batches of validation only when it first validates."""
         streams = self._count_streams(self.args.batch_size_valid, self.args.max_tokens_valid)
-        for dataset in (dataset for split, dataset in self.datasets.items() if split != self.args.train_subset):
+        trained = trained_split(self.args)
+        for dataset in (dataset for split, dataset in self.datasets.items() if split != trained):
             dataset.check_holds(streams * distributed_utils.get_data_parallel_world_size())
 
     def gather_carried(self) -> None:

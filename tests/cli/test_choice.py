@@ -3,11 +3,14 @@
 import shutil
 
 import pytest
+from fairseq import options
 from fairseq.data import Dictionary
+from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 
 from fairseq_hmrnn.cli import choice
 from fairseq_hmrnn.cli.choice import Text, choose, look_at, value_of
 from fairseq_hmrnn.cli.errors import UserError
+from fairseq_hmrnn.tasks import HMLSTMLanguageModelingTask
 
 
 def chosen(data, monkeypatch, symbols=500_000, spaces=True, given=()):
@@ -165,6 +168,20 @@ def test_max_tokens_make_batches_smaller(data, monkeypatch, most, windows):
     )
     updates, expected = (int(value_of("--max-update", arguments)) for arguments in (limited, small))
     assert updates == pytest.approx(expected, rel=0.15)
+
+
+@pytest.mark.parametrize("given", ["", "--max-tokens 95", "--max-tokens 95 --stateful --window-jitter .2"])
+def test_updates_are_counted_as_fairseq_makes_batches(data, given):
+    """So that the learning rate falls to zero at the end, and not before."""
+    lengths = ["--tokens-per-sample", "20", "--max-epoch", "1"]
+    arguments = choose(str(data), "save", [*lengths, *given.split()], cpu=True).arguments
+    cfg = convert_namespace_to_omegaconf(options.parse_args_and_arch(options.get_training_parser(), arguments))
+    task = HMLSTMLanguageModelingTask.setup_task(cfg.task)
+    task.load_dataset("train")
+    limits = {"max_tokens": cfg.dataset.max_tokens, "max_sentences": cfg.dataset.batch_size}
+    made = len(task.get_batch_iterator(task.dataset("train"), **limits).next_epoch_itr(shuffle=False))
+    found = int(value_of("--total-num-update", arguments))
+    assert found == made if "jitter" not in given else abs(found - made) < 0.1 * made
 
 
 @pytest.mark.parametrize(

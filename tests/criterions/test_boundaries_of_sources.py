@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from fairseq.tasks.fairseq_task import FairseqTask
 from fairseq.tasks.translation import TranslationConfig, TranslationTask
+from fairseq.tasks.translation_multi_simple_epoch import TranslationMultiSimpleEpochTask
 from small_translation import PAD, SOURCE, TARGET, make, tokens
 
 from fairseq_hmrnn.criterions.boundary_regularized_cross_entropy import BoundaryRegularizedCrossEntropy
@@ -11,13 +11,14 @@ from fairseq_hmrnn.criterions.boundary_regularizers import REGULARIZERS, LayerSt
 from fairseq_hmrnn.criterions.right_to_left import followers, left_to_right
 
 
-class OtherTask(FairseqTask):
-    """A task of pairs, as others than TranslationTask are."""
-
+class SeveralLanguages(TranslationMultiSimpleEpochTask):
     source_dictionary, target_dictionary = SOURCE, TARGET
 
+    def __init__(self):
+        """Without the data of several languages."""
 
-TASKS = {"translation": TranslationTask(TranslationConfig(), SOURCE, TARGET), "other": OtherTask(None)}
+
+TASKS = {"translation": TranslationTask(TranslationConfig(), SOURCE, TARGET), "several": SeveralLanguages()}
 
 
 def criterion_for(rates="", task="translation", **options):

@@ -125,8 +125,9 @@ def test_boundaries_are_put_back_by_what_each_layer_was_taught(lm, monkeypatch, 
     assert lm.segment(TEXT) == lm.segment(TEXT, lookahead=expected) == lm.segment(TEXT, lookahead=np.array(expected))
     with pytest.raises(ValueError, match="lookahead has 3 numbers: give one, or one for each of 2 layers"):
         lm.segment(TEXT, lookahead=(0, 1, 2))
-    with pytest.raises(ValueError, match="lookahead counts symbols from 0, got 1.5"):
+    with pytest.raises(ValueError, match="lookahead must be whole numbers of symbols from 0, got 1.5"):
         lm.segment(TEXT, lookahead=1.5)
+    assert lm.segment(TEXT, lookahead=1.0) == lm.segment(TEXT, lookahead=1)
 
 
 def test_several_texts_are_segmented_each_by_itself(lm):

@@ -168,7 +168,7 @@ def test_steps_report_scores_and_boundaries():
 
 @pytest.mark.parametrize("prompts", [[], [[]], [[], [BEGIN]]])
 def test_a_prompt_has_a_symbol(prompts):
-    with pytest.raises(ValueError, match="a prompt has at least one symbol"):
+    with pytest.raises(ValueError, match="give at least one prompt, each of at least one symbol"):
         sample([make()], prompts, 1)
 
 
@@ -180,8 +180,8 @@ def test_a_prompt_has_a_symbol(prompts):
         ({"top_k": 2.5}, "top-k must be a whole number, 0 .* not 2.5"),
         ({"top_p": 0}, "top-p"),
         ({"top_p": 1.1}, "top-p"),
-        ({"seed": 1.5}, "seed must be a whole number from 0"),
-        ({"seed": 2**65}, "seed must be a whole number from 0"),
+        ({"seed": 1.5}, "seed must be a whole number of 64 bits"),
+        ({"seed": 2**65}, "seed must be a whole number of 64 bits"),
     ],
 )
 def test_options_without_meaning(options, message):

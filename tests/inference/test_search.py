@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from fairseq.models.transformer_lm import TransformerLanguageModel, base_lm_architecture
+from fairseq.sequence_generator import SequenceGenerator
 from pairs import pairs
 from small_language_model import make
 from small_texts import dictionary_of
@@ -66,6 +67,20 @@ def test_no_ngram_is_repeated_after_the_prompt(size):
         best = sorted(allowed, key=every.get, reverse=True)[:BEAM]
         found = [tuple(hypo["tokens"].tolist()) for hypo in hypos if hypo["score"] > -math.inf]
         assert found == [(*prompt, *new) for new in best] and len(allowed) < len(every)
+
+
+def test_a_symbol_comes_again_where_no_other_is_left():
+    """As within a prefix, which fairseq's own search forces symbol by symbol."""
+    model = make(DICTIONARY)
+    ((best, *_),) = search(model, [(4, 5)], max_len_b=9, no_repeat_ngram_size=1)
+    *new, _ = best["tokens"].tolist()[2:]
+    assert len(new) > len(SYMBOLS) - 2 == len(set(new[: len(SYMBOLS) - 2]))
+    prefix = torch.tensor([[4, 5, 4, 5, 4, 5]])
+    sample = {"net_input": {"src_tokens": prefix, "src_lengths": torch.tensor([6])}}
+    generator = SequenceGenerator([model], DICTIONARY, beam_size=2, max_len_b=12, no_repeat_ngram_size=2)
+    for hypo in generator.generate([model], sample, prefix_tokens=prefix)[0]:
+        tokens = hypo["tokens"].tolist()
+        assert tokens[:6] == prefix[0].tolist() and not repeats(tokens, 2, 6)
 
 
 def test_weights_are_packed_once_for_prompts_of_all_lengths(monkeypatch):

@@ -16,11 +16,11 @@ from fairseq.data import Dictionary
 from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_NAME_REGISTRY, MODEL_DATACLASS_REGISTRY
 from omegaconf import DictConfig, ListConfig
 
+from ..data.batches import block_lengths, count_batches
 from ..data.characters import SPACE_SYMBOL, is_character_dictionary
 from ..data.dictionaries import read_dictionary
 from ..data.folders import DESCRIPTION, DICTIONARY, how_to_prepare, matching
 from ..data.indexed import count_symbols, line_lengths
-from ..data.parallel import count_batches
 from ..data.streams import JITTER, WindowOptions
 from .errors import UserError
 from .recipe import PACKAGE, check_folder, load_recipe
@@ -204,7 +204,7 @@ def _for_text(data: str, names: Set[str], given: Sequence[str], cpu: bool) -> Tu
             drop_tied(recipe, section)
     options = dict(_options_of(recipe, given))
     if recipe_name != SIZES[-1][1]:
-        batches = _count_windows(text.symbols, names, given, options)
+        batches = _count_windows(data, text.symbols, names, given, options)
         _set_length(options, OF_TEXT, batches, names, given, cpu or "--cpu" in names)
     kind = "symbols"
     if text.spaces is not None:
@@ -226,15 +226,18 @@ def _for_text(data: str, names: Set[str], given: Sequence[str], cpu: bool) -> Tu
     return options, reason
 
 
-def _count_windows(symbols: int, names: Set[str], given: Sequence[str], options: Options) -> int:
-    """The batches of an epoch, each of so many windows, or of a window of so many streams, as --batch-size allows and
+def _count_windows(data: str, symbols: int, names: Set[str], given: Sequence[str], options: Options) -> int:
+    """The batches of an epoch: of so many windows, or of a window of so many streams, as --batch-size allows and
     --max-tokens have room for."""
-    length = longest = int(_number("--tokens-per-sample", given, options))
-    if "--stateful" in names or "--stateful" in options:
-        with contextlib.suppress(argparse.ArgumentTypeError):  # which fairseq refuses later
-            jitter = JITTER(value_of("--window-jitter", given) or options.get("--window-jitter") or "0")
-            longest = WindowOptions(length, jitter).longest
+    length = int(_number("--tokens-per-sample", given, options))
     rows, room = _number("--batch-size", given, options), _number("--max-tokens", given, options, math.inf)
+    if "--stateful" not in names and "--stateful" not in options:
+        mode = value_of("--sample-break-mode", given)
+        return count_batches([block_lengths(line_lengths(os.path.join(data, "train")), length, mode)], room, rows)
+    longest = length
+    with contextlib.suppress(argparse.ArgumentTypeError):  # which fairseq refuses later
+        jitter = JITTER(value_of("--window-jitter", given) or options.get("--window-jitter") or "0")
+        longest = WindowOptions(length, jitter).longest
     if room < math.inf:
         rows = min(rows, max(room // longest, 1))
     return math.ceil(symbols / (length * rows))

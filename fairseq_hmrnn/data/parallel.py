@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import subprocess
 import sys
 from pathlib import Path
-from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
-
-import numpy as np
-from fairseq.data.data_utils import batch_by_size
+from typing import Dict, List, NamedTuple, Optional, Tuple
 
 from ..text import InputError
 from .folders import replaced_whole
@@ -62,16 +58,6 @@ def prepare_parallel(folder: str, dest: str, source: Side, target: Side) -> Prep
         symbols = tuple(_prepare_side(texts, work, side, names) for side in (source, target))
         _binarise(work, languages, list(found))
     return Prepared(symbols, found)
-
-
-def count_batches(lengths: Sequence[np.ndarray], max_tokens: float, max_sentences: float, multiple: int = 1) -> int:
-    """How many batches fairseq's translation task makes of a split, each of at most so many sentences and so many
-    symbols on its longer side, padding included; infinite: of no limit. lengths: of the lines of source and target.
-    multiple: of which a batch has as many sentences, where it has more."""
-    order = np.lexsort(lengths[::-1])  # by the source's, then the target's
-    longer = np.minimum(np.max(lengths, axis=0), max_tokens).astype(np.int64)
-    limits = [None if math.isinf(limit) else int(limit) for limit in (max_tokens, max_sentences)]
-    return len(batch_by_size(order, longer.__getitem__, longer[order], *limits, multiple))
 
 
 def _find_split(folder: Path, names: Tuple[str, ...], languages: Tuple[str, str]) -> Optional[Split]:

@@ -2,6 +2,7 @@
 
 import shutil
 
+import numpy as np
 import pytest
 from fairseq import options
 from fairseq.data import Dictionary
@@ -16,6 +17,7 @@ from fairseq_hmrnn.tasks import HMLSTMLanguageModelingTask
 def chosen(data, monkeypatch, symbols=500_000, spaces=True, given=()):
     """Arguments for a text of this size."""
     monkeypatch.setattr(choice, "look_at", lambda data: Text(symbols, spaces))
+    monkeypatch.setattr(choice, "line_lengths", lambda path: np.array([symbols]))
     return choose(str(data), "save", list(given), cpu=True).arguments
 
 
@@ -170,7 +172,11 @@ def test_max_tokens_make_batches_smaller(data, monkeypatch, most, windows):
     assert updates == pytest.approx(expected, rel=0.15)
 
 
-@pytest.mark.parametrize("given", ["", "--max-tokens 95", "--max-tokens 95 --stateful --window-jitter .2"])
+@pytest.mark.parametrize(
+    "given",
+    ["", "--max-tokens 95", "--sample-break-mode eos", "--sample-break-mode complete --max-tokens 95", "--stateful"]
+    + ["--max-tokens 95 --stateful --window-jitter .2"],
+)
 def test_updates_are_counted_as_fairseq_makes_batches(data, given):
     """So that the learning rate falls to zero at the end, and not before."""
     lengths = ["--tokens-per-sample", "20", "--max-epoch", "1"]

@@ -137,7 +137,7 @@ def _for_translation(data: str, names: Set[str], given: Sequence[str], cpu: bool
         architecture = str(value_of("--arch", given) or options["--arch"])
         decay = {**OF_TRANSLATION.decay, "--lr": RATES_OF_SMALL.get(architecture, OF_TRANSLATION.decay["--lr"])}
         length = OF_TRANSLATION._replace(decay=decay)
-        _set_length(options, length, _count_pairs(lengths, given, options), names, given, cpu or "--cpu" in names)
+        _set_length(options, length, _batches_of_pairs(lengths, given, options), names, given, cpu or "--cpu" in names)
     if _chooses("criterion", given, TRANSLATION["--criterion"]):
         for name in OF_CRITERION:
             options.pop(name)
@@ -149,7 +149,7 @@ def _for_translation(data: str, names: Set[str], given: Sequence[str], cpu: bool
     return options, reason
 
 
-def _count_pairs(lengths: Sequence[np.ndarray], given: Sequence[str], options: Options) -> int:
+def _batches_of_pairs(lengths: Sequence[np.ndarray], given: Sequence[str], options: Options) -> int:
     """The batches of an epoch: those that fairseq makes of two sides, or about as many of several pairs of languages,
     of which it takes one. lengths: of the lines of each file, the source's first."""
     tokens, sentences = (_number(name, given, options, math.inf) for name in ("--max-tokens", "--batch-size"))
@@ -204,7 +204,7 @@ def _for_text(data: str, names: Set[str], given: Sequence[str], cpu: bool) -> Tu
             drop_tied(recipe, section)
     options = dict(_options_of(recipe, given))
     if recipe_name != SIZES[-1][1]:
-        batches = _count_windows(data, text.symbols, names, given, options)
+        batches = _batches_of_text(data, text.symbols, names, given, options)
         _set_length(options, OF_TEXT, batches, names, given, cpu or "--cpu" in names)
     kind = "symbols"
     if text.spaces is not None:
@@ -226,7 +226,7 @@ def _for_text(data: str, names: Set[str], given: Sequence[str], cpu: bool) -> Tu
     return options, reason
 
 
-def _count_windows(data: str, symbols: int, names: Set[str], given: Sequence[str], options: Options) -> int:
+def _batches_of_text(data: str, symbols: int, names: Set[str], given: Sequence[str], options: Options) -> int:
     """The batches of an epoch: of so many windows, or of a window of so many streams, as --batch-size allows and
     --max-tokens have room for."""
     length = int(_number("--tokens-per-sample", given, options))
@@ -234,13 +234,11 @@ def _count_windows(data: str, symbols: int, names: Set[str], given: Sequence[str
     if "--stateful" not in names and "--stateful" not in options:
         mode = value_of("--sample-break-mode", given)
         return count_batches([block_lengths(line_lengths(os.path.join(data, "train")), length, mode)], room, rows)
-    longest = length
+    windows = WindowOptions(length)
     with contextlib.suppress(argparse.ArgumentTypeError):  # which fairseq refuses later
-        jitter = JITTER(value_of("--window-jitter", given) or options.get("--window-jitter") or "0")
-        longest = WindowOptions(length, jitter).longest
-    if room < math.inf:
-        rows = min(rows, max(room // longest, 1))
-    return math.ceil(symbols / (length * rows))
+        jitter = value_of("--window-jitter", given) or options.get("--window-jitter") or "0"
+        windows = windows._replace(jitter=JITTER(jitter))
+    return math.ceil(symbols / (length * windows.count_streams(rows, None if math.isinf(room) else room)))
 
 
 def _learns_a_lexicon(given: Sequence[str], options: Options) -> bool:

@@ -30,7 +30,7 @@ WORK = ".prepare-"
 NEW, LEAVING, LEFT = "new", "old", "replaced"
 
 
-def how_to_prepare(folder: str = "DIR") -> str:
+def how_to_prepare(folder: str) -> str:
     """What to do where this folder has no prepared text, for messages."""
     return f"prepare a text first: fairseq-hmrnn prepare text TEXT --dest {shlex.quote(folder)}"
 

@@ -52,6 +52,12 @@ class WindowOptions(NamedTuple):
         """Symbols of the longest window that there may be."""
         return math.ceil(self.length * (1 + self.jitter))
 
+    def count_streams(self, max_sentences: Optional[float], max_tokens: Optional[float]) -> int:
+        """As many as both allow, each None where it does not matter: streams, and the symbols of their windows. 1 if
+        neither is given; max_tokens less than one window is as if not given."""
+        limits = [max_sentences, max_tokens and max_tokens // self.longest]
+        return int(min(filter(None, limits), default=1))
+
     def borders(self, num_steps: int, seed: int, epoch: int) -> np.ndarray:
         """(W + 1,) where windows start and end in a stream of num_steps; a function of seed and epoch alone."""
         if self.jitter == 0:

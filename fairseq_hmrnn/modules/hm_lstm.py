@@ -81,9 +81,9 @@ class HMLSTM(nn.Module):
             self.hidden_sizes = tuple(map(operator.index, hidden_sizes))
         except TypeError as error:
             raise TypeError(f"hidden_sizes must be whole numbers, such as [512, 512], not {hidden_sizes!r}") from error
-        self.input_size = whole_number("input_size", input_size)
-        recompute_chunks = whole_number("recompute_chunks", recompute_chunks)
-        detector_hidden = whole_number("detector_hidden", detector_hidden)
+        self.input_size = _whole_number("input_size", input_size)
+        recompute_chunks = _whole_number("recompute_chunks", recompute_chunks)
+        detector_hidden = _whole_number("detector_hidden", detector_hidden)
         self._check(boundary, backend, detector_grad_scale, recurrent_dropout, recompute_chunks, detector_hidden)
         self.boundary = boundary
         self.nested_boundaries = nested_boundaries
@@ -306,7 +306,7 @@ class HMLSTM(nn.Module):
         )
 
 
-def whole_number(name: str, value) -> int:
+def _whole_number(name: str, value) -> int:
     """The argument of this name; TypeError for what is no whole number."""
     try:
         return operator.index(value)

@@ -77,7 +77,7 @@ class HMLSTMLanguageModelingTask(TaskMixin, StatefulLanguageModelingTask):
             if not os.path.isfile(source):
                 if is_loading_model():
                     return None, None
-                raise FileNotFoundError(f"no {source}: {how_to_prepare()}")
+                raise FileNotFoundError(f"no {source}: {how_to_prepare(os.path.dirname(source))}")
         else:
             return None, None
         dictionary = _read(Dictionary, source)

@@ -146,8 +146,7 @@ class StatefulLanguageModelingTask(CheckedOptions, LanguageModelingTask):
                 f"--max-tokens {max_tokens} is less than one window: with --stateful give at least {longest}, the "
                 f"longest by --tokens-per-sample{jitter}"
             )
-        limits = [max_sentences, max_tokens and max_tokens // longest]
-        return min(filter(None, limits), default=1)
+        return self.windows.count_streams(max_sentences, max_tokens)
 
     def eval_lm_dataloader(self, dataset, max_tokens=None, batch_size=None, context_window=0, **kwargs):
         """With --stateful one stream, whatever the batch size: every symbol is predicted from all before it. Several

@@ -13,7 +13,7 @@ import pytest
 import torch
 from small_texts import dictionary_of
 
-from fairseq_hmrnn.criterions import BoundaryRegularizedCrossEntropy, HandwritingLikelihood
+from fairseq_hmrnn.criterions import BoundaryRegularizedCrossEntropy, HandwritingLikelihood, boundary_criterion
 from fairseq_hmrnn.criterions.boundary_regularizers import REGULARIZERS
 from fairseq_hmrnn.criterions.boundary_statistics import numbers
 from fairseq_hmrnn.data.characters import CharacterDictionary
@@ -101,7 +101,7 @@ def task_of(source, target):
 @pytest.mark.parametrize(
     "boundary, normalization, rates", [("step", "layer", ".3,.1"), ("bernoulli", "none", "auto,.1")]
 )
-def test_language_model(boundary, normalization, rates):
+def test_language_model(boundary, normalization, rates, monkeypatch):
     """With every regulariser on both layers."""
     task = task_of(CHARACTERS, CHARACTERS)
     cfg = HMLSTMLanguageModelConfig(**SIZES, output_dim=9, boundary=boundary, normalization=normalization)
@@ -111,7 +111,8 @@ def test_language_model(boundary, normalization, rates):
     criterion = BoundaryRegularizedCrossEntropy(
         task, False, rates, terms, boundary_supervision="whitespace", boundary_supervision_layer=2
     )
-    criterion._num_updates = lambda *_: 7  # under the mode below the model takes itself for recorded, and has no number
+    # Under the mode below the model takes itself for recorded, and has no number of updates.
+    monkeypatch.setattr(boundary_criterion, "_num_updates", lambda *_: 7)
     sample = batch(CHARACTERS, CHARACTERS, False)
     sample["net_input"].update(stream="train", window=1, reset=torch.zeros(3, dtype=torch.bool, device="meta"))
     model.carried_in_training.reach("train", 0, model.decoder.hm_lstm.zero_state(3).to("meta"))

@@ -16,6 +16,7 @@ ALLOWED = {
     "modules": {"ops"},
     "text": set(),
     "analysis": {"text"},
+    "segmentation": {"text"},
     "options": set(),
     "trace": set(),
     "compat": set(),
@@ -25,12 +26,12 @@ ALLOWED = {
     "training_options": {"fairseq_hooks", "options"},
     "checkpoints": {"compat", "fairseq_hooks", "options", "resumption"},
     "data": {"options", "text"},
-    "criterions": {"data", "ops", "options", "text", "trace"},
+    "criterions": {"data", "ops", "options", "segmentation", "text", "trace"},
     "models": {"checkpoints", "fairseq_hooks", "modules", "ops", "options", "trace"},
     "inference": {"checkpoints", "criterions", "data", "fairseq_hooks", "models", "ops", "text", "trace"},
     "tasks": {"checkpoints", "data", "fairseq_hooks", "inference", "models", "options", "resumption"},
     "cli": {"analysis", "checkpoints", "criterions", "data", "fairseq_hooks", "inference", "models"}
-    | {"options", "text"},
+    | {"options", "segmentation", "text"},
     "__init__": {"checkpoints", "cli", "resumption", "training_options"},  # and by name what is registered
     "__main__": {"cli"},
 }
@@ -39,6 +40,7 @@ FORBIDDEN = {
     "modules": {"fairseq", "omegaconf", "hydra"},
     "text": {"fairseq", "omegaconf", "hydra", "torch"},
     "analysis": {"fairseq", "omegaconf", "hydra", "torch"},
+    "segmentation": {"fairseq", "omegaconf", "hydra", "torch"},
 }
 OPTIONAL = {"matplotlib", "triton", "onnx", "onnxruntime", "sentencepiece", "shtab", "sacrebleu", "sklearn"}
 # Folders within a part, and what of the package they may not import: each other, or who stands above them.

@@ -27,9 +27,9 @@ import numpy as np
 
 from ..analysis.comparison import comparison
 from ..criterions.boundary_terms import teaches_first_layer
-from ..criterions.lexicon_search import resegmented
 from ..inference.reader import Closings, Lookahead, Predictions, TextReader
 from ..options import LARGEST_SIZE, whole
+from ..segmentation.lexicon_search import resegmented
 from ..text import code_points
 from . import arguments as kinds
 from .errors import UserError

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..data.handwriting import GOLD
 from ..options import WEIGHT, Parsed, option
 from ..trace import BoundaryTrace, trace_of
-from .boundary_regularized_cross_entropy import BoundaryRegularizedCrossEntropy
+from .boundary_criterion import BoundaryCriterion
 from .boundary_regularizers import REGULARIZERS, Signals
 from .boundary_statistics import boundary_counts, gold_counts, log_boundary_metrics, summed
 from .boundary_terms import needing, parse_rates, parse_regularizers, parse_terms
@@ -58,7 +58,7 @@ class HandwritingLikelihoodConfig(CrossEntropyCriterionConfig):
 
 
 @register_criterion("handwriting_likelihood", dataclass=HandwritingLikelihoodConfig)
-class HandwritingLikelihood(BoundaryRegularizedCrossEntropy):
+class HandwritingLikelihood(BoundaryCriterion):
     """loss = sum of -log p(step | steps before) + sample_size * regularisers, in nats.
 
     Works with every `HandwritingModel`; regularisers require one with boundaries, and are for training alone.
@@ -86,7 +86,7 @@ class HandwritingLikelihood(BoundaryRegularizedCrossEntropy):
             "sample_size": sample_size,
         }
         if self.rates or any(self.terms) or trace_of(net_output) is not None:
-            logging_output.update(self.statistics(self._checked_trace(net_output), sample))
+            logging_output.update(self.statistics(self.checked_trace(net_output), sample))
             for penalty in self.penalties(model, net_output, sample) if model.training else []:
                 loss = loss + sample_size * penalty
         return loss, sample_size, {"loss": loss.data, **logging_output}

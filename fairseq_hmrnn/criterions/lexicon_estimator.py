@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .lexicon import Lexicon, Rows, Spelling
-from .lexicon_search import Inferred, infer, scored
+from ..segmentation.lexicon import Lexicon, Rows, Spelling
+from ..segmentation.lexicon_search import Inferred, infer, scored
 from .rate_estimator import START, RateEstimator
 
 

@@ -11,7 +11,7 @@ import torch
 from fairseq.distributed import utils as distributed_utils
 from torch import Tensor
 
-from .rate_search import FEWEST, find_rate, runs
+from ..segmentation.rate_search import FEWEST, find_rate, runs
 
 logger = logging.getLogger(__name__)
 

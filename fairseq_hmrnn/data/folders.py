@@ -49,7 +49,8 @@ def replaced_whole(folder: str) -> Iterator[Path]:
     recover(folder)
     with tempfile.TemporaryDirectory(prefix=WORK, dir=folder) as name, _held(name):
         target, (new, old, gone) = Path(folder), (Path(name) / part for part in (NEW, LEAVING, LEFT))
-        new.mkdir(), old.mkdir()
+        new.mkdir()
+        old.mkdir()
         yield new
         written = _written(target)
         for file in _files(new):

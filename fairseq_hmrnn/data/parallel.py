@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
-from typing import Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 from ..text import InputError
 from .folders import replaced_whole
@@ -105,7 +105,7 @@ def _prepare_side(folder: Path, work: Path, side: Side, names: Dict[str, str]) -
 
     prefix, text = work / f"spm.{side.language}", folder / f"train.{side.language}"
     lines, longest = _measure(text)
-    size: Dict[str, object] = {"use_all_vocab": True}
+    size: Dict[str, Any] = {"use_all_vocab": True}
     if side.kind != "char" or side.size is not None:
         default = SMALL if lines < SMALL_TEXT else LARGE
         size = {"vocab_size": side.size or default, "hard_vocab_limit": False}

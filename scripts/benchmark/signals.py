@@ -91,16 +91,13 @@ def read(model, criterion, sample, found: Found) -> None:
     output = model(**sample["net_input"])
     trace, tokens, places = output[1]["trace"], sample["net_input"]["src_tokens"], sample["places"]
     behind = places - 1  # a step reads the symbol before its target; the first reads none of the text
-    names, heard = criterion.targets.heard, {}
-    for need in ("signals", "right_to_left"):
-        if any(name and need in REGULARIZERS[name].needs for name in names):
-            heard[need] = criterion.predictions_for(need, model, output, sample, names[0])[1]
+    predictions = criterion.predictions(model, output, sample)
     own = (places >= 0) & (torch.arange(places.size(1)) > 0)
-    for layer, name in enumerate(names):
+    for layer, name in enumerate(criterion.targets.heard):
         found.closed[layer, behind[own]] = trace.boundaries[..., layer][own] > 0.5
         if name is None:
             continue
-        steps = LayerSteps.of(trace, layer, criterion.targets.share(layer), **heard)
+        steps = LayerSteps.of(trace, layer, criterion.targets.share(layer), **predictions.of(name))
         values, known = REGULARIZERS[name].signal(steps)
         if name == "lexicon":
             values = criterion.targets.certain_at_line_ends(tokens, values)

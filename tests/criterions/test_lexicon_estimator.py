@@ -7,8 +7,8 @@ from unspaced import ROW, f1, heard, language
 
 from fairseq_hmrnn.compat import loading_data_only
 from fairseq_hmrnn.criterions.lexicon_estimator import LexiconEstimator
-from fairseq_hmrnn.criterions.lexicon_search import infer
 from fairseq_hmrnn.criterions.rate_estimator import START, RateEstimator
+from fairseq_hmrnn.segmentation.lexicon_search import infer
 
 CPU = torch.device("cpu")
 

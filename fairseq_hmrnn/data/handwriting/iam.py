@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Dict, List, Optional
+from typing import Dict, List, Optional, Tuple
 from xml.etree import ElementTree
 
 import numpy as np
@@ -44,7 +44,7 @@ class Corpus:
 
     def published_split(self, name: str) -> Optional[str]:
         """The split that a line belongs to; None if no list has its form, with or without the letter after it."""
-        form = self._form(name)
+        form, _ = _form_and_number(name)
         return self.splits.get(form) or self.splits.get(form[:7])
 
     def read(self, name: str) -> Line:
@@ -61,17 +61,10 @@ class Corpus:
             raise BrokenLine(f"{name}: is empty or no XML ({error})") from error
         strokes = [_points(name, stroke) for stroke in root.iter("Stroke")]
         points = join_strokes(name, strokes) * (1, -1)
-        form, number = self._form(name), int(_NAME.search(Path(name).stem).group(3))
+        form, number = _form_and_number(name)
         texts = self._texts_of(form)
         text = texts[number - 1] if 0 < number <= len(texts) else ""
         return Line(name, self._writer_of(form), text, points, stroke_ends(strokes))
-
-    @staticmethod
-    def _form(name: str) -> str:
-        matched = _NAME.search(Path(name).stem)
-        if matched is None:
-            raise BrokenLine(f"{name}: is not named as a line, such as a01-000u-01.xml")
-        return matched.group(1) + matched.group(2)
 
     def _texts_of(self, form: str) -> List[str]:
         if form not in self._texts:
@@ -87,6 +80,15 @@ class Corpus:
             found = _WRITER.search(path.read_bytes()) if path.is_file() else None
             self._writers[form] = found.group(1).decode("latin-1") if found else form
         return self._writers[form]
+
+
+def _form_and_number(name: str) -> Tuple[str, int]:
+    """The form that the line in a file of this name belongs to, and which of its lines it is, from 1."""
+    matched = _NAME.search(Path(name).stem)
+    if matched is None:
+        raise BrokenLine(f"{name}: is not named as a line, such as a01-000u-01.xml")
+    form, letter, number = matched.groups()
+    return form + letter, int(number)
 
 
 def _points(name: str, stroke) -> np.ndarray:

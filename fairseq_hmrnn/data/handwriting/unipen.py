@@ -72,7 +72,8 @@ class _Writing:
 
 def statements(text: str) -> Iterator[Statement]:
     """The statements of a file: keyword, what follows on its line, and the lines after it."""
-    keyword, rest, body = "", "", []
+    keyword, rest = "", ""
+    body: List[str] = []
     for line in text.split("\n"):  # bytes of an encoding that is not known may look like other ends of lines
         if line.startswith("."):
             if keyword:

@@ -104,7 +104,7 @@ class Lexicon(NamedTuple):
         """(R, T, LONGEST): log p of the spelling. less: as of Spelling.log_p."""
         symbols = np.maximum(rows.symbols, 0) + 1
         mark = np.zeros_like(symbols)
-        first, last = (self.spelling.log_p(*pair, less) for pair in ((mark, symbols), (symbols, mark)))
+        first, last = self.spelling.log_p(mark, symbols, less), self.spelling.log_p(symbols, mark, less)
         inner = np.zeros(symbols.shape)
         inner[:, 1:] = self.spelling.log_p(symbols[:, :-1], symbols[:, 1:], less)
         total = inner.cumsum(1)

@@ -7,8 +7,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from fairseq_hmrnn.criterions.lexicon import LONGEST, Lexicon, Rows, best_segmentation
-from fairseq_hmrnn.criterions.rate_search import DISCOUNT, SPELLING_PRIOR
+from fairseq_hmrnn.segmentation.lexicon import LONGEST, Lexicon, Rows, best_segmentation
+from fairseq_hmrnn.segmentation.rate_search import DISCOUNT, SPELLING_PRIOR
 
 TEXT = ["abcabd", "abcab", "ddabcab", "a", "babcabdabc"]
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from unspaced import letters_of_words
 
-from fairseq_hmrnn.criterions import rate_search
-from fairseq_hmrnn.criterions.rate_search import DISCOUNT, SPELLING_PRIOR, find_rate, held_out_cost, spelling_cost
+from fairseq_hmrnn.segmentation import rate_search
+from fairseq_hmrnn.segmentation.rate_search import DISCOUNT, SPELLING_PRIOR, find_rate, held_out_cost, spelling_cost
 
 
 def spelled(symbols):

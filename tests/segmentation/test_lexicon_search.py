@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from unspaced import f1, heard, language
 
-from fairseq_hmrnn.criterions import lexicon_search
-from fairseq_hmrnn.criterions.lexicon import Rows
-from fairseq_hmrnn.criterions.lexicon_search import CERTAIN, infer, resegmented, scored
+from fairseq_hmrnn.segmentation import lexicon_search
+from fairseq_hmrnn.segmentation.lexicon import Rows
+from fairseq_hmrnn.segmentation.lexicon_search import CERTAIN, infer, resegmented, scored
 
 
 def flat(places, seed=0):

@@ -11,7 +11,7 @@ nearly as well: Breiman et al. 1984. What else was tried stands in docs/boundari
 
 from __future__ import annotations
 
-from typing import Dict, List, Optional, Tuple
+from typing import Dict, List, Optional, Tuple, Union
 
 import numpy as np
 
@@ -23,6 +23,8 @@ DISCOUNT = 0.8  # of every count
 SPELLING_PRIOR = 5.0  # the weight of a symbol's frequency, in symbols, against what follows the one before it
 FEWEST = 2000  # places with a signal from which on a rate is looked for
 PREDICTED = 0.25  # least share of the symbols to be predicted: in short rows, long segments are cut short
+
+Many = Union[int, np.ndarray]  # one number, or one for each place
 
 
 def find_rate(symbols: np.ndarray, signal: np.ndarray) -> Optional[float]:
@@ -84,15 +86,15 @@ def _log_of_segments(every: np.ndarray, before: np.ndarray, after: np.ndarray, s
     every, before, after: types of all segments and of the N pairs, 0 to K - 1. spelling: (K,), -log p of each type.
     """
     count = np.bincount(every, minlength=len(spelling))[after] - 1
-    total, types = max(len(every) - 1, 1), len(spelling) - (count == 0)
+    types = len(spelling) - (count == 0)
     with np.errstate(divide="ignore"):
-        log_p = discounted(count, total, types, -spelling[after])
+        log_p = discounted(count, max(len(every) - 1, 1), types, -spelling[after])
     count, total, kinds = (counts - 1 for counts in _pair_counts(before, after, len(spelling)))
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(total > 0, discounted(count, total, kinds + (count > 0), log_p), log_p)
 
 
-def discounted(count: np.ndarray, total, kinds: np.ndarray, log_backoff: np.ndarray) -> np.ndarray:
+def discounted(count: np.ndarray, total: Many, kinds: Many, log_backoff: np.ndarray) -> np.ndarray:
     """log of (max(count - d, 0) + d kinds backoff) / total."""
     log_own = np.log(np.maximum(count - DISCOUNT, 0) / total)
     return np.logaddexp(log_own, np.log(DISCOUNT * kinds / total) + log_backoff)

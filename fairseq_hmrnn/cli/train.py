@@ -16,8 +16,8 @@ printed before it runs:
 Boundary regularisers (docs/boundaries.md): from a million symbols on those that find words and sentences, uncertainty
 and unforeseen, where spaces stand between words; for less text the rates of the recipe; lexicon where there are no
 spaces. A folder of `prepare translation` gets a translation model:
-  below 3 million     hmlstm_small: about 30 epochs, the learning rate falling to 0, or until validation has not
-                      improved for 5
+  below 3 million     hmlstm_small: 27 epochs, at least 3,000 updates, the learning rate falling to 0, or until
+                      validation has not improved for 5 epochs
   else                hmlstm_lstm_iwslt_de_en: 10 epochs
 """
 

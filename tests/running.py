@@ -21,6 +21,8 @@ BIN = Path(sys.executable).parent
 PATIENCE = 900  # seconds until what takes a second or ten is taken to hang: a machine may be very busy
 # Variables that are read when a process starts or imports a library.
 AT_START = ("PYTHON", "LANG", "LC_", "LD_", "TORCH_", "TRITON_", "CUDA_", "OMP_", "MKL_", "KMP_", "OPENBLAS_")
+# Set by scikit-learn in whatever imports it, now or later; forks.py has imported it.
+SET_BY_LIBRARIES = {"KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK"}
 
 
 def environment(**changes):
@@ -49,6 +51,7 @@ class Forks:
         they have a file `errors`."""
         wanted = environment(**self.variables)
         differs = {name for name in {*wanted, *self.environment} if wanted.get(name) != self.environment.get(name)}
+        differs -= SET_BY_LIBRARIES
         assert not any(name.startswith(AT_START) for name in differs), f"set too late for a fork: {differs}"
         files = {"input": str(stdin), "output": str(output), "folder": str(folder)}
         files["errors"] = str(errors or output)

@@ -332,14 +332,14 @@ def test_translation_averages_by_a_command_that_starts(benchmark, monkeypatch, t
     data.mkdir()
     folder.mkdir()
     (data / "spm.de.model").touch()
-    state = torch.load(ROOT / "tests" / "checkpoints" / "hmlstm_lstm.pt", weights_only=False)
+    state = torch.load(ROOT / "tests" / "checkpoints" / "hmlstm_lstm.pt")
     weight = "decoder.fc_out.bias"
     for updates, value in ((2, 1.0), (4, 4.0)):
         state["model"][weight].fill_(value)
         torch.save(state, folder / f"checkpoint_1_{updates}.pt")
     args = argparse.Namespace(data=data, out=tmp_path, patience=3, average=2, beam=2)
     _, checkpoint = translation.translate("lstm", args)
-    assert (torch.load(checkpoint, weights_only=False)["model"][weight] == 2.5).all()
+    assert (torch.load(checkpoint)["model"][weight] == 2.5).all()
     average, generate = begun
     assert average[:4] == [sys.executable, "-m", "fairseq_hmrnn", "average"]
     assert "from fairseq_cli.generate import cli_main" in generate[2] and str(checkpoint) in generate

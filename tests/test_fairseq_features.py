@@ -278,3 +278,5 @@ def test_translation_models_load_from_their_folder(models, pairs):
         HMLSTMModel.from_pretrained(str(models / "translator"), bpe="sentencepiece", sentencpiece_model="spm.de.model")
     wider = HMLSTMModel.from_pretrained(str(models / "translator"), generation_args={"beam": 7})
     assert wider.cfg.generation.beam == 7
+    with pytest.raises(TypeError, match="^unknown option bean in generation_args: did you mean beam"):
+        HMLSTMModel.from_pretrained(str(models / "translator"), generation_args={"bean": 7})

@@ -71,7 +71,7 @@ def test_reading_is_what_the_model_computes(checkpoint, model, text):
 @pytest.fixture(scope="module")
 def ensemble(checkpoint, tmp_path_factory):
     """The checkpoint, and one whose first detector fires more often."""
-    state = torch.load(checkpoint, weights_only=False)
+    state = torch.load(checkpoint)
     state["model"]["decoder.hm_lstm.bias.0"][-1] += 0.4
     other = tmp_path_factory.mktemp("ensemble") / "checkpoint_last.pt"
     torch.save(state, other)
@@ -108,7 +108,7 @@ def test_models_that_decide_together(ensemble, text, tmp_path):
         ("model", {"top_boundary": True}, "must have the same number of detectors, not [2, 3]"),
         ("dictionary", slice(None, None, -1), f"other.pt has another dictionary than {ensemble[0]}"),
     ):
-        state = torch.load(ensemble[1], weights_only=False)
+        state = torch.load(ensemble[1])
         if part == "dictionary":
             state["task_state"]["dictionary"] = state["task_state"]["dictionary"][change]
         else:

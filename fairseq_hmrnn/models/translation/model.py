@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import glob
 import os
 from typing import Dict
 
+from fairseq.dataclass.configs import GenerationConfig
 from fairseq.models import FairseqEncoderDecoderModel
 
 from ...checkpoints import check_overrides, data_folder, find_checkpoint, load_for_use, settings, split_checkpoints
-from ...options import CheckedOptions, check_config
+from ...options import CheckedOptions, check_config, nearest
 from ..dropout import let_dropout_grow
 from ..embeddings import check_criterion, check_shared_embeddings, load_embedding
 from ..start_files import StartsFromFiles
 from . import scripting
 from .encoder import HMLSTMEncoder
 from .pretrained import DECODER_PARTS, ENCODER_PARTS, Given, load_pretrained
-
-LOADING_OPTIONS = {"user_dir", "generation_args"}  # which fairseq's from_pretrained takes beside those of a checkpoint
 
 
 class TranslationModel(CheckedOptions, StartsFromFiles, FairseqEncoderDecoderModel):
@@ -73,12 +73,16 @@ class TranslationModel(CheckedOptions, StartsFromFiles, FairseqEncoderDecoderMod
         model_name_or_path: a checkpoint, or a folder with checkpoint_best.pt. checkpoint_file: its name there, several
         with ":" between them for an ensemble. data_name_or_path: the folder with the dictionaries; None: that of the
         checkpoint if it has them, else the one it was trained on. kwargs: options to change, such as
-        `bpe="sentencepiece", sentencepiece_model=PATH`, and those of fairseq's hub, LOADING_OPTIONS. TypeError for one
-        that is no option of a checkpoint.
+        `bpe="sentencepiece", sentencepiece_model=PATH`; user_dir; generation_args: a dictionary of options of
+        generation, such as `{"beam": 7}`. TypeError for what is no option of a checkpoint, or of generation.
         """
+        generation = kwargs.pop("generation_args", None) or {}
+        known = [field.name for field in dataclasses.fields(GenerationConfig)]
+        for name in generation.keys() - set(known):
+            raise TypeError(f"unknown option {name} in generation_args: {nearest(name, known)}")
         paths = [find_checkpoint(path) for path in split_checkpoints(model_name_or_path, checkpoint_file)]
         trained = settings(load_for_use(paths[0]))
-        overrides = {name: kwargs[name] for name in kwargs.keys() - LOADING_OPTIONS}
+        overrides = {name: kwargs[name] for name in kwargs.keys() - {"user_dir"}}
         check_overrides(paths[0], trained, overrides)
         for path in paths[1:] if overrides else ():
             check_overrides(path, settings(load_for_use(path)), overrides)
@@ -91,7 +95,10 @@ class TranslationModel(CheckedOptions, StartsFromFiles, FairseqEncoderDecoderMod
         data_name_or_path = data_folder(data_name_or_path, paths[0])
         if not os.path.isdir(data_name_or_path):
             raise FileNotFoundError(f"no folder {data_name_or_path}: name the one with the dictionaries as data")
-        return super().from_pretrained(folder, names, os.path.abspath(data_name_or_path), **kwargs)
+        hub = super().from_pretrained(folder, names, os.path.abspath(data_name_or_path), **kwargs)
+        for name, value in generation.items():  # fairseq 0.12.2 leaves them out without a word
+            setattr(hub.cfg.generation, name, value)
+        return hub
 
     def make_generation_fast_(self, need_attn=False, **kwargs):
         """As fairseq's, whose hub hands on the None of an option that nobody gave: torch.jit.script requires a bool."""

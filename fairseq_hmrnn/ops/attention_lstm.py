@@ -50,6 +50,7 @@ def attention_lstm(
     """
     flat = [tensor for layer in weights for tensor in layer]
     between, after = masks or (None, None)
+    keys, values, output = keys.contiguous(), values.contiguous(), output.contiguous()
     return _AttentionLSTM.apply(x, h, c, keys, values, padding_mask, between, after, output, *flat)
 
 
@@ -57,7 +58,6 @@ class _AttentionLSTM(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, h, c, keys, values, padding_mask, between, after, output, *flat):
         layers = _layers(flat, x)
-        keys, values, output = keys.contiguous(), values.contiguous(), output.contiguous()
         keys_across, mask = keys.transpose(1, 2).contiguous(), padding_mask.unsqueeze(1)
         hidden, cells, fed = list(h.unbind(0)), list(c.unbind(0)), h.new_zeros(h.shape[1:])
         of_x = layers[0].of_x(x)
@@ -80,13 +80,14 @@ class _AttentionLSTM(torch.autograd.Function):
             fed = attended[t] if after is None else attended[t] * after[t]
         ctx.mark_non_differentiable(attention)
         of_steps = [tensor for saved in steps for tensor in saved]
-        ctx.save_for_backward(x, c, keys, values, between, after, output, attention, attended, tops, *of_steps, *flat)
+        inputs = x, h, c, keys, values, between, after, output
+        ctx.save_for_backward(*inputs, attention, attended, tops, *of_steps, *flat)
         return attended if after is None else attended * after, attention
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad, _):
-        x, c, keys, values, between, after, output, attention, attended, tops, *rest = ctx.saved_tensors
+        x, _, c, keys, values, between, after, output, attention, attended, tops, *rest = ctx.saved_tensors
         width = len(LayerSteps._fields)
         steps = [LayerSteps(*rest[i * width : (i + 1) * width]) for i in range(c.size(0))]
         layers = _layers(rest[len(steps) * width :], x)

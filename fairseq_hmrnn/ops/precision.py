@@ -42,14 +42,13 @@ class RoundedLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor) -> Tensor:
         """x (B, H_in), weight (R, H_in); returns (B, R), all of one dtype."""
-        x, weight = rounded(x), rounded(weight)
         ctx.save_for_backward(x, weight)
-        return x @ weight.t()
+        return rounded(x) @ rounded(weight).t()
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor):
-        x, weight = ctx.saved_tensors
+        x, weight = map(rounded, ctx.saved_tensors)
         grad = rounded(grad)
         return grad @ weight, grad.t() @ x
 

@@ -53,8 +53,8 @@ def linear(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None, bfloat16: b
     wide = _widened(dtype) if not capturing() and _torch_is_slow(dtype) else dtype
     if weight.dtype != dtype or not _takes_panels(x, wide, bfloat16):
         return F.linear(*((rounded(x), rounded(weight)) if bfloat16 else (x, weight)), bias)
-    rows, bias = x.reshape(-1, x.size(-1)).to(wide), None if bias is None else bias.to(wide)
-    y = _Linear.apply(rows, weight.to(wide), bias, bfloat16 or dtype == torch.bfloat16)
+    rows, bias = x.reshape(-1, x.size(-1)).to(wide).contiguous(), None if bias is None else bias.to(wide)
+    y = _Linear.apply(rows, weight.to(wide).contiguous(), bias, bfloat16 or dtype == torch.bfloat16)
     return y.to(dtype).view(*x.shape[:-1], weight.size(0))
 
 
@@ -66,7 +66,6 @@ def has_many_rows(x: Tensor) -> bool:
 class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Optional[Tensor], low: bool) -> Tensor:
-        x, weight = x.contiguous(), weight.contiguous()
         ctx.save_for_backward(x, weight)
         ctx.low = low
         y = kernel.compiled.multiply(x, False, weight, False, low)
@@ -97,7 +96,7 @@ def layer_output(
     x, dtype = hidden[0], weights[0].dtype
     wide = _widened(dtype)
     if x.dim() == 3 and x.numel() and _takes_panels(x, wide, bfloat16):
-        tensors = [tensor.to(wide) for tensor in (*hidden, *weights)]
+        tensors = [tensor.to(wide).contiguous() for tensor in (*hidden, *weights)]
         features = _LayerOutput.apply(len(hidden), changed, bfloat16 or dtype == torch.bfloat16, *tensors)
         return features.transpose(0, 1).to(dtype)
     size, inputs = weights[0].size(0) - len(hidden), [h.to(dtype) for h in hidden]
@@ -113,8 +112,7 @@ def gated_sum(gates: Iterable[Tensor], terms: Iterable[Tensor]) -> Tensor:
 
 class _LayerOutput(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, layers: int, changed: Optional[Tensor], low: bool, *given: Tensor) -> Tensor:
-        tensors = [tensor.contiguous() for tensor in given]
+    def forward(ctx, layers: int, changed: Optional[Tensor], low: bool, *tensors: Tensor) -> Tensor:
         changed = None if changed is None else changed.contiguous()
         features, saved = kernel.compiled.layer_output(tensors[:layers], tensors[layers:], changed, low)
         ctx.layers, ctx.low = layers, low

@@ -34,7 +34,7 @@ class RateEstimator:
         self.newest = MEMORY  # places that a search looks at
         self.of_all_steps = False  # as it was in checkpoints that do not have this
         self.symbols = torch.full((MEMORY,), -1, dtype=torch.int32)
-        self.signal = torch.zeros(MEMORY)
+        self.signal = torch.zeros(MEMORY, dtype=torch.float32)
 
     def remember(self, tokens: Tensor, signal: Tensor, known: Tensor) -> None:
         """Remember a batch, each (B, T): symbols, the signal of the place before each, inf where a segment begins for

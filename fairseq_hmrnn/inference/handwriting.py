@@ -56,10 +56,11 @@ class Writer:
     def write(self, count: int, bias: float = 0.0, beginning: Optional[np.ndarray] = None) -> Written:
         """`count` new steps after a beginning (N, 3), normalised, N from 1; None: a pen that is put down. bias:
         Graves' b, see `MixtureDensity.distribution`. Draws from torch's generator."""
-        steps = torch.zeros(1, 1, 3) if beginning is None else torch.from_numpy(np.asarray(beginning, np.float32))[None]
+        start = np.zeros((1, 3)) if beginning is None else beginning
+        steps = torch.from_numpy(np.asarray(start, dtype=np.float32)).unsqueeze(0)
         parameters, extra = self.model(steps)
         written, boundaries = [steps], [_boundaries(extra)]
-        log_probs = [torch.zeros(1), self.model.distribution(parameters[0, :-1]).log_prob(steps[0, 1:])]
+        log_probs = [parameters.new_zeros(1), self.model.distribution(parameters[0, :-1]).log_prob(steps[0, 1:])]
         for _ in range(count):
             step = self.model.distribution(parameters[:, -1:], bias).sample()
             log_probs.append(self.model.distribution(parameters[0, -1:]).log_prob(step[0]))

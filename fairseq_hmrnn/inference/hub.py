@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import logging
 import operator
@@ -149,25 +148,18 @@ class LanguageModelHub(GeneratorHubInterface):
         allowed, symbols = options.get("prefix_allowed_tokens_fn"), [self.encode(prompt) for prompt in prompts]
         if allowed is not None:
             options = {**options, "prefix_allowed_tokens_fn": lambda row, before: allowed(start + row, before)}
-        with self.ending(end):
-            found = self.generate(symbols, **options)
+        found = self.generate(symbols, **options, **self.ending(end))
         return [hypos[0]["tokens"][before.numel() :].tolist() for before, hypos in zip(symbols, found)]
 
-    @contextlib.contextmanager
-    def ending(self, end: Optional[str]):
-        """Within this context the task's generators end samples so, see `stop`. ValueError for samples that length is
-        to end and a task of fairseq's, whose generators end them with `</s>`."""
+    def ending(self, end: Optional[str]) -> Dict[str, str]:
+        """Options of `generate` with which samples end so, see `stop`. ValueError for samples that length is to end
+        and a task of fairseq's, whose generators end them with `</s>`."""
         args = self.task.args
-        before = getattr(args, "end_of_sample", None)
-        if before is None and self.stop(end) is None:
+        if getattr(args, "end_of_sample", None) is not None:
+            return {} if end is None else {"end_of_sample": end}  # which the task's build_generator reads
+        if self.stop(end) is None:
             raise ValueError(f"beam search of the task {args._name} ends samples with </s>: leave the end {end} out")
-        if end is not None and before is not None:
-            args.end_of_sample = end
-        try:
-            yield
-        finally:
-            if before is not None:
-                args.end_of_sample = before
+        return {}
 
     def continued(self, prompt: str, new: Sequence[int]) -> str:
         """The prompt as it is, then the text of the new symbols, `</s>` as a newline: that of words and pieces depends

@@ -80,7 +80,7 @@ class Sampler:
             self.random.seed()
         else:
             self.random.manual_seed(options.seed)
-        self.noise = torch.empty(0)  # (steps, B, V), not used yet
+        self.noise = torch.empty(0, dtype=torch.float32)  # (steps, B, V), not used yet
 
     def run(self, prompts: Sequence[Sequence[int]], scores: bool = False) -> Iterator[SampledStep]:
         """Yields the next symbols of all prompts without end; a prompt begins with the model's begin symbol.
@@ -209,7 +209,7 @@ class Sampler:
         """(T, B, V) of the Gumbel distribution, 1 to `steps` steps of it. shape: (B, V)."""
         if not len(self.noise) or self.noise.shape[1:] != shape:
             count = max(1, NOISE_NUMBERS // (shape[0] * shape[1]))
-            exponential = torch.empty(count, *shape).exponential_(generator=self.random)
+            exponential = torch.empty(count, *shape, dtype=torch.float32).exponential_(generator=self.random)
             self.noise = exponential.clamp_(min=1e-30).log_().neg_()
         noise, self.noise = self.noise[:steps], self.noise[steps:]
         return noise

@@ -75,8 +75,7 @@ class SampleWriter:
         own_scores = options.get("temperature", 1) == 1 and options.get("diverse_beam_groups", 0) <= 0
         for prompt in prompts:
             before = self.model.encode(prompt)
-            with self.model.ending(self.end):
-                found = self.model.generate([before], max_len_b=self.length, **options)[0]
+            found = self.model.generate([before], max_len_b=self.length, **options, **self.model.ending(self.end))[0]
             for hypothesis in found[:nbest]:
                 new = hypothesis["tokens"][before.numel() :].tolist()
                 log_probs = hypothesis["positional_scores"].tolist()

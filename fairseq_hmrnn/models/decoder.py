@@ -72,9 +72,10 @@ class HMLSTMDecoder(RecurrentDecoder):
         """The recurrence over tokens (B, T) from `state` on, time-major, and which of them are not padding (B, T).
         hidden_dtype: as in HMLSTM."""
         valid = tokens.ne(self.padding_idx)
-        valid_steps, slope, table = valid_or_none(valid.t()), self.slope_progress.slope, self.embed_tokens.weight
-        if not capturing() and table.size(0) < tokens.numel() and not drops_out(self.dropout_input):
-            given, tokens = table, tokens.t().contiguous()
+        valid_steps, slope, table = valid_or_none(valid.t()), self.slope_progress.slope, self.input_table
+        many = not capturing() and table.size(0) < tokens.numel()
+        if many and not drops_out(self.dropout_input) and not decoding.has_hooks(self.embed_tokens):
+            given, tokens = table, tokens.t().long().contiguous()
         else:
             given, tokens = self.embed(tokens).transpose(0, 1), None
         return self.hm_lstm(given, state, valid_steps, slope, tokens=tokens, hidden_dtype=hidden_dtype), valid

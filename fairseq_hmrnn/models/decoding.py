@@ -15,7 +15,7 @@ from typing import Callable, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..ops import HMLSTMOutput, HMLSTMState, PackedLayers, capturing, valid_or_none
 from ..ops.cpu import kernel, remedy
@@ -77,7 +77,7 @@ class PackedWeights:
     share it."""
 
     def __init__(self, decoder, packed):
-        self.packed, self.dtype, embedding = packed, packed_dtype(packed), decoder.embed_tokens.weight
+        self.packed, self.dtype, embedding = packed, packed_dtype(packed), decoder.input_table
         self.table = packed.project(embedding.to(self.dtype)) if embedding.size(0) <= TABLE_SYMBOLS else None
         self.output = tuple(weight.to(self.dtype) for weight in decoder.layer_output.layer_weights())
 
@@ -96,7 +96,7 @@ class PackedRecurrence:
     def __call__(self, tokens: Tensor, state: HMLSTMState) -> Tuple[HMLSTMOutput, Tensor]:
         """The output for tokens (B, T), and a mask (B, T) that is true where a token is not padding."""
         valid, table = tokens.ne(self.decoder.padding_idx), self.weights.table
-        x = self.decoder.embed_tokens.weight.detach().to(self.weights.dtype) if table is None else table
+        x = self.decoder.input_table.detach().to(self.weights.dtype) if table is None else table
         options = {"valid": valid_or_none(valid.t()), "projected": table is not None, "tokens": tokens.t()}
         return self.weights.packed(x, state, self.options, **options), valid
 
@@ -168,10 +168,16 @@ class CompiledSteps:
         self.reached = self.reached.reorder_(order)
 
 
+def has_hooks(module: nn.Module) -> bool:
+    """Whether a call of the module does more than its `forward`."""
+    return any((module._forward_hooks, module._forward_pre_hooks, module._backward_hooks))
+
+
 def _reads_weights(decoder) -> bool:
-    """Whether steps read the decoder's own weights: they have a graph, or dropout, behind them, or are
-    recorded."""
-    return decoder.training or decoder.is_stochastic or torch.is_grad_enabled() or capturing()
+    """Whether steps read the decoder's own weights: they have a graph, dropout or hooks of the embedding behind them,
+    or are recorded."""
+    own = decoder.training or decoder.is_stochastic or torch.is_grad_enabled() or capturing()
+    return own or has_hooks(decoder.embed_tokens)
 
 
 def generate_in(models: Sequence, dtype: str) -> None:
@@ -208,7 +214,7 @@ def _pack(decoder) -> Optional[PackedLayers]:
     if decoder.generation_dtype != "bfloat16":
         return None if own else _pack_as_trained(decoder)
     if own:
-        raise ValueError("generation in bfloat16 is without gradients and dropout: leave it at float32 for them")
+        raise ValueError("generation in bfloat16 is without gradients, dropout and hooks: leave it at float32 for them")
     packed = decoder.hm_lstm.pack(bfloat16=True)
     if packed is None or not packed.bfloat16:
         where = f"backend {decoder.hm_lstm.backend} on {decoder.embed_tokens.weight.device.type}"
@@ -225,7 +231,8 @@ def _pack_as_trained(decoder) -> Optional[PackedLayers]:
 def recurrence(decoder) -> Callable[[Tensor, HMLSTMState], Tuple[HMLSTMOutput, Tensor]]:
     """`recur` of a decoder in evaluation, for many calls between which its weights do not change: packed once, where
     the CPU kernel runs it."""
-    packed = None if decoder.training or decoder.is_stochastic else _pack_as_trained(decoder)
+    own = decoder.training or decoder.is_stochastic or has_hooks(decoder.embed_tokens)
+    packed = None if own else _pack_as_trained(decoder)
     return decoder.recur if packed is None else PackedRecurrence(decoder, PackedWeights(decoder, packed))
 
 
@@ -237,7 +244,7 @@ def freeze(decoder):
         return None
     if packed.compiled_weights is None or decoder.output_projection is None:  # an adaptive softmax is not compiled
         return PackedWeights(decoder, packed)
-    softmax, embedding, dtype = decoder.output_projection, decoder.embed_tokens.weight, packed_dtype(packed)
+    softmax, embedding, dtype = decoder.output_projection, decoder.input_table, packed_dtype(packed)
     output = [*decoder.layer_output.layer_weights(), softmax.weight, softmax.bias]
     *layers, weight, bias = (tensor.to(dtype) for tensor in output)
     return Generation(

@@ -56,6 +56,12 @@ class RecurrentDecoder(Recurrent, FairseqIncrementalDecoder):
         """The recurrence's input for tokens of any shape: (..., embed_dim)."""
         return self.dropout_input(self.embed_tokens(tokens))
 
+    @property
+    def input_table(self) -> Tensor:
+        """What `embed` gives for every symbol, (V, embed_dim), but for dropout: where layer 1's products are made for
+        all symbols at once."""
+        return self.embed_tokens.weight
+
     def output_layer(self, features: Tensor) -> Tensor:
         """Logits (..., V) of features (..., output_dim); with an adaptive softmax the features."""
         if self.output_projection is None:

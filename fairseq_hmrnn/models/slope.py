@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Union
+from typing import List, NamedTuple, Tuple, Union
 
 import torch
 from torch import Tensor, nn
@@ -42,18 +42,19 @@ class SlopeProgress(nn.Module):
         self.schedule = schedule
         self.register_buffer("progress", torch.zeros(2, dtype=torch.long))  # completed epochs, updates
         self._progress = [0, 0]  # the same on the host: reading the buffer would wait for a GPU
+        self._read = self._buffer  # of which it is the same
         # Slope and updates for recorded graphs: a number would be a constant of the graph, compiled anew when it grows.
         self._as_tensors = torch.tensor([schedule(0, 0), 0], dtype=torch.float64)
 
     @property
     def slope(self) -> Union[float, Tensor]:
         """A number; where a graph is recorded, a tensor () of float64 on the host."""
-        return self._as_tensors[0].clone() if capturing() else self.schedule(*self._progress)
+        return self._as_tensors[0].clone() if capturing() else self.schedule(*self._on_host())
 
     @property
     def num_updates(self) -> Union[int, Tensor]:
         """As `slope`, in int64."""
-        return self._as_tensors[1].long() if capturing() else self._progress[1]
+        return self._as_tensors[1].long() if capturing() else self._on_host()[1]
 
     def set_epoch(self, epoch: int) -> None:
         """fairseq counts epochs from 1."""
@@ -63,15 +64,29 @@ class SlopeProgress(nn.Module):
         self._set(1, num_updates)
 
     def _set(self, index: int, value: int) -> None:
-        if self._progress[index] != value:
+        if self._on_host()[index] != value:
             self._progress[index] = value
             self.progress[index] = value
             self._progress_changed()
 
     def _load_from_state_dict(self, *args, **kwargs):
         super()._load_from_state_dict(*args, **kwargs)
-        self._progress = self.progress.tolist()
-        self._progress_changed()
+        self._on_host()
+
+    def _on_host(self) -> List[int]:
+        """The buffer's numbers, read again where somebody else has written to it or put another one in its place:
+        averages of models, torch's distributed wrapper."""
+        if self._read != self._buffer and not self.progress.is_meta:
+            self._progress = self.progress.tolist()
+            self._progress_changed()
+        return self._progress
+
+    @property
+    def _buffer(self) -> Tuple[int, int]:
+        """Of the buffer, what changes with it."""
+        version = 0 if self.progress.is_inference() else self.progress._version
+        return id(self.progress), version
 
     def _progress_changed(self) -> None:
         self._as_tensors[0], self._as_tensors[1] = self.schedule(*self._progress), self._progress[1]
+        self._read = self._buffer

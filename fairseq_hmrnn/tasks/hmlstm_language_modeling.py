@@ -143,7 +143,8 @@ class HMLSTMLanguageModelingTask(TaskMixin, StatefulLanguageModelingTask):
             generate_in(models, str(self.args.generation_dtype))
         if seq_gen_cls is None and not getattr(args, "score_reference", False):
             seq_gen_cls = PromptedGenerator
-            stop = stop_symbol(str(self.args.end_of_sample), self.has_characters, self.target_dictionary)
+            end = str(getattr(args, "end_of_sample", self.args.end_of_sample))  # of one call, by the hub interface
+            stop = stop_symbol(end, self.has_characters, self.target_dictionary)
             new_only = str(self.args.scored_text) == "new"
             extra_gen_cls_kwargs = {**(extra_gen_cls_kwargs or {}), "stop": stop, "score_new_only": new_only}
         generator = super().build_generator(models, args, seq_gen_cls, extra_gen_cls_kwargs, **kwargs)

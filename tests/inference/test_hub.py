@@ -209,5 +209,9 @@ def test_allowed_symbols_are_asked_of_each_prompt_behind_it(lm):
     for prompt in ("und", "und\nder"):  # with a stop symbol inside, another one stands for it
         new = lm.sample(prompt, beam=2, length=5, end="newline", prefix_allowed_tokens_fn=either)[len(prompt) :]
         assert len(new) <= 5 and set(new) <= set("ade")
+    ends = []  # of the task while another text is sampled: no thread changes it for others
+    watched = lambda *_: ends.append(lm.task.args.end_of_sample) or letters  # noqa: E731
+    lm.sample("der", beam=2, length=3, end="newline", prefix_allowed_tokens_fn=watched)
+    assert set(ends) == {"auto"}
     with pytest.raises(ValueError, match="^the search found no text: prefix_allowed_tokens_fn"):
         lm.sample("der", beam=2, length=3, end="newline", prefix_allowed_tokens_fn=lambda *_: [])

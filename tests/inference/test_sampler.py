@@ -187,3 +187,14 @@ def test_a_prompt_has_a_symbol(prompts):
 def test_options_without_meaning(options, message):
     with pytest.raises(ValueError, match=message):
         Sampler([make()], SamplingOptions(**options), PAD)
+
+
+@pytest.mark.parametrize("top_k", [0, 3])
+def test_samples_are_the_same_under_another_default_dtype(monkeypatch, top_k):
+    expected = sample([make()], [[2]] * 2, 9, top_k=top_k, seed=4)
+    model = make()
+    try:
+        torch.set_default_dtype(torch.float64)
+        assert sample([model], [[2]] * 2, 9, top_k=top_k, seed=4) == expected
+    finally:
+        torch.set_default_dtype(torch.float32)

@@ -135,7 +135,7 @@ def test_what_cannot_be_is_one_line(monkeypatch):
         decoding.generate_in([model, other], "bfloat16")
     decoding.generate_in([other], "float32")
     decoding.generate_in([model], "bfloat16")
-    with pytest.raises(ValueError, match="without gradients and dropout"):
+    with pytest.raises(ValueError, match="without gradients, dropout and hooks"):
         model.decoder(x, incremental_state={})
     model.decoder.hm_lstm.backend = "reference"
     with pytest.raises(ValueError, match="not backend reference on cpu"):

@@ -130,6 +130,27 @@ def test_where_packed_steps_cannot_run(monkeypatch):
     torch.testing.assert_close(found, full, rtol=0, atol=1e-12)
 
 
+def test_hooks_of_the_embedding_run_in_every_way_to_compute():
+    """With fewer symbols than the dictionary has and with more, one by one, and by packed weights for many calls."""
+    model, (few, many) = make(), (tokens(2, 3), tokens(2, 40))
+    assert few.numel() < len(model.decoder.dictionary) < many.numel()
+    plain = model(many)[0]
+    model.decoder.embed_tokens.register_forward_hook(lambda module, given, output: 2 * output)
+    assert not torch.allclose(model(many)[0], plain)
+    torch.testing.assert_close(model(many[:, :3])[0], model(many)[0][:, :3], rtol=0, atol=1e-11)
+    for x in (few, many):
+        torch.testing.assert_close(steps(model, x)[0], model(x)[0], rtol=0, atol=1e-11)
+    model.eval()
+    output, _ = decoding.recurrence(model.decoder)(many, model.decoder.hm_lstm.zero_state(2))
+    torch.testing.assert_close(output.hidden, model.decoder.recur(many)[0].hidden, rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("length", [3, 40])
+def test_symbols_may_be_of_32_bits(length):
+    model, x = make(), tokens(2, length)
+    assert same_bits([model(x.int())[0]], [model(x)[0]])
+
+
 def test_a_generation_can_be_copied_and_goes_on_independently():
     model, x = make(), tokens(2, 8)
     _, state = steps(model, x[:, :4])

@@ -1,8 +1,11 @@
 """Slope schedules against the published ones."""
 
-import pytest
+import copy
 
-from fairseq_hmrnn.models.slope import SlopeSchedule
+import pytest
+import torch
+
+from fairseq_hmrnn.models.slope import SlopeProgress, SlopeSchedule
 
 
 def test_the_schedule_of_penn_treebank():
@@ -21,3 +24,32 @@ def test_by_update():
 def test_impossible_schedules_are_refused(schedule):
     with pytest.raises(ValueError, match="slope"):
         schedule.check()
+
+
+@pytest.mark.parametrize("write", ["in place", "another buffer", "load", "from a copy"])
+def test_the_slope_is_that_of_the_buffer_whoever_writes_to_it(write):
+    """As torch's averages of models and its distributed wrapper do."""
+    trained, other = (SlopeProgress(SlopeSchedule(1, 5, per_epoch=0.5)) for _ in range(2))
+    trained.set_epoch(4)
+    trained.set_num_updates(30)
+    assert (trained.slope, other.slope, other.num_updates) == (2.5, 1.0, 0)
+    if write == "in place":
+        other.progress.copy_(trained.progress)
+    elif write == "another buffer":
+        other.progress = trained.progress.clone()
+    elif write == "load":
+        other.load_state_dict(trained.state_dict())
+    else:
+        other = copy.deepcopy(trained)
+    assert (other.slope, other.num_updates) == (2.5, 30)
+    other.set_num_updates(31)
+    assert other.progress.tolist() == [3, 31] and trained.progress.tolist() == [3, 30]
+
+
+def test_a_number_that_is_known_is_not_read_again(monkeypatch):
+    """A GPU would be waited for."""
+    progress = SlopeProgress(SlopeSchedule(1, 5, per_update=0.5))
+    monkeypatch.setattr(torch.Tensor, "tolist", lambda _: pytest.fail("read"))
+    for update in range(3):
+        progress.set_num_updates(update)
+        assert progress.slope == 1 + update / 2 and progress.num_updates == update

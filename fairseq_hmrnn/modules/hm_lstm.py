@@ -184,6 +184,9 @@ class HMLSTM(nn.Module):
 
     def layers(self) -> List[LayerParameters]:
         """The weights of every layer, bottom to top."""
+        for parameters in self.children():  # torch.nn.utils.prune and weight_norm make weights in such hooks
+            for hook in parameters._forward_pre_hooks.values():
+                hook(parameters, ())
         return [self._layer(index) for index in range(self.num_layers)]
 
     def zero_state(self, batch_size: int) -> HMLSTMState:

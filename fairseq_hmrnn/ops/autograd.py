@@ -9,7 +9,7 @@ from typing import Any, List, Optional, Sequence, Tuple
 import torch
 from torch import Tensor
 
-from .differentiation import once_differentiable
+from .differentiation import once_differentiable, refuse_transforms
 from .types import HMLSTMOutput, HMLSTMState, LayerParameters, RecurrenceOptions
 
 CONSTANTS = 3  # arguments of a call before the masks: tokens, valid, noise
@@ -105,6 +105,7 @@ def run(
     masks: Sequence[Optional[Tensor]] = recurrent_masks or [None] * len(layers)
     constants: List[Optional[Tensor]] = [tokens, valid, noise, *masks]
     given = [None if t is None else t.contiguous() for t in given]
+    refuse_transforms(given)
     constants = [None if t is None else t.detach().contiguous() for t in constants]
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in given):
         return call.output(Recurrence.apply(call, *constants, *given))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import numbers
 from typing import Optional, Sequence
 
 import torch
@@ -16,8 +18,9 @@ def check_options(options: RecurrenceOptions, noise: Optional[Tensor]) -> None:
     """A known boundary mode, a positive slope, and noise where the mode requires it."""
     if options.boundary not in BOUNDARY_MODES:
         raise ValueError(f"unknown boundary mode {options.boundary!r}: choose from {', '.join(BOUNDARY_MODES)}")
-    if not isinstance(options.slope, Tensor) and not 0 < options.slope < float("inf"):
-        raise ValueError(f"the slope of the hard sigmoid must be positive and finite, not {options.slope}")
+    slope = options.slope
+    if not isinstance(slope, (Tensor, numbers.Real)) or isinstance(slope, numbers.Real) and not 0 < slope < math.inf:
+        raise ValueError(f"the slope of the hard sigmoid must be a positive and finite number, not {slope!r}")
     if (noise is None) == (options.boundary == "bernoulli"):
         raise ValueError('boundary="bernoulli" requires noise, and nothing else takes it')
 
@@ -137,6 +140,9 @@ def check_tensors(x, layers, state, valid, noise, recurrent_masks, tokens=None, 
                 f"{name} is {tensor.dtype} on {tensor.device}, but with weights of {weight.dtype} on {weight.device} "
                 f"it must be {dtype} on {weight.device}"
             )
+    for name, tensors in (("noise", [noise]), ("recurrent_masks", recurrent_masks or [])):
+        if any(tensor is not None and tensor.requires_grad for tensor in tensors):
+            raise ValueError(f"{name} must not require a gradient, which a kernel has none of: detach it")
     if valid is not None:
         if not isinstance(valid, Tensor):
             raise ValueError(f"valid must be a bool tensor of shape {(steps, batch_size)}, got {type(valid).__name__}")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, Callable
+from typing import Any, Callable, Iterable, Optional
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 
 class _Undifferentiable(torch.autograd.Function):
@@ -25,6 +26,22 @@ class _Undifferentiable(torch.autograd.Function):
         )
 
 
+def refuse_transforms(tensors: Iterable[Optional[Tensor]]) -> None:
+    """RuntimeError within a transform of torch.func or a batched derivative, whose tensors have no memory that a kernel
+    could read, and for a tensor with a forward-mode tangent, which would be left out."""
+    given = [tensor for tensor in tensors if tensor is not None]
+    functorch = getattr(torch._C, "_functorch", None)  # of torch 2
+    transformed = functorch is not None and functorch.peek_interpreter_stack() is not None
+    batched = functorch is not None and any(map(functorch.is_legacy_batchedtensor, given))
+    has_level = getattr(forward_ad, "_current_level", -1) >= 0  # cheap: unpack_dual is not
+    if transformed or batched or has_level and any(forward_ad.unpack_dual(t).tangent is not None for t in given):
+        raise RuntimeError(
+            "gradients written by hand are not for torch.func, nor for batched (vectorize, is_grads_batched) or "
+            "forward-mode derivatives: take those one by one by torch.autograd, forward-mode ones by "
+            "HMLSTM(backend='reference')"
+        )
+
+
 def once_differentiable(backward: Callable[..., Any]) -> Callable[..., Any]:
     """For the backward pass of a Function that saves its inputs, as they were given: raises on any second
     differentiation. torch's `once_differentiable` does not raise when the incoming gradient needs none, e.g. for a
@@ -33,6 +50,7 @@ def once_differentiable(backward: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(backward)
     def once(ctx, *grads):
+        refuse_transforms(grads)
         with torch.no_grad():
             found = backward(ctx, *grads)
         if not torch.is_grad_enabled():  # as without create_graph

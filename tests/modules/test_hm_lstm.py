@@ -3,6 +3,7 @@
 import pytest
 import torch
 from pairs import pairs
+from torch.nn.utils import prune
 
 from fairseq_hmrnn.modules import HMLSTM, LayerOutput
 from fairseq_hmrnn.ops import HMLSTMState
@@ -189,6 +190,41 @@ def test_an_input_that_does_not_fit_is_named():
         module([[[0.0] * 7]])
     with pytest.raises(ValueError, match="x and tokens must be tensors, got Tensor and list"):
         module(torch.zeros(5, 7), tokens=[[1, 2]])
+    for slope in ("a", None, 0.0, float("nan")):
+        with pytest.raises(ValueError, match="slope of the hard sigmoid must be a positive and finite number, not"):
+            module(torch.zeros(3, 2, 7), slope=slope)
+    masks = [torch.ones(2, size, requires_grad=True) for size in (8, 4)]
+    with pytest.raises(ValueError, match="recurrent_masks must not require a gradient"):
+        module(torch.zeros(3, 2, 7), recurrent_masks=masks)
+
+
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+def test_pruned_weights_are_trained_and_stay_pruned(backend):
+    """torch.nn.utils.prune makes the weight in a hook before every call, as the older weight_norm does."""
+    module, x = make(backend=backend), torch.randn(4, 2, 3, dtype=torch.float64)
+    prune.random_unstructured(module.weight_recurrent, "0", amount=0.5)
+    pruned = module.weight_recurrent[0].eq(0)
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
+    outputs = []
+    for _ in range(3):
+        outputs.append(module(x).hidden[-1])
+        optimizer.zero_grad()
+        outputs[-1].pow(2).sum().backward()
+        optimizer.step()
+    assert 0.4 < pruned.double().mean() < 0.6 and torch.equal(module.weight_recurrent[0].eq(0), pruned)
+    assert not torch.equal(module.weight_recurrent[0], getattr(module.weight_recurrent, "0_orig"))
+    assert not torch.equal(outputs[0], outputs[1]) and not torch.equal(outputs[1], outputs[2])
+    before = module(x).hidden[0]
+    prune.remove(module.weight_recurrent, "0")
+    assert torch.equal(module(x).hidden[0], before)
+
+
+def test_packed_steps_take_what_autocast_has_made():
+    module = HMLSTM(3, [4]).eval()
+    packed, x, state = module.pack(), torch.randn(2, 3), module.zero_state(2)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        found, expected = module.step(x.bfloat16(), state, packed=packed), module.step(x.bfloat16(), state)
+    torch.testing.assert_close(found.hidden, expected.hidden)
 
 
 def test_packed_weights_sample_no_boundaries():

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.autograd import forward_ad
 
 from fairseq_hmrnn.criterions.softmax_nll import softmax_nll
 from fairseq_hmrnn.modules import HMLSTM
@@ -91,3 +92,29 @@ def test_a_second_derivative_by_any_input_is_refused(name):
         for grad in grads:
             with pytest.raises(RuntimeError, match="differentiated twice: .*backend='reference'"):
                 torch.autograd.grad(grad.sum(), leaf, retain_graph=True)
+
+
+def forward_mode(model, x):
+    with forward_ad.dual_level():
+        model(forward_ad.make_dual(x, torch.ones_like(x)))
+
+
+def batched(model, x):
+    torch.autograd.functional.jacobian(lambda x: model(x).hidden[0].sum((0, 1)), x, vectorize=True)
+
+
+def of_torch_func(model, x):
+    torch.func.grad(lambda x: model(x).hidden[0].sum())(x)
+
+
+@pytest.mark.parametrize("trained", [True, False])
+@pytest.mark.parametrize("take", [forward_mode, batched, of_torch_func])
+def test_other_ways_to_differentiate_are_refused_by_name(take, trained):
+    if take is of_torch_func and not hasattr(torch, "func"):
+        pytest.skip("this torch has no torch.func")
+    model, x = HMLSTM(3, [4]).requires_grad_(trained), torch.randn(5, 2, 3)
+    with pytest.raises(RuntimeError, match="^gradients written by hand are not for torch.func, .*backend='reference'"):
+        take(model, x)
+    with forward_ad.dual_level():  # of something else
+        assert torch.equal(model(x).hidden[0], model(x.clone()).hidden[0])
+    forward_mode(HMLSTM(3, [4], backend="reference"), x)

@@ -278,7 +278,7 @@ def test_compile_makes_one_graph_that_trains():
         found, expected = compiled(*inputs, slope=slope), module(*inputs, slope=float(slope))
         assert_equal(found.boundary_probs, expected.boundary_probs)
     assert counter.frame_count == 3  # a tensor instead of a number
-    with pytest.raises(ValueError, match="slope of the hard sigmoid must be positive"):
+    with pytest.raises(ValueError, match="slope of the hard sigmoid must be a positive"):
         compiled(*inputs, slope=torch.tensor(-1.0))
 
 

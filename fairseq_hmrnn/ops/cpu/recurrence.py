@@ -17,6 +17,7 @@ from ..autograd import Call, flat_output, run
 from ..boundary import BOUNDARY_MODES
 from ..capture import refuse_capture
 from ..checks import check_detectors, check_layers, check_options, check_tensors
+from ..precision import autocast_is_on
 from ..types import HMLSTMOutput, HMLSTMState, LayerParameters, RecurrenceOptions, without_padding
 from . import kernel, python
 from .loading import remedy
@@ -118,6 +119,8 @@ class PackedLayers:
         a graph is recorded."""
         refuse_capture("a step with packed weights")
         options = options._replace(bfloat16_products=self.bfloat16)
+        if autocast_is_on(x):
+            x = x.to(self.layers[0].weight_recurrent.dtype)
         check_options(options, noise)
         check_detectors(self.layers, options)
         check_tensors(x, self.layers, state, valid, noise, None, tokens, projected)

@@ -221,6 +221,11 @@ def test_documents_have_links_at_all():
     assert any("#" in target for targets in found.values() for target in targets)
 
 
+def test_the_documents_have_every_recipe():
+    text = (ROOT / "docs" / "language_models.md").read_text(encoding="utf-8")
+    assert [name for name in RECIPES if f"`{name}`" not in text] == []
+
+
 def test_the_readme_has_every_document_in_its_index():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert [path.name for path in (ROOT / "docs").glob("*.md") if f"](docs/{path.name})" not in text] == []

@@ -16,6 +16,7 @@ from small_texts import dictionary_of
 from fairseq_hmrnn.criterions import BoundaryRegularizedCrossEntropy, HandwritingLikelihood, boundary_criterion
 from fairseq_hmrnn.criterions.boundary_regularizers import REGULARIZERS
 from fairseq_hmrnn.criterions.boundary_statistics import numbers
+from fairseq_hmrnn.criterions.handwriting import FILLED
 from fairseq_hmrnn.data.characters import CharacterDictionary
 from fairseq_hmrnn.models import HMLSTMLanguageModel, HMLSTMLSTMModel, HMLSTMModel
 from fairseq_hmrnn.models.config import HMLSTMLanguageModelConfig
@@ -123,7 +124,7 @@ def test_language_model(boundary, normalization, rates, monkeypatch):
 def test_handwriting():
     """With every regulariser that needs no symbols."""
     model = HMLSTMHandwritingModel(HMLSTMHandwritingConfig(**SIZES, output_dim=9, mixtures=3))
-    terms = "+".join(name for name, found in REGULARIZERS.items() if "right_to_left" not in found.needs)
+    terms = "+".join(name for name, found in REGULARIZERS.items() if found.needs <= FILLED)
     criterion = HandwritingLikelihood(task_of(None, None), False, ".3,.1", terms)
     valid, steps = torch.ones(3, 6, dtype=torch.bool, device="meta"), torch.zeros(3, 6, 3, device="meta")
     marks = {"gold": valid.unsqueeze(-1).expand(3, 6, 3), "known": valid.unsqueeze(-1).expand(3, 6, 3)}

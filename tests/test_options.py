@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 from enum import Enum
 from types import SimpleNamespace
 
@@ -12,7 +13,7 @@ from fairseq.dataclass.utils import convert_namespace_to_omegaconf, interpret_dc
 from fairseq.models import MODEL_DATACLASS_REGISTRY
 
 from fairseq_hmrnn.optim.lr_scheduler import ExactReduceLROnPlateau, ExactReduceLROnPlateauConfig
-from fairseq_hmrnn.options import OptionError, Range, allowed_of, check_config
+from fairseq_hmrnn.options import OptionError, Parsed, Range, allowed_of, check_config, number, option, whole
 from fairseq_hmrnn.tasks.handwriting import HMLSTMHandwritingTask, HMLSTMHandwritingTaskConfig
 from fairseq_hmrnn.tasks.hmlstm_language_modeling import HMLSTMLanguageModelingConfig, HMLSTMLanguageModelingTask
 
@@ -49,8 +50,41 @@ def given(config, field, value):
     return values
 
 
+def must_refuse(config, values, message, remedy):
+    """A failure that says what to do for a configuration that is not refused."""
+    try:
+        check_config(values, config)
+    except OptionError as error:
+        assert re.search(message, str(error)), f"{config.__name__} refuses it, but says {str(error)!r}"
+    else:
+        pytest.fail(f"{config.__name__}: {remedy}", pytrace=False)
+
+
 def test_the_walk_meets_every_configuration():
     assert len(CONFIGS) == 10 and len(FIELDS) > 150
+
+
+@dataclasses.dataclass
+class Careless:
+    shift: float = option(1.0, "a number", number())
+    size: int = option(1, "a size", whole())
+    name: str = option("x", "a text", Parsed(len))
+    where: str = option("", "a file")
+
+
+@pytest.mark.parametrize(
+    "index, message",
+    [
+        (0, "Careless: shift may be -1: narrow its range, or add it to MINUS_ONE above"),
+        (1, "Careless: size may be 0: narrow its range, or add it to ZERO above"),
+        (2, "Careless: name may be 'nan': let its parser refuse it"),
+        (3, "where has no range: give its option one, or add a file's name to TEXTS"),
+    ],
+)
+def test_an_option_that_takes_nonsense_is_named_with_what_to_do(index, message):
+    field = dataclasses.fields(Careless)[index]
+    with pytest.raises((AssertionError, pytest.fail.Exception), match=re.escape(message)):
+        test_nonsense_is_refused_or_has_a_meaning(Careless, field)
 
 
 @pytest.mark.parametrize("config, field", FIELDS, ids=lambda value: getattr(value, "__name__", None) or value.name)
@@ -60,19 +94,21 @@ def test_nonsense_is_refused_or_has_a_meaning(config, field):
     if kind is bool or (isinstance(kind, type) and issubclass(kind, Enum)):
         return  # OmegaConf and argparse take nothing else
     if allowed is None:
-        assert kind is str and name in TEXTS, f"{name} has no range"
+        assert kind is str and name in TEXTS, f"{name} has no range: give its option one, or add a file's name to TEXTS"
     elif not isinstance(allowed, Range):
         for text in [""] if name == "boundary-supervision-separator" else WRONG_TEXTS:
-            with pytest.raises(ValueError, match="must be|unknown|must not be empty|a number from 0"):
-                check_config(given(config, field, text), config)
+            message = "must be|unknown|must not be empty|a number from 0"
+            must_refuse(
+                config, given(config, field, text), message, f"{name} may be {text!r}: let its parser refuse it"
+            )
     else:
         for value in NONSENSE:
             values = given(config, field, [value] if allowed.many else value)
             if has_meaning(config, name, value):
                 check_config(values, config)
                 continue
-            with pytest.raises(OptionError, match=f"^{name} must be a"):
-                check_config(values, config)
+            listed = {0: ", or add it to ZERO above", -1: ", or add it to MINUS_ONE above"}.get(value, "")
+            must_refuse(config, values, f"^{name} must be a", f"{name} may be {value}: narrow its range{listed}")
 
 
 def train_arguments(*arguments):

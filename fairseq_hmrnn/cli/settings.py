@@ -1,9 +1,9 @@
-"""Settings of a recipe that are given on the command line, section.name=value as hydra reads them.
+"""Settings of a recipe, its own and those that are given on the command line, section.name=value as hydra reads them.
 
 Hydra takes a setting only if the recipe has it, or with a + before it if it has not (only from 1.1 on is there a ++ for
 either), and shows a traceback for a name that nobody knows. Here a name is looked up among the fields of the section's
 dataclass and added to the recipe where it is missing, so that any of them can be given alike, and a wrong name or value
-ends in one line before anything is built.
+ends in one line before anything is built, whether it was given or stands in the recipe's file.
 """
 
 from __future__ import annotations
@@ -26,6 +26,21 @@ from .sections import CHOOSING, NAME, SECTIONS, choices, defaults_of, drop_tied,
 # Anything else is an option of hydra's, and passed on.
 OF_A_SECTION = re.compile(r"[~+]{0,2}(?!hydra\.)[a-z_]+\.[a-zA-Z_]")
 EXAMPLE = "write section.name=value, as in model.slope=2"
+NO_SECTIONS = ("defaults", "hydra")  # what hydra itself reads in a recipe
+
+
+def check_recipe(recipe: DictConfig, file: str) -> None:
+    """UserError, which names the recipe's file, for a section, a name or a value in it that cannot be."""
+    for section in map(str, recipe):
+        if section in NO_SECTIONS:
+            continue
+        _check_section(section, f"{file}: {section}")
+        try:
+            _fields(recipe, section)
+        except UserError as error:
+            raise UserError(f"{file}: {error}") from error
+        for name, value in recipe[section].items_ex(resolve=False) if recipe[section] else ():
+            _check_setting(recipe, section, str(name), value, f"{file}: {section}.{name}")
 
 
 def settle(recipe: DictConfig, given: List[str]) -> List[str]:
@@ -108,14 +123,9 @@ def _checked(recipe: DictConfig, setting: Override) -> str:
     text, (section, name) = str(setting.input_line), _key(setting)
     if setting.is_delete():
         return text
-    if section not in SECTIONS:
-        raise UserError(f"{text}: there is no section {section}: {nearest(section, SECTIONS)}")
-    fields = _fields(recipe, section)
-    if fields is not None and name != NAME:
-        if name not in fields:
-            raise UserError(f"{text}: {_described(recipe, section)} has no {name}: {nearest(name, fields)}")
-        _check_value(recipe, section, name, setting)
     value = setting.value()
+    _check_section(section, text)
+    _check_setting(recipe, section, name, value, text)
     if name not in _values(recipe, section):
         _add(recipe, section, {name: value})
     seen = absolute(name, value)
@@ -132,15 +142,26 @@ def _add(recipe: DictConfig, section: str, values: Mapping[str, Any]) -> None:
     recipe[section].update(values)
 
 
-def _check_value(recipe: DictConfig, section: str, name: str, setting: Override) -> None:
-    """UserError for a value that is not of the field's type."""
+def _check_section(section: str, text: str) -> None:
+    """UserError, which begins with `text`, for a section that fairseq has not."""
+    if section not in SECTIONS:
+        raise UserError(f"{text}: there is no section {section}: {nearest(section, SECTIONS)}")
+
+
+def _check_setting(recipe: DictConfig, section: str, name: str, value: Any, text: str) -> None:
+    """UserError, which begins with `text`, for a name that the section has not, or a value not of the field's type."""
+    fields = _fields(recipe, section)
+    if fields is None or name == NAME:
+        return
+    if name not in fields:
+        raise UserError(f"{text}: {_described(recipe, section)} has no {name}: {nearest(name, fields)}")
     structured = OmegaConf.structured(_settings(recipe, section))
     try:
-        structured[name] = setting.value()
+        structured[name] = value
     except OmegaConfBaseException as error:
         if "ListConfig" in str(error):
-            raise UserError(f"{setting.input_line}: a list is written {section}.{name}=[1,2]") from error
-        raise UserError(f"{setting.input_line}: {str(error).splitlines()[0]}") from error
+            raise UserError(f"{text}: a list is written with brackets, such as [1,2]") from error
+        raise UserError(f"{text}: {str(error).splitlines()[0]}") from error
 
 
 def _fields(recipe: DictConfig, section: str) -> Optional[List[str]]:

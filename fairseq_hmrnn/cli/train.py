@@ -41,7 +41,7 @@ from .fairseq_command import call, has_gpu
 from .named_files import make_absolute
 from .prepare import KINDS
 from .recipe import RECIPES, check_folder, is_recipe, load_recipe, recipe_stem, write_recipe
-from .settings import settle, standing_alone
+from .settings import check_recipe, settle, standing_alone
 
 LANGUAGE_MODELING, HANDWRITING = "hmlstm_language_modeling", "hmlstm_handwriting"
 LOCK = ".lock"  # of a folder of checkpoints, held by the training that writes to it
@@ -185,6 +185,7 @@ def _how_to_prepare(recipe: str, data: str) -> str:
 
 def _by_recipe(args: argparse.Namespace, data: str, save_dir: str) -> Training:
     recipe = load_recipe(args.what)
+    check_recipe(recipe, str(RECIPES.get(args.what, args.what)))
     make_absolute(recipe)
     settings = settle(recipe, args.passed_on)
     task = recipe.task.get("_name")

@@ -24,8 +24,8 @@ logger = logging.getLogger(__name__)
 class BoundaryCriterion(CheckedOptions, CrossEntropyCriterion):
     """The regularisers of every layer, the networks that they listen to and the rates that are searched for.
 
-    A subclass is registered with a dataclass that has the fields boundary_rates, boundary_regularizers and
-    boundary_weight, computes a loss, and says what the model's predictions tell (`signals`).
+    A subclass is registered with a BoundaryConfig, computes a loss, and says what the model's predictions tell
+    (`signals`).
     """
 
     name = "this criterion"  # in errors, as the next

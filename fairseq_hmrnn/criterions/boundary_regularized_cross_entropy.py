@@ -7,7 +7,6 @@ from typing import Dict, List, Optional
 import torch
 from fairseq import utils
 from fairseq.criterions import register_criterion
-from fairseq.criterions.cross_entropy import CrossEntropyCriterionConfig
 from fairseq.criterions.label_smoothed_cross_entropy import label_smoothed_nll_loss
 from fairseq.logging import metrics
 from torch import Tensor
@@ -20,6 +19,7 @@ from .boundary_regularizers import REGULARIZERS, Signals, detector_cross_entropy
 from .boundary_statistics import boundary_counts, gold_counts, log_boundary_metrics, summed
 from .boundary_supervision import Supervision, SymbolSet, build_supervision, whitespace_indices
 from .boundary_terms import listeners, listening, parse_rates, parse_regularizers, parse_terms
+from .config import BoundaryConfig
 from .softmax_nll import LARGE, plain_logits, softmax_nll
 from .source_predictions import Source
 
@@ -34,7 +34,7 @@ def _parse_separator(text: str) -> str:
 
 
 @dataclass
-class BoundaryRegularizedCrossEntropyConfig(CrossEntropyCriterionConfig):
+class BoundaryRegularizedCrossEntropyConfig(BoundaryConfig):
     boundary_rates: str = option(
         "",
         "target share of the steps within lines at which each detector closes a segment, bottom to top, separated by "
@@ -56,7 +56,6 @@ class BoundaryRegularizedCrossEntropyConfig(CrossEntropyCriterionConfig):
         "below",
         whole(0, LARGEST_DELAY, optional=True),
     )
-    boundary_weight: float = option(1.0, "factor on the weights of all boundary regularisers", WEIGHT)
     boundary_supervision: str = option(
         "",
         "boundaries that one layer is to learn: whitespace, sentencepiece:MODEL (the last character of "

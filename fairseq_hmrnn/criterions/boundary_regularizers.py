@@ -78,8 +78,15 @@ class LayerSteps(NamedTuple):
         """One layer of a batch, its tensors in single precision or better."""
         dtype = torch.promote_types(trace.boundaries.dtype, torch.float)
         z, z_tilde = trace.boundaries.to(dtype), trace.boundary_probs.to(dtype)
-        below = z[..., layer - 1] if layer else None
-        return cls(z[..., layer], z_tilde[..., layer], trace.valid, rate, below, signals, right_to_left)
+        return cls(
+            z=z[..., layer],
+            z_tilde=z_tilde[..., layer],
+            valid=trace.valid,
+            rate=rate,
+            z_below=z[..., layer - 1] if layer else None,
+            signals=signals,
+            right_to_left=right_to_left,
+        )
 
 
 class Heard(NamedTuple):
@@ -92,8 +99,8 @@ class Heard(NamedTuple):
 class Regularizer(NamedTuple):
     """A formula of `LayerSteps`, and which of its optional fields it reads.
 
-    signal: what it listens to, of those that listen. delay: how many steps after a segment's last one a detector that
-    learned it closes the segment, by default: 1, at the first of the next one.
+    signal: what it listens to, of those that listen. delay: at which step a detector that learned it closes a segment,
+    unless --boundary-delay says another; 0: at its last step; 1: at the first of the next one.
     """
 
     formula: Callable[[LayerSteps], Tensor]

@@ -71,10 +71,9 @@ def parse_terms(text: str, rates: List[Rate]) -> List[List[Term]]:
     if not rates and text == "rate":
         return [[]]
     terms = parse_regularizers(text)
-    without_rate = needing("rate", terms) + needing("lexicon", terms)
-    if without_rate and not rates:
-        names = ", ".join(without_rate)
-        raise ValueError(f"{names} in boundary-regularizers requires --boundary-rates, such as .2,.05")
+    of_a_rate = needing("rate", terms) + needing("lexicon", terms)
+    if of_a_rate and not rates:
+        raise ValueError(f"{', '.join(of_a_rate)} in boundary-regularizers requires --boundary-rates, such as .2,.05")
     if needing("lexicon", terms[1:]) or (needing("lexicon", terms) and len(terms) < len(rates)):
         raise ValueError("lexicon in boundary-regularizers is for the first layer alone, such as rate+lexicon,rate")
     if rates and rates[0].share is None and listening(terms[0]) is None:

@@ -5,26 +5,30 @@ from typing import Dict
 
 import torch
 from fairseq.criterions import register_criterion
-from fairseq.criterions.cross_entropy import CrossEntropyCriterionConfig
 from fairseq.logging import metrics
 from torch import Tensor
 
 from ..data.handwriting import GOLD
-from ..options import WEIGHT, Parsed, option
+from ..options import Parsed, option
 from ..trace import BoundaryTrace, trace_of
 from .boundary_criterion import BoundaryCriterion
 from .boundary_regularizers import REGULARIZERS, Signals
 from .boundary_statistics import boundary_counts, gold_counts, log_boundary_metrics, summed
-from .boundary_terms import needing, parse_rates, parse_regularizers, parse_terms
+from .boundary_terms import parse_rates, parse_regularizers
+from .config import BoundaryConfig
+
+FILLED = {"rate", "signals"}  # what strokes have of NEEDS
 
 
 def _parse_regularizers(text: str):
-    """As of text, but for those that read symbols in the other direction."""
+    """As of text, but for those that need what strokes have not."""
     terms = parse_regularizers(text)
-    names = needing("right_to_left", terms)
-    if names:
-        others = ", ".join(name for name, found in REGULARIZERS.items() if "right_to_left" not in found.needs)
-        raise ValueError(f"{', '.join(names)} in boundary-regularizers requires symbols, strokes have: {others}")
+    possible = [name for name, found in REGULARIZERS.items() if found.needs <= FILLED]
+    others = dict.fromkeys(term.name for layer in terms for term in layer if term.name not in possible)
+    if others:
+        raise ValueError(
+            f"{', '.join(others)} in boundary-regularizers requires symbols, strokes have: {', '.join(possible)}"
+        )
     return terms
 
 
@@ -37,7 +41,7 @@ def _parse_rates(text: str):
 
 
 @dataclass
-class HandwritingLikelihoodConfig(CrossEntropyCriterionConfig):
+class HandwritingLikelihoodConfig(BoundaryConfig):
     boundary_rates: str = option(
         "",
         "target share of steps at which each detector closes a segment, bottom to top, by comma, each "
@@ -50,11 +54,6 @@ class HandwritingLikelihoodConfig(CrossEntropyCriterionConfig):
         "from right to left; uncertainty, rise and surprisal listen to the density of the next step",
         Parsed(_parse_regularizers),
     )
-    boundary_weight: float = option(1.0, "factor on the weights of all boundary regularisers", WEIGHT)
-
-    @staticmethod
-    def check_together(cfg) -> None:
-        parse_terms(cfg.boundary_regularizers, parse_rates(cfg.boundary_rates))
 
 
 @register_criterion("handwriting_likelihood", dataclass=HandwritingLikelihoodConfig)

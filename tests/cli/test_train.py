@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import re
 import shlex
 import shutil
@@ -19,7 +20,7 @@ from fairseq_hmrnn.cli.arguments import Parser
 from fairseq_hmrnn.cli.errors import UserError
 from fairseq_hmrnn.cli.named_files import make_absolute
 from fairseq_hmrnn.cli.prepare import destination
-from fairseq_hmrnn.cli.settings import settle
+from fairseq_hmrnn.cli.settings import check_recipe, settle
 
 TINY = ["--embed-dim", "8", "--hidden-sizes", "16,12,8", "--output-dim", "12", "--tokens-per-sample", "30"]
 
@@ -110,6 +111,44 @@ def test_errors_of_this_package_are_told_and_others_end_as_fairseqs(monkeypatch,
 def test_a_file_in_configs_is_a_recipe():
     assert set(recipe.RECIPES) == {path.stem for path in (recipe.PACKAGE / "configs").iterdir()}
     assert all(recipe.load_recipe(name).task._name for name in recipe.RECIPES)
+
+
+@pytest.mark.parametrize("name", recipe.RECIPES)
+def test_every_recipe_has_sections_and_names_that_there_are(name):
+    check_recipe(recipe.load_recipe(name), name)
+
+
+@pytest.mark.parametrize(
+    "section, message",
+    [
+        ("model: {_name: hmlstm_lm, hiden_sizes: '8,8'}", "model hmlstm_lm has no hiden_sizes: did you mean hidden_s"),
+        ("modl: {_name: hmlstm_lm}", "there is no section modl: did you mean model?"),
+        ("model: {_name: hmlstm_l}", "there is no model hmlstm_l: did you mean hmlstm_lm or"),
+        ("optimization: {max_updates: 3}", "section optimization has no max_updates: did you mean max_update"),
+        ("optimization: {lr: 0.1}", "optimization.lr: a list is written with brackets"),
+        ("optimizer: {_name: sgd, momentum: much}", "optimizer.momentum: Value 'much'"),
+    ],
+)
+def test_what_is_wrong_in_a_recipe_is_one_line_before_anything_is_made(data, tmp_path, section, message):
+    file, parser = tmp_path / "mine.yaml", Parser()
+    file.write_text(f"task: {{_name: hmlstm_language_modeling}}\n{section}\n")
+    train.add_arguments(parser)
+    args = parser.parse_args([str(file), str(data), "--save-dir", str(tmp_path / "save")])
+    args.passed_on = ["optimization.max_update=1"]
+    with pytest.raises(UserError) as error:
+        train.run(args)
+    assert str(error.value).startswith(f"{file}: ") and message in str(error.value)
+    assert "\n" not in str(error.value) and os.listdir(tmp_path) == ["mine.yaml"]
+
+
+def test_what_hydra_reads_and_what_is_filled_in_later_may_stand_in_a_recipe(tmp_path):
+    """Settings of hydra's own, values that are missing or refer to others, and sections without a value."""
+    file = tmp_path / "mine.yaml"
+    file.write_text(
+        "defaults: [base]\nhydra: {run: {dir: here}}\ntask: {_name: hmlstm_language_modeling, data: '???'}\n"
+        "common:\nmodel: {_name: hmlstm_lm, embed_dim: '${task.tokens_per_sample}'}\nlr_scheduler: {warmup: 3}\n"
+    )
+    check_recipe(recipe.load_recipe(str(file)), str(file))
 
 
 @pytest.mark.slow
@@ -282,7 +321,7 @@ def test_an_older_optimizer_has_its_defaults_and_the_learning_rate(name):
         ("task._name=legacy_masked_lm", "there is no task legacy_masked_lm"),
         ("lr_scheduler._name=null", "lr_scheduler._name cannot be null: choose one of"),
         ("tokenizer._name=mose", "there is no tokenizer mose: did you mean moses"),
-        ("optimization.lr=.1", r"a list is written optimization.lr=\[1,2\]"),
+        ("optimization.lr=.1", r"optimization.lr=.1: a list is written with brackets, such as \[1,2\]"),
     ],
 )
 def test_a_setting_that_cannot_be_is_one_line(given, message):

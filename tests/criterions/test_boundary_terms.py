@@ -4,7 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from fairseq_hmrnn.criterions.boundary_terms import Rate, delays_of, parse_rates, parse_terms
+from fairseq_hmrnn.criterions.boundary_regularizers import REGULARIZERS
+from fairseq_hmrnn.criterions.boundary_terms import Rate, Term, delays_of, parse_rates, parse_regularizers, parse_terms
 
 
 @pytest.mark.parametrize("rates", ["0", "1", ".2,1.5", "-.1", "a,b", ".2,,.1", "nan"])
@@ -54,3 +55,29 @@ def test_rates_without_meaning_say_what_has_one(rates, regularizers, message):
 def test_a_checkpoint_tells_the_delays(options, delays):
     """Of each layer; one that listens to nothing closes what it is made of, as late as the layer below."""
     assert delays_of(SimpleNamespace(**options)) == delays
+
+
+def test_weights_are_annealed_in_a_straight_line():
+    term = Term("rate", 0.0, 0.4, 100)
+    assert [term.weight(update) for update in (0, 25, 100, 999)] == pytest.approx([0, 0.1, 0.4, 0.4])
+    assert Term("rate", 2.0, 2.0).weight(0) == 2.0
+
+
+def test_parsing():
+    assert parse_regularizers("rate+uncertainty=.1, none,entropy=0:.5:200") == [
+        [Term("rate"), Term("uncertainty", 0.1, 0.1)],
+        [],
+        [Term("entropy", 0.0, 0.5, 200)],
+    ]
+
+
+@pytest.mark.parametrize("text", ["", "rat", "rate+", "rate,", "Rate", "none+rate"])
+def test_unknown_regularizers_are_refused_with_the_choices(text):
+    with pytest.raises(ValueError, match=f"choose from {', '.join(REGULARIZERS)} or none"):
+        parse_regularizers(text)
+
+
+@pytest.mark.parametrize("weight", ["x", "-1", "nan", "inf", "0:1", "0:1:2:3", "0:1:-5", "0:1:2.5"])
+def test_bad_weights_are_refused(weight):
+    with pytest.raises(ValueError, match="START:END:UPDATES"):
+        parse_regularizers(f"rate={weight}")

@@ -4,11 +4,15 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from fairseq.criterions import CRITERION_REGISTRY
 from fairseq.data import Dictionary
 from fairseq.logging import metrics
 from pairs import pairs
 
 from fairseq_hmrnn.criterions import BoundaryRegularizedCrossEntropy, HandwritingLikelihood
+from fairseq_hmrnn.criterions.boundary_criterion import BoundaryCriterion
+from fairseq_hmrnn.criterions.boundary_regularizers import REGULARIZERS, Regularizer
+from fairseq_hmrnn.criterions.config import BoundaryConfig
 from fairseq_hmrnn.data.handwriting import HandwritingDataset
 from fairseq_hmrnn.data.handwriting.store import CHARACTER, WORD, Strokes
 from fairseq_hmrnn.models.handwriting import HandwritingModel, HMLSTMHandwritingConfig, HMLSTMHandwritingModel
@@ -145,6 +149,21 @@ def test_a_criterion_of_the_other_kind_of_task_is_refused():
         HandwritingLikelihood(SimpleNamespace(target_dictionary=Dictionary(), source_dictionary=Dictionary()), False)
     with pytest.raises(ValueError, match="requires a task with symbols; .*--criterion handwriting_likelihood"):
         BoundaryRegularizedCrossEntropy(TASK, False, ".3,.1", "rate+bidirectional,rate")
+
+
+def test_every_criterion_with_regularisers_has_their_options():
+    criterions = [found for found in CRITERION_REGISTRY.values() if issubclass(found, BoundaryCriterion)]
+    assert {BoundaryRegularizedCrossEntropy, HandwritingLikelihood} <= set(criterions)
+    assert all(issubclass(vars(criterion)["__dataclass"], BoundaryConfig) for criterion in criterions)
+
+
+def test_a_regulariser_that_needs_more_than_strokes_have_is_refused(monkeypatch):
+    """Whatever it is: what nobody fills for strokes would end in the first step."""
+    monkeypatch.setitem(REGULARIZERS, "calm", Regularizer(torch.sum, frozenset({"rate"})))
+    HandwritingLikelihood(TASK, False, ".3,.1", "rate+calm,rate")
+    monkeypatch.setitem(REGULARIZERS, "calm", Regularizer(torch.sum, frozenset({"rate", "something new"})))
+    with pytest.raises(ValueError, match="calm in boundary-regularizers requires symbols"):
+        HandwritingLikelihood(TASK, False, ".3,.1", "rate+calm,rate")
 
 
 def test_options_without_meaning_are_refused():

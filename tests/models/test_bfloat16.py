@@ -17,7 +17,8 @@ from fairseq_hmrnn.models.config import HMLSTMLanguageModelConfig, build_hm_lstm
 from fairseq_hmrnn.ops import cpu
 
 compiled = pytest.mark.skipif(cpu.kernel.compiled is None, reason="the compiled kernel was not built")
-TOLERANCE = 2e-2  # in nats, of what rounding to 8 bits changes
+# In nats, of what rounding to 8 bits changes: .015 with this cell. A product that is left out or wrong changes .4.
+TOLERANCE = 3e-2
 ARCHITECTURES = ["hmlstm_lm", *translation.MODELS]
 
 
@@ -111,7 +112,7 @@ def test_whole_texts_are_read_alike_with_and_without_a_table_of_the_input(monkey
 
 def assert_same_but_for_rounding(found, expected):
     """Of the same rounded operands: the order of sums moves some of them to the next number."""
-    torch.testing.assert_close(found, expected, rtol=0, atol=TOLERANCE / 5)
+    torch.testing.assert_close(found, expected, rtol=0, atol=4e-3)
     assert (found - expected).abs().median() < 1e-6
 
 

@@ -13,6 +13,9 @@ from fairseq_hmrnn.ops import HMLSTMState, LayerParameters, RecurrenceOptions, s
 from fairseq_hmrnn.ops.cpu import loading
 from fairseq_hmrnn.ops.types import num_rows
 
+# Options of the cell that no table of problems varies: tests/ops/test_bfloat16.py does; a GPU takes 16-bit weights.
+NOT_COMPARED = {"bfloat16_products"}
+
 
 class Problem(NamedTuple):
     x: Tensor
@@ -31,6 +34,21 @@ class Problem(NamedTuple):
     def leaves(self):
         weights = [t for layer in self.layers for t in layer if t is not None]
         return [self.x, *self.state.h, *self.state.c, self.state.z, *weights]
+
+    @property
+    def outputs(self):
+        """What each of the `tensors` of an output is, for `assert_close`."""
+        layers = range(len(self.layers))
+        hidden, (h, c) = [f"hidden[{i}]" for i in layers], ([f"state.{name}[{i}]" for i in layers] for name in "hc")
+        return [f"output {name}" for name in (*hidden, "boundaries", "boundary_probs", *h, *c, "state.z")]
+
+    @property
+    def gradients(self):
+        """What the gradient of each of the `leaves` is, for `assert_close`."""
+        layers = [(i, layer._asdict().items()) for i, layer in enumerate(self.layers)]
+        state = [f"state.{name}[{i}]" for name in "hc" for i, _ in layers]
+        weights = [f"layers[{i}].{name}" for i, tensors in layers for name, t in tensors if t is not None]
+        return [f"gradient of {name}" for name in ("x", *state, "state.z", *weights)]
 
 
 def make_problem(
@@ -154,7 +172,26 @@ def differences(found, expected):
         yield float((a - b).detach().abs().max()) if b.numel() else 0.0, scale
 
 
-def assert_close(found, expected, tolerance):
-    """Every element to `tolerance`, relative to the largest of its tensor."""
-    for index, (difference, scale) in enumerate(differences(found, expected)):
-        assert difference <= tolerance * scale, f"tensor {index}: {difference} of {scale}"
+def assert_close(found, expected, tolerance, labels=None):
+    """Every element to `tolerance`, relative to the largest of its tensor. labels: of the tensors, for the message:
+    `outputs` or `gradients` of a problem."""
+    labels = labels or [f"tensor {index}" for index in range(len(expected))]
+    assert len(labels) == len(expected), "labels of other tensors"
+    for label, (difference, scale) in zip(labels, differences(found, expected)):
+        assert difference <= tolerance * scale, f"{label}: {difference} of {scale}"
+
+
+def varied(options):
+    """Names of the options of the cell that are not at their default in one of these RecurrenceOptions."""
+    usual = RecurrenceOptions()
+    return {name for each in options for name in each._fields if getattr(each, name) != getattr(usual, name)}
+
+
+def assert_every_option_varies(names):
+    """names: of the options of the cell that a file's problems vary. A kernel that ignores another passes its tests."""
+    forgotten = set(RecurrenceOptions._fields) - set(names) - NOT_COMPARED
+    assert not forgotten, (
+        f"no problem varies {', '.join(sorted(forgotten))}, so that a kernel may ignore it: vary every option of "
+        "RecurrenceOptions in OPTIONS of tests/ops/cpu/test_recurrence.py, in OPTIONS of "
+        "tests/ops/cpu/test_generation.py and in PROBLEMS of tests/ops/triton_problems.py"
+    )

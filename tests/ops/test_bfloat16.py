@@ -43,11 +43,11 @@ def test_equals_the_reference_that_rounds_alike(detector_hidden, padded, scale, 
         if near_threshold(problem, expected, 0.005):
             continue
         both = found + grads, expected + expected_grads
-        assert_close(*both, 0.03)
+        assert_close(*both, 0.03, problem.outputs + problem.gradients)
         if all(difference <= 1e-4 * scale for difference, scale in differences(*both)):
             agreeing += 1
             with torch.no_grad():
-                assert_close(tensors(cpu.hm_lstm_cpu(*problem)), expected, 1e-4)
+                assert_close(tensors(cpu.hm_lstm_cpu(*problem)), expected, 1e-4, problem.outputs)
             exact = problem._replace(options=problem.options._replace(bfloat16_products=False))
             exactly = run(cpu.hm_lstm_cpu, exact)[0][0]
             assert float((exactly - found[0]).detach().abs().max()) > 1e-4, "nothing was rounded"
@@ -61,8 +61,8 @@ def test_without_layer_norm(scale):
     bfloat16's tolerance."""
     problem = low_problem(5, [33, 17, 6], scale=scale)
     (expected, expected_grads), (found, grads) = run(hm_lstm_reference, problem), run(cpu.hm_lstm_cpu, problem)
-    assert_close(found, expected, 1e-4)
-    assert_close(grads, expected_grads, 1e-2)
+    assert_close(found, expected, 1e-4, problem.outputs)
+    assert_close(grads, expected_grads, 1e-2, problem.gradients)
     if scale == 0:
         z = 1 + 2 * 3  # the start state's, after x, h and c
         for found, expected in pairs(grads[:z] + grads[z + 1 :], expected_grads[:z] + expected_grads[z + 1 :]):
@@ -120,8 +120,8 @@ def test_input_by_symbol(dtype, layer_norm, chunks, detector_hidden):
 
     (expected, expected_grads), (found, grads) = run(by_row, problem), run(by_symbol, problem)
     tolerance = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 3e-2}[dtype]
-    assert_close(found, expected, tolerance)
-    assert_close(grads, expected_grads, tolerance)
+    assert_close(found, expected, tolerance, problem.outputs)
+    assert_close(grads, expected_grads, tolerance, problem.gradients)
 
 
 def test_symbols_that_the_table_has_not():

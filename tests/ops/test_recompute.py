@@ -19,8 +19,8 @@ def test_chunks_are_one_sequence(backend, chunks, boundary, detector_hidden):
     problem = make_problem(5, 11, 3, [6, 5, 4], options, **kinds)
     whole = run(functools.partial(hm_lstm, backend=backend), problem)
     cut = run(functools.partial(hm_lstm, backend=backend, recompute_chunks=chunks), problem)
-    assert_close(cut[0], whole[0], 1e-12)
-    assert_close(cut[1], whole[1], 1e-10)
+    assert_close(cut[0], whole[0], 1e-12, problem.outputs)
+    assert_close(cut[1], whole[1], 1e-10, problem.gradients)
 
 
 @pytest.mark.thorough
@@ -33,8 +33,8 @@ def test_chunks_of_triton_are_one_sequence():
     problem = moved(make_problem(5, 2, 1, [3], options, input_size=2), torch.float32)
     whole = run_here(problem, hm_lstm, backend="triton")
     cut = run_here(problem, hm_lstm, backend="triton", recompute_chunks=2)
-    assert_close(cut[0], whole[0], 2e-5)
-    assert_close(cut[1], whole[1], 2e-5)
+    assert_close(cut[0], whole[0], 2e-5, problem.outputs)
+    assert_close(cut[1], whole[1], 2e-5, problem.gradients)
 
 
 def test_only_what_is_wanted_gets_a_gradient():

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 from pairs import same_bits
-from problems import assert_close, make_problem
+from problems import assert_close, assert_every_option_varies, make_problem, varied
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fairseq_hmrnn.modules import HMLSTM
@@ -44,6 +44,10 @@ def poisoned():
     torch.use_deterministic_algorithms(not GPU)
     yield
     torch.use_deterministic_algorithms(False)
+
+
+def test_every_option_is_compared_with_the_reference():
+    assert_every_option_varies(varied(problem_of(name).options for name in PROBLEMS))
 
 
 @pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.thorough) for n in PROBLEMS])
@@ -293,8 +297,8 @@ class TestOnGPU:
         )  # fmt: skip
         expected, grads = expected_of(problem)
         found, found_grads = run_here(problem)
-        assert_close(cpu_doubles(found), expected, 1e-4)
-        assert_close(cpu_doubles(found_grads), grads, 1e-3)
+        assert_close(cpu_doubles(found), expected, 1e-4, problem.outputs)
+        assert_close(cpu_doubles(found_grads), grads, 1e-3, problem.gradients)
 
     @pytest.mark.parametrize("dtype, tolerance", [(torch.float16, 1e-2), (torch.bfloat16, 6e-2)], ids=["fp16", "bf16"])
     @pytest.mark.parametrize("sizes", [(512, 384, 130), (512, 512, 512)], ids=["unequal", "equal"])
@@ -302,8 +306,8 @@ class TestOnGPU:
         problem = gpu_problem(dtype, sizes=sizes, boundary="soft", detector_grad_scale=0.0, steps=20)
         expected, grads = expected_of(problem)
         found, found_grads = run_here(problem)
-        assert_close(cpu_doubles(found), expected, tolerance)
-        assert_close(cpu_doubles(found_grads), grads, tolerance)
+        assert_close(cpu_doubles(found), expected, tolerance, problem.outputs)
+        assert_close(cpu_doubles(found_grads), grads, tolerance, problem.gradients)
 
     @pytest.mark.parametrize("detector_hidden", [0, 32])
     @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

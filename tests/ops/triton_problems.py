@@ -86,10 +86,10 @@ def check(problem, tolerance, **keywords):
     assert not near_threshold(problem, expected, max(1e-4, tolerance / 4)), "take another seed"
     here = moved(problem, problem.x.dtype)
     found, grads = run_here(here, **keywords)
-    assert_close(cpu_doubles(found), expected, tolerance)
-    assert_close(cpu_doubles(grads), expected_grads, tolerance)
+    assert_close(cpu_doubles(found), expected, tolerance, problem.outputs)
+    assert_close(cpu_doubles(grads), expected_grads, tolerance, problem.gradients)
     with torch.no_grad():
-        assert_close(cpu_doubles(tensors(hm_lstm_triton(*here, **keywords))), expected, tolerance)
+        assert_close(cpu_doubles(tensors(hm_lstm_triton(*here, **keywords))), expected, tolerance, problem.outputs)
     return expected
 
 

@@ -113,9 +113,9 @@ def recurrence(choose: random.Random, threads: int) -> None:
     if dtype != torch.float64 or near_threshold(problem, expected, 1e-9):
         return
     try:
-        assert_close(inference, expected, 1e-9)
-        assert_close(outputs, expected, 1e-9)
-        assert_close(grads, expected_grads, 1e-8)
+        assert_close(inference, expected, 1e-9, problem.outputs)
+        assert_close(outputs, expected, 1e-9, problem.outputs)
+        assert_close(grads, expected_grads, 1e-8, problem.gradients)
     except AssertionError:
         if condition(hm_lstm_reference, problem) < 1e5:
             raise

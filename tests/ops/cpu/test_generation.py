@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from pairs import same_bits
-from problems import hidden_is_shared, make_problem
+from problems import assert_every_option_varies, hidden_is_shared, make_problem, varied
 
 from fairseq_hmrnn.modules import LayerOutput
 from fairseq_hmrnn.ops import HMLSTMState, RecurrenceOptions, cpu
@@ -53,6 +53,11 @@ def random_tokens(steps, batch, seed=2):
     tokens = torch.randint(2, SYMBOLS, (steps, batch), generator=torch.Generator().manual_seed(seed))
     tokens[steps // 3 : steps // 2, 0] = PAD
     return tokens
+
+
+def test_every_option_is_compared_with_the_reference():
+    of_gradients = {"detector_grad_scale"}
+    assert_every_option_varies(varied(OPTIONS.values()) | of_gradients)
 
 
 @pytest.mark.parametrize("name", OPTIONS)

@@ -12,7 +12,7 @@ import torch
 from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 from pairs import pairs, same_bits
-from problems import assert_close, condition, make_problem, near_threshold, run, tensors
+from problems import assert_close, assert_every_option_varies, condition, make_problem, near_threshold, run, tensors
 
 from fairseq_hmrnn.modules import HMLSTM
 from fairseq_hmrnn.ops import HMLSTMState, RecurrenceOptions, cpu, hm_lstm
@@ -29,6 +29,15 @@ def options(**changes):
     return RecurrenceOptions(**{"slope": 0.8, "detector_grad_scale": 1.0, **changes})
 
 
+OPTIONS = {  # of the cell, each with the values that problems have
+    "slope": st.sampled_from([0.3, 1.0, 3.0]),
+    "boundary": st.sampled_from(["step", "step", "bernoulli", "soft"]),
+    "nested_boundaries": st.booleans(),
+    "top_boundary": st.booleans(),
+    "detector_grad_scale": st.sampled_from([0.0, 0.3, 1.0]),
+}
+
+
 @st.composite
 def problems(draw, dtype=torch.float64):
     sizes = draw(st.lists(st.sampled_from([1, 2, 5, 8, 15, 17, 33, 64, 130]), min_size=1, max_size=4))
@@ -39,13 +48,7 @@ def problems(draw, dtype=torch.float64):
         batch=draw(st.integers(1, 9)),
         sizes=sizes,
         input_size=draw(st.sampled_from([1, 7, 70])),
-        options=RecurrenceOptions(
-            slope=draw(st.sampled_from([0.3, 1.0, 3.0])),
-            boundary=draw(st.sampled_from(["step", "step", "bernoulli", "soft"])),
-            nested_boundaries=draw(st.booleans()),
-            top_boundary=draw(st.booleans()),
-            detector_grad_scale=draw(st.sampled_from([0.0, 0.3, 1.0])),
-        ),
+        options=RecurrenceOptions(**{name: draw(values) for name, values in OPTIONS.items()}),
         layer_norm=draw(st.booleans()),
         padded=draw(st.booleans()),
         masked=draw(st.booleans()),
@@ -66,14 +69,18 @@ def examples(count):
     )
 
 
+def test_every_option_is_compared_with_the_reference():
+    assert_every_option_varies(OPTIONS)
+
+
 def check_float64(path, problem):
     expected, expected_grads = run(hm_lstm_reference, problem)
     found, grads = run(cpu.hm_lstm_cpu, problem, path=path)
     try:
-        assert_close(found, expected, 1e-10)
-        assert_close(grads, expected_grads, 1e-10)
+        assert_close(found, expected, 1e-10, problem.outputs)
+        assert_close(grads, expected_grads, 1e-10, problem.gradients)
         with torch.no_grad():
-            assert_close(tensors(cpu.hm_lstm_cpu(*problem, path=path)), expected, 1e-10)
+            assert_close(tensors(cpu.hm_lstm_cpu(*problem, path=path)), expected, 1e-10, problem.outputs)
     except AssertionError:
         if condition(hm_lstm_reference, problem) < 1e5:
             raise
@@ -95,13 +102,13 @@ def check_float32(path, problem):
     assume(not near_threshold(double, expected, 1e-4) and not bool(edge.any()))
     found, grads = run(cpu.hm_lstm_cpu, problem, path=path)
     try:
-        assert_close(found, [e.float() for e in expected], 1e-4)
-        assert_close(grads, [g.float() for g in expected_grads], 1e-4)
+        assert_close(found, [e.float() for e in expected], 1e-4, problem.outputs)
+        assert_close(grads, [g.float() for g in expected_grads], 1e-4, problem.gradients)
     except AssertionError:
         amplified = condition(hm_lstm_reference, double)
         assume(amplified < 500)
-        assert_close(found, [e.float() for e in expected], max(1e-4, 1e-6 * amplified))
-        assert_close(grads, [g.float() for g in expected_grads], max(1e-4, 1e-6 * amplified))
+        assert_close(found, [e.float() for e in expected], max(1e-4, 1e-6 * amplified), problem.outputs)
+        assert_close(grads, [g.float() for g in expected_grads], max(1e-4, 1e-6 * amplified), problem.gradients)
 
 
 @compiled_only

@@ -190,8 +190,9 @@ class _CompiledCall(Call):
 
     def _differentiate_detectors(self, tensors, hidden, du, z_before, dweights):
         """Fill in the gradients of the detectors' hidden layers. du: (L, T, B), z_before: (T+1, L, B)."""
-        x, weights, state, tokens, _, _, masks = self.split(tensors)
-        x, z_before = x if tokens is None else torch.nn.functional.embedding(tokens, x), z_before.transpose(1, 2)
+        x, weights, state, tokens, valid, _, masks = self.split(tensors)
+        x = without_padding(x if tokens is None else torch.nn.functional.embedding(tokens, x), valid)
+        z_before = z_before.transpose(1, 2)
         for index, layer in enumerate(map(LayerParameters._make, weights)):
             if layer.detector_hidden is None:
                 continue

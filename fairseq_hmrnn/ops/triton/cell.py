@@ -67,6 +67,7 @@ def advance_backward(gates, h_prev, c_prev, c, dh, dc, z_prev, z_below):
     dc = dc + dh_new * o * (1 - tanh_c * tanh_c)
     d_ig = (update + z_prev) * dc
     ds = activate_backward(gates, (update * dc * c_prev, d_ig * g, dh_new * tanh_c, d_ig * i))
+    # `step_backward` of cpu/csrc/cell.h has flushed + kept as one sum.
     other = dh * (h_prev - o * tanh_c)
     kept = dc * f * c_prev
     flushed = dc * (i * g - c_prev) - other

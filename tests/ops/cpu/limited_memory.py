@@ -22,6 +22,7 @@ from fairseq_hmrnn.ops.cpu.generation import Generation, OutputParameters
 MIB = 1 << 20
 SIZES, SYMBOLS = [130, 70], 11
 LARGE, STEP = 4000, MIB // 4  # samples, and how close limits are: threads' own memory takes some ten steps
+LEAST, STEPS, FAILURES = 4 * MIB, 16, 10  # the lowest limit; how many are tried one below the other, and must fail
 OPTIONS = RecurrenceOptions(slope=0.8, detector_grad_scale=1.0)
 
 
@@ -125,16 +126,21 @@ def main(threads: str):
 
 def try_limits(make):
     """Halve the room between failure and success, then try what is close to the least that was enough. Returns how many
-    calls succeeded and failed."""
+    calls succeeded and failed.
+
+    On a busy machine threads seldom hold their own memory at the same time: limits far below one that was not enough
+    then are, so that limits go down until some calls have failed."""
     calls = Calls(make)
-    least, most = 4 * MIB, 512 * MIB
+    least, most = LEAST, 512 * MIB
     while most - least > STEP:
         middle = (least + most) // 2
         least, most = (least, middle) if calls.fits(middle) else (middle, most)
-    for step in range(16):  # one thread's memory is there, another's is not
-        calls.fits(max(4 * MIB, most - step * STEP))
+    tried, room = 0, most
+    while tried < STEPS or (calls.failed < FAILURES and room > LEAST):  # one thread's memory is there, another's is not
+        calls.fits(max(LEAST, room))
+        tried, room = tried + 1, room - STEP
     for share in (2, 4, 6, 8):
-        calls.fits(4 * MIB + most * share // 10)
+        calls.fits(LEAST + most * share // 10)
     return calls.succeeded, calls.failed
 
 

@@ -323,6 +323,33 @@ def test_bad_numbers_stay_visible(path, value):
 
 
 @both_paths
+@pytest.mark.parametrize("layer_norm", [False, True], ids=["plain", "layer_norm"])
+@pytest.mark.parametrize("detector_hidden", [0, 3], ids=["row", "hidden"])
+@pytest.mark.parametrize("by_symbol", [False, True], ids=["x", "table"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_bad_numbers_that_no_step_reads_reach_no_result(value, by_symbol, detector_hidden, layer_norm, path):
+    """At padding, so little of it that all steps are read at once, and in the last row of a table."""
+    made = make_problem(7, 10, 4, [9, 5], options(slope=0.2), layer_norm=layer_norm, detector_hidden=detector_hidden)
+    tokens = torch.arange(40).remainder(5).view(10, 4)
+    valid = torch.ones(10, 4, dtype=torch.bool)
+    valid[8:, 0] = False
+    tokens[8:, 0] = 5
+    table = made.x.detach()[0].repeat(2, 1)[:7]
+    table[5:] = value
+    x = table if by_symbol else table[tokens]
+    problem = made._replace(x=x.requires_grad_(), valid=valid)
+
+    def reference(x, *rest):
+        return hm_lstm_reference(torch.nn.functional.embedding(tokens, x) if by_symbol else x, *rest)
+
+    expected, expected_grads = run(reference, problem)
+    found, grads = run(cpu.hm_lstm_cpu, problem, path=path, tokens=tokens if by_symbol else None)
+    assert all(bool(tensor.isfinite().all()) for tensor in found + grads)
+    assert_close(found, expected, 1e-10)
+    assert_close(grads, expected_grads, 1e-10)
+
+
+@both_paths
 def test_non_contiguous_arguments(path):
     problem = make_problem(8, 6, 4, [9, 5], options(), padded=True)
 

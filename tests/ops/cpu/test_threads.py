@@ -7,6 +7,7 @@ import os
 import resource
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -160,3 +161,43 @@ def test_no_leak_over_1000_calls():
     assert cpu.kernel.compiled.buffer_bytes()[0] == in_use
     cpu.kernel.compiled.clear_buffers()
     assert cpu.kernel.compiled.buffer_bytes()[1] == 0
+
+
+def test_kept_buffers_stay_within_their_limit():
+    """Calls of many lengths, whose buffers fit the next call only in part, one inside the other: no more is kept than a
+    quarter above the most in use at once, which the first two need; and no buffer is handed out twice."""
+    lengths = [80, 7, 60, 13, 45, 3, 22, 1, 34]
+    problems = [make_problem(2, steps, 9, [64, 33], OPTIONS, layer_norm=True) for steps in lengths]
+    expected = [run(cpu.hm_lstm_cpu, problem) for problem in problems]
+
+    def two_calls(first, second):
+        outer = tensors(cpu.hm_lstm_cpu(*problems[first]))
+        found = run(cpu.hm_lstm_cpu, problems[second])
+        assert same_bits(outer, expected[first][0])
+        assert same_bits(found[0] + found[1], expected[second][0] + expected[second][1])
+
+    gc.collect()
+    cpu.kernel.compiled.clear_buffers()
+    two_calls(0, 0)
+    most = sum(cpu.kernel.compiled.buffer_bytes())
+    for number in range(60):
+        two_calls(number % len(lengths), number * 5 % 7)
+        assert sum(cpu.kernel.compiled.buffer_bytes()) <= 1.25 * most
+
+
+def backward_of_steps(module, steps):
+    """Seconds of this process for each step of a backward pass through so many calls."""
+    cpu.kernel.compiled.clear_buffers()
+    state = module.zero_state(1)
+    for x in torch.ones(steps, 1, module.input_size):
+        state = module.step(x, state).state
+    began = time.process_time()
+    state.h[0].sum().backward()
+    return (time.process_time() - began) / steps
+
+
+def test_a_step_takes_the_same_time_however_many_there_are():
+    """Each leaves some ten buffers, through which none of the others may search."""
+    module = HMLSTM(2, [3, 2])
+    few, many = (min(backward_of_steps(module, steps) for _ in range(3)) for steps in (200, 1600))
+    assert many < 3 * few

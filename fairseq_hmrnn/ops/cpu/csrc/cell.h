@@ -113,7 +113,8 @@ struct CellGradient {
   BoundaryGradient<T> z;
 };
 
-// From the gradients of a step's h and c to those of all it read; `saved` as `save` left it.
+// From the gradients of a step's h and c to those of all it read; `saved` as `save` left it. The sum in
+// d.z.z_below is flushed + kept in `advance_backward` of triton/cell.py, which writes d.z with these two.
 template <class T>
 inline CellGradient<T> step_backward(const T* saved, const Operation<T>& op, T z_below, Vec<T> h_prev, Vec<T> c_prev,
                                      Vec<T> dh, Vec<T> dc) {

@@ -54,8 +54,20 @@ void weight_gradient(const BackwardCall<T, S>& call, int64_t l, int product, int
   const Problem<T>& p = call.problem;
   const SavedLayer& saved = call.saved->layers[l];
   const int64_t H = p.layers[l].size, R = GATES * H, K = p.layers[l].columns[product], B = p.B;
-  if (l == 0 && product == BOTTOM_UP && call.symbols)
-    return gemm<T, S>(R, K, table_size, {call.symbols, R, true}, {p.x, K, true}, grad, K);
+  if (l == 0 && product == BOTTOM_UP && call.symbols) {
+    // Of symbols that were read: any other row may be NaN, which times a sum of 0 is NaN.
+    std::vector<bool> is_read(table_size, false);
+    for (int64_t slot = 0; slot < saved.slots(); ++slot)
+      is_read[p.tokens[saved.step()[slot] * B + saved.sample()[slot]]] = true;
+    std::vector<const T*> sums, rows;
+    for (int64_t symbol = 0; symbol < table_size; ++symbol)
+      if (is_read[symbol]) {
+        sums.push_back(call.symbols + symbol * R);
+        rows.push_back(p.x + symbol * K);
+      }
+    const Matrix<T> a{nullptr, 0, true, sums.data()}, b{nullptr, 0, true, rows.data()};
+    return gemm<T, S>(R, K, int64_t(rows.size()), a, b, grad, K);
+  }
   const T* gradients = call.products[l * PRODUCTS + (p.layer_norm ? product : int(RECURRENT))];
   const T* mask = product == RECURRENT ? p.mask[l] : nullptr;
   const int64_t source = product == RECURRENT ? l : product == TOP_DOWN ? l + 1 : l - 1;

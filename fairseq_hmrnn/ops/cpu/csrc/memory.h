@@ -5,7 +5,9 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <iterator>
 #include <list>
+#include <map>
 #include <mutex>
 #include <new>
 #include <utility>
@@ -24,7 +26,8 @@ constexpr bool SANITIZE = false;
 #endif
 
 // Buffers not in use. What is kept never exceeds, by more than a quarter, what was in use at the worst moment since the
-// last `clear`.
+// last `clear`. The backward pass over many short calls leaves tens of thousands of them, so that none of it may walk
+// through all.
 class Pool {
  public:
   struct Block {
@@ -40,14 +43,10 @@ class Pool {
   Block take(size_t needed) {
     const size_t size = round_up(needed);
     std::lock_guard<std::mutex> lock(mutex_);
-    auto best = free_.end();  // the smallest that is large enough, but not twice as large
-    for (auto it = free_.begin(); it != free_.end(); ++it)
-      if (it->size >= size && it->size < 2 * size && (best == free_.end() || it->size < best->size)) best = it;
+    const auto best = by_size_.lower_bound(size);  // the smallest that is large enough, but not twice as large
     Block block{nullptr, size};
-    if (best != free_.end()) {
-      block = *best;
-      free_.erase(best);
-      kept_ -= block.size;
+    if (best != by_size_.end() && best->first < 2 * size) {
+      block = remove(best);
     } else {
       shrink(size);
       block.data = allocate(size);
@@ -70,8 +69,13 @@ class Pool {
     try {
       free_.push_front(block);
     } catch (const std::bad_alloc&) {
-      std::free(block.data);
-      return;
+      return std::free(block.data);
+    }
+    try {
+      by_size_.emplace_hint(by_size_.lower_bound(block.size), block.size, free_.begin());
+    } catch (const std::bad_alloc&) {
+      free_.pop_front();
+      return std::free(block.data);
     }
     kept_ += block.size;
     shrink(0);
@@ -90,6 +94,8 @@ class Pool {
   }
 
  private:
+  using BySize = std::multimap<size_t, std::list<Block>::iterator>;
+
   // Few distinct sizes, so that batches of slightly different length share buffers.
   static size_t round_up(size_t size) {
     if (SANITIZE) return size;
@@ -112,20 +118,29 @@ class Pool {
   void shrink(size_t more) {
     const size_t most = std::max(most_in_use_, in_use_ + more);
     while (!free_.empty() && in_use_ + more + kept_ > most + most / 4) {
-      kept_ -= free_.back().size;
-      std::free(free_.back().data);
-      free_.pop_back();
+      // The last in the list is also the last of its size.
+      std::free(remove(std::prev(by_size_.upper_bound(free_.back().size))).data);
     }
+  }
+
+  Block remove(BySize::iterator which) {
+    const Block block = *which->second;
+    free_.erase(which->second);
+    by_size_.erase(which);
+    kept_ -= block.size;
+    return block;
   }
 
   void free_all() {
     for (const Block& block : free_) std::free(block.data);
     free_.clear();
+    by_size_.clear();
     kept_ = 0;
   }
 
   std::mutex mutex_;
-  std::list<Block> free_;
+  std::list<Block> free_;  // what was given back last comes first
+  BySize by_size_;         // the same, and in the same order among those of one size
   size_t in_use_ = 0, kept_ = 0, most_in_use_ = 0;
 };
 

@@ -140,24 +140,24 @@ class Backward:
         ds = torch.cat([opened * dc * c_prev * f * (1 - f), dig * g * i * (1 - i), dh_new * tanh_c * o * (1 - o),
                         dig * i * (1 - g * g), du.unsqueeze(1)], 1)  # fmt: skip
         other, kept = dh * (h_prev - o * tanh_c), dc * f * c_prev
-        to_flush = (1 - z_below) * (dc * (ig - c_prev) - other).sum(1) - z_below * kept.sum(1)
-        to_update = (1 - z_prev) * (dc * (ig - c_prev) - other + kept).sum(1)
+        dz_prev_rows = (1 - z_below) * (dc * (ig - c_prev) - other).sum(1) - z_below * kept.sum(1)
+        dz_below_rows = (1 - z_prev) * (dc * (ig - c_prev) - other + kept).sum(1)
         self.bias[index][:-1] += ds[:, :-1].sum(0)
         products = self.product_gradients(index, cell, ds, z_prev, z_below)
         self.put(self.dc, index, rows, dc * (opened * f + copy))
         self.put(self.dh, index, rows, copy * dh)
         for product, (dp, gate_gradient) in products.items():
             gate = None if product == RECURRENT else z_prev if product == TOP_DOWN else z_below
-            to_gate = to_flush if product == TOP_DOWN else to_update
+            dz_gate = dz_prev_rows if product == TOP_DOWN else dz_below_rows
             self.keep(t, index, product, rows, dp, gate)
             if gate_gradient is not None:
-                to_gate += gate_gradient
+                dz_gate += gate_gradient
             if (index, product) != (0, BOTTOM_UP):
                 sent = self.send(t, index, product, rows, dp, gate)
                 if sent is not None:
-                    to_gate += sent
-        dz_prev.index_add_(0, rows, to_flush)
-        dz_below.index_add_(0, rows, to_update)
+                    dz_gate += sent
+        dz_prev.index_add_(0, rows, dz_prev_rows)
+        dz_below.index_add_(0, rows, dz_below_rows)
 
     def put(self, where: List[Tensor], index: int, rows: Tensor, value: Tensor) -> None:
         whole = rows.numel() == where[index].size(0)

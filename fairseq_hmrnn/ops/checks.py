@@ -106,6 +106,22 @@ def check_input(x: Tensor, input_size: int, tokens: Optional[Tensor] = None) -> 
         )
 
 
+def _check_tensor(name: str, layer: Optional[int], tensor, shape, dtype, of_weights, device) -> None:
+    """ValueError for what is no tensor of this shape, dtype and device. Every single step comes here some ten times, so
+    the message is made where one is due."""
+    if isinstance(tensor, Tensor) and tensor.shape == shape and tensor.dtype == dtype and tensor.device == device:
+        return
+    name, shape = name if layer is None else f"{name}[{layer}]", tuple(shape)
+    if not isinstance(tensor, Tensor):
+        raise ValueError(f"{name} must be a tensor of shape {shape}, got {type(tensor).__name__}")
+    if tuple(tensor.shape) != shape:
+        raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {shape}")
+    raise ValueError(
+        f"{name} is {tensor.dtype} on {tensor.device}, but with weights of {of_weights} on {device} it must be {dtype} "
+        f"on {device}"
+    )
+
+
 def check_tensors(x, layers, state, valid, noise, recurrent_masks, tokens=None, projected: bool = False) -> None:
     """Shapes against x and the layers; one device throughout, and the dtypes that `hm_lstm` says. projected: x is
     what PackedLayers.project makes of it."""
@@ -118,28 +134,20 @@ def check_tensors(x, layers, state, valid, noise, recurrent_masks, tokens=None, 
     input_size = lowest.size(0) + layers[0].detector_units if projected else lowest.size(1)
     check_input(x, input_size, tokens)
     steps, batch_size = (x if tokens is None else tokens).shape[:2]
-    num_layers = len(layers)
-    needed = [("x", x, tuple(x.shape)), ("state.z", state.z, (batch_size, num_layers))]
+    num_layers, weight = len(layers), layers[0].weight_recurrent
+    dtype, of_state, device = weight.dtype, state_dtype(weight.dtype), weight.device
+    _check_tensor("x", None, x, x.shape, dtype, dtype, device)
+    _check_tensor("state.z", None, state.z, (batch_size, num_layers), of_state, dtype, device)
     for name, tensors in (("state.h", state.h), ("state.c", state.c), ("recurrent_masks", recurrent_masks)):
         if tensors is None:
             continue
         if len(tensors) != num_layers:
             raise ValueError(f"{name} has {len(tensors)} layers, the model has {num_layers}")
-        needed += [(f"{name}[{i}]", t, (batch_size, p.hidden_size)) for i, (t, p) in enumerate(zip(tensors, layers))]
+        for index, tensor in enumerate(tensors):
+            shape = batch_size, layers[index].weight_recurrent.size(1)
+            _check_tensor(name, index, tensor, shape, of_state, dtype, device)
     if noise is not None:
-        needed.append(("noise", noise, (steps, batch_size, num_layers)))
-    weight = layers[0].weight_recurrent
-    for name, tensor, shape in needed:
-        if not isinstance(tensor, Tensor):
-            raise ValueError(f"{name} must be a tensor of shape {shape}, got {type(tensor).__name__}")
-        if tuple(tensor.shape) != shape:
-            raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {shape}")
-        dtype = weight.dtype if name == "x" else state_dtype(weight.dtype)
-        if tensor.dtype != dtype or tensor.device != weight.device:
-            raise ValueError(
-                f"{name} is {tensor.dtype} on {tensor.device}, but with weights of {weight.dtype} on {weight.device} "
-                f"it must be {dtype} on {weight.device}"
-            )
+        _check_tensor("noise", None, noise, (steps, batch_size, num_layers), of_state, dtype, device)
     for name, tensors in (("noise", [noise]), ("recurrent_masks", recurrent_masks or [])):
         if any(tensor is not None and tensor.requires_grad for tensor in tensors):
             raise ValueError(f"{name} must not require a gradient, which a kernel has none of: detach it")

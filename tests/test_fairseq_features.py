@@ -276,7 +276,9 @@ def test_translation_models_load_from_their_folder(models, pairs):
         HMLSTMModel.from_pretrained(str(models / "translator"), data_name_or_path=str(pairs / "nowhere"))
     with pytest.raises(TypeError, match="^unknown option sentencpiece_model: did you mean sentencepiece_model"):
         HMLSTMModel.from_pretrained(str(models / "translator"), bpe="sentencepiece", sentencpiece_model="spm.de.model")
-    wider = HMLSTMModel.from_pretrained(str(models / "translator"), generation_args={"beam": 7})
+    given = {"beam": 7, "retain_dropout": True}  # the second is read where the hub is made
+    wider = HMLSTMModel.from_pretrained(str(models / "translator"), generation_args=given)
     assert wider.cfg.generation.beam == 7
+    assert any(getattr(module, "apply_during_inference", False) for module in wider.models[0].modules())
     with pytest.raises(TypeError, match="^unknown option bean in generation_args: did you mean beam"):
         HMLSTMModel.from_pretrained(str(models / "translator"), generation_args={"bean": 7})

@@ -37,8 +37,8 @@ def check_recipe(recipe: DictConfig, file: str) -> None:
         _check_section(section, f"{file}: {section}")
         try:
             _fields(recipe, section)
-        except UserError as error:
-            raise UserError(f"{file}: {error}") from error
+        except (UserError, OmegaConfBaseException) as error:
+            raise UserError(f"{file}: {str(error).splitlines()[0]}") from error
         for name, value in recipe[section].items_ex(resolve=False) if recipe[section] else ():
             _check_setting(recipe, section, str(name), value, f"{file}: {section}.{name}")
 

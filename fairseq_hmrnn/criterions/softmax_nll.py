@@ -46,8 +46,8 @@ class _SoftmaxNLL(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor):
-        logits, padding, target, log_sums, largest = ctx.saved_tensors
+    def backward(ctx, saved, grad: Tensor):
+        logits, padding, target, log_sums, largest = saved
         factor = grad.float().expand_as(target).masked_fill(padding, 0).unsqueeze(1)
         result = torch.empty_like(logits)
         columns = (_chunks_as(logits, of) for of in (largest, log_sums, factor, target.unsqueeze(1)))

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Callable, Dict, Tuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..ops import HMLSTMState
@@ -42,7 +41,7 @@ class StepFunction(nn.Module):
     def forward(self, tokens: Tensor, state: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
         decoder, lstm = self.decoder, self.decoder.hm_lstm
         before = HMLSTMState.unpack(state, lstm.hidden_sizes)
-        x = F.embedding(tokens, decoder.input_table).unsqueeze(0)
+        x = decoder.embed_without_dropout(tokens).unsqueeze(0)
         output = hm_lstm_reference(x, lstm.layers(), before, self.options)
         logits = decoder.predict(decoder.layer_output([h[0] for h in output.hidden]))
         return logits.log_softmax(1), output.boundaries[0], output.state.pack()

@@ -16,6 +16,7 @@ from typing import Callable, NamedTuple, Optional, Sequence, Tuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules import module as all_modules
 
 from ..ops import HMLSTMOutput, HMLSTMState, PackedLayers, capturing, valid_or_none
 from ..ops.cpu import kernel, remedy
@@ -170,7 +171,9 @@ class CompiledSteps:
 
 def has_hooks(module: nn.Module) -> bool:
     """Whether a call of the module does more than its `forward`."""
-    return any((module._forward_hooks, module._forward_pre_hooks, module._backward_hooks))
+    of_module = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks)
+    of_all = (all_modules._global_forward_hooks, all_modules._global_forward_pre_hooks)
+    return any((*of_module, *of_all, getattr(module, "_backward_pre_hooks", None)))  # the last since torch 2
 
 
 def _reads_weights(decoder) -> bool:

@@ -54,11 +54,15 @@ class RecurrentDecoder(Recurrent, FairseqIncrementalDecoder):
 
     def embed(self, tokens: Tensor) -> Tensor:
         """The recurrence's input for tokens of any shape: (..., embed_dim)."""
-        return self.dropout_input(self.embed_tokens(tokens))
+        return self.dropout_input(self.embed_without_dropout(tokens))
+
+    def embed_without_dropout(self, tokens: Tensor) -> Tensor:
+        """As `embed`; what it does must also be in `input_table`."""
+        return self.embed_tokens(tokens)
 
     @property
     def input_table(self) -> Tensor:
-        """What `embed` gives for every symbol, (V, embed_dim), but for dropout: where layer 1's products are made for
+        """What `embed_without_dropout` gives for every symbol, (V, embed_dim): where layer 1's products are made for
         all symbols at once."""
         return self.embed_tokens.weight
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import List, NamedTuple, Tuple, Union
+from typing import List, NamedTuple, Optional, Union
 
 import torch
 from torch import Tensor, nn
@@ -35,14 +35,17 @@ class SlopeSchedule(NamedTuple):
 
 
 class SlopeProgress(nn.Module):
-    """The annealed slope. Progress is an integer buffer: it is in every checkpoint and `.half()` leaves it alone."""
+    """The annealed slope. Progress is an integer buffer: it is in every checkpoint and `.half()` leaves it alone.
+
+    Recorded graphs follow `set_epoch`, `set_num_updates`, loading and what a call outside of them has read.
+    """
 
     def __init__(self, schedule: SlopeSchedule):
         super().__init__()
         self.schedule = schedule
         self.register_buffer("progress", torch.zeros(2, dtype=torch.long))  # completed epochs, updates
-        self._progress = [0, 0]  # the same on the host: reading the buffer would wait for a GPU
-        self._read = self._buffer  # of which it is the same
+        # The same on the host, for reading the buffer would wait for a GPU, and of which buffer it is the same.
+        self._progress, self._read = [0, 0], (self.progress, self._changes)
         # Slope and updates for recorded graphs: a number would be a constant of the graph, compiled anew when it grows.
         self._as_tensors = torch.tensor([schedule(0, 0), 0], dtype=torch.float64)
 
@@ -71,22 +74,30 @@ class SlopeProgress(nn.Module):
 
     def _load_from_state_dict(self, *args, **kwargs):
         super()._load_from_state_dict(*args, **kwargs)
-        self._on_host()
+        self._take(self.progress.tolist())
 
     def _on_host(self) -> List[int]:
-        """The buffer's numbers, read again where somebody else has written to it or put another one in its place:
-        averages of models, torch's distributed wrapper."""
-        if self._read != self._buffer and not self.progress.is_meta:
-            self._progress = self.progress.tolist()
-            self._progress_changed()
+        """The buffer's numbers. Averages of models and torch's distributed wrapper write to it too: on a CPU it is read
+        every time, on a GPU where it is another one or torch has counted a change, which it does not of all."""
+        if self.progress.device.type == "cpu":
+            found = self.progress.tolist()
+            if found != self._progress:
+                self._take(found)
+        elif not self.progress.is_meta:
+            buffer, version = self._read
+            if buffer is not self.progress or version != self._changes:
+                self._take(self.progress.tolist())
         return self._progress
 
     @property
-    def _buffer(self) -> Tuple[int, int]:
-        """Of the buffer, what changes with it."""
-        version = 0 if self.progress.is_inference() else self.progress._version
-        return id(self.progress), version
+    def _changes(self) -> Optional[int]:
+        """How often torch has counted a change of the buffer; None in inference mode, where it does not."""
+        return None if self.progress.is_inference() else self.progress._version
+
+    def _take(self, progress: List[int]) -> None:
+        self._progress = progress
+        self._progress_changed()
 
     def _progress_changed(self) -> None:
         self._as_tensors[0], self._as_tensors[1] = self.schedule(*self._progress), self._progress[1]
-        self._read = self._buffer
+        self._read = self.progress, self._changes

@@ -24,6 +24,7 @@ from ..ops import (
 )
 from ..ops.checks import check_input
 from ..ops.types import gate_rows, num_rows
+from .hooks import run_pre_hooks
 
 # Layer normalisation makes the recurrent and the top-down product as large as their gain however small the states
 # are, and with it the gradient's growth from step to step: at 1 it grows exponentially over time, see ops/README.md.
@@ -187,14 +188,14 @@ class HMLSTM(nn.Module):
 
     def layers(self) -> List[LayerParameters]:
         """The weights of every layer, bottom to top."""
-        for parameters in self.children():  # torch.nn.utils.prune and weight_norm make weights in such hooks
-            for hook in parameters._forward_pre_hooks.values():
-                hook(parameters, ())
+        for parameters in self.children():
+            if parameters._forward_pre_hooks:
+                run_pre_hooks(parameters)
         return [self._layer(index) for index in range(self.num_layers)]
 
     def zero_state(self, batch_size: int) -> HMLSTMState:
         """The state before the first symbol."""
-        like = self.bias[0]
+        like = next(self.parameters())
         return HMLSTMState.zeros(batch_size, self.hidden_sizes, state_dtype(like.dtype), like.device)
 
     def forward(
@@ -223,7 +224,7 @@ class HMLSTM(nn.Module):
             state = self.zero_state(batch_size)
         options = self.options(slope, sampled=self.training or noise is not None)
         if options.boundary == "bernoulli" and noise is None:
-            dtype = state_dtype(self.bias[0].dtype)
+            dtype = state_dtype(next(self.parameters()).dtype)
             noise = torch.rand(steps, batch_size, self.num_layers, dtype=dtype, device=x.device)
         if recurrent_masks is None:
             recurrent_masks = self.draw_recurrent_masks(batch_size)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Optional, Sequence, Tuple
+from typing import Any, List, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor, nn
 
 from ..ops import gated_sum, layer_output
+from .hooks import run_pre_hooks
 
 
 class LayerOutput(nn.Module):
@@ -43,7 +44,10 @@ class LayerOutput(nn.Module):
         Its product with h[l] is the layer's term of both equations, a function of h[l] alone: in generation it need
         not be computed again where h[l] was copied. See `combine`.
         """
-        weights = list(self.projections.parameters())
+        linears: List[Any] = [self.gates, *self.projections]
+        for linear in linears:
+            run_pre_hooks(linear)
+        weights = [linear.weight for linear in linears[1:]]
         columns = self.gates.weight.split([weight.size(1) for weight in weights], dim=1)
         return tuple(torch.cat([weight, part]) for weight, part in zip(weights, columns))
 

@@ -86,8 +86,8 @@ class _AttentionLSTM(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad, _):
-        x, _, c, keys, values, between, after, output, attention, attended, tops, *rest = ctx.saved_tensors
+    def backward(ctx, saved, grad, _):
+        x, _, c, keys, values, between, after, output, attention, attended, tops, *rest = saved
         width = len(LayerSteps._fields)
         steps = [LayerSteps(*rest[i * width : (i + 1) * width]) for i in range(c.size(0))]
         layers = _layers(rest[len(steps) * width :], x)

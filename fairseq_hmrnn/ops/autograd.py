@@ -79,10 +79,10 @@ class Recurrence(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, *grads: Optional[Tensor]):
+    def backward(ctx, saved, *grads: Optional[Tensor]):
         call, count = ctx.call, CONSTANTS + ctx.call.num_layers
-        saved = iter(ctx.saved_tensors)  # once: hooks may make them anew at every access
-        tensors, hidden, kept = (list(itertools.islice(saved, count)) for count in ctx.counts)
+        parts = iter(saved)
+        tensors, hidden, kept = (list(itertools.islice(parts, count)) for count in ctx.counts)
         needed = ctx.needs_input_grad[1 + count :]
         need_weights = any(needed[2 + 2 * call.num_layers :])
         with torch.autocast(tensors[count].device.type, enabled=False):  # backward may be called where it is on
@@ -106,6 +106,8 @@ def run(
     constants: List[Optional[Tensor]] = [tokens, valid, noise, *masks]
     given = [None if t is None else t.contiguous() for t in given]
     refuse_transforms(given)
+    if any(mask is not None and mask.requires_grad for mask in (noise, *masks)):
+        raise ValueError("noise and recurrent_masks that require a gradient are for HMLSTM(backend='reference')")
     constants = [None if t is None else t.detach().contiguous() for t in constants]
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in given):
         return call.output(Recurrence.apply(call, *constants, *given))

@@ -7,6 +7,8 @@ from typing import Optional, Tuple, Union
 import torch
 from torch import Tensor
 
+from .differentiation import in_forward_mode
+
 BOUNDARY_MODES = ("step", "bernoulli", "soft")
 
 
@@ -50,7 +52,7 @@ def scale_gradient(x: Tensor, scale: float) -> Tensor:
     """x, with its gradient multiplied by `scale`: 1 leaves it, 0 detaches."""
     if scale == 1:
         return x
-    if torch.jit.is_tracing():  # a trace cannot hold a Function, and may run with gradients or without
+    if torch.jit.is_tracing() or in_forward_mode():  # a trace holds no Function, and may run with gradients or without
         return x.detach() + scale * (x - x.detach()) if scale else x.detach()
     if not torch.is_grad_enabled():
         return x
@@ -68,7 +70,7 @@ def decide(z_tilde: Tensor, mode: str, noise: Optional[Tensor] = None) -> Tensor
     if mode == "step":
         noise = torch.full_like(z_tilde, 0.5)
     assert noise is not None  # check_options asks for it
-    if torch.jit.is_tracing():  # as above
+    if torch.jit.is_tracing() or in_forward_mode():  # as above
         return (z_tilde > noise).to(z_tilde.dtype) + (z_tilde - z_tilde.detach())
     if not torch.is_grad_enabled():  # without a graph these are plain operations, which can be exported
         return (z_tilde > noise).to(z_tilde.dtype)

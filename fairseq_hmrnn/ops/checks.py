@@ -136,21 +136,18 @@ def check_tensors(x, layers, state, valid, noise, recurrent_masks, tokens=None, 
     steps, batch_size = (x if tokens is None else tokens).shape[:2]
     num_layers, weight = len(layers), layers[0].weight_recurrent
     dtype, of_state, device = weight.dtype, state_dtype(weight.dtype), weight.device
-    _check_tensor("x", None, x, x.shape, dtype, dtype, device)
-    _check_tensor("state.z", None, state.z, (batch_size, num_layers), of_state, dtype, device)
-    for name, tensors in (("state.h", state.h), ("state.c", state.c), ("recurrent_masks", recurrent_masks)):
-        if tensors is None:
-            continue
+    of_layers = (("state.h", state.h), ("state.c", state.c), ("recurrent_masks", recurrent_masks or layers))
+    for name, tensors in of_layers:
         if len(tensors) != num_layers:
             raise ValueError(f"{name} has {len(tensors)} layers, the model has {num_layers}")
+    _check_tensor("x", None, x, x.shape, dtype, dtype, device)
+    _check_tensor("state.z", None, state.z, (batch_size, num_layers), of_state, dtype, device)
+    for name, tensors in of_layers if recurrent_masks else of_layers[:2]:
         for index, tensor in enumerate(tensors):
             shape = batch_size, layers[index].weight_recurrent.size(1)
             _check_tensor(name, index, tensor, shape, of_state, dtype, device)
     if noise is not None:
         _check_tensor("noise", None, noise, (steps, batch_size, num_layers), of_state, dtype, device)
-    for name, tensors in (("noise", [noise]), ("recurrent_masks", recurrent_masks or [])):
-        if any(tensor is not None and tensor.requires_grad for tensor in tensors):
-            raise ValueError(f"{name} must not require a gradient, which a kernel has none of: detach it")
     if valid is not None:
         if not isinstance(valid, Tensor):
             raise ValueError(f"valid must be a bool tensor of shape {(steps, batch_size)}, got {type(valid).__name__}")

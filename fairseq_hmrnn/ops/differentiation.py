@@ -26,6 +26,11 @@ class _Undifferentiable(torch.autograd.Function):
         )
 
 
+def in_forward_mode() -> bool:
+    """Whether tensors may have forward-mode tangents."""
+    return getattr(forward_ad, "_current_level", -1) >= 0
+
+
 def refuse_transforms(tensors: Iterable[Optional[Tensor]]) -> None:
     """RuntimeError within a transform of torch.func or a batched derivative, whose tensors have no memory that a kernel
     could read, and for a tensor with a forward-mode tangent, which would be left out."""
@@ -33,8 +38,12 @@ def refuse_transforms(tensors: Iterable[Optional[Tensor]]) -> None:
     functorch = getattr(torch._C, "_functorch", None)  # of torch 2
     transformed = functorch is not None and functorch.peek_interpreter_stack() is not None
     batched = functorch is not None and any(map(functorch.is_legacy_batchedtensor, given))
-    has_level = getattr(forward_ad, "_current_level", -1) >= 0  # cheap: unpack_dual is not
-    if transformed or batched or has_level and any(forward_ad.unpack_dual(t).tangent is not None for t in given):
+    if (
+        transformed
+        or batched
+        or in_forward_mode()
+        and any(forward_ad.unpack_dual(t).tangent is not None for t in given)
+    ):
         raise RuntimeError(
             "gradients written by hand are not for torch.func, nor for batched (vectorize, is_grads_batched) or "
             "forward-mode derivatives: take those one by one by torch.autograd, forward-mode ones by "
@@ -46,16 +55,20 @@ def once_differentiable(backward: Callable[..., Any]) -> Callable[..., Any]:
     """For the backward pass of a Function that saves its inputs, as they were given: raises on any second
     differentiation. torch's `once_differentiable` does not raise when the incoming gradient needs none, e.g. for a
     linear loss. Autograd walks only through what leads to the tensors that it is asked for, hence from a gradient to
-    all of these inputs."""
+    all of these inputs.
+
+    backward: of ctx, the tensors that the Function saved, which hooks may make anew at every access, and the gradients.
+    """
 
     @functools.wraps(backward)
     def once(ctx, *grads):
         refuse_transforms(grads)
+        saved = ctx.saved_tensors
         with torch.no_grad():
-            found = backward(ctx, *grads)
+            found = backward(ctx, saved, *grads)
         if not torch.is_grad_enabled():  # as without create_graph
             return found
-        depended_on = [t for t in (*ctx.saved_tensors, *grads) if isinstance(t, Tensor) and t.requires_grad]
+        depended_on = [t for t in (*saved, *grads) if isinstance(t, Tensor) and t.requires_grad]
         anchors = [*depended_on, torch.zeros((), requires_grad=True)]  # one at least, whatever was asked for
         marked = [
             _Undifferentiable.apply(grad, *anchors) if isinstance(grad, Tensor) else grad

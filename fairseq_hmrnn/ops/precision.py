@@ -47,8 +47,8 @@ class RoundedLinear(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor):
-        x, weight = map(rounded, ctx.saved_tensors)
+    def backward(ctx, saved, grad: Tensor):
+        x, weight = map(rounded, saved)
         grad = rounded(grad)
         return grad @ weight, grad.t() @ x
 

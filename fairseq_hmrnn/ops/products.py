@@ -73,8 +73,8 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor):
-        x, weight = ctx.saved_tensors
+    def backward(ctx, saved, grad: Tensor):
+        x, weight = saved
         grad, multiply = grad.contiguous(), kernel.compiled.multiply
         dx = multiply(grad, False, weight, True, ctx.low) if ctx.needs_input_grad[0] else None
         dweight = multiply(grad, True, x, True, ctx.low) if ctx.needs_input_grad[1] else None
@@ -121,8 +121,8 @@ class _LayerOutput(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor):
-        features, changed, *rest = ctx.saved_tensors
+    def backward(ctx, saved, grad: Tensor):
+        features, changed, *rest = saved
         n = ctx.layers
         hidden, weights = kernel.compiled.layer_output_backward(
             grad.contiguous(), features, rest[:n], rest[n : 2 * n], changed, rest[2 * n :], ctx.low

@@ -143,7 +143,8 @@ class HMLSTMLanguageModelingTask(TaskMixin, StatefulLanguageModelingTask):
             generate_in(models, str(self.args.generation_dtype))
         if seq_gen_cls is None and not getattr(args, "score_reference", False):
             seq_gen_cls = PromptedGenerator
-            end = str(getattr(args, "end_of_sample", self.args.end_of_sample))  # of one call, by the hub interface
+            end = getattr(args, "end_of_sample", None)  # of one call, by the hub interface
+            end = str(self.args.end_of_sample if end is None else end)
             stop = stop_symbol(end, self.has_characters, self.target_dictionary)
             new_only = str(self.args.scored_text) == "new"
             extra_gen_cls_kwargs = {**(extra_gen_cls_kwargs or {}), "stop": stop, "score_new_only": new_only}

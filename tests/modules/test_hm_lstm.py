@@ -194,8 +194,10 @@ def test_an_input_that_does_not_fit_is_named():
         with pytest.raises(ValueError, match="slope of the hard sigmoid must be a positive and finite number, not"):
             module(torch.zeros(3, 2, 7), slope=slope)
     masks = [torch.ones(2, size, requires_grad=True) for size in (8, 4)]
-    with pytest.raises(ValueError, match="recurrent_masks must not require a gradient"):
+    with pytest.raises(ValueError, match="recurrent_masks that require a gradient are for .*backend='reference'"):
         module(torch.zeros(3, 2, 7), recurrent_masks=masks)
+    HMLSTM(7, [8, 4], backend="reference")(torch.ones(3, 2, 7), recurrent_masks=masks).hidden[1].sum().backward()
+    assert masks[0].grad.any()
 
 
 @pytest.mark.parametrize("backend", ["auto", "reference"])
@@ -256,3 +258,21 @@ def test_layer_output_equals_its_equation():
     expected = torch.relu(expected + gates[:, 1:] * (h[1] @ module.projections[1].weight.t()))
     torch.testing.assert_close(module(h), expected)
     assert (expected == 0).any() and (expected > 0).any()
+
+
+def test_a_pruned_output_module_trains_and_equals_its_equation():
+    torch.manual_seed(0)
+    module, hidden = LayerOutput([4, 3], 5).double(), [torch.randn(6, 2, size, dtype=torch.float64) for size in (4, 3)]
+    for linear in (module.gates, module.projections[1]):
+        prune.random_unstructured(linear, "weight", amount=0.5)
+    for _ in range(2):
+        found = module.over_sequence(hidden, None)
+        torch.testing.assert_close(found, module(hidden))
+        found.sum().backward()
+
+
+def test_a_pruned_bias_moves_with_its_module():
+    module = HMLSTM(3, [4])
+    prune.random_unstructured(module.bias, "0", amount=0.5)
+    module.double()
+    assert module(torch.ones(2, 1, 3, dtype=torch.float64)).state.z.dtype == torch.float64

@@ -2,7 +2,9 @@
 
 import pytest
 import torch
+from pairs import pairs
 from torch.autograd import forward_ad
+from torch.utils.checkpoint import checkpoint
 
 from fairseq_hmrnn.criterions.softmax_nll import softmax_nll
 from fairseq_hmrnn.modules import HMLSTM
@@ -110,11 +112,40 @@ def of_torch_func(model, x):
 @pytest.mark.parametrize("trained", [True, False])
 @pytest.mark.parametrize("take", [forward_mode, batched, of_torch_func])
 def test_other_ways_to_differentiate_are_refused_by_name(take, trained):
-    if take is of_torch_func and not hasattr(torch, "func"):
-        pytest.skip("this torch has no torch.func")
+    if take is not forward_mode and not hasattr(torch, "func"):
+        pytest.skip("this torch has no torch.func, nor says what is batched")
     model, x = HMLSTM(3, [4]).requires_grad_(trained), torch.randn(5, 2, 3)
     with pytest.raises(RuntimeError, match="^gradients written by hand are not for torch.func, .*backend='reference'"):
         take(model, x)
     with forward_ad.dual_level():  # of something else
         assert torch.equal(model(x).hidden[0], model(x.clone()).hidden[0])
-    forward_mode(HMLSTM(3, [4], backend="reference"), x)
+
+
+@pytest.mark.parametrize("boundary", ["step", "bernoulli", "soft"])
+@pytest.mark.parametrize("detector_grad_scale", [0.0, 0.5, 1.0])
+def test_forward_mode_of_the_reference_is_its_reverse_mode(boundary, detector_grad_scale):
+    """Straight-through gradients too: a product from either side is the same number."""
+    torch.manual_seed(0)
+    model = HMLSTM(3, [5, 4], backend="reference", boundary=boundary, detector_grad_scale=detector_grad_scale).double()
+    x, along = torch.randn(2, 6, 2, 3, dtype=torch.float64).unbind()
+    noise = torch.rand(6, 2, 2, dtype=torch.float64) if boundary == "bernoulli" else None
+    weights = [torch.randn(6, 2, size, dtype=torch.float64) for size in (5, 4)]
+
+    def run(x):
+        return sum((weight * h).sum() for weight, h in pairs(weights, model(x, noise=noise).hidden))
+
+    with forward_ad.dual_level():
+        found = forward_ad.unpack_dual(run(forward_ad.make_dual(x, along))).tangent
+    leaf = x.clone().requires_grad_()
+    (grad,) = torch.autograd.grad(run(leaf), leaf)
+    torch.testing.assert_close(found, (grad * along).sum())
+    assert found != 0
+
+
+def test_first_derivatives_with_a_graph_are_taken_within_checkpoint():
+    """Which allows what it keeps to be read once."""
+    model, x = HMLSTM(3, [4, 3]), torch.randn(5, 2, 3, requires_grad=True)
+    plain = torch.autograd.grad(model(x).hidden[-1].sum(), x)[0]
+    y = checkpoint(lambda x: model(x).hidden[-1], x, use_reentrant=False)
+    (found,) = torch.autograd.grad(y.sum(), x, create_graph=True)
+    torch.testing.assert_close(found, plain)

@@ -8,6 +8,7 @@ import glob
 import os
 from typing import Dict
 
+from fairseq import hub_utils
 from fairseq.dataclass.configs import GenerationConfig
 from fairseq.models import FairseqEncoderDecoderModel
 
@@ -95,10 +96,11 @@ class TranslationModel(CheckedOptions, StartsFromFiles, FairseqEncoderDecoderMod
         data_name_or_path = data_folder(data_name_or_path, paths[0])
         if not os.path.isdir(data_name_or_path):
             raise FileNotFoundError(f"no folder {data_name_or_path}: name the one with the dictionaries as data")
-        hub = super().from_pretrained(folder, names, os.path.abspath(data_name_or_path), **kwargs)
-        for name, value in generation.items():  # fairseq 0.12.2 leaves them out without a word
-            setattr(hub.cfg.generation, name, value)
-        return hub
+        names_of = cls.hub_models()
+        loaded = hub_utils.from_pretrained(folder, names, os.path.abspath(data_name_or_path), names_of, **kwargs)
+        for name, value in generation.items():  # before the hub reads them; fairseq 0.12.2 leaves them out
+            setattr(loaded["args"].generation, name, value)
+        return hub_utils.GeneratorHubInterface(loaded["args"], loaded["task"], loaded["models"])
 
     def make_generation_fast_(self, need_attn=False, **kwargs):
         """As fairseq's, whose hub hands on the None of an option that nobody gave: torch.jit.script requires a bool."""

@@ -121,6 +121,8 @@ class PackedLayers:
         options = options._replace(bfloat16_products=self.bfloat16)
         if autocast_is_on(x):
             x = x.to(self.layers[0].weight_recurrent.dtype)
+            with torch.autocast("cpu", enabled=False):
+                return self(x, state, options, valid, noise, projected, tokens)
         check_options(options, noise)
         check_detectors(self.layers, options)
         check_tensors(x, self.layers, state, valid, noise, None, tokens, projected)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from command_results import base2_loss, checkpoint, lines_of, same, values
 from fairseq import checkpoint_utils
-from running import run, run_groups
+from running import ROOT, run, run_groups
 from small_texts import write_pairs
 from small_training import TASK, TRAIN
 
@@ -276,9 +276,13 @@ def test_translation_models_load_from_their_folder(models, pairs):
         HMLSTMModel.from_pretrained(str(models / "translator"), data_name_or_path=str(pairs / "nowhere"))
     with pytest.raises(TypeError, match="^unknown option sentencpiece_model: did you mean sentencepiece_model"):
         HMLSTMModel.from_pretrained(str(models / "translator"), bpe="sentencepiece", sentencpiece_model="spm.de.model")
-    given = {"beam": 7, "retain_dropout": True}  # the second is read where the hub is made
-    wider = HMLSTMModel.from_pretrained(str(models / "translator"), generation_args=given)
-    assert wider.cfg.generation.beam == 7
-    assert any(getattr(module, "apply_during_inference", False) for module in wider.models[0].modules())
+    given = {"max_len_b": 3, "retain_dropout": True}  # the second is read where the hub is made
+    other = HMLSTMModel.from_pretrained(str(models / "translator"), generation_args=given)
+    assert len(other.generate(other.encode("der baum ist"))[0]["tokens"]) <= 3 + 1
+    assert any(getattr(module, "apply_during_inference", False) for module in other.models[0].modules())
+    with pytest.raises(TypeError, match="^beam in generation_args is not read: give it to translate"):
+        HMLSTMModel.from_pretrained(str(models / "translator"), generation_args={"beam": 7})
+    with pytest.raises(ValueError, match="hmlstm_lm.pt is not a model of translation"):
+        HMLSTMModel.from_pretrained(str(ROOT / "tests" / "checkpoints" / "hmlstm_lm.pt"))
     with pytest.raises(TypeError, match="^unknown option bean in generation_args: did you mean beam"):
         HMLSTMModel.from_pretrained(str(models / "translator"), generation_args={"bean": 7})

@@ -159,6 +159,11 @@ def test_samples_go_on_from_a_beginning(trained, data):
     read = writer.read(written.steps)
     assert (read.boundaries == written.boundaries).all()
     assert read.log_probs == pytest.approx(written.log_probs, abs=1e-4)
+    for nothing in (lambda: writer.read(beginning[:0]), lambda: writer.write(3, beginning=beginning[:0])):
+        with pytest.raises(ValueError, match=r"steps must be of shape \(N, 3\) with N from 1, not \(0, 3\)"):
+            nothing()
+    with pytest.raises(ValueError, match="new steps must not be negative, got -1"):
+        writer.write(-1)
 
 
 def test_the_recipe_trains_in_bfloat16_and_scores_the_test_split(data, tmp_path):

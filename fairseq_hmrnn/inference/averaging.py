@@ -39,6 +39,7 @@ def average(paths: Sequence[Path], moving: bool = False, half: bool = False) -> 
     fairseq's.
     """
     sums: Dict[str, Tensor] = {}
+    normalizations: List[Any] = []
     for path in paths:
         if path.is_dir():
             raise ValueError(f"{path} is a folder: give it alone, or name the checkpoints in it")
@@ -51,6 +52,9 @@ def average(paths: Sequence[Path], moving: bool = False, half: bool = False) -> 
             raise ValueError(f"{path} is of another model than {paths[0]}")
         if sums and _differ(_fingerprints(model), _fingerprints(sums)):
             raise ValueError(f"{path} was trained with another dictionary than {paths[0]}")
+        normalizations.append((checkpoint.get("task_state") or {}).get("normalization"))  # of strokes
+        if normalizations[-1] != normalizations[0]:
+            raise ValueError(f"{path} was trained on strokes normalised in another way than those of {paths[0]}")
         for key, tensor in model.items():
             sums[key] = tensor.double() + sums.get(key, 0) if tensor.is_floating_point() else tensor
     mean = {key: (sums[key] / len(paths)).to(t.dtype) if t.is_floating_point() else t for key, t in model.items()}

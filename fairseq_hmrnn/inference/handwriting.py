@@ -46,7 +46,8 @@ class Writer:
 
     @torch.no_grad()
     def read(self, steps: np.ndarray) -> Written:
-        """steps: (N, 3) of a line, normalised."""
+        """steps: (N, 3) of a line, normalised, N from 1."""
+        _check_steps(steps)
         x = torch.from_numpy(np.asarray(steps, dtype=np.float32)).unsqueeze(0)
         parameters, extra = self.model(x)
         log_probs = self.model.distribution(parameters[0, :-1]).log_prob(x[0, 1:])
@@ -57,6 +58,9 @@ class Writer:
         """`count` new steps after a beginning (N, 3), normalised, N from 1; None: a pen that is put down. bias:
         Graves' b, see `MixtureDensity.distribution`. Draws from torch's generator."""
         start = np.zeros((1, 3)) if beginning is None else beginning
+        _check_steps(start)
+        if count < 0:
+            raise ValueError(f"the number of new steps must not be negative, got {count}")
         steps = torch.from_numpy(np.asarray(start, dtype=np.float32)).unsqueeze(0)
         parameters, extra = self.model(steps)
         written, boundaries = [steps], [_boundaries(extra)]
@@ -68,6 +72,11 @@ class Writer:
             written.append(step)
             boundaries.append(_boundaries(extra))
         return Written(torch.cat(written, dim=1)[0].numpy(), np.concatenate(boundaries), torch.cat(log_probs).numpy())
+
+
+def _check_steps(steps: np.ndarray) -> None:
+    if np.ndim(steps) != 2 or np.shape(steps)[1] != 3 or not len(steps):
+        raise ValueError(f"steps must be of shape (N, 3) with N from 1, not {np.shape(steps)}")
 
 
 def _boundaries(extra) -> np.ndarray:

@@ -57,8 +57,8 @@ class BivariateNormal(Distribution):
 
     def _second(self, x: Tensor) -> Normal:
         """y, given x."""
-        scale = self.log_scale.exp()
-        mean = self.mu[..., 1] + self.slant.tanh() * scale[..., 1] * (x - self.mu[..., 0]) / scale[..., 0]
+        ratio = (self.log_scale[..., 1] - self.log_scale[..., 0]).exp()  # each by itself may be 0 in single precision
+        mean = self.mu[..., 1] + self.slant.tanh() * ratio * (x - self.mu[..., 0])
         return Normal(mean, (self.log_scale[..., 1] + self._log_narrowing).exp(), validate_args=False)
 
     def log_prob(self, value: Tensor) -> Tensor:

@@ -236,6 +236,7 @@ BROKEN = {  # what is in the file of pen points -> what is said
     ".X_POINTS_PER_INCH 0\n.PEN_DOWN\n1 1 0\n2 2 0\n": "no positive number",
     ".INCLUDE apx/data/w3/l2.dat\n": "without end",
     ".INCLUDE apx/nowhere.doc\n": "include/apx/nowhere.doc: there is no such file",
+    ".INCLUDE apx/w\0.doc\n": "include/'apx/w\\x00.doc': is not the name of a file",
     ".INCLUDE ../../../etc/passwd\n": "outside of the corpus",
 }
 

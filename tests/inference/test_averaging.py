@@ -64,3 +64,12 @@ def test_models_of_other_dictionaries_have_no_mean(checkpoint, tmp_path):
         average([tmp_path / file for file in ("old.pt", "a.pt", "b.pt")])
     mean = average([tmp_path / "a.pt", tmp_path / "old.pt"])["model"]
     assert all(torch.equal(tensor, mean[key]) for key, tensor in checkpoint["model"].items() if key != name)
+
+
+def test_models_of_other_strokes_have_no_mean(checkpoint, tmp_path):
+    for file, scale in (("a.pt", 1.0), ("b.pt", 2.0)):
+        normalization = [[0.0, 0.0], [scale, scale]]
+        torch.save({**checkpoint, "task_state": {"normalization": normalization}}, tmp_path / file)
+    average([tmp_path / "a.pt", tmp_path / "a.pt"])
+    with pytest.raises(ValueError, match="b.pt was trained on strokes normalised in another way than those of .*a.pt"):
+        average([tmp_path / "a.pt", tmp_path / "b.pt"])

@@ -109,3 +109,9 @@ def test_entropy_bound_is_above_the_entropy_and_meets_it_at_both_ends():
     apart = density.distribution(parameters)
     exact = one + apart.offset.mixture_distribution.entropy()
     assert torch.allclose(apart.entropy_bound(), exact)
+
+
+def test_samples_of_densities_too_narrow_for_single_precision_are_finite():
+    log_scale = torch.full((5, 2), -110.0)
+    narrow = BivariateNormal(torch.ones(5, 2), log_scale, torch.full((5,), 0.5))
+    assert torch.equal(narrow.sample(), torch.ones(5, 2))

@@ -141,7 +141,10 @@ class Corpus:
     def _include_text(self, included: str, by: str) -> str:
         if included in self._read:
             return self._read[included]
-        path = (self.include / included).resolve()
+        try:
+            path = (self.include / included).resolve()
+        except (OSError, RuntimeError, ValueError) as error:  # a loop of links, a name with a byte of 0
+            raise BrokenLine(f"include/{included[:60]!r}: is not the name of a file ({error})") from error
         if self.include.resolve() not in path.parents:
             raise BrokenLine(f"include/{included}: is outside of the corpus")
         text = _text(path, f"include/{included}", f", which the marks of {by} include")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import functools
 import glob
@@ -75,14 +76,20 @@ class TranslationModel(CheckedOptions, StartsFromFiles, FairseqEncoderDecoderMod
         with ":" between them for an ensemble. data_name_or_path: the folder with the dictionaries; None: that of the
         checkpoint if it has them, else the one it was trained on. kwargs: options to change, such as
         `bpe="sentencepiece", sentencepiece_model=PATH`; user_dir; generation_args: a dictionary of options of
-        generation, such as `{"beam": 7}`. TypeError for what is no option of a checkpoint, or of generation.
+        generation, such as `{"max_len_b": 50}`; `beam` is an argument of translate and generate. TypeError for what is
+        no option of a checkpoint, or of generation, ValueError for a model of another kind.
         """
         generation = kwargs.pop("generation_args", None) or {}
         known = [field.name for field in dataclasses.fields(GenerationConfig)]
+        if "beam" in generation:
+            raise TypeError("beam in generation_args is not read: give it to translate or generate")
         for name in generation.keys() - set(known):
             raise TypeError(f"unknown option {name} in generation_args: {nearest(name, known)}")
         paths = [find_checkpoint(path) for path in split_checkpoints(model_name_or_path, checkpoint_file)]
         trained = settings(load_for_use(paths[0]))
+        task = trained.task
+        if "target_lang" not in (vars(task) if isinstance(task, argparse.Namespace) else list(task.keys())):
+            raise ValueError(f"{paths[0]} is not a model of translation: it was trained with another task")
         overrides = {name: kwargs[name] for name in kwargs.keys() - {"user_dir"}}
         check_overrides(paths[0], trained, overrides)
         for path in paths[1:] if overrides else ():

@@ -196,7 +196,7 @@ def test_an_input_that_does_not_fit_is_named():
     masks = [torch.ones(2, size, requires_grad=True) for size in (8, 4)]
     with pytest.raises(ValueError, match="recurrent_masks that require a gradient are for .*backend='reference'"):
         module(torch.zeros(3, 2, 7), recurrent_masks=masks)
-    HMLSTM(7, [8, 4], backend="reference")(torch.ones(3, 2, 7), recurrent_masks=masks).hidden[1].sum().backward()
+    HMLSTM(7, [8, 4], backend="reference")(torch.ones(3, 2, 7), recurrent_masks=masks).hidden[0].sum().backward()
     assert masks[0].grad.any()
 
 

@@ -67,7 +67,7 @@ class BoundaryCriterion(CheckedOptions, CrossEntropyCriterion):
 
     def penalties(self, model, net_output, sample) -> List[Tensor]:
         """Terms added to the loss, by symbol, scalars: of the networks beside the model (zeros where nothing listens to
-        one), and of every regulariser whose weight is not 0."""
+        one), of every regulariser whose weight is not 0, and what a subclass adds."""
         predictions = self.predictions(model, net_output, sample)
         source, found = predictions.source, []
         if self.targets.estimator is not None:
@@ -81,7 +81,11 @@ class BoundaryCriterion(CheckedOptions, CrossEntropyCriterion):
                 weight = self.weight * term.weight(updates)
                 if weight > 0:
                     found.append(weight * self._regularized(term.name, layer, counted, predictions))
-        return predictions.losses() + found
+        return predictions.losses() + found + self.further_penalties(source)
+
+    def further_penalties(self, source: Source) -> List[Tensor]:
+        """Those of a subclass."""
+        return []
 
     def _regularized(self, name: str, layer: int, counted: Tensor, predictions: SourcePredictions) -> Tensor:
         """A regulariser of one layer. counted: bool (B, T), the steps that the layer's rate is a share of."""

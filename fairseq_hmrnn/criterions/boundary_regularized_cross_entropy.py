@@ -164,16 +164,13 @@ class BoundaryRegularizedCrossEntropy(BoundaryCriterion):
             )
         return trace
 
-    def penalties(self, model, net_output, sample) -> List[Tensor]:
-        """As BoundaryCriterion's, and that of the supervision."""
-        penalties = super().penalties(model, net_output, sample)
-        if self.supervision is not None and self.supervision_weight > 0:
-            source = Source.of(trace_of(net_output), sample)
-            target, known = map(source.by_row, self.supervision(source.tokens))
-            z_tilde = source.trace.boundary_probs[..., self.supervision_layer].float()
-            cross_entropy = detector_cross_entropy(z_tilde, target, known & source.trace.valid)
-            penalties.append(self.supervision_weight * cross_entropy)
-        return penalties
+    def further_penalties(self, source: Source) -> List[Tensor]:
+        """That of the supervision."""
+        if self.supervision is None or self.supervision_weight == 0:
+            return []
+        target, known = map(source.by_row, self.supervision(source.tokens))
+        z_tilde = source.trace.boundary_probs[..., self.supervision_layer].float()
+        return [self.supervision_weight * detector_cross_entropy(z_tilde, target, known & source.trace.valid)]
 
     @torch.no_grad()
     def signals(self, model, net_output, sample, name: str) -> Signals:

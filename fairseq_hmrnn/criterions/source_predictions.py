@@ -22,30 +22,28 @@ class Source(NamedTuple):
     """The boundaries of a batch of B rows, and the symbols at which they stand.
 
     trace: of B rows, or of 2 B if an encoder has read each in two directions; in the order of the text.
-    tokens: (B, T), None for pen strokes. following: (B, T), the symbol after each, of a language model; None in
-    translation, where it is the next of the tokens.
+    tokens: (B, T), None for pen strokes; tokens_by_row: the same for every row of the trace. following: (B, T), the
+    symbol after each, of a language model; None in translation, where it is the next of the tokens.
     """
 
     trace: BoundaryTrace
-    tokens: Optional[Tensor]
-    following: Optional[Tensor]
+    tokens: Optional[Tensor] = None
+    tokens_by_row: Optional[Tensor] = None
+    following: Optional[Tensor] = None
 
     @classmethod
     def of(cls, trace: BoundaryTrace, sample) -> Source:
         """From the trace that a model returned for a sample of fairseq."""
         tokens = sample["net_input"].get("src_tokens")
         if tokens is None:
-            return cls(trace, None, None)
+            return cls(trace)
         following = None if "prev_output_tokens" in sample["net_input"] else sample["target"]
-        return cls(trace.in_source_order(tokens.size(0)), tokens, following)
+        source = cls(trace.in_source_order(tokens.size(0)), tokens, following=following)
+        return source._replace(tokens_by_row=source.by_row(tokens))
 
     def by_row(self, values: Tensor) -> Tensor:
         """Values (B, T) for every row of the trace: twice, if it was read in two directions."""
         return values if values.size(0) == self.trace.valid.size(0) else values.repeat(2, 1)
-
-    @property
-    def tokens_by_row(self) -> Optional[Tensor]:
-        return None if self.tokens is None else self.by_row(self.tokens)
 
 
 def networks_for(

@@ -75,6 +75,7 @@ class Writer:
 
 
 def _check_steps(steps: np.ndarray) -> None:
+    """ValueError for what is not (N, 3) with N from 1."""
     if np.ndim(steps) != 2 or np.shape(steps)[1] != 3 or not len(steps):
         raise ValueError(f"steps must be of shape (N, 3) with N from 1, not {np.shape(steps)}")
 

@@ -234,8 +234,7 @@ def _pack_as_trained(decoder) -> Optional[PackedLayers]:
 def recurrence(decoder) -> Callable[[Tensor, HMLSTMState], Tuple[HMLSTMOutput, Tensor]]:
     """`recur` of a decoder in evaluation, for many calls between which its weights do not change: packed once, where
     the CPU kernel runs it."""
-    own = decoder.training or decoder.is_stochastic or has_hooks(decoder.embed_tokens)
-    packed = None if own else _pack_as_trained(decoder)
+    packed = None if _reads_weights(decoder) else _pack_as_trained(decoder)
     return decoder.recur if packed is None else PackedRecurrence(decoder, PackedWeights(decoder, packed))
 
 

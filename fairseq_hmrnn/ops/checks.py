@@ -19,7 +19,7 @@ def check_options(options: RecurrenceOptions, noise: Optional[Tensor]) -> None:
     if options.boundary not in BOUNDARY_MODES:
         raise ValueError(f"unknown boundary mode {options.boundary!r}: choose from {', '.join(BOUNDARY_MODES)}")
     slope = options.slope
-    if not isinstance(slope, (Tensor, numbers.Real)) or isinstance(slope, numbers.Real) and not 0 < slope < math.inf:
+    if not (isinstance(slope, Tensor) or isinstance(slope, numbers.Real) and 0 < slope < math.inf):
         raise ValueError(f"the slope of the hard sigmoid must be a positive and finite number, not {slope!r}")
     if (noise is None) == (options.boundary == "bernoulli"):
         raise ValueError('boundary="bernoulli" requires noise, and nothing else takes it')
@@ -136,13 +136,15 @@ def check_tensors(x, layers, state, valid, noise, recurrent_masks, tokens=None, 
     steps, batch_size = (x if tokens is None else tokens).shape[:2]
     num_layers, weight = len(layers), layers[0].weight_recurrent
     dtype, of_state, device = weight.dtype, state_dtype(weight.dtype), weight.device
-    of_layers = (("state.h", state.h), ("state.c", state.c), ("recurrent_masks", recurrent_masks or layers))
+    of_layers = [("state.h", state.h), ("state.c", state.c)]
+    if recurrent_masks is not None:
+        of_layers.append(("recurrent_masks", recurrent_masks))
     for name, tensors in of_layers:
         if len(tensors) != num_layers:
             raise ValueError(f"{name} has {len(tensors)} layers, the model has {num_layers}")
     _check_tensor("x", None, x, x.shape, dtype, dtype, device)
     _check_tensor("state.z", None, state.z, (batch_size, num_layers), of_state, dtype, device)
-    for name, tensors in of_layers if recurrent_masks else of_layers[:2]:
+    for name, tensors in of_layers:
         for index, tensor in enumerate(tensors):
             shape = batch_size, layers[index].weight_recurrent.size(1)
             _check_tensor(name, index, tensor, shape, of_state, dtype, device)

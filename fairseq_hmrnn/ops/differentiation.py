@@ -38,12 +38,8 @@ def refuse_transforms(tensors: Iterable[Optional[Tensor]]) -> None:
     functorch = getattr(torch._C, "_functorch", None)  # of torch 2
     transformed = functorch is not None and functorch.peek_interpreter_stack() is not None
     batched = functorch is not None and any(map(functorch.is_legacy_batchedtensor, given))
-    if (
-        transformed
-        or batched
-        or in_forward_mode()
-        and any(forward_ad.unpack_dual(t).tangent is not None for t in given)
-    ):
+    moving = in_forward_mode() and any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in given)
+    if transformed or batched or moving:
         raise RuntimeError(
             "gradients written by hand are not for torch.func, nor for batched (vectorize, is_grads_batched) or "
             "forward-mode derivatives: take those one by one by torch.autograd, forward-mode ones by "

@@ -4,13 +4,12 @@ import copy
 
 import pytest
 import torch
+from kernel_paths import PATHS
 from pairs import same_bits
 from small_language_model import PAD, make, tokens
 
 from fairseq_hmrnn.models import decoding
 from fairseq_hmrnn.ops import HMLSTMState, cpu
-
-PATHS = ["python"] + ([] if cpu.kernel.compiled is None else ["compiled"])
 
 
 def steps(model, x, state=None):

@@ -257,6 +257,7 @@ def test_nested_boundaries_nest():
         (dict(options=RecurrenceOptions(slope=0.0)), "slope"),
         (dict(backend="cuda"), "unknown backend 'cuda': choose from auto"),
         (dict(recurrent_masks=(torch.ones(2, 4),)), "recurrent_masks has 1 layers"),
+        (dict(recurrent_masks=()), "recurrent_masks has 0 layers"),
     ],
 )
 def test_bad_arguments_are_named(change, message):

@@ -83,12 +83,12 @@ class TranslationModel(CheckedOptions, StartsFromFiles, FairseqEncoderDecoderMod
         known = [field.name for field in dataclasses.fields(GenerationConfig)]
         if "beam" in generation:
             raise TypeError("beam in generation_args is not read: give it to translate or generate")
-        for name in generation.keys() - set(known):
+        for name in sorted(generation.keys() - set(known)):
             raise TypeError(f"unknown option {name} in generation_args: {nearest(name, known)}")
         paths = [find_checkpoint(path) for path in split_checkpoints(model_name_or_path, checkpoint_file)]
         trained = settings(load_for_use(paths[0]))
         task = trained.task
-        if "target_lang" not in (vars(task) if isinstance(task, argparse.Namespace) else list(task.keys())):
+        if "target_lang" not in (vars(task) if isinstance(task, argparse.Namespace) else task):
             raise ValueError(f"{paths[0]} is not a model of translation: it was trained with another task")
         overrides = {name: kwargs[name] for name in kwargs.keys() - {"user_dir"}}
         check_overrides(paths[0], trained, overrides)
@@ -103,8 +103,8 @@ class TranslationModel(CheckedOptions, StartsFromFiles, FairseqEncoderDecoderMod
         data_name_or_path = data_folder(data_name_or_path, paths[0])
         if not os.path.isdir(data_name_or_path):
             raise FileNotFoundError(f"no folder {data_name_or_path}: name the one with the dictionaries as data")
-        names_of = cls.hub_models()
-        loaded = hub_utils.from_pretrained(folder, names, os.path.abspath(data_name_or_path), names_of, **kwargs)
+        archives = cls.hub_models()
+        loaded = hub_utils.from_pretrained(folder, names, os.path.abspath(data_name_or_path), archives, **kwargs)
         for name, value in generation.items():  # before the hub reads them; fairseq 0.12.2 leaves them out
             setattr(loaded["args"].generation, name, value)
         return hub_utils.GeneratorHubInterface(loaded["args"], loaded["task"], loaded["models"])

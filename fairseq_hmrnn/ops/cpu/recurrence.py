@@ -118,11 +118,11 @@ class PackedLayers:
         `projected` 4H+1+N in place of input_size, as `project` returns it. Otherwise as `hm_lstm`; RuntimeError while
         a graph is recorded."""
         refuse_capture("a step with packed weights")
-        options = options._replace(bfloat16_products=self.bfloat16)
         if autocast_is_on(x):
             x = x.to(self.layers[0].weight_recurrent.dtype)
             with torch.autocast("cpu", enabled=False):
                 return self(x, state, options, valid, noise, projected, tokens)
+        options = options._replace(bfloat16_products=self.bfloat16)
         check_options(options, noise)
         check_detectors(self.layers, options)
         check_tensors(x, self.layers, state, valid, noise, None, tokens, projected)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import gc
 import importlib
 import weakref
@@ -11,6 +10,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
+from kernel_paths import both_paths, compiled_only, options
 from pairs import pairs, same_bits
 from problems import assert_close, assert_every_option_varies, condition, make_problem, near_threshold, run, tensors
 
@@ -19,15 +19,6 @@ from fairseq_hmrnn.ops import HMLSTMState, RecurrenceOptions, cpu, hm_lstm
 from fairseq_hmrnn.ops.reference import hm_lstm_reference
 
 entry = importlib.import_module("fairseq_hmrnn.ops.hm_lstm")  # the package gives its name to the function
-
-PATHS = ["python"] + ([] if cpu.kernel.compiled is None else ["compiled"])
-compiled_only = pytest.mark.skipif(cpu.kernel.compiled is None, reason="the compiled kernel was not built")
-both_paths = pytest.mark.parametrize("path", PATHS)
-
-
-def options(**changes):
-    return RecurrenceOptions(**{"slope": 0.8, "detector_grad_scale": 1.0, **changes})
-
 
 OPTIONS = {  # of the cell, each with the values that problems have
     "slope": st.sampled_from([0.3, 1.0, 3.0]),
@@ -161,85 +152,6 @@ def test_sequence_equals_its_windows_and_steps(path, layer_norm):
             state = output.state
             hidden.append(output.hidden[2])
     assert_close([torch.cat(hidden), *state.h, state.z], [whole.hidden[2], *whole.state.h, whole.state.z], 1e-10)
-
-
-@both_paths
-@pytest.mark.parametrize("layer_norm", [False, True], ids=["plain", "layer_norm"])
-@pytest.mark.parametrize("projected", [False, True], ids=["x", "table"])
-@pytest.mark.parametrize("detector_hidden", [0, 3], ids=["row", "hidden"])
-def test_packed_layers_step_like_the_sequence(detector_hidden, layer_norm, projected, path):
-    problem = make_problem(5, 25, 4, [33, 20, 9], options(), layer_norm=layer_norm, detector_hidden=detector_hidden)
-    packed, state = cpu.PackedLayers(problem.layers, path), problem.state
-    expected = tensors(hm_lstm_reference(*problem))
-    x = packed.project(problem.x) if projected else problem.x
-    for t in range(25):
-        output = packed(x[t : t + 1], state, problem.options, projected=projected)
-        state = output.state
-        assert_close([output.hidden[1][0], output.boundaries[0]], [expected[1][t], expected[3][t]], 1e-10)
-    assert not state.z.requires_grad
-    for steps in (2, 7):  # fewer symbols than the table has, and more
-        tokens = torch.randint(25, (steps, 4), generator=torch.Generator().manual_seed(1))
-        whole = packed(x[:, 0], problem.state, problem.options, projected=projected, tokens=tokens)
-        read = problem._replace(x=problem.x[:, 0][tokens])
-        assert_close(tensors(whole), tensors(hm_lstm_reference(*read)), 1e-10)
-    with pytest.raises(ValueError, match="with tokens x must be"):
-        packed(x, problem.state, problem.options, projected=projected, tokens=tokens)
-    with pytest.raises(ValueError, match="state.z has shape"):
-        packed(x[:1, :2], state, problem.options, projected=projected)
-    with pytest.raises(ValueError, match="x must be"):
-        packed(x[:1, :, :3], state, problem.options, projected=projected)
-    with pytest.raises(ValueError, match="valid must be"):
-        packed(x[:1], state, problem.options, torch.tensor([[True]]), projected=projected)
-
-
-@both_paths
-def test_packed_layers_are_copied_with_what_holds_them(path):
-    problem = make_problem(1, 3, 2, [5, 6], options())
-    packed = cpu.PackedLayers(problem.layers, path)
-    given = problem.x, problem.state.detach(), problem.options
-    assert_close(tensors(copy.deepcopy([packed])[0](*given)), tensors(packed(*given)), 0)
-
-
-def test_packed_layers_are_checked():
-    problem = make_problem(1, 3, 2, [5, 6], options())
-    layers = problem.layers
-    for make in (lambda: cpu.PackedLayers(layers, "compile"), lambda: cpu.hm_lstm_cpu(*problem, path="compile")):
-        with pytest.raises(ValueError, match='path must be "compiled" or "python"'):
-            make()
-    with pytest.raises(ValueError, match="bias of layer 1 has shape"):
-        cpu.PackedLayers([layers[0], layers[1]._replace(bias=layers[0].bias)])
-
-
-@both_paths
-def test_packed_layers_refuse_a_hidden_layer_without_detector(path):
-    problem = make_problem(1, 3, 2, [5, 6], options(top_boundary=True), detector_hidden=3)
-    packed = cpu.PackedLayers(problem.layers, path)
-    packed(problem.x, problem.state, problem.options)
-    with pytest.raises(ValueError, match="top layer has no detector"):
-        packed(problem.x, problem.state, options())
-
-
-@both_paths
-@pytest.mark.parametrize("steps, batch", [(1, 1), (3, 2)], ids=["one row", "rows"])
-@pytest.mark.parametrize("detector_hidden", [0, 3], ids=["row", "hidden"])
-def test_packed_layers_leave_a_table_as_it_is(detector_hidden, steps, batch, path):
-    """Layer normalisation changes a copy of it, also of a single row, which is contiguous in any case."""
-    problem = make_problem(1, steps, batch, [5, 6], options(), layer_norm=True, detector_hidden=detector_hidden)
-    packed = cpu.PackedLayers(problem.layers, path)
-    x = packed.project(problem.x)
-    before = x.clone()
-    found = packed(x, problem.state, problem.options, projected=True)
-    assert torch.equal(x, before)
-    assert_close(tensors(found), tensors(hm_lstm_reference(*problem)), 1e-10)
-
-
-@both_paths
-def test_packed_layers_take_masks_that_are_not_contiguous(path):
-    problem = make_problem(6, 4, 5, [12, 9], options(boundary="bernoulli"))
-    valid, noise = torch.rand(5, 4).lt(0.5).t(), torch.rand(2, 5, 4, dtype=torch.float64).permute(2, 1, 0)
-    expected = hm_lstm_reference(*problem._replace(valid=valid, noise=noise))
-    found = cpu.PackedLayers(problem.layers, path)(problem.x, problem.state, problem.options, valid, noise)
-    assert_close(tensors(found), tensors(expected), 1e-10)
 
 
 @both_paths

@@ -42,7 +42,8 @@ rows=()
 part() {  # name, command ...
   local name=$1 left=$((limit - (SECONDS - begun))) code=0 start=$SECONDS timed=()
   shift
-  [ "$(type -t "$1")" = function ] || timed=(timeout "$left")
+  # Interrupted as by Ctrl-C, pytest still prints what has failed so far.
+  [ "$(type -t "$1")" = function ] || timed=(timeout --signal=INT --kill-after=15 "$left")
   if [ "$left" -lt 5 ]; then rows+=("$name  not run: no time left"); failed=1; return; fi
   "${timed[@]}" "$@" > "$out/$name.log" 2>&1 || code=$?
   rows+=("$(printf '%-10s %-8s %4d s  %s' "$name" "$([ $code = 0 ] && echo ok || echo "failed($code)")" \

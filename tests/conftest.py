@@ -57,16 +57,16 @@ def logs_are_on():
 
 
 @pytest.fixture
-def benchmark(monkeypatch):
+def import_benchmark(monkeypatch):
     """The modules of scripts/benchmark, by name."""
     monkeypatch.syspath_prepend(str(ROOT / "scripts" / "benchmark"))
     return importlib.import_module
 
 
 @pytest.fixture
-def forked_commands(benchmark, monkeypatch):
+def forked_commands(import_benchmark, monkeypatch):
     """What the benchmarks train with is a fork of a process that has imported the libraries."""
-    commands = benchmark("commands")
+    commands = import_benchmark("commands")
 
     def call(command, env, stdout, stderr):
         name = "scripts/benchmark/fairseq_train.py" if command[0] == "fairseq-train" else command[0]

@@ -20,7 +20,7 @@ COLLAPSE = {"hidden_sizes": "6,5,4", "slope": 1.0, "detector_bias": 0.0, "bounda
 COLLAPSE.update(boundary_regularizers="rate", updates=4, batch_size=3, steps=8)
 
 
-def test_recurrence_measures_every_candidate_in_every_task(benchmark, monkeypatch, tmp_path, capsys):
+def test_recurrence_measures_every_candidate_in_every_task(import_benchmark, monkeypatch, tmp_path, capsys):
     """Only where it computes what its name says: single steps always skip."""
     options = "--layers 2 --hidden 4 --steps 3 --batch 2 --rates .5 --repeats 1 --threads 1 --csv rows.csv --with"
     candidates = {
@@ -28,7 +28,7 @@ def test_recurrence_measures_every_candidate_in_every_task(benchmark, monkeypatc
     }  # fmt: skip
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["recurrence.py", *options.split(), *candidates])
-    benchmark("recurrence").main()
+    import_benchmark("recurrence").main()
     assert "parity with the reference" in capsys.readouterr().out
     with open("rows.csv", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -40,8 +40,8 @@ def test_recurrence_measures_every_candidate_in_every_task(benchmark, monkeypatc
     assert all(float(row["ratio_min"]) == float(row["ratio_max"]) > 0 for row in rows)
 
 
-def test_stability_trains_and_tells_what_happened(benchmark):
-    stability = benchmark("stability")
+def test_stability_trains_and_tells_what_happened(import_benchmark):
+    stability = import_benchmark("stability")
     data = torch.randint(8, (90, 2), generator=torch.Generator().manual_seed(1))
     row = stability.run(data, 8, 6, 1, 60, 1, 0.0, 3)
     found = dict(zip(stability.COLUMNS[len(stability.SETTINGS) :], map(float, row)))
@@ -51,17 +51,17 @@ def test_stability_trains_and_tells_what_happened(benchmark):
     assert 0 <= found["rate1"] <= 1 and 0 <= found["rate2"] <= 1 and found["seconds"] >= 0
 
 
-def test_stability_counts_a_gradient_that_is_not_finite(benchmark, monkeypatch):
-    stability, norms = benchmark("stability"), iter([2.0, math.inf])
+def test_stability_counts_a_gradient_that_is_not_finite(import_benchmark, monkeypatch):
+    stability, norms = import_benchmark("stability"), iter([2.0, math.inf])
     monkeypatch.setattr(stability.nn.utils, "clip_grad_norm_", lambda *given: torch.tensor(next(norms)))
     data = torch.randint(8, (90, 2))
     made, non_finite, largest, *_ = stability.run(data, 8, 6, 1, 60, 1, 0.0, 3)
     assert (made, non_finite, float(largest)) == (1, 1, 2)
 
 
-def test_collapse_finds_the_rates_of_both_detectors(benchmark, monkeypatch):
+def test_collapse_finds_the_rates_of_both_detectors(import_benchmark, monkeypatch):
     """The mean over a window's updates: never and always where biases make it so."""
-    collapse = benchmark("collapse")
+    collapse = import_benchmark("collapse")
     monkeypatch.setattr(collapse, "WINDOW", 2)
     dictionary = collapse.CharacterDictionary()
     for symbol in collapse.encode(collapse.SENTENCE):
@@ -77,8 +77,8 @@ def test_collapse_finds_the_rates_of_both_detectors(benchmark, monkeypatch):
     assert rates("none", detector_bias=-20.0).eq(0).all() and rates("none", detector_bias=20.0).eq(1).all()
 
 
-def test_memory_measures_every_number_of_chunks(benchmark, monkeypatch, capsys):
-    memory, options = benchmark("memory"), "--steps 20 --batch 2 --hidden 8 --turns 1 --threads 1".split()
+def test_memory_measures_every_number_of_chunks(import_benchmark, monkeypatch, capsys):
+    memory, options = import_benchmark("memory"), "--steps 20 --batch 2 --hidden 8 --turns 1 --threads 1".split()
     monkeypatch.setattr("sys.argv", ["memory.py", *options, "--chunks", "4", "--in-process"])
     memory.main()
     found = json.loads(capsys.readouterr().out)
@@ -98,10 +98,10 @@ def test_memory_measures_every_number_of_chunks(benchmark, monkeypatch, capsys):
     assert [call[-3:] for call in calls] == [["--chunks", chunks, "--in-process"] for chunks in ("1", "4")]
 
 
-def test_the_peak_is_of_products_with_the_sums_of_their_precision(benchmark, monkeypatch, capsys):
+def test_the_peak_is_of_products_with_the_sums_of_their_precision(import_benchmark, monkeypatch, capsys):
     """However fast another is; each precision in a process of its own, here in this one. What torch lacks is left
     out."""
-    peak, threads = benchmark("peak"), torch.get_num_threads()
+    peak, threads = import_benchmark("peak"), torch.get_num_threads()
     a, b = torch.randn(40, 64), torch.randn(64, 30)
     assert peak.is_exact(torch.mm(a, b), a, b)
     assert not peak.is_exact(torch.mm(a.bfloat16(), b.bfloat16()).float(), a, b)
@@ -128,8 +128,8 @@ def test_the_peak_is_of_products_with_the_sums_of_their_precision(benchmark, mon
     assert found[1]["gflops"] > found[0]["gflops"] > 0
 
 
-def test_the_peak_of_bf16_is_that_of_float32_where_this_is_faster(benchmark, monkeypatch):
-    peak = benchmark("peak")
+def test_the_peak_of_bf16_is_that_of_float32_where_this_is_faster(import_benchmark, monkeypatch):
+    peak = import_benchmark("peak")
 
     def slow_in_bfloat16(a, b):
         time.sleep(0.02 * (a.dtype == torch.bfloat16))
@@ -140,8 +140,8 @@ def test_the_peak_of_bf16_is_that_of_float32_where_this_is_faster(benchmark, mon
     assert peak.peak("bf16", torch.get_num_threads())["by"] == "mm of float32"
 
 
-def test_a_candidate_without_its_kernel_is_not_timed_in_its_place(benchmark, monkeypatch, tmp_path):
-    contestants, worker = benchmark("contestants"), benchmark("training_worker")
+def test_a_candidate_without_its_kernel_is_not_timed_in_its_place(import_benchmark, monkeypatch, tmp_path):
+    contestants, worker = import_benchmark("contestants"), import_benchmark("training_worker")
     assert worker.has_loaded_extension("fairseq_hmrnn") == (cpu.kernel.compiled is not None)
     assert not worker.has_loaded_extension("omegaconf")
     (tmp_path / "worker.py").write_text('print(\'{"parameters": 1, "not_compiled": true}\')\n')

@@ -10,9 +10,9 @@ OF_LSTMS = {"lstm_dropout": None, "lstm_lr": None, "lstm_init_range": None}  # o
 
 
 @pytest.mark.parametrize("recipe", ["ptb_small", "ptb_3h"])
-def test_a_precision_is_the_only_one_of_its_training(benchmark, monkeypatch, tmp_path, recipe):
+def test_a_precision_is_the_only_one_of_its_training(import_benchmark, monkeypatch, tmp_path, recipe):
     """Whatever the recipe's own is."""
-    precision, composed = benchmark("precision"), {}
+    precision, composed = import_benchmark("precision"), {}
     monkeypatch.setattr(precision, "command", lambda name, *arguments, log: composed.update(values=arguments))
     args = argparse.Namespace(recipe=recipe, cpu=True, data=tmp_path)
     for name, settings in precision.PRECISIONS.items():
@@ -27,9 +27,9 @@ def test_a_precision_is_the_only_one_of_its_training(benchmark, monkeypatch, tmp
         assert found.memory_efficient_fp16 == (name == "memory-efficient fp16")
 
 
-def test_an_lstm_is_trained_in_bfloat16(benchmark, forked_commands, data, tmp_path):
+def test_an_lstm_is_trained_in_bfloat16(import_benchmark, forked_commands, data, tmp_path):
     """fairseq-train's own --bf16 takes the machine for a TPU."""
-    language_model = benchmark("language_model")
+    language_model = import_benchmark("language_model")
     args = argparse.Namespace(recipe="ptb_small", to_the_end=True, data=data, settings=[], **OF_LSTMS)
     options = {"common.bf16": "true", "optimization.max_update": 2, "dataset.batch_size": 4}
     options.update({"model.hidden_sizes": "'16,12,8'", "model.output_dim": 12, "task.tokens_per_sample": 30})
@@ -47,9 +47,9 @@ def test_an_lstm_is_trained_in_bfloat16(benchmark, forked_commands, data, tmp_pa
     [("0.1", "0.002", None, {}), ("0.3", "0.01", "0.2", {"dropout": 0.3, "lr": 0.01, "init_range": 0.2})],
 )
 def test_lstms_get_their_dropout_and_learning_rate_and_all_models_the_settings(
-    benchmark, dropout, lr, init_range, given, monkeypatch, tmp_path
+    import_benchmark, dropout, lr, init_range, given, monkeypatch, tmp_path
 ):
-    language_model, made = benchmark("language_model"), {}
+    language_model, made = import_benchmark("language_model"), {}
     monkeypatch.setattr(language_model, "command", lambda name, *arguments, log: made.update({name: arguments}))
     args = argparse.Namespace(recipe="ptb_small", to_the_end=False, data=tmp_path, **OF_LSTMS)
     args.settings = ["task.tokens_per_sample=30", "model.output_dim=20"]

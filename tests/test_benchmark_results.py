@@ -43,9 +43,9 @@ TRANSLATION = (
         ("translation", "train", TRANSLATION),
     ],
 )
-def test_results_of_other_settings_or_data_are_not_taken(benchmark, monkeypatch, tmp_path, name, begins, others):
+def test_results_of_other_settings_or_data_are_not_taken(import_benchmark, monkeypatch, tmp_path, name, begins, others):
     """More runs, and what only shows them, are no other settings."""
-    module, data = benchmark(name), tmp_path / "data"
+    module, data = import_benchmark(name), tmp_path / "data"
     data.mkdir()
     for file in ("dict.txt", "dict.en.txt", "spm.en.model", "train.bin"):
         (data / file).write_text("1")
@@ -74,8 +74,8 @@ def test_results_of_other_settings_or_data_are_not_taken(benchmark, monkeypatch,
         main()
 
 
-def test_generation_makes_no_use_of_checkpoints_of_other_settings(benchmark, monkeypatch, tmp_path):
-    generation = benchmark("generation")
+def test_generation_makes_no_use_of_checkpoints_of_other_settings(import_benchmark, monkeypatch, tmp_path):
+    generation = import_benchmark("generation")
 
     def main(*options):
         monkeypatch.setattr("sys.argv", ["generation.py", "--folder", str(tmp_path), *options])
@@ -90,8 +90,8 @@ def test_generation_makes_no_use_of_checkpoints_of_other_settings(benchmark, mon
             main(*other)
 
 
-def test_generation_makes_checkpoints_anew_until_they_are_calibrated(benchmark, monkeypatch, tmp_path):
-    generation, made = benchmark("generation"), []
+def test_generation_makes_checkpoints_anew_until_they_are_calibrated(import_benchmark, monkeypatch, tmp_path):
+    generation, made = import_benchmark("generation"), []
     monkeypatch.setattr("sys.argv", ["generation.py", "--folder", str(tmp_path / "made")])
     monkeypatch.setattr(generation, "prepare_data", lambda *arguments: made.append("data"))
 
@@ -124,9 +124,9 @@ def trained_models(generation, folder):
 
 
 @pytest.mark.parametrize("lacking", ["hmlstm_lm/checkpoint_last.pt", "lstm_lm/checkpoint_last.pt", "test.txt", None])
-def test_generation_leaves_models_that_it_has_not_made(benchmark, monkeypatch, tmp_path, lacking):
+def test_generation_leaves_models_that_it_has_not_made(import_benchmark, monkeypatch, tmp_path, lacking):
     """Those of an earlier form of it are measured as they are, any other folder is refused."""
-    generation = benchmark("generation")
+    generation = import_benchmark("generation")
     monkeypatch.setattr("sys.argv", ["generation.py", "--folder", str(tmp_path)])
 
     def measured(path):
@@ -145,9 +145,9 @@ def test_generation_leaves_models_that_it_has_not_made(benchmark, monkeypatch, t
     assert after == before
 
 
-def test_handwriting_is_scored_again_by_another_version(benchmark, monkeypatch, tmp_path, capsys):
+def test_handwriting_is_scored_again_by_another_version(import_benchmark, monkeypatch, tmp_path, capsys):
     """Before anything is trained; and --report leaves such results out."""
-    handwriting, made = benchmark("handwriting"), []
+    handwriting, made = import_benchmark("handwriting"), []
     (tmp_path / "data").mkdir()
     result = {"log_likelihood": 5.0, "lines": 1, "parameters": 9, "rates": [0.5], "f1": {}}
     runs = {name: tmp_path / "out" / name for name in ("hm-lstm.1", "hm-lstm-annealed-slope.1", "nn.lstm.1")}
@@ -187,8 +187,8 @@ def test_handwriting_is_scored_again_by_another_version(benchmark, monkeypatch, 
     assert told.err.startswith("handwriting: 1 left out, scored by another version of this script: ")
 
 
-def test_handwriting_reports_all_seeds_that_are_there(benchmark, monkeypatch, tmp_path, capsys):
-    handwriting = benchmark("handwriting")
+def test_handwriting_reports_all_seeds_that_are_there(import_benchmark, monkeypatch, tmp_path, capsys):
+    handwriting = import_benchmark("handwriting")
     result = {"scoring": handwriting.SCORING, "lines": 1, "parameters": 9, "rates": [0.5], "f1": {}}
     for name, likelihood in (("hm-lstm.1", 5.0), ("hm-lstm.12", 7.0), ("nn.lstm.4", 3.0), ("notes.8", 1.0)):
         (tmp_path / name).mkdir()
@@ -211,9 +211,9 @@ def language_model_args(module, monkeypatch, out, *options):
     return module.parse_args()
 
 
-def test_language_model_times_all_models_in_one_session(benchmark, monkeypatch, tmp_path):
+def test_language_model_times_all_models_in_one_session(import_benchmark, monkeypatch, tmp_path):
     """Also those that have a figure of before, and of a call's models alone."""
-    module, timed, seconds = benchmark("language_model"), [], itertools.count(1)
+    module, timed, seconds = import_benchmark("language_model"), [], itertools.count(1)
     args = language_model_args(module, monkeypatch, tmp_path)
 
     def speed(model, equal_to, args):
@@ -231,9 +231,9 @@ def test_language_model_times_all_models_in_one_session(benchmark, monkeypatch, 
     assert module.speeds_of(["hmlstm_lm", "lstm_lm"], args)["lstm_lm"] == [8.0, 100, 9], "not that of before"
 
 
-def test_language_model_takes_seconds_from_figures_that_are_not_rounded(benchmark, monkeypatch, tmp_path):
+def test_language_model_takes_seconds_from_figures_that_are_not_rounded(import_benchmark, monkeypatch, tmp_path):
     """The slower the model, the coarser are the updates a second of fairseq's log."""
-    module = benchmark("language_model")
+    module = import_benchmark("language_model")
     args = language_model_args(module, monkeypatch, tmp_path)
     records = [{"ups": "0.13", "wpb": "3200", "wps": wps} for wps in ("412.3", "400", "402.1")]
     lines = "".join(f"2026 | INFO | train_inner | {json.dumps(record)}\n" for record in records)
@@ -247,9 +247,9 @@ def test_language_model_takes_seconds_from_figures_that_are_not_rounded(benchmar
     assert seconds == pytest.approx(3200 / 402.1) and sizes == [1234, 53]
 
 
-def test_language_model_makes_no_curve_shorter(benchmark, monkeypatch, tmp_path):
+def test_language_model_makes_no_curve_shorter(import_benchmark, monkeypatch, tmp_path):
     """Of updates; of seconds a curve ends where they do."""
-    module = benchmark("language_model")
+    module = import_benchmark("language_model")
     folder = tmp_path / "nn_lstm_lm.2"
     folder.mkdir()
     records = [{"valid_num_updates": str(updates), "valid_loss": "2.5"} for updates in (200, 400)]
@@ -264,15 +264,15 @@ def test_language_model_makes_no_curve_shorter(benchmark, monkeypatch, tmp_path)
         module.main()
 
 
-def test_generation_takes_batches_of_whole_prompts(benchmark, monkeypatch, tmp_path):
+def test_generation_takes_batches_of_whole_prompts(import_benchmark, monkeypatch, tmp_path):
     monkeypatch.setattr("sys.argv", ["generation.py", "--folder", str(tmp_path / "out"), "--batch", "3", "64"])
     with pytest.raises(UserError, match="^--batch: give sizes that divide the largest, 64 "):
-        benchmark("generation").main()
+        import_benchmark("generation").main()
     assert not (tmp_path / "out").exists()
 
 
-def test_gpu_keeps_the_rows_of_settings_that_are_done(benchmark, monkeypatch, tmp_path):
-    gpu, table = benchmark("gpu"), tmp_path / "table.csv"
+def test_gpu_keeps_the_rows_of_settings_that_are_done(import_benchmark, monkeypatch, tmp_path):
+    gpu, table = import_benchmark("gpu"), tmp_path / "table.csv"
     monkeypatch.setattr(gpu, "hm_lstm_triton", gpu.hm_lstm_triton or "installed")
     settings = iter([[["bf16", 8]], [["bf16", 9], ["bf16", 10]]])
 
@@ -289,13 +289,13 @@ def test_gpu_keeps_the_rows_of_settings_that_are_done(benchmark, monkeypatch, tm
         assert list(csv.reader(file)) == [gpu.COLUMNS, ["bf16", "8"], ["bf16", "9"], ["bf16", "10"]]
 
 
-def test_generation_counts_new_symbols_alone(benchmark):
-    generation = benchmark("generation")
+def test_generation_counts_new_symbols_alone(import_benchmark):
+    generation = import_benchmark("generation")
     assert generation.new_symbols_a_second(208.0, 200) == pytest.approx(200)
 
 
-def test_stability_makes_a_run_for_every_setting(benchmark, monkeypatch, tmp_path):
-    stability, made = benchmark("stability"), []
+def test_stability_makes_a_run_for_every_setting(import_benchmark, monkeypatch, tmp_path):
+    stability, made = import_benchmark("stability"), []
     monkeypatch.setattr(stability, "run", lambda data, *settings: made.append(settings[1:]) or [0] * 8)
 
     def main(*options):
@@ -320,8 +320,8 @@ VALIDATION = (
 )
 
 
-def test_translation_averages_by_a_command_that_starts(benchmark, monkeypatch, tmp_path):
-    translation, commands, begun = benchmark("translation"), benchmark("commands"), []
+def test_translation_averages_by_a_command_that_starts(import_benchmark, monkeypatch, tmp_path):
+    translation, commands, begun = import_benchmark("translation"), import_benchmark("commands"), []
 
     def command(name, *arguments, log):
         begun.append([*commands.fairseq_command(name), *map(str, arguments)])
@@ -347,8 +347,8 @@ def test_translation_averages_by_a_command_that_starts(benchmark, monkeypatch, t
         commands.fairseq_command(sys.executable)
 
 
-def test_translation_trains_no_model_further_than_asked(benchmark, monkeypatch, tmp_path):
-    translation, made = benchmark("translation"), []
+def test_translation_trains_no_model_further_than_asked(import_benchmark, monkeypatch, tmp_path):
+    translation, made = import_benchmark("translation"), []
     monkeypatch.setattr(translation, "command", lambda *arguments, log: made.append(log))
     (tmp_path / "lstm").mkdir()
     log = tmp_path / "lstm" / "train.log"
@@ -363,7 +363,7 @@ def test_translation_trains_no_model_further_than_asked(benchmark, monkeypatch, 
         translation.train("lstm", args, [], [])
 
 
-def test_curve_reads_updates_as_fairseq_writes_large_numbers(benchmark):
+def test_curve_reads_updates_as_fairseq_writes_large_numbers(import_benchmark):
     line = "| INFO | train_inner | epoch 001: 50 / 1000 bpc=2.5, num_updates=1.23457e+06, wall=7200"
-    (row,) = benchmark("curve").read([line], None)
+    (row,) = import_benchmark("curve").read([line], None)
     assert (row["update"], row["bpc"], row["hours"]) == (1234570, 2.5, 2.0)

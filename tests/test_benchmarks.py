@@ -22,9 +22,9 @@ TINY = ["model.embed_dim=8", "model.hidden_sizes=16,12,8", "model.output_dim=12"
 TINY += ["criterion.boundary_rates=.3,.1"]
 
 
-def test_multiply_adds_are_those_counted_by_hand(benchmark):
+def test_multiply_adds_are_those_counted_by_hand(import_benchmark):
     """Two layers of 2 and 3 over an input of 5, output module of 7, 11 symbols."""
-    arithmetic = benchmark("arithmetic")
+    arithmetic = import_benchmark("arithmetic")
     # Of ten steps layer 1 updates at 7 and flushes at 3; layer 2 updates at 3, flushes at 1 and copies at 6.
     shares = [arithmetic.LayerShares(0.7, 0.0, 0.3, 1.0), arithmetic.LayerShares(0.3, 0.6, 0.1, 0.3)]
     ten_steps = {
@@ -46,8 +46,8 @@ def test_multiply_adds_are_those_counted_by_hand(benchmark):
 
 @pytest.mark.parametrize("parameters", [2_000_000, 8_453_440])
 @pytest.mark.parametrize("output_size", [None, 512])
-def test_an_lstm_is_given_equal_parameters(benchmark, parameters, output_size):
-    arithmetic = benchmark("arithmetic")
+def test_an_lstm_is_given_equal_parameters(import_benchmark, parameters, output_size):
+    arithmetic = import_benchmark("arithmetic")
     sizes = {"input_size": 128, "num_layers": 3, "output_size": output_size, "num_symbols": 53}
     hidden = arithmetic.equal_hidden_size(parameters, **sizes)
     modules = [torch.nn.Embedding(53, 128), torch.nn.LSTM(128, hidden, 3)]
@@ -58,17 +58,17 @@ def test_an_lstm_is_given_equal_parameters(benchmark, parameters, output_size):
     assert abs(found / parameters - 1) < 0.01
 
 
-def nn_lstm_lm(benchmark):
+def nn_lstm_lm(import_benchmark):
     """A small one over 9 symbols."""
-    lm, dictionary = benchmark("nn_lstm_lm"), dictionary_of("abcde")
+    lm, dictionary = import_benchmark("nn_lstm_lm"), dictionary_of("abcde")
     torch.manual_seed(0)
     cfg = lm.NNLSTMLanguageModelConfig(embed_dim=6, hidden_size=5, num_layers=2, dropout_input=0.0, dropout_output=0.0)
     return lm.NNLSTMLanguageModel(lm.NNLSTMDecoder(cfg, dictionary))
 
 
-def test_nn_lstm_lm_carries_its_state(benchmark):
+def test_nn_lstm_lm_carries_its_state(import_benchmark):
     """Two windows of a stream are one sequence; a row that is reset, and every row of window 0, starts from zeros."""
-    model, tokens = nn_lstm_lm(benchmark), torch.randint(2, 9, (3, 8))
+    model, tokens = nn_lstm_lm(import_benchmark), torch.randint(2, 9, (3, 8))
     for mode in (True, False):
         model.train(mode)
         whole, _ = model(tokens)
@@ -99,15 +99,15 @@ class Trainer:
         self.model.zero_grad()
 
 
-def test_breakdown_knows_the_parts_of_both_passes(benchmark, monkeypatch):
+def test_breakdown_knows_the_parts_of_both_passes(import_benchmark, monkeypatch):
     """Also what a kernel counts of itself; and nothing of it is left."""
-    model, tokens = nn_lstm_lm(benchmark), torch.randint(2, 9, (3, 8))
+    model, tokens = nn_lstm_lm(import_benchmark), torch.randint(2, 9, (3, 8))
     trainer, counts = Trainer(model), iter([1.0, 3.5])
     names = ("forward products", "backward gates")
     monkeypatch.setattr(
         "fairseq_hmrnn.ops.cpu.kernel_seconds", lambda: dict.fromkeys(names, next(counts)), raising=False
     )
-    with benchmark("breakdown").Breakdown(trainer) as found:
+    with import_benchmark("breakdown").Breakdown(trainer) as found:
         trainer.zero_grad()
         trainer.criterion(tokens).backward()
     parts = ("embedding", "recurrence", "softmax")
@@ -118,11 +118,11 @@ def test_breakdown_knows_the_parts_of_both_passes(benchmark, monkeypatch):
     assert "zero_grad" not in vars(trainer) and not any(module._forward_hooks for module in model.modules())
 
 
-def test_settings_reach_either_command(benchmark, tmp_path):
+def test_settings_reach_either_command(import_benchmark, tmp_path):
     """A recipe and a user's settings as hydra takes them, and as the flags of fairseq-train for an LSTM."""
     settings = ["criterion.boundary_rates=.3,.1", "dataset.batch_size=7", "optimization.lr=[0.5]", "common.bf16=true"]
     settings += ["model.dropout_input=.1", "model.dropout_output=.3", "task.window_jitter=.2"]
-    recipe = benchmark("candidates").Recipe("ptb", settings)
+    recipe = import_benchmark("candidates").Recipe("ptb", settings)
     arguments = recipe.hmlstm_command(tmp_path, tmp_path)
     assert {"criterion.boundary_rates='.3,.1'", "dataset.batch_size=7"} <= set(arguments)
     flags = " ".join(recipe.lstm_command("nn_lstm_lm", 10, tmp_path, tmp_path))
@@ -154,15 +154,15 @@ def main_of(module, monkeypatch, capsys, arguments):
 
 
 @pytest.mark.slow
-def test_training_benchmark_on_a_tiny_text(benchmark, data, tmp_path, monkeypatch, capsys):
+def test_training_benchmark_on_a_tiny_text(import_benchmark, data, tmp_path, monkeypatch, capsys):
     """Its figures belong together: rates, arithmetic, limit and share, and the parts are those of an update."""
     options = ["--turns", 1, "--updates", 2, "--warm-up", 1, "--profiled", 1, "--threads", 1, "--batch-size", 4]
     options += ["--out", tmp_path, "--csv", tmp_path / "table.csv", "--beside", "nn_lstm_lm"]
     peaks = iter([2.0, 3.0])  # before the turns and after; test_benchmark_measures.py has how they are measured
     monkeypatch.setattr(
-        benchmark("peak"), "measure", lambda *_: {"gflops": next(peaks), "shape": [9, 9, 9], "by": "mm"}
+        import_benchmark("peak"), "measure", lambda *_: {"gflops": next(peaks), "shape": [9, 9, 9], "by": "mm"}
     )
-    printed = main_of(benchmark("training"), monkeypatch, capsys, [data, "ptb", *TINY, *options])
+    printed = main_of(import_benchmark("training"), monkeypatch, capsys, [data, "ptb", *TINY, *options])
     with open(tmp_path / "table.csv", newline="") as file:
         rows = {row["candidate"]: row for row in csv.DictReader(file)}
     assert list(rows) == ["hmlstm_lm", "nn_lstm_lm"]
@@ -201,12 +201,12 @@ def test_training_benchmark_on_a_tiny_text(benchmark, data, tmp_path, monkeypatc
         (["ptb", "--against", "no-such-commit"], "there is no commit 'no-such-commit' here"),
     ],
 )
-def test_training_benchmark_checks_its_options(benchmark, monkeypatch, tmp_path, wrong, message):
+def test_training_benchmark_checks_its_options(import_benchmark, monkeypatch, tmp_path, wrong, message):
     for name in ("dict.txt", "train.idx"):
         (tmp_path / name).write_text("")
     monkeypatch.setattr("sys.argv", ["training.py", str(tmp_path), *wrong])
     with pytest.raises(UserError, match=f"^{re.escape(message)}"):
-        benchmark("training").main()
+        import_benchmark("training").main()
 
 
 def test_training_benchmark_says_why_a_candidate_does_not_train(data, tmp_path):
@@ -217,13 +217,15 @@ def test_training_benchmark_says_why_a_candidate_does_not_train(data, tmp_path):
     assert "Traceback" not in refused
 
 
-def test_language_model_benchmark_on_a_tiny_text(benchmark, forked_commands, data, tmp_path, monkeypatch, capsys):
+def test_language_model_benchmark_on_a_tiny_text(
+    import_benchmark, forked_commands, data, tmp_path, monkeypatch, capsys
+):
     """Speeds are taken as they were found before; a training that is at its end is not started again."""
     speeds = {"hmlstm_lm": [0.5, 20000, 30], "nn_lstm_lm": [1.5, 20000, 30]}
     (tmp_path / "speeds.json").write_text(json.dumps(speeds))
     arguments = [data, "--out", tmp_path, "--csv", tmp_path / "curves.csv"]
     arguments += ["--updates", 2, "--validate-every", 1, "--seeds", 1, "--beside", "nn_lstm_lm"]
-    in_this_process = benchmark("language_model"), monkeypatch, capsys
+    in_this_process = import_benchmark("language_model"), monkeypatch, capsys
     main_of(*in_this_process, [*arguments, "--plot", tmp_path / "curves.png"])
     logs = {path: path.read_bytes() for path in tmp_path.glob("*/train.log")}
     again = main_of(*in_this_process, arguments)
@@ -237,14 +239,14 @@ def test_language_model_benchmark_on_a_tiny_text(benchmark, forked_commands, dat
     assert (tmp_path / "curves.png").stat().st_size > 1000
 
 
-def test_handwriting_benchmark_on_a_tiny_corpus(benchmark, forked_commands, tmp_path, monkeypatch, capsys):
+def test_handwriting_benchmark_on_a_tiny_corpus(import_benchmark, forked_commands, tmp_path, monkeypatch, capsys):
     """Equal parameters, every contestant once; what is done is not done again."""
     prepare_handwriting(
         str(write_unipen(tmp_path / "corpus")), str(tmp_path / "bin"), {"valid": 0.2, "test": 0.2}, progress=False
     )
     arguments = [tmp_path / "bin", "--out", tmp_path / "out", "--updates", 3]
     arguments += ["--seeds", 1, "--hidden", 12, "--batch-size", 4]
-    in_this_process = benchmark("handwriting"), monkeypatch, capsys
+    in_this_process = import_benchmark("handwriting"), monkeypatch, capsys
     printed = main_of(*in_this_process, arguments)
     rows = re.findall(r"^\| (\S.*?) \| ([\d,]+) \| (-?\d+) \| \3 \| (.*) \|$", printed, re.MULTILINE)
     assert [row[0] for row in rows] == ["HM-LSTM", "HM-LSTM, annealed slope", "nn.LSTM"] and rows[2][3] == "-"
@@ -267,20 +269,20 @@ LOG = """\
 """
 
 
-def test_curve_reads_a_log_of_several_runs(benchmark):
-    rows = benchmark("curve").read(LOG.splitlines())
+def test_curve_reads_a_log_of_several_runs(import_benchmark):
+    rows = import_benchmark("curve").read(LOG.splitlines())
     found = [(row["split"], row["update"], row["epoch"], row["bpc"]) for row in rows]
     training = [("training", 100, 0.5, 3.25), ("training", 180, 0.9, 2.75)]
     assert found == [*training, ("validation", 150, 0.75, 3.0), ("validation", 300, 1.5, 2.5)]
     assert [row["hours"] * 3600 for row in rows] == pytest.approx([50, 120, 50, 120])
-    timed = benchmark("curve").read(LOG.splitlines(), seconds=2.0)
+    timed = import_benchmark("curve").read(LOG.splitlines(), seconds=2.0)
     assert [row["hours"] * 3600 for row in timed] == pytest.approx([200, 360, 300, 600])
 
 
 @pytest.mark.parametrize("above", [0.0, 1.6])
-def test_curve_draws_what_is_near_the_best_validation(benchmark, above, tmp_path):
+def test_curve_draws_what_is_near_the_best_validation(import_benchmark, above, tmp_path):
     """Also of a text of more bits."""
-    curve = benchmark("curve")
+    curve = import_benchmark("curve")
     log = LOG + LOG.splitlines()[0].replace("3.25", "4.5").replace("=100", "=50") + "\n"
     rows = [{**row, "bpc": row["bpc"] + above} for row in curve.read(log.splitlines())]
     found = [row["update"] for row in curve.shown(rows)]
@@ -289,8 +291,8 @@ def test_curve_draws_what_is_near_the_best_validation(benchmark, above, tmp_path
     assert (tmp_path / "curve.png").stat().st_size > 1000
 
 
-def test_a_detector_is_brought_to_a_rate(benchmark):
-    calibration, bias = benchmark("calibration"), torch.nn.Parameter(torch.zeros(3))
+def test_a_detector_is_brought_to_a_rate(import_benchmark):
+    calibration, bias = import_benchmark("calibration"), torch.nn.Parameter(torch.zeros(3))
     seen = []
 
     def measured():
@@ -305,27 +307,27 @@ def test_a_detector_is_brought_to_a_rate(benchmark):
     assert not bias.detach()[:-1].any()
 
 
-def test_the_closest_size(benchmark):
-    closest_size = benchmark("calibration").closest_size
+def test_the_closest_size(import_benchmark):
+    closest_size = import_benchmark("calibration").closest_size
     for parameters in range(1, 300):
         for start, step in ((1, 1), (4, 2)):
             expected = min(range(start, 50, step), key=lambda size: abs(size**2 - parameters))
             assert closest_size(parameters, lambda size: size**2, start, step) == expected
 
 
-def test_ratios_are_taken_within_a_turn(benchmark, monkeypatch, capsys, data):
+def test_ratios_are_taken_within_a_turn(import_benchmark, monkeypatch, capsys, data):
     """A machine that becomes slower does not change them."""
-    assert benchmark("turns").ratio([1, 4, 40], [2, 2, 10]) == (2, 0.5, 4)
-    assert benchmark("turns").ratio([6], [2, 1, 1]) == (3, 3, 3), "measured in the first turn alone"
-    ranks, speeds = benchmark("ranks"), iter([100, 180, 10, 19, 50, 90])
+    assert import_benchmark("turns").ratio([1, 4, 40], [2, 2, 10]) == (2, 0.5, 4)
+    assert import_benchmark("turns").ratio([6], [2, 1, 1]) == (3, 3, 3), "measured in the first turn alone"
+    ranks, speeds = import_benchmark("ranks"), iter([100, 180, 10, 19, 50, 90])
     monkeypatch.setattr(ranks, "train", lambda args, rest, count: ([3.0], next(speeds)))
     monkeypatch.setattr("sys.argv", ["ranks.py", str(data), "--turns", "3"])
     ranks.main()
     assert capsys.readouterr().out.splitlines()[-2:] == ["| 1 | 50 | 1.00 | 0.000 |", "| 2 | 90 | 1.80 | 0.000 |"]
 
 
-def test_translation_s_contestants_get_their_learning_rate_and_dropout(benchmark):
-    models = benchmark("translation_models")
+def test_translation_s_contestants_get_their_learning_rate_and_dropout(import_benchmark):
+    models = import_benchmark("translation_models")
     assert models.options_of("lstm", ".4", 0.001, 0.2)[-4:] == ["--dropout", "0.2", "--lr", "0.001"]
     for name, options in models.MODELS.items():
         given = models.options_of(name, ".3", dropout=0.25)
@@ -333,8 +335,8 @@ def test_translation_s_contestants_get_their_learning_rate_and_dropout(benchmark
         assert given.count("0.25") == len(models.DROPOUTS[options.split()[1]])
 
 
-def test_translation_reads_hours_speeds_and_scores_from_logs(benchmark):
-    translation = benchmark("translation")
+def test_translation_reads_hours_speeds_and_scores_from_logs(import_benchmark):
+    translation = import_benchmark("translation")
     log = "".join(
         f"2024-01-01 | INFO | train | epoch {epoch:03d} | loss 3.1 | ups 2 | train_wall {seconds} | wall 99\n"
         for epoch, seconds in ((1, 1800), (2, 700), (2, 900))  # the second epoch was interrupted
@@ -351,8 +353,8 @@ def test_translation_reads_hours_speeds_and_scores_from_logs(benchmark):
     assert translation.scores(printed.replace("-1e-05\ta house", "-1e-05\tone house"))[0][0] < 90
 
 
-def test_a_candidate_that_has_ended_says_why(benchmark, monkeypatch, tmp_path):
-    contestants = benchmark("contestants")
+def test_a_candidate_that_has_ended_says_why(import_benchmark, monkeypatch, tmp_path):
+    contestants = import_benchmark("contestants")
     (tmp_path / "train.log").write_text("ValueError: of an earlier run\n")
     (tmp_path / "worker.py").write_text("import sys\nopen(sys.argv[1], 'a').write('ValueError: it cannot train\\n')\n")
     monkeypatch.setattr(contestants, "WORKER", tmp_path / "worker.py")
@@ -364,9 +366,9 @@ def test_a_candidate_that_has_ended_says_why(benchmark, monkeypatch, tmp_path):
     assert "earlier" not in contestant.log.read_text()
 
 
-def test_handwriting_scores_lines_where_their_ends_are_known(benchmark):
+def test_handwriting_scores_lines_where_their_ends_are_known(import_benchmark):
     """Of three lines the second has no marks, and boundaries everywhere."""
-    handwriting = benchmark("handwriting")
+    handwriting = import_benchmark("handwriting")
     starts, known = np.array([0, 4, 8, 12]), np.array([3, 0, 1], dtype=np.uint8)
     marks, steps = np.array([0, 3, 0, 0] + [0] * 4 + [1, 0, 0, 0], dtype=np.uint8), np.zeros((12, 3))
     steps[[5, 6], 2] = 1

@@ -177,12 +177,12 @@ def test_commands_exist_and_take_their_options(document):
 
 
 @every_document
-def test_benchmarks_exist_and_take_their_options(document, benchmark, monkeypatch):
+def test_benchmarks_exist_and_take_their_options(document, import_benchmark, monkeypatch):
     for name, arguments in commands(document):
         file = BENCHMARK.match(name)
         if file:
             own, _ = split_at_dashes(arguments)
-            parser_of(benchmark(file.group(1)), monkeypatch).parse_args(own)
+            parser_of(import_benchmark(file.group(1)), monkeypatch).parse_args(own)
             recipe = next((word for word in own if word in RECIPES), "ptb_small")
             settle(load_recipe(recipe), [word for word in arguments if OF_A_SECTION.match(word) and "=" in word])
 
@@ -197,12 +197,12 @@ def test_benchmarks_exist_and_take_their_options(document, benchmark, monkeypatc
         "OMP_NUM_THREADS=1 python scripts/benchmark/precision.py data/ptb -- dataset.batchsize=16",
     ],
 )
-def test_wrong_options_in_documents_are_found(command, benchmark, monkeypatch, tmp_path):
+def test_wrong_options_in_documents_are_found(command, import_benchmark, monkeypatch, tmp_path):
     document = tmp_path / "page.md"
     document.write_text(f"# Page\n\n    {command}\n", encoding="utf-8")
     with pytest.raises((SystemExit, UserError)):
         test_commands_exist_and_take_their_options(document)
-        test_benchmarks_exist_and_take_their_options(document, benchmark, monkeypatch)
+        test_benchmarks_exist_and_take_their_options(document, import_benchmark, monkeypatch)
 
 
 def test_documents_have_commands_at_all():

@@ -6,9 +6,9 @@ import pytest
 from running import run
 
 
-def test_gpu_update_has_an_lstm_of_equal_layers_where_they_are_equal(benchmark):
-    module, model = benchmark("gpu_update"), {"parameters": 100_000, "num_symbols": 50}
-    recipe = benchmark("candidates").Recipe
+def test_gpu_update_has_an_lstm_of_equal_layers_where_they_are_equal(import_benchmark):
+    module, model = import_benchmark("gpu_update"), {"parameters": 100_000, "num_symbols": 50}
+    recipe = import_benchmark("candidates").Recipe
     for sizes, hidden in (("20,20,20", [20]), ("30,20,20", [])):
         found = module.lstm_sizes(recipe("ptb", [f"model.hidden_sizes='{sizes}'"]), model)
         titles = ["nn_lstm_lm, equal parameters", "nn_lstm_lm, equal layers"]

@@ -19,8 +19,8 @@ def draw(task, gap=12, size=6, test=False):
     return task.draw(size, gap, torch.Generator().manual_seed(3), test)
 
 
-def test_recall_asks_for_the_value_of_a_key(benchmark):
-    tasks = benchmark("long_memory_tasks")
+def test_recall_asks_for_the_value_of_a_key(import_benchmark):
+    tasks = import_benchmark("long_memory_tasks")
     inputs, answers = draw(tasks.build_task("recall", 2))
     assert inputs.shape == (4 + 1 + 12 + 2, 6) and answers.shape == (1, 6)
     for sequence, answer in zip(inputs.t().tolist(), answers[0].tolist()):
@@ -30,16 +30,16 @@ def test_recall_asks_for_the_value_of_a_key(benchmark):
         assert not set(sequence[4:-2]) & set(range(1, first_value + tasks.KINDS)), "distractors are no facts"
 
 
-def test_copying_asks_for_the_items_in_order(benchmark):
-    inputs, answers = draw(benchmark("long_memory_tasks").build_task("copying", 3), size=40)
+def test_copying_asks_for_the_items_in_order(import_benchmark):
+    inputs, answers = draw(import_benchmark("long_memory_tasks").build_task("copying", 3), size=40)
     assert inputs.shape == (12 + 3 + 3, 40) and (inputs[-3:] == 1).all()
     items = [[symbol - 2 for symbol in sequence[:-3] if symbol] for sequence in inputs.t().tolist()]
     assert items == answers.t().tolist()
     assert len({tuple(row.nonzero().squeeze(1).tolist()) for row in inputs[:-3].t()}) > 20, "places differ"
 
 
-def test_adding_asks_for_the_sum_of_marked_numbers(benchmark):
-    task = benchmark("long_memory_tasks").build_task("adding")
+def test_adding_asks_for_the_sum_of_marked_numbers(import_benchmark):
+    task = import_benchmark("long_memory_tasks").build_task("adding")
     inputs, answers = draw(task, gap=13)
     for numbers, marks, answer in zip(inputs[..., 0].t(), inputs[..., 1].t(), answers[0]):
         assert numbers[marks == 1].sum() == pytest.approx(answer.item(), abs=1e-6)
@@ -48,9 +48,9 @@ def test_adding_asks_for_the_sum_of_marked_numbers(benchmark):
     assert task.right(off.unsqueeze(-1), answers) == pytest.approx(0.5)
 
 
-def test_digits_are_those_of_scikit_learn(benchmark):
+def test_digits_are_those_of_scikit_learn(import_benchmark):
     datasets = pytest.importorskip("sklearn.datasets")
-    task = benchmark("long_memory_tasks").build_task("digits")
+    task = import_benchmark("long_memory_tasks").build_task("digits")
     known = {tuple(image.tolist()): (index, digit) for index, (image, digit) in enumerate(zip(*digits_of(datasets)))}
     for test in (False, True):
         inputs, answers = draw(task, gap=5, size=20, test=test)
@@ -65,16 +65,16 @@ def digits_of(datasets):
     return found.data, found.target.tolist()
 
 
-def test_digits_without_scikit_learn_say_what_to_install(benchmark, monkeypatch):
+def test_digits_without_scikit_learn_say_what_to_install(import_benchmark, monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     with pytest.raises(UserError, match="^the task digits requires scikit-learn: pip install scikit-learn$"):
-        benchmark("long_memory_tasks").build_task("digits")
+        import_benchmark("long_memory_tasks").build_task("digits")
 
 
 @pytest.mark.parametrize("name", ["hm_lstm", "lstm_chrono", "gru"])
-def test_a_sequence_may_be_cut_anywhere(benchmark, monkeypatch, name):
+def test_a_sequence_may_be_cut_anywhere(import_benchmark, monkeypatch, name):
     """Models carry their state from call to call, answers that lie on both sides of a border among them."""
-    models, tasks = benchmark("long_memory_models"), benchmark("long_memory_tasks")
+    models, tasks = import_benchmark("long_memory_models"), import_benchmark("long_memory_tasks")
     task = tasks.build_task("copying", 3)
     torch.manual_seed(5)
     model = models.Model(models.CONTESTANTS[name], task, 7, 100).double()
@@ -88,9 +88,9 @@ def test_a_sequence_may_be_cut_anywhere(benchmark, monkeypatch, name):
     assert model(inputs, len(answers))[1] == 0, "no penalty outside training"
 
 
-def test_penalties_are_those_of_the_criterion(benchmark):
+def test_penalties_are_those_of_the_criterion(import_benchmark):
     """`rate` by hand, and `cost` with a weight on its way from 0."""
-    models, task = benchmark("long_memory_models"), benchmark("long_memory_tasks").build_task("recall")
+    models, task = import_benchmark("long_memory_models"), import_benchmark("long_memory_tasks").build_task("recall")
     for name, update in (("hm_lstm", 0), ("hm_lstm_cost", 100)):
         torch.manual_seed(1)
         contestant = models.CONTESTANTS[name]
@@ -103,8 +103,8 @@ def test_penalties_are_those_of_the_criterion(benchmark):
         assert 0 < expected == pytest.approx(model(inputs, len(answers), update)[1].item())
 
 
-def test_a_slope_grows_with_updates_and_is_kept_in_evaluation(benchmark):
-    models, task = benchmark("long_memory_models"), benchmark("long_memory_tasks").build_task("recall")
+def test_a_slope_grows_with_updates_and_is_kept_in_evaluation(import_benchmark):
+    models, task = import_benchmark("long_memory_models"), import_benchmark("long_memory_tasks").build_task("recall")
     torch.manual_seed(1)
     model = models.Model(models.CONTESTANTS["hm_lstm_slope"], task, 9, 100)
     inputs, answers = draw(task)
@@ -115,22 +115,22 @@ def test_a_slope_grows_with_updates_and_is_kept_in_evaluation(benchmark):
     assert model.slope.slope == 5
 
 
-def test_chrono_initialisation_sets_the_gates(benchmark):
+def test_chrono_initialisation_sets_the_gates(import_benchmark):
     """The forget bias is the logarithm of a time between 1 and the longest, the input bias its negative."""
     lstm = torch.nn.LSTM(5, 400, 2)
-    benchmark("long_memory_models").start_gates(lstm, 200)
+    import_benchmark("long_memory_models").start_gates(lstm, 200)
     for layer in range(2):
         bias = getattr(lstm, f"bias_ih_l{layer}") + getattr(lstm, f"bias_hh_l{layer}")
         (i, f), rest = bias[:800].detach().split(400), bias[800:]
         assert torch.equal(i, -f) and rest.eq(0).all()
         assert f.exp().min() >= 1 and 190 < f.exp().max() <= 199 and f.exp().mean() == pytest.approx(100, rel=0.15)
-    benchmark("long_memory_models").start_gates(lstm, None)
+    import_benchmark("long_memory_models").start_gates(lstm, None)
     bias = lstm.bias_ih_l1 + lstm.bias_hh_l1
     assert bias[400:800].eq(1).all() and bias[:400].eq(0).all() and bias[800:].eq(0).all()
 
 
-def test_the_transformer_sees_its_window_and_no_later_step(benchmark):
-    models, task = benchmark("long_memory_models"), benchmark("long_memory_tasks").build_task("recall")
+def test_the_transformer_sees_its_window_and_no_later_step(import_benchmark):
+    models, task = import_benchmark("long_memory_models"), import_benchmark("long_memory_tasks").build_task("recall")
     torch.manual_seed(1)
     model = models.Model(models.CONTESTANTS["transformer"], task, 8, 100).eval()
     inputs, _ = draw(task, gap=300)
@@ -145,8 +145,8 @@ def test_the_transformer_sees_its_window_and_no_later_step(benchmark):
 
 
 @pytest.mark.parametrize("name", ["lstm", "gru", "transformer"])
-def test_contestants_have_equal_parameters(benchmark, name):
-    models, task = benchmark("long_memory_models"), benchmark("long_memory_tasks").build_task("recall")
+def test_contestants_have_equal_parameters(import_benchmark, name):
+    models, task = import_benchmark("long_memory_models"), import_benchmark("long_memory_tasks").build_task("recall")
     parameters = models.Model(models.CONTESTANTS["hm_lstm"], task, 32, 100).num_parameters
     hidden = models.equal_size(models.CONTESTANTS[name], task, parameters, 100)
     assert models.Model(models.CONTESTANTS[name], task, hidden, 100).num_parameters == pytest.approx(
@@ -154,12 +154,12 @@ def test_contestants_have_equal_parameters(benchmark, name):
     )
 
 
-def test_long_memory_benchmark_goes_on_where_it_stopped(benchmark, monkeypatch, tmp_path):
+def test_long_memory_benchmark_goes_on_where_it_stopped(import_benchmark, monkeypatch, tmp_path):
     out, picture = tmp_path / "rows.csv", tmp_path / "picture.png"
 
     def main(*arguments):
         monkeypatch.setattr("sys.argv", ["long_memory.py", *TINY, *map(str, arguments)])
-        benchmark("long_memory").main()
+        import_benchmark("long_memory").main()
 
     options = ["--out", out, "--tasks", "recall", "adding", "--seeds", 1, "--contestants"]
     run("scripts/benchmark/long_memory.py", *TINY, *options, "hm_lstm_cost")
@@ -180,7 +180,7 @@ def test_long_memory_benchmark_goes_on_where_it_stopped(benchmark, monkeypatch, 
         assert bool(row["ms12"]) == (row["samples"] == "70") and row["gap12"], "no whole batch, no time"
         assert len(out.read_text().splitlines()) == 1 + count, "other settings are other rows"
     drawn = []
-    monkeypatch.setattr(benchmark("long_memory"), "plot", lambda rows, gaps, path: drawn.extend(rows))
+    monkeypatch.setattr(import_benchmark("long_memory"), "plot", lambda rows, gaps, path: drawn.extend(rows))
     main(*options, "gru", "--plot", picture)
     assert [row["contestant"] for row in drawn] == ["hm_lstm_cost"] * 2 + ["gru"] * 2
     assert {(row["items"], row["samples"]) for row in drawn} == {("1", "70"), ("0", "70")}
@@ -189,9 +189,9 @@ def test_long_memory_benchmark_goes_on_where_it_stopped(benchmark, monkeypatch, 
 
 
 @pytest.mark.parametrize("name, read", [("transformer", 256), ("gru", 405)])
-def test_milliseconds_are_of_the_steps_that_are_read(benchmark, monkeypatch, name, read):
-    long_memory, models = benchmark("long_memory"), benchmark("long_memory_models")
-    task = benchmark("long_memory_tasks").build_task("recall")
+def test_milliseconds_are_of_the_steps_that_are_read(import_benchmark, monkeypatch, name, read):
+    long_memory, models = import_benchmark("long_memory"), import_benchmark("long_memory_models")
+    task = import_benchmark("long_memory_tasks").build_task("recall")
     assert len(task.draw(1, 400, torch.Generator(), True).inputs) == 405
     model = models.Model(models.CONTESTANTS[name], task, 8, 100)
     ticks = itertools.count()
@@ -201,9 +201,9 @@ def test_milliseconds_are_of_the_steps_that_are_read(benchmark, monkeypatch, nam
     assert long_memory.measure(model, task, 400, 2)[1] is None
 
 
-def test_detectors_are_shut_for_a_while(benchmark):
-    models, why = benchmark("long_memory_models"), benchmark("long_memory_why")
-    task = benchmark("long_memory_tasks").build_task("recall")
+def test_detectors_are_shut_for_a_while(import_benchmark):
+    models, why = import_benchmark("long_memory_models"), import_benchmark("long_memory_why")
+    task = import_benchmark("long_memory_tasks").build_task("recall")
     torch.manual_seed(2)
     recurrence = models.Model(models.CONTESTANTS["hm_lstm"], task, 8, 100).recurrence
     x, before = torch.randn(30, 4, 8), [parameter.clone() for parameter in recurrence.parameters()]
@@ -218,8 +218,8 @@ def test_detectors_are_shut_for_a_while(benchmark):
         torch.testing.assert_close(found, parameter)
 
 
-def test_what_can_be_read_from_a_state(benchmark):
-    why, generator = benchmark("long_memory_why"), torch.Generator().manual_seed(0)
+def test_what_can_be_read_from_a_state(import_benchmark):
+    why, generator = import_benchmark("long_memory_why"), torch.Generator().manual_seed(0)
     answers = torch.randint(8, (200,), generator=generator)
     noise = torch.randn(200, 12, generator=generator)
     codes = torch.randn(8, 12, generator=generator)
@@ -227,12 +227,12 @@ def test_what_can_be_read_from_a_state(benchmark):
     assert why.readable(noise, answers) < 0.3
 
 
-def test_why_looks_at_a_model_while_it_trains(benchmark, monkeypatch, tmp_path):
+def test_why_looks_at_a_model_while_it_trains(import_benchmark, monkeypatch, tmp_path):
     options = "--updates 4 --every 2 --hidden 8 --batch-size 4 --gap 150 --samples 16 --seeds 1 --threads 1".split()
     options += ["--contestants", "hm_lstm", "hm_lstm_cost", "--out", tmp_path / "why.csv"]
     options += ["--plot", tmp_path / "why.png"]
     monkeypatch.setattr("sys.argv", ["long_memory_why.py", *map(str, options)])
-    benchmark("long_memory_why").main()
+    import_benchmark("long_memory_why").main()
     with open(tmp_path / "why.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [(row["contestant"], row["update"]) for row in rows] == [
@@ -243,19 +243,19 @@ def test_why_looks_at_a_model_while_it_trains(benchmark, monkeypatch, tmp_path):
     assert all(0 <= float(row[name]) <= 1 for row in rows for name in shares)
     assert (tmp_path / "why.png").stat().st_size > 1000
     monkeypatch.setattr("sys.argv", [*sys.argv, "--lr", "0.1"])
-    benchmark("long_memory_why").main()
+    import_benchmark("long_memory_why").main()
     with open(tmp_path / "why.csv", newline="") as file:
         assert [row["lr"] for row in csv.DictReader(file)] == ["0.002"] * 4 + ["0.1"] * 4
     drawn = []
-    monkeypatch.setattr(benchmark("long_memory_why"), "plot", lambda rows, path: drawn.extend(rows))
-    benchmark("long_memory_why").main()
+    monkeypatch.setattr(import_benchmark("long_memory_why"), "plot", lambda rows, path: drawn.extend(rows))
+    import_benchmark("long_memory_why").main()
     assert [row["lr"] for row in drawn] == ["0.1"] * 4
     monkeypatch.setattr("sys.argv", [*sys.argv, "--lr", "0.2", "--every", "9"])
-    benchmark("long_memory_why").main()
+    import_benchmark("long_memory_why").main()
     assert [(row["lr"], row["update"]) for row in drawn[4:]] == [("0.2", "4")] * 2, "the last update is looked at"
     monkeypatch.setattr("sys.argv", [*sys.argv, "--gap", "20"])
     with pytest.raises(UserError, match="why.csv has other columns: give another --out$"):
-        benchmark("long_memory_why").main()
+        import_benchmark("long_memory_why").main()
 
 
 @pytest.fixture(scope="module")
@@ -269,7 +269,7 @@ def nn_lstm(data, tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_past_scores_a_text_with_resets(benchmark, data, trained, nn_lstm, tmp_path):
+def test_past_scores_a_text_with_resets(import_benchmark, data, trained, nn_lstm, tmp_path):
     """Against one call for every piece; without a reset, against fairseq-hmrnn evaluate."""
     table = tmp_path / "past.csv"
     whole = run("fairseq-hmrnn", "evaluate", trained, data, "--subset", "valid").stdout
@@ -284,7 +284,7 @@ def test_past_scores_a_text_with_resets(benchmark, data, trained, nn_lstm, tmp_p
     assert rows[0] == ["reset every", str(trained), str(nn_lstm)]
     assert [row[0] for row in rows[1:]] == ["7", "100", str(symbols)]
     assert float(rows[3][1]) == pytest.approx(expected, abs=2e-4)
-    past = benchmark("past")
+    past = import_benchmark("past")
     for column, folder in ((1, trained), (2, nn_lstm)):
         decoder, *dictionaries = past.load(str(folder), str(data))
         windows = list(past.TextWindows(str(data), "valid", *dictionaries, symbols))

@@ -22,7 +22,7 @@ def f1(table, layer, name, alignment):
 
 
 @pytest.mark.slow
-def test_words_and_phrases_are_found_better_than_by_chance(tmp_path, benchmark, monkeypatch, capsys):
+def test_words_and_phrases_are_found_better_than_by_chance(tmp_path, import_benchmark, monkeypatch, capsys):
     """By detectors, and by what they listened to."""
     run("fairseq-hmrnn", "prepare", "synthetic", "--dest", tmp_path, "--train-lines", 1000, "--valid-lines", 60)
     run("fairseq-hmrnn", "prepare", "text", tmp_path / "train.txt", tmp_path / "valid.txt", "--dest", tmp_path / "bin")
@@ -33,7 +33,7 @@ def test_words_and_phrases_are_found_better_than_by_chance(tmp_path, benchmark, 
         chance = f1(table, layer, "random", "file")
         assert f1(table, layer, "detector", "file") > chance + margin, table
         monkeypatch.setattr("sys.argv", ["signals.py", str(tmp_path / "checkpoint_last.pt"), *map(str, options)])
-        benchmark("signals").main()
+        import_benchmark("signals").main()
         signals = capsys.readouterr().out
         assert f1(signals, layer, "bidirectional, highest", "file") > chance + margin, signals
 

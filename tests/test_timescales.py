@@ -22,8 +22,8 @@ def lines(count, seed=0):
     return "".join(" ".join(words[start : start + 6]) + ".\n" for start in range(0, len(words), 6))
 
 
-def test_words_of_every_kind_of_text(benchmark):
-    texts = benchmark("timescales_texts")
+def test_words_of_every_kind_of_text(import_benchmark):
+    texts = import_benchmark("timescales_texts")
 
     def words(text):
         return [word.group() for word in texts.WORD.finditer(text)]
@@ -37,8 +37,8 @@ def test_words_of_every_kind_of_text(benchmark):
     assert texts.fold("Öl, 12 [x]\n", set("oelNx \n")) == "oel NN x\n"
 
 
-def test_kinds_of_text_share_nothing_and_a_mixture_loses_nothing(benchmark, tmp_path):
-    texts = benchmark("timescales_texts")
+def test_kinds_of_text_share_nothing_and_a_mixture_loses_nothing(import_benchmark, tmp_path):
+    texts = import_benchmark("timescales_texts")
     (tmp_path / "a.txt").write_text(lines(3000), encoding="utf-8")
     kinds = texts.read_kinds({"a": str(tmp_path / "a.txt")}, 50_000)
     assert list(kinds) == ["a", texts.CODE, texts.STRETCHED]
@@ -68,8 +68,8 @@ def test_kinds_of_text_share_nothing_and_a_mixture_loses_nothing(benchmark, tmp_
         (3000, ["--plot", "a.png", "--checkpoint", *"1234567"], "^--plot draws at most 6 models: give fewer"),
     ],
 )
-def test_what_could_not_be_measured_is_not_trained(benchmark, monkeypatch, tmp_path, count, options, message):
-    timescales = benchmark("timescales")
+def test_what_could_not_be_measured_is_not_trained(import_benchmark, monkeypatch, tmp_path, count, options, message):
+    timescales = import_benchmark("timescales")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.txt").write_text(lines(count), encoding="utf-8")
     for name in "1234567":
@@ -80,19 +80,19 @@ def test_what_could_not_be_measured_is_not_trained(benchmark, monkeypatch, tmp_p
     assert not (tmp_path / "runs").exists()
 
 
-def test_models_are_told_apart_by_name(benchmark, tmp_path):
+def test_models_are_told_apart_by_name(import_benchmark, tmp_path):
     paths = [str(tmp_path / name) for name in ("x/ptb/best.pt", "y/ptb/best.pt", "z/text8/best.pt", "x/ptb/best.pt")]
-    assert benchmark("timescales").names_of(paths) == {paths[0]: paths[0], paths[1]: paths[1], "text8": paths[2]}
+    assert import_benchmark("timescales").names_of(paths) == {paths[0]: paths[0], paths[1]: paths[1], "text8": paths[2]}
 
 
-def test_elasticity_is_1_where_segments_grow_as_words_do(benchmark):
+def test_elasticity_is_1_where_segments_grow_as_words_do(import_benchmark):
     rows = [{"word": word, "segment": 3 * word} for word in (4, 6, 13)]
-    assert benchmark("timescales").elasticity(rows) == pytest.approx(1)
-    assert benchmark("timescales").elasticity([{**row, "segment": 7} for row in rows]) == pytest.approx(0)
+    assert import_benchmark("timescales").elasticity(rows) == pytest.approx(1)
+    assert import_benchmark("timescales").elasticity([{**row, "segment": 7} for row in rows]) == pytest.approx(0)
 
 
-def test_a_training_of_other_options_or_texts_is_not_taken(benchmark, monkeypatch, tmp_path):
-    timescales, made = benchmark("timescales"), []
+def test_a_training_of_other_options_or_texts_is_not_taken(import_benchmark, monkeypatch, tmp_path):
+    timescales, made = import_benchmark("timescales"), []
     monkeypatch.setattr(timescales, "command", lambda *arguments, log: made.append(log))
     monkeypatch.setattr(timescales, "prepare", lambda sources, folder, shares: made.append(folder))
     args, texts = argparse.Namespace(out=str(tmp_path), updates=5, size=60_000), {"a": lines(500), "b": lines(500, 1)}
@@ -108,8 +108,8 @@ def test_a_training_of_other_options_or_texts_is_not_taken(benchmark, monkeypatc
         timescales.prepared(texts, args)
 
 
-def test_a_table_of_before_is_there_until_all_is_measured(benchmark, monkeypatch, tmp_path):
-    timescales, table, found = benchmark("timescales"), tmp_path / "rows.csv", []
+def test_a_table_of_before_is_there_until_all_is_measured(import_benchmark, monkeypatch, tmp_path):
+    timescales, table, found = import_benchmark("timescales"), tmp_path / "rows.csv", []
     (tmp_path / "a.txt").write_text(lines(6000), encoding="utf-8")
     table.write_text("of before")
     for name in "12":
@@ -134,7 +134,7 @@ def test_a_table_of_before_is_there_until_all_is_measured(benchmark, monkeypatch
 
 
 @pytest.mark.slow
-def test_timescales_of_a_trained_model(benchmark, trained, tmp_path):
+def test_timescales_of_a_trained_model(import_benchmark, trained, tmp_path):
     """Against the boundaries that the model's reader finds in the same pieces."""
     (tmp_path / "a.txt").write_text(small_text(20_000, 3), encoding="utf-8")
     table, picture = tmp_path / "rows.csv", tmp_path / "picture.png"
@@ -143,7 +143,7 @@ def test_timescales_of_a_trained_model(benchmark, trained, tmp_path):
     assert "layer 1: elasticity" in printed and picture.stat().st_size > 1000
     with open(table, newline="") as file:
         rows = list(csv.DictReader(file))
-    timescales, texts = benchmark("timescales"), benchmark("timescales_texts")
+    timescales, texts = import_benchmark("timescales"), import_benchmark("timescales_texts")
     model = loading.load([str(trained)])
     alphabet = {*model.src_dict.symbols, " ", "\n"}
     kinds = texts.read_kinds({"a": str(tmp_path / "a.txt")}, 60_000)

@@ -35,9 +35,11 @@ def found_in(signals, model, criterion, text, size, monkeypatch):
 
 @torch.no_grad()
 @pytest.mark.parametrize("size", [None, 5], ids=["lines", "windows"])
-def test_uncertainty_is_found_behind_the_symbol_that_was_read(benchmark, dictionary, model, text, size, monkeypatch):
+def test_uncertainty_is_found_behind_the_symbol_that_was_read(
+    import_benchmark, dictionary, model, text, size, monkeypatch
+):
     criterion = criterion_for(dictionary, ".3,.1", boundary_regularizers="uncertainty")
-    found = found_in(benchmark("signals"), model, criterion, text, size, monkeypatch)
+    found = found_in(import_benchmark("signals"), model, criterion, text, size, monkeypatch)
     values, closed = torch.full((2, len(text)), -math.inf), torch.zeros(2, len(text), dtype=torch.bool)
     for first, source, _ in rows_of(text, size):
         logits, extra = model(source)
@@ -72,12 +74,12 @@ def bidirectional_by_hand(model, criterion, source, target):
     "size, places", [(None, [0, 1, 2, 3, 14, 15]), (9, [0, 1, 9, 10]), (15, [*range(8), 15]), (5, [])]
 )
 def test_a_lexicon_is_found_at_the_last_symbol_of_segments(
-    benchmark, dictionary, model, text, size, places, monkeypatch
+    import_benchmark, dictionary, model, text, size, places, monkeypatch
 ):
     """What it hears, and what it teaches, comes a step later: at the first symbol of the next one."""
     criterion = criterion_for(dictionary, ".3,.1", boundary_regularizers="lexicon,none")
     monkeypatch.setattr(criterion.targets.estimator, "begins", lambda tokens, signal, known: known & (tokens % 2 == 0))
-    found = found_in(benchmark("signals"), model, criterion, text, size, monkeypatch)
+    found = found_in(import_benchmark("signals"), model, criterion, text, size, monkeypatch)
     values = torch.full((2, len(text)), -math.inf)
     for first, source, target in rows_of(text, size):
         for step, value in bidirectional_by_hand(model, criterion, source, target).items():

@@ -255,13 +255,13 @@ def test_kernels_compile():
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("script, arguments, lines", [("gpu", ["--tasks", "sequence"], 8), ("gpu_kernels", [], 13)])
-def test_benchmarks_run_in_half_precision(benchmark, monkeypatch, capsys, script, arguments, lines):
+def test_benchmarks_run_in_half_precision(import_benchmark, monkeypatch, capsys, script, arguments, lines):
     """Once, at a tiny size."""
     monkeypatch.setattr("sys.argv", [f"{script}.py", *arguments, "--tiny", "--dtypes", "bf16"])
     backends = torch.backends.cuda.matmul, torch.backends.cudnn
     kept = [backend.allow_tf32 for backend in backends]
     try:
-        benchmark(script).main()
+        import_benchmark(script).main()
     finally:
         for backend, allowed in zip(backends, kept):
             backend.allow_tf32 = allowed

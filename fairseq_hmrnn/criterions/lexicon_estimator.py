@@ -60,9 +60,8 @@ class LexiconEstimator(RateEstimator):
         return state
 
     def load_state_dict(self, state: Dict[str, Any]) -> None:
-        super().load_state_dict(state)
-        if self.lexicon is not None:
-            self.lexicon = _inferred(self.lexicon).lexicon
+        lexicon = state.get("lexicon")
+        super().load_state_dict(state if lexicon is None else {**state, "lexicon": _inferred(lexicon).lexicon})
         if self.given is not None:
             self.rate = self.given
 

@@ -44,8 +44,7 @@ def allow_in_torch() -> None:
             np.ndarray,
             np.dtype,
             *numbers,
-            np.core.multiarray._reconstruct,
-            np.core.multiarray.scalar,
+            *(getattr(np.core.multiarray, name) for name in ("_reconstruct", "scalar")),  # in no type stub
             omegaconf.DictConfig,
             omegaconf.ListConfig,
             omegaconf.base.ContainerMetadata,

@@ -64,7 +64,7 @@ def keep_prompt_spaces() -> None:
     """Have fairseq-interactive, if that is what runs, leave the spaces around a prompt alone: here they are text."""
     interactive = running_command("interactive")
     if interactive is not None:
-        interactive.buffered_read = _read_prompts
+        vars(interactive)["buffered_read"] = _read_prompts
 
 
 def _read_prompts(source: str, buffer_size: int) -> Iterator[List[str]]:

@@ -10,7 +10,7 @@ import argparse
 import dataclasses
 import difflib
 import math
-from typing import Any, Callable, Collection, Optional, Tuple, Type
+from typing import Any, Callable, Collection, List, Optional, Tuple, Type, Union
 
 from omegaconf.errors import OmegaConfBaseException
 
@@ -34,7 +34,7 @@ class Range:
     also: single values outside that have a meaning of their own. optional: None is allowed. many: it is a list.
     """
 
-    kind: type
+    kind: Union[Type[int], Type[float]]
     minimum: float
     maximum: float
     open_below: bool = False
@@ -113,6 +113,8 @@ def number(minimum: float = -math.inf, maximum: float = math.inf, **kinds: Any) 
     return Range(float, minimum, maximum, **kinds)
 
 
+Allowed = Union[Range, Parsed]  # what an option may be
+
 SIZE = whole(1, LARGEST_SIZE)
 SIZE_OR_DEFAULT = whole(0, LARGEST_SIZE)  # 0: that of something else
 SEED = whole(0, LARGEST_SEED)
@@ -122,12 +124,12 @@ BIAS = number(-100, 100)  # beyond it a sigmoid is 0 or 1 to the last digit
 WEIGHT = number(0, 1e6)  # of a term of the loss
 
 
-def option(default: Any, help: str, allowed: Optional[Callable[[str], Any]] = None) -> Any:
+def option(default: Any, help: Optional[str], allowed: Optional[Allowed] = None) -> Any:
     """A dataclass field with a default, its help, and what it may be; None for bools, choices and names of files."""
     return dataclasses.field(default=default, metadata={"help": help, _ALLOWED: allowed})
 
 
-def inherited(config: Type, name: str, allowed: Callable[[str], Any]) -> Any:
+def inherited(config: Type, name: str, allowed: Allowed) -> Any:
     """A field of the base class `config` once more, with what it may be."""
     field = config.__dataclass_fields__[name]
     return dataclasses.field(default=field.default, metadata={**field.metadata, _ALLOWED: allowed})
@@ -138,7 +140,7 @@ def unlisted(config: Type, name: str) -> Any:
     return dataclasses.field(default=config.__dataclass_fields__[name].default, metadata={"help": argparse.SUPPRESS})
 
 
-def allowed_of(field: dataclasses.Field) -> Optional[Callable[[str], Any]]:
+def allowed_of(field: dataclasses.Field) -> Optional[Allowed]:
     """The range or kind of a field made by `option` or `inherited`; None for any other."""
     return field.metadata.get(_ALLOWED)
 
@@ -153,12 +155,12 @@ def check_config(cfg: Any, config: Type) -> None:
         allowed, value = allowed_of(field), _value(cfg, field.name)
         if allowed is not None and value is not dataclasses.MISSING:
             allowed.check(field.name.replace("_", "-"), value)
-    for base in reversed(config.__mro__):
-        if "check_together" in vars(base):
-            try:
-                base.check_together(cfg)
-            except ValueError as error:
-                raise OptionError(str(error)) from error
+    bases: List[Any] = [base for base in reversed(config.__mro__) if "check_together" in vars(base)]
+    for base in bases:
+        try:
+            base.check_together(cfg)
+        except ValueError as error:
+            raise OptionError(str(error)) from error
 
 
 def _value(cfg: Any, name: str) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Optional, Sequence, Union
+from typing import Any, Iterable, NamedTuple, Optional, Sequence, Tuple, Union
 
 import torch
 from torch import Tensor
@@ -27,28 +27,33 @@ class BoundaryTrace(NamedTuple):
 
     def reorder(self, order: Tensor) -> BoundaryTrace:
         """Row i becomes what was row order[i]."""
-        return self._replace(**{name: getattr(self, name).index_select(0, order) for name in _TENSORS})
+        return self._with(tensor.index_select(0, order) for tensor in self._tensors)
 
     @classmethod
     def concatenate(cls, traces: Sequence[BoundaryTrace]) -> BoundaryTrace:
         """The rows of all of them, one after the other; of one model and equal T."""
-        return traces[0]._replace(**{name: torch.cat([getattr(trace, name) for trace in traces]) for name in _TENSORS})
+        return traces[0]._with(map(torch.cat, zip(*(trace._tensors for trace in traces))))
 
     def in_source_order(self, rows: int) -> BoundaryTrace:
         """With the steps of both directions in the order of the source, if an encoder has read `rows` sources in both,
         2 * rows of these; otherwise itself."""
         if self.valid.size(0) != 2 * rows:
             return self
-        return self._replace(**{name: _second_reversed(getattr(self, name)) for name in _TENSORS})
+        return self._with(map(_second_reversed, self._tensors))
+
+    @property
+    def _tensors(self) -> Tuple[Tensor, Tensor, Tensor]:
+        return self.boundaries, self.boundary_probs, self.valid
+
+    def _with(self, tensors: Iterable[Tensor]) -> BoundaryTrace:
+        boundaries, boundary_probs, valid = tensors
+        return self._replace(boundaries=boundaries, boundary_probs=boundary_probs, valid=valid)
 
 
 def _second_reversed(values: Tensor) -> Tensor:
     """Values (2 B, T, ...) with the steps of the last B rows reversed."""
     first, second = values.chunk(2)
     return torch.cat([first, second.flip(1)])
-
-
-_TENSORS = ("boundaries", "boundary_probs", "valid")
 
 
 def trace_of(net_output: Any) -> Optional[BoundaryTrace]:

@@ -103,7 +103,7 @@ class BoundaryCriterion(CheckedOptions, CrossEntropyCriterion):
         def by_model(name: str) -> Signals:
             return self.signals(model, net_output, sample, name)
 
-        source = Source.of(trace_of(net_output), sample)
+        source = Source.of(self.checked_trace(net_output), sample)
         return SourcePredictions(source, self.right_to_left, self.left_to_right, by_model)
 
     def checked_trace(self, net_output) -> BoundaryTrace:

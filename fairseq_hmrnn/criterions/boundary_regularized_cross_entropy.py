@@ -12,7 +12,7 @@ from fairseq.logging import metrics
 from torch import Tensor
 
 from ..options import WEIGHT, Parsed, number, option, whole
-from ..trace import BoundaryTrace, trace_of
+from ..trace import BoundaryTrace
 from .adaptive import adaptive_nll
 from .boundary_criterion import BoundaryCriterion
 from .boundary_regularizers import REGULARIZERS, Signals, detector_cross_entropy, entropy_and_surprisal
@@ -166,7 +166,7 @@ class BoundaryRegularizedCrossEntropy(BoundaryCriterion):
 
     def further_penalties(self, source: Source) -> List[Tensor]:
         """That of the supervision."""
-        if self.supervision is None or self.supervision_weight == 0:
+        if self.supervision is None or self.supervision_weight == 0 or source.tokens is None:
             return []
         target, known = map(source.by_row, self.supervision(source.tokens))
         z_tilde = source.trace.boundary_probs[..., self.supervision_layer].float()
@@ -176,7 +176,7 @@ class BoundaryRegularizedCrossEntropy(BoundaryCriterion):
     def signals(self, model, net_output, sample, name: str) -> Signals:
         """The entropy and surprisal of the model's predictions at the steps of its boundaries."""
         target = model.get_targets(sample, net_output)
-        if "prev_output_tokens" in sample["net_input"] or target.shape != trace_of(net_output).valid.shape:
+        if "prev_output_tokens" in sample["net_input"] or target.shape != self.checked_trace(net_output).valid.shape:
             others = [other for other, found in REGULARIZERS.items() if "signals" not in found.needs]
             raise ValueError(
                 f"the boundary regularizer {name} listens to predictions at the steps of the boundaries, as a language "

@@ -62,11 +62,9 @@ def summed(logging_outputs: Sequence[Dict[str, Union[Tensor, float]]]) -> Dict[s
 def numbers(totals: Dict[str, Union[Tensor, float]]) -> Dict[str, float]:
     """The values as numbers. Tensors, scalars of one device, are brought over together: one by one, the host would
     wait for a GPU as often."""
-    tensors = {key: value for key, value in totals.items() if torch.is_tensor(value)}
-    if not tensors:
-        return dict(totals)
-    read = torch.stack([tensor.double() for tensor in tensors.values()]).tolist()
-    return {**totals, **dict(zip(tensors, read))}
+    tensors = [value.double() for value in totals.values() if isinstance(value, Tensor)]
+    read = iter(torch.stack(tensors).tolist() if tensors else [])
+    return {key: next(read) if isinstance(value, Tensor) else value for key, value in totals.items()}
 
 
 def log_boundary_metrics(totals: Dict[str, float]) -> None:

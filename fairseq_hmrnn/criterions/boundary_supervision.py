@@ -67,6 +67,8 @@ class SymbolSet(nn.Module):
     indices: of the set, in a dictionary of num_symbols.
     """
 
+    table: Tensor
+
     def __init__(self, indices: Sequence[int], num_symbols: int):
         super().__init__()
         table = torch.zeros(num_symbols, dtype=torch.bool)

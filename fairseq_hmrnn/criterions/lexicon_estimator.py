@@ -21,6 +21,7 @@ class LexiconEstimator(RateEstimator):
     """
 
     quantity = "lexicon"
+    lexicon: Optional[Lexicon]
 
     def __init__(self, given: Optional[float] = None):
         super().__init__()
@@ -46,7 +47,8 @@ class LexiconEstimator(RateEstimator):
         found = infer(*self._text(), self.given)
         return None if found is None else _plain(found)
 
-    def _take(self, found: Dict[str, Any]) -> None:
+    def _take(self, found: Any) -> None:
+        """As `_plain` has it."""
         is_first, (threshold, rate, self.lexicon) = self.lexicon is None, _inferred(found)
         self.threshold = threshold if is_first else (self.threshold + threshold) / 2
         if self.given is None:
@@ -60,9 +62,8 @@ class LexiconEstimator(RateEstimator):
         return state
 
     def load_state_dict(self, state: Dict[str, Any]) -> None:
-        super().load_state_dict(state)
-        if self.lexicon is not None:
-            self.lexicon = _inferred(self.lexicon).lexicon
+        lexicon = state.get("lexicon")
+        super().load_state_dict(state if lexicon is None else {**state, "lexicon": _inferred(lexicon).lexicon})
         if self.given is not None:
             self.rate = self.given
 
@@ -74,5 +75,6 @@ def _plain(found: Inferred) -> Dict[str, Any]:
 
 
 def _inferred(plain: Dict[str, Any]) -> Inferred:
+    threshold, rate = plain["rates"]
     keys, counts, *spelling = (tensor.cpu().numpy() for tensor in plain["arrays"])
-    return Inferred(*plain["rates"], Lexicon(keys, counts, Spelling(*spelling)))
+    return Inferred(threshold, rate, Lexicon(keys, counts, Spelling(*spelling)))

@@ -70,9 +70,10 @@ class RateEstimator:
         """What this process finds; None where there is nothing."""
         return find_rate(*self._text())
 
-    def _take(self, rate: float) -> None:
-        self.rate = rate if math.isnan(self.last) else (rate + self.last) / 2
-        self.last = rate
+    def _take(self, found: Any) -> None:
+        """What `_find` found: here a rate."""
+        self.rate = found if math.isnan(self.last) else (found + self.last) / 2
+        self.last = found
 
     def _text(self) -> Tuple[np.ndarray, np.ndarray]:
         """Symbols and signal, as for find_rate: the oldest first."""

@@ -62,9 +62,9 @@ def networks_for(
             "--criterion handwriting_likelihood, and other regularizers"
         )
     forward = needing("signals", terms) and isinstance(task, TRANSLATION_TASKS)
-    wanted = (backward, forward)
     right_to_left, reversed_rows = (
-        RightToLeftPredictor(len(dictionary), dictionary.pad()) if names else None for names in wanted
+        RightToLeftPredictor(len(dictionary), dictionary.pad()) if names and dictionary is not None else None
+        for names in (backward, forward)
     )
     return right_to_left, reversed_rows
 
@@ -107,7 +107,7 @@ class SourcePredictions:
 
     def _predicted(self, need: str, name: str) -> Signals:
         network, tokens, following = self._networks[need], self.source.tokens, self.source.following
-        if network is None:
+        if network is None or tokens is None:
             return self._by_model(name)
         if need == "signals":
             loss, found = left_to_right(network, tokens)

@@ -34,7 +34,8 @@ class TargetRates:
         line_end: Optional[int],
         delay: Optional[int] = None,
     ):
-        self.rates, self.line_end, self.delay = rates, line_end, delay
+        self.rates, self.delay = rates, delay
+        self.line_end = -1 if line_end is None else line_end  # -1: no symbol
         self.heard = [listening(of_layer) for of_layer in by_layer(list(terms), len(rates))]
         # How many steps after a segment's last one each layer's detector closes it.
         self.delays = [delay_behind(name, delay) for name in self.heard]
@@ -56,10 +57,8 @@ class TargetRates:
 
     def share(self, layer: int) -> Optional[float]:
         """None if there are no rates."""
-        if not self.rates:
-            return None
-        share = self.rates[layer].share
-        return self.estimator.rate if share is None else share
+        share = self.rates[layer].share if self.rates else None
+        return self.estimator.rate if share is None and self.estimator is not None else share
 
     def search(self, num_updates: int, device: torch.device) -> None:
         """Where the first layer's rate is to be found: see RateEstimator. Says what it begins with, once a checkpoint
@@ -94,12 +93,12 @@ class TargetRates:
 
     def with_targets(self, layer: int, steps: LayerSteps, tokens: Optional[Tensor]) -> LayerSteps:
         """With what the targets of a layer that listens depend on."""
-        if layer == 0 and isinstance(self.estimator, LexiconEstimator):
-            steps = steps._replace(lexicon=functools.partial(self._begins, tokens))
+        if layer == 0 and tokens is not None and isinstance(self.estimator, LexiconEstimator):
+            steps = steps._replace(lexicon=functools.partial(self._begins, self.estimator, tokens))
         return steps._replace(delay=self.delay)
 
-    def _begins(self, tokens: Tensor, signal: Tensor, known: Tensor) -> Tensor:
-        return self.estimator.begins(tokens, self.certain_at_line_ends(tokens, signal), known)
+    def _begins(self, estimator: LexiconEstimator, tokens: Tensor, signal: Tensor, known: Tensor) -> Tensor:
+        return estimator.begins(tokens, self.certain_at_line_ends(tokens, signal), known)
 
     def certain_at_line_ends(self, tokens: Tensor, signal: Tensor) -> Tensor:
         """The signal of the place before each symbol (B, T), inf before and after `</s>` if the first layer's rate is
@@ -109,13 +108,14 @@ class TargetRates:
         ends = tokens.eq(self.line_end)
         return signal.masked_fill(ends | later(ends, 1), math.inf)
 
-    def remember(self, name: str, layer: int, steps: LayerSteps, tokens: Tensor) -> None:
+    def remember(self, name: str, layer: int, steps: LayerSteps, tokens: Optional[Tensor]) -> None:
         """If the first layer's rate is to be found: remember what its detector hears by the regulariser `name`."""
-        if self.estimator is None or layer > 0 or name != self.heard[0]:
+        hear, delay = REGULARIZERS[name].signal, REGULARIZERS[name].delay
+        if self.estimator is None or hear is None or tokens is None or layer > 0 or name != self.heard[0]:
             return
         with torch.no_grad():
-            signal, known = REGULARIZERS[name].signal(steps)
-            if REGULARIZERS[name].delay == 0:  # then it is about the place after a step
+            signal, known = hear(steps)
+            if delay == 0:  # then it is about the place after a step
                 signal, known = later(signal, 1), later(known, 1)
             self.estimator.remember(tokens, self.certain_at_line_ends(tokens, signal), known)
 

@@ -74,11 +74,10 @@ class HMLSTMDecoder(RecurrentDecoder):
         valid = tokens.ne(self.padding_idx)
         valid_steps, slope, table = valid_or_none(valid.t()), self.slope_progress.slope, self.input_table
         many = not capturing() and table.size(0) < tokens.numel()
-        if many and not drops_out(self.dropout_input) and not decoding.has_hooks(self.embed_tokens):
-            given, tokens = table, tokens.t().long().contiguous()
-        else:
-            given, tokens = self.embed(tokens).transpose(0, 1), None
-        return self.hm_lstm(given, state, valid_steps, slope, tokens=tokens, hidden_dtype=hidden_dtype), valid
+        by_rows = many and not drops_out(self.dropout_input) and not decoding.has_hooks(self.embed_tokens)
+        given = table if by_rows else self.embed(tokens).transpose(0, 1)
+        rows = tokens.t().long().contiguous() if by_rows else None
+        return self.hm_lstm(given, state, valid_steps, slope, tokens=rows, hidden_dtype=hidden_dtype), valid
 
     @property
     def is_stochastic(self) -> bool:
@@ -107,7 +106,7 @@ class HMLSTMDecoder(RecurrentDecoder):
     def predict(self, features: Tensor) -> Tensor:
         """features (..., output_dim) to logits, or with an adaptive softmax log-probabilities, (..., V): the softmax
         of either is the model's distribution."""
-        if self.output_projection is not None:
+        if self.adaptive_softmax is None:
             return self.output_layer(features)
         flat = features.reshape(1, -1, features.size(-1))
         return self.adaptive_softmax.get_log_prob(flat, None).view(*features.shape[:-1], -1)

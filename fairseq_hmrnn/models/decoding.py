@@ -55,7 +55,7 @@ class Steps:
         features = self.decoder.dropout_output(self.features(output))
         logits = self.decoder.output_layer(features)
         tensors = features, logits, output.boundaries, output.boundary_probs
-        return Step(*[tensor.unsqueeze(1) for tensor in tensors], output.state)
+        return Step._make((*(tensor.unsqueeze(1) for tensor in tensors), output.state))
 
     def recur(self, tokens: Tensor, valid: Optional[Tensor]) -> HMLSTMOutput:
         """One step of the recurrence."""
@@ -154,7 +154,7 @@ class CompiledSteps:
         """As Steps."""
         found = self.generation.run(self.reached, tokens.unsqueeze(0))
         tensors = found.features, found.logits, found.boundaries, found.boundary_probs
-        return Step(*[tensor.transpose(0, 1) for tensor in tensors], self.state)
+        return Step._make((*(tensor.transpose(0, 1) for tensor in tensors), self.state))
 
     def read(self, tokens: Tensor) -> Generated:
         """Steps over tokens (T, B)."""

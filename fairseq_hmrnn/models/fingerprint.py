@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 REMEDIES = {
     "": "dict.txt it was trained with (fairseq-hmrnn prepare text --dict FILE)",
@@ -20,6 +20,8 @@ class DictionaryFingerprint(nn.Module):
 
     side: "source" or "target" of a translation, "" of a language model.
     """
+
+    fingerprint: Tensor
 
     def __init__(self, dictionary, side: str = ""):
         super().__init__()

@@ -42,7 +42,7 @@ class RecurrentDecoder(Recurrent, FairseqIncrementalDecoder):
         self.add_output_module(cfg)
         self.adaptive_softmax = build_adaptive_softmax(cfg.adaptive_softmax_cutoff, symbols, cfg.output_dim)
         self.output_projection = nn.Linear(cfg.output_dim, symbols) if self.adaptive_softmax is None else None
-        if tied:
+        if tied and self.output_projection is not None:
             self.output_projection.weight = self.embed_tokens.weight
         self.add_dropout_and_slope(cfg, self.hm_lstm)
         self.dropout_output = FairseqDropout(cfg.dropout_output, type(self).__name__)

@@ -40,6 +40,8 @@ class SlopeProgress(nn.Module):
     Recorded graphs follow `set_epoch`, `set_num_updates`, loading and what a call outside of them has read.
     """
 
+    progress: Tensor
+
     def __init__(self, schedule: SlopeSchedule):
         super().__init__()
         self.schedule = schedule

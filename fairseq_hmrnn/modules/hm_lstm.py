@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from typing import List, Optional, Sequence, Tuple
+from typing import List, Optional, Sequence, Tuple, Union
 
 import torch
 from torch import Tensor, nn
@@ -203,7 +203,7 @@ class HMLSTM(nn.Module):
         x: Tensor,
         state: Optional[HMLSTMState] = None,
         valid: Optional[Tensor] = None,
-        slope: float = 1.0,
+        slope: Union[float, Tensor] = 1.0,
         noise: Optional[Tensor] = None,
         recurrent_masks: Optional[Tuple[Tensor, ...]] = None,
         tokens: Optional[Tensor] = None,
@@ -242,7 +242,7 @@ class HMLSTM(nn.Module):
             hidden_dtype,
         )
 
-    def options(self, slope: float, sampled: bool = False) -> RecurrenceOptions:
+    def options(self, slope: Union[float, Tensor], sampled: bool = False) -> RecurrenceOptions:
         """The options for `ops.hm_lstm`. sampled: whether boundary="bernoulli" draws, or takes the step."""
         boundary = "step" if self.boundary == "bernoulli" and not sampled else self.boundary
         return RecurrenceOptions(
@@ -259,7 +259,7 @@ class HMLSTM(nn.Module):
         x: Tensor,
         state: HMLSTMState,
         valid: Optional[Tensor] = None,
-        slope: float = 1.0,
+        slope: Union[float, Tensor] = 1.0,
         packed: Optional[PackedLayers] = None,
         projected: bool = False,
         recurrent_masks: Optional[Tuple[Tensor, ...]] = None,

@@ -104,3 +104,5 @@ def test_a_training_may_go_on_with_something_else(inferred):
     assert rate.rate == inferred.rate and set(rate.state_dict()) == set(RateEstimator().state_dict())
     empty.load_state_dict(rate.state_dict())
     assert empty.lexicon is None and empty.rate == inferred.rate and torch.equal(empty.symbols, inferred.symbols)
+    told.load_state_dict(rate.state_dict())  # of a search that knows no lexicon
+    assert told.lexicon is not None and told.rate == 0.3

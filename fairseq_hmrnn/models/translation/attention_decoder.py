@@ -16,11 +16,11 @@ from .encoder import EncoderOut, HMLSTMEncoder, InitialState, encoder_extra
 
 
 class DecoderState(NamedTuple):
-    """The state of the recurrence; what was attended to last, (B, output_dim), None without input feeding; and the
+    """The state of the recurrence; what was attended to last, (B, output_dim), (B, 0) without input feeding; and the
     masks of recurrent dropout for the whole sequence, one for each layer, None without."""
 
     recurrent: HMLSTMState
-    attended: Optional[Tensor]
+    attended: Tensor
     masks: Optional[Tuple[Tensor, ...]]
 
 
@@ -66,8 +66,10 @@ class HMLSTMAttentionDecoder(RecurrentDecoder):
         x = self.embed(prev_output_tokens)
         if state.masks is None:
             state = state._replace(masks=self.hm_lstm.draw_recurrent_masks(x.size(0)))
-        run = self._run_steps if self.feed is not None and x.size(1) else self._run_sequence
-        features, attention, trace, state = run(x, valid, state, encoder_out)
+        if self.feed is not None and x.size(1):
+            features, attention, trace, state = self._run_steps(self.feed, x, valid, state, encoder_out)
+        else:
+            features, attention, trace, state = self._run_sequence(x, valid, state, encoder_out)
         if incremental_state is not None:
             self._cache_state(incremental_state, state)
         return features, {**encoder_extra(encoder_out, attention), "decoder_trace": trace, "state": state}
@@ -75,7 +77,7 @@ class HMLSTMAttentionDecoder(RecurrentDecoder):
     def _first_state(self, encoder_out: EncoderOut) -> DecoderState:
         h, c = self.initial_state(encoder_out)
         z = self.hm_lstm.zero_state(h[0].size(0)).z
-        attended = None if self.feed is None else h[0].new_zeros(h[0].size(0), self.feed.in_features)
+        attended = h[0].new_zeros(h[0].size(0), 0 if self.feed is None else self.feed.in_features)
         return DecoderState(HMLSTMState(h, c, z).to(z), attended, None)
 
     def _attend(self, hidden, memory: Tensor, padding_mask: Tensor):
@@ -93,14 +95,14 @@ class HMLSTMAttentionDecoder(RecurrentDecoder):
         features, attention = self._attend(hidden, memory, padding_mask)
         return features, attention, self.trace_of_output(output, valid), state._replace(recurrent=output.state)
 
-    def _run_steps(self, x: Tensor, valid: Tensor, state: DecoderState, encoder_out: EncoderOut):
-        """As `_run_sequence`, step by step, with input feeding; T at least 1."""
+    def _run_steps(self, feed: nn.Linear, x: Tensor, valid: Tensor, state: DecoderState, encoder_out: EncoderOut):
+        """As `_run_sequence`, step by step, with input feeding by `feed`; T at least 1."""
         memory, padding_mask = encoder_out["encoder_out"][0].transpose(0, 1), encoder_out["encoder_padding_mask"][0]
         projected = self.attention.project(memory, padding_mask) if x.size(1) > 1 else None
         recurrent, attended, masks = state
         steps = []
         for t in range(x.size(1)):
-            fed = x[:, t] + self.feed(attended)
+            fed = x[:, t] + feed(attended)
             valid_now, slope = valid_or_none(valid[:, t]), self.slope_progress.slope
             output = self.hm_lstm.step(fed, recurrent, valid_now, slope, recurrent_masks=masks)
             if projected is None:
@@ -126,6 +128,6 @@ class HMLSTMAttentionDecoder(RecurrentDecoder):
         """Let row i of the cache go on from what was row new_order[i], as beam search does."""
         state = self._cached_state(incremental_state)
         if state is not None:
-            attended = None if state.attended is None else state.attended.index_select(0, new_order)
+            recurrent, attended = state.recurrent.reorder(new_order), state.attended.index_select(0, new_order)
             masks = None if state.masks is None else tuple(mask.index_select(0, new_order) for mask in state.masks)
-            self._cache_state(incremental_state, DecoderState(state.recurrent.reorder(new_order), attended, masks))
+            self._cache_state(incremental_state, DecoderState(recurrent, attended, masks))

@@ -74,15 +74,11 @@ class HMLSTMLSTMDecoder(LSTMDecoder):
         query, output = self.attention.input_proj.weight, self.attention.output_proj.weight
         of_memory, of_hidden = output[:, : -self.hidden_size], output[:, -self.hidden_size :]
         memory = linear(encoder_out["encoder_out"][0], torch.cat([query.t(), of_memory])).transpose(0, 1)
-        features, attention = attention_lstm(
-            x,
-            *map(torch.stack, self.initial_state(encoder_out)),
-            *memory.chunk(2, dim=2),
-            encoder_out["encoder_padding_mask"][0],
-            [(cell.weight_ih, cell.weight_hh, cell.bias_ih + cell.bias_hh) for cell in self.layers],
-            of_hidden,
-            self._dropout_masks(x),
-        )
+        h, c = map(torch.stack, self.initial_state(encoder_out))
+        keys, values = memory.chunk(2, dim=2)
+        layers = [(cell.weight_ih, cell.weight_hh, cell.bias_ih + cell.bias_hh) for cell in self.layers]
+        padding_mask, masks = encoder_out["encoder_padding_mask"][0], self._dropout_masks(x)
+        features, attention = attention_lstm(x, h, c, keys, values, padding_mask, layers, of_hidden, masks)
         features = features.transpose(0, 1)
         if hasattr(self, "additional_fc") and self.adaptive_softmax is None:
             features = self.dropout_out_module(linear(features, self.additional_fc.weight, self.additional_fc.bias))

@@ -7,11 +7,12 @@ import dataclasses
 import functools
 import glob
 import os
-from typing import Dict
+from typing import Dict, Type
 
 from fairseq import hub_utils
 from fairseq.dataclass.configs import GenerationConfig
-from fairseq.models import FairseqEncoderDecoderModel
+from fairseq.models import FairseqEncoderDecoderModel, FairseqIncrementalDecoder
+from torch import nn
 
 from ...checkpoints import check_overrides, data_folder, find_checkpoint, load_for_use, settings, split_checkpoints
 from ...options import CheckedOptions, check_config, nearest
@@ -19,6 +20,7 @@ from ..dropout import let_dropout_grow
 from ..embeddings import check_criterion, check_shared_embeddings, load_embedding
 from ..start_files import StartsFromFiles
 from . import scripting
+from .config import HMLSTMEncoderConfig
 from .encoder import HMLSTMEncoder
 from .pretrained import DECODER_PARTS, ENCODER_PARTS, Given, load_pretrained
 
@@ -27,9 +29,9 @@ class TranslationModel(CheckedOptions, StartsFromFiles, FairseqEncoderDecoderMod
     """An HM-LSTM encoder and, by subclass, a decoder, `decoder_class(cfg, dictionary, encoder)`, of `config_class`, and
     what torch.jit.script reads in its place, `scripted_decoder(decoder)`."""
 
-    config_class = None
-    decoder_class = None
-    scripted_decoder = None
+    config_class: Type[HMLSTMEncoderConfig]
+    decoder_class: Type[FairseqIncrementalDecoder]
+    scripted_decoder: Type[nn.Module]
 
     @classmethod
     def build_model(cls, cfg, task):

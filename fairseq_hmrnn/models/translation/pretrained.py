@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
-from typing import Dict, Sequence, Tuple
+from typing import Dict, Sequence, Tuple, Union
 
 import torch
 from fairseq import checkpoint_utils
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...checkpoints import check_finite
+from ..recurrent_decoder import RecurrentDecoder
+from .encoder import HMLSTMEncoder
 
 logger = logging.getLogger(__name__)
 
@@ -21,7 +23,9 @@ SOFTMAX_PARTS = ("output_projection.", "adaptive_softmax.")
 Given = Dict[int, Tuple[str, Tensor]]  # of a parameter, by its id: where its value is from, and the value
 
 
-def load_pretrained(module: nn.Module, path: str, parts: Sequence[str], given: Given) -> None:
+def load_pretrained(
+    module: Union[HMLSTMEncoder, RecurrentDecoder], path: str, parts: Sequence[str], given: Given
+) -> None:
     """Copy the weights under the names `parts` from a checkpoint into an encoder or decoder.
 
     From a translation model an encoder takes the encoder's weights, else, as from a language model, those of its

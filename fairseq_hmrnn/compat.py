@@ -26,6 +26,7 @@ def allow_in_torch() -> None:
     add_safe_globals = getattr(torch.serialization, "add_safe_globals", None)
     if add_safe_globals is None:
         return
+    multiarray: typing.Any = np.core.multiarray  # whose type stub lacks both functions
     numbers = {type(np.dtype(code)) for code in np.typecodes["All"] if np.dtype(code).kind in "biufc"}
     add_safe_globals(
         [
@@ -44,7 +45,8 @@ def allow_in_torch() -> None:
             np.ndarray,
             np.dtype,
             *numbers,
-            *(getattr(np.core.multiarray, name) for name in ("_reconstruct", "scalar")),  # in no type stub
+            multiarray._reconstruct,
+            multiarray.scalar,
             omegaconf.DictConfig,
             omegaconf.ListConfig,
             omegaconf.base.ContainerMetadata,

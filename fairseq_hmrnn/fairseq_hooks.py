@@ -62,9 +62,9 @@ def running_command(name: str) -> Optional[ModuleType]:
 
 def keep_prompt_spaces() -> None:
     """Have fairseq-interactive, if that is what runs, leave the spaces around a prompt alone: here they are text."""
-    interactive = running_command("interactive")
+    interactive: Any = running_command("interactive")
     if interactive is not None:
-        vars(interactive)["buffered_read"] = _read_prompts
+        interactive.buffered_read = _read_prompts
 
 
 def _read_prompts(source: str, buffer_size: int) -> Iterator[List[str]]:

@@ -218,6 +218,8 @@ def top_share(values: Tensor, candidates: Tensor, count: Union[int, Tensor]) -> 
 
     count: an integer, or a tensor of one. It stays on its device: to read it would make the host wait for a GPU.
     """
+    if not candidates.numel():
+        return candidates
     count = candidates.sum().clamp(max=count)
     ranked = values.masked_fill(~candidates, -math.inf).flatten().sort(descending=True)[0]
     last = ranked.gather(0, (count - 1).clamp(min=0).view(1))

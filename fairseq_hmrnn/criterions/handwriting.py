@@ -36,7 +36,9 @@ def _parse_rates(text: str):
     """As of text, but numbers alone."""
     rates = parse_rates(text)
     if any(rate.share is None for rate in rates) or ":" in text:
-        raise ValueError(f"auto and words in boundary-rates require symbols, strokes have numbers alone, not {text!r}")
+        raise ValueError(
+            f"auto, steps: and within: in boundary-rates require symbols, strokes have numbers alone, not {text!r}"
+        )
     return rates
 
 

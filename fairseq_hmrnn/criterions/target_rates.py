@@ -76,12 +76,10 @@ class TargetRates:
     def counted(
         self, trace: BoundaryTrace, layer: int, tokens: Optional[Tensor], following: Optional[Tensor] = None
     ) -> Tensor:
-        """bool (B, T), the valid steps that the rate is a share of. tokens: (B, T), read only where lines matter.
+        """bool (B, T), the valid steps that the rate is a share of. tokens: (B, T); None: strokes, without lines.
         following: (B, T), the symbol after each, if tokens do not end where a text does: a line may end there."""
-        if not self.rates or not self.within_lines[layer]:
+        if tokens is None or not self.rates or not self.within_lines[layer]:
             return trace.valid
-        if tokens is None:
-            raise ValueError("boundary-rates of the steps within lines require symbols: give steps:.2, of all steps")
         return self._within(trace, layer, tokens, following)
 
     def _within(self, trace: BoundaryTrace, layer: int, tokens: Tensor, following: Optional[Tensor]) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..modules import LayerOutput
+from ..modules.hooks import has_hooks
 from ..ops import HMLSTMOutput, HMLSTMState, capturing, is_on_host, make_recordable, valid_or_none
 from ..trace import KEY, BoundaryTrace
 from . import decoding
@@ -74,7 +75,7 @@ class HMLSTMDecoder(RecurrentDecoder):
         valid = tokens.ne(self.padding_idx)
         valid_steps, slope, table = valid_or_none(valid.t()), self.slope_progress.slope, self.input_table
         many = not capturing() and table.size(0) < tokens.numel()
-        by_rows = many and not drops_out(self.dropout_input) and not decoding.has_hooks(self.embed_tokens)
+        by_rows = many and not drops_out(self.dropout_input) and not has_hooks(self.embed_tokens)
         given = table if by_rows else self.embed(tokens).transpose(0, 1)
         rows = tokens.t().long().contiguous() if by_rows else None
         return self.hm_lstm(given, state, valid_steps, slope, tokens=rows, hidden_dtype=hidden_dtype), valid

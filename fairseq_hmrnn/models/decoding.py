@@ -15,9 +15,9 @@ from typing import Callable, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-from torch.nn.modules import module as all_modules
+from torch import Tensor
 
+from ..modules.hooks import has_hooks, run_pre_hooks
 from ..ops import HMLSTMOutput, HMLSTMState, PackedLayers, capturing, valid_or_none
 from ..ops.cpu import kernel, remedy
 from ..ops.cpu.generation import Generated, Generation, OutputParameters, SymbolChoice
@@ -135,7 +135,7 @@ class PackedSteps(Steps):
                 self.terms[rows, index] = F.linear(output.hidden[index].index_select(0, rows), weight)
 
     def reorder(self, order):
-        self.state = self.state.reorder_(order)
+        self.state = self.state.reorder(order)
         self.terms = self.terms.index_select(0, order)
 
 
@@ -166,14 +166,7 @@ class CompiledSteps:
 
     def reorder(self, order: Tensor) -> None:
         """As Steps."""
-        self.reached = self.reached.reorder_(order)
-
-
-def has_hooks(module: nn.Module) -> bool:
-    """Whether a call of the module does more than its `forward`."""
-    of_module = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks)
-    of_all = (all_modules._global_forward_hooks, all_modules._global_forward_pre_hooks)
-    return any((*of_module, *of_all, getattr(module, "_backward_pre_hooks", None)))  # the last since torch 2
+        self.reached = self.reached.reorder(order)
 
 
 def _reads_weights(decoder) -> bool:
@@ -247,6 +240,7 @@ def freeze(decoder):
     if packed.compiled_weights is None or decoder.output_projection is None:  # an adaptive softmax is not compiled
         return PackedWeights(decoder, packed)
     softmax, embedding, dtype = decoder.output_projection, decoder.input_table, packed_dtype(packed)
+    run_pre_hooks(softmax)
     output = [*decoder.layer_output.layer_weights(), softmax.weight, softmax.bias]
     *layers, weight, bias = (tensor.to(dtype) for tensor in output)
     return Generation(
@@ -278,6 +272,9 @@ class FrozenWeights:
 
     def __init__(self):
         self._depth, self._weights = 0, None
+
+    def __reduce__(self):
+        return FrozenWeights, ()  # a copy of the decoder belongs to nobody who says so
 
     @contextlib.contextmanager
     def shared(self):

@@ -8,7 +8,7 @@ from fairseq.models import FairseqIncrementalDecoder
 from fairseq.modules import FairseqDropout
 from torch import Tensor, nn
 
-from ..ops import linear
+from ..modules.hooks import apply_linear
 from .config import UNLIMITED, HMLSTMLanguageModelConfig, build_hm_lstm
 from .embeddings import build_adaptive_softmax, ties_output
 from .fingerprint import DictionaryFingerprint
@@ -70,8 +70,7 @@ class RecurrentDecoder(Recurrent, FairseqIncrementalDecoder):
         """Logits (..., V) of features (..., output_dim); with an adaptive softmax the features."""
         if self.output_projection is None:
             return features
-        weight, bias = self.output_projection.weight, self.output_projection.bias
-        return linear(features, weight, bias, self.hm_lstm.bfloat16_products)
+        return apply_linear(self.output_projection, features, self.hm_lstm.bfloat16_products)
 
     def max_positions(self) -> int:
         return UNLIMITED

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..ops import linear
+from .hooks import run_pre_hooks
 
 
 class ProjectedMemory(NamedTuple):
@@ -42,6 +43,7 @@ class Attention(nn.Module):
     def project(self, memory: Tensor, padding_mask: Tensor) -> ProjectedMemory:
         """The memory with the weights applied to it and no longer to the query: less for many queries of one step, one
         after the other. Arguments as of `forward`."""
+        run_pre_hooks(self.query, self.output)
         size = memory.size(2)
         weights = torch.cat([self.query.weight.t(), self.output.weight[:, :size]])
         keys, values = linear(memory, weights).split([self.query.in_features, self.output.out_features], dim=2)

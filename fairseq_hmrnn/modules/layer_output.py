@@ -45,8 +45,7 @@ class LayerOutput(nn.Module):
         not be computed again where h[l] was copied. See `combine`.
         """
         linears: List[Any] = [self.gates, *self.projections]
-        for linear in linears:
-            run_pre_hooks(linear)
+        run_pre_hooks(*linears)
         weights = [linear.weight for linear in linears[1:]]
         columns = self.gates.weight.split([weight.size(1) for weight in weights], dim=1)
         return tuple(torch.cat([weight, part]) for weight, part in zip(weights, columns))

@@ -28,7 +28,6 @@ class BivariateNormal(Distribution):
 
     arg_constraints = {}
     support = constraints.real_vector
-    has_rsample = False
 
     def __init__(self, mean: Tensor, log_scale: Tensor, slant: Tensor):
         self.mu, self.log_scale, self.slant = mean, log_scale, slant
@@ -74,10 +73,6 @@ class BivariateNormal(Distribution):
     def entropy(self) -> Tensor:
         """log (2 pi e) + log of both standard deviations + log sqrt(1 - rho^2)."""
         return math.log(2 * math.pi * math.e) + self.log_scale.sum(-1) + self._log_narrowing
-
-    def expand(self, batch_shape, _instance=None):
-        shape = torch.Size(batch_shape)
-        return BivariateNormal(self.mu.expand(*shape, 2), self.log_scale.expand(*shape, 2), self.slant.expand(shape))
 
 
 class StepDistribution:

@@ -85,8 +85,7 @@ class Recurrence(torch.autograd.Function):
         tensors, hidden, kept = (list(itertools.islice(parts, count)) for count in ctx.counts)
         needed = ctx.needs_input_grad[1 + count :]
         need_weights = any(needed[2 + 2 * call.num_layers :])
-        with torch.autocast(tensors[count].device.type, enabled=False):  # backward may be called where it is on
-            found = call.backward(tensors, kept or ctx.kept, hidden, grads, needed[0], need_weights)
+        found = call.backward(tensors, kept or ctx.kept, hidden, grads, needed[0], need_weights)
         return (None, *[None] * count, *(grad if need else None for grad, need in zip(found, needed)))
 
 

@@ -60,7 +60,8 @@ def once_differentiable(backward: Callable[..., Any]) -> Callable[..., Any]:
     def once(ctx, *grads):
         refuse_transforms(grads)
         saved = ctx.saved_tensors
-        with torch.no_grad():
+        device = next(tensor.device.type for tensor in saved if tensor is not None)
+        with torch.no_grad(), torch.autocast(device, enabled=False):  # backward may be called where it is on
             found = backward(ctx, saved, *grads)
         if not torch.is_grad_enabled():  # as without create_graph
             return found

@@ -88,10 +88,10 @@ def layer_output(
     """The gated output module, eq. (7) and (8) of ops/README.md: ReLU(sum_l gate_l W_e[l] h[l]), gate_l =
     sigmoid(w_l . [h[1]; ...]).
 
-    hidden: per layer (T, B, H_l). weights: per layer (E + L, H_l), W_e[l] and below it the layer's columns in all
-    gates. changed: (T, B, L) bool, False where h[l] is that of the step before: there its term is not computed again.
-    bfloat16: as in `linear`. hidden has the weights' dtype, or with 16-bit weights float32. Returns (T, B, E) of the
-    weights' dtype, by the panels laid out with B before T.
+    hidden: per layer (..., H_l). weights: per layer (E + L, H_l), W_e[l] and below it the layer's columns in all
+    gates. changed: (T, B, L) bool for hidden (T, B, H_l), False where h[l] is that of the step before: there its term
+    is not computed again. bfloat16: as in `linear`. hidden has the weights' dtype, or with 16-bit weights float32.
+    Returns (..., E) of the weights' dtype; (T, B, E) by the panels is laid out with B before T.
     """
     x, dtype = hidden[0], weights[0].dtype
     wide = _widened(dtype)

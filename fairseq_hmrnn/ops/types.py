@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .capture import capturing
-from .host import is_on_host
 
 GATE_ORDER = ("f", "i", "o", "g", "z")
 NUM_GATES = len(GATE_ORDER) - 1  # those of H rows
@@ -166,22 +165,6 @@ class HMLSTMState(NamedTuple):
         parts = packed.split(sizes, dim=1)
         layers = len(hidden_sizes)
         return cls(parts[:layers], parts[layers:-1], parts[-1])
-
-    def reorder_(self, order: Tensor) -> HMLSTMState:
-        """`reorder` in place: copies only rows that change, within the state's own tensors, which the result shares.
-
-        Most of the time beam search keeps most rows where they are. Not for a state that has a graph. On a GPU
-        finding the rows would make it wait, so there this is `reorder`.
-        """
-        kept = order.numel()
-        if kept > self.batch_size or not is_on_host(order):
-            return self.reorder(order)
-        changed = order.ne(torch.arange(kept)).nonzero().squeeze(1)
-        if changed.numel():
-            source = order[changed]
-            for tensor in (*self.h, *self.c, self.z):
-                tensor.index_copy_(0, changed, tensor.index_select(0, source))
-        return self if kept == self.batch_size else self.apply(lambda tensor: tensor[:kept])
 
     def to(self, *args, **kwargs) -> HMLSTMState:
         """`Tensor.to` of every tensor."""

@@ -244,6 +244,13 @@ def test_steps_are_in_single_precision_or_better(dtype):
     assert {steps.z.dtype, steps.z_tilde.dtype, steps.z_below.dtype} == {wide}
 
 
+@pytest.mark.parametrize("rows, columns", [(0, 9), (4, 0)])
+@pytest.mark.parametrize("name", sorted(REGULARIZERS))
+def test_an_empty_batch_is_no_number_to_fear(name, rows, columns):
+    steps = cut(make_steps(), slice(rows), slice(columns))
+    assert torch.isfinite(torch.as_tensor(REGULARIZERS[name](steps)))
+
+
 @pytest.mark.parametrize("name", sorted(REGULARIZERS))
 def test_a_batch_of_padding_alone_is_no_number_to_fear(name):
     steps = make_steps(0)

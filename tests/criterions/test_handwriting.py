@@ -172,5 +172,5 @@ def test_options_without_meaning_are_refused():
     with pytest.raises(ValueError, match="boundary-rates"):
         HandwritingLikelihood(TASK, False, "", "uncertainty")
     for rates in ("auto,.1", ".3,steps:.1"):
-        with pytest.raises(ValueError, match="auto and words in boundary-rates require symbols"):
+        with pytest.raises(ValueError, match="auto, steps: and within: in boundary-rates require symbols"):
             HandwritingLikelihood(TASK, False, rates, "rate+uncertainty,rate")

@@ -1,15 +1,17 @@
 """Single steps of generation: packed weights, table, skipped output terms; against the full forward pass."""
 
 import copy
+import pickle
 
 import pytest
 import torch
 from kernel_paths import PATHS
 from pairs import same_bits
 from small_language_model import PAD, make, tokens
+from torch.nn.utils import prune
 
 from fairseq_hmrnn.models import decoding
-from fairseq_hmrnn.ops import HMLSTMState, cpu
+from fairseq_hmrnn.ops import cpu
 
 
 def steps(model, x, state=None):
@@ -65,13 +67,34 @@ def test_reordering_in_place_shrinking_and_growing(order):
     torch.testing.assert_close(torch.cat(rest, 1), model(x[order])[0][:, 6:], rtol=0, atol=1e-12)
 
 
-def test_a_state_is_reordered_within_its_own_tensors():
-    state = HMLSTMState((torch.randn(4, 3),), (torch.randn(4, 3),), torch.rand(4, 1))
-    order = torch.tensor([0, 3, 2])
-    expected, pointer = state.reorder(order), state.h[0].data_ptr()
-    found = state.reorder_(order)
-    assert found.h[0].data_ptr() == pointer
-    assert same_bits((*found.h, *found.c, found.z), (*expected.h, *expected.c, expected.z))
+@pytest.mark.parametrize("path", PATHS)
+def test_reordering_leaves_the_first_state_as_it_was(monkeypatch, path):
+    monkeypatch.setattr(cpu.kernel, "DEFAULT_PATH", path)
+    decoder = make().decoder
+    state = decoder.hm_lstm.zero_state(2).apply(torch.rand_like)
+    before = state.apply(torch.clone)
+    with torch.no_grad():
+        decoder.begin_generation(2, state).reorder(torch.tensor([1, 1]))
+    assert same_bits((*state.h, *state.c, state.z), (*before.h, *before.c, before.z))
+
+
+def test_symbols_of_32_bits_are_generated_with():
+    model, x = make(), tokens(2, 3)
+    assert same_bits(steps(model, x.int())[0], steps(model, x)[0])
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_generation_reads_pruned_weights_as_they_are_now(monkeypatch, path):
+    monkeypatch.setattr(cpu.kernel, "DEFAULT_PATH", path)
+    model, other, x = make(), make(boundary="step"), tokens(2, 5)
+    for each in (model, other):
+        prune.random_unstructured(each.decoder.output_projection, "weight", amount=0.5)
+    with torch.no_grad():
+        other.decoder.output_projection.weight_orig.mul_(1.5)
+    model.load_state_dict(other.state_dict())
+    expected = other(x)[0]
+    torch.testing.assert_close(steps(model, x)[0], expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(model(x)[0], expected, rtol=0, atol=1e-12)
 
 
 def test_every_generation_reads_the_weights_as_they_are_when_it_starts():
@@ -110,6 +133,19 @@ def test_weights_are_shared_where_their_owner_says_that_they_stay(monkeypatch, p
         model.decoder.output_projection.weight.mul_(2)
         assert frozen.of(model.decoder) is not shared
     torch.testing.assert_close(steps(model, x)[0], model(x)[0], rtol=0, atol=1e-12)
+
+
+def test_a_copy_shares_no_weights_with_anybody():
+    """Made while its original's weights stay, as within a search."""
+    model, x = make(), tokens(2, 5)
+    with torch.no_grad(), model.decoder.frozen_weights.shared():
+        steps(model, x)
+        copies = [copy.deepcopy(model), pickle.loads(pickle.dumps(model))]
+    for other in copies:
+        steps(other, x)
+        with torch.no_grad():
+            other.decoder.output_projection.weight.mul_(2)
+        torch.testing.assert_close(steps(other, x)[0], other(x)[0], rtol=0, atol=1e-12)
 
 
 def test_where_packed_steps_cannot_run(monkeypatch):

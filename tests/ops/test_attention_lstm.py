@@ -111,3 +111,15 @@ def test_hooks_on_saved_tensors_see_all_that_the_backward_pass_reads():
         attended, _ = attention_lstm(*arguments)
     for gradient in grad(attended.sum(), tensors_of([*arguments, masks])):
         assert not gradient.any()
+
+
+def test_a_backward_pass_under_autocast_is_that_without():
+    *tensors, padding_mask, weights, output, masks = problem(2)
+    tensors = [tensor.float() for tensor in tensors]  # autocast leaves float64 alone
+    weights = [tuple(tensor.float() for tensor in layer) for layer in weights]
+    arguments = *tensors, padding_mask, weights, output.float(), tuple(mask.float() for mask in masks)
+    tensors = tensors_of(arguments)
+    found = attention_lstm(*arguments)[0].sum()
+    expected = grad(found, tensors, retain_graph=True)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert all(map(torch.equal, grad(found, tensors), expected))

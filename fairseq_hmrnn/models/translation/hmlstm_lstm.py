@@ -9,6 +9,7 @@ from fairseq.models import register_model
 from fairseq.models.lstm import LSTMDecoder
 from torch import Tensor
 
+from ...modules.hooks import apply_linear, run_pre_hooks
 from ...ops import attention_lstm, autocast_is_on, capturing, has_many_rows, linear
 from ..architectures import register_architectures
 from ..dropout import drops_out
@@ -70,6 +71,7 @@ class HMLSTMLSTMDecoder(LSTMDecoder):
     def _run_sequence(self, prev_output_tokens: Tensor, encoder_out) -> Tuple[Tensor, Optional[Tensor]]:
         """As fairseq's `extract_features` without a cache, the memory projected once and not the query at every step:
         features (B, T, .), and in evaluation attention (B, T, M)."""
+        run_pre_hooks(self.attention.input_proj, self.attention.output_proj, *self.layers)
         x = self.dropout_in_module(self.embed_tokens(prev_output_tokens)).transpose(0, 1)
         query, output = self.attention.input_proj.weight, self.attention.output_proj.weight
         of_memory, of_hidden = output[:, : -self.hidden_size], output[:, -self.hidden_size :]
@@ -81,7 +83,7 @@ class HMLSTMLSTMDecoder(LSTMDecoder):
         features, attention = attention_lstm(x, h, c, keys, values, padding_mask, layers, of_hidden, masks)
         features = features.transpose(0, 1)
         if hasattr(self, "additional_fc") and self.adaptive_softmax is None:
-            features = self.dropout_out_module(linear(features, self.additional_fc.weight, self.additional_fc.bias))
+            features = self.dropout_out_module(apply_linear(self.additional_fc, features))
         return features, attention.transpose(0, 1) if self.need_attn and not self.training else None
 
     def _dropout_masks(self, x: Tensor) -> Optional[Tuple[Tensor, Tensor]]:
@@ -97,7 +99,7 @@ class HMLSTMLSTMDecoder(LSTMDecoder):
             return super().output_layer(features)
         if self.share_input_output_embed:
             return linear(features, self.embed_tokens.weight)
-        return linear(features, self.fc_out.weight, self.fc_out.bias)
+        return apply_linear(self.fc_out, features)
 
 
 @register_model("hmlstm_lstm", dataclass=HMLSTMLSTMConfig)

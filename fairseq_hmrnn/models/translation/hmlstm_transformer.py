@@ -7,7 +7,8 @@ from fairseq.models.transformer import Embedding, TransformerConfig, Transformer
 from fairseq.models.transformer.transformer_config import DecoderConfig, EncDecBaseConfig
 from torch import Tensor
 
-from ...ops import has_many_rows, linear
+from ...modules.hooks import apply_linear
+from ...ops import has_many_rows
 from ..architectures import register_architectures
 from ..embeddings import make_differentiable, parse_cutoffs, ties_output
 from ..fingerprint import DictionaryFingerprint
@@ -55,7 +56,7 @@ class HMLSTMTransformerDecoder(TransformerDecoderBase):
         """Logits of features (B, T, decoder_embed_dim); with an adaptive softmax the features."""
         if self.adaptive_softmax is not None or not has_many_rows(features):
             return super().output_layer(features)
-        return linear(features, self.output_projection.weight, self.output_projection.bias)
+        return apply_linear(self.output_projection, features)
 
 
 @register_model("hmlstm_transformer", dataclass=HMLSTMTransformerConfig)

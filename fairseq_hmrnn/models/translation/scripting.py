@@ -18,8 +18,7 @@ from fairseq.models import lstm as fairseq_lstm
 from torch import Tensor, nn
 
 from ...modules import HMLSTM
-from ...ops import HMLSTMState
-from ...ops.reference import hm_lstm_reference
+from ...ops import HMLSTMState, hm_lstm, state_dtype
 from .encoder import attention_over_source, keep_segments, mean_segments
 
 Extra = Dict[str, List[Tensor]]
@@ -35,7 +34,8 @@ class _Step(nn.Module):
 
     def forward(self, x: Tensor, state: Tensor, valid: Tensor) -> Tuple[Tensor, Tensor, Tensor, Tensor]:
         before = HMLSTMState.unpack(state, self.recurrence.hidden_sizes)
-        output = hm_lstm_reference(x.unsqueeze(0), self.recurrence.layers(), before, self.options, valid.unsqueeze(0))
+        layers = self.recurrence.layers()
+        output = hm_lstm(x.unsqueeze(0), layers, before, self.options, valid.unsqueeze(0), backend="reference")
         hidden = torch.cat(output.hidden, dim=2).squeeze(0)
         return hidden, output.boundaries[0], output.boundary_probs[0], output.state.pack()
 
@@ -67,7 +67,8 @@ def trace_step(recurrence: HMLSTM, slope: float) -> torch.jit.ScriptModule:
     """A `_Step`, recorded for batches of any size."""
     like = recurrence.bias[0].detach()
     columns = 2 * sum(recurrence.hidden_sizes) + recurrence.num_layers
-    example = like.new_zeros(2, recurrence.input_size), like.new_zeros(2, columns), like.new_ones(2).bool()
+    state = like.new_zeros(2, columns, dtype=state_dtype(like.dtype))
+    example = like.new_zeros(2, recurrence.input_size), state, like.new_ones(2).bool()
     return _trace(_Step(recurrence, slope), *example)
 
 
@@ -109,6 +110,7 @@ class Encoder(nn.Module):
         self.dropout_input, self.dropout_memory = encoder.dropout_input, encoder.dropout_memory
         self.directions = nn.ModuleList([Recurrence(recurrence, slope) for recurrence in directions])
         self.state_size, self.hidden_size = 2 * sum(sizes) + len(sizes), sum(sizes)
+        self.state_dtype = state_dtype(encoder.embed_tokens.weight.dtype)
         self.keeps_segments, self.means_segments = (encoder.memory_kind == kind for kind in ("segments", "means"))
         self.memory_layer = encoder.memory_layer or 0
         self.layer_output: nn.Module = nn.Identity()
@@ -127,7 +129,7 @@ class Encoder(nn.Module):
         """
         valid = src_tokens.ne(self.padding_idx)
         x = self.dropout_input(self.embed_tokens(src_tokens)).transpose(0, 1)
-        state, steps = x.new_zeros(x.size(1), self.state_size), valid.t()
+        state, steps = torch.zeros(x.size(1), self.state_size, dtype=self.state_dtype, device=x.device), valid.t()
         hidden: List[Tensor] = []
         final: List[Tensor] = []
         boundaries: List[Tensor] = []
@@ -140,7 +142,7 @@ class Encoder(nn.Module):
             here = z[:, :, self.memory_layer] > 0.5
             hidden.append(h.flip(0) if index == 1 else h)
             closed = closed | (here.flip(0) if index == 1 else here)
-            final.append(reached[:, : self.hidden_size])
+            final.append(reached[:, : self.hidden_size].to(h.dtype))
             boundaries.append(z.transpose(0, 1))
             probs.append(z_tilde.transpose(0, 1))
         memory = self.dropout_memory(self.layer_output(torch.cat(hidden, dim=2)))
@@ -200,6 +202,7 @@ class AttentionDecoder(nn.Module):
         self.num_layers, self.output_size = decoder.hm_lstm.num_layers, decoder.attention.output.out_features
         self.feed: nn.Module = nn.Identity() if decoder.feed is None else decoder.feed
         self.feeds = decoder.feed is not None
+        self.state_dtype = state_dtype(weight.dtype)
         self.output: nn.Module = nn.Identity() if decoder.output_projection is None else decoder.output_projection
 
     def forward(
@@ -216,7 +219,7 @@ class AttentionDecoder(nn.Module):
         search that reorders its hypotheses selects rows of both.
         """
         h, c = self.first_state(encoder_out["final_hidden"][0])
-        state = torch.cat([h, c, h.new_zeros(h.size(0), self.num_layers)], dim=1)
+        state = torch.cat([h, c, h.new_zeros(h.size(0), self.num_layers)], dim=1).to(self.state_dtype)
         attended = h.new_zeros(h.size(0), self.output_size)
         if incremental_state is not None:
             prev_output_tokens = prev_output_tokens[:, -1:]

@@ -43,10 +43,10 @@ class GenerationState(NamedTuple):
     terms: Tensor
     copy_u: Tensor
 
-    def reorder_(self, order: Tensor) -> GenerationState:
-        """Row i goes on from what was row order[i]; see HMLSTMState.reorder_."""
+    def reorder(self, order: Tensor) -> GenerationState:
+        """Row i goes on from what was row order[i]."""
         rest = self.terms.index_select(0, order), self.copy_u.index_select(0, order)
-        return GenerationState(self.state.reorder_(order).apply(Tensor.contiguous), *rest)
+        return GenerationState(self.state.reorder(order), *rest)
 
 
 class SymbolChoice(NamedTuple):
@@ -128,7 +128,7 @@ class Generation:
     def run(self, reached: GenerationState, tokens: Tensor) -> Generated:
         """Read tokens (T, B). ValueError for another batch than was begun with."""
         _check_batch(reached, tokens)
-        return Generated(*self.compiled.run(*_flat(reached), tokens.contiguous(), tokens.size(0)))
+        return Generated(*self.compiled.run(*_flat(reached), tokens.long().contiguous(), tokens.size(0)))
 
     def sample(self, reached: GenerationState, tokens: Tensor, choices: int, choice: SymbolChoice) -> Generated:
         """Read tokens (T', B), at least one step of them, and what is chosen after them. The last choice is not read
@@ -140,7 +140,7 @@ class Generation:
         if choice.never.numel() != self.output.weight.size(0):
             raise ValueError(f"never has {choice.never.numel()} symbols, the model {self.output.weight.size(0)}")
         given = tokens.size(0)
-        tokens = F.pad(tokens, (0, 0, 0, choices - 1)).contiguous()
+        tokens = F.pad(tokens.long(), (0, 0, 0, choices - 1)).contiguous()
         noise = None if choice.noise is None else choice.noise.contiguous()
         found = Generated(*self.compiled.sample(*_flat(reached), tokens, given, *choice[:-1], noise))
         check_numbers(found.logits)

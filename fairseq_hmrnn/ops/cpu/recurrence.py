@@ -44,7 +44,7 @@ def hm_lstm_cpu(
     if path == "compiled" and options.bfloat16_products and x.dtype != torch.float32:
         raise ValueError(f"bfloat16_products rounds float32 tensors, x is {x.dtype}: module.float(), or switch it off")
     if tokens is not None and (path == "python" or tokens.size(0) == 0):
-        x, tokens = torch.nn.functional.embedding(tokens, x), None
+        x, tokens = F.embedding(tokens, x), None
     if tokens is None and x.size(0) == 0:
         return HMLSTMOutput.empty(x, state)
     if path == "python":
@@ -110,7 +110,6 @@ class PackedLayers:
         state: HMLSTMState,
         options: RecurrenceOptions,
         valid: Optional[Tensor] = None,
-        noise: Optional[Tensor] = None,
         projected: bool = False,
         tokens: Optional[Tensor] = None,
     ) -> HMLSTMOutput:
@@ -121,20 +120,20 @@ class PackedLayers:
         if autocast_is_on(x):
             x = x.to(self.layers[0].weight_recurrent.dtype)
             with torch.autocast("cpu", enabled=False):
-                return self(x, state, options, valid, noise, projected, tokens)
+                return self(x, state, options, valid, projected, tokens)
         options = options._replace(bfloat16_products=self.bfloat16)
-        check_options(options, noise)
+        check_options(options, None)
         check_detectors(self.layers, options)
-        check_tensors(x, self.layers, state, valid, noise, None, tokens, projected)
+        check_tensors(x, self.layers, state, valid, None, None, tokens, projected)
         if tokens is not None and (not (self._compiled and tokens.size(0)) or self._copies(x, tokens, projected)):
-            x, tokens = torch.nn.functional.embedding(tokens, x), None
+            x, tokens = F.embedding(tokens, x), None
         if tokens is None and x.size(0) == 0:
             return HMLSTMOutput.empty(x, state)
         x, state = x.contiguous(), state.apply(Tensor.contiguous)
-        valid, noise, tokens = (None if t is None else t.contiguous() for t in (valid, noise, tokens))
+        valid, tokens = (None if t is None else t.contiguous() for t in (valid, tokens))
         if not self._compiled:
-            return self._run_python(x, state, options, valid, noise, projected)
-        inputs = _inputs(x, self._weights, state, tokens, valid, noise, None, options, True)
+            return self._run_python(x, state, options, valid, projected)
+        inputs = _inputs(x, self._weights, state, tokens, valid, None, None, options, True)
         product = x if projected else None
         hidden, h, c, *emitted, _ = kernel.compiled.forward(inputs, False, product, self._packed)
         return flat_output((*hidden, *h, *c, *emitted), len(self.layers))
@@ -146,8 +145,8 @@ class PackedLayers:
         return projected and (first.layer_norm or first.detector_units > 0) and tokens.numel() < table.size(0)
 
     @torch.no_grad()
-    def _run_python(self, x, state, options, valid, noise, projected) -> HMLSTMOutput:
-        inputs = python.Inputs(x, tuple(self.layers), state, valid, noise, None, options, True)
+    def _run_python(self, x, state, options, valid, projected) -> HMLSTMOutput:
+        inputs = python.Inputs(x, tuple(self.layers), state, valid, None, None, options, True)
         return flat_output(python.forward(inputs, False, self._packed, projected)[0], len(self.layers))
 
 
@@ -193,7 +192,7 @@ class _CompiledCall(Call):
     def _differentiate_detectors(self, tensors, hidden, du, z_before, dweights):
         """Fill in the gradients of the detectors' hidden layers. du: (L, T, B), z_before: (T+1, L, B)."""
         x, weights, state, tokens, valid, _, masks = self.split(tensors)
-        x = without_padding(x if tokens is None else torch.nn.functional.embedding(tokens, x), valid)
+        x = without_padding(x if tokens is None else F.embedding(tokens, x), valid)
         z_before = z_before.transpose(1, 2)
         for index, layer in enumerate(map(LayerParameters._make, weights)):
             if layer.detector_hidden is None:

@@ -1,5 +1,6 @@
 """torch.jit.script of the translation models."""
 
+import copy
 from types import SimpleNamespace
 from typing import Dict, List, Optional
 
@@ -55,6 +56,20 @@ def test_scripts_are_the_model(name, memory, bidirectional, tmp_path):
             torch.testing.assert_close(told["attn"][0], extra["attn"][0], **close)
     stepping = torch.jit.script(StepByStep(model))
     torch.testing.assert_close(stepping(x, y), logits, **close)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("name", ["hmlstm", "hmlstm_unfed"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_scripts_of_16_bits_keep_their_state_in_32(name, dtype):
+    model = make(name, boundary="soft").to(dtype)
+    x, y, lengths = tokens(3, 60), tokens(3, 40, TARGET), torch.full((3,), 60)
+    logits, extra = model(x, lengths, y)
+    found, told = torch.jit.script(model)(x, lengths, y, None)
+    exact, of_exact = copy.deepcopy(model).double()(x, lengths, y)
+    boundaries = told["boundaries"][0], extra["trace"].boundaries, of_exact["trace"].boundaries
+    for scripted, models, expected in ((found, logits, exact), boundaries):
+        assert (scripted - expected).abs().mean() < 1.2 * (models - expected).abs().mean()
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

@@ -4,6 +4,7 @@ import pytest
 import torch
 from pairs import pairs
 from small_translation import MEMORIES, MODELS, PAD, TARGET, build_plain, dictionary_of, make, tokens
+from torch.nn.utils import prune
 
 from fairseq_hmrnn.inference.reader import Reader
 from fairseq_hmrnn.models.decoding import generate_in
@@ -364,3 +365,31 @@ def test_what_is_of_language_models_is_refused(name):
     with pytest.raises(ValueError, match="require an HM-LSTM language model"):
         Reader(model.decoder, TARGET.eos())
     assert not hasattr(model.decoder, "begin_generation")
+
+
+PRUNED = {
+    "hmlstm": ["attention.query", "attention.output", "feed", "output_projection"],
+    "hmlstm_unfed": ["attention.query", "attention.output", "output_projection"],
+    "hmlstm_lstm": ["attention.input_proj", "attention.output_proj", "layers.0", "fc_out"],
+    "hmlstm_transformer": ["output_projection"],
+}
+
+
+@pytest.mark.parametrize("rows", [2, 40])  # few are multiplied by torch, many by the panels
+@pytest.mark.parametrize("name", MODELS)
+def test_pruned_layers_are_trained_and_stay_pruned(name, rows):
+    """torch.nn.utils.prune makes a weight in a hook before every call of its module."""
+    model, x, y = make(name), tokens(rows, 5), tokens(rows, 3, TARGET)
+    lengths = torch.full((rows,), 5)
+    for part in PRUNED[name]:
+        module = model.decoder.get_submodule(part)
+        prune.random_unstructured(module, "weight_ih" if part == "layers.0" else "weight", amount=0.5)
+    for _ in range(2):
+        model(x, lengths, y)[0].sum().backward()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter -= 0.1 * parameter.sign()
+    found = model(x, lengths, y)[0]
+    for part in PRUNED[name]:
+        prune.remove(model.decoder.get_submodule(part), "weight_ih" if part == "layers.0" else "weight")
+    torch.testing.assert_close(found, model(x, lengths, y)[0], rtol=0, atol=1e-6)

@@ -133,7 +133,7 @@ def test_rows_can_be_reordered_dropped_and_doubled():
     history = torch.empty(0, 4, dtype=torch.long)
     for t, row in enumerate(tokens):
         order = torch.randint(rows.numel(), (3 + t % 4,), generator=random)
-        reached, rows = reached.reorder_(order), rows[order]
+        reached, rows = reached.reorder(order), rows[order]
         history = torch.cat([history[:, order], row[None, : order.numel()]])
         found = case.generation.run(reached, history[-1:])
         start = case.state.reorder(rows)

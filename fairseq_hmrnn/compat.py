@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import argparse
 import collections
-import contextlib
-import functools
 import typing
-from typing import Iterator, Optional, Set, Tuple
+from typing import Optional, Set, Tuple
 
 import numpy as np
 import omegaconf
@@ -66,19 +64,6 @@ def safe_globals() -> Set[Tuple[str, str]]:
         name = thing[1] if isinstance(thing, tuple) else f"{thing.__module__}.{getattr(thing, '__qualname__', thing)}"
         found.add(tuple(name.rsplit(".", 1)))
     return found
-
-
-@contextlib.contextmanager
-def loading_data_only() -> Iterator[None]:
-    """`torch.load` loads data only, as it does by default from torch 2.6 on. Before 2.4 it has no list of what else
-    than tensors is data; `checkpoints.check_checkpoint` is all there is."""
-    load = torch.load
-    if hasattr(torch.serialization, "add_safe_globals"):
-        torch.load = functools.partial(load, weights_only=True)
-    try:
-        yield
-    finally:
-        torch.load = load
 
 
 def record_offset(reader, name: str) -> Optional[int]:

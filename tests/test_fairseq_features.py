@@ -12,11 +12,12 @@ import torch
 from command_results import base2_loss, checkpoint, lines_of, same, values
 from fairseq import checkpoint_utils
 from running import ROOT, run, run_groups
-from small_texts import write_pairs
+from small_texts import dictionary_of, write_pairs
 from small_training import TASK, TRAIN
 
 from fairseq_hmrnn.cli.main import run as run_here
 from fairseq_hmrnn.models import HMLSTMLanguageModel, HMLSTMModel
+from fairseq_hmrnn.models.fingerprint import DictionaryFingerprint
 from fairseq_hmrnn.tasks.hmlstm_language_modeling import HMLSTMLanguageModelingConfig, HMLSTMLanguageModelingTask
 
 COMMON = ["--user-dir", "fairseq_hmrnn", "--optimizer", "adam", "--lr", "0.01", "--clip-norm", "1", "--cpu"]
@@ -179,10 +180,15 @@ def test_a_language_model_joins_the_search_with_the_dictionary_of_its_checkpoint
     )
     assert len(alone) == len(fused) == 13 and all(alone[number] != fused[number] for number in alone)
     state = checkpoint(models / "words")
-    state["task_state"]["dictionary"][0][0] = "other"
+    entries = state["task_state"]["dictionary"]
+    entries[:2] = entries[1::-1]  # of equal size, as a model of the source language can be
+    swapped = DictionaryFingerprint(dictionary_of([symbol for symbol, _ in entries]))
+    state["model"]["decoder.dictionary_fingerprint.fingerprint"] = swapped.fingerprint
     torch.save(state, tmp_path / "other.pt")
-    with pytest.raises(ValueError, match="the language model's dictionary is not among .*--srcdict"):
-        checkpoint_utils.load_model_ensemble([str(tmp_path / "other.pt")], {"data": str(pairs / "bin")})  # as generate
+    command = ["--user-dir", "fairseq_hmrnn", "--task", "translation", "--gen-subset", "test", "--cpu", "--path"]
+    command += [models / "translator" / "checkpoint_last.pt", "--lm-path", tmp_path / "other.pt"]
+    output = run("fairseq-generate", pairs / "bin", *command, check=False).stdout
+    assert "of --lm-path is not that of the target language" in output.splitlines()[-1]
     del state["task_state"]["dictionary"]
     torch.save(state, tmp_path / "none.pt")
     with pytest.raises(FileNotFoundError, match="does not carry its dictionary: copy its dict.txt"):

@@ -11,7 +11,6 @@ from typing import Any, Callable, Dict, Iterator, Optional, Tuple
 
 from fairseq import checkpoint_utils
 
-from .. import compat
 from ..fairseq_hooks import is_of_this_package
 from ..resumption import hand_over_loss
 from .archive import EARLIER, UnsafeCheckpointError, check_checkpoint
@@ -83,7 +82,7 @@ def load_checked_files(load: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(load)
     def load_checked(path, arg_overrides=None, *args, **kwargs):
         check_structure(path, check_checkpoint(path))
-        with naming(path), compat.loading_data_only():
+        with naming(path):
             checkpoint = load(path, arg_overrides, *args, **kwargs)
             hand_over_loss(checkpoint)
             check, needed = _asked.get(), _needed.get()
@@ -125,8 +124,7 @@ def load_average(load: Callable[..., Any]) -> Callable[..., Any]:
     def load_ema(path):
         check_checkpoint(path)
         try:
-            with compat.loading_data_only():
-                return load(path)
+            return load(path)
         except KeyError as error:
             raise ValueError(f"{path} has no moving average: give one of a training with --store-ema") from error
 

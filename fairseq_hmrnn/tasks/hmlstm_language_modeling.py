@@ -15,7 +15,7 @@ from torch import Tensor
 from ..checkpoints import is_dictionary, is_loading_model
 from ..data.characters import CharacterCodec, CharacterDictionary, is_character_dictionary
 from ..data.dictionaries import read_dictionary
-from ..data.folders import DICTIONARY, how_to_prepare, matching
+from ..data.folders import DICTIONARY, how_to_prepare
 from ..data.output_dictionary import OutputDictionary
 from ..fairseq_hooks import keep_prompt_spaces
 from ..inference.reader import output_symbols
@@ -95,9 +95,8 @@ class HMLSTMLanguageModelingTask(TaskMixin, StatefulLanguageModelingTask):
         return {**super().state_dict(), "dictionary": entries}
 
     def load_state_dict(self, state_dict):
-        """Load a checkpoint's state, the dictionary too, if there was none in the data folder. ValueError if that
-        folder is one of translation data and this is no dictionary of it; FileNotFoundError if the checkpoint has none
-        either."""
+        """Load a checkpoint's state, the dictionary too, if there was none in the data folder; FileNotFoundError if the
+        checkpoint has none either."""
         super().load_state_dict(state_dict)
         if self.dictionary is not None:
             return
@@ -107,12 +106,6 @@ class HMLSTMLanguageModelingTask(TaskMixin, StatefulLanguageModelingTask):
                 f"the language model's checkpoint does not carry its dictionary: copy its dict.txt to {folder}"
             )
         self.dictionary, self.output_dictionary = self.setup_dictionary(self.args, state_dict)
-        others = matching(folder, "dict.*.txt")
-        if others and not any(read_dictionary(Dictionary, path).symbols == self.dictionary.symbols for path in others):
-            raise ValueError(
-                f"the language model's dictionary is not among {', '.join(others)}: train it on text prepared with "
-                "fairseq-preprocess --only-source --srcdict and the dictionary of the target language"
-            )
 
     @property
     def has_characters(self) -> bool:

@@ -15,7 +15,11 @@ from ..data.folders import matching
 from .errors import UserError
 from .recipe import PACKAGE
 
-FOUND = re.compile(r"Evaluated [0-9,]+ tokens|Loss \(base 2\): [0-9.]*")
+# What a language model's score is made of, by names for messages.
+OF_LANGUAGE_MODEL = {
+    "number of tokens": re.compile(r"Evaluated [0-9,]+ tokens"),
+    "loss": re.compile(r"Loss \(base 2\): [^,\s]+"),
+}
 LOG_LIKELIHOOD = re.compile(r"\| log_likelihood (\S+)")
 TEST_SPLITS = ("test.idx", "test.*.idx", "test.npz")  # of text, of two languages, of handwriting
 # As -m runs a module, but nothing in the current folder, such as a fairseq.py, is taken for a package.
@@ -74,8 +78,9 @@ def _of_training(task: str, path: str) -> List[str]:
 
 def _score_language_model(common: List[str], data: str, save_dir: str) -> None:
     options = ["--gen-subset", "test"]
-    printed = _run("fairseq_cli.eval_lm", [*common, *options], os.path.join(save_dir, "eval.log"))
-    print("\n".join(FOUND.findall(printed)))
+    log = os.path.join(save_dir, "eval.log")
+    printed = _run("fairseq_cli.eval_lm", [*common, *options], log)
+    print("\n".join(_last(pattern.findall(printed), what, log) for what, pattern in OF_LANGUAGE_MODEL.items()))
 
 
 def _score_translation(common: List[str], data: str, save_dir: str) -> None:

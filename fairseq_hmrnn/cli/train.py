@@ -140,7 +140,10 @@ class Training(NamedTuple):
 def _check(args: argparse.Namespace) -> bool:
     """Whether WHAT is a recipe; UserError if it is no folder either, and if DATA is missing or superfluous."""
     what = args.what
+    recipes = f"nor a recipe of that name: recipes are {', '.join(RECIPES)}"
     if is_recipe(what):
+        if what not in RECIPES and not os.path.exists(what):
+            raise UserError(f"there is no file {what}, {recipes}")
         for name, remedy in GIVEN_BEFORE.items():
             if any(setting.lstrip("+").startswith(f"{name}=") for setting in args.passed_on):
                 raise UserError(f"give the folder of {remedy}, before --")
@@ -151,9 +154,10 @@ def _check(args: argparse.Namespace) -> bool:
         _refuse(args.passed_on, OF_FAIRSEQ_TRAIN, "with a recipe it is written as in optimization.max_update=100")
         return True
     if os.path.isfile(what):
-        raise UserError(f"{what} is a file: prepare it first: fairseq-hmrnn prepare text {what} --dest DIR")
+        how = f"fairseq-hmrnn prepare text {shlex.quote(what)} --dest DIR"
+        raise UserError(f"{what} is a file: prepare it first: {how}")
     if not os.path.isdir(what):
-        raise UserError(f"there is no folder {what}, nor a recipe of that name: recipes are {', '.join(RECIPES)}")
+        raise UserError(f"there is no folder {what}, {recipes}")
     if args.data in RECIPES:
         raise UserError(f"the recipe goes first: fairseq-hmrnn train {args.data} {shlex.quote(what)}")
     if args.data is not None:

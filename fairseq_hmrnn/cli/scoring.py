@@ -6,12 +6,13 @@ import os
 import re
 import subprocess
 import sys
-from typing import Any, List
+from typing import List
 
 from fairseq import checkpoint_utils
 
 from ..checkpoints import find_checkpoint, settings
 from ..data.folders import matching
+from .as_option import as_option
 from .errors import UserError
 from .recipe import PACKAGE
 
@@ -70,9 +71,7 @@ def _of_training(task: str, path: str) -> List[str]:
         names += OF_WINDOWS
     trained = settings(state).task
     for name in names:
-        value: Any = getattr(trained, name, None)
-        if value is not None and value is not False:
-            found += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
+        found += as_option(name, getattr(trained, name, None))
     return found
 
 

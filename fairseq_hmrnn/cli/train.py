@@ -42,7 +42,7 @@ from .given import Given
 from .named_files import make_absolute
 from .prepare import KINDS
 from .processes import rank
-from .recipe import RECIPES, check_folder, is_recipe, load_recipe, recipe_stem, write_recipe
+from .recipe import RECIPES, is_recipe, load_recipe, recipe_stem, with_folders, write_recipe
 from .settings import check_recipe, settle, standing_alone
 
 LANGUAGE_MODELING, HANDWRITING = "hmlstm_language_modeling", "hmlstm_handwriting"
@@ -191,9 +191,8 @@ def _by_recipe(args: argparse.Namespace, data: str, save_dir: str) -> Training:
         raise UserError(f"no {data}/{PREPARED[task]}: {how}")
     folder, stem = os.path.join(save_dir, "recipe"), recipe_stem(args.what)
     common: Dict[str, Any] = {} if has_gpu() else {"cpu": True}
-    for name in (data, save_dir):
-        check_folder(name)
-    write = functools.partial(write_recipe, recipe, data, save_dir, os.path.join(folder, f"{stem}.yaml"), **common)
+    placed = with_folders(recipe, data, save_dir, **common)
+    write = functools.partial(write_recipe, placed, os.path.join(folder, f"{stem}.yaml"))
     return Training("fairseq-hydra-train", ["--config-dir", folder, "--config-name", stem, *settings], task, write)
 
 

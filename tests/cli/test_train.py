@@ -16,7 +16,7 @@ from running import run
 
 from fairseq_hmrnn.checkpoints import UnsafeCheckpointError, check_checkpoint
 from fairseq_hmrnn.cli import fairseq_command, recipe, scoring, train
-from fairseq_hmrnn.cli.arguments import Parser
+from fairseq_hmrnn.cli.arguments import Parser, split_rest
 from fairseq_hmrnn.cli.errors import UserError
 from fairseq_hmrnn.cli.named_files import make_absolute
 from fairseq_hmrnn.cli.prepare import destination
@@ -44,6 +44,7 @@ NO_RECIPE = f"nor a recipe of that name: recipes are {', '.join(recipe.RECIPES)}
         (["{data}/dict.txt"], "is a file: prepare it first: fairseq-hmrnn prepare text {data}/dict.txt --dest DIR"),
         (["{tmp}/my text"], "prepare it first: fairseq-hmrnn prepare text '{tmp}/my text' --dest DIR"),
         (["{data}", "--save-dir", "{tmp}/a:b"], "a list of folders"),
+        (["character_lm", "{data}", "--save-dir", "{tmp}/a:b"], "a list of folders"),
         (["{tmp}/task.yaml", "{data}"], "task.yaml is not a recipe: it has no section task"),
         (["{data}", "--save-dir", "{data}/dict.txt/save"], "dict.txt cannot be written to (Not a directory)"),
         (["{data}", "--save-dir", "a", "--", "--save-dir", "b"], "--save-dir is given before and after --"),
@@ -65,10 +66,10 @@ def test_mistakes_are_told_before_anything_is_made(data, tmp_path, monkeypatch, 
     parser = Parser()
     train.add_arguments(parser)
     given = [part.format(tmp=tmp_path, data=data) for part in what]
-    own = given.index("--") if "--" in given else len(given)
+    own, rest = split_rest(given)
     with pytest.raises(UserError) as error:
-        args = parser.parse_args(given[:own])
-        args.passed_on = given[own + 1 :]
+        args = parser.parse_args(own)
+        args.passed_on = rest
         train.run(args)
     assert message.format(tmp=tmp_path, data=data) in str(error.value)
     assert {path.name for path in tmp_path.iterdir()} == before

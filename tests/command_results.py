@@ -6,6 +6,12 @@ import torch
 
 # Allows what checkpoints hold; and sets variables of the environment, which must be there when forks.py starts.
 import fairseq_hmrnn  # noqa: F401
+from fairseq_hmrnn.cli.given import Given
+
+
+def value_of(option, arguments):
+    """The value of an option in a command's arguments; None if it is not there."""
+    return Given(arguments).value_of(option)
 
 
 def values(text, key):

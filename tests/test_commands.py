@@ -18,7 +18,7 @@ from fairseq_hmrnn.cli import errors, main
 from fairseq_hmrnn.cli.errors import UserError, describe, run_command
 from fairseq_hmrnn.cli.files import read_text, whole_file, write_whole
 from fairseq_hmrnn.cli.prepare import KINDS
-from fairseq_hmrnn.cli.recipe import load_recipe, write_recipe
+from fairseq_hmrnn.cli.recipe import load_recipe, with_folders
 from fairseq_hmrnn.data.handwriting import prepare as prepare_handwriting
 
 FUZZ = "tests/fuzz.py"
@@ -268,4 +268,4 @@ def test_what_is_no_file_is_refused(kind, name, tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["a:b", "a${b}", "a\nb"])
 def test_a_folder_that_a_recipe_cannot_name_is_refused(name, tmp_path):
     with pytest.raises(UserError, match="give the folder a name without"):
-        write_recipe(load_recipe("ptb"), str(tmp_path / name), str(tmp_path), str(tmp_path / "ptb.yaml"))
+        with_folders(load_recipe("ptb"), str(tmp_path / name), str(tmp_path))

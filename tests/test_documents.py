@@ -12,7 +12,7 @@ from fairseq import options
 from running import ROOT, run, run_groups
 from small_training import SMALL
 
-from fairseq_hmrnn.cli.arguments import Parser
+from fairseq_hmrnn.cli.arguments import Parser, split_rest
 from fairseq_hmrnn.cli.errors import UserError
 from fairseq_hmrnn.cli.main import COMMANDS, build_parser
 from fairseq_hmrnn.cli.recipe import RECIPES, load_recipe
@@ -82,12 +82,6 @@ def commands(document):
             is_whole = not re.search(r"\.\.\.|COMMAND|\$", " ".join(arguments))
             if is_whole and (name == "fairseq-hmrnn" or name in FAIRSEQ or BENCHMARK.match(name)):
                 yield name, arguments
-
-
-def split_at_dashes(arguments):
-    """Those before a -- and those after it."""
-    split = arguments.index("--") if "--" in arguments else len(arguments)
-    return arguments[:split], arguments[split + 1 :]
 
 
 def forget_types(parser):
@@ -165,7 +159,7 @@ def test_commands_exist_and_take_their_options(document):
     parser = forget_types(build_parser())
     for name, arguments in commands(document):
         if name == "fairseq-hmrnn":
-            own, behind = split_at_dashes(arguments)
+            own, behind = split_rest(arguments)
             if "--help" not in own and "--print-completion" not in own:
                 args = parser.parse_args(own)
                 if own[0] == "train":
@@ -181,7 +175,7 @@ def test_benchmarks_exist_and_take_their_options(document, import_benchmark, mon
     for name, arguments in commands(document):
         file = BENCHMARK.match(name)
         if file:
-            own, _ = split_at_dashes(arguments)
+            own, _ = split_rest(arguments)
             parser_of(import_benchmark(file.group(1)), monkeypatch).parse_args(own)
             recipe = next((word for word in own if word in RECIPES), "ptb_small")
             settle(load_recipe(recipe), [word for word in arguments if OF_A_SECTION.match(word) and "=" in word])

@@ -253,5 +253,7 @@ def test_errors_are_one_line_before_training(data, tmp_path):
     log = run("fairseq-train", data, *TASK, *TRAIN[:10], *OPTIMIZE, "--criterion", "cross_entropy", check=False)
     assert log.returncode != 0
     assert "requires --criterion handwriting_likelihood" in log.stdout.splitlines()[-1]
-    log = run("fairseq-train", tmp_path, *TASK, *TRAIN, *OPTIMIZE, check=False).stdout.splitlines()
-    assert "prepare a corpus with fairseq-hmrnn prepare handwriting FOLDER --dest" in log[-1]
+    (tmp_path / "my pens").mkdir()
+    log = run("fairseq-train", tmp_path / "my pens", *TASK, *TRAIN, *OPTIMIZE, check=False).stdout.splitlines()
+    how = f"fairseq-hmrnn prepare handwriting FOLDER --dest '{tmp_path}/my pens'"
+    assert f"prepare a corpus with {how}" in log[-1]

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import sacrebleu
 import torch
-from command_results import lines_of, same, values, weights
+from command_results import lines_of, same, value_of, values, weights
 from fairseq.tasks.translation import TranslationConfig, TranslationTask
 from running import run, run_groups
 from small_texts import write_pairs
 from two_processes import train_two_processes
 
 from fairseq_hmrnn.cli import choice
-from fairseq_hmrnn.cli.choice import choose, value_of
+from fairseq_hmrnn.cli.choice import choose
 from fairseq_hmrnn.cli.errors import UserError
 from fairseq_hmrnn.data.parallel import Side, prepare_parallel
 from fairseq_hmrnn.text import InputError

@@ -10,7 +10,7 @@ import os
 import stat
 import sys
 import tempfile
-from typing import Any, Mapping
+from typing import Any, List, Mapping, Sequence, Tuple
 
 from ..analysis.plots import check_path
 from ..data.folders import DICTIONARY, how_to_prepare
@@ -72,6 +72,12 @@ class PrintCompletion(argparse.Action):
             raise UserError(f"{option_string} requires shtab: pip install shtab") from error
         print(shtab.complete(parser, values))
         parser.exit()
+
+
+def split_rest(arguments: Sequence[str]) -> Tuple[List[str], List[str]]:
+    """A command's own arguments, before --, and those after it, which it passes on."""
+    split = arguments.index("--") if "--" in arguments else len(arguments)
+    return list(arguments[:split]), list(arguments[split + 1 :])
 
 
 def text(argument: str) -> str:

@@ -8,13 +8,12 @@ import contextlib
 import math
 import os
 import shlex
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
+from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 import numpy as np
-import torch
 from fairseq.data import Dictionary
 from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_NAME_REGISTRY, MODEL_DATACLASS_REGISTRY
-from omegaconf import DictConfig, ListConfig
+from omegaconf import DictConfig
 
 from ..data.batches import block_lengths, count_batches
 from ..data.characters import SPACE_SYMBOL, is_character_dictionary
@@ -22,7 +21,10 @@ from ..data.dictionaries import read_dictionary
 from ..data.folders import DESCRIPTION, DICTIONARY, how_to_prepare, matching
 from ..data.indexed import count_symbols, line_lengths
 from ..data.streams import JITTER, WindowOptions
+from .as_option import as_option
 from .errors import UserError
+from .given import Given, Options
+from .processes import world_size
 from .recipe import PACKAGE, check_folder, load_recipe
 from .sections import TIED, drop_tied
 
@@ -55,16 +57,14 @@ WITHOUT_SPACES = {"--boundary-rates": "auto,steps:.05", "--boundary-regularizers
 FOR_WORDS_WITHOUT_SPACES = {"--detector-hidden": "32"}  # where a lexicon teaches layer 1
 FOR_OTHER_LAYERS = "which are for other layers: give --boundary-rates"
 DELAYED = {"--boundary-delay": "2"}  # not for the smallest recipe, whose layers do not learn it (docs/boundaries.md)
-# fairseq's, of options that are read here
-ALIASES = {"--max-sentences": "--batch-size", "-a": "--arch", "-s": "--source-lang", "-t": "--target-lang"}
-# The options that choose the class of a recipe's section. Who gives another class, or any architecture, gives that
+# The option that chooses the class of a recipe's section. Who gives another class, or any architecture, gives that
 # class's options too.
 CLASSES = {
-    "task": ("--task",),
-    "model": ("--arch",),
-    "criterion": ("--criterion",),
-    "optimizer": ("--optimizer",),
-    "lr_scheduler": ("--lr-scheduler",),
+    "task": "--task",
+    "model": "--arch",
+    "criterion": "--criterion",
+    "optimizer": "--optimizer",
+    "lr_scheduler": "--lr-scheduler",
 }
 SECTIONS = (*CLASSES, "optimization", "dataset", "checkpoint", "common")
 GIVEN_OTHERWISE = {"data", "user_dir", "save_dir"}
@@ -83,8 +83,6 @@ FOR_SMALL_TRANSLATION = {
 }  # fmt: skip
 # Learning rates that were best there, for hmlstm_lstm_small those of hmlstm_lstm; OF_TRANSLATION's suits any other.
 RATES_OF_SMALL = {"hmlstm_small": "0.016", "hmlstm_lstm_small": "0.016", "hmlstm_transformer_small": "0.004"}
-
-Options = Dict[str, Optional[str]]  # None: it takes no value
 
 
 class Choice(NamedTuple):
@@ -105,12 +103,12 @@ class Text(NamedTuple):
 def choose(data: str, save_dir: str, given: Sequence[str], cpu: bool) -> Choice:
     """Arguments of fairseq-train for a prepared folder. given: the user's options, which stand last, in place of those
     that they contradict. cpu: that there is no GPU. UserError for a folder that was not prepared."""
-    names = _names(given)
-    options, reason = (_for_translation if is_translation(data) else _for_text)(data, names, given, cpu)
+    own = Given(given)
+    options, reason = (_for_translation if is_translation(data) else _for_text)(data, own, cpu or "--cpu" in own.names)
     options.update({"--no-epoch-checkpoints": None, "--save-dir": check_folder(save_dir)})
     if cpu:
         options["--cpu"] = None
-    kept = {name: value for name, value in options.items() if name not in _replaced(names)}
+    kept = {name: value for name, value in options.items() if name not in _replaced(own.names)}
     begin = [check_folder(data), "--user-dir", str(PACKAGE)]
     return Choice([*begin, *(part for option in kept.items() for part in option if part is not None), *given], reason)
 
@@ -124,7 +122,7 @@ def _has(folder: str, pattern: str) -> bool:
     return bool(matching(folder, pattern))
 
 
-def _for_translation(data: str, names: Set[str], given: Sequence[str], cpu: bool) -> Tuple[Options, str]:
+def _for_translation(data: str, given: Given, cpu: bool) -> Tuple[Options, str]:
     if not _has(data, "valid.*.idx"):
         raise UserError(f"no valid split in {data}: add valid.SRC and valid.TGT to the texts and prepare them again")
     sides = [path[: -len(".idx")] for path in matching(data, "train.*.idx")]
@@ -134,35 +132,36 @@ def _for_translation(data: str, names: Set[str], given: Sequence[str], cpu: bool
     size = "large"
     if symbols < SMALL_TRANSLATION:
         options, size = {**FOR_SMALL_TRANSLATION}, "small"
-        architecture = str(value_of("--arch", given) or options["--arch"])
+        architecture = str(given.value_of("--arch", options))
         decay = {**OF_TRANSLATION.decay, "--lr": RATES_OF_SMALL.get(architecture, OF_TRANSLATION.decay["--lr"])}
         length = OF_TRANSLATION._replace(decay=decay)
-        _set_length(options, length, _batches_of_pairs(lengths, given, options), names, given, cpu or "--cpu" in names)
+        _set_length(options, length, _batches_of_pairs(lengths, given, options), given, cpu)
     if _chooses("criterion", given, TRANSLATION["--criterion"]):
         for name in OF_CRITERION:
             options.pop(name)
     reason = f"two languages, {symbols:,} symbols: a {size} translation model"
-    if ("--top-boundary" in names or _num_layers(given) not in (None, 2)) and options.pop("--boundary-rates", None):
-        if "--boundary-rates" not in names:
+    is_other = "--top-boundary" in given.names or _num_layers(given) not in (None, 2)
+    if is_other and options.pop("--boundary-rates", None):
+        if "--boundary-rates" not in given.names:
             reason += f", without its boundary rates, {FOR_OTHER_LAYERS}"
-    options.update(_languages(data, sides, names))
+    options.update(_languages(data, sides, given))
     return options, reason
 
 
-def _batches_of_pairs(lengths: Sequence[np.ndarray], given: Sequence[str], options: Options) -> int:
+def _batches_of_pairs(lengths: Sequence[np.ndarray], given: Given, options: Options) -> int:
     """The batches of an epoch: those that fairseq makes of two sides, or about as many of several pairs of languages,
     of which it takes one. lengths: of the lines of each file, the source's first."""
-    tokens, sentences = (_number(name, given, options, math.inf) for name in ("--max-tokens", "--batch-size"))
+    tokens, sentences = (given.number(name, options, math.inf) for name in ("--max-tokens", "--batch-size"))
     if len(lengths) == 2 and len(lengths[0]) == len(lengths[1]):
-        multiple = int(_number("--required-batch-size-multiple", given, options))
+        multiple = int(given.number("--required-batch-size-multiple", options))
         return count_batches(lengths, tokens, sentences, multiple)
     return math.ceil(max((int(lines.sum()) for lines in lengths), default=0) / tokens)
 
 
-def _source_first(sides: Sequence[str], given: Sequence[str]) -> List[str]:
+def _source_first(sides: Sequence[str], given: Given) -> List[str]:
     """The files of a split, train.SRC-TGT.LANGUAGE, those of the language that is translated before the other's."""
-    is_given = value_of("--target-lang", given) is not None  # fairseq infers both otherwise
-    source = value_of("--source-lang", given) if is_given else None
+    is_given = given.value_of("--target-lang") is not None  # fairseq infers both otherwise
+    source = given.value_of("--source-lang") if is_given else None
 
     def is_target(side: str) -> bool:
         name = os.path.basename(side)[len("train.") :]
@@ -172,20 +171,21 @@ def _source_first(sides: Sequence[str], given: Sequence[str]) -> List[str]:
     return sorted(sides, key=is_target)
 
 
-def _languages(data: str, sides: Sequence[str], names: Set[str]) -> Options:
+def _languages(data: str, sides: Sequence[str], given: Given) -> Options:
     """--source-lang and --target-lang where fairseq could not tell them from the files' names: zh-CN, tok.de."""
     ends = [os.path.basename(side)[len("train.") :] for side in sides]
     languages = [os.path.basename(path)[len("dict.") : -len(".txt")] for path in matching(data, "dict.*.txt")]
     pairs = [(a, b) for a in languages for b in languages if a != b and f"{a}-{b}.{a}" in ends]
-    if len(pairs) != 1 or names & {"--source-lang", "--target-lang"} or not set("-.").intersection("".join(pairs[0])):
+    is_given = given.names & {"--source-lang", "--target-lang"}
+    if is_given or len(pairs) != 1 or not set("-.").intersection("".join(pairs[0])):
         return {}
     return {"--source-lang": pairs[0][0], "--target-lang": pairs[0][1]}
 
 
-def _num_layers(given: Sequence[str]) -> Optional[int]:
+def _num_layers(given: Given) -> Optional[int]:
     """The number of layers that a user's options choose, by sizes or an architecture: 0 for one without layers, None
     where they choose neither."""
-    sizes, name = value_of("--hidden-sizes", given), value_of("--arch", given)
+    sizes, name = given.value_of("--hidden-sizes"), given.value_of("--arch")
     if sizes is None and name is not None:
         architecture = argparse.Namespace()
         if name in ARCH_CONFIG_REGISTRY:
@@ -195,7 +195,7 @@ def _num_layers(given: Sequence[str]) -> Optional[int]:
     return None if sizes is None else len(sizes.split(",")) if sizes else 0
 
 
-def _for_text(data: str, names: Set[str], given: Sequence[str], cpu: bool) -> Tuple[Options, str]:
+def _for_text(data: str, given: Given, cpu: bool) -> Tuple[Options, str]:
     text = look_at(data)
     recipe_name = next(name for limit, name in SIZES if text.symbols < limit)
     recipe = load_recipe(recipe_name)
@@ -204,8 +204,8 @@ def _for_text(data: str, names: Set[str], given: Sequence[str], cpu: bool) -> Tu
             drop_tied(recipe, section)
     options = dict(_options_of(recipe, given))
     if recipe_name != SIZES[-1][1]:
-        batches = _batches_of_text(data, text.symbols, names, given, options)
-        _set_length(options, OF_TEXT, batches, names, given, cpu or "--cpu" in names)
+        batches = _batches_of_text(data, text.symbols, given, options)
+        _set_length(options, OF_TEXT, batches, given, cpu)
     kind = "symbols"
     if text.spaces is not None:
         kind = "characters, with spaces between words" if text.spaces else "characters, without spaces"
@@ -215,72 +215,57 @@ def _for_text(data: str, names: Set[str], given: Sequence[str], cpu: bool) -> Tu
             elif recipe_name != SIZES[0][1]:
                 options.update(WITH_SPACES)
     reason = f"{text.symbols:,} {kind}: as the recipe {recipe_name}"
-    if names & {"--arch", "--top-boundary"} or _num_layers(given) not in (None, 3):
+    if given.names & {"--arch", "--top-boundary"} or _num_layers(given) not in (None, 3):
         dropped = [options.pop(name, None) for name in (*WITHOUT_SPACES, *DELAYED)]
-        if any(dropped) and "--boundary-rates" not in names:
+        if any(dropped) and "--boundary-rates" not in given.names:
             reason += f", without its boundary regularisers, {FOR_OTHER_LAYERS}"
-    if "--boundary-regularizers" in names:
+    if "--boundary-regularizers" in given.names:
         options.pop("--boundary-delay", None)  # chosen for others
-    if text.spaces is False and not names.intersection(CLASSES["model"]) and _learns_a_lexicon(given, options):
+    if text.spaces is False and CLASSES["model"] not in given.names and _learns_a_lexicon(given, options):
         options.update(FOR_WORDS_WITHOUT_SPACES)
     return options, reason
 
 
-def _batches_of_text(data: str, symbols: int, names: Set[str], given: Sequence[str], options: Options) -> int:
+def _batches_of_text(data: str, symbols: int, given: Given, options: Options) -> int:
     """The batches of an epoch: of so many windows, or of a window of so many streams, as --batch-size allows and
     --max-tokens have room for."""
-    length = int(_number("--tokens-per-sample", given, options))
-    rows, room = _number("--batch-size", given, options), _number("--max-tokens", given, options, math.inf)
-    if "--stateful" not in names and "--stateful" not in options:
-        mode = value_of("--sample-break-mode", given)
+    length = int(given.number("--tokens-per-sample", options))
+    rows, room = given.number("--batch-size", options), given.number("--max-tokens", options, math.inf)
+    if "--stateful" not in given.names and "--stateful" not in options:
+        mode = given.value_of("--sample-break-mode")
         return count_batches([block_lengths(line_lengths(os.path.join(data, "train")), length, mode)], room, rows)
     windows = WindowOptions(length)
     with contextlib.suppress(argparse.ArgumentTypeError):  # which fairseq refuses later
-        jitter = value_of("--window-jitter", given) or options.get("--window-jitter") or "0"
+        jitter = given.value_of("--window-jitter", options) or "0"
         windows = windows._replace(jitter=JITTER(jitter))
     return math.ceil(symbols / (length * windows.count_streams(rows, None if math.isinf(room) else room)))
 
 
-def _learns_a_lexicon(given: Sequence[str], options: Options) -> bool:
+def _learns_a_lexicon(given: Given, options: Options) -> bool:
     """Whether the regularisers of layer 1, the user's or those that are chosen, have a lexicon. Text that cannot be
     read as regularisers is left to who refuses it."""
-    text = value_of("--boundary-regularizers", given) or options.get("--boundary-regularizers") or ""
+    text = given.value_of("--boundary-regularizers", options) or ""
     terms = text.partition(",")[0].split("+")
     return any(term.partition("=")[0].strip() == "lexicon" for term in terms)
 
 
-def _set_length(
-    options: Options, length: Length, batches: int, names: Set[str], given: Sequence[str], cpu: bool
-) -> None:
+def _set_length(options: Options, length: Length, batches: int, given: Given, cpu: bool) -> None:
     """Choose how many updates a training makes, unless the user says when it ends, and a learning rate that falls to
     zero with them; the recipe's rate stays where the user chooses a schedule, or that there is no end. batches: of an
     epoch."""
-    processes = 1 if cpu else max(torch.cuda.device_count(), 1)
-    per_epoch = max(math.ceil(batches / (_number("--update-freq", given, options) * processes)), 1)
-    if names & ENDINGS:
-        updates = min(_end("--max-update", given), _end("--max-epoch", given) * per_epoch)
+    batches_of_update = given.number("--update-freq", options) * world_size(given, cpu)
+    per_epoch = max(math.ceil(batches / batches_of_update), 1)
+    if given.names & ENDINGS:
+        updates = min(given.limit("--max-update"), given.limit("--max-epoch") * per_epoch)
     else:
-        epochs = max(_number("--max-epoch", (), options), math.ceil(length.fewest / per_epoch))
-        del options["--max-epoch"]
+        epochs = max(int(options.pop("--max-epoch") or 1), math.ceil(length.fewest / per_epoch))
         updates = epochs * per_epoch
         options["--max-update"] = str(updates)
-    if updates < math.inf and not names & {*CLASSES["lr_scheduler"], *OF_RECIPE_SCHEDULES}:
+    if updates < math.inf and not given.names & {CLASSES["lr_scheduler"], *OF_RECIPE_SCHEDULES}:
         for name in (*OF_RECIPE_SCHEDULES, END_OF_RECIPE_SCHEDULES):
             options.pop(name, None)
         warmup = min(int(length.decay["--warmup-updates"]), updates // 10)
         options.update({**length.decay, "--warmup-updates": str(warmup), "--total-num-update": str(updates)})
-
-
-def _end(option: str, given: Sequence[str]) -> float:
-    """The user's last update or epoch; infinite where there is none, or none that fairseq would take."""
-    text = value_of(option, given) or ""
-    return int(text) if text.isdecimal() and int(text) else math.inf
-
-
-def _number(option: str, given: Sequence[str], options: Options, otherwise: float = 1) -> float:
-    """The user's value, else the one that is chosen; `otherwise` where neither is a number that fairseq would take."""
-    text = value_of(option, given) or options.get(option) or ""
-    return max(int(text), 1) if text.isdecimal() else otherwise
 
 
 def look_at(data: str) -> Text:
@@ -306,12 +291,12 @@ def look_at(data: str) -> Text:
     return Text(symbols, spaces >= SPACES * sum(dictionary.count))  # of the text that the dictionary was made from
 
 
-def _chooses(section: str, given: Sequence[str], own: Optional[str]) -> bool:
+def _chooses(section: str, given: Given, own: Optional[str]) -> bool:
     """Whether the user's options choose a class for a section other than `own`; if that is None, any class."""
-    return any(value_of(option, given) not in (None, own) for option in CLASSES[section])
+    return given.value_of(CLASSES[section]) not in (None, own)
 
 
-def _options_of(recipe: DictConfig, given: Sequence[str]) -> Iterator[Tuple[str, Optional[str]]]:
+def _options_of(recipe: DictConfig, given: Given) -> Iterator[Tuple[str, Optional[str]]]:
     """A recipe's settings as options, except those of classes that the user's options replace."""
     for section in SECTIONS:
         if section not in recipe:
@@ -320,32 +305,11 @@ def _options_of(recipe: DictConfig, given: Sequence[str]) -> Iterator[Tuple[str,
             continue
         for key in (key for key in recipe[section] if key not in GIVEN_OTHERWISE):
             value = recipe[section][key]
-            if key == "_name":
-                yield CLASSES[section][0], str(value)
-            elif value is not False and value is not None:
-                yield f"--{key.replace('_', '-')}", None if value is True else _as_text(value)
-
-
-def _as_text(value: Any) -> str:
-    return ",".join(map(str, value)) if isinstance(value, ListConfig) else str(value)
-
-
-def _names(given: Sequence[str]) -> Set[str]:
-    """The names of the options among the arguments, aliases resolved."""
-    names = (argument.partition("=")[0] for argument in given if argument.startswith("-"))
-    return {ALIASES.get(name, name) for name in names}
+            written = [CLASSES[section], str(value)] if key == "_name" else as_option(key, value)
+            if written:
+                yield written[0], written[1] if len(written) > 1 else None
 
 
 def _replaced(names: Set[str]) -> Set[str]:
     """The options that the user's options, of these names, replace: the same ones, and any other end of training."""
     return names | (ENDINGS if names & ENDINGS else set())
-
-
-def value_of(option: str, arguments: Sequence[str]) -> Optional[str]:
-    """The last value of an option among arguments; None if it is not there."""
-    value = None
-    for argument, following in zip(arguments, [*arguments[1:], ""]):
-        name, equals, text = argument.partition("=")
-        if ALIASES.get(name, name) == option:
-            value = text if equals else following
-    return value

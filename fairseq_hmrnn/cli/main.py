@@ -28,7 +28,7 @@ from . import (
     segment,
     train,
 )
-from .arguments import Parser, PrintCompletion, ShowVersion
+from .arguments import Parser, PrintCompletion, ShowVersion, split_rest
 from .errors import UserError, run_command
 
 NAME = "fairseq-hmrnn"
@@ -74,11 +74,8 @@ def _main(given: List[str]) -> None:
     if not given:
         parser.print_help()
         return
-    passed_on = []
-    if given[0] == "train" and "--" in given:
-        split = given.index("--")
-        given, passed_on = given[:split], given[split + 1 :]
-    args, unknown = parser.parse_known_args(given)
+    own, passed_on = split_rest(given) if given[0] == "train" else (given, [])
+    args, unknown = parser.parse_known_args(own)
     if unknown:
         where = "options of fairseq go after --" if given[0] == "train" else "--help says more"
         raise UserError(f"unrecognized arguments: {' '.join(unknown)[:1000]} ({where})")

@@ -57,11 +57,11 @@ def recipe_stem(name: str) -> str:
     return name if name in RECIPES else "recipe"
 
 
-def write_recipe(
-    recipe: DictConfig, data: str, save_dir: str, path: str, user_dir: str = str(PACKAGE), **common: Any
-) -> None:
-    """Write a recipe, see `load_recipe`, with the folders of data and checkpoints, as the YAML file `path`.
-    user_dir: the package that fairseq is to load. common: settings of that section.
+def with_folders(
+    recipe: DictConfig, data: str, save_dir: str, user_dir: str = str(PACKAGE), **common: Any
+) -> DictConfig:
+    """A recipe, see `load_recipe`, with the folders of data and checkpoints. user_dir: the package that fairseq is to
+    load. common: settings of that section.
 
     UserError for a folder whose name would be read as something else.
     """
@@ -69,5 +69,12 @@ def write_recipe(
     values: Dict[str, Any] = {"common": {"user_dir": folders["user_dir"], **common}, "task": {"data": folders["data"]}}
     values["checkpoint"] = {"save_dir": folders["save_dir"]}
     values["hydra"] = {"run": {"dir": folders["save_dir"]}}
+    merged = OmegaConf.merge(recipe, values)
+    assert isinstance(merged, DictConfig)
+    return merged
+
+
+def write_recipe(recipe: DictConfig, path: str) -> None:
+    """Write a recipe as the YAML file `path`, whose folder is made."""
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    write_whole(path, HEADER + OmegaConf.to_yaml(OmegaConf.merge(recipe, values)))
+    write_whole(path, HEADER + OmegaConf.to_yaml(recipe))

@@ -6,16 +6,21 @@ import os
 import re
 import subprocess
 import sys
-from typing import Any, List
+from typing import List
 
 from fairseq import checkpoint_utils
 
 from ..checkpoints import find_checkpoint, settings
 from ..data.folders import matching
+from .as_option import as_option
 from .errors import UserError
 from .recipe import PACKAGE
 
-FOUND = re.compile(r"Evaluated [0-9,]+ tokens|Loss \(base 2\): [0-9.]*")
+# What a language model's score is made of, by names for messages.
+OF_LANGUAGE_MODEL = {
+    "number of tokens": re.compile(r"Evaluated [0-9,]+ tokens"),
+    "loss": re.compile(r"Loss \(base 2\): [^,\s]+"),
+}
 LOG_LIKELIHOOD = re.compile(r"\| log_likelihood (\S+)")
 TEST_SPLITS = ("test.idx", "test.*.idx", "test.npz")  # of text, of two languages, of handwriting
 # As -m runs a module, but nothing in the current folder, such as a fairseq.py, is taken for a package.
@@ -66,16 +71,15 @@ def _of_training(task: str, path: str) -> List[str]:
         names += OF_WINDOWS
     trained = settings(state).task
     for name in names:
-        value: Any = getattr(trained, name, None)
-        if value is not None and value is not False:
-            found += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
+        found += as_option(name, getattr(trained, name, None))
     return found
 
 
 def _score_language_model(common: List[str], data: str, save_dir: str) -> None:
     options = ["--gen-subset", "test"]
-    printed = _run("fairseq_cli.eval_lm", [*common, *options], os.path.join(save_dir, "eval.log"))
-    print("\n".join(FOUND.findall(printed)))
+    log = os.path.join(save_dir, "eval.log")
+    printed = _run("fairseq_cli.eval_lm", [*common, *options], log)
+    print("\n".join(_last(pattern.findall(printed), what, log) for what, pattern in OF_LANGUAGE_MODEL.items()))
 
 
 def _score_translation(common: List[str], data: str, save_dir: str) -> None:

@@ -90,7 +90,7 @@ def _parse(text: str) -> Override:
     """A setting; UserError for what is none. A value with commas, or that hydra's grammar has no place for, is text."""
     name, equals, value = text.partition("=")
     parse, reason = OverridesParser.create().parse_override, ""
-    for written in (text, f"{name}='{value}'") if equals else (text,):
+    for written in (text, f"{name}={_quoted(value)}") if equals else (text,):
         try:
             setting = parse(written.lstrip("+"))
             if not setting.is_sweep_override():
@@ -98,6 +98,12 @@ def _parse(text: str) -> Override:
         except HydraException as error:
             reason = reason or f" ({str(error).splitlines()[0]})"
     raise UserError(f"{text} is not a setting: {EXAMPLE}{reason}")
+
+
+def _quoted(value: str) -> str:
+    """A value as text of hydra's grammar."""
+    escaped = value.replace("'", "\\'")
+    return f"'{escaped}'"
 
 
 def _check_other(recipe: DictConfig, text: str) -> None:
@@ -130,8 +136,7 @@ def _checked(recipe: DictConfig, setting: Override) -> str:
         _add(recipe, section, {name: value})
     seen = absolute(name, value)
     if seen != value:
-        quoted = seen.replace("'", "\\'")
-        return f"{section}.{name}='{quoted}'"
+        return f"{section}.{name}={_quoted(seen)}"
     return text
 
 

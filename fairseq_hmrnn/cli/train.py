@@ -35,12 +35,14 @@ from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Pa
 from ..data.folders import DESCRIPTION, DICTIONARY, how_to_prepare
 from . import scoring
 from .arguments import Parser, folder_to_write, path
-from .choice import choose, value_of
+from .choice import choose
 from .errors import UserError
 from .fairseq_command import call, has_gpu
+from .given import Given
 from .named_files import make_absolute
 from .prepare import KINDS
-from .recipe import RECIPES, check_folder, is_recipe, load_recipe, recipe_stem, write_recipe
+from .processes import rank
+from .recipe import RECIPES, is_recipe, load_recipe, recipe_stem, with_folders, write_recipe
 from .settings import check_recipe, settle, standing_alone
 
 LANGUAGE_MODELING, HANDWRITING = "hmlstm_language_modeling", "hmlstm_handwriting"
@@ -79,14 +81,15 @@ def add_arguments(parser: Parser) -> None:
 def run(args: argparse.Namespace) -> None:
     by_recipe = _check(args)
     data = os.path.abspath(args.data if by_recipe else args.what)
-    save_dir = os.path.abspath(args.save_dir or value_of("--save-dir", args.passed_on) or default_save_dir(args.what))
+    given = Given(args.passed_on)
+    save_dir = os.path.abspath(args.save_dir or given.value_of("--save-dir") or default_save_dir(args.what))
     training = _by_recipe(args, data, save_dir) if by_recipe else _for_folder(args, data, save_dir)
     if args.dry_run and training.write is None:
         print(shlex.join([training.command, *training.arguments]))
         return
     folder_to_write(save_dir)  # argparse has not seen the default, nor what stands after --
     os.makedirs(save_dir, exist_ok=True)
-    is_first = _rank(args.passed_on) == 0
+    is_first = rank(given) == 0
     with _held(save_dir) if is_first else contextlib.nullcontext():
         if training.write is not None:
             training.write()
@@ -97,18 +100,6 @@ def run(args: argparse.Namespace) -> None:
         if is_first and not args.no_score:
             on_cpu = {"--cpu", "common.cpu=true"} & {setting.lstrip("+").lower() for setting in args.passed_on}
             scoring.score(training.task, data, save_dir, bool(on_cpu) or not has_gpu())
-
-
-def _rank(settings: List[str]) -> int:
-    """The number of this process among those of one training, from a setting or a launcher, as fairseq finds it."""
-    rank, world = (
-        value_of(f"--distributed-{name.replace('_', '-')}", settings)
-        or value_of(f"distributed_training.distributed_{name}", settings)
-        for name in ("rank", "world_size")
-    )
-    by_slurm = os.environ.get("SLURM_PROCID") if world else None  # whose tasks may be trainings of their own
-    number = rank or os.environ.get("RANK") or by_slurm or "0"
-    return int(number) if number.isdecimal() else 0
 
 
 @contextlib.contextmanager
@@ -140,7 +131,10 @@ class Training(NamedTuple):
 def _check(args: argparse.Namespace) -> bool:
     """Whether WHAT is a recipe; UserError if it is no folder either, and if DATA is missing or superfluous."""
     what = args.what
+    recipes = f"nor a recipe of that name: recipes are {', '.join(RECIPES)}"
     if is_recipe(what):
+        if what not in RECIPES and not os.path.exists(what):
+            raise UserError(f"there is no file {what}, {recipes}")
         for name, remedy in GIVEN_BEFORE.items():
             if any(setting.lstrip("+").startswith(f"{name}=") for setting in args.passed_on):
                 raise UserError(f"give the folder of {remedy}, before --")
@@ -151,15 +145,16 @@ def _check(args: argparse.Namespace) -> bool:
         _refuse(args.passed_on, OF_FAIRSEQ_TRAIN, "with a recipe it is written as in optimization.max_update=100")
         return True
     if os.path.isfile(what):
-        raise UserError(f"{what} is a file: prepare it first: fairseq-hmrnn prepare text {what} --dest DIR")
+        how = f"fairseq-hmrnn prepare text {shlex.quote(what)} --dest DIR"
+        raise UserError(f"{what} is a file: prepare it first: {how}")
     if not os.path.isdir(what):
-        raise UserError(f"there is no folder {what}, nor a recipe of that name: recipes are {', '.join(RECIPES)}")
+        raise UserError(f"there is no folder {what}, {recipes}")
     if args.data in RECIPES:
         raise UserError(f"the recipe goes first: fairseq-hmrnn train {args.data} {shlex.quote(what)}")
     if args.data is not None:
         raise UserError(f"{what} is not a recipe: give one folder, and fairseq-train's options after --")
     _refuse(args.passed_on, OF_HYDRA, "with a folder it is written as in --max-update 100")
-    if args.save_dir and value_of("--save-dir", args.passed_on):
+    if args.save_dir and Given(args.passed_on).value_of("--save-dir"):
         raise UserError("--save-dir is given before and after --: give it once")
     return False
 
@@ -196,13 +191,12 @@ def _by_recipe(args: argparse.Namespace, data: str, save_dir: str) -> Training:
         raise UserError(f"no {data}/{PREPARED[task]}: {how}")
     folder, stem = os.path.join(save_dir, "recipe"), recipe_stem(args.what)
     common: Dict[str, Any] = {} if has_gpu() else {"cpu": True}
-    for name in (data, save_dir):
-        check_folder(name)
-    write = functools.partial(write_recipe, recipe, data, save_dir, os.path.join(folder, f"{stem}.yaml"), **common)
+    placed = with_folders(recipe, data, save_dir, **common)
+    write = functools.partial(write_recipe, placed, os.path.join(folder, f"{stem}.yaml"))
     return Training("fairseq-hydra-train", ["--config-dir", folder, "--config-name", stem, *settings], task, write)
 
 
 def _for_folder(args: argparse.Namespace, data: str, save_dir: str) -> Training:
     choice = choose(data, save_dir, args.passed_on, cpu=not has_gpu())
     print(choice.reason)
-    return Training("fairseq-train", choice.arguments, value_of("--task", choice.arguments) or LANGUAGE_MODELING)
+    return Training("fairseq-train", choice.arguments, Given(choice.arguments).value_of("--task") or LANGUAGE_MODELING)

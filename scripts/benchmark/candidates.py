@@ -14,12 +14,13 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence
+from typing import Dict, List, NamedTuple, Optional, Sequence
 
 from arithmetic import equal_hidden_size
 from commands import ROOT, environment, reason, recipe_options
 from omegaconf import OmegaConf
 
+from fairseq_hmrnn.cli.as_option import as_option
 from fairseq_hmrnn.cli.errors import UserError
 from fairseq_hmrnn.cli.recipe import load_recipe
 from fairseq_hmrnn.cli.settings import settle
@@ -64,7 +65,7 @@ class Recipe:
             if section not in ("model", "criterion") and isinstance(values, dict):
                 for name, value in values.items():
                     if f"{section}.{name}" not in left_out:
-                        command += flag(section.replace("_", "-") if name == "_name" else name, value)
+                        command += as_option(section.replace("_", "-") if name == "_name" else name, value)
         sizes = {"hidden_size": hidden_size, "embed_dim": self.embed_dim}
         dropout = self.dropout("output") if dropout is None else dropout
         if model == "nn_lstm_lm":
@@ -75,7 +76,7 @@ class Recipe:
             sizes = {f"decoder_{name}": size for name, size in sizes.items()}
             dropouts = {"decoder_dropout_in": self.dropout("input"), "decoder_dropout_out": dropout}
         for name, value in {"arch": model, "criterion": "cross_entropy", **dropouts, **sizes}.items():
-            command += flag(name, value)
+            command += as_option(name, value)
         return command
 
     @property
@@ -100,16 +101,6 @@ class Recipe:
         sizes = {"input_size": self.embed_dim, "num_layers": self.num_layers, "output_size": self.output_size(model)}
         sizes["num_symbols"] = num_symbols
         return {**sizes, "hidden_size": equal_hidden_size(parameters, **sizes)}
-
-
-def flag(name: str, value: Any) -> List[str]:
-    """An option of fairseq's commands from one of its settings."""
-    option = "--" + name.replace("_", "-")
-    if value is None or value is False:
-        return []
-    if value is True:
-        return [option]
-    return [option, ",".join(map(str, value)) if isinstance(value, list) else str(value)]
 
 
 def check_settings(settings: Sequence[str], refused: Dict[str, str], options: Sequence[str]) -> None:

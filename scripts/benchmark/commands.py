@@ -8,8 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from fairseq_hmrnn.cli.arguments import split_rest
 from fairseq_hmrnn.cli.errors import UserError
-from fairseq_hmrnn.cli.recipe import write_recipe
+from fairseq_hmrnn.cli.recipe import with_folders, write_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 USER_DIR = ROOT / "fairseq_hmrnn"
@@ -68,9 +69,10 @@ def reason(printed):
 def recipe_options(recipe, settings, data, folder, user_dir=USER_DIR):
     """Options of fairseq-hydra-train to train a recipe, as `load_recipe` reads it and `settle` leaves it with its
     settings, on prepared data, with checkpoints and log in `folder`. user_dir: the package that it is to load."""
-    folder = Path(folder).resolve() / "recipe"
-    write_recipe(recipe, str(Path(data).resolve()), str(folder.parent), str(folder / "recipe.yaml"), str(user_dir))
-    return ["--config-dir", str(folder), "--config-name", "recipe", *settings]
+    folder = Path(folder).resolve()
+    placed = with_folders(recipe, str(Path(data).resolve()), str(folder), str(user_dir))
+    write_recipe(placed, str(folder / "recipe" / "recipe.yaml"))
+    return ["--config-dir", str(folder / "recipe"), "--config-name", "recipe", *settings]
 
 
 def log_records(text, kind):
@@ -96,6 +98,5 @@ def checking(parser):
 
 def parse_with_rest(parser):
     """The arguments before --, parsed, and those after it."""
-    arguments = sys.argv[1:]
-    split = arguments.index("--") if "--" in arguments else len(arguments)
-    return parser.parse_args(arguments[:split]), arguments[split + 1 :]
+    own, rest = split_rest(sys.argv[1:])
+    return parser.parse_args(own), rest

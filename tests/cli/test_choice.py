@@ -4,13 +4,15 @@ import shutil
 
 import numpy as np
 import pytest
+from command_results import value_of
 from fairseq import options
 from fairseq.data import Dictionary
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 
-from fairseq_hmrnn.cli import choice
-from fairseq_hmrnn.cli.choice import Text, choose, look_at, value_of
+from fairseq_hmrnn.cli import choice, processes
+from fairseq_hmrnn.cli.choice import Text, choose, look_at
 from fairseq_hmrnn.cli.errors import UserError
+from fairseq_hmrnn.cli.given import Given
 from fairseq_hmrnn.tasks import HMLSTMLanguageModelingTask
 
 
@@ -124,7 +126,7 @@ def test_the_learning_rate_falls_to_zero_where_the_end_is_known(data, monkeypatc
 
 
 def test_several_gpus_make_fewer_updates_an_epoch(data, monkeypatch):
-    monkeypatch.setattr(choice.torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(processes.torch.cuda, "device_count", lambda: 2)
     chosen(data, monkeypatch, 4_000_000)  # as if there were that many symbols, from here on
     updates = [
         value_of("--max-update", choose(str(data), "save", given, cpu=False).arguments) for given in ([], ["--cpu"])
@@ -235,4 +237,4 @@ def test_languages_that_fairseq_could_not_tell_are_given(languages, tmp_path):
     sides = [str(tmp_path / f"train.{source}-{target}.{language}") for language in languages]
     for language in languages:
         (tmp_path / f"dict.{language}.txt").touch()
-    assert choice._languages(str(tmp_path), sides, set()) == {"--source-lang": source, "--target-lang": target}
+    assert choice._languages(str(tmp_path), sides, Given([])) == {"--source-lang": source, "--target-lang": target}

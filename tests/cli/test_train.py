@@ -16,13 +16,14 @@ from running import run
 
 from fairseq_hmrnn.checkpoints import UnsafeCheckpointError, check_checkpoint
 from fairseq_hmrnn.cli import fairseq_command, recipe, scoring, train
-from fairseq_hmrnn.cli.arguments import Parser
+from fairseq_hmrnn.cli.arguments import Parser, split_rest
 from fairseq_hmrnn.cli.errors import UserError
 from fairseq_hmrnn.cli.named_files import make_absolute
 from fairseq_hmrnn.cli.prepare import destination
 from fairseq_hmrnn.cli.settings import check_recipe, settle
 
 TINY = ["--embed-dim", "8", "--hidden-sizes", "16,12,8", "--output-dim", "12", "--tokens-per-sample", "30"]
+NO_RECIPE = f"nor a recipe of that name: recipes are {', '.join(recipe.RECIPES)}"
 
 
 @pytest.mark.parametrize(
@@ -31,15 +32,19 @@ TINY = ["--embed-dim", "8", "--hidden-sizes", "16,12,8", "--output-dim", "12", "
         (["ptb_small"], "is a recipe: give its folder of data too"),
         (["ptb_small", "{tmp}"], "no {tmp}/dict.txt: run fairseq-hmrnn prepare ptb first"),
         (["ptb_small", "{tmp}/none"], "there is no folder {tmp}/none: run fairseq-hmrnn prepare ptb first"),
-        (["nothing"], f"recipes are {', '.join(recipe.RECIPES)}"),
+        (["nothing"], f"there is no folder nothing, {NO_RECIPE}"),
+        (["nothing.yaml"], f"there is no file nothing.yaml, {NO_RECIPE}"),
+        (["nothing.yml", "{data}"], f"there is no file nothing.yml, {NO_RECIPE}"),
         (["{data}", "{data}"], "give one folder, and fairseq-train's options after --"),
         (["ptb", "{data}", "--", "checkpoint.save_dir=a"], "give the folder of checkpoints as --save-dir, before --"),
         (["ptb", "{data}", "--", "+task.data=a"], "give the folder of data as DATA, before --"),
         (["{data}", "ptb_small"], "the recipe goes first: fairseq-hmrnn train ptb_small {data}"),
         (["handwriting", "{data}"], "no {data}/handwriting.json: run fairseq-hmrnn prepare handwriting first"),
         (["{tmp}/pen"], "{tmp}/pen has handwriting: fairseq-hmrnn train handwriting {tmp}/pen"),
-        (["{data}/dict.txt"], "is a file: prepare it first: fairseq-hmrnn prepare text {data}/dict.txt"),
+        (["{data}/dict.txt"], "is a file: prepare it first: fairseq-hmrnn prepare text {data}/dict.txt --dest DIR"),
+        (["{tmp}/my text"], "prepare it first: fairseq-hmrnn prepare text '{tmp}/my text' --dest DIR"),
         (["{data}", "--save-dir", "{tmp}/a:b"], "a list of folders"),
+        (["character_lm", "{data}", "--save-dir", "{tmp}/a:b"], "a list of folders"),
         (["{tmp}/task.yaml", "{data}"], "task.yaml is not a recipe: it has no section task"),
         (["{data}", "--save-dir", "{data}/dict.txt/save"], "dict.txt cannot be written to (Not a directory)"),
         (["{data}", "--save-dir", "a", "--", "--save-dir", "b"], "--save-dir is given before and after --"),
@@ -54,16 +59,17 @@ def test_mistakes_are_told_before_anything_is_made(data, tmp_path, monkeypatch, 
     (tmp_path / "task.yaml").write_text("task: 5\n")
     (tmp_path / "flat.yaml").write_text("task: {_name: x}\nmodel: hmlstm_lm\n")
     (tmp_path / "nameless.yaml").write_text("task: {data: x}\n")
+    (tmp_path / "my text").touch()
     before = {path.name for path in tmp_path.iterdir()} | {"pen"}
     (tmp_path / "pen").mkdir()
     (tmp_path / "pen" / "handwriting.json").write_text("{}")
     parser = Parser()
     train.add_arguments(parser)
     given = [part.format(tmp=tmp_path, data=data) for part in what]
-    own = given.index("--") if "--" in given else len(given)
+    own, rest = split_rest(given)
     with pytest.raises(UserError) as error:
-        args = parser.parse_args(given[:own])
-        args.passed_on = given[own + 1 :]
+        args = parser.parse_args(own)
+        args.passed_on = rest
         train.run(args)
     assert message.format(tmp=tmp_path, data=data) in str(error.value)
     assert {path.name for path in tmp_path.iterdir()} == before
@@ -179,9 +185,13 @@ def test_a_model_without_a_carried_state_is_scored_in_its_own_windows(data, tmp_
 
 def test_a_command_that_prints_no_score_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(scoring, "_run", lambda *_: "")
-    for task, missing in (("translation", "BLEU"), ("hmlstm_handwriting", "log-likelihood")):
+    missing_of = {"translation": "BLEU", "hmlstm_handwriting": "log-likelihood"}
+    for task, missing in {**missing_of, "hmlstm_language_modeling": "number of tokens"}.items():
         with pytest.raises(UserError, match=f"the test split was not scored: fairseq printed no {missing}, see .*"):
             scoring.SCORES[task]([], str(tmp_path), str(tmp_path))
+    monkeypatch.setattr(scoring, "_run", lambda *_: "Evaluated 2,000 tokens in 0.1s\n")
+    with pytest.raises(UserError, match="fairseq printed no loss, see .*eval.log"):
+        scoring.SCORES["hmlstm_language_modeling"]([], str(tmp_path), str(tmp_path))
 
 
 @pytest.mark.thorough
@@ -255,7 +265,7 @@ def test_files_that_settings_name_are_seen_from_the_current_folder(tmp_path, mon
         "+criterion.boundary_supervision": ("sentencepiece:bpe.model", f"sentencepiece:{folder}/bpe.model"),
         "++criterion.boundary_supervision": ("whitespace", "whitespace"),
         "model.decoder_embed_path": ("vectors.txt", f"{folder}/vectors.txt"),
-        "checkpoint.finetune_from_model": ("none.pt", "none.pt"),
+        "checkpoint.finetune_from_model": ("it's.pt", "it's.pt"),
         "checkpoint.restore_file": ("checkpoint_last.pt", "checkpoint_last.pt"),
         "criterion.boundary_rates": (".2", 0.2),
         "common.log_format": ("simple", "simple"),
@@ -307,7 +317,7 @@ def test_an_older_optimizer_has_its_defaults_and_the_learning_rate(name):
         ("lr_scheduler._name=cosin", "no lr_scheduler cosin: did you mean cosine"),
         ("model.slope", "model.slope is not a setting"),
         ("model.slope=[", "could not be converted"),
-        ("model.embed_dim='", "is not a setting"),
+        ("model.embed_dim='", "could not be converted"),
         ("scoring._name=blue", "no scoring blue: did you mean bleu"),  # of a section that the recipe has not
         ("max_update=3", "'max_update=3' is not a setting: did you mean optimization.max_update?"),
         ("Model.slope=3", "'Model.slope=3' is not a setting: write section.name=value"),

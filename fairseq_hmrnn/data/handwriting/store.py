@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import zipfile
 from typing import Any, Dict, List, NamedTuple, Sequence, Tuple
 
@@ -116,7 +117,7 @@ def load_normalization(folder: str) -> Normalization:
     """The normalisation of a prepared folder. FileNotFoundError, or ValueError for a damaged one."""
     path = os.path.join(folder, DESCRIPTION)
     if not os.path.isfile(path):
-        how = f"fairseq-hmrnn prepare handwriting FOLDER --dest {folder}"
+        how = f"fairseq-hmrnn prepare handwriting FOLDER --dest {shlex.quote(folder)}"
         raise FileNotFoundError(f"no {path}: prepare a corpus with {how}")
     try:
         with open(path, encoding="utf-8") as file:

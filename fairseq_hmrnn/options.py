@@ -59,12 +59,15 @@ class Range:
 
     def __str__(self) -> str:
         noun = "a whole number" if self.kind is int else "a number"
-        low = "above" if self.open_below else "at least" if self.open_above else "from"
-        high = f"below {self.maximum:.10g}" if self.open_above else f"to {self.maximum:.10g}"
-        if self.open_below and not self.open_above:
-            high = f"at most {self.maximum:.10g}"
+        low = "above" if self.open_below else "from" if self._is_closed() else "at least"
+        high = "" if math.isinf(self.maximum) else f" to {self.maximum:.10g}"
+        if high and not self._is_closed():
+            high = f" and {'below' if self.open_above else 'at most'} {self.maximum:.10g}"
         also = "".join(f", or {value:g}" for value in self.also)
-        return f"{noun} {low} {self.minimum:.10g} {'and ' if self.open_below or self.open_above else ''}{high}{also}"
+        return f"{noun} {low} {self.minimum:.10g}{high}{also}"
+
+    def _is_closed(self) -> bool:
+        return not (self.open_below or self.open_above or math.isinf(self.maximum))
 
     def __call__(self, text: str):
         """The value that a command line gives, as argparse's `type`; ArgumentTypeError for any other."""

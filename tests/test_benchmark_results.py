@@ -177,6 +177,9 @@ def test_handwriting_is_scored_again_by_another_version(import_benchmark, monkey
     with pytest.raises(UserError, match="hm-lstm.1 was scored by another version .* no checkpoint_last.pt to"):
         main()
     (tmp_path / "checkpoint").rename(runs["hm-lstm.1"] / "checkpoint_last.pt")
+    with (runs["hm-lstm.1"] / "result.json").open() as before:
+        assert main().out.count("| 9 | 7 | 7 | 0.500 |") == 3
+        assert json.load(before) == result, "written in place: a kill would leave half a file"
     for _ in range(2):
         told = main()
         assert told.out.count("| 9 | 7 | 7 | 0.500 |") == 3 and not told.err
@@ -224,7 +227,9 @@ def test_language_model_times_all_models_in_one_session(import_benchmark, monkey
     before = {"hmlstm_lm": [70.0, 100, 9], "lstm_lm": [80.0, 100, 9]}
     (tmp_path / "speeds.json").write_text(json.dumps(before))
     assert module.speeds_of(["hmlstm_lm", "lstm_lm"], args) == before and not timed
-    found = module.speeds_of(["hmlstm_lm", "nn_lstm_lm"], args)
+    with (tmp_path / "speeds.json").open() as file:
+        found = module.speeds_of(["hmlstm_lm", "nn_lstm_lm"], args)
+        assert json.load(file) == before, "written in place: a kill would leave half a file"
     assert found == {"hmlstm_lm": [3.0, 100, 9], "nn_lstm_lm": [4.0, 100, 9]}
     assert timed == [("hmlstm_lm", None), ("nn_lstm_lm", [100, 9])] * 2
     assert module.speeds_of(["hmlstm_lm"], args) == {"hmlstm_lm": [3.0, 100, 9]} and len(timed) == 4

@@ -248,6 +248,21 @@ def test_files_are_written_whole_or_not_at_all(tmp_path):
     assert target.read_bytes() == "\u00e9".encode() and os.listdir(tmp_path) == ["file"]
 
 
+def test_a_file_that_is_replaced_keeps_its_permissions(tmp_path):
+    target = tmp_path / "file"
+    for mode in (0o600, 0o664):
+        target.touch()
+        target.chmod(mode)
+        write_whole(str(target), "private")
+        assert target.read_text() == "private" and target.stat().st_mode & 0o777 == mode
+
+
+def test_the_package_is_imported_where_a_program_has_no_arguments():
+    """As in one that embeds Python; argparse, which fairseq's import uses, requires the name of a program."""
+    code = "import sys, fairseq; sys.argv = []; import fairseq_hmrnn"
+    subprocess.run([sys.executable, "-c", code], cwd=str(ROOT), env=environment(), check=True)
+
+
 def test_reading_is_bounded(tmp_path):
     (tmp_path / "text").write_bytes(b"12345")
     assert read_text(str(tmp_path / "text"), 5) == "12345"

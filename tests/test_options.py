@@ -111,6 +111,23 @@ def test_nonsense_is_refused_or_has_a_meaning(config, field):
             must_refuse(config, values, f"^{name} must be a", f"{name} may be {value}: narrow its range{listed}")
 
 
+@pytest.mark.parametrize(
+    "allowed, told",
+    [
+        (number(0, open_below=True), "a number above 0"),
+        (number(0), "a number at least 0"),
+        (number(0, 1), "a number from 0 to 1"),
+        (number(0, 1, open_below=True), "a number above 0 and at most 1"),
+        (number(0, 1, open_above=True), "a number at least 0 and below 1"),
+        (number(0, 1, open_below=True, open_above=True), "a number above 0 and below 1"),
+        (whole(2, 8, also=(0,)), "a whole number from 2 to 8, or 0"),
+    ],
+)
+def test_a_range_says_what_is_in_it(allowed, told):
+    with pytest.raises(OptionError, match=f"^size must be {told}, not -7$"):
+        allowed.check("size", -7)
+
+
 def train_arguments(*arguments):
     parser = options.get_training_parser()
     return options.parse_args_and_arch(parser, ["nowhere", *arguments])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from typing import List, Optional, Sequence, Tuple
+from typing import List, Optional, Tuple
 
 import numpy as np
 
@@ -14,6 +14,7 @@ EMPTY_COLOR = "#EEF0F2"
 TEXT_COLOR = "#1A1A1A"
 FAINT_COLOR = "#A0A6AD"  # stand-ins for what is invisible, less prominent than text
 SUFFIXES = (".png", ".svg", ".pdf")
+DPI = 160  # of a PNG
 
 _STAND_INS = {" ": "\u00b7", "\n": "\u21b5", "\t": "\u21e5", "\r": "\u2190", "\u00a0": "\u237d"}
 
@@ -49,15 +50,7 @@ def glyph(character: str) -> str:
     return "\u25a1" if invisible else character
 
 
-def plot_boundaries(
-    text: str,
-    boundaries,
-    path: Optional[str] = None,
-    layer_names: Optional[Sequence[str]] = None,
-    width: int = 80,
-    title: Optional[str] = None,
-    dpi: int = 160,
-):
+def plot_boundaries(text: str, boundaries, path: Optional[str] = None, width: int = 80, title: Optional[str] = None):
     """The paper's figure: under each character of a text one row per layer, a filled cell where a segment ends.
 
     Args:
@@ -65,10 +58,8 @@ def plot_boundaries(
         boundaries: (T, L) array or nested list, z in [0, 1]; a value between (a soft boundary, a probability) is drawn
             paler. Column 0 is the lowest layer and is drawn nearest to the text.
         path: where to save, .png, .svg or .pdf; None: do not save.
-        layer_names: L labels; default "layer 1" ...
         width: the most characters in a line.
         title: a heading, left-aligned.
-        dpi: resolution of a PNG.
     Returns:
         The matplotlib `Figure`.
     Raises:
@@ -77,18 +68,14 @@ def plot_boundaries(
     """
     values = _checked("boundaries", text, boundaries, path, width, largest=1)
     colors = [LAYER_COLORS[layer % len(LAYER_COLORS)] for layer in range(values.shape[1])]
-    names = [f"layer {layer + 1}" for layer in range(values.shape[1])] if layer_names is None else list(layer_names)
-    if len(names) != len(colors):
-        raise ValueError(f"boundaries have {len(colors)} layers, but {len(names)} layer_names were given")
     empty, full = np.array(_rgb(EMPTY_COLOR)), np.array([_rgb(color) for color in colors])
     # Mixed with the empty colour rather than transparent: the same in every format.
     faces = empty + values[..., None] * (full - empty)
-    return _picture(text, faces, list(zip(names, colors)), path, width, title, dpi)
+    labels = [(f"layer {layer}", color) for layer, color in enumerate(colors, 1)]
+    return _picture(text, faces, labels, path, width, title)
 
 
-def plot_norms(
-    text: str, norms, path: Optional[str] = None, width: int = 80, title: Optional[str] = None, dpi: int = 160
-):
+def plot_norms(text: str, norms, path: Optional[str] = None, width: int = 80, title: Optional[str] = None):
     """A heat map under a text: one row per layer, from light to dark as the norm of its hidden state h grows.
 
     Args as `plot_boundaries`, but norms: (T, L), not negative. Each layer has a scale of its own, from its smallest to
@@ -101,7 +88,7 @@ def plot_norms(
     faces = light + shades[..., None] * (dark - light)
     ranges = enumerate(zip(smallest, largest), 1)
     labels = [(f"layer {layer}, {low:.1f} to {high:.1f}", TEXT_COLOR) for layer, (low, high) in ranges]
-    return _picture(text, faces, labels, path, width, title, dpi)
+    return _picture(text, faces, labels, path, width, title)
 
 
 def check_path(path: Optional[str]) -> None:
@@ -119,12 +106,18 @@ def new_figure(width: float, height: float):
     return Figure(figsize=(width, height))
 
 
+def save(figure, path: Optional[str]) -> None:
+    """Write a figure in the format of the suffix; None: do not."""
+    if path is not None:
+        figure.savefig(path, dpi=DPI, facecolor="white")
+
+
 def _rgb(color: str) -> Tuple[float, ...]:
     """ "#RRGGBB" to three numbers in [0, 1]."""
     return tuple(int(color[place : place + 2], 16) / 255 for place in (1, 3, 5))
 
 
-def _picture(text: str, faces: np.ndarray, labels, path: Optional[str], width: int, title: Optional[str], dpi: int):
+def _picture(text: str, faces: np.ndarray, labels, path: Optional[str], width: int, title: Optional[str]):
     """Text in lines, each with a row of cells per layer. faces: (T, L, 3) colours; labels: (text, colour) of rows."""
     lines = wrap(text, width)
     block = _CHARACTER_HEIGHT + len(labels) * _LAYER_HEIGHT + _BLOCK_GAP
@@ -132,8 +125,7 @@ def _picture(text: str, faces: np.ndarray, labels, path: Optional[str], width: i
     figure, axes = _canvas(columns, len(lines) * block - _BLOCK_GAP, max(len(name) for name, _ in labels), title)
     for row, (start, stop) in enumerate(lines):
         _draw_line(axes, text[start:stop], faces[start:stop], labels, top=row * block)
-    if path is not None:
-        figure.savefig(path, dpi=dpi, facecolor="white")
+    save(figure, path)
     return figure
 
 

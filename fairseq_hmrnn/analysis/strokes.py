@@ -6,22 +6,16 @@ from typing import Mapping, Optional, Tuple
 
 import numpy as np
 
-from .plots import LAYER_COLORS, TEXT_COLOR, check_path, new_figure
+from .plots import LAYER_COLORS, TEXT_COLOR, check_path, new_figure, save
 
 _WIDTH = 9.0  # of a picture, in inches
 _SMALLEST_HEIGHT, _LARGEST_HEIGHT = 0.5, 8.0  # of one drawing of a line, and of all drawings together
 _MARGIN = 0.01  # around it, as a share of its larger side
 _LABEL = 0.22  # height of its label
+_TOP, _BOTTOM = 0.05, 0.1  # above and below all drawings
 
 
-def plot_strokes(
-    points,
-    ends,
-    boundaries: Optional[Mapping[str, np.ndarray]] = None,
-    path: Optional[str] = None,
-    title: Optional[str] = None,
-    dpi: int = 160,
-):
+def plot_strokes(points, ends, boundaries: Optional[Mapping[str, np.ndarray]] = None, path: Optional[str] = None):
     """A written line; with boundaries once for each kind of them, its strokes changing colour where a segment ends.
 
     Args:
@@ -29,8 +23,6 @@ def plot_strokes(
         ends: (N,), not 0 where a stroke ends.
         boundaries: label -> (N,) numbers, a segment ends at those above .5; None: the line in one colour.
         path: where to save, .png, .svg or .pdf; None: do not save.
-        title: a heading, left-aligned.
-        dpi: resolution of a PNG.
     Returns:
         The matplotlib `Figure`.
     Raises:
@@ -52,21 +44,16 @@ def plot_strokes(
     frame = np.array([_WIDTH, height])
     spare = (frame * ((high - low) / frame).max() - (high - low)) / 2  # where the frame is less flat than the line
     low, high = low - spare, high + spare
-    block, top = height + _LABEL * bool(boundaries), 0.35 if title else 0.05
-    total = len(drawings) * block + top + 0.1
+    block = height + _LABEL * bool(boundaries)
+    total = len(drawings) * block + _TOP + _BOTTOM
     figure = new_figure(_WIDTH + 0.3, total)
     for row, (label, marks) in enumerate(drawings.items()):
-        bottom = total - top - (row + 1) * block
+        bottom = total - _TOP - (row + 1) * block
         axes = figure.add_axes([0.15 / (_WIDTH + 0.3), bottom / total, _WIDTH / (_WIDTH + 0.3), height / total])
         _draw(axes, points, ends > 0.5, marks > 0.5, (low, high))
         if label:
             axes.text(0, 1, label, transform=axes.transAxes, ha="left", va="bottom", fontsize=8, color=TEXT_COLOR)
-    if title:
-        place = (0.012, 1 - 0.15 / total)
-        style = {"color": TEXT_COLOR, "fontsize": 10, "fontweight": "bold", "parse_math": False}
-        figure.text(*place, title, ha="left", va="center", **style)
-    if path is not None:
-        figure.savefig(path, dpi=dpi, facecolor="white")
+    save(figure, path)
     return figure
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Dict, Iterable, List, Optional, Pattern, Tuple
 
-from .plots import LAYER_COLORS, TEXT_COLOR, check_path, new_figure
+from .plots import LAYER_COLORS, TEXT_COLOR, check_path, new_figure, save
 
 
 def logged(names: str) -> Pattern[str]:
@@ -41,7 +41,7 @@ def read_log(lines: Iterable[str]) -> Dict[str, List[Tuple[int, float]]]:
     return {name: sorted(values.items()) for name, values in curves.items()}
 
 
-def plot_training(curves: Dict[str, List[Tuple[int, float]]], path: Optional[str] = None, dpi: int = 160):
+def plot_training(curves: Dict[str, List[Tuple[int, float]]], path: Optional[str] = None):
     """Boundary rates over updates by layer, dashed those of the steps within lines, and, where the log has it, F1
     against whitespace below.
 
@@ -63,8 +63,7 @@ def plot_training(curves: Dict[str, List[Tuple[int, float]]], path: Optional[str
         axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     grid[-1].set_xlabel("updates", color=TEXT_COLOR)
     figure.tight_layout()
-    if path is not None:
-        figure.savefig(path, dpi=dpi, facecolor="white")
+    save(figure, path)
     return figure
 
 

@@ -103,6 +103,13 @@ def path(argument: str) -> str:
     return argument
 
 
+def language(argument: str) -> str:
+    """The ending of the files of a language."""
+    if not argument or os.sep in argument:
+        raise argparse.ArgumentTypeError(f"must be the ending of the files of a language, such as de, not {argument!r}")
+    return argument
+
+
 def existing_file(argument: str) -> str:
     """A regular file: what can be read to an end, and again."""
     refuse_irregular(path(argument))
@@ -166,10 +173,11 @@ def existing_folder(argument: str) -> str:
 
 
 def prepared_folder(argument: str) -> str:
-    """A folder of a prepared text, as an absolute path: fairseq sees one that begins with "." from a checkpoint's."""
+    """A folder of a prepared text, as an absolute path: fairseq sees one that begins with "." from a checkpoint's.
+    UserError for a name that fairseq would read as something else."""
     if not os.path.isfile(os.path.join(path(argument), DICTIONARY)):
         raise argparse.ArgumentTypeError(f"no {argument}/{DICTIONARY}: {how_to_prepare(argument)}")
-    return os.path.abspath(argument)
+    return check_folder(argument)
 
 
 def refuse_unwritable(folder: str) -> None:

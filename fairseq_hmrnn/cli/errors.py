@@ -91,7 +91,7 @@ def report_in_fairseq_commands() -> None:
     """Have fairseq's own commands, if one of them runs, report this package's errors for users in one line too, with
     SHOW_TRACEBACK after their traceback; their exit code stays 1, and every other error is shown as before."""
     main = getattr(sys.modules["__main__"], "__spec__", None)
-    name = os.path.basename(sys.argv[0]) if main is None else main.name
+    name = os.path.basename((sys.argv or [""])[0]) if main is None else main.name
     before = sys.excepthook
     if not name.startswith(("fairseq-", "fairseq_cli.")) or before is not sys.__excepthook__:
         return

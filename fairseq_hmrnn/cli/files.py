@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import stat
 import sys
 import tempfile
 from pathlib import Path
-from typing import BinaryIO, Callable, Iterator, Optional
+from typing import BinaryIO, Callable, Iterable, Iterator, Optional, Set
 
 from ..text import decoded, not_utf8
 from .errors import UserError
@@ -70,17 +71,29 @@ def _name(source: str) -> str:
 
 @contextlib.contextmanager
 def whole_file(path: str) -> Iterator[str]:
-    """The name of a file beside `path`, in a folder of its own, which takes its place when it has been written without
-    an error; else nothing is left of it."""
+    """The name of a file beside `path`, in a folder of its own, which takes its place, with the permissions of the file
+    there, when it has been written without an error; else nothing is left of it."""
     target = Path(path).resolve()  # a link stays one
     with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=str(target.parent)) as folder:
         unfinished = Path(folder) / Path(path).name
         try:
             yield str(unfinished)
+            if target.exists():
+                shutil.copymode(target, unfinished)
             os.replace(unfinished, target)
         except OSError as error:
             error.filename, error.filename2 = path, None  # not one that the user never named
             raise
+
+
+def refuse_repeats(paths: Iterable[str]) -> None:
+    """UserError where one file is named twice among those to write, also by a link."""
+    targets: Set[str] = set()
+    for path in paths:
+        target = os.path.realpath(path)
+        if target in targets:
+            raise UserError(f"{path} is named for two files: give each a name of its own")
+        targets.add(target)
 
 
 def write_whole(path: str, data) -> None:

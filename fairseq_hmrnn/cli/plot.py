@@ -23,7 +23,7 @@ from ..analysis import boundary_page, plot_boundaries, plot_norms, plot_training
 from ..options import LARGEST_SIZE, whole
 from . import arguments as kinds
 from .errors import UserError
-from .files import read_text, whole_file
+from .files import read_text, refuse_repeats, whole_file
 from .gold import add_gold, check_separator, gold_boundaries
 from .reading import load_reader
 
@@ -85,6 +85,7 @@ def run(args: argparse.Namespace) -> None:
     rates: Optional[str] = (args.rates or RATES) if args.log else None
     for name in filter(None, [*args.out, rates]):
         kinds.picture(name)  # argparse does not look at defaults
+    refuse_repeats(filter(None, [*args.out, args.norms, rates, args.html]))
     text = read_text(args.text, LARGEST_PICTURE if args.out or args.norms else LARGEST_PAGE)
     if not text:
         raise UserError("the text is empty: there is nothing to draw")

@@ -47,7 +47,10 @@ def replaced_whole(folder: str) -> Iterator[Path]:
     been called. Other files stay: InputError if the new ones would replace one."""
     os.makedirs(folder, exist_ok=True)
     recover(folder)
-    with tempfile.TemporaryDirectory(prefix=WORK, dir=folder) as name, _held(name):
+    with contextlib.ExitStack() as work:
+        with _held(folder, wait=True):  # else `recover` could take it for one that was left
+            name = work.enter_context(tempfile.TemporaryDirectory(prefix=WORK, dir=folder))
+            work.enter_context(_held(name))
         target, (new, old, gone) = Path(folder), (Path(name) / part for part in (NEW, LEAVING, LEFT))
         new.mkdir()
         old.mkdir()
@@ -76,17 +79,22 @@ def recover(folder: str) -> None:
     """Bring a folder back to its state before a preparation that was killed, and delete the files which that has left.
     What another process is preparing there stays."""
     target = Path(folder)
-    for work in (path for path in sorted(target.glob(f"{WORK}*")) if path.is_dir()):
-        with _held(str(work)) as is_ours:
-            if not is_ours or not any(work.iterdir()):  # held, or about to be
-                continue
-            new, old, gone = (work / part for part in (NEW, LEAVING, LEFT))
-            if gone.is_dir() and _files(new):  # not all of the new has come: none is to stay
-                for file in _written(target):
-                    (target / file).unlink()
-                gone.rename(old)
-            _move(_files(old), old, target, [])
-            shutil.rmtree(str(work))
+    with _held(folder, wait=True):  # nobody makes a folder meanwhile, which would not be held yet
+        for work in (path for path in sorted(target.glob(f"{WORK}*")) if path.is_dir()):
+            with _held(str(work)) as is_ours:
+                if is_ours:
+                    _undo(work, target)
+
+
+def _undo(work: Path, target: Path) -> None:
+    """Undo what a preparation that was killed has done to the target, and delete its folder `work`."""
+    new, old, gone = (work / part for part in (NEW, LEAVING, LEFT))
+    if gone.is_dir() and _files(new):  # not all of the new has come: none is to stay
+        for file in _written(target):
+            (target / file).unlink()
+        gone.rename(old)
+    _move(_files(old), old, target, [])
+    shutil.rmtree(str(work))
 
 
 def check_destination(dest: str, overwrite: bool) -> None:
@@ -114,13 +122,13 @@ def is_work(name: str) -> bool:
 
 
 @contextlib.contextmanager
-def _held(folder: str) -> Iterator[bool]:
+def _held(folder: str, wait: bool = False) -> Iterator[bool]:
     """Whether no other process holds a folder; this one does meanwhile, until it ends. False where there are no
-    locks."""
+    locks. wait: until that one lets go."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             yield False
         else:

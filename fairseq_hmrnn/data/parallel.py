@@ -14,7 +14,9 @@ KINDS = ("unigram", "bpe", "char")
 # What a split's files may be called, before .LANGUAGE; they are read under the first of these names that has a file.
 NAMES = {"train": ("train",), "valid": ("valid", "val", "dev"), "test": ("test",)}
 # Sizes of vocabulary: a large one of little text has many pieces that are hardly ever seen, and takes longer.
+LEAST = 4  # <unk>, <s>, </s> and a piece
 SMALL, LARGE, SMALL_TEXT = 4000, 8000, 100_000  # lines, below which it is small
+SIZE_OPTIONS = ("--source-size", "--target-size")  # for messages
 LINE = 4192  # bytes of the longest line that sentencepiece reads by default; it takes no limit below 10
 
 
@@ -28,10 +30,12 @@ class Side(NamedTuple):
 
 
 class Split(NamedTuple):
-    """name: of its files, before .LANGUAGE. lines: of either."""
+    """name: of its files, before .LANGUAGE. lines: of either. longest: bytes of the longest line, of source and
+    target."""
 
     name: str
     lines: int
+    longest: Tuple[int, int]
 
 
 class Prepared(NamedTuple):
@@ -54,34 +58,32 @@ def prepare_parallel(folder: str, dest: str, source: Side, target: Side) -> Prep
     found = {split: files for split, files in splits.items() if files is not None}
     with replaced_whole(dest) as work:
         (work / "pieces").mkdir()
-        names = {split: files.name for split, files in found.items()}
-        symbols = tuple(_prepare_side(texts, work, side, names) for side in (source, target))
+        symbols = tuple(_prepare_side(texts, work, side, found, place) for place, side in enumerate((source, target)))
         _binarise(work, languages, list(found))
     return Prepared(symbols, found)
 
 
 def _find_split(folder: Path, names: Tuple[str, ...], languages: Tuple[str, str]) -> Optional[Split]:
-    """The first of these names whose files have text, None if none has; InputError as of _count_pairs."""
-    counted = ((name, _count_pairs(folder, name, languages)) for name in names)
-    return next((Split(name, lines) for name, lines in counted if lines), None)
+    """The first of these names whose files have text, None if none has; InputError as of _measure_pairs."""
+    return next(filter(None, (_measure_pairs(folder, name, languages) for name in names)), None)
 
 
-def _count_pairs(folder: Path, name: str, languages: Tuple[str, str]) -> int:
-    """How many lines both files of this name have, 0 if neither has text; InputError for what cannot be used, and for
-    a training split without."""
+def _measure_pairs(folder: Path, name: str, languages: Tuple[str, str]) -> Optional[Split]:
+    """The split whose files have this name, None if neither has text; InputError for what cannot be used, and for a
+    training split without."""
     paths = [folder / f"{name}.{language}" for language in languages]
     for path in paths:
         if name == "train" and not (path.is_file() and path.stat().st_size):
             raise InputError(f"no {path}, or it is empty: give the folder with the training text of both sides")
-    lines = [_measure(path)[0] if path.is_file() else 0 for path in paths]
+    lines, longest = zip(*(_measure(path) if path.is_file() else (0, 0) for path in paths))
     if not any(lines):
-        return 0
+        return None
     if not all(lines):
         there, lacking = paths if lines[0] else paths[::-1]
         raise InputError(f"{there} has text, and {lacking} is missing or empty: give both sides, or neither")
     if lines[0] != lines[1]:
         raise InputError(f"{paths[0]} has {lines[0]:,} lines and {paths[1]} {lines[1]:,}: line by line they must match")
-    return lines[0]
+    return Split(name, lines[0], (longest[0], longest[1]))
 
 
 def _measure(path: Path) -> Tuple[int, int]:
@@ -98,35 +100,37 @@ def _measure(path: Path) -> Tuple[int, int]:
     return count, longest
 
 
-def _prepare_side(folder: Path, work: Path, side: Side, names: Dict[str, str]) -> int:
+def _prepare_side(folder: Path, work: Path, side: Side, splits: Dict[str, Split], place: int) -> int:
     """Train the model of one side, write its dictionary, cut every split into pieces; the number of its symbols.
-    names: of the files of each split, before .LANGUAGE."""
+    place: 0 of the source, 1 of the target."""
     import sentencepiece
 
-    prefix, text = work / f"spm.{side.language}", folder / f"train.{side.language}"
-    lines, longest = _measure(text)
+    prefix, train = work / f"spm.{side.language}", splits["train"]
     size: Dict[str, Any] = {"use_all_vocab": True}
     if side.kind != "char" or side.size is not None:
-        default = SMALL if lines < SMALL_TEXT else LARGE
+        default = SMALL if train.lines < SMALL_TEXT else LARGE
         size = {"vocab_size": side.size or default, "hard_vocab_limit": False}
     try:
         sentencepiece.SentencePieceTrainer.train(
-            input=[str(text)],  # a name alone would be split at commas
+            input=[str(folder / f"{train.name}.{side.language}")],  # a name alone would be split at commas
             model_prefix=str(prefix),
             model_type=side.kind,
             character_coverage=1.0,
-            max_sentence_length=max(longest, LINE),  # it leaves longer ones out
+            max_sentence_length=max(train.longest[place], LINE),  # it leaves longer ones out
             minloglevel=2,
             **size,
         )
     except (OSError, RuntimeError) as error:
-        raise InputError(f"sentencepiece makes no {side.kind} model of train.{side.language}: {error}") from error
+        reason = str(error)
+        if "required_chars" in reason:  # what it says then are options of its own
+            reason = f"{reason.rstrip('. ')}: give a larger {SIZE_OPTIONS[place]}"
+        raise InputError(f"sentencepiece makes no {side.kind} model of train.{side.language}: {reason}") from error
     model = sentencepiece.SentencePieceProcessor(model_file=f"{prefix}.model")
     pieces = [model.id_to_piece(index) for index in range(3, model.get_piece_size())]  # <unk>, <s>, </s> are fairseq's
     dictionary = "".join(f"{piece} 1\n" for piece in pieces)
     (work / f"pieces.{side.language}.txt").write_text(dictionary, encoding="utf-8")
-    for split, name in names.items():
-        with open(folder / f"{name}.{side.language}", encoding="utf-8", newline="\n") as given, \
+    for split, files in splits.items():
+        with open(folder / f"{files.name}.{side.language}", encoding="utf-8", newline="\n") as given, \
                 open(work / "pieces" / f"{split}.{side.language}", "w", encoding="utf-8") as cut:  # fmt: skip
             for line in given:
                 cut.write(" ".join(model.encode(line.rstrip("\n"), out_type=str)) + "\n")

@@ -26,6 +26,7 @@ from .folders import matching
 
 LENGTH = whole(1)  # of a window, in symbols
 JITTER = number(0, 1, open_above=True)
+_DIGITS = 9  # of products of length and jitter that count: 100 * (1 + .1) is 110.00000000000001
 _STREAM_KEYS = ("stream", "window", "reset")  # of a batch's net_input, beside what every language model takes
 
 
@@ -50,7 +51,7 @@ class WindowOptions(NamedTuple):
     @property
     def longest(self) -> int:
         """Symbols of the longest window that there may be."""
-        return math.ceil(self.length * (1 + self.jitter))
+        return math.ceil(round(self.length * (1 + self.jitter), _DIGITS))
 
     def count_streams(self, max_sentences: Optional[float], max_tokens: Optional[float]) -> int:
         """As many as both allow, each None where it does not matter: streams, and the symbols of their windows. 1 if
@@ -63,7 +64,7 @@ class WindowOptions(NamedTuple):
         if self.jitter == 0:
             inner = np.arange(0, num_steps, self.length)
         else:
-            shortest = max(1, math.floor(self.length * (1 - self.jitter)))
+            shortest = max(1, math.floor(round(self.length * (1 - self.jitter), _DIGITS)))
             random = np.random.RandomState([seed % 2**32, epoch])
             inner = random.randint(shortest, self.longest + 1, size=num_steps // shortest + 1).cumsum()
             inner = np.concatenate([[0], inner[inner < num_steps]])

@@ -42,13 +42,13 @@ class SamplingOptions(NamedTuple):
                 f"temperature must be a positive number, from {LEAST_TEMPERATURE:g} to {1 / LEAST_TEMPERATURE:g}, not "
                 f"{self.temperature}: for 0 use greedy"
             )
-        if not isinstance(self.top_k, numbers.Integral) or self.top_k < 0:
+        if not _is_whole(self.top_k) or self.top_k < 0:
             raise ValueError(f"top-k must be a whole number, 0 (all symbols) or more, not {self.top_k}")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top-p must be above 0 and at most 1 (all symbols), not {self.top_p}")
         if self.greedy and (self.temperature, self.top_k, self.top_p) != (1, 0, 1):
             raise ValueError("greedy always takes the most probable symbol: leave temperature, top-k and top-p out")
-        if self.seed is not None and (not isinstance(self.seed, numbers.Integral) or not -(2**63) <= self.seed < 2**64):
+        if self.seed is not None and not (_is_whole(self.seed) and -(2**63) <= self.seed < 2**64):
             raise ValueError(f"seed must be a whole number of 64 bits, or None to draw one, not {self.seed!r}")
         return self
 
@@ -73,13 +73,13 @@ class Sampler:
     def __init__(self, models: Sequence, options: SamplingOptions, pad: int, never: Sequence[int] = ()):
         self.decoders = [model.decoder for model in models]
         options = options.check()
-        self.options = options._replace(top_k=min(options.top_k, len(self.decoders[0].dictionary)))
+        self.options = options._replace(top_k=min(int(options.top_k), len(self.decoders[0].dictionary)))
         self.pad, self.never = pad, list(never)
         self.random = torch.Generator()
         if options.seed is None:
             self.random.seed()
         else:
-            self.random.manual_seed(options.seed)
+            self.random.manual_seed(int(options.seed))  # torch takes none of numpy's
         self.noise = torch.empty(0, dtype=torch.float32)  # (steps, B, V), not used yet
 
     def run(self, prompts: Sequence[Sequence[int]], scores: bool = False) -> Iterator[SampledStep]:
@@ -213,6 +213,10 @@ class Sampler:
             self.noise = exponential.clamp_(min=1e-30).log_().neg_()
         noise, self.noise = self.noise[:steps], self.noise[steps:]
         return noise
+
+
+def _is_whole(value) -> bool:
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
 def _predictions(decoder, output) -> Tensor:

@@ -23,9 +23,10 @@ from calibration import closest_size
 from commands import USER_DIR, command
 from results import claim, data_digest
 
-from fairseq_hmrnn.analysis.segments import Gold, boundary_scores, late, random_boundaries, regular_boundaries
+from fairseq_hmrnn.analysis.segments import Gold, baselines, boundary_scores, late
 from fairseq_hmrnn.cli import arguments as kinds
 from fairseq_hmrnn.cli.errors import UserError, run_command
+from fairseq_hmrnn.cli.files import write_whole
 from fairseq_hmrnn.data.handwriting import load_split
 from fairseq_hmrnn.data.handwriting.store import CHARACTER, WORD
 from fairseq_hmrnn.inference.handwriting import Writer
@@ -152,12 +153,7 @@ def f1_scores(name, boundaries, gold):
     """("alignment|name|layer|system", F1) of boundaries (T, layers). name: of what is gold."""
     for alignment, aligned in (("last point", gold), ("next point", late(gold))):
         for layer, closed in enumerate(boundaries.T, 1):
-            systems = {
-                "layer": closed,
-                "random": random_boundaries(len(closed), int(closed.sum())),
-                "every k-th": regular_boundaries(len(closed), int(closed.sum())),
-            }
-            for system, found in systems.items():
+            for system, found in {"layer": closed, **baselines(closed)}.items():
                 yield f"{alignment}|{name}|{layer}|{system}", boundary_scores(found, aligned).f1
 
 
@@ -212,7 +208,7 @@ def result_of(folder):
 
 
 def score(args, folder):
-    (folder / "result.json").write_text(json.dumps(evaluate(args, folder)), encoding="utf-8")
+    write_whole(str(folder / "result.json"), json.dumps(evaluate(args, folder)))
 
 
 def score_again(args, folder):

@@ -31,6 +31,7 @@ from results import claim, data_digest, write_rows
 
 from fairseq_hmrnn.cli import arguments as kinds
 from fairseq_hmrnn.cli.errors import UserError, run_command
+from fairseq_hmrnn.cli.files import write_whole
 from fairseq_hmrnn.cli.recipe import RECIPES
 from fairseq_hmrnn.options import SEED, number
 
@@ -148,7 +149,7 @@ def speeds_of(models, args):
         for _ in range(2):
             for model in models:
                 speeds[model] = speed(model, speeds[HMLSTM][1:] if model != HMLSTM else None, args)
-        saved.write_text(json.dumps(speeds))
+        write_whole(str(saved), json.dumps(speeds))
     return {model: speeds[model] for model in models}
 
 

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from fairseq_hmrnn.cli.errors import UserError
+from fairseq_hmrnn.cli.files import write_whole
 
 DATA = (".bin", ".idx", ".txt", ".model", ".npz")  # of the files of a prepared folder that are trained on
 NOTE = "settings.json"
@@ -28,9 +29,7 @@ def claim(folder, settings, option="--out"):
                 raise UserError(f"{folder} was trained with {was}, not {now}: give another {option}")
         return
     folder.mkdir(parents=True, exist_ok=True)
-    part = note.with_suffix(".part")  # a note is there as a whole or not at all
-    part.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
-    part.replace(note)
+    write_whole(str(note), json.dumps(settings, indent=1) + "\n")
 
 
 def _told(name, value):

@@ -52,8 +52,6 @@ def test_soft_boundaries_are_between():
 def test_characters_and_layer_names_are_written():
     written = [text.get_text() for text in plot_boundaries("a b\n", np.zeros((4, 2)), title="T").axes[0].texts]
     assert written == ["T", "a", "\u00b7", "b", "\u21b5", "layer 1", "layer 2"]
-    named = plot_boundaries("ab", np.zeros((2, 2)), layer_names=["z1", "z2"])
-    assert [text.get_text() for text in named.axes[0].texts] == ["a", "b", "z1", "z2"]
 
 
 @pytest.mark.parametrize(
@@ -91,7 +89,6 @@ def test_invisible_characters_have_stand_ins():
         (("a", [[2.0]]), r"\[0, 1\]"),
         (("a", [[np.nan]]), r"\[0, 1\]"),
         (("a", [[1]], "picture.gif"), "suffix"),
-        (("a", [[1]], None, ["x", "y"]), "2 layer_names"),
     ],
 )
 def test_bad_input(arguments, message):

@@ -27,7 +27,7 @@ def test_strokes_are_drawn_and_what_lies_between_them_is_not():
 
 def test_colours_change_where_a_segment_ends(tmp_path):
     boundaries = {"layer 1": [0, 1, 0, 0, 1, 0], "layer 2": np.zeros(6)}
-    figure = plot_strokes(POINTS, ENDS, boundaries, str(tmp_path / "a.svg"), title="a $line$ \\frac$")  # no formula
+    figure = plot_strokes(POINTS, ENDS, boundaries, str(tmp_path / "a.svg"))
     first, second = figure.axes
     assert colors_of(first) == [color.upper() for color in (LAYER_COLORS[0], LAYER_COLORS[1], LAYER_COLORS[1])]
     assert matplotlib.colors.to_hex(first.collections[1].get_facecolor()[0]).upper() == LAYER_COLORS[2].upper()

@@ -44,6 +44,15 @@ def test_folders_that_are_to_be_made_are_looked_at_where_they_begin(unwritable):
         kinds.folder_to_write(str(unwritable / "new" / "newer"))
 
 
+@pytest.mark.parametrize("command", [["segment", "no-checkpoint", "--data"], ["evaluate", "no-checkpoint"]])
+def test_a_prepared_folder_whose_name_fairseq_splits_is_refused(tmp_path, capsys, command):
+    (tmp_path / "a:b").mkdir()
+    (tmp_path / "a:b" / "dict.txt").touch()
+    with pytest.raises(SystemExit):
+        run_here([*command, str(tmp_path / "a:b")])
+    assert "would be read as a list of folders: give the folder a name without ':'" in capsys.readouterr().err
+
+
 def test_a_file_that_is_protected_is_refused(tmp_path, monkeypatch):
     (tmp_path / "kept").touch()
     monkeypatch.setattr(os, "access", lambda name, mode: not str(name).endswith("kept"))

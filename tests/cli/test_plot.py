@@ -1,4 +1,6 @@
-"""How long a text `plot` draws: of a page more than of a picture."""
+"""What `plot` refuses before it loads a model: too long a text, of a page less than of a picture; one file for two."""
+
+import os
 
 import pytest
 from running import ROOT
@@ -30,3 +32,26 @@ def test_a_page_takes_100000_bytes_and_a_picture_20000(plot, tmp_path, capsys):
             plot(size, *map(str, options))
         assert f"has more than {limit} bytes" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["text"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        "--out a.png --norms a.png",
+        "--out a.png b.png ./a.png",
+        "--out a.png --norms link.png",
+        "--norms boundaries.png",  # the default of --out
+        "--log log --out rates.png",  # that of --rates
+        "--log log --rates a.png --out a.png",
+        "--html link.html --out a.png",
+    ],
+)
+def test_one_file_for_two_pictures_is_refused(tmp_path, monkeypatch, capsys, options):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "log").touch()
+    (tmp_path / "text").write_text("to be")
+    for link in ("link.png", "link.html"):
+        os.symlink("a.png", link)
+    with pytest.raises(SystemExit):
+        run_here(["plot", "no-checkpoint", "--text", "text", *options.split()])
+    assert "is named for two files: give each a name of its own" in capsys.readouterr().err

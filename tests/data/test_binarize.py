@@ -7,7 +7,9 @@ import pty
 import struct
 import subprocess
 import sys
+import tempfile
 import termios
+import threading
 from argparse import Namespace
 
 import numpy as np
@@ -208,17 +210,29 @@ def test_what_a_killed_preparation_left_is_undone(tmp_path, text_file, last):
 def test_a_killed_preparation_does_not_stand_in_the_way_and_one_that_runs_is_left_alone(tmp_path, text_file):
     data = tmp_path / "data"
     (data / ".prepare-dead" / "new").mkdir(parents=True)
-    (data / ".prepare-begun").mkdir()  # by a process that is about to lock it
-    recover(str(data))
-    assert [path.name for path in data.iterdir()] == [".prepare-begun"]
-    (data / ".prepare-begun").rmdir()
-    (data / ".prepare-dead" / "new").mkdir(parents=True)
+    (data / ".prepare-begun").mkdir()  # killed at once
     with replaced_whole(str(data)) as new:
         assert [path.name for path in data.iterdir()] == [new.parent.name]
         for overwrite in ([], ["--overwrite"]):
             assert run(text_file, "--dest", data, *overwrite) == 2
         assert new.is_dir()
     assert run(text_file, "--dest", data) == 0
+
+
+def test_a_preparation_that_begins_is_left_alone(tmp_path, monkeypatch):
+    """By another that looks for what was left, when its folder is there, and not locked yet."""
+    make, other = tempfile.mkdtemp, threading.Thread(target=recover, args=[str(tmp_path)])
+
+    def mkdtemp(*arguments, **keywords):
+        made = make(*arguments, **keywords)
+        other.start()
+        other.join(0.3)
+        return made
+
+    monkeypatch.setattr(tempfile, "mkdtemp", mkdtemp)
+    with replaced_whole(str(tmp_path)) as new:
+        other.join(PATIENCE)
+        assert not other.is_alive() and new.is_dir()
 
 
 def test_only_what_a_preparation_wrote_is_replaced(tmp_path, text_file):

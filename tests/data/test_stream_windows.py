@@ -58,6 +58,16 @@ def test_no_window_is_longer_than_the_longest():
         assert max(widths) == batches.text.windows.longest
 
 
+@pytest.mark.parametrize(
+    "length, jitter, shortest, longest",
+    [(100, 0.1, 90, 110), (200, 0.1, 180, 220), (50, 0.1, 45, 55), (100, 0.8, 20, 180), (100, 0.2, 80, 120)],
+)
+def test_lengths_of_windows_have_no_rounding_error(length, jitter, shortest, longest):
+    """In floating point 100 * (1 + .1) is above 110, and 100 * (1 - .8) is below 20."""
+    widths = np.diff(WindowOptions(length, jitter).borders(1_000_000, seed=1, epoch=1)[:-1])
+    assert (widths.min(), widths.max()) == (shortest, longest)
+
+
 @pytest.mark.parametrize("jitter, streams", [(0, 3), (0.5, 2), (0.9, 1)])
 def test_max_tokens_hold_the_longest_windows(data, jitter, streams):
     cfg = HMLSTMLanguageModelingConfig(data=str(data), stateful=True, tokens_per_sample=30, window_jitter=jitter)

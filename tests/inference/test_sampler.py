@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from pairs import pairs
@@ -98,7 +99,7 @@ def test_limits_keep_the_smallest_sets():
 def test_seeds():
     model, prompts = make(), [[BEGIN, 5]] * 3
     first = sample([model], prompts, 30, seed=4)
-    assert first == sample([model], prompts, 30, seed=4)
+    assert first == sample([model], prompts, 30, seed=4) == sample([model], prompts, 30, seed=np.int64(4))
     assert first != sample([model], prompts, 30, seed=5)
     assert len(set(first)) == 3
 
@@ -182,6 +183,8 @@ def test_a_prompt_has_a_symbol(prompts):
         ({"top_p": 1.1}, "top-p"),
         ({"seed": 1.5}, "seed must be a whole number of 64 bits"),
         ({"seed": 2**65}, "seed must be a whole number of 64 bits"),
+        ({"seed": True}, "seed must be a whole number of 64 bits, .* not True"),
+        ({"top_k": True}, "top-k must be a whole number, .* not True"),
     ],
 )
 def test_options_without_meaning(options, message):

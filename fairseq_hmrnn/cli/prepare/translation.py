@@ -11,15 +11,15 @@ from __future__ import annotations
 import argparse
 
 from ...data.folders import check_destination
-from ...data.parallel import KINDS, LARGE, NAMES, SMALL, SMALL_TEXT, Side, prepare_parallel
+from ...data.parallel import KINDS, LARGE, LEAST, NAMES, SMALL, SMALL_TEXT, Side, prepare_parallel
 from ...options import whole
-from ..arguments import Parser, data_to_write, existing_folder
+from ..arguments import Parser, data_to_write, existing_folder, language
 from .destination import add_overwrite, print_written
 
 
 def add_arguments(parser: Parser) -> None:
-    parser.add_argument("source", metavar="SRC", help="ending of the source files, such as de")
-    parser.add_argument("target", metavar="TGT", help="ending of the target files, such as en")
+    parser.add_argument("source", metavar="SRC", type=language, help="ending of the source files, such as de")
+    parser.add_argument("target", metavar="TGT", type=language, help="ending of the target files, such as en")
     parser.add_argument("folder", metavar="DIR", type=existing_folder, help="folder with the texts")
     for side in ("source", "target"):
         parser.add_argument(
@@ -27,7 +27,7 @@ def add_arguments(parser: Parser) -> None:
         )
         parser.add_argument(
             f"--{side}-size",
-            type=whole(1),
+            type=whole(LEAST),
             metavar="N",
             help=f"size of the {side}'s vocabulary (default {SMALL} below {SMALL_TEXT:,} lines, else {LARGE}; of char: "
             "all)",

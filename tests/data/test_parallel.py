@@ -107,9 +107,9 @@ def test_a_training_split_has_both_sides(tmp_path):
 
 @pytest.mark.parametrize("lines, given, size", [(99, None, 4000), (100, None, 8000), (99, 5000, 5000)])
 def test_small_text_has_fewer_pieces_unless_told_otherwise(tmp_path, monkeypatch, lines, given, size):
-    """Small is what has fewer than 100,000 lines, here 100. Of its pieces 3 are fairseq's own symbols."""
+    """Small is what has fewer than 20,000 lines, here 100. Of its pieces 3 are fairseq's own symbols."""
     pytest.importorskip("sentencepiece")
-    assert parallel.SMALL_TEXT == 100_000
+    assert parallel.SMALL_TEXT == 20_000
     monkeypatch.setattr(parallel, "SMALL_TEXT", 100)
     choose = random.Random(0)
     words = ["".join(choose.choices("abcdefghijklmnopqrst", k=choose.randint(4, 8))) for _ in range(11_000)]

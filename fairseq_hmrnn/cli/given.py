@@ -17,9 +17,8 @@ class Given:
     """
 
     def __init__(self, arguments: Sequence[str]):
-        self.arguments = list(arguments)
         self._values: Dict[str, str] = {}
-        for argument, following in zip(self.arguments, [*self.arguments[1:], ""]):
+        for argument, following in zip(arguments, [*arguments[1:], ""]):
             name, equals, text = argument.lstrip("+").partition("=")
             self._values[ALIASES.get(name, name)] = text if equals else following
         self.names = {name for name in self._values if name.startswith("-")}

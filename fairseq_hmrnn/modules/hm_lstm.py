@@ -188,9 +188,7 @@ class HMLSTM(nn.Module):
 
     def layers(self) -> List[LayerParameters]:
         """The weights of every layer, bottom to top."""
-        for parameters in self.children():
-            if parameters._forward_pre_hooks:
-                run_pre_hooks(parameters)
+        run_pre_hooks(*self.children())
         return [self._layer(index) for index in range(self.num_layers)]
 
     def zero_state(self, batch_size: int) -> HMLSTMState:

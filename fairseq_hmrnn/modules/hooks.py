@@ -18,6 +18,8 @@ def has_hooks(module: nn.Module) -> bool:
 def run_pre_hooks(*modules: nn.Module) -> None:
     """What torch runs before a call of each module: torch.nn.utils.prune and the older weight_norm make weights so."""
     for module in modules:
+        if not module._forward_pre_hooks:  # as nearly always: this is on the way of every step
+            continue
         with_kwargs = getattr(module, "_forward_pre_hooks_with_kwargs", {})  # since torch 2
         for key, hook in module._forward_pre_hooks.items():
             hook(module, (), {}) if key in with_kwargs else hook(module, ())
